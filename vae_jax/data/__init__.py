@@ -1,0 +1,1 @@
+"""Data sets as arrays, and batches drawn from them."""

@@ -1,0 +1,1 @@
+"""Estimators of bounds and of their gradients: (key, params, x) -> nats."""

@@ -1,0 +1,1 @@
+"""Figures from NumPy arrays; imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""Running any `Algorithm`: compiled loops, checkpoints, a journal."""
