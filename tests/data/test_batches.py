@@ -1,0 +1,261 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vae_jax.data import batches, sources
+
+SCALES = {"eight bits": (0.0, 255.0, 256), "digits": (0.0, 16.0, 17)}
+SCALES |= {"frey": (0.5, 256.0, 256), "binary": (0.0, 1.0, 2)}
+
+
+def source(train, *, valid=None, test=None, offset=0.0, divisor=255.0):
+    none = train[:0]
+    return sources.Source(
+        name="made",
+        train=train,
+        valid=none if valid is None else valid,
+        test=none if test is None else test,
+        labels={},
+        offset=offset,
+        divisor=divisor,
+        origin="a test",
+    )
+
+
+def noise(num_rows, *shape, seed=0):
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 256, (num_rows, *shape), np.uint8)
+
+
+def test_an_order_holds_distinct_rows_and_drops_the_remainder():
+    rows = batches.order(jax.random.key(0), 103, batch_size=10)
+    assert rows.shape == (10, 10)
+    assert len(set(rows.ravel().tolist())) == 100
+    assert int(rows.min()) >= 0
+    assert int(rows.max()) < 103
+
+
+def test_every_row_is_equally_likely_at_every_place():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    order = jax.vmap(lambda key: batches.order(key, 5, batch_size=2))
+    counts = jax.nn.one_hot(order(keys), 5).mean(0)
+    five_errors = 5 * np.sqrt(0.2 * 0.8 / 4000)
+    np.testing.assert_allclose(counts, 0.2, atol=five_errors)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "message"),
+    [(0, "=0 is not"), (-3, "=-3 is not"), (11, "=11 is larger than .* 10 rows")],
+)
+def test_a_batch_size_that_makes_no_batch_is_refused(batch_size, message):
+    with pytest.raises(ValueError, match=message):
+        batches.order(jax.random.key(0), 10, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_values_are_what_was_stored_plus_offset_over_divisor(scale):
+    offset, divisor, num = SCALES[scale]
+    raw = np.arange(num, dtype=np.uint8)
+    value = batches.values(offset=offset, divisor=divisor)(jnp.asarray(raw))
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, (raw + offset) / divisor, rtol=2e-7)
+    assert float(value[-1]) <= 1
+
+
+def test_a_batch_holds_the_rows_asked_for_with_weight_one():
+    data = noise(20, 3, 2)
+    index = jnp.array([7, 0, 19, 7])
+    batch = batches.take(divisor=255.0)(jax.random.key(0), jnp.asarray(data), index)
+    np.testing.assert_allclose(batch.x, data[[7, 0, 19, 7]] / 255, rtol=2e-7)
+    np.testing.assert_array_equal(batch.index, index)
+    np.testing.assert_array_equal(batch.weight, np.ones(4))
+    assert batch.x.dtype == batch.weight.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_thresholds_of_bytes_are_the_probability_rounded_to_16_bits(scale):
+    offset, divisor, num = SCALES[scale]
+    raw = np.arange(num, dtype=np.uint8)
+    twice = [2 * int(r) + int(2 * offset) for r in raw]
+    exact = [(65536 * t + int(divisor)) // int(2 * divisor) for t in twice]
+    got = batches._thresholds(jnp.asarray(raw), offset, divisor)
+    np.testing.assert_array_equal(got, exact)
+    floats = batches._thresholds(jnp.asarray(raw, jnp.float32), offset, divisor)
+    np.testing.assert_allclose(floats.astype(float), exact, atol=1)
+    np.testing.assert_allclose(exact, 65536 * (raw + offset) / divisor, atol=0.5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_dynamic_entries_are_on_with_probability_their_value(dtype):
+    raw = np.arange(256).astype(dtype)[None]  # one example with every shade
+    divisor = 255.0
+    if dtype == np.float32:
+        raw, divisor = raw / np.float32(255), 1.0
+    take = batches.take(divisor=divisor, dynamic=True)
+    index = jnp.zeros(20_000, jnp.int32)
+    x = np.asarray(take(jax.random.key(0), jnp.asarray(raw), index).x)
+    assert set(np.unique(x)) == {0, 1}
+    value = np.arange(256) / 255
+    error = np.sqrt(value * (1 - value) / len(index))
+    assert (np.abs(x.mean(0) - value) <= 5 * error + 2.0**-16).all()
+    assert not x[:, 0].any()
+    assert x[:, 255].all()
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_two_million_certain_entries_never_go_the_other_way(value):
+    """An off-by-one in the comparison of 16 bits would turn about 30 of them."""
+    data = jnp.full((1, 1 << 21), 255 * value, jnp.uint8)
+    take = jax.jit(batches.take(divisor=255.0, dynamic=True))
+    x = take(jax.random.key(0), data, jnp.zeros(1, jnp.int32)).x
+    assert (x == value).all()
+
+
+def test_dynamic_entries_are_independent_also_within_one_random_word():
+    data = jnp.full((1, 7, 9), 128, jnp.uint8)  # odd: the last word is halved
+    index = jnp.zeros(10_000, jnp.int32)
+    x = batches.take(divisor=255.0, dynamic=True)(jax.random.key(1), data, index).x
+    correlation = np.corrcoef(np.asarray(x).reshape(len(index), -1).T)
+    assert np.abs(correlation - np.eye(63)).max() < 5.5 / np.sqrt(len(index))
+
+
+def test_dynamic_entries_are_drawn_afresh_for_each_key_and_row():
+    data = jnp.full((2, 100), 128, jnp.uint8)
+    take = batches.take(divisor=255.0, dynamic=True)
+    index = jnp.array([0, 0, 1])
+    key = jax.random.key(0)
+    first, other, again = (
+        take(k, data, index).x
+        for k in (key, jax.random.key(1), jax.random.clone(jax.random.key(0)))
+    )
+    np.testing.assert_array_equal(first, again)
+    draws = np.concatenate([first, other])
+    assert len({row.tobytes() for row in draws}) == 6
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_taking_is_the_same_compiled_and_sharded(dynamic):
+    data, index = jnp.asarray(noise(40, 5, 3)), jnp.arange(0, 32, 2)
+    take = batches.take(divisor=255.0, dynamic=dynamic)
+    key = jax.random.key(0)
+    eager = take(key, data, index)
+    compiled = jax.jit(take)(jax.random.clone(key), data, index)
+    mesh = Mesh(np.array(jax.devices()[:4]), ("batch",))
+    spread = jax.device_put(index, NamedSharding(mesh, PartitionSpec("batch")))
+    sharded = jax.jit(take)(jax.random.clone(key), data, spread)
+    for other in (compiled, sharded):
+        np.testing.assert_allclose(other.x, eager.x, rtol=2e-7)
+        np.testing.assert_array_equal(other.index, eager.index)
+
+
+def test_a_whole_epoch_runs_in_one_scan():
+    data = jnp.asarray(noise(30, 4))
+    take = batches.take(divisor=255.0)
+
+    @jax.jit
+    def total(key, data):
+        key_order, key_take = jax.random.split(key)
+        order = batches.order(key_order, 30, batch_size=5)
+        keys = jax.random.split(key_take, len(order))
+
+        def step(sum_, args):
+            return sum_ + take(args[0], data, args[1]).x.sum(), None
+
+        return jax.lax.scan(step, jnp.float32(0), (keys, order))[0]
+
+    expected = np.asarray(data).sum() / 255
+    np.testing.assert_allclose(total(jax.random.key(0), data), expected, rtol=1e-5)
+
+
+def test_none_leaves_the_splits_and_their_scale():
+    made = source(noise(9, 4), test=noise(3, 4, seed=1), offset=0.5, divisor=256.0)
+    ready = batches.prepare(made, binarization="none")
+    assert ready.train is made.train
+    expected = (made.test + 0.5) / 256
+    np.testing.assert_allclose(ready.value(jnp.asarray(ready.test)), expected, 2e-7)
+    x = ready.take(jax.random.key(0), jnp.asarray(ready.train), jnp.arange(9)).x
+    np.testing.assert_allclose(x, (made.train + 0.5) / 256, rtol=2e-7)
+
+
+@pytest.mark.parametrize(("scale", "first_on"), [("eight bits", 128), ("digits", 8)])
+def test_threshold_is_on_from_half_the_scale(scale, first_on):
+    offset, divisor, num = SCALES[scale]
+    raw = np.arange(num, dtype=np.uint8)[:, None]
+    made = source(raw, valid=raw, test=raw, offset=offset, divisor=divisor)
+    ready = batches.prepare(made, binarization="threshold")
+    for split in (ready.train, ready.valid, ready.test):
+        assert split.dtype == np.uint8
+        np.testing.assert_array_equal(split, raw >= first_on)
+    x = ready.take(jax.random.key(0), jnp.asarray(ready.train), jnp.arange(num)).x
+    np.testing.assert_array_equal(x, ready.train)
+
+
+def test_threshold_of_frey_faces_and_of_floats_is_on_from_one_half():
+    raw = np.arange(256, dtype=np.uint8)[:, None]
+    frey = batches.prepare(
+        source(raw, offset=0.5, divisor=256.0), binarization="threshold"
+    )
+    np.testing.assert_array_equal(frey.train, (raw + 0.5) / 256 >= 0.5)
+    floats = np.array([[0.0], [np.nextafter(np.float32(0.5), 0)], [0.5], [1.0]])
+    made = source(floats.astype(np.float32), divisor=1.0)
+    ready = batches.prepare(made, binarization="threshold")
+    assert ready.train.ravel().tolist() == [0, 0, 1, 1]
+
+
+def test_static_draws_have_their_values_as_means():
+    raw = np.tile(np.arange(256, dtype=np.uint8), (4000, 1))
+    drawn = batches.prepare(source(raw), binarization="static", data_seed=3).train
+    value = np.arange(256) / 255
+    error = np.sqrt(value * (1 - value) / len(raw))
+    assert (np.abs(drawn.mean(0) - value) <= 5 * error).all()
+    assert not drawn[:, 0].any()
+    assert drawn[:, 255].all()
+
+
+def test_dynamic_leaves_train_and_draws_valid_and_test_as_static_does():
+    made = source(noise(50, 30), valid=noise(20, 30), test=noise(20, 30))
+    static = batches.prepare(made, binarization="static", data_seed=1)
+    dynamic = batches.prepare(made, binarization="dynamic", data_seed=1)
+    np.testing.assert_array_equal(dynamic.train, made.train)
+    np.testing.assert_array_equal(dynamic.valid, static.valid)
+    np.testing.assert_array_equal(dynamic.test, static.test)
+    assert (static.valid != static.test).any()  # equal rows, separate draws
+    np.testing.assert_array_equal(dynamic.value(jnp.asarray(static.test)), static.test)
+    index = jnp.arange(50)
+    x = dynamic.take(jax.random.key(0), jnp.asarray(dynamic.train), index).x
+    assert set(np.unique(x)) == {0, 1}
+    other = dynamic.take(jax.random.key(1), jnp.asarray(dynamic.train), index).x
+    assert (x != other).any()
+
+
+def test_static_draws_depend_on_the_seed_and_not_on_the_size_of_valid():
+    raw, test = noise(3000, 9), noise(20, 9)
+    short = source(raw[:2500], valid=raw[2500:], test=test)
+    prepare = batches.prepare
+    whole = prepare(source(raw, test=test), binarization="static", data_seed=0)
+    split = prepare(short, binarization="static", data_seed=0)
+    other = prepare(short, binarization="static", data_seed=1)
+    np.testing.assert_array_equal(whole.test, split.test)
+    np.testing.assert_array_equal(whole.train[:2500], split.train)
+    assert (other.test != split.test).any()
+
+
+@pytest.mark.parametrize("binarization", ["static", "dynamic"])
+def test_values_that_are_no_probabilities_are_refused(binarization):
+    good = np.zeros((3, 2), np.float32)
+    for bad in (-0.1, 1.5):
+        made = source(good, test=np.full((3, 2), bad, np.float32), divisor=1.0)
+        with pytest.raises(ValueError, match=f"test has values from {bad} to {bad}"):
+            batches.prepare(made, binarization=binarization)
+
+
+def test_bad_settings_are_refused_by_name():
+    made = source(noise(3, 2))
+    with pytest.raises(ValueError, match="binarization='fixed': choose one of none"):
+        batches.prepare(made, binarization="fixed")
+    with pytest.raises(ValueError, match="data_seed=-1"):
+        batches.prepare(made, binarization="static", data_seed=-1)
+    with pytest.raises(ValueError, match="divisor=0"):
+        batches.take(divisor=0.0)

@@ -1,0 +1,202 @@
+"""Batches gathered on the device, and the four ways to binarize images.
+
+The data set stays on the device as it is stored, mostly a byte an entry; an epoch is
+an array of rows, and each batch becomes float32 inside the compiled step.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vae_jax.data.sources import SPLITS, Source
+from vae_jax.types import Batch, PRNGKey
+
+BINARIZATIONS = ("none", "threshold", "static", "dynamic")
+
+Take: TypeAlias = Callable[[PRNGKey, Array, Array], Batch]
+"""(key, data [N, *X], index [B]) -> Batch"""
+
+Value: TypeAlias = Callable[[Array], Array]
+"""raw [...] -> float32 [...]"""
+
+_FULL = 1 << 16  # dynamic binarization draws 16 bits an entry
+_ROWS = 1000  # rows that are drawn at once on the host
+
+
+class Prepared(NamedTuple):
+    """Splits [N, *X] ready for the device, and the functions that read them.
+
+    The training split may be on another scale than the other two (raw under dynamic
+    binarization, where they are zeros and ones), so each has its own reader.
+    """
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    labels: dict[str, np.ndarray]
+    take: Take  # batches of train
+    value: Value  # entries of valid and test
+
+
+def order(key: PRNGKey, num_rows: int, *, batch_size: int) -> Int[Array, "S B"]:
+    """A fresh order of the rows in S = num_rows // batch_size batches, drawn on device.
+
+    Every row appears at most once; the remainder, other rows in each order, is
+    dropped.
+
+    Raises:
+      ValueError: a batch_size that is not positive or exceeds num_rows.
+    """
+    if batch_size <= 0:
+        raise ValueError(f"batch_size={batch_size} is not positive")
+    if batch_size > num_rows:
+        raise ValueError(
+            f"batch_size={batch_size} is larger than the data set's {num_rows} rows"
+        )
+    num_steps = num_rows // batch_size
+    rows = jax.random.permutation(key, num_rows)[: num_steps * batch_size]
+    return rows.reshape(num_steps, batch_size)
+
+
+def prepare(source: Source, *, binarization: str, data_seed: int = 0) -> Prepared:
+    """Binarizes a source on the host and says how to read the result.
+
+    `none` leaves it; `threshold` is on where the value is at least 1/2; `static` draws
+    every entry once, on with probability its value; `dynamic` draws the training
+    entries afresh each time they are taken, and valid and test exactly as static does.
+    Draws depend on `data_seed`, the split and the row, so that test is drawn the same
+    whatever `valid_size` is.
+
+    Raises:
+      ValueError: an unknown binarization, a negative seed, or values outside [0, 1]
+        where they are probabilities.
+    """
+    if binarization not in BINARIZATIONS:
+        raise ValueError(
+            f"binarization={binarization!r}: choose one of {', '.join(BINARIZATIONS)}"
+        )
+    if data_seed < 0:
+        raise ValueError(f"data_seed={data_seed} is negative")
+    offset, divisor = source.offset, source.divisor
+    raw = {split: getattr(source, split) for split in SPLITS}
+    if binarization == "none":
+        made, taker = raw, take(offset=offset, divisor=divisor)
+        reader = values(offset=offset, divisor=divisor)
+    elif binarization == "threshold":
+        made, taker, reader = _thresholded(raw, offset, divisor), take(), values()
+    else:
+        for split, array in raw.items():
+            _check_probabilities(f"{source.name}: {split}", array, offset, divisor)
+        made, taker, reader = _drawn(raw, offset, divisor, data_seed), take(), values()
+        if binarization == "dynamic":
+            made["train"] = raw["train"]
+            taker = take(offset=offset, divisor=divisor, dynamic=True)
+    return Prepared(**made, labels=source.labels, take=taker, value=reader)
+
+
+def values(*, offset: float = 0.0, divisor: float = 1.0) -> Value:
+    """The map of stored entries to float32 values, (raw + offset) / divisor.
+
+    Raises:
+      ValueError: a divisor that is not positive.
+    """
+    if divisor <= 0:
+        raise ValueError(f"divisor={divisor} is not positive")
+
+    def value(raw: Array) -> Float[Array, "..."]:
+        shifted = raw.astype(jnp.float32)
+        if offset:
+            shifted = shifted + offset
+        return shifted if divisor == 1 else shifted / divisor
+
+    return value
+
+
+def take(*, offset: float = 0.0, divisor: float = 1.0, dynamic: bool = False) -> Take:
+    """The function that gathers rows of stored data into a Batch of float32 values.
+
+    With `dynamic`, an entry is 1 with probability its value and else 0, independently
+    in each batch: 16 random bits are compared with t = round(65536 value), so that a
+    value of 0 is never on, 1 always, and no probability is off by more than 2^-17.
+    For uint8 data t is computed in integers. The key is not used otherwise. All
+    weights are one.
+
+    Raises:
+      ValueError: a divisor that is not positive.
+    """
+    value = values(offset=offset, divisor=divisor)
+
+    def take_rows(key: PRNGKey, data: Array, index: Int[Array, " B"]) -> Batch:
+        raw = data[index]
+        if dynamic:
+            on = _bits(key, raw.shape) < _thresholds(raw, offset, divisor)
+            x = on.astype(jnp.float32)
+        else:
+            x = value(raw)
+        return Batch(x=x, index=index, weight=jnp.ones(index.shape, jnp.float32))
+
+    return take_rows
+
+
+def _thresholds(raw: Array, offset: float, divisor: float) -> Array:
+    """round(65536 (raw + offset) / divisor) as uint32.
+
+    With numerator and denominator doubled, halves (Frey Face's offset, and the half
+    that rounds) are integers; 510 * 65536 and what is added stay below 2^32.
+    """
+    if raw.dtype == jnp.uint8 and (2 * offset).is_integer() and divisor.is_integer():
+        doubled = raw.astype(jnp.uint32) * 2 + int(2 * offset)
+        return (doubled * _FULL + int(divisor)) // int(2 * divisor)
+    value = (raw.astype(jnp.float32) + offset) / divisor
+    return jnp.round(value * _FULL).astype(jnp.uint32)
+
+
+def _bits(key: PRNGKey, shape: tuple[int, ...]) -> Array:
+    """16 random bits an entry, as uint32 [B, *X]; one 32-bit word makes two entries.
+
+    The words of a row are drawn along the batch axis, so that a sharded batch draws
+    its own.
+    """
+    num_rows, num_entries = shape[0], int(np.prod(shape[1:]))
+    words = jax.random.bits(key, (num_rows, (num_entries + 1) // 2), jnp.uint32)
+    halves = jnp.concatenate([words >> 16, words & (_FULL - 1)], axis=1)
+    return halves[:, :num_entries].reshape(shape)
+
+
+def _thresholded(
+    raw: dict[str, np.ndarray], offset: float, divisor: float
+) -> dict[str, np.ndarray]:
+    half = divisor / 2 - offset  # the stored entry whose value is 1/2
+    return {split: (array >= half).astype(np.uint8) for split, array in raw.items()}
+
+
+def _drawn(
+    raw: dict[str, np.ndarray], offset: float, divisor: float, data_seed: int
+) -> dict[str, np.ndarray]:
+    """Zeros and ones with P(1) = value: a stream for each split, filled row by row."""
+    drawn = {}
+    for number, (split, array) in enumerate(raw.items()):
+        generator = np.random.default_rng((data_seed, number))
+        drawn[split] = np.empty(array.shape, np.uint8)
+        for start in range(0, len(array), _ROWS):
+            some = array[start : start + _ROWS].astype(np.float64)
+            uniform = generator.random(some.shape, np.float32)
+            drawn[split][start : start + _ROWS] = uniform < (some + offset) / divisor
+    return drawn
+
+
+def _check_probabilities(
+    where: str, array: np.ndarray, offset: float, divisor: float
+) -> None:
+    if not array.size:
+        return
+    low, high = ((float(end) + offset) / divisor for end in (array.min(), array.max()))
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"{where} has values from {low:g} to {high:g}, which are no probabilities: "
+            "scale them to [0, 1], or take binarization none or threshold"
+        )
