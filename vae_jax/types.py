@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     """Examples with their rows in the data set and their weights."""
 
     x: Float[Array, "B *X"]
-    index: Int[Array, " B"]
+    index: Int[Array, " B"]  # pyright: ignore[reportIncompatibleMethodOverride]
     weight: Float[Array, " B"]
 
 
@@ -87,7 +87,9 @@ class Algorithm(NamedTuple):
     # key, state, batch -> state, info
 
 
-def log_likelihood(generative: Generative, params: Params, x: Array, z: Array) -> Scalar:
+def log_likelihood(
+    generative: Generative, params: Params, x: Array, z: Array
+) -> Scalar:
     """log p(x | z) in nats: the sum of the per-entry terms of one observation."""
     return generative.log_likelihood_terms(params, x, z).sum()
 

@@ -1,0 +1,96 @@
+"""Composition: networks and densities in, a joint and a recognition model out."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from vae_jax.types import (
+    Conditional,
+    Generative,
+    Likelihood,
+    Network,
+    Params,
+    PRNGKey,
+    PyTree,
+    Recognition,
+    Scalar,
+)
+
+
+def decoder_model(
+    decoder: Network, prior: Conditional, likelihood: Likelihood
+) -> Generative:
+    """p(x, z) from an unconditional prior and a decoder that feeds the likelihood.
+
+    Its parameters are a dictionary with `decoder`, `prior` and `likelihood`.
+
+    Raises:
+        ValueError: if the prior is conditional.
+    """
+    if prior.width != 0:
+        raise ValueError(f"the prior is conditional on h of width {prior.width}.")
+
+    def nothing() -> Array:
+        return jnp.zeros((0,))
+
+    def init(key: PRNGKey) -> PyTree:
+        key_decoder, key_prior, key_likelihood = jax.random.split(key, 3)
+        return {
+            "decoder": decoder.init(key_decoder),
+            "prior": prior.init(key_prior),
+            "likelihood": likelihood.init(key_likelihood),
+        }
+
+    def decode(params: Params, z: Array) -> Array:
+        return decoder.apply(params.generative["decoder"], z)
+
+    def sample_prior(key: PRNGKey, params: Params) -> Array:
+        return prior.sample(key, params.generative["prior"], nothing())
+
+    def log_prior(params: Params, z: Array) -> Scalar:
+        return prior.log_prob(params.generative["prior"], nothing(), z)
+
+    def log_likelihood_terms(params: Params, x: Array, z: Array) -> Array:
+        h = decode(params, z)
+        return likelihood.log_prob_terms(params.generative["likelihood"], h, x)
+
+    def sample_observation(key: PRNGKey, params: Params, z: Array) -> Array:
+        h = decode(params, z)
+        return likelihood.sample(key, params.generative["likelihood"], h)
+
+    def mean_observation(params: Params, z: Array) -> Array:
+        return likelihood.mean(params.generative["likelihood"], decode(params, z))
+
+    return Generative(
+        init,
+        sample_prior,
+        log_prior,
+        log_likelihood_terms,
+        sample_observation,
+        mean_observation,
+    )
+
+
+def encoder_model(encoder: Network, posterior: Conditional) -> Recognition:
+    """q(z | x) from an encoder that feeds an approximate posterior.
+
+    Its parameters are a dictionary with `encoder` and `posterior`.
+    """
+
+    def init(key: PRNGKey) -> PyTree:
+        key_encoder, key_posterior = jax.random.split(key)
+        return {
+            "encoder": encoder.init(key_encoder),
+            "posterior": posterior.init(key_posterior),
+        }
+
+    def encode(params: Params, x: Array) -> Array:
+        return encoder.apply(params.recognition["encoder"], x)
+
+    def sample(key: PRNGKey, params: Params, h: Array) -> Array:
+        return posterior.sample(key, params.recognition["posterior"], h)
+
+    def log_prob(params: Params, h: Array, z: Array) -> Scalar:
+        return posterior.log_prob(params.recognition["posterior"], h, z)
+
+    return Recognition(init, encode, sample, log_prob)
