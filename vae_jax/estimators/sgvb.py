@@ -1,0 +1,178 @@
+"""Stochastic gradient variational Bayes: the two estimators of the AEVB paper.
+
+Kingma & Welling 2013, Auto-Encoding Variational Bayes (arXiv:1312.6114). The value of
+every objective here is an unbiased draw of the ELBO of one example, in nats, whatever
+its gradient is weighted with.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from vae_jax import bounds, numerics
+from vae_jax.estimators import importance
+from vae_jax.types import (
+    Generative,
+    Objective,
+    Params,
+    PRNGKey,
+    PyTree,
+    Recognition,
+    Scalar,
+    log_likelihood,
+)
+
+ClosedFormKL = Callable[[Array, Array], Scalar]  # mean, log_std -> nats
+
+
+class Terms(NamedTuple):
+    """The two terms of the ELBO of one example: ELBO = reconstruction - kl."""
+
+    reconstruction: Scalar  # E_q[log p(x | z)], nats
+    kl: Scalar  # KL(q(z | x) || p(z)), nats
+
+
+def sgvb_a(
+    generative: Generative, recognition: Recognition, *, num_samples: int
+) -> Objective:
+    """Estimator A: the mean of log p(x, z) - log q(z | x) over L samples.
+
+    AEVB equation 6. Needs no closed form. Its gradient, taken through z = g(eps, x), is
+    unbiased for the ELBO's, and carries the score of q, which is zero in expectation.
+
+    Raises:
+        ValueError: if num_samples is below one.
+    """
+    draw = importance.log_weights(generative, recognition, num_samples=num_samples)
+
+    def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
+        return bounds.elbo(draw(key, params, x, recognition.encode(params, x)))
+
+    return objective
+
+
+def sgvb_b_terms(
+    generative: Generative,
+    recognition: Recognition,
+    *,
+    num_samples: int,
+    kl: ClosedFormKL,
+) -> Callable[[PRNGKey, Params, Array], Terms]:
+    """(key, params, x) -> the two terms of estimator B: L samples, KL in closed form.
+
+    Args:
+        generative: the joint p(x, z).
+        recognition: a q whose h is [mean, log_std], such as `posteriors.diag_normal`.
+        num_samples: L.
+        kl: KL(q || prior) from the two halves of h, such as
+            `divergences.diag_normal_to_standard_normal`; it must fit both densities.
+
+    Raises:
+        ValueError: if num_samples is below one.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be positive, got {num_samples}.")
+
+    def terms(key: PRNGKey, params: Params, x: Array) -> Terms:
+        h = recognition.encode(params, x)
+
+        def reconstruct(key: PRNGKey) -> Scalar:
+            z = recognition.sample(key, params, h)
+            return log_likelihood(generative, params, x, z)
+
+        keys = jax.random.split(key, num_samples)
+        return Terms(jax.vmap(reconstruct)(keys).mean(), kl(*jnp.split(h, 2)))
+
+    return terms
+
+
+def sgvb_b(
+    generative: Generative,
+    recognition: Recognition,
+    *,
+    num_samples: int,
+    kl: ClosedFormKL,
+    beta: float | Scalar = 1.0,
+) -> Objective:
+    """Estimator B: the sampled reconstruction minus the closed-form KL.
+
+    AEVB equation 7, and equation 10 for the normal case. Unbiased for the ELBO in value
+    and, at beta=1, in gradient; typically less noisy than A, as the KL is exact.
+
+    Args:
+        generative: as in `sgvb_b_terms`.
+        recognition: as in `sgvb_b_terms`.
+        num_samples: L.
+        kl: as in `sgvb_b_terms`.
+        beta: weight of the KL in the gradient alone, for KL warm-up; it may be traced.
+            The value stays the ELBO.
+
+    Raises:
+        ValueError: if num_samples is below one or beta is a negative number.
+    """
+    if isinstance(beta, float | int) and beta < 0.0:
+        raise ValueError(f"beta must not be negative, got {beta}.")
+    terms = sgvb_b_terms(generative, recognition, num_samples=num_samples, kl=kl)
+
+    def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
+        reconstruction, divergence = terms(key, params, x)
+        surrogate = reconstruction - beta * divergence
+        return numerics.attach_gradient(reconstruction - divergence, surrogate)
+
+    return objective
+
+
+def with_normal_prior_on_theta(
+    objective: Objective, *, num_data: int, weight_decay: float = 1.0
+) -> Objective:
+    """Adds the gradient of log p(theta) / N, for maximum a posteriori theta.
+
+    p(theta) = N(0, I / weight_decay), as AEVB section 5 trains. The objective is that
+    of one example, so log p(theta) is divided by N: the mean over a minibatch then
+    estimates 1/N of the data set's total. The value stays that of `objective`.
+
+    Raises:
+        ValueError: if num_data is below one or weight_decay is negative.
+    """
+    if num_data < 1:
+        raise ValueError(f"num_data must be positive, got {num_data}.")
+    if weight_decay < 0.0:
+        raise ValueError(f"weight_decay must not be negative, got {weight_decay}.")
+
+    def penalized(key: PRNGKey, params: Params, x: Array) -> Scalar:
+        value = objective(key, params, x)
+        penalty = 0.5 * weight_decay / num_data * _sum_of_squares(params.generative)
+        return numerics.attach_gradient(value, value - penalty)
+
+    return penalized
+
+
+def data_set_total(
+    objective: Objective, *, num_data: int
+) -> Callable[[PRNGKey, Params, Array], Scalar]:
+    """(key, params, x [M, *X]) -> nats of the whole data set: N/M times the sum.
+
+    AEVB equation 8, unbiased for the sum over all N examples when the minibatch is
+    drawn uniformly. Training uses nats per example instead, 1/N of this.
+
+    Raises:
+        ValueError: if num_data is below one.
+    """
+    if num_data < 1:
+        raise ValueError(f"num_data must be positive, got {num_data}.")
+
+    def total(key: PRNGKey, params: Params, x: Array) -> Scalar:
+        keys = jax.random.split(key, x.shape[0])
+        nats = jax.vmap(objective, in_axes=(0, None, 0))(keys, params, x)
+        return num_data / x.shape[0] * nats.sum()
+
+    return total
+
+
+def _sum_of_squares(tree: PyTree) -> Scalar:
+    return sum(
+        (jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)), start=jnp.zeros(())
+    )
