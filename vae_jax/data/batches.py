@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vae_jax.data.sources import SPLITS, Source
+from vae_jax.data import sources
 from vae_jax.types import Batch, PRNGKey
 
 BINARIZATIONS = ("none", "threshold", "static", "dynamic")
@@ -62,7 +62,9 @@ def order(key: PRNGKey, num_rows: int, *, batch_size: int) -> Int[Array, "S B"]:
     return rows.reshape(num_steps, batch_size)
 
 
-def prepare(source: Source, *, binarization: str, data_seed: int = 0) -> Prepared:
+def prepare(
+    source: sources.Source, *, binarization: str, data_seed: int = 0
+) -> Prepared:
     """Binarizes a source on the host and says how to read the result.
 
     `none` leaves it; `threshold` is on where the value is at least 1/2; `static` draws
@@ -82,7 +84,7 @@ def prepare(source: Source, *, binarization: str, data_seed: int = 0) -> Prepare
     if data_seed < 0:
         raise ValueError(f"data_seed={data_seed} is negative")
     offset, divisor = source.offset, source.divisor
-    raw = {split: getattr(source, split) for split in SPLITS}
+    raw = {split: getattr(source, split) for split in sources.SPLITS}
     if binarization == "none":
         made, taker = raw, take(offset=offset, divisor=divisor)
         reader = values(offset=offset, divisor=divisor)

@@ -2,8 +2,7 @@
 
 from functools import partial
 
-from vae_jax.data import formats
-from vae_jax.data.files import File
+from vae_jax.data import files, formats
 
 _MNIST_URL = "https://storage.googleapis.com/cvdf-datasets/mnist"
 _FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
@@ -55,9 +54,9 @@ _AMAT = {  # the address sends them unpacked
 _FREY_ARRAY = "fbd70c2c992104024a20f4d253da1a1132eb6bf8ed142dccbe7d2b1743b705c4"
 
 
-def _idx_files(url: str, sha256s: dict[str, tuple[str, str]]) -> tuple[File, ...]:
+def _idx_files(url: str, sha256s: dict[str, tuple[str, str]]) -> tuple[files.File, ...]:
     return tuple(
-        File(
+        files.File(
             name=name,
             url=f"{url}/{name}.gz",
             packed_sha256=packed,
@@ -67,11 +66,11 @@ def _idx_files(url: str, sha256s: dict[str, tuple[str, str]]) -> tuple[File, ...
     )
 
 
-FILES: dict[str, tuple[File, ...]] = {
+FILES: dict[str, tuple[files.File, ...]] = {
     "mnist": _idx_files(_MNIST_URL, _MNIST),
     "fashion_mnist": _idx_files(_FASHION_URL, _FASHION),
     "binarized_mnist": tuple(
-        File(
+        files.File(
             name=f"binarized_mnist_{split}.amat",
             url=f"{_AMAT_URL}/binarized_mnist_{split}.amat",
             packed_sha256=sha256,
@@ -80,7 +79,7 @@ FILES: dict[str, tuple[File, ...]] = {
         for split, sha256 in _AMAT.items()
     ),
     "frey_face": (
-        File(
+        files.File(
             name="frey_rawface.mat",
             url=_FREY_URL,
             packed_sha256=None,

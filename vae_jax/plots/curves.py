@@ -1,0 +1,106 @@
+"""Curves of a run's metrics."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_MAX_COLUMNS = 3
+
+
+def training_curves(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    panels: Mapping[str, Sequence[str]],
+    x: str = "epoch",
+    title: str | None = None,
+) -> Figure:
+    """One panel for each quantity, with its curves over the course of a run.
+
+    The vertical axis shows where the curves end up: where the first quarter of the run
+    would more than triple its range, that part is cut off and the panel says so. Rows
+    that lack a name, or hold None, NaN or an infinity, leave that point out.
+
+    Args:
+      rows: what `journal.read` gives: one dict for each point of x.
+      panels: the label of each panel's vertical axis, with its unit, to the names in
+        the rows that it shows, as {"bound (nats per example)": ["bound"]}.
+      x: the name of the horizontal axis in the rows.
+      title: above all panels.
+
+    Raises:
+      ValueError: no panels.
+    """
+    if not panels:
+        raise ValueError("panels must name at least one panel.")
+    columns = min(_MAX_COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(
+        figsize=(max(5.0, 4.2 * columns), 3.2 * lines + 0.4 * bool(title)),
+        dpi=120,
+        layout="constrained",
+    )
+    for place, (label, names) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(lines, columns, place)
+        axes.set_xlabel(x.replace("_", " "))
+        axes.set_ylabel(label, fontsize="small")
+        axes.grid(alpha=0.25)
+        _panel(axes, {name: _points(rows, x, name) for name in names})
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _points(rows: Sequence[Mapping[str, Any]], x: str, name: str) -> np.ndarray:
+    """The finite points of one curve, [n, 2], in the order of the rows."""
+    found = [(row.get(x), row.get(name)) for row in rows]
+    points = np.array([p for p in found if None not in p], np.float64).reshape(-1, 2)
+    return points[np.isfinite(points).all(1)]
+
+
+def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
+    drawn = {name: points for name, points in curves.items() if len(points)}
+    if not drawn:
+        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center")
+        return
+    for name, points in drawn.items():
+        marker = "." if len(points) < 30 else None
+        axes.plot(
+            points[:, 0],
+            points[:, 1],
+            marker=marker,
+            linewidth=1.4,
+            label=name.replace("_", " "),
+        )
+    places = np.unique(np.concatenate([points[:, 0] for points in drawn.values()]))
+    if len(places) > 1:
+        axes.locator_params(axis="x", integer=True)
+    else:
+        axes.set_xticks(places)
+    axes.ticklabel_format(useOffset=False)
+    if len(curves) > 1:
+        axes.legend(fontsize="small", frameon=False)
+    limits = _settled_limits(list(drawn.values()))
+    if limits is not None:
+        axes.set_ylim(*limits)
+        axes.set_title("start not shown", fontsize="small", color="0.45", loc="right")
+
+
+def _settled_limits(curves: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """Limits that show all but the first quarter, or None where those show it too.
+
+    The highest and lowest hundredth of the rest are no reason to widen the limits, and
+    changes under a twentieth of the value are no reason to narrow them.
+    """
+    points = np.concatenate(curves)
+    first, last = points[:, 0].min(), points[:, 0].max()
+    late = points[points[:, 0] >= first + 0.25 * (last - first), 1]
+    low, middle, high = np.percentile(late, [1.0, 50.0, 99.0])
+    whole = np.ptp(points[:, 1])
+    span = max(high - low, 0.05 * abs(middle), 0.005 * whole)
+    if whole <= 3.0 * span:
+        return None
+    margin = 0.5 * (span - (high - low)) + 0.1 * span
+    return low - margin, high + margin

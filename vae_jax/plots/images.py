@@ -1,0 +1,160 @@
+"""Pictures of many images: tiles of one canvas, each pixel a whole number of dots."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_DPI = 100
+_TILE_DOTS = 84  # what the longer side of an image is enlarged to, at most
+_CANVAS_DOTS = 1200  # and the longer side of all of them
+_TITLE_POINTS = 11
+_TITLE_DOTS = 34
+_MARGIN_DOTS = 8
+_BLANK = 1.0  # white, like the paper
+
+
+def grid(
+    images: np.ndarray, *, num_columns: int, title: str | None = None, padding: int = 1
+) -> Figure:
+    """Images in rows, read from left to right.
+
+    Args:
+      images: [N, H, W], or [N, H, W, C] with one or three channels, in [0, 1]; values
+        beyond are clipped.
+      num_columns: images in a row; fewer if there are fewer.
+      title: above the picture.
+      padding: pixels between images.
+
+    Raises:
+      ValueError: another shape, no images, values from 0 to 255, or a number out of
+        range.
+    """
+    images = _checked("images", images, num_axes=1)
+    _check_layout(num_columns, padding)
+    tiles = _rows(images, min(num_columns, len(images)))
+    canvas = _canvas(tiles, row_gaps=[padding] * len(tiles), gap=padding)
+    return _figure(canvas, title, tile=max(tiles.shape[2:4]))
+
+
+def pairs(
+    originals: np.ndarray,
+    reconstructions: np.ndarray,
+    *,
+    num_columns: int,
+    title: str | None = None,
+    padding: int = 1,
+) -> Figure:
+    """Originals, each above its reconstruction, in pairs of rows set apart.
+
+    Args:
+      originals: [N, H, W] or [N, H, W, C], as in `grid`.
+      reconstructions: the same shape.
+      num_columns: images in a row; fewer if there are fewer.
+      title: above the picture.
+      padding: pixels between images; three times as many between pairs of rows.
+
+    Raises:
+      ValueError: as in `grid`, or the two differ in shape.
+    """
+    if np.shape(originals) != np.shape(reconstructions):
+        raise ValueError(
+            f"originals {np.shape(originals)} and reconstructions "
+            f"{np.shape(reconstructions)} differ in shape."
+        )
+    above = _checked("originals", originals, num_axes=1)
+    below = _checked("reconstructions", reconstructions, num_axes=1)
+    _check_layout(num_columns, padding)
+    columns = min(num_columns, len(above))
+    tiles = np.stack([_rows(above, columns), _rows(below, columns)], axis=1)
+    tiles = tiles.reshape(-1, *tiles.shape[2:])
+    gaps = [padding, 3 * padding] * (len(tiles) // 2)
+    canvas = _canvas(tiles, row_gaps=gaps, gap=padding)
+    return _figure(canvas, title, tile=max(tiles.shape[2:4]))
+
+
+def manifold(images: np.ndarray, *, title: str | None = None) -> Figure:
+    """A sheet of images without gaps, where neighbours are meant to be alike.
+
+    Args:
+      images: [R, C, H, W], or [R, C, H, W, 1 or 3], in [0, 1]; row 0 is at the top.
+      title: above the picture.
+
+    Raises:
+      ValueError: another shape, no images, or values from 0 to 255.
+    """
+    tiles = _checked("images", images, num_axes=2)
+    canvas = _canvas(tiles, row_gaps=[0] * len(tiles), gap=0)
+    return _figure(canvas, title, tile=max(tiles.shape[2:4]))
+
+
+def _checked(name: str, images: np.ndarray, *, num_axes: int) -> np.ndarray:
+    """Images as floats in [0, 1], grey ones without an axis of channels."""
+    images = np.asarray(images)
+    image_axes = images.ndim - num_axes
+    if image_axes == 3 and images.shape[-1] == 1:
+        images = images[..., 0]
+    elif image_axes != 2 and not (image_axes == 3 and images.shape[-1] == 3):
+        before = "N, " if num_axes == 1 else "R, C, "
+        raise ValueError(
+            f"{name} must be [{before}H, W] or [{before}H, W, 1 or 3] to be drawn, "
+            f"got shape {images.shape}."
+        )
+    if images.size == 0:
+        raise ValueError(f"{name} of shape {images.shape} have nothing to draw.")
+    if np.issubdtype(images.dtype, np.integer) and images.max() > 1:
+        raise ValueError(f"{name} must lie in [0, 1], got integers to {images.max()}.")
+    return np.clip(images.astype(np.float32), 0.0, 1.0)
+
+
+def _check_layout(num_columns: int, padding: int) -> None:
+    if num_columns < 1:
+        raise ValueError(f"num_columns must be at least 1, got {num_columns}.")
+    if padding < 0:
+        raise ValueError(f"padding must not be negative, got {padding}.")
+
+
+def _rows(images: np.ndarray, num_columns: int) -> np.ndarray:
+    """[N, H, W, ...] -> [R, num_columns, H, W, ...], blanks at the end."""
+    blank = np.full((-len(images) % num_columns, *images.shape[1:]), _BLANK, np.float32)
+    filled = np.concatenate([images, blank])
+    return filled.reshape(-1, num_columns, *images.shape[1:])
+
+
+def _canvas(tiles: np.ndarray, *, row_gaps: list[int], gap: int) -> np.ndarray:
+    """[R, C, H, W, ...] -> one image, row_gaps[r] pixels below row r."""
+    num_rows, num_columns, height, width = tiles.shape[:4]
+    tops = np.cumsum([0] + [height + below for below in row_gaps[:-1]])
+    shape = (tops[-1] + height, num_columns * (width + gap) - gap, *tiles.shape[4:])
+    canvas = np.full(shape, _BLANK, np.float32)
+    for r in range(num_rows):
+        for c in range(num_columns):
+            left = c * (width + gap)
+            canvas[tops[r] : tops[r] + height, left : left + width] = tiles[r, c]
+    return canvas
+
+
+def _figure(canvas: np.ndarray, title: str | None, *, tile: int) -> Figure:
+    """A figure in which every pixel of the canvas is a square of whole dots."""
+    scale = max(1, min(_TILE_DOTS // tile, _CANVAS_DOTS // max(canvas.shape[:2])))
+    height, width = canvas.shape[0] * scale, canvas.shape[1] * scale
+    top, title_width = _MARGIN_DOTS, 0
+    if title:  # a letter is about 0.6 of its height; a point is 1/72 inch
+        top = _TITLE_DOTS
+        title_width = round(0.6 * len(title) * _TITLE_POINTS * _DPI / 72)
+    left = _MARGIN_DOTS + max(0, (title_width - width) // 2)
+    total_height, total_width = height + top + _MARGIN_DOTS, width + 2 * left
+    figure = Figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI)
+    axes = figure.add_axes(
+        (
+            left / total_width,
+            _MARGIN_DOTS / total_height,
+            width / total_width,
+            height / total_height,
+        )
+    )
+    axes.imshow(canvas, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    axes.set_axis_off()
+    if title:
+        figure.suptitle(
+            title, y=1.0 - 0.5 * top / total_height, va="center", size=_TITLE_POINTS
+        )
+    return figure

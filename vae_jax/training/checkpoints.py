@@ -1,0 +1,305 @@
+"""Checkpoints that are whole or not there: Orbax arrays with a digest of the contents.
+
+A checkpoint is a folder `STEP/` (zero-padded; `STEP.1` when a step is saved again)
+with Orbax's arrays, one per leaf in the tree's own order, and `card.json`, which names
+the leaves. It is written under a hidden name and renamed when done, so a kill leaves
+the earlier ones as they were.
+
+Orbax loads flipped bits without a word, and meets damage to its own files with stray
+tracebacks. So the card holds a sha256 of every file, compared before Orbax opens one,
+and a sha256 over the leaves' names, dtypes, shapes and bytes, compared after.
+
+One process writes a directory; any number may read it.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from vae_jax.types import PyTree
+
+_FORMAT = 1
+_UNFINISHED = ".partial-"  # being written or being removed; swept by the next save
+_NAME = re.compile(r"(\d{10,})(?:\.(\d+))?")
+
+
+class Restored(NamedTuple):
+    """The newest whole checkpoint, and one line for each newer one that is damaged."""
+
+    step: int
+    tree: PyTree
+    damaged: tuple[str, ...]
+
+
+class DamagedError(ValueError):
+    """There are checkpoints, and none of them is whole."""
+
+
+class TemplateError(ValueError):
+    """A whole checkpoint holds another tree than the one asked for."""
+
+
+class _Leaf(NamedTuple):
+    """How the card names one array of a tree."""
+
+    path: str
+    dtype: str  # a key's is key<...>
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+class _Found(NamedTuple):
+    """A folder that was published as a checkpoint."""
+
+    step: int
+    attempt: int
+    path: Path
+
+
+def save(
+    directory: str | os.PathLike[str], step: int, tree: PyTree, *, keep: int = 2
+) -> None:
+    """Writes one checkpoint, then removes all but the newest `keep`.
+
+    A kill at any moment leaves the earlier checkpoints whole. What interrupted saves
+    left behind is removed, and so are checkpoints of later steps than this one: the
+    run has gone back behind them. The arrays are read before this returns, so the
+    tree may be donated afterwards.
+
+    Args:
+      directory: holds the checkpoints of one run; made if it is not there.
+      step: the number that `restore` gives back.
+      tree: arrays and typed keys, in any nesting that JAX knows.
+      keep: how many checkpoints stay.
+
+    Raises:
+      ValueError: `step` or `keep` out of range, or a leaf that is not an array.
+      OSError: the directory cannot be written.
+    """
+    if step < 0:
+        raise ValueError(f"step must not be negative, got {step}.")
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}.")
+    leaves = _leaves(tree)
+    arrays = [_stored(leaf) if leaf.size else None for leaf in jax.tree.leaves(tree)]
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for leftover in directory.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(leftover)
+
+    found = _found(directory)
+    attempts = [other.attempt for other in found if other.step == step]
+    name = f"{step:010d}" + (f".{max(attempts) + 1}" if attempts else "")
+    partial = directory / (_UNFINISHED + name)
+    partial.mkdir()
+    with _checkpointer() as checkpointer:
+        checkpointer.save(
+            (partial / "arrays").absolute(),
+            args=ocp.args.PyTreeSave(
+                {_slot(i): array for i, array in enumerate(arrays) if array is not None}
+            ),
+        )
+    card = {
+        "format": _FORMAT,
+        "step": step,
+        "leaves": [list(leaf) for leaf in leaves],
+        "files": _file_digests(partial / "arrays"),
+        "contents": _digest(step, leaves, arrays),
+    }
+    (partial / "card.json").write_text(json.dumps(card) + "\n")
+    partial.rename(directory / name)
+
+    earlier = [other for other in found if other.step < step and _complete(other)]
+    kept = {other.path for other in earlier[max(0, len(earlier) - keep + 1) :]}
+    for other in found:
+        if other.path not in kept:  # renamed first, so that no half of it is seen
+            shutil.rmtree(
+                other.path.rename(directory / (_UNFINISHED + other.path.name))
+            )
+
+
+def steps(directory: str | os.PathLike[str]) -> list[int]:
+    """The steps that have a complete checkpoint, ascending; [] without a directory.
+
+    Complete means written to the end; whether its contents are whole, only `restore`
+    can tell.
+    """
+    return sorted({found.step for found in _found(Path(directory)) if _complete(found)})
+
+
+def restore(directory: str | os.PathLike[str], template: PyTree) -> Restored | None:
+    """The newest whole checkpoint in the structure of `template`; None without any.
+
+    A damaged checkpoint (any bit of its contents changed, a file cut or missing) is
+    passed over for the one before it, and reported. The arrays own their buffers, so
+    they may be donated; a leaf whose template lies on several devices goes there too.
+
+    Args:
+      directory: where `save` wrote.
+      template: a tree of arrays, keys or `jax.ShapeDtypeStruct`s.
+
+    Raises:
+      DamagedError: there are checkpoints, and all are damaged.
+      TemplateError: the newest whole one holds other leaves than the template.
+    """
+    wanted, damaged = _leaves(template), []
+    for found in reversed(_found(Path(directory))):
+        try:
+            leaves, arrays = _read(found)
+        # A damaged file raises whatever the reader it confuses raises: KeyError and
+        # JSONDecodeError here, ValueError, TypeError, OSError and others in Orbax.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+            damaged.append(f"{found.path} is damaged ({reason})")
+            continue
+        if leaves != wanted:
+            raise TemplateError(_difference(found.path, leaves, wanted))
+        templates, structure = jax.tree.flatten(template)
+        values = [
+            _like(leaf, array) for leaf, array in zip(templates, arrays, strict=True)
+        ]
+        return Restored(found.step, structure.unflatten(values), tuple(damaged))
+    if damaged:
+        raise DamagedError("no whole checkpoint is left: " + "; ".join(damaged))
+    return None
+
+
+def _found(directory: Path) -> list[_Found]:
+    """Everything published in a directory, oldest first."""
+    if not directory.is_dir():
+        return []
+    matches = [(path, _NAME.fullmatch(path.name)) for path in directory.iterdir()]
+    return sorted(
+        _Found(int(match[1]), int(match[2] or 0), path)
+        for path, match in matches
+        if match
+    )
+
+
+def _complete(found: _Found) -> bool:
+    return (found.path / "card.json").is_file() and (found.path / "arrays").is_dir()
+
+
+def _read(found: _Found) -> tuple[list[_Leaf], list[np.ndarray | None]]:
+    """A checkpoint's leaves, or any exception if it is not what was saved."""
+    card = json.loads((found.path / "card.json").read_text())
+    if card["format"] != _FORMAT:
+        raise ValueError(f"the card has format {card['format']}, not {_FORMAT}")
+    files = _file_digests(found.path / "arrays")
+    if files != card["files"]:
+        changed = dict(files.items() ^ card["files"].items())
+        raise ValueError(f"arrays/{min(changed)} is not the file that was saved")
+    leaves = [_Leaf(path, dtype, tuple(shape)) for path, dtype, shape in card["leaves"]]
+    slots = [None if 0 in leaf.shape else _slot(i) for i, leaf in enumerate(leaves)]
+    as_numpy = {
+        slot: ocp.RestoreArgs(restore_type=np.ndarray) for slot in slots if slot
+    }
+    with _checkpointer() as checkpointer:
+        stored = checkpointer.restore(
+            (found.path / "arrays").absolute(),
+            args=ocp.args.PyTreeRestore(restore_args=as_numpy),
+        )
+    arrays = [None if slot is None else stored[slot] for slot in slots]
+    if _digest(found.step, leaves, arrays) != card["contents"]:
+        raise ValueError("the arrays are not those that were saved")
+    return leaves, arrays
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """A synchronous one of few, plain files: trained weights hardly compress."""
+    return ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False)
+    )
+
+
+def _slot(i: int) -> str:
+    """A leaf's name in Orbax's tree; empty ones, which Orbax refuses, have none."""
+    return f"{i:04d}"
+
+
+def _leaves(tree: PyTree) -> list[_Leaf]:
+    """Names of a tree's leaves.
+
+    Raises:
+      ValueError: a leaf has no dtype or no shape.
+    """
+    leaves = []
+    for path, value in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path)
+        if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+            raise ValueError(f"{name or 'the tree'} is not an array: {value!r}.")
+        leaves.append(_Leaf(name, str(value.dtype), tuple(value.shape)))
+    return leaves
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _stored(leaf: Any) -> np.ndarray:
+    """What is written of a leaf: itself, or a key's data."""
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _like(template: Any, array: np.ndarray | None) -> jax.Array:
+    """A leaf from what was written of it: a copy, as JAX must own what is donated."""
+    key = _is_key(template)
+    if array is None:
+        shape = jax.eval_shape(jax.random.key_data, template).shape if key else None
+        array = np.zeros(shape or template.shape, np.uint32 if key else template.dtype)
+    value = jnp.array(array, copy=True)
+    if key:
+        value = jax.random.wrap_key_data(value, dtype=template.dtype)
+    sharding = getattr(template, "sharding", None)
+    if sharding is not None and len(sharding.device_set) > 1:
+        value = jax.device_put(value, sharding)
+    return value
+
+
+def _digest(
+    step: int, leaves: Sequence[_Leaf], arrays: Sequence[np.ndarray | None]
+) -> str:
+    """sha256 over the step, the leaves' names, and what is written of each."""
+    written = [None if a is None else (str(a.dtype), a.shape) for a in arrays]
+    digest = hashlib.sha256(json.dumps([_FORMAT, step, leaves, written]).encode())
+    for array in arrays:
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _file_digests(directory: Path) -> dict[str, str]:
+    """sha256 of every file under a directory, by its relative path."""
+    return {
+        path.relative_to(directory).as_posix(): hashlib.sha256(
+            path.read_bytes()
+        ).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _difference(path: Path, held: Sequence[_Leaf], wanted: Sequence[_Leaf]) -> str:
+    """One line that names the first leaf in which two trees differ, and how many do."""
+    only_held = [leaf for leaf in held if leaf not in wanted]
+    only_wanted = [leaf for leaf in wanted if leaf not in held]
+    first = [
+        f"{word} {leaves[0]}"
+        for word, leaves in (("it holds", only_held), ("the template", only_wanted))
+        if leaves
+    ]
+    count = max(len(only_held), len(only_wanted))
+    described = " and ".join(first) or "the order of its leaves is another"
+    return f"{path} is of another model: {described} ({count} leaves differ)."
