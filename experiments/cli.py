@@ -1,0 +1,166 @@
+"""absl flags derived from a frozen dataclass: one declaration per option."""
+
+import dataclasses
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from absl import flags
+
+C = TypeVar("C")
+
+
+class UsageError(Exception):
+    """A mistake of the user's: shown as one line, without a traceback."""
+
+
+def flag(
+    default: Any,
+    text: str,
+    *,
+    choices: Sequence[str] | None = None,
+    display: bool = False,
+) -> Any:
+    """One dataclass field that is also one command-line flag.
+
+    Args:
+        default: the flag's default; its field's type is int, float, str, bool or
+            tuple[int, ...] (a comma-separated list).
+        text: what --help says.
+        choices: the only values allowed, if given.
+        display: whether the flag changes what is shown and never what is computed.
+    """
+    metadata = {"help": text, "choices": choices, "display": display}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def display_flags(config_cls: Any) -> set[str]:
+    """Names of the flags that change no number of a run."""
+    return {f.name for f in dataclasses.fields(config_cls) if f.metadata["display"]}
+
+
+def parse(config_cls: type[C], argv: Sequence[str]) -> C:
+    """Parses argv (program name first), --flagfile included; the later flag wins.
+
+    A private `FlagValues` is used, because absl's global one raises when two scripts
+    that share a flag's name meet in one process.
+
+    Raises:
+        UsageError: for an unknown flag, a value that does not fit, an argument that is
+            no flag, an unreadable flag file.
+    """
+    values = flags.FlagValues()
+    _define(config_cls, values)
+    try:
+        leftover = values(list(argv))[1:]
+        if leftover:
+            raise UsageError(f"unexpected arguments: {' '.join(leftover)}")
+        return config_cls(**_read(config_cls, values))
+    except (flags.Error, ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+
+
+def write_flagfile(config: Any) -> str:
+    """The text of a flag file that parses back to `config`."""
+    return "".join(f"{line}\n" for line in _lines(config))
+
+
+def run(config_cls: type[C], main: Callable[[C], int | None]) -> None:
+    """Script entry point: parses sys.argv, calls main and exits with its status.
+
+    A `UsageError` is printed as one line, with exit status 1 (2 for bad flags).
+    """
+    if {"--help", "-help", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
+        print(_help(config_cls, main.__module__))
+        sys.exit(0)
+    try:
+        config = parse(config_cls, sys.argv)
+    except UsageError as error:
+        _fail(error, 2)
+    try:
+        sys.exit(main(config) or 0)
+    except UsageError as error:
+        _fail(error, 1)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns the library's documented errors into `UsageError`.
+
+    For the stretch of a script that reads what the user gave (data, sizes, paths).
+    Inside the computation a ValueError is a bug, and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _define(config_cls: Any, values: flags.FlagValues) -> None:
+    types = typing.get_type_hints(config_cls)
+    define: dict[Any, Callable[..., Any]] = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+        bool: flags.DEFINE_bool,
+        tuple[int, ...]: flags.DEFINE_list,
+    }
+    for f in dataclasses.fields(config_cls):
+        text, choices, default = f.metadata["help"], f.metadata["choices"], f.default
+        if isinstance(default, tuple):
+            default = [str(item) for item in default]
+        if choices:
+            define_enum: Callable[..., Any] = flags.DEFINE_enum
+            define_enum(f.name, default, choices, text, flag_values=values)
+        else:
+            define[types[f.name]](f.name, default, text, flag_values=values)
+
+
+def _read(config_cls: Any, values: flags.FlagValues) -> dict[str, Any]:
+    types = typing.get_type_hints(config_cls)
+    read: dict[str, Any] = {
+        f.name: values[f.name].value for f in dataclasses.fields(config_cls)
+    }
+    for name, value in read.items():
+        if types[name] == tuple[int, ...]:
+            read[name] = _integers(name, value)
+    return read
+
+
+def _integers(name: str, value: Sequence[str]) -> tuple[int, ...]:
+    try:
+        return tuple(int(item) for item in value if item.strip())
+    except ValueError:
+        raise ValueError(
+            f"flag --{name}={','.join(value)}: a comma-separated list of integers"
+        ) from None
+
+
+def _lines(config: Any) -> Iterator[str]:
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if isinstance(value, bool):
+            yield f"--{f.name}" if value else f"--no{f.name}"
+        elif isinstance(value, tuple):
+            yield f"--{f.name}={','.join(map(str, value))}"
+        else:
+            yield f"--{f.name}={value}"
+
+
+def _help(config_cls: Any, module: str) -> str:
+    lines = [(sys.modules[module].__doc__ or "").strip(), "", "Flags:"]
+    for f, line in zip(
+        dataclasses.fields(config_cls), _lines(config_cls()), strict=True
+    ):
+        choices = f.metadata["choices"]
+        options = f" One of {', '.join(choices)}." if choices else ""
+        lines.append(f"  {line}\n      {f.metadata['help']}{options}")
+    lines.append("  --flagfile=PATH\n      A file of flags; a flag given later wins.")
+    return "\n".join(lines)
+
+
+def _fail(error: UsageError, status: int) -> typing.NoReturn:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(status)

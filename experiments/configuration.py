@@ -1,0 +1,130 @@
+"""The flags of a training run."""
+
+import dataclasses
+import pathlib
+
+from experiments import cli
+
+ESTIMATORS = ("sgvb_a", "sgvb_b", "iwae")
+LIKELIHOODS = ("bernoulli", "normal", "normal_learned_std", "normal_per_pixel_std")
+
+POSITIVE = (
+    *("num_latents", "num_samples", "std", "min_std", "learning_rate"),
+    *("batch_size", "num_epochs", "eval_every", "valid_samples", "eval_samples"),
+)
+NOT_NEGATIVE = (
+    *("weight_decay", "kl_warmup", "clip_norm", "early_stopping"),
+    *("seed", "data_seed", "checkpoint_seconds"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One training run: a function of these flags and of nothing else."""
+
+    workdir: str = cli.flag("", "Where the run is written; runs/DATASET if empty.")
+    # Data.
+    dataset: str = cli.flag(
+        "digits",
+        "digits, mnist, fashion_mnist, binarized_mnist, frey_face, npz:PATH or "
+        "tfds:NAME.",
+    )
+    data_dir: str = cli.flag("", "Folder that holds the original data files.")
+    data_seed: int = cli.flag(0, "Seed of binarization and splits, apart from --seed.")
+    valid_size: int = cli.flag(
+        -1, "Training rows kept for validation; -1 is the data set's custom."
+    )
+    binarization: str = cli.flag(
+        "threshold",
+        "How pixels become zeros and ones.",
+        choices=("none", "threshold", "static", "dynamic"),
+    )
+    # Model.
+    likelihood: str = cli.flag("bernoulli", "p(x | z).", choices=LIKELIHOODS)
+    std: float = cli.flag(0.1, "Fixed (or initial) std of the normal likelihoods.")
+    min_std: float = cli.flag(0.01, "Lower bound of a learned std.")
+    squash_mean: bool = cli.flag(
+        False, "Normal likelihoods: means through a sigmoid, for data in [0, 1]."
+    )
+    num_latents: int = cli.flag(16, "Latent dimensions, N_z.")
+    hidden: tuple[int, ...] = cli.flag(
+        (200,), "Units of the encoder's hidden layers; the decoder mirrors them."
+    )
+    activation: str = cli.flag(
+        "tanh", "Hidden units.", choices=("tanh", "relu", "softplus", "gelu", "elu")
+    )
+    init: str = cli.flag(
+        "glorot",
+        "Initial weights: Glorot's uniform, or a normal of std 0.01 or 0.1.",
+        choices=("glorot", "normal_0.01", "normal_0.1"),
+    )
+    # Objective.
+    estimator: str = cli.flag("sgvb_b", "Gradient estimator.", choices=ESTIMATORS)
+    num_samples: int = cli.flag(1, "Samples of z per example: L of SGVB, K of IWAE.")
+    weight_decay: float = cli.flag(
+        0.0, "Precision of the normal prior on theta (MAP); 1 is the AEVB paper's."
+    )
+    kl_warmup: int = cli.flag(
+        0, "Epochs over which the KL's weight in the gradient rises to 1 (sgvb_b)."
+    )
+    # Optimization.
+    optimizer: str = cli.flag(
+        "adam", "Optimizer.", choices=("sgd", "adagrad", "adam", "adamax", "rmsprop")
+    )
+    learning_rate: float = cli.flag(1e-3, "Step size, before the schedule.")
+    schedule: str = cli.flag(
+        "constant",
+        "Step size over time; staircase holds 10^(-i/7) for 3^i epochs, i = 0, 1, ...",
+        choices=("constant", "cosine", "staircase"),
+    )
+    clip_norm: float = cli.flag(0.0, "Greatest norm of the gradient; 0 for no limit.")
+    batch_size: int = cli.flag(100, "Examples per step, M.")
+    num_epochs: int = cli.flag(300, "Passes over the training split.")
+    early_stopping: int = cli.flag(
+        0, "Stop after that many epochs without a better validation bound; 0: never."
+    )
+    seed: int = cli.flag(0, "Seed of weights, order and noise.")
+    # Watching.
+    eval_every: int = cli.flag(1, "Epochs between validation bounds.")
+    valid_samples: int = cli.flag(10, "Samples per image of the validation bound.")
+    eval_samples: int = cli.flag(100, "Samples per image of the final test bound.")
+    checkpoint_seconds: float = cli.flag(
+        30.0, "Least seconds between checkpoints.", display=True
+    )
+    resume: bool = cli.flag(True, "Continue the run found in --workdir.", display=True)
+    progress: bool = cli.flag(True, "Show the bound while training.", display=True)
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that no run can have.
+
+        Raises:
+            ValueError: naming the flag, its value and the fix.
+        """
+        for name in POSITIVE:
+            if not getattr(self, name) > 0:
+                value = getattr(self, name)
+                raise ValueError(f"--{name} must be positive, got {value}")
+        for name in NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                value = getattr(self, name)
+                raise ValueError(f"--{name} must not be negative, got {value}")
+        if min(self.hidden, default=1) < 1:
+            raise ValueError(f"--hidden must hold positive sizes, got {self.hidden}")
+        if self.valid_size < -1:
+            raise ValueError(f"--valid_size must be -1 or more, got {self.valid_size}")
+        if self.kl_warmup and self.estimator != "sgvb_b":
+            raise ValueError(
+                f"--kl_warmup weights the closed-form KL, which --estimator="
+                f"{self.estimator} has not: use --estimator=sgvb_b"
+            )
+        if self.early_stopping and self.early_stopping < self.eval_every:
+            raise ValueError(
+                f"--early_stopping={self.early_stopping} is below --eval_every="
+                f"{self.eval_every}: the validation bound would never be seen twice"
+            )
+
+    def directory(self) -> pathlib.Path:
+        """The run's workdir, runs/DATASET where none is given."""
+        name = self.dataset.removeprefix("npz:").removeprefix("tfds:")
+        stem = pathlib.Path(name).stem
+        return pathlib.Path(self.workdir or f"runs/{stem}").expanduser()

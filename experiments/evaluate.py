@@ -1,0 +1,133 @@
+r"""Measures a trained model: its bound, log p(x), and what its latents carry.
+
+    python -m experiments.evaluate --workdir=runs/digits
+
+Prints and writes to the workdir (evaluation_SPLIT.json and .txt) for one split: ELBO,
+reconstruction and KL, KL per latent, log p(x) by importance sampling with its standard
+error and effective sample size, active units; stamped with the protocol.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+
+from experiments import cli, measure, protocol, rundir
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One evaluation; every field is a flag."""
+
+    workdir: str = cli.flag("runs/digits", "Folder of a training run.")
+    checkpoint: str = cli.flag(
+        "auto",
+        "best by validation bound, or last; auto: best if the run stops early.",
+        choices=("auto", "best", "last"),
+    )
+    split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
+    data_dir: str = cli.flag("", "Data folder, if not the run's own.")
+    eval_samples: int = cli.flag(100, "Samples per image of the bound.")
+    importance_samples: int = cli.flag(
+        5000, "Samples per image of log p(x), k; 0 leaves it out."
+    )
+    num_images: int = cli.flag(0, "Images of the split, from its start; 0 for all.")
+    seed: int = cli.flag(0, "Seed of the samples.")
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that no evaluation can have.
+
+        Raises:
+            ValueError: naming the flag and its value.
+        """
+        if self.eval_samples < 1:
+            raise ValueError(
+                f"--eval_samples must be positive, got {self.eval_samples}"
+            )
+        for name in ("importance_samples", "num_images", "seed"):
+            if getattr(self, name) < 0:
+                value = getattr(self, name)
+                raise ValueError(f"--{name} must not be negative, got {value}")
+        chunk = measure.IMPORTANCE_CHUNK
+        if self.importance_samples > chunk and self.importance_samples % chunk:
+            raise ValueError(
+                f"--importance_samples above {chunk} must be a multiple of it, got "
+                f"{self.importance_samples}"
+            )
+
+
+def evaluate(config: Config) -> dict[str, Any]:
+    """All measurements of one split, under the names that are true of them."""
+    trained = measure.load_trained(
+        config.workdir, checkpoint=config.checkpoint, data_dir=config.data_dir
+    )
+    quantity = protocol.quantity(trained.config, trained.data)
+    key_bound, key_evidence = jax.random.split(jax.random.key(config.seed))
+    which = {"split": config.split, "num_images": config.num_images}
+    with cli.user_errors():
+        measure.rows(trained, **which)
+    metrics = measure.bound(
+        key_bound, trained, num_samples=config.eval_samples, **which
+    )
+    metrics = protocol.named(metrics, quantity=quantity)
+    if config.importance_samples and quantity != "cross-entropy":
+        metrics |= measure.log_evidence(
+            key_evidence, trained, num_samples=config.importance_samples, **which
+        )
+    return {
+        **metrics,
+        **measure.latents(trained, **which),
+        "split": config.split,
+        "num_images": config.num_images
+        or len(getattr(trained.data.prepared, config.split)),
+        "step": trained.step,
+        "checkpoint": config.checkpoint,
+        "eval_samples": config.eval_samples,
+        "importance_samples": config.importance_samples,
+        "seed": config.seed,
+        "protocol": protocol.stamp(trained.config, trained.data),
+        "environment": protocol.environment(),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The measurements as lines of text, the protocol first."""
+    stamp = result["protocol"]
+    sizes = "/".join(str(size) for size in stamp["split_sizes"].values())
+    lines = [
+        f"{stamp['dataset']} ({stamp['origin']})",
+        f"train/valid/test {sizes}, binarization {stamp['binarization']}, data seed "
+        f"{stamp['data_seed']}, likelihood {stamp['likelihood']}",
+        f"{result['split']} split, {result['num_images']} images, step "
+        f"{result['step']}; {stamp['quantity']}, {stamp['units']}",
+        "",
+    ]
+    for name, value in result.items():
+        if isinstance(value, float):
+            lines.append(f"  {name:<32}{value:14.4f}")
+    per_latent = " ".join(f"{kl:.3f}" for kl in result["kl_per_latent"])
+    lines += [f"  kl_per_latent: {per_latent}", ""]
+    if stamp["quantity"] == "cross-entropy":
+        lines.append(
+            "Targets are not binary: these are cross-entropies, and log p(x) of no "
+            "Bernoulli model; --binarization=static or dynamic gives one."
+        )
+    return "\n".join(lines)
+
+
+def main(config: Config) -> int:
+    """Measures, prints and writes."""
+    result = evaluate(config)
+    folder = pathlib.Path(config.workdir).expanduser()
+    with cli.user_errors():
+        path = folder / f"evaluation_{config.split}.json"
+        rundir.write_json(path, result)
+        rundir.write_text(path.with_suffix(".txt"), table(result))
+    print(table(result))
+    print(f"written to {path} and {path.with_suffix('.txt').name}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)

@@ -1,0 +1,29 @@
+"""SIGTERM and Ctrl-C, held back until a run can save."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def deferred() -> Iterator[list[signal.Signals]]:
+    """Collects SIGTERM and SIGINT in the list it yields, instead of dying of them.
+
+    A second Ctrl-C interrupts at once, for a user who will not wait.
+    """
+    received: list[signal.Signals] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(signal.Signals(number))
+
+    watched = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, note) for number in watched}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,196 @@
+"""Measurements of a trained model over a split, and how to get one from a workdir."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments import cli, models, protocol, rundir, runs
+from experiments.configuration import Config
+from vae_jax.data import batches
+from vae_jax.evaluation import examples, marginal, representation
+from vae_jax.training import checkpoints
+from vae_jax.types import Params, PRNGKey
+
+DECODED_ROWS = 1000  # samples decoded side by side
+IMPORTANCE_CHUNK = 500  # importance samples decoded at a time
+
+
+class Trained(NamedTuple):
+    """A model with the parameters of one checkpoint."""
+
+    config: Config
+    data: protocol.Dataset
+    model: models.Model
+    params: Params
+    step: int
+
+
+def elbo_over_examples(
+    model: models.Model, prepared: batches.Prepared, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array], Any]:
+    """Compiles (key, params, rows [N, *X]) -> ELBO terms of each row."""
+    return examples.over_examples(
+        models.elbo_terms(model, num_samples=num_samples),
+        batch_size=max(1, DECODED_ROWS // num_samples),
+        value=prepared.value,
+    )
+
+
+def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
+    """Rows of a split on the device, the first num_images of them if not 0.
+
+    The training rows of a dynamically binarized data set are raw, on another scale:
+    they are drawn once here, from a fixed key.
+
+    Raises:
+        ValueError: if the split is empty or holds fewer rows.
+    """
+    prepared = trained.data.prepared
+    array = getattr(prepared, split)
+    if not len(array) or num_images > len(array):
+        raise ValueError(
+            f"{trained.config.dataset} has {len(array)} rows in its {split} split, "
+            f"--num_images={num_images} asked for"
+        )
+    array = jnp.asarray(array[: num_images or len(array)])
+    if split == "train" and trained.config.binarization == "dynamic":
+        key = jax.random.key(trained.config.data_seed)
+        return prepared.take(key, array, jnp.arange(len(array))).x
+    return array
+
+
+def bound(
+    key: PRNGKey,
+    trained: Trained,
+    *,
+    split: str,
+    num_samples: int,
+    num_images: int = 0,
+) -> dict[str, float]:
+    """ELBO, reconstruction and KL of a split in nats, with the ELBO's standard error.
+
+    The standard error is that of the mean over the images as a sample of their kind.
+    """
+    evaluate = elbo_over_examples(
+        trained.model, trained.data.prepared, num_samples=num_samples
+    )
+    data = rows(trained, split=split, num_images=num_images)
+    terms = evaluate(key, trained.params, data)
+    reconstruction, kl = (np.asarray(term, np.float64) for term in terms)
+    return {
+        "elbo": float((reconstruction - kl).mean()),
+        "elbo_standard_error": standard_error(reconstruction - kl),
+        "reconstruction": float(reconstruction.mean()),
+        "kl": float(kl.mean()),
+    }
+
+
+def log_evidence(
+    key: PRNGKey,
+    trained: Trained,
+    *,
+    split: str,
+    num_samples: int,
+    num_images: int = 0,
+) -> dict[str, float]:
+    """Mean log p(x) by importance sampling, nats, with its errors and sample sizes."""
+    chunk = min(IMPORTANCE_CHUNK, num_samples)
+    estimate = marginal.importance_sampling(
+        *trained.model, num_samples=num_samples, chunk_size=chunk
+    )
+    evaluate = examples.over_examples(
+        estimate,
+        batch_size=max(1, DECODED_ROWS // chunk // 2),
+        value=trained.data.prepared.value,
+    )
+    data = rows(trained, split=split, num_images=num_images)
+    drawn = evaluate(key, trained.params, data)
+    log_p, error, size = (np.asarray(field, np.float64) for field in drawn)
+    return {
+        "log_p": float(log_p.mean()),
+        "log_p_standard_error": standard_error(log_p),
+        "log_p_sampling_error": float(np.sqrt((error**2).sum()) / len(error)),
+        "effective_sample_size": float(np.median(size)),
+        "smallest_effective_sample_size": float(size.min()),
+    }
+
+
+def latents(
+    trained: Trained, *, split: str, num_images: int = 0
+) -> dict[str, list[float] | float]:
+    """KL of each latent in nats, averaged over a split, and the active units."""
+    size = trained.config.num_latents
+
+    def evaluator(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array]:
+        del key
+        h = trained.model.recognition.encode(params, x)
+        return h[:size], representation.kl_per_latent(h, kl=models.kl)
+
+    evaluate = examples.over_examples(
+        evaluator, batch_size=DECODED_ROWS, value=trained.data.prepared.value
+    )
+    data = rows(trained, split=split, num_images=num_images)
+    means, kls = evaluate(jax.random.key(0), trained.params, data)
+    per_latent = np.asarray(kls, np.float64).mean(axis=0)
+    active = representation.active_units(means) if len(means) > 1 else np.nan
+    return {"kl_per_latent": per_latent.tolist(), "active_units": float(active)}
+
+
+def test_split(trained: Trained) -> str:
+    """The split that results are reported on: train where there is no test."""
+    return "test" if len(trained.data.prepared.test) else "train"
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Standard error of the mean of independent values; NaN for a single one."""
+    if len(values) < 2:
+        return float("nan")
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def load_trained(
+    workdir: str | pathlib.Path, *, checkpoint: str, data_dir: str = ""
+) -> Trained:
+    """The model in a workdir with the parameters of its best or last checkpoint.
+
+    Args:
+        workdir: the folder of a training run.
+        checkpoint: "best" (by validation bound), "last", or "auto": best if the run
+            stops early, else last.
+        data_dir: overrides the run's own, for a workdir carried elsewhere.
+
+    Raises:
+        UsageError: if there is no run, no checkpoint, or no data.
+    """
+    folder = pathlib.Path(workdir).expanduser()
+    config = dataclasses.replace(rundir.read_config(folder), workdir=str(folder))
+    if data_dir:
+        config = dataclasses.replace(config, data_dir=data_dir)
+    run = runs.build(config)
+    with cli.user_errors():
+        found = checkpoints.restore(folder / rundir.CHECKPOINTS, runs.initial(run))
+    if found is None:
+        raise cli.UsageError(f"{folder} holds no checkpoint yet: train it first")
+    for report in found.damaged:
+        print(f"warning: {report}", flush=True)
+    return of_run(run, found.tree, checkpoint=checkpoint)
+
+
+def of_run(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> Trained:
+    """The best or the last parameters of a run; "auto" as in `load_trained`."""
+    if checkpoint == "auto":
+        checkpoint = "best" if run.config.early_stopping else "last"
+    if checkpoint == "best" and int(saved.best_step) == 0:
+        raise cli.UsageError(
+            "--checkpoint=best needs a validation bound, and this run took none"
+        )
+    best = checkpoint == "best"
+    params = saved.best if best else saved.run.inner.params
+    step = int(saved.best_step if best else saved.run.step)
+    return Trained(run.config, run.data, run.model, params, step)

@@ -1,0 +1,119 @@
+"""What a number means: the stamp that every result carries, and its names."""
+
+import platform
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.configuration import Config
+from vae_jax.data import batches, sources
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Dataset(NamedTuple):
+    """The data of a run: as loaded, and as prepared for training."""
+
+    source: sources.Source
+    prepared: batches.Prepared
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """Shape of one observation."""
+        return self.source.train.shape[1:]
+
+
+def load(config: Config) -> Dataset:
+    """Loads and binarizes the data set of a configuration.
+
+    Raises:
+        ValueError, FileNotFoundError: as `sources.load` and `batches.prepare`.
+    """
+    source = sources.load(
+        config.dataset,
+        data_dir=config.data_dir or None,
+        valid_size=None if config.valid_size < 0 else config.valid_size,
+    )
+    prepared = batches.prepare(
+        source, binarization=config.binarization, data_seed=config.data_seed
+    )
+    if config.likelihood == "bernoulli":
+        _check_unit_interval(source, config)
+    return Dataset(source, prepared)
+
+
+def stamp(config: Config, data: Dataset) -> dict[str, Any]:
+    """The protocol behind a result: data, split sizes, binarization, likelihood."""
+    source = data.source
+    return {
+        "dataset": source.name,
+        "origin": source.origin,
+        "split_sizes": {s: len(getattr(source, s)) for s in sources.SPLITS},
+        "binarization": config.binarization,
+        "data_seed": config.data_seed,
+        "likelihood": config.likelihood,
+        "quantity": quantity(config, data),
+        "units": "nats per example",
+    }
+
+
+def quantity(config: Config, data: Dataset) -> str:
+    """What log p(x | z) is: log-likelihood, log-density or minus a cross-entropy."""
+    if config.likelihood != "bernoulli":
+        return "log-density"
+    if config.binarization != "none" or _is_binary(data.source):
+        return "log-likelihood"
+    return "cross-entropy"
+
+
+def named(metrics: dict[str, float], *, quantity: str) -> dict[str, float]:
+    """Metrics under the names that are true of them.
+
+    Under a Bernoulli likelihood with real-valued targets the reconstruction is minus a
+    cross-entropy and nothing bounds a likelihood: the names then say so.
+    """
+    if quantity != "cross-entropy":
+        return metrics
+    renamed: dict[str, float] = {}
+    for name, number in metrics.items():
+        if name.endswith("reconstruction"):
+            renamed[name.replace("reconstruction", "cross_entropy")] = -number
+        elif name.endswith("bound") or name == "elbo":
+            stem = name.removesuffix("bound").removesuffix("elbo")
+            renamed[f"{stem}cross_entropy_objective"] = number
+        else:
+            renamed[name] = number
+    return renamed
+
+
+def environment() -> dict[str, Any]:
+    """Versions and device of this process."""
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": f"{device.platform}: {device.device_kind}",
+        "num_devices": jax.device_count(),
+    }
+
+
+def _is_binary(source: sources.Source) -> bool:
+    splits = (getattr(source, split) for split in sources.SPLITS)
+    return source.offset == 0.0 and all(
+        bool(np.isin(rows[:1000], (0, source.divisor)).all())
+        and bool(((rows == 0) | (rows == source.divisor)).all())
+        for rows in splits
+    )
+
+
+def _check_unit_interval(source: sources.Source, config: Config) -> None:
+    low = (float(source.train.min()) + source.offset) / source.divisor
+    high = (float(source.train.max()) + source.offset) / source.divisor
+    if config.binarization == "none" and (low < 0.0 or high > 1.0):
+        raise ValueError(
+            f"--likelihood=bernoulli needs values in [0, 1], {source.name} has "
+            f"[{low:g}, {high:g}]: use --likelihood=normal_per_pixel_std or binarize"
+        )

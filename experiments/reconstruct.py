@@ -1,0 +1,64 @@
+r"""Reconstructs images with a trained model: x to z by q(z | x), and back.
+
+    python -m experiments.reconstruct --workdir=runs/digits
+
+Writes reconstructions.png and reconstructions.npz (x, z, mean) to the workdir.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+
+from experiments import cli, measure, pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One set of reconstructions; every field is a flag."""
+
+    workdir: str = cli.flag("runs/digits", "Folder of a training run.")
+    checkpoint: str = cli.flag(
+        "auto",
+        "best by validation bound, or last; auto: best if the run stops early.",
+        choices=("auto", "best", "last"),
+    )
+    data_dir: str = cli.flag("", "Data folder, if not the run's own.")
+    split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
+    num: int = cli.flag(50, "Images, from the start of the split.")
+    seed: int = cli.flag(0, "Seed of z.")
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that make no reconstructions.
+
+        Raises:
+            ValueError: naming the flag and its value.
+        """
+        if self.num < 1:
+            raise ValueError(f"--num must be positive, got {self.num}")
+
+
+def main(config: Config) -> int:
+    """Reconstructs, draws and writes."""
+    trained = measure.load_trained(
+        config.workdir, checkpoint=config.checkpoint, data_dir=config.data_dir
+    )
+    folder = pathlib.Path(config.workdir).expanduser()
+    with cli.user_errors():
+        measure.rows(trained, split=config.split, num_images=config.num)
+    arrays = pictures.reconstructions(
+        jax.random.key(config.seed), trained, split=config.split, num=config.num
+    )
+    with cli.user_errors():
+        pictures.save_arrays(folder / "reconstructions.npz", arrays)
+        if pictures.is_image(trained):
+            pictures.draw_reconstructions(arrays, folder / "reconstructions.png")
+    print(
+        f"{config.num} images of the {config.split} split and their reconstructions "
+        f"written to {folder / 'reconstructions.npz'} and reconstructions.png"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)

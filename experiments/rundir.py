@@ -1,0 +1,90 @@
+"""A workdir: what a run writes, under which names, and who may continue it."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from experiments import cli
+from experiments.configuration import Config
+
+FLAGS = "flags.txt"
+RUN = "run.json"
+CHECKPOINTS = "checkpoints"
+
+
+def claim(config: Config) -> pathlib.Path:
+    """Creates the workdir, or takes up the run in it if the flags are the same.
+
+    A larger --num_epochs under a constant rate, and display flags, extend or repaint a
+    run; any other difference would make it a mixture of two.
+
+    Raises:
+        UsageError: for other flags, a path that is a file or cannot be written, a
+            run found under --noresume.
+    """
+    workdir = config.directory()
+    with cli.user_errors():
+        if workdir.exists() and not workdir.is_dir():
+            raise ValueError(
+                f"--workdir={workdir} is a file: name a folder, or move the file"
+            )
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(workdir, os.W_OK | os.X_OK):
+            raise PermissionError(f"no permission to write in --workdir={workdir}")
+        if (workdir / FLAGS).exists():
+            _check_same_run(workdir, config)
+        write_text(workdir / FLAGS, cli.write_flagfile(config))
+    return workdir
+
+
+def read_config(workdir: pathlib.Path) -> Config:
+    """The flags of the run in a workdir.
+
+    Raises:
+        UsageError: if there is no run, or its flag file does not parse.
+    """
+    path = workdir / FLAGS
+    if not path.is_file():
+        raise cli.UsageError(
+            f"{workdir} holds no run ({FLAGS} is missing): train one with "
+            f"python -m experiments.train --workdir={workdir}"
+        )
+    return cli.parse(Config, ["train", f"--flagfile={path}"])
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes JSON whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _check_same_run(workdir: pathlib.Path, config: Config) -> None:
+    if not config.resume:
+        raise ValueError(
+            f"--noresume, but {workdir} holds a run: choose another --workdir, or "
+            "remove it"
+        )
+    before = read_config(workdir)
+    ignored = cli.display_flags(Config) | {"workdir", "data_dir"}
+    if before.schedule == config.schedule == "constant" and (
+        config.num_epochs >= before.num_epochs
+    ):
+        ignored = ignored | {"num_epochs"}
+    differing = [
+        f"--{f.name}={getattr(before, f.name)} there, {getattr(config, f.name)} now"
+        for f in dataclasses.fields(Config)
+        if f.name not in ignored and getattr(before, f.name) != getattr(config, f.name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{workdir} holds a run made with other flags ({'; '.join(differing)}): "
+            "choose another --workdir, or give the flags in its flags.txt"
+        )

@@ -1,0 +1,261 @@
+r"""Trains a variational autoencoder by Auto-Encoding Variational Bayes.
+
+    python -m experiments.train
+    python -m experiments.train --flagfile=experiments/flags/train/mnist.flags
+
+Kingma & Welling 2013 (arXiv:1312.6114). Writes to --workdir: the flags, versions and
+protocol, metrics.jsonl and TensorBoard events, checkpoints, the test bound, pictures.
+The same command again continues from the newest whole checkpoint, bit for bit.
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import (
+    cli,
+    interrupts,
+    measure,
+    models,
+    pictures,
+    protocol,
+    rundir,
+    runs,
+)
+from experiments.configuration import Config
+from experiments.runs import Run, Saved
+from vae_jax.data import batches
+from vae_jax.estimators import sgvb
+from vae_jax.training import checkpoints, gradient, journal, loop
+from vae_jax.types import Params, PRNGKey
+
+SCAN_STEPS = 1000  # of one compiled scan at most: how long an interrupt may wait
+
+
+def main(config: Config) -> int:
+    """Trains, or continues, the run; returns the exit status."""
+    started = time.monotonic()
+    run = claim(config)
+    with interrupts.deferred() as received:
+        saved = fit(run, restore(run), received, started=started)
+    if received:
+        step = int(saved.run.step)
+        print(f"{received[0].name}: saved at step {step}; the same command continues")
+        return 128 + received[0]
+    finish(run, saved)
+    return 0
+
+
+def claim(config: Config) -> Run:
+    """Builds the run, takes its workdir and writes what it is.
+
+    Raises:
+        UsageError: for whatever is wrong with what the user gave.
+    """
+    run = runs.build(config)
+    rundir.claim(config)
+    about = {
+        "protocol": protocol.stamp(config, run.data),
+        "environment": protocol.environment(),
+    }
+    rundir.write_json(run.workdir / rundir.RUN, about)
+    return run
+
+
+def restore(run: Run) -> Saved:
+    """The newest whole checkpoint, or the state before the first step."""
+    start = runs.initial(run)
+    with cli.user_errors():
+        restored = checkpoints.restore(run.workdir / rundir.CHECKPOINTS, start)
+    if restored is None:
+        return start
+    for report in restored.damaged:
+        print(f"warning: {report}", flush=True)
+    print(f"continuing {run.workdir} from step {restored.step}", flush=True)
+    return restored.tree
+
+
+def fit(
+    run: Run, saved: Saved, received: Sequence[signal.Signals], *, started: float
+) -> Saved:
+    """Runs the epochs that are left, writing rows and checkpoints on the way.
+
+    Ends early on a signal (after saving) and by early stopping.
+
+    Raises:
+        UsageError: at a bound that is not finite, naming the step.
+    """
+    total = run.config.num_epochs * run.steps_per_epoch
+    quantity = protocol.quantity(run.config, run.data)
+    scan = loop.scan(run.algorithm, run.data.prepared.take)
+    draw = jax.jit(batches.order, static_argnums=1, static_argnames="batch_size")
+    train = jnp.asarray(run.data.prepared.train)
+    validate = _validation(run)
+    step = last_saved = int(saved.run.step)
+    saved_at, order = started, None
+    with contextlib.ExitStack() as opened:
+        log = journal.open(run.workdir, resume_step=step or None)
+        opened.callback(log.close)
+        show = _progress(run, total, step, opened)
+        while step < total and not received and not _is_stopped(run, saved):
+            epoch, offset = divmod(step, run.steps_per_epoch)
+            if offset == 0 or order is None:
+                key = jax.random.fold_in(run.keys.order, epoch)
+                order = draw(key, len(train), batch_size=run.config.batch_size)
+            clock = time.monotonic()
+            state, info = scan(saved.run, train, order[offset : offset + SCAN_STEPS])
+            info = jax.tree.map(np.asarray, info)
+            row = _row(run, step, info, seconds=time.monotonic() - clock)
+            saved = saved._replace(run=state)
+            step += len(info.bound)
+            if validate is not None and step % run.steps_per_validation == 0:
+                saved, measured = _validated(run, saved, validate)
+                row |= measured
+            row = protocol.named(row, quantity=quantity)
+            log.write(row | {"elapsed": time.monotonic() - started})
+            show(step, **_shown(row))
+            if time.monotonic() - saved_at > run.config.checkpoint_seconds:
+                _save(run, saved)
+                last_saved, saved_at = step, time.monotonic()
+    if step > last_saved:
+        _save(run, saved)
+    return saved
+
+
+def _progress(
+    run: Run, total: int, step: int, opened: contextlib.ExitStack
+) -> Callable[..., None]:
+    if not run.config.progress:
+        return lambda step, **shown: None
+    progress = journal.progress(total, initial=step, unit="step")
+    opened.callback(progress.close)
+    return progress.update
+
+
+def _shown(row: dict[str, float]) -> dict[str, float]:
+    """The bounds of a row, or what stands in their place."""
+    endings = ("bound", "objective")
+    return {name: row[name] for name in row if name.endswith(endings)}
+
+
+def _save(run: Run, saved: Saved) -> None:
+    step = int(saved.run.step)
+    checkpoints.save(run.workdir / rundir.CHECKPOINTS, step, saved)
+
+
+def _is_stopped(run: Run, saved: Saved) -> bool:
+    """Early stopping, as a function of the state alone, so that it resumes too."""
+    since = int(saved.run.step - saved.best_step) // run.steps_per_epoch
+    return 0 < run.config.early_stopping <= since
+
+
+def _row(
+    run: Run, first: int, info: gradient.AscentInfo, *, seconds: float
+) -> dict[str, float]:
+    """Means over the steps of one scan.
+
+    Raises:
+        UsageError: if a step's bound is not finite.
+    """
+    finite = np.isfinite(info.bound)
+    if not finite.all():
+        _report_divergence(run, first, info, int(np.argmin(finite)))
+    step = first + len(info.bound)
+    row = {
+        "step": step,
+        "epoch": step / run.steps_per_epoch,
+        "bound": float(info.bound.mean(dtype=np.float64)),
+        "kl": float(info.monitored["kl"].mean(dtype=np.float64)),
+        "gradient_norm": float(info.gradient_norm.mean(dtype=np.float64)),
+    }
+    if models.has_elbo_value(run.config):
+        row["reconstruction"] = row["bound"] + row["kl"]
+    else:
+        row["reconstruction"] = float(
+            info.monitored["reconstruction"].mean(dtype=np.float64)
+        )
+    num_examples = len(info.bound) * run.config.batch_size
+    return row | {"examples_per_second": num_examples / seconds, "seconds": seconds}
+
+
+def _report_divergence(
+    run: Run, first: int, info: gradient.AscentInfo, at: int
+) -> NoReturn:
+    rows = journal.read(run.workdir)
+    last = (
+        f"step {first + at}: bound {info.bound[at - 1]:.4f}, gradient norm "
+        f"{info.gradient_norm[at - 1]:.4g}"
+        if at
+        else (f"row of step {rows[-1]['step']}" if rows else "none")
+    )
+    whole = checkpoints.steps(run.workdir / rundir.CHECKPOINTS)
+    back = f"checkpoint of step {whole[-1]}" if whole else "no checkpoint yet"
+    raise cli.UsageError(
+        f"the bound is {info.bound[at]} at step {first + at + 1}; last finite metrics: "
+        f"{last}; to go back to: {back} in {run.workdir}; try a smaller "
+        "--learning_rate or --clip_norm, in a new --workdir"
+    )
+
+
+Validate: TypeAlias = Callable[[PRNGKey, Params], sgvb.Terms]
+
+
+def _validation(run: Run) -> Validate | None:
+    """(key, params) -> terms of the validation split's rows; None without a split."""
+    if not len(run.data.prepared.valid):
+        return None
+    evaluate = measure.elbo_over_examples(
+        run.model, run.data.prepared, num_samples=run.config.valid_samples
+    )
+    valid = jnp.asarray(run.data.prepared.valid)
+    return lambda key, params: evaluate(key, params, valid)
+
+
+def _validated(
+    run: Run, saved: Saved, validate: Validate
+) -> tuple[Saved, dict[str, float]]:
+    """Takes the validation bound, and keeps the parameters if it is the best so far."""
+    step, params = saved.run.step, saved.run.inner.params
+    terms = validate(jax.random.fold_in(run.keys.evaluation, step), params)
+    reconstruction, kl = (float(np.asarray(t).mean(dtype=np.float64)) for t in terms)
+    bound = reconstruction - kl
+    if bound > saved.best_bound:
+        best = jax.tree.map(jnp.copy, params)
+        saved = Saved(saved.run, best, jnp.asarray(bound, jnp.float32), jnp.copy(step))
+    return saved, {
+        "valid_bound": bound,
+        "valid_reconstruction": reconstruction,
+        "valid_kl": kl,
+    }
+
+
+def finish(run: Run, saved: Saved) -> None:
+    """The test bound, said and written, and the pictures."""
+    trained = measure.of_run(run, saved, checkpoint="auto")
+    split = measure.test_split(trained)
+    key = jax.random.fold_in(run.keys.evaluation, 0)
+    bound = measure.bound(
+        key, trained, split=split, num_samples=run.config.eval_samples
+    )
+    quantity = protocol.quantity(run.config, run.data)
+    named = protocol.named(bound, quantity=quantity)
+    rundir.write_json(
+        run.workdir / "result.json",
+        {"split": split, "step": trained.step, **named}
+        | {"protocol": protocol.stamp(run.config, run.data)},
+    )
+    print(f"{split} split, step {trained.step}, {quantity}, nats per example:")
+    for name, number in named.items():
+        print(f"  {name:<28}{number:12.4f}")
+    pictures.of_run(jax.random.fold_in(key, 1), trained, run.workdir)
+    print(f"written to {run.workdir}")
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)
