@@ -42,6 +42,18 @@ def elbo_over_examples(
     )
 
 
+def evidence_over_examples(
+    model: models.Model, *, num_samples: int, value: Callable[[Array], Array]
+) -> Callable[[PRNGKey, Params, Array], marginal.LogEvidence]:
+    """Compiles (key, params, rows [N, *X]) -> log p(x) of each row, sampled from q."""
+    chunk = min(IMPORTANCE_CHUNK, num_samples)
+    estimate = marginal.importance_sampling(
+        *model, num_samples=num_samples, chunk_size=chunk
+    )
+    batch_size = max(1, IMPORTANCE_CHUNK // chunk)
+    return examples.over_examples(estimate, batch_size=batch_size, value=value)
+
+
 def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
     """Rows of a split on the device, the first num_images of them if not 0.
 
@@ -100,14 +112,8 @@ def log_evidence(
     num_images: int = 0,
 ) -> dict[str, float]:
     """Mean log p(x) by importance sampling, nats, with its errors and sample sizes."""
-    chunk = min(IMPORTANCE_CHUNK, num_samples)
-    estimate = marginal.importance_sampling(
-        *trained.model, num_samples=num_samples, chunk_size=chunk
-    )
-    evaluate = examples.over_examples(
-        estimate,
-        batch_size=max(1, DECODED_ROWS // chunk // 2),
-        value=trained.data.prepared.value,
+    evaluate = evidence_over_examples(
+        trained.model, num_samples=num_samples, value=trained.data.prepared.value
     )
     data = rows(trained, split=split, num_images=num_images)
     drawn = evaluate(key, trained.params, data)

@@ -1,0 +1,93 @@
+import matplotlib
+import numpy as np
+import pytest
+
+from vae_jax.plots import curves
+
+PANELS = {
+    "bound (nats per example)": ["train_bound", "valid_bound"],
+    "KL (nats per example)": ["kl"],
+    "gradient norm": ["gradient_norm"],
+    "examples per second": ["examples_per_second"],
+}
+
+
+def make_rows(num_rows):
+    """A run whose bound falls from -500 to about -20."""
+    generator = np.random.default_rng(0)
+    return [
+        {
+            "step": 10 * epoch,
+            "epoch": epoch,
+            "train_bound": -20.0 - 480.0 * np.exp(-epoch) + generator.normal(),
+            "kl": 7.0,
+        }
+        for epoch in range(num_rows)
+    ]
+
+
+def test_every_panel_holds_its_curves_with_labels_and_units():
+    rows = make_rows(40)
+    for row in rows[::4]:
+        row["valid_bound"] = row["train_bound"] - 2.0
+    figure = curves.training_curves(rows, panels=PANELS, title="digits")
+    assert [axes.get_ylabel() for axes in figure.axes] == list(PANELS)
+    assert {axes.get_xlabel() for axes in figure.axes} == {"epoch"}
+    assert figure.get_suptitle() == "digits"
+    train, valid = figure.axes[0].lines
+    np.testing.assert_array_equal(train.get_ydata(), [r["train_bound"] for r in rows])
+    np.testing.assert_array_equal(valid.get_xdata(), range(0, 40, 4))
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == ["train bound", "valid bound"]
+
+
+def test_missing_and_non_finite_values_are_left_out():
+    rows = make_rows(6)
+    rows[1]["kl"], rows[2]["kl"], rows[3]["kl"] = None, float("nan"), float("inf")
+    del rows[4]["kl"]
+    figure = curves.training_curves(rows, panels=PANELS, x="step")
+    np.testing.assert_array_equal(figure.axes[1].lines[0].get_xdata(), [0, 50])
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 2])
+def test_a_run_that_has_hardly_begun_can_be_drawn(num_rows):
+    figure = curves.training_curves(make_rows(num_rows), panels=PANELS)
+    figure.canvas.draw()
+    assert len(figure.axes[0].lines) == min(num_rows, 1)
+    assert figure.axes[2].texts[0].get_text() == "no values"
+
+
+def test_the_limits_show_where_the_run_ends_up():
+    axes = curves.training_curves(make_rows(100), panels=PANELS).axes[0]
+    low, high = axes.get_ylim()
+    assert -30.0 < low < -20.0 < high < -10.0
+    assert axes.get_title(loc="right") == "start not shown"
+
+
+def test_a_flat_end_does_not_narrow_the_limits_to_nothing():
+    rows = [{"epoch": e, "kl": 7.0 * (1.0 - np.exp(-e))} for e in range(100)]
+    low, high = curves.training_curves(rows, panels={"KL": ["kl"]}).axes[0].get_ylim()
+    assert low < 6.9
+    assert high > 7.1
+
+
+def test_a_curve_without_a_steep_start_is_shown_whole():
+    rows = [{"epoch": e, "kl": float(e)} for e in range(100)]
+    axes = curves.training_curves(rows, panels={"KL": ["kl"]}).axes[0]
+    low, high = axes.get_ylim()
+    assert low <= 0.0
+    assert high >= 99.0
+    assert axes.get_title(loc="right") == ""
+
+
+def test_no_panels_is_an_error():
+    with pytest.raises(ValueError, match="panels"):
+        curves.training_curves(make_rows(3), panels={})
+
+
+def test_drawing_leaves_no_global_state():
+    before = matplotlib.get_backend()
+    curves.training_curves(make_rows(3), panels=PANELS)
+    assert matplotlib.get_backend() == before

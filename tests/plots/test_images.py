@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from vae_jax.plots import images
+
+PIXELS = np.asarray(load_digits(return_X_y=True)[0], np.float32)
+DIGITS = PIXELS.reshape(-1, 8, 8) / 16.0
+
+
+def canvas(figure):
+    return np.asarray(figure.axes[0].images[0].get_array())
+
+
+def test_a_grid_holds_the_images_pixel_for_pixel():
+    drawn = canvas(images.grid(DIGITS[:7], num_columns=3, padding=2))
+    assert drawn.shape == (3 * 8 + 2 * 2, 3 * 8 + 2 * 2)
+    for n in range(7):
+        top, left = 10 * (n // 3), 10 * (n % 3)
+        np.testing.assert_array_equal(drawn[top : top + 8, left : left + 8], DIGITS[n])
+    assert (drawn[20:, 10:] == 1.0).all()  # two blanks
+    assert (drawn[8:10] == 1.0).all()  # a gap
+
+
+def test_each_original_stands_above_its_reconstruction():
+    other = 1.0 - DIGITS[:5]
+    drawn = canvas(images.pairs(DIGITS[:5], other, num_columns=3, padding=1))
+    assert drawn.shape == (4 * 8 + 1 + 3 + 1, 3 * 8 + 2)
+    for n in range(5):
+        top, left = 20 * (n // 3), 9 * (n % 3)
+        original = drawn[top : top + 8, left : left + 8]
+        np.testing.assert_array_equal(original, DIGITS[n])
+        reconstruction = drawn[top + 9 : top + 17, left : left + 8]
+        np.testing.assert_array_equal(reconstruction, other[n])
+
+
+def test_a_manifold_has_no_gaps():
+    sheet = DIGITS[:12].reshape(3, 4, 8, 8)
+    drawn = canvas(images.manifold(sheet))
+    np.testing.assert_array_equal(drawn, np.block([list(row) for row in sheet]))
+
+
+def test_colours_are_kept_and_a_single_channel_is_grey():
+    colour = np.stack([DIGITS[:4], DIGITS[4:8], DIGITS[8:12]], axis=-1)
+    drawn = canvas(images.grid(colour, num_columns=2, padding=0))
+    assert drawn.shape == (16, 16, 3)
+    np.testing.assert_array_equal(drawn[:8, 8:], colour[1])
+    grey = images.grid(DIGITS[:4, ..., None], num_columns=2)
+    np.testing.assert_array_equal(
+        canvas(grey), canvas(images.grid(DIGITS[:4], num_columns=2))
+    )
+    assert grey.axes[0].images[0].get_cmap().name == "gray"
+
+
+def test_values_beyond_the_unit_interval_are_clipped():
+    drawn = canvas(images.grid(4.0 * DIGITS[:1] - 2.0, num_columns=1))
+    assert drawn.min() == 0.0
+    assert drawn.max() == 1.0
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (28, 28), (28, 20), (64, 64, 3), (300, 300)])
+def test_a_pixel_is_a_square_of_whole_dots(shape):
+    num = np.random.default_rng(0).uniform(size=(6, *shape))
+    figure = images.grid(num, num_columns=3, title="samples")
+    figure.canvas.draw()
+    pixels = canvas(figure).shape
+    box = figure.axes[0].get_window_extent()
+    scale = box.height / pixels[0]
+    assert scale == pytest.approx(box.width / pixels[1])
+    assert scale == pytest.approx(round(scale))
+    assert scale >= 1.0
+
+
+def test_pixels_on_paper_are_those_of_the_images(tmp_path):
+    from PIL import Image
+
+    from vae_jax.plots import files
+
+    files.save(images.grid(DIGITS[:4], num_columns=2), tmp_path / "a.png")
+    dots = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
+    inner = dots[8:-8, 8:-8]
+    assert inner.shape == (170, 170)
+    expected = canvas(images.grid(DIGITS[:4], num_columns=2)).repeat(10, 0)
+    np.testing.assert_allclose(inner / 255.0, expected.repeat(10, 1), atol=1 / 200)
+
+
+@pytest.mark.parametrize("title", [None, "samples from the prior", "a word " * 20])
+def test_a_title_fits_above_the_picture(title):
+    figure = images.grid(DIGITS[:4], num_columns=2, title=title)
+    assert figure.get_suptitle() == (title or "")
+    if title:
+        figure.canvas.draw()
+        drawn = figure.texts[0].get_window_extent()
+        assert drawn.x0 >= 0.0
+        assert drawn.x1 <= figure.bbox.width
+        assert drawn.y0 >= figure.axes[0].get_window_extent().y1
+        assert drawn.y1 <= figure.bbox.height
+
+
+def test_there_are_no_axes_and_no_smoothing():
+    axes = images.grid(DIGITS[:4], num_columns=2).axes[0]
+    assert not axes.axison
+    assert axes.images[0].get_interpolation() == "nearest"
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5,), (5, 8, 8, 2), (2, 5, 8, 8, 3)])
+def test_vectors_are_not_images(shape):
+    with pytest.raises(ValueError, match=str(shape).replace("(", r"\(")[:-1]):
+        images.grid(np.zeros(shape), num_columns=2)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="nothing to draw"):
+        images.grid(DIGITS[:0], num_columns=2)
+    with pytest.raises(ValueError, match="num_columns"):
+        images.grid(DIGITS[:2], num_columns=0)
+    with pytest.raises(ValueError, match="padding"):
+        images.grid(DIGITS[:2], num_columns=1, padding=-1)
+    with pytest.raises(ValueError, match="integers to 255"):
+        images.grid((255 * DIGITS[:2]).astype(np.uint8), num_columns=1)
+    with pytest.raises(ValueError, match="differ in shape"):
+        images.pairs(DIGITS[:2], DIGITS[:3], num_columns=1)
+    with pytest.raises(ValueError, match=r"\[R, C, H, W\]"):
+        images.manifold(DIGITS[:4])

@@ -1,0 +1,352 @@
+"""The house rules, checked by reading the code.
+
+Each rule is a function of a file's path and syntax tree that yields what is wrong, so
+that the rules themselves are tested on small sources that break them.
+"""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+LAYERS = [  # a module imports only from rows above its own
+    {"types"},
+    {"numerics"},
+    {"reparameterize", "divergences", "bounds", "flows", "networks"},
+    {"likelihoods", "posteriors", "priors"},
+    {"vae"},
+    {"latent_models"},
+    {"estimators"},
+    {"inference"},
+    {"evaluation", "artifacts"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+SIDE = {"training": {"types"}, "data": {"types"}, "plots": set()}
+EXCEPTIONS = {("inference", "vae_jax.training.gradient")}
+FENCES = {  # third-party package: where it may be imported
+    "flax": ("vae_jax/networks.py",),
+    "optax": (
+        "vae_jax/training/gradient.py",
+        "vae_jax/inference/",
+        "vae_jax/evaluation/gaps.py",
+        "experiments/",
+    ),
+    "orbax": ("vae_jax/training/checkpoints.py",),
+    "safetensors": ("vae_jax/artifacts.py",),
+    "blackjax": (
+        "vae_jax/inference/mcem.py",
+        "vae_jax/evaluation/annealed.py",
+        "vae_jax/evaluation/marginal.py",
+        "vae_jax/evaluation/completion.py",
+    ),
+    "tensorflow_datasets": ("vae_jax/data/",),
+    "tensorflow": ("vae_jax/data/",),
+    "pooch": ("vae_jax/data/",),
+    "grain": ("vae_jax/data/",),
+    "sklearn": ("vae_jax/data/", "vae_jax/evaluation/", "experiments/"),
+    "matplotlib": ("vae_jax/plots/",),
+    "absl": ("experiments/",),
+    "chex": (),
+    "pytest": (),
+    "hypothesis": (),
+}
+HEAVY = [
+    "orbax",
+    "tensorflow_datasets",
+    "sklearn",
+    "matplotlib",
+    "tensorboardX",
+    "pooch",
+]
+FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "base", "misc"}
+FORBIDDEN_PARAMETERS = {"rng", "rng_key", "seed"}
+MAX_LINES = 400
+
+
+def _files(*folders):
+    found = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+LIBRARY, SCRIPTS, TESTS = _files("vae_jax"), _files("experiments"), _files("tests")
+CODE = LIBRARY + SCRIPTS
+MODULES = [path for path in LIBRARY if not path.endswith("__init__.py")]
+
+
+def _tree(path):
+    return ast.parse((ROOT / path).read_text(), path)
+
+
+def _parts(path):
+    return path.removesuffix(".py").split("/")
+
+
+def _imports(path, tree):
+    """Dotted names that a file imports anywhere, with relative imports resolved."""
+    package = _parts(path)[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *filter(None, [node.module])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args:
+            name = ast.unparse(node.func).split(".")[-1]
+            target = node.args[0]
+            if name in {"import_module", "__import__"} and isinstance(
+                target, ast.Constant
+            ):
+                yield str(target.value)
+
+
+def _public_functions(tree):
+    """(name, node, is a method) of functions and methods without an underscore."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node.name, node, False
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for child in node.body:
+                if isinstance(child, ast.FunctionDef) and child.name[0] != "_":
+                    yield f"{node.name}.{child.name}", child, True
+
+
+def _parameters(function):
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    extra = [a for a in (arguments.vararg, arguments.kwarg) if a is not None]
+    return [a.arg for a in named + extra]
+
+
+# The rules: (path, tree) -> what is wrong
+
+
+def import_direction(path, tree):
+    """A module imports only from rows above its own, or from its own package."""
+    mine = _parts(path)
+    for target in _imports(path, tree):
+        top, *rest = target.split(".")
+        if top == "tests" or (top == "experiments" and mine[0] == "vae_jax"):
+            yield f"imports {target}"
+        if top != "vae_jax" or mine[0] == "experiments":
+            continue
+        if not rest:
+            yield "imports the whole of vae_jax: name the module"
+        elif len(mine) > 2 and rest[0] == mine[1]:
+            continue  # a sibling in the same package
+        elif any(mine[1] == m and target.startswith(t) for m, t in EXCEPTIONS):
+            continue
+        elif mine[1] in SIDE:
+            if rest[0] not in SIDE[mine[1]]:
+                yield f"imports {target}; {mine[1]} may import {SIDE[mine[1]] or '{}'}"
+        elif RANK.get(rest[0], len(LAYERS)) >= RANK.get(mine[1], 0):
+            yield f"imports {target}, which is not in a row above {mine[1]}"
+
+
+def a_place_in_the_table(path, tree):
+    """Every module of the library has a rank or is at the side."""
+    del tree
+    name = _parts(path)[1]
+    if path in MODULES and name not in RANK and name not in SIDE:
+        yield f"{name} has no rank in architecture.md"
+
+
+def third_party_fences(path, tree):
+    """Heavy or stateful packages are imported in few places."""
+    for target in _imports(path, tree):
+        allowed = FENCES.get(target.split(".")[0])
+        if allowed is not None and not path.startswith(allowed):
+            yield f"imports {target}, which belongs in {allowed or 'tests'}"
+
+
+def modules_not_names(path, tree):
+    """Modules are imported, not names, except from `types`."""
+    del path
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "vae_jax."
+        ):
+            file = ROOT.joinpath(*str(node.module).split(".")).with_suffix(".py")
+            if file.exists() and node.module != "vae_jax.types":
+                yield f"imports names from {node.module}: import the module"
+
+
+def documented(path, tree):
+    """Modules, public classes, functions and methods say what they do."""
+    if not ast.get_docstring(tree) and (ROOT / path).name != "__init__.py":
+        yield "the module has no docstring"
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name[0] != "_"]
+    nodes = [(n.name, n) for n in classes]
+    for name, node in nodes + [(n, f) for n, f, _ in _public_functions(tree)]:
+        if not ast.get_docstring(node):
+            yield f"{name} has no docstring"
+
+
+def key_first(path, tree):
+    """A function that takes a key takes it first."""
+    del path
+    for name, node, is_method in _public_functions(tree):
+        names = _parameters(node)
+        if is_method and names[:1] in (["self"], ["cls"]):
+            names = names[1:]
+        if "key" in names[1:]:
+            yield f"{name}: key comes first, not {names}"
+
+
+def names_of_randomness(path, tree):
+    """Keys are called key and seeds belong to a Config: also in inner functions."""
+    if not path.startswith("vae_jax/"):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            bad = FORBIDDEN_PARAMETERS & set(_parameters(node))
+            if bad:
+                yield f"{getattr(node, 'name', 'a lambda')} has a parameter {bad}"
+
+
+def keyword_only_defaults(path, tree):
+    """What has a default is passed by its name."""
+    if not path.startswith("vae_jax/"):
+        return
+    for name, node, _ in _public_functions(tree):
+        if node.args.defaults:
+            yield f"{name}: parameters with defaults must come after *"
+
+
+RULES = [
+    import_direction,
+    a_place_in_the_table,
+    third_party_fences,
+    modules_not_names,
+    documented,
+    key_first,
+    names_of_randomness,
+    keyword_only_defaults,
+]
+
+
+# The code against the rules
+
+
+def test_the_walk_sees_the_tree():
+    assert {"vae_jax/types.py", "vae_jax/divergences.py"} <= set(MODULES)
+    assert "vae_jax/estimators/__init__.py" in LIBRARY
+    assert any(path.startswith("experiments/") for path in SCRIPTS)
+    assert {"tests/test_conventions.py", "tests/conftest.py"} <= set(TESTS)
+    tree = _tree("vae_jax/divergences.py")
+    assert "vae_jax.types.Scalar" in set(_imports("vae_jax/divergences.py", tree))
+    assert "diag_normal_entropy" in {name for name, *_ in _public_functions(tree)}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("path", CODE)
+def test_the_code_keeps(path, rule):
+    assert not list(rule(path, _tree(path))), rule.__doc__
+
+
+@pytest.mark.parametrize("path", CODE + TESTS)
+def test_a_file_fits_on_a_few_screens(path):
+    assert len((ROOT / path).read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_a_module_has_a_test_file_of_its_name(path):
+    _, *folders, name = _parts(path)
+    assert ROOT.joinpath("tests", *folders, f"test_{name}.py").exists()
+
+
+@pytest.mark.parametrize("path", CODE)
+def test_names_say_what_is_inside(path):
+    for part in _parts(path):
+        assert part not in FORBIDDEN_NAMES
+        assert not part.endswith("_src")
+
+
+def test_bounds_divergences_and_estimators_load_nothing_heavy():
+    light = ["vae_jax/bounds.py", "vae_jax/divergences.py"]
+    light += [path for path in MODULES if path.startswith("vae_jax/estimators/")]
+    names = [path.removesuffix(".py").replace("/", ".") for path in light]
+    loaded = "{name.split('.')[0] for name in sys.modules}"
+    program = f"import sys, {', '.join(names)}\nprint(*sorted({loaded} & set({HEAVY})))"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == [], "loaded by importing only the mathematics"
+
+
+# The rules against code that breaks them
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "source"),
+    [
+        (import_direction, "vae_jax/types.py", "from vae_jax import numerics"),
+        (import_direction, "vae_jax/bounds.py", "from vae_jax import divergences"),
+        (import_direction, "vae_jax/vae.py", "from . import evaluation"),
+        (import_direction, "vae_jax/vae.py", "import vae_jax.estimators.sgvb"),
+        (import_direction, "vae_jax/vae.py", "import vae_jax"),
+        (import_direction, "vae_jax/vae.py", "from vae_jax import training"),
+        (import_direction, "vae_jax/vae.py", "def f():\n  from vae_jax import unknown"),
+        (import_direction, "vae_jax/__init__.py", "from vae_jax import types"),
+        (import_direction, "vae_jax/vae.py", "import experiments.cli"),
+        (import_direction, "vae_jax/estimators/a.py", "from vae_jax import evaluation"),
+        (import_direction, "vae_jax/estimators/a.py", "from .. import inference"),
+        (import_direction, "vae_jax/training/a.py", "from vae_jax import numerics"),
+        (
+            import_direction,
+            "vae_jax/inference/a.py",
+            "from vae_jax.training import loop",
+        ),
+        (import_direction, "vae_jax/data/a.py", "import_module('vae_jax.bounds')"),
+        (import_direction, "vae_jax/plots/a.py", "from vae_jax.types import Params"),
+        (import_direction, "experiments/a.py", "from tests import problems"),
+        (third_party_fences, "vae_jax/vae.py", "from flax import linen"),
+        (third_party_fences, "vae_jax/training/loop.py", "import optax"),
+        (third_party_fences, "experiments/a.py", "import matplotlib.pyplot as plt"),
+        (third_party_fences, "experiments/a.py", "def f():\n  import chex"),
+        (third_party_fences, "vae_jax/vae.py", "from absl import logging"),
+        (modules_not_names, "vae_jax/vae.py", "from vae_jax.numerics import softplus"),
+        (documented, "vae_jax/a.py", "x = 1"),
+        (documented, "vae_jax/a.py", "'''A.'''\ndef f(): pass"),
+        (
+            documented,
+            "vae_jax/a.py",
+            "'''A.'''\nclass A:\n  '''B.'''\n  def f(self): 0",
+        ),
+        (key_first, "vae_jax/a.py", "def f(x, key): pass"),
+        (key_first, "vae_jax/a.py", "def f(x, *, key): pass"),
+        (key_first, "vae_jax/a.py", "class A:\n  def f(self, x, key): pass"),
+        (names_of_randomness, "vae_jax/a.py", "def f():\n  return lambda rng: rng"),
+        (names_of_randomness, "vae_jax/a.py", "def f(*, seed=0): pass"),
+        (keyword_only_defaults, "vae_jax/a.py", "def f(x, y=1): pass"),
+    ],
+)
+def test_a_rule_finds_what_breaks_it(rule, path, source):
+    assert list(rule(path, ast.parse(source)))
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("vae_jax/vae.py", "from vae_jax import networks\nfrom vae_jax.types import A"),
+        ("vae_jax/evaluation/a.py", "from vae_jax.evaluation import exact"),
+        ("vae_jax/evaluation/gaps.py", "from . import exact\nimport optax, sklearn"),
+        ("vae_jax/inference/a.py", "from vae_jax.training import gradient"),
+        ("vae_jax/training/a.py", "from vae_jax.training import loop"),
+        (
+            "vae_jax/data/a.py",
+            "def f(key, *, data_seed=0):\n  '''A.'''\n  import pooch",
+        ),
+        ("vae_jax/plots/a.py", "import matplotlib\nfrom vae_jax.plots import images"),
+        ("experiments/a.py", "from absl import app\nfrom vae_jax.training import loop"),
+        ("experiments/a.py", "def f(x, y=1, seed=0):\n  '''A.'''"),
+        ("vae_jax/a.py", "class A:\n  '''B.'''\n  def f(self, key):\n    '''C.'''"),
+    ],
+)
+def test_the_rules_let_good_code_pass(path, source):
+    tree = ast.parse(f"'''A module.'''\n{source}")
+    assert [problem for rule in RULES for problem in rule(path, tree)] == []
