@@ -30,6 +30,7 @@ ACTIVATIONS = {
     "elu": jax.nn.elu,
 }
 STAIRCASE_STAGES = 8
+LONG_EPOCH = 100  # steps, from which every tenth is monitored
 
 
 class Model(NamedTuple):
@@ -90,6 +91,7 @@ def algorithm(
         optimizer(config, steps_per_epoch=steps_per_epoch),
         settings=settings,
         monitor=_monitor(config, model),
+        monitor_every=10 if steps_per_epoch >= LONG_EPOCH else 1,
     )
 
 
@@ -108,7 +110,7 @@ def optimizer(config: Config, *, steps_per_epoch: int) -> optax.GradientTransfor
     rate = _schedule(config, steps_per_epoch)
     make = {
         "sgd": optax.sgd,
-        "adam": optax.adam,
+        "adam": gradient.adam,
         "adamax": optax.adamax,
         "rmsprop": optax.rmsprop,
         # The paper's Adagrad starts its sums at zero; optax would start at 0.1.

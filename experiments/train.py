@@ -167,19 +167,18 @@ def _row(
     if not finite.all():
         _report_divergence(run, first, info, int(np.argmin(finite)))
     step = first + len(info.bound)
+    monitored = {"gradient_norm": info.gradient_norm, **info.monitored}
     row = {
         "step": step,
         "epoch": step / run.steps_per_epoch,
         "bound": float(info.bound.mean(dtype=np.float64)),
-        "kl": float(info.monitored["kl"].mean(dtype=np.float64)),
-        "gradient_norm": float(info.gradient_norm.mean(dtype=np.float64)),
+    } | {
+        name: float(np.nanmean(values.astype(np.float64)))
+        for name, values in monitored.items()
+        if not np.isnan(values).all()  # a short scan may hold no monitored step
     }
-    if models.has_elbo_value(run.config):
+    if models.has_elbo_value(run.config) and "kl" in row:
         row["reconstruction"] = row["bound"] + row["kl"]
-    else:
-        row["reconstruction"] = float(
-            info.monitored["reconstruction"].mean(dtype=np.float64)
-        )
     num_examples = len(info.bound) * run.config.batch_size
     return row | {"examples_per_second": num_examples / seconds, "seconds": seconds}
 

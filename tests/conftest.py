@@ -1,7 +1,20 @@
 """Strict JAX for every test: no silent promotion, no reused keys, four devices."""
 
+import os
+import shutil
+import tempfile
+
 import jax
 import pytest
+
+# Most of the suite's time is compilation, and many tests compile the same programs.
+# The environment hands the cache on to subprocesses.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="vae_jax_tests_")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -38,3 +51,8 @@ def data_dir(request):
     if path is None:
         pytest.skip("no --data_dir: tests on the original data files do not run")
     return path
+
+
+def pytest_unconfigure():
+    """Removes the compilation cache of this run."""
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

@@ -59,7 +59,8 @@ def bernoulli(x_shape: tuple[int, ...]) -> Likelihood:
 
     def log_prob_terms(params: PyTree, h: Array, x: Array) -> Array:
         del params
-        return bernoulli_terms(logits(h), x)
+        # Flat, then shaped: loops over a short last axis vectorize badly.
+        return bernoulli_terms(h, x.reshape(-1)).reshape(x_shape)
 
     return Likelihood(_size(x_shape), lambda key: (), sample, mean, log_prob_terms)
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-import jax
 from jaxtyping import Array
 
-from vae_jax import bounds
+from vae_jax import bounds, numerics
 from vae_jax.types import (
     Generative,
     Objective,
@@ -37,7 +36,7 @@ def log_weights(
             log_q = recognition.log_prob(params, h, z)
             return log_joint(generative, params, x, z) - log_q
 
-        return jax.vmap(log_weight)(jax.random.split(key, num_samples))
+        return numerics.over_samples(log_weight, key, num_samples=num_samples)
 
     return draw
 

@@ -83,8 +83,8 @@ def sgvb_b_terms(
             z = recognition.sample(key, params, h)
             return log_likelihood(generative, params, x, z)
 
-        keys = jax.random.split(key, num_samples)
-        return Terms(jax.vmap(reconstruct)(keys).mean(), kl(*jnp.split(h, 2)))
+        draws = numerics.over_samples(reconstruct, key, num_samples=num_samples)
+        return Terms(draws.mean(), kl(*jnp.split(h, 2)))
 
     return terms
 

@@ -18,7 +18,8 @@ def over_examples(
     """Compiles (key, params, data [N, *X]) -> results stacked on N.
 
     Row i uses fold_in(key, i), so the result does not depend on batch_size, and the
-    first rows of a data set give the same with and without the others. Memory holds one batch of intermediate values at a time.
+    first rows of a data set give the same with and without the others. Memory holds
+    one batch of intermediate values at a time.
 
     Args:
         evaluator: (key, params, x) -> any tree of arrays, for one example.

@@ -1,0 +1,224 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from tests import problems, testing
+from vae_jax.estimators import importance
+from vae_jax.evaluation import marginal
+
+X = np.array([0.4, -1.0])
+
+
+def _problem():
+    """A model and a proposal whose weights are bounded, but far from equal."""
+    problem = problems.linear_gaussian()
+    return problem, problems.widened(problem.exact, log_factor=0.4, shift=0.3)
+
+
+def _repeat(estimate, params, *, num=20_000, seed=1):
+    keys = jax.random.split(jax.random.key(seed), num)
+    return jax.jit(jax.vmap(estimate, in_axes=(0, None, None)))(
+        keys, params, jnp.asarray(X)
+    )
+
+
+@functools.cache
+def _repeated(chunk_size):
+    """Estimates from 12 samples, in the double precision of the tests that share it."""
+    problem, proposal = _problem()
+    estimate = marginal.importance_sampling(
+        problem.generative, proposal, num_samples=12, chunk_size=chunk_size
+    )
+    return _repeat(estimate, problem.params, seed=chunk_size)
+
+
+# Oracle
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 500])
+def test_the_running_sums_equal_those_of_the_same_weights_at_once(x64, chunk_size):
+    problem, proposal = _problem()
+    params, x, key = problem.params, jnp.asarray(X), jax.random.key(3)
+    estimate = marginal.importance_sampling(
+        problem.generative, proposal, num_samples=12, chunk_size=chunk_size
+    )
+    got = jax.jit(estimate)(jax.random.clone(key), params, x)
+    chunk = min(chunk_size, 12)
+    draw = jax.jit(
+        importance.log_weights(problem.generative, proposal, num_samples=chunk)
+    )
+    h = proposal.encode(params, x)
+    keys = [jax.random.fold_in(key, i) for i in range(12 // chunk)]
+    log_w = np.concatenate([np.asarray(draw(k, params, x, h)) for k in keys])
+    w = np.exp(log_w)
+    np.testing.assert_allclose(
+        got.log_p, special.logsumexp(log_w) - np.log(12), rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        got.effective_sample_size, w.sum() ** 2 / (w**2).sum(), rtol=1e-9
+    )
+    # Delta method: std(w) / mean(w) / sqrt(k).
+    np.testing.assert_allclose(
+        got.standard_error, w.std() / w.mean() / np.sqrt(12), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("offset", [-5e4, 5e4])
+def test_weights_far_from_one_neither_overflow_nor_underflow(offset):
+    problem, proposal = _problem()
+    generative = problem.generative
+    moved = generative._replace(
+        log_prior=lambda params, z: generative.log_prior(params, z) + offset
+    )
+    key, arguments = jax.random.key(3), (problem.params, jnp.asarray(X))
+
+    def estimate(model):
+        sampler = marginal.importance_sampling(
+            model, proposal, num_samples=20, chunk_size=5
+        )
+        return jax.jit(sampler)(jax.random.clone(key), *arguments)
+
+    got, expected = estimate(moved), estimate(generative)
+    np.testing.assert_allclose(got.log_p, expected.log_p + offset, rtol=1e-6)
+    # An offset of 5e4 leaves the log weights 4e-3 nats of float32.
+    np.testing.assert_allclose(got[1:], expected[1:], rtol=0.02)
+
+
+def test_the_posterior_as_proposal_gives_log_p_without_error(x64):
+    problem, _ = _problem()
+    estimate = marginal.importance_sampling(
+        problem.generative, problem.exact, num_samples=40, chunk_size=10
+    )
+    got = _repeat(estimate, problem.params, num=20)
+    log_p = problem.log_p(problem.params, jnp.asarray(X))
+    np.testing.assert_allclose(got.log_p, np.full(20, log_p), rtol=1e-9)
+    np.testing.assert_allclose(got.standard_error, np.zeros(20), atol=1e-7)
+    np.testing.assert_allclose(got.effective_sample_size, np.full(20, 40.0), rtol=1e-9)
+
+
+# Statistical
+
+
+@pytest.mark.parametrize("chunk_size", [3, 12])
+def test_p_hat_is_unbiased_and_its_log_lies_below_log_p(x64, chunk_size):
+    problem, _ = _problem()
+    log_p_hat = _repeated(chunk_size).log_p
+    log_p = problem.log_p(problem.params, jnp.asarray(X))
+    testing.assert_mean_equals(jnp.exp(log_p_hat), jnp.exp(log_p))
+    assert log_p_hat.mean() < log_p - 5 * log_p_hat.std() / np.sqrt(log_p_hat.size)
+
+
+def test_the_size_of_a_chunk_does_not_change_the_distribution_of_the_estimate(x64):
+    for a, b in zip(_repeated(3), _repeated(12), strict=True):
+        testing.assert_mean_equals(a - b, 0.0)
+        testing.assert_mean_equals((a - a.mean()) ** 2 - (b - b.mean()) ** 2, 0.0)
+
+
+def test_the_standard_error_is_the_spread_over_repeats(x64):
+    problem, proposal = _problem()
+    estimate = marginal.importance_sampling(
+        problem.generative, proposal, num_samples=500, chunk_size=100
+    )
+    got = _repeat(estimate, problem.params, num=4_000)
+    spread = got.log_p.std()
+    # The spread of 4,000 repeats has a relative error of 1 / sqrt(8,000): five of them.
+    np.testing.assert_allclose(got.standard_error.mean(), spread, rtol=0.056)
+
+
+def test_the_effective_sample_size_lies_between_one_and_k(x64):
+    problem = problems.linear_gaussian()  # q far from the posterior
+    for recognition in (problem.recognition, problem.exact):
+        for num_samples in (1, 30):
+            estimate = marginal.importance_sampling(
+                problem.generative, recognition, num_samples=num_samples
+            )
+            got = _repeat(estimate, problem.params, num=200)
+            assert (got.effective_sample_size >= 1.0 - 1e-9).all()
+            assert (got.effective_sample_size <= num_samples * (1.0 + 1e-9)).all()
+            assert (got.standard_error >= 0.0).all()
+
+
+# Transformation and edge
+
+
+def test_every_chunk_draws_fresh_noise(x64):
+    problem, proposal = _problem()
+    key, arguments = jax.random.key(3), (problem.params, jnp.asarray(X))
+    sizes = []
+    for num_samples in (1, 40):
+        estimate = marginal.importance_sampling(
+            problem.generative, proposal, num_samples=num_samples, chunk_size=1
+        )
+        sizes.append(jax.jit(estimate)(jax.random.clone(key), *arguments))
+    # Forty copies of one draw would have equal weights: no error at all.
+    assert sizes[0].standard_error == 0.0
+    assert sizes[1].standard_error > 0.01
+
+
+def test_samples_of_weight_zero_count_as_zero(x64):
+    problem, proposal = _problem()
+    generative, params = problem.generative, problem.params
+    mean = proposal.encode(params, jnp.asarray(X))[0]
+
+    def log_prior(params, z):
+        return jnp.where(z[0] > mean, generative.log_prior(params, z), -jnp.inf)
+
+    estimate = marginal.importance_sampling(
+        generative._replace(log_prior=log_prior), proposal, num_samples=8, chunk_size=1
+    )
+    p_hat = jnp.exp(_repeat(estimate, params).log_p)  # first chunks are often zero
+    assert jnp.isfinite(p_hat).all()
+    mean_p, cov_p = problem.posterior(params, jnp.asarray(X))
+    above = special.ndtr(float((mean_p[0] - mean) / jnp.sqrt(cov_p[0, 0])))
+    expected = above * jnp.exp(problem.log_p(params, jnp.asarray(X)))
+    testing.assert_mean_equals(p_hat, expected)
+
+
+def test_only_weights_of_zero_give_minus_infinity():
+    problem, proposal = _problem()
+    impossible = problem.generative._replace(
+        log_prior=lambda params, z: jnp.full((), -jnp.inf)
+    )
+    estimate = marginal.importance_sampling(
+        impossible, proposal, num_samples=6, chunk_size=2
+    )
+    got = jax.jit(estimate)(jax.random.key(0), problem.params, jnp.asarray(X))
+    assert got.log_p == -jnp.inf
+
+
+def test_jit_and_vmap_agree_with_a_loop():
+    problem, proposal = _problem()
+    estimate = marginal.importance_sampling(
+        problem.generative, proposal, num_samples=8, chunk_size=4
+    )
+    keys = jax.random.split(jax.random.key(0), 3)
+    xs = jax.random.normal(jax.random.key(1), (3, 2))
+    batched = jax.jit(jax.vmap(estimate, in_axes=(0, None, 0)))
+    got = batched(jax.random.clone(keys), problem.params, xs)
+    for i in range(3):  # eager but for the scan
+        expected = estimate(keys[i], problem.params, xs[i])
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "chunk_size", "message"),
+    [
+        (0, 5, "num_samples .* 0 and 5"),
+        (5, 0, "chunk_size .* 5 and 0"),
+        (10, 4, "num_samples=10 .* chunk_size=4"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(num_samples, chunk_size, message):
+    problem, proposal = _problem()
+    with pytest.raises(ValueError, match=message):
+        marginal.importance_sampling(
+            problem.generative,
+            proposal,
+            num_samples=num_samples,
+            chunk_size=chunk_size,
+        )

@@ -1,0 +1,181 @@
+"""Interrupts, kills, damage and bad input: one clear line, and nothing lost."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments import cli, rundir, train
+from tests.test_experiments import TINY, metrics, saved_arrays, tiny
+from vae_jax.training import journal
+
+pytestmark = pytest.mark.uses_optax
+
+ROOT = pathlib.Path(cli.__file__).parent.parent
+LONG = {"num_epochs": 150, "checkpoint_seconds": 0.0}
+
+
+def command(config) -> list[str]:
+    lines = cli.write_flagfile(config).split("\n")
+    return [sys.executable, "-m", "experiments.train", *filter(None, lines)]
+
+
+def interrupted(config, number: signal.Signals, *, after: int) -> subprocess.Popen:
+    """Starts a run, sends it a signal once it has `after` more rows, and waits."""
+    before = len(journal.read(config.workdir))
+    process = subprocess.Popen(
+        command(config), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120.0
+    while len(journal.read(config.workdir)) < before + after:
+        assert process.poll() is None, process.stderr.read().decode()  # pyright: ignore
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.wait(timeout=120.0)
+    return process
+
+
+def test_an_interrupted_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
+    whole, broken = tiny(tmp_path / "whole", **LONG), tiny(tmp_path / "broken", **LONG)
+    train.main(whole)
+    for number, status in (
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ):
+        stopped = interrupted(broken, number, after=10)
+        assert stopped.returncode == status
+        assert b"Traceback" not in stopped.stderr.read()  # pyright: ignore
+    assert len(journal.read(broken.workdir)) < 150
+    train.main(broken)
+    for a, b in zip(saved_arrays(whole), saved_arrays(broken), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert metrics(whole.workdir) == metrics(broken.workdir)
+    assert [row["step"] for row in metrics(broken.workdir)] == list(range(10, 1501, 10))
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, capsys):
+    config = tiny(tmp_path / "run", num_epochs=1)
+    train.main(config)
+    config = tiny(tmp_path / "run", num_epochs=2)
+    train.main(config)
+    arrays = saved_arrays(config)
+    newest = sorted((tmp_path / "run" / rundir.CHECKPOINTS).iterdir())[-1]
+    largest = max(newest.rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    capsys.readouterr()
+    train.main(config)
+    said = capsys.readouterr().out
+    assert "damaged" in said
+    assert "continuing" in said
+    assert "from step 10" in said
+    for a, b in zip(arrays, saved_arrays(config), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [row["step"] for row in metrics(config.workdir)] == [10, 20]
+
+
+def test_a_bound_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
+    config = tiny(
+        tmp_path / "run",
+        optimizer="sgd",
+        learning_rate=1e30,
+        likelihood="normal",
+        binarization="none",
+    )
+    with pytest.raises(cli.UsageError, match=r"bound is (nan|-?inf) at step \d+; last"):
+        train.main(config)
+
+
+def test_the_command_line_says_one_line_and_exits_with_a_status(tmp_path):
+    for flags, status in ((["--batch_size=0"], 2), (["--dataset=nosuch"], 1)):
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.train", *flags],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("mine")
+    with pytest.raises(cli.UsageError, match="is a file"):
+        train.main(tiny(path))
+    assert path.read_text() == "mine"
+
+
+def test_a_workdir_without_write_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(rundir.os, "access", lambda path, mode: False)  # root may all
+    with pytest.raises(cli.UsageError, match="no permission to write"):
+        train.main(tiny(tmp_path))
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path):
+    with pytest.raises(cli.UsageError, match="--batch_size=1001 is larger"):
+        train.main(tiny(tmp_path / "run", batch_size=1001))
+    assert not (tmp_path / "run").exists()
+
+
+def test_early_stopping_without_validation_is_refused(tmp_path):
+    data = tmp_path / "a.npz"
+    np.savez(data, train=np.zeros((20, 3, 3), np.uint8))
+    config = tiny(
+        tmp_path / "run", dataset=f"npz:{data}", early_stopping=2, batch_size=10
+    )
+    with pytest.raises(cli.UsageError, match="needs a validation split"):
+        train.main(config)
+
+
+def test_nan_in_the_data_is_refused_and_named(tmp_path):
+    rows = np.zeros((20, 4), np.float32)
+    rows[7, 1] = np.nan
+    np.savez(tmp_path / "a.npz", train=rows)
+    config = tiny(tmp_path / "run", dataset=f"npz:{tmp_path / 'a.npz'}")
+    with pytest.raises(cli.UsageError, match="train row 7 holds NaN"):
+        train.main(config)
+
+
+def test_images_of_another_shape_than_the_checkpoints_are_refused(tmp_path):
+    data = tmp_path / "a.npz"
+    config = tiny(tmp_path / "run", dataset=f"npz:{data}", batch_size=10, num_epochs=1)
+    np.savez(data, train=np.eye(20, dtype=np.uint8).reshape(20, 4, 5))
+    assert train.main(config) == 0
+    np.savez(data, train=np.eye(20, dtype=np.uint8).reshape(20, 2, 10)[:, :, :3])
+    with pytest.raises(cli.UsageError, match=r"shape|holds"):
+        train.main(tiny(tmp_path / "run", dataset=f"npz:{data}", batch_size=10))
+
+
+def test_vectors_train_without_pictures(tmp_path, capsys):
+    data = tmp_path / "a.npz"
+    np.savez(data, train=np.random.default_rng(0).random((30, 5), np.float32))
+    config = tiny(
+        tmp_path / "run",
+        dataset=f"npz:{data}",
+        batch_size=10,
+        likelihood="normal",
+        binarization="none",
+    )
+    assert train.main(config) == 0
+    assert "no images" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "samples.png").exists()
+
+
+def test_missing_data_is_one_quick_clear_error(tmp_path):
+    config = tiny(tmp_path / "run", dataset="npz:" + str(tmp_path / "none.npz"))
+    started = time.monotonic()
+    with pytest.raises(cli.UsageError, match=r"none\.npz"):
+        train.main(config)
+    assert time.monotonic() - started < 5.0
+    assert TINY.workdir == ""

@@ -1,0 +1,266 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy import special, stats
+
+from tests import testing
+from vae_jax import likelihoods
+
+X_SHAPE = (2, 1)
+X = np.array([[0.4], [-0.9]])
+LOGITS = np.array([0.3, -1.2])
+NUM_DRAWS = 20_000
+# name -> likelihood, its parameters, h, and the mean and std that they stand for
+NORMALS = {
+    "fixed": (
+        likelihoods.normal(X_SHAPE, std=0.7),
+        lambda: (),
+        LOGITS,
+        LOGITS,
+        np.array([0.7, 0.7]),
+    ),
+    "fixed squashed": (
+        likelihoods.normal(X_SHAPE, std=0.7, squash=jax.nn.sigmoid),
+        lambda: (),
+        LOGITS,
+        special.expit(LOGITS),
+        np.array([0.7, 0.7]),
+    ),
+    "learned": (
+        likelihoods.normal_learned_std(X_SHAPE, squash=jax.nn.sigmoid),
+        lambda: {"log_std": jnp.asarray(-0.4)},
+        LOGITS,
+        special.expit(LOGITS),
+        np.exp([-0.4, -0.4]),
+    ),
+    "per pixel": (
+        likelihoods.normal_per_pixel_std(X_SHAPE, min_std=0.2, squash=jax.nn.sigmoid),
+        lambda: (),
+        np.concatenate([LOGITS, [-0.6, 0.5]]),
+        special.expit(LOGITS),
+        # log_std = log(min_std) + log(1 + exp(h) / min_std)
+        0.2 + np.exp([-0.6, 0.5]),
+    ),
+}
+EACH_NORMAL = pytest.mark.parametrize("name", NORMALS)
+
+
+def _sampled(likelihood, params, h):
+    keys = jax.random.split(jax.random.key(0), NUM_DRAWS)
+    sample = jax.jit(jax.vmap(likelihood.sample, in_axes=(0, None, None)))
+    return np.asarray(sample(keys, params, jnp.asarray(h)))
+
+
+# Bernoulli
+
+
+def test_bernoulli_terms_match_scipy(x64):
+    logits = np.array([-30.0, -2.0, 0.0, 0.7, 30.0])
+    for x in (0.0, 1.0):
+        expected = stats.bernoulli.logpmf(x, special.expit(logits))
+        # SciPy forms 1 - p, which at p = sigmoid(30) has 3 digits left.
+        expected = np.where((logits > 20) & (x == 0), -logits - np.exp(-30.0), expected)
+        got = likelihoods.bernoulli_terms(jnp.asarray(logits), jnp.full(5, x))
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-14)
+
+
+def test_bernoulli_terms_of_a_soft_target_are_minus_a_cross_entropy(x64):
+    p, x = special.expit(0.7), 0.3
+    expected = x * np.log(p) + (1 - x) * np.log1p(-p)
+    got = likelihoods.bernoulli_terms(jnp.array([0.7]), jnp.array([x]))
+    np.testing.assert_allclose(got, [expected], rtol=1e-9)
+
+
+@pytest.mark.parametrize("logit", [-500.0, 500.0, -3e38, 3e38])
+@pytest.mark.parametrize("x", [0.0, 1.0])
+def test_bernoulli_terms_and_their_gradient_are_finite_for_any_logit(logit, x):
+    value, slope = jax.value_and_grad(likelihoods.bernoulli_terms)(
+        jnp.float32(logit), jnp.float32(x)
+    )
+    expected = -max(logit, 0.0) + x * logit
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(slope, x - (logit > 0.0), atol=1e-6)
+
+
+def test_bernoulli_terms_gradients_agree_with_finite_differences(x64):
+    x = jnp.array([0.0, 1.0, 1.0])
+    check_grads(
+        lambda logits: likelihoods.bernoulli_terms(logits, x),
+        (jnp.array([0.0, 0.0, -2.0]),),
+        order=2,
+        modes=("rev",),
+    )
+
+
+def test_bernoulli_samples_have_its_mean_and_its_entropy(x64):
+    likelihood = likelihoods.bernoulli(X_SHAPE)
+    x = _sampled(likelihood, (), LOGITS)
+    assert x.shape == (NUM_DRAWS, *X_SHAPE)
+    assert set(np.unique(x)) == {0.0, 1.0}
+    p = special.expit(LOGITS).reshape(X_SHAPE)
+    got = likelihood.mean((), jnp.asarray(LOGITS))
+    np.testing.assert_allclose(got, p, rtol=1e-9)
+    testing.assert_mean_equals(x, p)
+    terms = jax.vmap(lambda x: likelihood.log_prob_terms((), jnp.asarray(LOGITS), x))
+    testing.assert_mean_equals(terms(jnp.asarray(x)), -stats.bernoulli.entropy(p))
+
+
+def test_bernoulli_probabilities_of_all_images_sum_to_one(x64):
+    likelihood = likelihoods.bernoulli((3,))
+    images = jnp.asarray(np.indices((2, 2, 2)).reshape(3, 8).T, jnp.float64)
+    logits = jnp.array([0.3, -1.2, 4.0])
+    terms = jax.vmap(lambda x: likelihood.log_prob_terms((), logits, x))(images)
+    np.testing.assert_allclose(jnp.exp(terms.sum(1)).sum(), 1.0, rtol=1e-9)
+
+
+# Normal
+
+
+def test_normal_terms_match_scipy(x64):
+    mean, log_std, x = np.array([[0.3, -1.2, 0.0], [-0.5, 0.7, -6.0], [1.0, 4.0, 0.1]])
+    got = likelihoods.normal_terms(*map(jnp.asarray, (mean, log_std, x)))
+    expected = stats.norm.logpdf(x, mean, np.exp(log_std))
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_normal_terms_gradients_agree_with_finite_differences(x64):
+    arguments = jnp.array([0.3, -1.2]), jnp.array([-0.5, 0.7]), jnp.array([1.0, 2.0])
+    check_grads(likelihoods.normal_terms, arguments, order=2, modes=("rev",))
+
+
+@EACH_NORMAL
+def test_normal_log_prob_terms_match_scipy(x64, name):
+    likelihood, params, h, mean, std = NORMALS[name]
+    got = likelihood.log_prob_terms(params(), jnp.asarray(h), jnp.asarray(X))
+    expected = stats.norm.logpdf(X, mean.reshape(X_SHAPE), std.reshape(X_SHAPE))
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+@EACH_NORMAL
+def test_normal_samples_have_the_moments_of_the_density(x64, name):
+    likelihood, params, h, mean, std = NORMALS[name]
+    assert likelihood.width == h.size
+    x = _sampled(likelihood, params(), h)
+    mean, std = mean.reshape(X_SHAPE), std.reshape(X_SHAPE)
+    got = likelihood.mean(params(), jnp.asarray(h))
+    np.testing.assert_allclose(got, mean, rtol=1e-9)
+    testing.assert_mean_equals(x, mean)
+    testing.assert_mean_equals((x - mean) ** 2, std**2)
+    testing.assert_mean_equals(np.prod(x - mean, axis=(1, 2)), 0.0)  # independent
+
+
+@EACH_NORMAL
+def test_normal_gradients_in_h_agree_with_finite_differences(x64, name):
+    likelihood, params, h, _, _ = NORMALS[name]
+    theta, x = params(), jnp.asarray(X)
+    check_grads(
+        jax.jit(lambda h: likelihood.log_prob_terms(theta, h, x).sum()),
+        (jnp.asarray(h),),
+        order=2,
+        modes=("rev",),
+    )
+
+
+@pytest.mark.parametrize("h", [-1e30, -50.0, 0.0])
+def test_a_per_pixel_std_never_falls_below_its_bound(h):
+    likelihood = likelihoods.normal_per_pixel_std((1,), min_std=0.05)
+    terms, mean = likelihood.log_prob_terms, jnp.zeros(1)
+    peak = terms((), jnp.concatenate([mean, jnp.full(1, h)]), mean)
+    bound = stats.norm.logpdf(0.0, 0.0, 0.05)
+    assert peak[0] <= bound + 1e-6
+    slope = jax.grad(lambda s: terms((), jnp.stack([mean[0], s]), mean)[0])
+    assert jnp.isfinite(slope(jnp.float32(h)))
+
+
+def test_a_per_pixel_log_std_is_close_to_h_well_above_its_bound(x64):
+    likelihood = likelihoods.normal_per_pixel_std((1,), min_std=1e-2)
+    got = likelihood.log_prob_terms((), jnp.array([0.0, 5.0]), jnp.zeros(1))
+    expected = stats.norm.logpdf(0.0, 0.0, np.exp(5.0) + 1e-2)
+    np.testing.assert_allclose(got, [expected], rtol=1e-9)
+
+
+def test_a_learned_std_starts_where_asked_and_stops_at_its_bound(x64):
+    likelihood = likelihoods.normal_learned_std((1,), initial_std=0.5, min_std=0.1)
+    params = likelihood.init(jax.random.key(0))
+    np.testing.assert_allclose(jnp.exp(params["log_std"]), 0.5, rtol=1e-9)
+    assert params["log_std"].dtype == jnp.float64
+
+    def log_p(log_std):
+        params = {"log_std": log_std}
+        return likelihood.log_prob_terms(params, jnp.zeros(1), jnp.zeros(1))[0]
+
+    bound = stats.norm.logpdf(0.0, 0.0, 0.1)
+    value, slope = jax.value_and_grad(log_p)(jnp.asarray(-20.0))
+    np.testing.assert_allclose(value, bound, rtol=1e-9)
+    assert slope == 0.0
+    check_grads(log_p, (jnp.asarray(-0.3),), order=2, modes=("rev",))
+
+
+# All
+
+
+ALL = {name: entry[:3] for name, entry in NORMALS.items()} | {
+    "bernoulli": (likelihoods.bernoulli(X_SHAPE), lambda: (), LOGITS)
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_jit_and_vmap_agree_with_a_loop(x64, name):
+    likelihood, params, h = ALL[name]
+    theta = params()
+    hs = jnp.asarray(h)[None] * jnp.array([[0.5], [1.0], [-2.0]])
+    xs = jnp.stack([jnp.zeros(X_SHAPE), jnp.ones(X_SHAPE), jnp.ones(X_SHAPE)])
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def all_of(key, h, x):
+        terms = likelihood.log_prob_terms(theta, h, x)
+        return likelihood.sample(key, theta, h), likelihood.mean(theta, h), terms
+
+    got = jax.jit(jax.vmap(all_of))(jax.random.clone(keys), hs, xs)
+    for i in range(3):
+        for a, b in zip(got, all_of(keys[i], hs[i], xs[i]), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_result_has_the_dtype_of_h(x64, name):
+    likelihood, params, h = ALL[name]
+    theta = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params())
+    h = jnp.asarray(h, jnp.float32)
+    x = likelihood.sample(jax.random.key(0), theta, h)
+    assert x.dtype == jnp.float32
+    assert likelihood.mean(theta, h).dtype == jnp.float32
+    assert likelihood.log_prob_terms(theta, h, x).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_std_that_is_not_positive_and_finite_is_refused(std):
+    with pytest.raises(ValueError, match=f"^std .*{std}"):
+        likelihoods.normal((2,), std=std)
+    with pytest.raises(ValueError, match=f"min_std .*{std}"):
+        likelihoods.normal_learned_std((2,), min_std=std)
+    with pytest.raises(ValueError, match=f"initial_std .*{std}"):
+        likelihoods.normal_learned_std((2,), initial_std=std)
+    with pytest.raises(ValueError, match=f"min_std .*{std}"):
+        likelihoods.normal_per_pixel_std((2,), min_std=std)
+
+
+def test_an_initial_std_below_the_bound_is_refused():
+    with pytest.raises(ValueError, match=r"initial_std 0\.1 .* min_std 0\.2"):
+        likelihoods.normal_learned_std((2,), initial_std=0.1, min_std=0.2)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        likelihoods.bernoulli,
+        lambda x_shape: likelihoods.normal(x_shape, std=1.0),
+        likelihoods.normal_learned_std,
+        likelihoods.normal_per_pixel_std,
+    ],
+)
+def test_an_observation_without_entries_is_refused(build):
+    with pytest.raises(ValueError, match=r"x_shape .*\(2, 0\)"):
+        build((2, 0))

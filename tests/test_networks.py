@@ -1,0 +1,149 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from vae_jax import networks
+
+
+def _moment_error(weights, std):
+    """Standard errors between the mean square of normal weights and std^2."""
+    mean_square = float((np.asarray(weights, np.float64) ** 2).mean())
+    return abs(mean_square / std**2 - 1.0) / np.sqrt(2.0 / weights.size)
+
+
+# Oracle
+
+
+def test_mlp_matches_its_matrices(x64):
+    network = networks.mlp(3, (4, 5), 2, initializer=networks.normal(std=0.5))
+    params = network.init(jax.random.key(0))
+    x = np.array([0.3, -1.0, 2.0])
+    h = x
+    for name in ("hidden_0", "hidden_1"):
+        layer = jax.tree.map(np.asarray, params[name])
+        h = np.tanh(h @ layer["kernel"] + layer["bias"])
+    expected = h @ params["output"]["kernel"] + params["output"]["bias"]
+    got = network.apply(params, jnp.asarray(x))
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_mlp_uses_the_activation_given_on_hidden_layers_only(x64):
+    network = networks.mlp(2, (3,), 2, activation=jax.nn.relu)
+    params = network.init(jax.random.key(0))
+    x = np.array([0.3, -1.0])
+    hidden = np.maximum(x @ np.asarray(params["hidden_0"]["kernel"]), 0.0)
+    expected = hidden @ np.asarray(params["output"]["kernel"])
+    got = network.apply(params, jnp.asarray(x))
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_linear_is_an_affine_map(x64):
+    network = networks.linear(2, 3, initializer=networks.normal(std=1.0))
+    params = network.init(jax.random.key(0))
+    kernel, bias = params["output"]["kernel"], params["output"]["bias"]
+    x = jnp.array([0.3, -1.0])
+    got = network.apply(params, x)
+    np.testing.assert_allclose(got, np.asarray(x) @ kernel + bias, rtol=1e-9)
+    np.testing.assert_allclose(jax.jacobian(network.apply, 1)(params, x), kernel.T)
+
+
+def test_an_image_is_flattened_row_by_row():
+    network = networks.mlp(6, (4,), 2)
+    params, image = network.init(jax.random.key(0)), jnp.arange(6.0).reshape(2, 3)
+    got = network.apply(params, image)
+    assert got.shape == (2,)
+    np.testing.assert_array_equal(got, network.apply(params, image.reshape(6)))
+
+
+# Initial values
+
+
+def test_layers_are_named_by_position():
+    network = networks.mlp(3, (4, 5), 2)
+    shapes = jax.tree.map(jnp.shape, network.init(jax.random.key(0)))
+    assert shapes == {
+        "hidden_0": {"kernel": (3, 4), "bias": (4,)},
+        "hidden_1": {"kernel": (4, 5), "bias": (5,)},
+        "output": {"kernel": (5, 2), "bias": (2,)},
+    }
+    assert set(networks.linear(3, 2).init(jax.random.key(0))) == {"output"}
+
+
+@pytest.mark.parametrize("std", [0.1, 0.01])
+def test_normal_draws_weights_and_biases_with_its_std(std):
+    network = networks.mlp(200, (5_000,), 3, initializer=networks.normal(std=std))
+    layer = network.init(jax.random.key(0))["hidden_0"]
+    assert _moment_error(layer["kernel"], std) < 5.0
+    assert _moment_error(layer["bias"], std) < 5.0
+
+
+def test_glorot_draws_weights_to_its_bound_and_starts_biases_at_zero():
+    layer = networks.mlp(300, (200,), 3).init(jax.random.key(0))["hidden_0"]
+    bound = np.sqrt(6.0 / (300 + 200))
+    assert 0.999 * bound < np.abs(layer["kernel"]).max() <= bound
+    variance = np.asarray(layer["kernel"]).var()
+    np.testing.assert_allclose(variance, bound**2 / 3.0, rtol=0.02)
+    np.testing.assert_array_equal(layer["bias"], np.zeros(200))
+
+
+def test_initial_values_depend_on_the_key_and_differ_between_layers():
+    network = networks.mlp(4, (4, 4), 4)
+    first = network.init(jax.random.key(0))
+    kernels = [first[name]["kernel"] for name in ("hidden_0", "hidden_1", "output")]
+    kernels.append(network.init(jax.random.key(1))["output"]["kernel"])
+    for i, a in enumerate(kernels):
+        for b in kernels[:i]:
+            assert not np.any(np.asarray(a) == np.asarray(b))
+    again = network.init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+def test_weights_are_float32_by_default():
+    params = networks.mlp(3, (4,), 2).init(jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+
+
+def test_weights_are_float64_under_x64(x64):
+    network = networks.mlp(3, (4,), 2)
+    params = network.init(jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float64")}
+    assert network.apply(params, jnp.ones(3)).dtype == jnp.float64
+
+
+# Gradient, transformation, edge
+
+
+def test_gradients_agree_with_finite_differences(x64):
+    network = networks.mlp(2, (3,), 2)
+    arguments = network.init(jax.random.key(0)), jnp.array([0.3, -1.0])
+    check_grads(jax.jit(network.apply), arguments, order=2, modes=("rev",))
+
+
+def test_jit_and_vmap_agree_with_a_loop():
+    network = networks.mlp(3, (4,), 2)
+    params, xs = (
+        network.init(jax.random.key(0)),
+        jax.random.normal(jax.random.key(1), (5, 3)),
+    )
+    got = jax.jit(jax.vmap(network.apply, in_axes=(None, 0)))(params, xs)
+    expected = jnp.stack([network.apply(params, x) for x in xs])
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(0, (3,), 2), (3, (0,), 2), (3, (4, -1), 2)])
+def test_a_layer_without_units_is_refused(sizes):
+    with pytest.raises(ValueError, match=r"sizes .*(0|-1)"):
+        networks.mlp(*sizes)
+
+
+def test_an_affine_map_to_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"sizes .*0"):
+        networks.linear(3, 0)
+
+
+@pytest.mark.parametrize("std", [0.0, -0.1])
+def test_an_initial_std_that_is_not_positive_is_refused(std):
+    with pytest.raises(ValueError, match=f"std .*{std}"):
+        networks.normal(std=std)

@@ -1,0 +1,238 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import problems
+from vae_jax import divergences
+from vae_jax.estimators import sgvb
+from vae_jax.training import gradient, loop
+from vae_jax.types import Algorithm, Batch, Params
+
+pytestmark = pytest.mark.uses_optax
+
+DATA = np.random.default_rng(0).integers(0, 255, size=(10, 2)).astype(np.uint8)
+ORDER = np.random.default_rng(1).permutation(60).reshape(6, 10)[:, :4] % 10
+
+
+def _take(key, data, index):
+    """Rows with dithering, so that a batch draws noise of its own."""
+    noise = jax.random.uniform(key, (index.shape[0], data.shape[1]))
+    x = (data[index].astype(jnp.float32) + noise) / 256.0
+    return Batch(x, index, jnp.ones(index.shape))
+
+
+@functools.cache
+def _vae():
+    problem = problems.linear_gaussian()
+    objective = sgvb.sgvb_b(
+        problem.generative,
+        problem.recognition,
+        num_samples=1,
+        kl=divergences.diag_normal_to_standard_normal,
+    )
+    return gradient.ascent(objective, optax.adam(1e-2)), problem.params
+
+
+def _start(seed=5):
+    algorithm, params = _vae()
+    return algorithm, loop.start(jax.random.key(seed), algorithm, params)
+
+
+def _arguments(order=ORDER):
+    return jnp.asarray(DATA), jnp.asarray(order)
+
+
+def _numbers(state):
+    state = state._replace(key=jax.random.key_data(state.key))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def _assert_identical(a, b):
+    for left, right in zip(a, b, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def _recorder():
+    """An algorithm that reports what it is given."""
+
+    def step(key, state, batch):
+        draws = jax.random.uniform(key, batch.x.shape[:1])
+        return state + 1.0, {"draws": draws, "index": batch.index, "x": batch.x}
+
+    return Algorithm(lambda key, start: start, step)
+
+
+# Steps
+
+
+def test_every_step_takes_its_own_rows_in_order():
+    algorithm = _recorder()
+    state = loop.start(jax.random.key(0), algorithm, jnp.zeros(()))
+    state, info = loop.scan(algorithm, _take)(state, *_arguments())
+    np.testing.assert_array_equal(info["index"], ORDER)
+    np.testing.assert_array_equal(np.floor(info["x"] * 256.0), DATA[ORDER])
+    assert state.step == 6
+    assert state.inner == 6.0
+
+
+def test_every_step_and_example_draws_fresh_noise():
+    algorithm = _recorder()
+    state = loop.start(jax.random.key(0), algorithm, jnp.zeros(()))
+    _, info = loop.scan(algorithm, _take)(state, *_arguments())
+    dither = np.asarray(info["x"]) * 256.0 - DATA[ORDER]
+    assert np.unique(info["draws"]).size == ORDER.size
+    assert np.unique(dither).size > 0.99 * dither.size  # of 2^-16: a few may agree
+
+
+def test_a_step_draws_from_the_root_key_folded_with_its_number():
+    algorithm = _recorder()
+    state = loop.start(jax.random.key(0), algorithm, jnp.zeros(()))
+    root = jax.random.wrap_key_data(jnp.copy(jax.random.key_data(state.key)))
+    _, info = loop.scan(algorithm, _take)(state, *_arguments())
+    key_batch, key_step = jax.random.split(jax.random.fold_in(root, 3))
+    expected = _take(key_batch, *_arguments(ORDER[3]))
+    np.testing.assert_array_equal(info["x"][3], expected.x)
+    np.testing.assert_array_equal(info["draws"][3], jax.random.uniform(key_step, (4,)))
+
+
+def test_start_gives_the_initialization_a_key_apart_from_the_root():
+    algorithm = Algorithm(
+        lambda key, start: jax.random.key_data(key),
+        lambda key, state, batch: (state, ()),
+    )
+    state = loop.start(jax.random.key(0), algorithm, ())
+    assert state.step == 0
+    assert (np.asarray(state.inner) != np.asarray(jax.random.key_data(state.key))).any()
+
+
+def test_the_root_key_is_never_advanced():
+    algorithm, state = _start()
+    before = np.asarray(jax.random.key_data(state.key))
+    state, _ = loop.scan(algorithm, _take)(state, *_arguments())
+    np.testing.assert_array_equal(jax.random.key_data(state.key), before)
+
+
+def test_training_raises_the_bound():
+    algorithm, params = _vae()
+    state = loop.start(jax.random.key(0), algorithm, params)
+    order = np.tile(ORDER, (60, 1))
+    _, info = loop.scan(algorithm, _take)(state, *_arguments(order))
+    assert info.bound.shape == (360,)
+    assert info.bound[-60:].mean() > info.bound[:6].mean() + 0.1
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("cuts", [(3,), (1, 2, 5)])
+def test_a_scan_cut_into_pieces_is_bitwise_one_scan(cuts):
+    algorithm, state = _start()
+    run = loop.scan(algorithm, _take)
+    whole, info = run(state, *_arguments())
+    _, state = _start()
+    bounds = []
+    for piece in np.split(ORDER, cuts):
+        state, part = run(state, *_arguments(piece))
+        bounds.append(np.asarray(part.bound))
+    _assert_identical(_numbers(whole), _numbers(state))
+    np.testing.assert_array_equal(np.concatenate(bounds), info.bound)
+
+
+def test_a_run_resumed_from_numbers_on_the_host_ends_bitwise_the_same():
+    algorithm, state = _start()
+    expected, _ = loop.scan(algorithm, _take)(state, *_arguments())
+    _, state = _start()
+    state, _ = loop.scan(algorithm, _take)(state, *_arguments(ORDER[:4]))
+    saved, tree = _numbers(state), jax.tree.structure(state)
+    key = jax.random.wrap_key_data(jnp.asarray(jax.random.key_data(state.key)))
+    algorithm, _ = _vae.__wrapped__()  # as a new process would build it
+    restored = jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in saved])
+    restored = restored._replace(key=key)
+    resumed, _ = loop.scan(algorithm, _take)(restored, *_arguments(ORDER[4:]))
+    _assert_identical(_numbers(expected), _numbers(resumed))
+
+
+def test_the_same_root_key_repeats_a_run_and_another_does_not():
+    ends, run = [], loop.scan(_vae()[0], _take)
+    for seed in (5, 5, 6):
+        state, _ = run(_start(seed)[1], *_arguments())
+        ends.append(_numbers(state._replace(key=jax.random.key(0))))
+    _assert_identical(ends[0], ends[1])
+    assert any((a != b).any() for a, b in zip(ends[0], ends[2], strict=True))
+
+
+# Compilation and memory
+
+
+def test_a_program_is_compiled_once_for_every_shape_of_the_order():
+    algorithm, state = _start()
+    traces = []
+
+    def take(key, data, index):
+        traces.append(index.shape)
+        return _take(key, data, index)
+
+    run = loop.scan(algorithm, take)
+    for _ in range(3):
+        state, _ = run(state, *_arguments())
+    assert len(traces) == 1
+
+
+def test_the_scan_agrees_with_a_loop_of_steps():
+    algorithm, state = _start()
+    key = jax.random.wrap_key_data(jnp.copy(jax.random.key_data(state.key)))
+    inner, step = jax.tree.map(jnp.copy, state.inner), jax.jit(algorithm.step)
+    expected, _ = loop.scan(algorithm, _take)(state, *_arguments())
+    for t, index in enumerate(ORDER):
+        root = jax.random.fold_in(jax.random.clone(key), t)
+        key_batch, key_step = jax.random.split(root)
+        inner, _ = step(key_step, inner, _take(key_batch, *_arguments(index)))
+    for a, b in zip(
+        jax.tree.leaves(expected.inner), jax.tree.leaves(inner), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_state_is_donated_and_what_it_started_from_lives_on():
+    algorithm, params = _vae()
+    before = jax.tree.map(np.array, params)
+    state = loop.start(jax.random.key(5), algorithm, params)
+    loop.scan(algorithm, _take)(state, *_arguments())
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.inner.params))
+    jax.tree.map(np.testing.assert_array_equal, params, before)
+    again = loop.start(jax.random.key(5), algorithm, params)
+    loop.scan(algorithm, _take)(again, *_arguments())
+
+
+def test_a_state_that_holds_its_start_twice_can_be_scanned():
+    # Such as an average of the parameters that begins as the parameters.
+    algorithm = Algorithm(
+        lambda key, start: {"now": start, "average": start},
+        lambda key, state, batch: (state, batch.x.mean()),
+    )
+    state = loop.start(jax.random.key(0), algorithm, Params(jnp.ones(2), ()))
+    state, _ = loop.scan(algorithm, _take)(state, *_arguments())
+    np.testing.assert_array_equal(state.inner["average"].generative, np.ones(2))
+
+
+def test_rows_sharded_over_four_devices_train_as_on_one():
+    algorithm, state = _start()
+    expected, info = loop.scan(algorithm, _take)(state, *_arguments())
+    _, state = _start()
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+    whole = jax.sharding.NamedSharding(mesh, spec())
+    columns = jax.sharding.NamedSharding(mesh, spec(None, "data"))
+    data, order = _arguments()
+    got, sharded = loop.scan(algorithm, _take)(
+        jax.device_put(state, whole),
+        jax.device_put(data, whole),
+        jax.device_put(order, columns),
+    )
+    np.testing.assert_allclose(sharded.bound, info.bound, rtol=1e-5)
+    for a, b in zip(_numbers(expected), _numbers(got), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
