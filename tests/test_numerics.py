@@ -110,7 +110,7 @@ def test_results_have_the_dtype_of_the_arguments(x64, dtype):
 
 def test_over_samples_draws_once_for_each_key_split_from_the_one_given():
     key = jax.random.key(0)
-    got = numerics.over_samples(jax.random.normal, jax.random.clone(key), num_samples=4)
+    got = numerics.over_samples(jax.random.clone(key), jax.random.normal, num_samples=4)
     expected = jax.vmap(jax.random.normal)(jax.random.split(key, 4))
     np.testing.assert_array_equal(got, expected)
     assert np.unique(got).size == 4
@@ -118,10 +118,10 @@ def test_over_samples_draws_once_for_each_key_split_from_the_one_given():
 
 def test_over_samples_hands_a_single_sample_the_key_itself():
     key = jax.random.key(0)
-    got = numerics.over_samples(jax.random.normal, jax.random.clone(key), num_samples=1)
+    got = numerics.over_samples(jax.random.clone(key), jax.random.normal, num_samples=1)
     np.testing.assert_array_equal(got, jax.random.normal(key)[None])
 
 
 def test_over_samples_needs_a_sample():
     with pytest.raises(ValueError, match="num_samples must be positive, got 0"):
-        numerics.over_samples(jax.random.normal, jax.random.key(0), num_samples=0)
+        numerics.over_samples(jax.random.key(0), jax.random.normal, num_samples=0)

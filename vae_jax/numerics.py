@@ -27,7 +27,7 @@ def attach_gradient(value: Scalar, surrogate: Scalar) -> Scalar:
 
 
 def over_samples(
-    function: Callable[[PRNGKey], Array], key: PRNGKey, *, num_samples: int
+    key: PRNGKey, function: Callable[[PRNGKey], Array], *, num_samples: int
 ) -> Float[Array, "K *Y"]:
     """Stacks function(key_k) over K keys split from `key`.
 

@@ -36,7 +36,7 @@ def log_weights(
             log_q = recognition.log_prob(params, h, z)
             return log_joint(generative, params, x, z) - log_q
 
-        return numerics.over_samples(log_weight, key, num_samples=num_samples)
+        return numerics.over_samples(key, log_weight, num_samples=num_samples)
 
     return draw
 

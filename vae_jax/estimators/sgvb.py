@@ -83,7 +83,7 @@ def sgvb_b_terms(
             z = recognition.sample(key, params, h)
             return log_likelihood(generative, params, x, z)
 
-        draws = numerics.over_samples(reconstruct, key, num_samples=num_samples)
+        draws = numerics.over_samples(key, reconstruct, num_samples=num_samples)
         return Terms(draws.mean(), kl(*jnp.split(h, 2)))
 
     return terms
