@@ -168,11 +168,11 @@ def test_an_extended_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
 
 
 def test_the_training_seed_does_not_change_the_data(tmp_path):
-    loaded = [
+    first, second = (
         train.runs.build(tiny(tmp_path, seed=seed, binarization="static")).data
         for seed in (0, 1)
-    ]
-    np.testing.assert_array_equal(*(data.prepared.train for data in loaded))
+    )
+    np.testing.assert_array_equal(first.prepared.train, second.prepared.train)
 
 
 def test_evaluation_settings_do_not_change_training(tmp_path):

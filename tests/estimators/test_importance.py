@@ -109,7 +109,7 @@ def test_the_bound_increases_with_k_and_stays_below_log_p(x64):
     problem = problems.linear_gaussian(num_latents=2)
     log_p = float(problem.log_p(problem.params, jnp.asarray(X)))
     means, errors = [], []
-    for seed, num_samples in enumerate((1, 2, 4, 16)):
+    for seed, num_samples in enumerate((1, 4, 16)):
         nats = _draws(_iwae(problem, num_samples), problem.params, seed=seed)
         means.append(float(nats.mean()))
         errors.append(float(nats.std()) / np.sqrt(NUM_DRAWS))

@@ -65,7 +65,7 @@ def test_closed_form_posterior_is_the_joint_over_the_evidence(x64, num_latents):
     mean, covariance = map(np.asarray, problem.posterior(params, x))
     joint = jax.jit(lambda z: log_joint(problem.generative, params, x, z))
     for z in np.random.default_rng(0).normal(size=(3, num_latents)):
-        expected = stats.multivariate_normal.logpdf(z, mean, covariance)
+        expected = stats.multivariate_normal(mean, covariance).logpdf(z)  # pyright: ignore[reportArgumentType]
         got = joint(jnp.asarray(z)) - problem.log_p(params, x)
         np.testing.assert_allclose(got, expected, rtol=1e-9)
 

@@ -199,8 +199,11 @@ def test_jit_and_vmap_agree_with_a_loop():
     xs = jax.random.normal(jax.random.key(1), (3, 2))
     batched = jax.jit(jax.vmap(estimate, in_axes=(0, None, 0)))
     got = batched(jax.random.clone(keys), problem.params, xs)
-    for i in range(3):  # eager but for the scan
-        expected = estimate(keys[i], problem.params, xs[i])
+    eager = estimate(jax.random.clone(keys)[0], problem.params, xs[0])
+    np.testing.assert_allclose(got.log_p[0], eager.log_p, rtol=1e-5)
+    single = jax.jit(estimate)
+    for i in range(3):
+        expected = single(keys[i], problem.params, xs[i])
         for a, b in zip(got, expected, strict=True):
             np.testing.assert_allclose(a[i], b, rtol=1e-4)
 

@@ -299,4 +299,4 @@ def test_the_first_step_of_adam_has_the_learning_rate_as_its_length():
     params = jnp.zeros(3)
     grads = jnp.array([1e-3, -1.0, 1e3])
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    np.testing.assert_allclose(updates, [-0.25, 0.25, -0.25], rtol=1e-4)
+    _assert_close(updates, jnp.array([-0.25, 0.25, -0.25]), rtol=1e-4)
