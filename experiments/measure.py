@@ -14,7 +14,6 @@ from experiments import cli, models, protocol, rundir, runs
 from experiments.configuration import Config
 from vae_jax.data import batches
 from vae_jax.evaluation import examples, marginal, representation
-from vae_jax.training import checkpoints
 from vae_jax.types import Params, PRNGKey
 
 DECODED_ROWS = 1000  # samples decoded side by side
@@ -179,13 +178,10 @@ def load_trained(
     if data_dir:
         config = dataclasses.replace(config, data_dir=data_dir)
     run = runs.build(config)
-    with cli.user_errors():
-        found = checkpoints.restore(folder / rundir.CHECKPOINTS, runs.initial(run))
-    if found is None:
+    saved = runs.restore(run)
+    if saved is None:
         raise cli.UsageError(f"{folder} holds no checkpoint yet: train it first")
-    for report in found.damaged:
-        print(f"warning: {report}", flush=True)
-    return of_run(run, found.tree, checkpoint=checkpoint)
+    return of_run(run, saved, checkpoint=checkpoint)
 
 
 def of_run(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> Trained:

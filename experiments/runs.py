@@ -1,15 +1,16 @@
 """One training run: its records, its keys, and what its checkpoints hold."""
 
 import pathlib
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from experiments import cli, models, protocol
+from experiments import cli, models, protocol, rundir
 from experiments.configuration import Config
-from vae_jax.training import loop
+from vae_jax.training import checkpoints, loop
 from vae_jax.types import Algorithm, Params, PRNGKey
 
 
@@ -78,11 +79,26 @@ def build(config: Config) -> Run:
 
 def initial(run: Run) -> Saved:
     """The state before the first step, made by one compiled program."""
+    return jax.jit(partial(_initial, run))(run.keys)
 
-    @jax.jit
-    def make(keys: Keys) -> Saved:
-        params = run.model.init(keys.init)
-        state = loop.start(keys.steps, run.algorithm, params)
-        return Saved(state, params, jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))
 
-    return make(run.keys)
+def restore(run: Run) -> Saved | None:
+    """The newest whole checkpoint of a run, damaged ones reported; None without any.
+
+    Raises:
+        UsageError: if all are damaged, or hold another model.
+    """
+    template = jax.eval_shape(partial(_initial, run), run.keys)
+    with cli.user_errors():
+        found = checkpoints.restore(run.workdir / rundir.CHECKPOINTS, template)
+    if found is None:
+        return None
+    for report in found.damaged:
+        print(f"warning: {report}", flush=True)
+    return found.tree
+
+
+def _initial(run: Run, keys: Keys) -> Saved:
+    params = run.model.init(keys.init)
+    state = loop.start(keys.steps, run.algorithm, params)
+    return Saved(state, params, jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))

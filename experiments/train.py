@@ -70,15 +70,12 @@ def claim(config: Config) -> Run:
 
 def restore(run: Run) -> Saved:
     """The newest whole checkpoint, or the state before the first step."""
-    start = runs.initial(run)
-    with cli.user_errors():
-        restored = checkpoints.restore(run.workdir / rundir.CHECKPOINTS, start)
-    if restored is None:
-        return start
-    for report in restored.damaged:
-        print(f"warning: {report}", flush=True)
-    print(f"continuing {run.workdir} from step {restored.step}", flush=True)
-    return restored.tree
+    saved = runs.restore(run)
+    if saved is None:
+        return runs.initial(run)
+    step = int(saved.run.step)
+    print(f"continuing {run.workdir} from step {step}", flush=True)
+    return saved
 
 
 def fit(
