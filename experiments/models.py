@@ -30,7 +30,7 @@ ACTIVATIONS = {
     "elu": jax.nn.elu,
 }
 STAIRCASE_STAGES = 8
-LONG_EPOCH = 100  # steps, from which every tenth is monitored
+LONG_EPOCH = 100  # steps, from which every tenth reports the gradient's norm
 
 
 class Model(NamedTuple):
@@ -91,7 +91,7 @@ def algorithm(
         optimizer(config, steps_per_epoch=steps_per_epoch),
         settings=settings,
         monitor=_monitor(config, model),
-        monitor_every=10 if steps_per_epoch >= LONG_EPOCH else 1,
+        norm_every=10 if steps_per_epoch >= LONG_EPOCH else 1,
     )
 
 
@@ -142,7 +142,7 @@ def _objective(config: Config, model: Model, settings: gradient.Settings) -> Obj
 
 def _monitor(config: Config, model: Model) -> gradient.Monitor:
     if not has_elbo_value(config):
-        terms = elbo_terms(model, num_samples=1)
+        terms = elbo_terms(model, num_samples=config.num_samples)
         return lambda key, params, x: terms(key, params, x)._asdict()
 
     def kl_alone(key: PRNGKey, params: Params, x: jax.Array) -> dict[str, jax.Array]:

@@ -172,7 +172,7 @@ def _row(
     } | {
         name: float(np.nanmean(values.astype(np.float64)))
         for name, values in monitored.items()
-        if not np.isnan(values).all()  # a short scan may hold no monitored step
+        if not np.isnan(values).all()  # a short scan may hold no step with a norm
     }
     if models.has_elbo_value(run.config) and "kl" in row:
         row["reconstruction"] = row["bound"] + row["kl"]
@@ -185,8 +185,7 @@ def _report_divergence(
 ) -> NoReturn:
     rows = journal.read(run.workdir)
     last = (
-        f"step {first + at}: bound {info.bound[at - 1]:.4f}, gradient norm "
-        f"{info.gradient_norm[at - 1]:.4g}"
+        f"step {first + at}: bound {info.bound[at - 1]:.4f}"
         if at
         else (f"row of step {rows[-1]['step']}" if rows else "none")
     )

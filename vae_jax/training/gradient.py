@@ -26,8 +26,8 @@ class AscentInfo(NamedTuple):
     """What one step reports, all before the update."""
 
     bound: Scalar  # the objective's value, nats per example
-    gradient_norm: Scalar  # before any clipping; NaN at steps that are not monitored
-    monitored: PyTree  # means over the batch; NaN at steps that are not monitored
+    gradient_norm: Scalar  # before any clipping; NaN at the steps that skip it
+    monitored: PyTree  # means over the batch
 
 
 def over_batch(
@@ -48,7 +48,7 @@ def ascent(
     optimizer: optax.GradientTransformation,
     *,
     monitor: Monitor = lambda key, params, x: {},
-    monitor_every: int = 1,
+    norm_every: int = 1,
 ) -> Algorithm:
     """Maximizes the mean of a one-example objective over each batch.
 
@@ -57,19 +57,20 @@ def ascent(
         optimizer: any optax transformation; it is handed the gradient of minus the
             objective, as optax minimizes.
         monitor: (key, params, x) -> a tree of scalars to report, of one example. It
-            gets the objective's own key, so it sees the same noise.
-        monitor_every: steps between two that report the monitor and the gradient's
-            norm. Reading every gradient once more is a tenth of a small step's time.
+            gets the objective's own key, so what it computes of the same noise is
+            computed once for both.
+        norm_every: steps between two that report the gradient's norm. Reading every
+            gradient once more is a tenth of a small step's time.
 
     Raises:
-        ValueError: if monitor_every is below one.
+        ValueError: if norm_every is below one.
     """
     return scheduled_ascent(
         lambda settings: objective,
         optimizer,
         settings=lambda step: {},
         monitor=monitor,
-        monitor_every=monitor_every,
+        norm_every=norm_every,
     )
 
 
@@ -79,7 +80,7 @@ def scheduled_ascent(
     *,
     settings: Callable[[Int[Array, ""]], Settings],
     monitor: Monitor = lambda key, params, x: {},
-    monitor_every: int = 1,
+    norm_every: int = 1,
 ) -> Algorithm:
     """`ascent` for an objective whose numbers change from step to step.
 
@@ -89,13 +90,13 @@ def scheduled_ascent(
         optimizer: as in `ascent`.
         settings: the number of steps taken -> the step's settings.
         monitor: as in `ascent`.
-        monitor_every: as in `ascent`.
+        norm_every: as in `ascent`.
 
     Raises:
-        ValueError: if monitor_every is below one.
+        ValueError: if norm_every is below one.
     """
-    if monitor_every < 1:
-        raise ValueError(f"monitor_every must be positive, got {monitor_every}.")
+    if norm_every < 1:
+        raise ValueError(f"norm_every must be positive, got {norm_every}.")
 
     def init(key: PRNGKey, start: Params) -> AscentState:
         del key
@@ -109,16 +110,15 @@ def scheduled_ascent(
             lambda params: -objective(key, params, batch.x)
         )(state.params)
 
-        def measure() -> tuple[Scalar, PyTree]:
-            monitored = over_batch(monitor)(
-                jax.random.clone(key), state.params, batch.x
-            )
-            return optax.tree.norm(grads), monitored
-
-        measured = _every(monitor_every, state.step, measure)
+        monitored = over_batch(monitor)(jax.random.clone(key), state.params, batch.x)
+        norm = jax.lax.cond(
+            state.step % norm_every == 0,
+            lambda: optax.tree.norm(grads),
+            lambda: jnp.full((), jnp.nan, loss.dtype),
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
-        info = AscentInfo(-loss, *measured)
+        info = AscentInfo(-loss, norm, monitored)
         return AscentState(params, opt_state, state.step + 1), info
 
     return Algorithm(init, step)
@@ -160,17 +160,3 @@ def adam(
 
     scale_by_adam = optax.GradientTransformation(init, update)
     return optax.chain(scale_by_adam, optax.scale_by_learning_rate(learning_rate))
-
-
-def _every(
-    num_steps: int, step: Int[Array, ""], measure: Callable[[], PyTree]
-) -> PyTree:
-    """measure() at each num_steps-th step, NaN at the others."""
-    if num_steps == 1:
-        return measure()
-
-    def skip() -> PyTree:
-        shapes = jax.eval_shape(measure)
-        return jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
-
-    return jax.lax.cond(step % num_steps == 0, measure, skip)
