@@ -9,6 +9,9 @@ import pytest
 
 # Most of the suite's time is compilation, and many tests compile the same programs.
 # The environment hands the cache on to the workers and to subprocesses.
+# LLVM's optimizations are most of compiling and pay off in long runs only. XLA's own
+# passes stay as users have them; `XLA_FLAGS= pytest` runs the machine code of users too.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 OWNS_CACHE = "PYTEST_XDIST_WORKER" not in os.environ
 if OWNS_CACHE:

@@ -16,7 +16,7 @@ from vae_jax.training import journal
 pytestmark = pytest.mark.uses_optax
 
 ROOT = pathlib.Path(cli.__file__).parent.parent
-LONG = {"num_epochs": 150, "checkpoint_seconds": 0.0}
+LONG = {"num_epochs": 60, "checkpoint_seconds": 0.0}
 
 
 def command(config) -> list[str]:
@@ -48,15 +48,15 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
         (signal.SIGTERM, 143),
         (signal.SIGKILL, -signal.SIGKILL),
     ):
-        stopped = interrupted(broken, number, after=10)
+        stopped = interrupted(broken, number, after=5)
         assert stopped.returncode == status
         assert b"Traceback" not in stopped.stderr.read()  # pyright: ignore
-    assert len(journal.read(broken.workdir)) < 150
+    assert len(journal.read(broken.workdir)) < 60
     train.main(broken)
     for a, b in zip(saved_arrays(whole), saved_arrays(broken), strict=True):
         np.testing.assert_array_equal(a, b)
     assert metrics(whole.workdir) == metrics(broken.workdir)
-    assert [row["step"] for row in metrics(broken.workdir)] == list(range(10, 1501, 10))
+    assert [row["step"] for row in metrics(broken.workdir)] == list(range(10, 601, 10))
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, capsys):
