@@ -10,7 +10,7 @@ import pytest
 # Most of the suite's time is compilation, and many tests compile the same programs.
 # The environment hands the cache on to the workers and to subprocesses.
 # LLVM's optimizations are most of compiling and pay off in long runs only. XLA's own
-# passes stay as users have them; `XLA_FLAGS= pytest` runs the machine code of users too.
+# passes stay as they are. `XLA_FLAGS= pytest` runs the machine code of users.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 OWNS_CACHE = "PYTEST_XDIST_WORKER" not in os.environ

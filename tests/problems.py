@@ -1,16 +1,26 @@
 """Small models with known answers."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
+from tests import testing
 from vae_jax import likelihoods, networks, posteriors, priors, vae
-from vae_jax.types import Generative, Network, Params, Recognition, Scalar
+from vae_jax.types import (
+    Generative,
+    Network,
+    Params,
+    Recognition,
+    Scalar,
+    log_joint,
+)
 
 
 class LinearGaussian(NamedTuple):
@@ -119,6 +129,36 @@ def _linear_gaussian(
     )
 
 
+def k_sample_bound(
+    problem: LinearGaussian, *, num_samples: int, power: float = 1.0
+) -> Callable[[Params, Array], Scalar]:
+    """(params, x) -> E[log (1/K) sum_k w_k^power] / power, for one latent.
+
+    By quadrature over z, so it holds for any K and differentiates. At power 1 it is
+    L_K; at 1 - alpha the K-sample Renyi bound. In double precision.
+    """
+    eps = jnp.linspace(-9.0, 9.0, 361)
+    weights = jax.nn.softmax(-0.5 * eps**2)
+
+    def bound(params: Params, x: Array) -> Scalar:
+        h = problem.recognition.encode(params, x)
+
+        def log_weight(eps: Array) -> Scalar:
+            z = h[:1] + jnp.exp(h[1:]) * eps
+            log_p = log_joint(problem.generative, params, x, z)
+            return log_p - problem.recognition.log_prob(params, h, z)
+
+        log_w = jax.vmap(log_weight)(eps[:, None])
+        return (
+            testing.expected_log_mean_exp(
+                power * log_w, weights, num_samples=num_samples
+            )
+            / power
+        )
+
+    return jax.jit(bound)
+
+
 def widened(
     recognition: Recognition, *, log_factor: float, shift: float
 ) -> Recognition:
@@ -148,6 +188,85 @@ def bernoulli_vae(
         networks.mlp(size, (5,), 2 * num_latents), posteriors.diag_normal(num_latents)
     )
     return generative, recognition
+
+
+def binary_rows(num_bits: int) -> np.ndarray:
+    """Every vector of that many bits, [2^D, D]."""
+    return np.array(list(itertools.product((0.0, 1.0), repeat=num_bits)))
+
+
+class BinaryModel(NamedTuple):
+    """Binary latents below a learned prior, and what is known of them exactly.
+
+    The closed forms sum over the table of all latents, apart from the library's own
+    formulas, and differentiate: `jax.grad(problem.elbo)` is exact in theta and phi.
+    """
+
+    generative: Generative
+    recognition: Recognition  # posteriors.bernoulli: h is the logits [D]
+    params: Params
+    elbo: Callable[[Params, Array], Scalar]  # params, x -> nats
+    log_p: Callable[[Params, Array], Scalar]  # params, x -> log p(x), nats
+    table: Callable[[Params, Array], tuple[Array, Array, Array]]
+    # params, x -> z [2^D, D], q(z | x) [2^D], p(x, z) [2^D]
+
+
+def binary_model(
+    *, num_latents: int = 4, num_pixels: int = 5, scale: float = 1.0, seed: int = 0
+) -> BinaryModel:
+    """A sigmoid belief network of one layer and an affine encoder, all N(0, scale^2).
+
+    z_d ~ Bernoulli(sigmoid(a_d)), x | z ~ Bernoulli(sigmoid(W z + b)), q(z | x) =
+    Bernoulli(sigmoid(V x + c)); x [num_pixels] of 0. and 1.
+    """
+    double = jnp.result_type(float) == jnp.float64
+    return _binary_model(num_latents, num_pixels, scale, seed, double)
+
+
+@functools.cache
+def _binary_model(
+    num_latents: int, num_pixels: int, scale: float, seed: int, double: bool
+) -> BinaryModel:
+    del double  # as in _linear_gaussian
+    start = networks.normal(std=scale)
+    generative = vae.decoder_model(
+        networks.linear(num_latents, num_pixels, initializer=start),
+        priors.bernoulli(num_latents),
+        likelihoods.bernoulli((num_pixels,)),
+    )
+    recognition = vae.encoder_model(
+        networks.linear(num_pixels, num_latents, initializer=start),
+        posteriors.bernoulli(num_latents),
+    )
+    key_theta, key_phi, key_prior = jax.random.split(jax.random.key(seed), 3)
+    theta = jax.jit(generative.init)(key_theta)
+    theta["prior"] = {"logits": scale * jax.random.normal(key_prior, (num_latents,))}
+    params = Params(theta, jax.jit(recognition.init)(key_phi))
+    rows = binary_rows(num_latents)
+
+    def chances(logits: Array, bits: Array) -> Array:
+        p = 1.0 / (1.0 + jnp.exp(-logits))
+        return jnp.prod(bits * p + (1.0 - bits) * (1.0 - p), axis=-1)
+
+    def table(params: Params, x: Array) -> tuple[Array, Array, Array]:
+        z = jnp.asarray(rows, x.dtype)
+        decoder = params.generative["decoder"]["output"]
+        encoder = params.recognition["encoder"]["output"]
+        logits_x = z @ decoder["kernel"] + decoder["bias"][None]
+        logits_q = x @ encoder["kernel"] + encoder["bias"]
+        p_z = chances(params.generative["prior"]["logits"][None], z)
+        return z, chances(logits_q[None], z), p_z * chances(logits_x, x[None])
+
+    def elbo(params: Params, x: Array) -> Scalar:
+        _, q, p = table(params, x)
+        return jnp.sum(q * jnp.log(p / q))
+
+    def log_p(params: Params, x: Array) -> Scalar:
+        return jnp.log(jnp.sum(table(params, x)[2]))
+
+    return BinaryModel(
+        generative, recognition, params, jax.jit(elbo), jax.jit(log_p), jax.jit(table)
+    )
 
 
 def lecture_decoder(num_latents: int, num_features: int) -> Network:

@@ -306,3 +306,53 @@ def test_categorical_logits_need_a_class_axis():
     for shape in [(), (0,), (3, 0)]:
         with pytest.raises(ValueError, match="axis of classes"):
             divergences.categorical_to_categorical(jnp.zeros(shape), jnp.zeros(shape))
+
+
+# Full covariance
+
+
+def _triangle(num_latents):
+    """A mean and a Cholesky factor, in NumPy."""
+    numbers = np.random.default_rng(0).normal(size=(num_latents, num_latents + 1))
+    lower = np.tril(numbers[:, 1:], -1)
+    return numbers[:, 0], lower + np.diag(np.exp(0.5 * np.diag(numbers[:, 1:])))
+
+
+def test_full_normal_kl_is_the_formula_of_its_covariance(x64):
+    mean, lower = _triangle(4)
+    covariance = lower @ lower.T
+    log_det = np.linalg.slogdet(covariance)[1]
+    expected = 0.5 * (mean @ mean + np.trace(covariance) - 4 - log_det)
+    above = np.triu(np.full((4, 4), 7.0), 1)  # is not read
+    for triangle in (lower, lower + above):
+        arguments = _arrays((mean, triangle))
+        got = divergences.full_normal_to_standard_normal(*arguments)
+        np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_full_normal_kl_with_a_diagonal_factor_is_that_of_the_diagonal_normal(x64):
+    mean, log_std = _arrays(NORMAL_PAIR[:2])
+    got = divergences.full_normal_to_standard_normal(mean, jnp.diag(jnp.exp(log_std)))
+    expected = divergences.diag_normal_to_standard_normal(mean, log_std)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_full_normal_kl_gradients_agree_with_finite_differences(x64):
+    kl = jax.jit(divergences.full_normal_to_standard_normal)
+    check_grads(kl, _arrays(_triangle(2)), order=2, modes=("rev",))
+
+
+def test_full_normal_kl_is_zero_at_the_prior_and_keeps_its_digits_near_it():
+    kl = divergences.full_normal_to_standard_normal
+    assert kl(jnp.zeros(3), jnp.eye(3)) == 0.0
+    off = jnp.eye(2).at[1, 0].set(1e-6)
+    np.testing.assert_allclose(kl(jnp.zeros(2), off), 0.5e-12, rtol=1e-6)
+    mean, lower = _arrays(_triangle(2), jnp.float32)
+    got = jax.jit(jax.vmap(kl))(mean[None], lower[None])
+    np.testing.assert_allclose(got[0], kl(mean, lower), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2,), (3, 3, 3)])
+def test_full_normal_kl_refuses_a_factor_of_another_size(shape):
+    with pytest.raises(ValueError, match=r"scale_tril must be \[D, D\] .* got \("):
+        divergences.full_normal_to_standard_normal(jnp.zeros(3), jnp.ones(shape))

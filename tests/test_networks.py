@@ -147,3 +147,89 @@ def test_an_affine_map_to_nothing_is_refused():
 def test_an_initial_std_that_is_not_positive_is_refused(std):
     with pytest.raises(ValueError, match=f"std .*{std}"):
         networks.normal(std=std)
+
+
+# MADE
+
+
+MADES = [  # num_inputs, hidden, outputs_per_input, num_context
+    (4, (7, 6), 2, 3),
+    (3, (5,), 3, 0),
+    (3, (), 2, 2),
+    (3, (), 1, 0),
+    (4, (2,), 2, 1),
+    (1, (3,), 2, 2),
+    (1, (), 2, 0),
+    (1, (3,), 1, 0),
+]
+
+
+def _made(num_inputs, hidden, outputs, num_context):
+    return networks.made(
+        num_inputs,
+        hidden,
+        outputs_per_input=outputs,
+        num_context=num_context,
+        initializer=networks.normal(std=1.0),
+    )
+
+
+@pytest.mark.parametrize("sizes", MADES)
+def test_made_reads_earlier_inputs_alone_in_every_block_and_all_the_context(sizes):
+    num_inputs, hidden, outputs, num_context = sizes
+    network = _made(*sizes)
+    x = jax.random.normal(jax.random.key(1), (num_inputs + num_context,))
+    params = jax.jit(network.init)(jax.random.key(0))
+    jacobian = np.asarray(jax.jit(jax.jacrev(network.apply, 1))(params, x))
+    assert jacobian.shape == (outputs * num_inputs, num_inputs + num_context)
+    inputs, context = np.split(jacobian, [num_inputs], axis=1)
+    assert (context != 0.0).all()
+    earlier = np.tril(np.ones((num_inputs, num_inputs), bool), -1)
+    if hidden == (2,):  # of degrees 0 and 2, too few to read all that may be read
+        earlier[1], earlier[:, 2:] = False, False
+    for block in np.split(inputs, outputs):
+        np.testing.assert_array_equal(block != 0.0, earlier)
+
+
+def test_made_matches_its_masked_matrices(x64):
+    network = _made(3, (4,), 2, 1)
+    params = network.init(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, params) == {
+        "hidden_0": {"kernel": (4, 4), "bias": (4,)},
+        "output": {"kernel": (4, 6), "bias": (6,)},
+    }
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float64")}
+    into = [1, 2, 3, 0], [0, 0, 1, 2]  # degrees of [y, context] and of the units
+    first = np.less_equal.outer(*into) * np.asarray(params["hidden_0"]["kernel"])
+    out = [1, 2, 3, 1, 2, 3]
+    second = np.less.outer(into[1], out) * np.asarray(params["output"]["kernel"])
+    x = np.array([0.3, -1.0, 2.0, 0.7])
+    hidden = np.tanh(x @ first + params["hidden_0"]["bias"])
+    expected = hidden @ second + params["output"]["bias"]
+    got = network.apply(params, jnp.asarray(x))
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_made_starts_as_its_initializer_says_and_applies_its_activation():
+    network = networks.made(30, (400,), num_context=5, activation=lambda x: 0.0 * x)
+    params = network.init(jax.random.key(0))
+    bound = np.sqrt(6.0 / (35 + 400))
+    assert 0.99 * bound < np.abs(params["hidden_0"]["kernel"]).max() <= bound
+    assert not np.any(params["hidden_0"]["bias"])
+    other = network.init(jax.random.key(1))
+    assert not np.any(params["output"]["kernel"] == other["output"]["kernel"])
+    np.testing.assert_array_equal(network.apply(params, jnp.ones(35)), np.zeros(60))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((0, (3,)), {}, r"sizes .*\(0, 3, 2\)"),
+        ((2, (3, 0)), {}, r"sizes .*\(2, 3, 0, 2\)"),
+        ((2, ()), {"outputs_per_input": 0}, r"sizes .*\(2, 0\)"),
+        ((2, ()), {"num_context": -1}, "num_context .*got -1"),
+    ],
+)
+def test_made_refuses_bad_sizes(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        networks.made(*arguments, **options)

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,3 +127,214 @@ def test_over_samples_hands_a_single_sample_the_key_itself():
 def test_over_samples_needs_a_sample():
     with pytest.raises(ValueError, match="num_samples must be positive, got 0"):
         numerics.over_samples(jax.random.key(0), jax.random.normal, num_samples=0)
+
+
+# unpack_tril
+
+
+def test_unpack_tril_fills_the_lower_triangle_row_by_row():
+    got = numerics.unpack_tril(jnp.arange(1.0, 7.0), 3)
+    np.testing.assert_array_equal(got, [[1, 0, 0], [2, 3, 0], [4, 5, 6]])
+    np.testing.assert_array_equal(numerics.unpack_tril(jnp.ones(1), 1), [[1.0]])
+
+
+def test_unpack_tril_is_the_same_under_jit_and_vmap_and_hands_back_its_cotangent():
+    rows = jax.random.normal(jax.random.key(0), (2, 3))
+    unpack = jax.jit(jax.vmap(lambda packed: numerics.unpack_tril(packed, 2)))
+    got, vjp = jax.vjp(unpack, rows)
+    for i in range(2):
+        np.testing.assert_array_equal(got[i], numerics.unpack_tril(rows[i], 2))
+    np.testing.assert_array_equal(vjp(got)[0], rows)
+
+
+@pytest.mark.parametrize("shape", [(5,), (7,), (3, 2), ()])
+def test_unpack_tril_needs_the_entries_of_a_triangle(shape):
+    with pytest.raises(ValueError, match=r"packed must be \[6\] for size 3, got \("):
+        numerics.unpack_tril(jnp.zeros(shape), 3)
+
+
+# scale_gradient
+
+
+def test_scale_gradient_reads_as_its_argument_and_scales_what_flows_back(x64):
+    def f(x, factor):
+        return jnp.sum(numerics.scale_gradient(x, factor) ** 2)
+
+    x = jnp.array([1.5, -2.0])
+    value, grads = jax.value_and_grad(f, argnums=(0, 1))(x, jnp.asarray(0.3))
+    np.testing.assert_allclose(value, 6.25)
+    np.testing.assert_allclose(grads[0], 0.3 * 2.0 * x, rtol=1e-12)
+    np.testing.assert_array_equal(grads[1], 0.0)
+
+
+# log_sum_exp_without_each
+
+
+def test_log_sum_exp_without_each_leaves_its_own_weight_out(x64):
+    log_w = np.array([0.3, -2.0, 5.0])
+    expected = [np.log(np.exp(np.delete(log_w, k)).sum()) for k in range(3)]
+    got = numerics.log_sum_exp_without_each(jnp.asarray(log_w))
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_log_sum_exp_without_each_keeps_its_digits_beside_a_dominant_weight():
+    # exp(100) + exp(0) - exp(100) is 0 in any precision; the sum without it is 1 + 1.
+    got = numerics.log_sum_exp_without_each(jnp.array([100.0, 0.0, 0.0]))
+    np.testing.assert_allclose(got[0], np.log(2.0), rtol=1e-6)
+
+
+# over_rows
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_over_rows_stacks_what_a_loop_returns(num_rows):
+    a, b = jnp.arange(2.0 * num_rows).reshape(num_rows, 2), jnp.arange(1.0 * num_rows)
+    sums, twice = numerics.over_rows(lambda a, b: (a.sum() + b, 2.0 * a), a, b)
+    np.testing.assert_allclose(sums, a.sum(1) + b)
+    np.testing.assert_allclose(twice, 2.0 * a)
+
+
+# sums over binary vectors
+
+
+def _weigh(params):
+    """z -> a smooth function of z and the parameters, of order one."""
+    return lambda z: jnp.sin(params @ z + 0.3) + z[0] * params[1] ** 2
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 8, 100])
+@pytest.mark.parametrize("num_bits", [1, 4])
+def test_sum_over_binary_visits_every_vector_once(num_bits, chunk_size):
+    places = 2 ** jnp.arange(num_bits)
+
+    def visit(z):
+        assert z.shape == (num_bits,)
+        row = (z.astype(int) * places).sum()
+        return {"one": jax.nn.one_hot(row, 2**num_bits), "z": z}
+
+    got = numerics.sum_over_binary(visit, num_bits=num_bits, chunk_size=chunk_size)
+    np.testing.assert_array_equal(got["one"], np.ones(2**num_bits))
+    np.testing.assert_array_equal(got["z"], np.full(num_bits, 2 ** (num_bits - 1)))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 6, 4096])
+def test_sums_over_binary_are_those_of_a_loop_with_their_gradients(x64, chunk_size):
+    params = jnp.array([0.3, -1.0, 0.8, 2.0, -0.1])
+    table = np.array(list(itertools.product((0.0, 1.0), repeat=5)))
+
+    def streamed(params, reduce):
+        return reduce(_weigh(params), num_bits=5, chunk_size=chunk_size)
+
+    def looped(params, log):
+        terms = jax.vmap(_weigh(params))(jnp.asarray(table))
+        return jnp.log(jnp.exp(terms).sum()) if log else terms.sum()
+
+    for log, reduce in enumerate(
+        (numerics.sum_over_binary, numerics.log_sum_exp_over_binary)
+    ):
+        got = jax.jit(jax.value_and_grad(streamed), static_argnums=1)(params, reduce)
+        expected = jax.jit(jax.value_and_grad(looped), static_argnums=1)(params, log)
+        np.testing.assert_allclose(got[0], expected[0], rtol=1e-9)
+        np.testing.assert_allclose(got[1], expected[1], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "reduce", [numerics.sum_over_binary, numerics.log_sum_exp_over_binary]
+)
+def test_sums_over_binary_have_the_slopes_of_finite_differences(x64, reduce):
+    @jax.jit
+    def streamed(params):
+        return reduce(_weigh(params), num_bits=2, chunk_size=2)
+
+    check_grads(streamed, (jnp.array([0.3, -1.0]),), order=1, modes=("fwd", "rev"))
+
+
+def test_two_to_the_24_probabilities_sum_to_one_in_float32():
+    logits = jnp.linspace(-1.5, 2.5, 24)
+    log_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+
+    def log_prob(z):
+        return z @ log_p[0] + (1.0 - z) @ log_p[1]
+
+    total = jax.jit(
+        lambda: numerics.sum_over_binary(lambda z: jnp.exp(log_prob(z)), num_bits=24)
+    )()
+    assert total.dtype == jnp.float32
+    assert abs(float(total) - 1.0) < 1e-5
+    log_total = jax.jit(
+        lambda: numerics.log_sum_exp_over_binary(
+            lambda z: log_prob(jnp.concatenate([z, jnp.ones(4)])), num_bits=20
+        )
+    )()
+    np.testing.assert_allclose(log_total, log_p[0][20:].sum(), atol=1e-5)
+
+
+def test_rounding_does_not_grow_with_the_number_of_chunks():
+    # One by one, a plain float32 sum stops growing in digits: off by 1e-4 here.
+    got = jax.jit(
+        lambda: numerics.sum_over_binary(
+            lambda z: 0.1 + 0.0 * z[0], num_bits=17, chunk_size=1
+        )
+    )()
+    np.testing.assert_allclose(got, 2**17 * np.float64(np.float32(0.1)), rtol=1e-7)
+
+
+def test_memory_of_the_gradient_does_not_grow_with_the_number_of_terms():
+    def peak(num_bits, reduce):
+        def total(params):
+            wide = lambda z: jnp.tanh(params * z.sum()).mean()  # noqa: E731
+            return reduce(wide, num_bits=num_bits, chunk_size=64)
+
+        program = jax.jit(jax.grad(total)).lower(jnp.ones(50)).compile()
+        analysis = program.memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    for reduce in (numerics.sum_over_binary, numerics.log_sum_exp_over_binary):
+        chunks = 2 ** (14 - 6)
+        growth = peak(14, reduce) - peak(8, reduce)
+        assert growth < 40 * chunks  # counters; 64 * 50 * 4 with each chunk's z kept
+
+
+@pytest.mark.parametrize("offset", [-2e4, 2e4])
+def test_log_sum_exp_over_binary_far_from_zero_is_that_of_its_terms(offset):
+    def spread(z):
+        return offset + 50.0 * z.sum()
+
+    got = jax.jit(
+        lambda: numerics.log_sum_exp_over_binary(spread, num_bits=4, chunk_size=2)
+    )()
+    np.testing.assert_allclose(got, offset + 200.0, rtol=1e-6)
+
+
+def test_log_sum_exp_over_binary_skips_terms_of_minus_infinity(x64):
+    def only(z):
+        return jnp.where(z[3] * z[1] > 0.0, 0.7 * z[0], -jnp.inf)
+
+    def total(log_term):
+        return numerics.log_sum_exp_over_binary(log_term, num_bits=4, chunk_size=2)
+
+    expected = np.log(2.0 * (1.0 + np.exp(0.7)))
+    np.testing.assert_allclose(total(only), expected, rtol=1e-9)
+    assert total(lambda z: z[0] - jnp.inf) == -jnp.inf
+
+
+@pytest.mark.parametrize(
+    "reduce", [numerics.sum_over_binary, numerics.log_sum_exp_over_binary]
+)
+def test_sums_over_binary_refuse_what_is_too_long_or_cannot_be_counted(reduce):
+    with pytest.raises(ValueError, match=r"2\*\*25 = 33,554,432 .*max_terms=2\*\*25"):
+        reduce(jnp.sum, num_bits=25)
+    with pytest.raises(ValueError, match="more than max_terms=8"):
+        reduce(jnp.sum, num_bits=4, max_terms=8)
+    for num_bits in (0, 32):
+        with pytest.raises(ValueError, match=f"1 to 31 to enumerate, got {num_bits}"):
+            reduce(jnp.sum, num_bits=num_bits, max_terms=2**40)
+    with pytest.raises(ValueError, match="chunk_size must be positive, got 0"):
+        reduce(jnp.sum, num_bits=4, chunk_size=0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_sums_over_binary_give_z_the_dtype_asked_for(x64, dtype):
+    for reduce in (numerics.sum_over_binary, numerics.log_sum_exp_over_binary):
+        assert reduce(jnp.sum, num_bits=2, dtype=dtype).dtype == dtype

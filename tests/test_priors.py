@@ -1,9 +1,11 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from scipy import stats
+from scipy import special, stats
 
 from tests import testing
 from vae_jax import priors
@@ -51,3 +53,73 @@ def test_standard_normal_gradient_is_minus_z(x64):
 def test_a_size_below_one_is_refused(num_latents):
     with pytest.raises(ValueError, match=f"num_latents .*{num_latents}"):
         priors.standard_normal(num_latents)
+
+
+# Discrete
+
+LOGITS = np.array([[0.4, -1.1, 2.0], [-0.3, 0.0, 0.7]])
+
+
+def test_bernoulli_log_prob_matches_scipy_and_sums_to_one(x64):
+    params = {"logits": jnp.asarray(LOGITS[0])}
+    zs = np.array(list(itertools.product((0.0, 1.0), repeat=3)))
+    log_prob = jax.vmap(priors.bernoulli(3).log_prob, in_axes=(None, None, 0))
+    got = log_prob(params, NOTHING, jnp.asarray(zs))
+    expected = stats.bernoulli.logpmf(zs, special.expit(LOGITS[0])).sum(1)
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+    np.testing.assert_allclose(np.exp(got).sum(), 1.0, rtol=1e-9)
+
+
+def test_categorical_log_prob_is_the_log_probability_of_each_choice(x64):
+    params = {"logits": jnp.asarray(LOGITS)}
+    choices = np.array(list(itertools.product(range(3), repeat=2)))
+    log_prob = jax.vmap(priors.categorical(2, 3).log_prob, in_axes=(None, None, 0))
+    got = log_prob(params, NOTHING, jnp.asarray(np.eye(3)[choices]))
+    p = special.softmax(LOGITS, axis=1)
+    expected = np.log(p[0, choices[:, 0]] * p[1, choices[:, 1]])
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("prior", "logits", "mean"),
+    [
+        (priors.bernoulli(3), LOGITS[0], special.expit(LOGITS[0])),
+        (priors.categorical(2, 3), LOGITS, special.softmax(LOGITS, axis=1)),
+    ],
+)
+def test_discrete_samples_have_their_probabilities(prior, logits, mean):
+    params = {"logits": jnp.asarray(logits, jnp.float32)}
+    keys = jax.random.split(jax.random.key(1), 20_000)
+    sample = jax.jit(jax.vmap(prior.sample, in_axes=(0, None, None)))
+    z = sample(keys, params, NOTHING)
+    assert z.dtype == jnp.float32
+    assert set(np.unique(z)) == {0.0, 1.0}
+    testing.assert_mean_equals(z, mean)
+
+
+def test_discrete_priors_start_uniform_and_are_learned():
+    key, bits, choices = (
+        jax.random.key(0),
+        priors.bernoulli(2),
+        priors.categorical(2, 4),
+    )
+    assert bits.width == choices.width == 0
+    start = bits.init(key)
+    np.testing.assert_array_equal(start["logits"], np.zeros(2))
+    got = bits.log_prob(start, NOTHING, jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(got, -2 * np.log(2.0), rtol=1e-6)
+    start = choices.init(key)
+    np.testing.assert_array_equal(start["logits"], np.zeros((2, 4)))
+    got = choices.log_prob(start, NOTHING, jnp.eye(4)[:2])
+    np.testing.assert_allclose(got, -2 * np.log(4.0), rtol=1e-6)
+    slope = jax.grad(bits.log_prob)(bits.init(key), NOTHING, jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(slope["logits"], [0.5, -0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, -2])
+def test_discrete_sizes_too_small_are_refused(size):
+    for build in (priors.bernoulli, lambda d: priors.categorical(d, 3)):
+        with pytest.raises(ValueError, match=f"num_latents .*{size}"):
+            build(size)
+    with pytest.raises(ValueError, match=f"num_classes .*{size + 1}"):
+        priors.categorical(2, size + 1)

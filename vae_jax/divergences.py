@@ -67,6 +67,29 @@ def diag_normal_to_diag_normal(
     return 0.5 * jnp.sum(standardized**2 + spread)
 
 
+def full_normal_to_standard_normal(
+    mean: Float[Array, " D"], scale_tril: Float[Array, "D D"]
+) -> Scalar:
+    r"""KL(N(mean, L L^T) || N(0, I)) in nats, with L the lower triangle given.
+
+    $\frac12\big(|\mu|^2 + \sum_{ij}L_{ij}^2 - D - 2\sum_d\log L_{dd}\big)$, which is
+    $\frac12(\mu^T\mu + \mathrm{tr}\,\Sigma - D - \log\det\Sigma)$ at
+    $\Sigma = LL^T$: the posterior of AEVB (arXiv:1312.6114) section 2.4 with a full
+    covariance. The diagonal of L must be positive; above it nothing is read.
+
+    Raises:
+        ValueError: if scale_tril is not [D, D] for the D of mean.
+    """
+    if mean.ndim != 1 or scale_tril.shape != 2 * mean.shape:
+        raise ValueError(
+            f"scale_tril must be [D, D] for a mean of [D], got {scale_tril.shape} for "
+            f"{mean.shape}."
+        )
+    log_scale = jnp.log(jnp.diagonal(scale_tril))
+    below = jnp.sum(jnp.tril(scale_tril, -1) ** 2)
+    return 0.5 * (below + jnp.sum(mean**2 + _exp_less_linear(2.0 * log_scale)))
+
+
 def diag_normal_entropy(log_std: Float[Array, " D"]) -> Scalar:
     r"""H(q) = -E_q[log q] in nats of N(mean, diag(std^2)), whatever its mean.
 

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from vae_jax.types import Network, PRNGKey, PyTree
@@ -97,3 +99,73 @@ def linear(
 ) -> Network:
     """Affine map; under a normal likelihood it makes the model probabilistic PCA."""
     return mlp(num_inputs, (), num_outputs, initializer=initializer)
+
+
+def made(
+    num_inputs: int,
+    hidden: Sequence[int],
+    *,
+    outputs_per_input: int = 2,
+    num_context: int = 0,
+    activation: Callable[[Array], Array] = jnp.tanh,
+    initializer: Initializer | None = None,
+) -> Network:
+    """Masked autoregressive network: output d reads the inputs before d alone.
+
+    Germain et al. 2015 (arXiv:1502.03509) section 4. The input is [y, context], with y
+    of num_inputs entries. The output is one block of num_inputs for each kind, as
+    `jnp.split(out, outputs_per_input)` gives them: entry d of every block is a function
+    of y_{<d} and of all the context.
+
+    A unit of degree a may read y_1..y_a. Degrees are spread evenly over each hidden
+    layer, in order and not at random, from 0 where there is a context: units of degree
+    0 carry it to output 1. A layer of fewer units than there are degrees leaves some
+    out, and outputs then read fewer inputs than they may.
+
+    Args:
+        num_inputs: entries of y.
+        hidden: units of each hidden layer; empty for a masked affine map.
+        outputs_per_input: blocks of the output.
+        num_context: entries of the context.
+        activation: applied after each hidden layer.
+        initializer: `glorot()` where none is given; drawn before masking.
+
+    Raises:
+        ValueError: for a size below one, or a negative num_context.
+    """
+    sizes = (num_inputs, *hidden, outputs_per_input)
+    if min(sizes) < 1:
+        raise ValueError(f"layer sizes must be positive, got {sizes}.")
+    if num_context < 0:
+        raise ValueError(f"num_context must not be negative, got {num_context}.")
+    start = initializer or glorot()
+    least = 0 if num_context else min(1, num_inputs - 1)
+
+    order = np.arange(1, num_inputs + 1)
+    degrees = [np.concatenate([order, np.zeros(num_context, int)])]
+    for size in hidden:
+        degrees.append(least + np.arange(size) * (num_inputs - least) // size)
+    masks = {
+        f"hidden_{i}": degrees[i][:, None] <= degrees[i + 1] for i in range(len(hidden))
+    }
+    masks["output"] = degrees[-1][:, None] < np.tile(order, outputs_per_input)
+
+    def init(key: PRNGKey) -> PyTree:
+        dtype, params = jnp.result_type(float), {}
+        for name, mask in masks.items():
+            key, key_kernel, key_bias = jax.random.split(key, 3)
+            params[name] = {
+                "kernel": start.kernel(key_kernel, mask.shape, dtype),
+                "bias": start.bias(key_bias, mask.shape[1:], dtype),
+            }
+        return params
+
+    def apply(params: PyTree, x: Array) -> Array:
+        x = jnp.ravel(x)
+        for name, mask in masks.items():
+            kernel = jnp.where(mask, params[name]["kernel"], 0.0)
+            x = x @ kernel + params[name]["bias"]
+            x = x if name == "output" else activation(x)
+        return x
+
+    return Network(init, apply)

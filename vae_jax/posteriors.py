@@ -1,9 +1,10 @@
 """Approximate posteriors q(z | h), where h is the encoder's output for one x."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vae_jax import reparameterize
+from vae_jax import flows, likelihoods, numerics, reparameterize
 from vae_jax.types import Conditional, PRNGKey, PyTree, Scalar
 
 
@@ -38,3 +39,129 @@ def diag_normal_log_prob(
     """log N(z; mean, diag(std^2)) in nats; the scale stays a logarithm throughout."""
     eps = (z - mean) * jnp.exp(-log_std)
     return -(0.5 * eps**2 + log_std + 0.5 * jnp.log(2.0 * jnp.pi)).sum()
+
+
+def full_normal(num_latents: int) -> Conditional:
+    """Normal with full covariance; h = [mean, packed], of D and D (D + 1) / 2 entries.
+
+    AEVB (arXiv:1312.6114) section 2.4, route 2: z = mean + L eps, eps ~ N(0, I), with L
+    the Cholesky factor that `mean_and_scale_tril` reads from h, so Sigma = L L^T.
+    mean + Sigma eps would be wrong: its covariance is Sigma Sigma^T.
+
+    Raises:
+        ValueError: if num_latents is below one.
+    """
+    if num_latents < 1:
+        raise ValueError(f"num_latents must be positive, got {num_latents}.")
+    width = num_latents + num_latents * (num_latents + 1) // 2
+
+    def sample(key: PRNGKey, params: PyTree, h: Float[Array, " H"]) -> Array:
+        del params
+        mean, scale_tril = mean_and_scale_tril(h, num_latents)
+        return reparameterize.location_cholesky(key, mean, scale_tril)
+
+    def log_prob(params: PyTree, h: Float[Array, " H"], z: Array) -> Scalar:
+        del params
+        return full_normal_log_prob(z, *mean_and_scale_tril(h, num_latents))
+
+    return Conditional(width, lambda key: (), sample, log_prob)
+
+
+def mean_and_scale_tril(
+    h: Float[Array, " H"], num_latents: int
+) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
+    """The mean and L of `full_normal`, as its closed-form divergence takes them.
+
+    L holds the packed values of h row by row (`numerics.unpack_tril`), those on its
+    diagonal as logarithms.
+
+    Raises:
+        ValueError: if h is not D + D (D + 1) / 2 entries.
+    """
+    mean, packed = jnp.split(h, [num_latents])
+    lower = numerics.unpack_tril(packed, num_latents)
+    scale = jnp.diag(jnp.exp(jnp.diagonal(lower)))
+    return mean, jnp.tril(lower, -1) + scale
+
+
+def full_normal_log_prob(
+    z: Float[Array, " D"], mean: Float[Array, " D"], scale_tril: Float[Array, "D D"]
+) -> Scalar:
+    """log N(z; mean, L L^T) in nats, L lower triangular with a positive diagonal."""
+    eps = jax.scipy.linalg.solve_triangular(scale_tril, z - mean, lower=True)
+    log_scale = jnp.log(jnp.diagonal(scale_tril))
+    return -(0.5 * eps**2 + log_scale + 0.5 * jnp.log(2.0 * jnp.pi)).sum()
+
+
+def flow(base: Conditional, flow: flows.Flow) -> Conditional:
+    """A base density carried through a flow; h = [the base's h, the flow's context].
+
+    z = f(y) with y ~ base, so log q(z) = log base(f^{-1}(z)) - log|det dz/dy|: Rezende
+    & Mohamed 2015 (arXiv:1505.05770) equation 5. `log_prob` inverts the flow, at the
+    cost that the flow states. Parameters are a dictionary with `base` and `flow`.
+    """
+
+    def init(key: PRNGKey) -> PyTree:
+        key_base, key_flow = jax.random.split(key)
+        return {"base": base.init(key_base), "flow": flow.init(key_flow)}
+
+    def sample(key: PRNGKey, params: PyTree, h: Float[Array, " H"]) -> Array:
+        h_base, context = jnp.split(h, [base.width])
+        y = base.sample(key, params["base"], h_base)
+        return flow.forward(params["flow"], context, y)[0]
+
+    def log_prob(params: PyTree, h: Float[Array, " H"], z: Array) -> Scalar:
+        h_base, context = jnp.split(h, [base.width])
+        y, log_det = flow.inverse(params["flow"], context, z)
+        return base.log_prob(params["base"], h_base, y) - log_det
+
+    return Conditional(base.width + flow.width, init, sample, log_prob)
+
+
+def bernoulli(num_latents: int) -> Conditional:
+    """Independent bits; h holds the logits [D], and z is 0. or 1. in h's dtype.
+
+    Samples carry no gradient: a bit is a step function of the noise, so h is reached
+    through `log_prob` or by an estimator for discrete latents. `log_prob` is finite for
+    any finite logit.
+
+    Raises:
+        ValueError: if num_latents is below one.
+    """
+    if num_latents < 1:
+        raise ValueError(f"num_latents must be positive, got {num_latents}.")
+
+    def sample(key: PRNGKey, params: PyTree, h: Float[Array, " D"]) -> Array:
+        del params
+        return jax.random.bernoulli(key, jax.nn.sigmoid(h)).astype(h.dtype)
+
+    def log_prob(params: PyTree, h: Float[Array, " D"], z: Array) -> Scalar:
+        del params
+        return likelihoods.bernoulli_terms(h, z).sum()
+
+    return Conditional(num_latents, lambda key: (), sample, log_prob)
+
+
+def categorical(num_latents: int, num_classes: int) -> Conditional:
+    """Independent choices among C classes; h holds the logits, [D, C] flattened.
+
+    z is one-hot, [D, C] in h's dtype. Samples carry no gradient, as in `bernoulli`.
+
+    Raises:
+        ValueError: if num_latents is below one or num_classes below two.
+    """
+    if num_latents < 1:
+        raise ValueError(f"num_latents must be positive, got {num_latents}.")
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least two, got {num_classes}.")
+
+    def sample(key: PRNGKey, params: PyTree, h: Float[Array, " H"]) -> Array:
+        del params
+        chosen = jax.random.categorical(key, h.reshape(num_latents, num_classes))
+        return jax.nn.one_hot(chosen, num_classes, dtype=h.dtype)
+
+    def log_prob(params: PyTree, h: Float[Array, " H"], z: Array) -> Scalar:
+        del params
+        return (z * jax.nn.log_softmax(h.reshape(num_latents, num_classes))).sum()
+
+    return Conditional(num_latents * num_classes, lambda key: (), sample, log_prob)
