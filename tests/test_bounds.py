@@ -1,4 +1,7 @@
+import itertools
+import math
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,14 @@ from tests import testing
 from vae_jax import bounds
 
 LOG_W = np.array([-3.0, 0.5, 2.0, -1.0])
+NAMED = {
+    "elbo": bounds.elbo,
+    "iwae": bounds.iwae,
+    "renyi": partial(bounds.renyi, alpha=0.5),
+    "ciwae": partial(bounds.ciwae, beta=0.3),
+    "miwae": lambda log_w: bounds.miwae(log_w.reshape(2, 2)),
+    "jackknife": partial(bounds.jackknife, order=2),
+}
 BOTH = pytest.mark.parametrize("bound", [bounds.elbo, bounds.iwae])
 
 
@@ -72,3 +83,124 @@ def test_jit_and_vmap_agree_with_a_loop(bound):
 def test_weights_that_are_not_one_axis_of_samples_are_refused(bound, shape):
     with pytest.raises(ValueError, match=re.escape(f"got {shape}")):
         bound(jnp.zeros(shape))
+
+
+# Renyi
+
+
+def test_renyi_is_the_log_power_mean(x64):
+    for alpha in (-2.0, 0.3, 3.0):
+        expected = np.log(np.mean(np.exp(LOG_W) ** (1 - alpha))) / (1 - alpha)
+        got = bounds.renyi(jnp.asarray(LOG_W), alpha=alpha)
+        np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_renyi_has_the_named_bounds_at_its_ends(x64):
+    log_w = jnp.asarray(LOG_W)
+    np.testing.assert_allclose(bounds.renyi(log_w, alpha=0.0), bounds.iwae(log_w))
+    np.testing.assert_allclose(bounds.renyi(log_w, alpha=1.0), bounds.elbo(log_w))
+    near = bounds.renyi(log_w, alpha=1.0 + 1e-7)
+    np.testing.assert_allclose(near, bounds.elbo(log_w), rtol=1e-5)
+    np.testing.assert_allclose(bounds.renyi(log_w, alpha=-np.inf), LOG_W.max())
+    near = bounds.renyi(log_w, alpha=-1e4)
+    np.testing.assert_allclose(near, LOG_W.max(), rtol=1e-3)
+
+
+def test_renyi_does_not_increase_in_alpha():
+    rows = 3.0 * jax.random.normal(jax.random.key(0), (50, 6))
+    levels = [
+        jax.vmap(lambda log_w, a=alpha: bounds.renyi(log_w, alpha=a))(rows)
+        for alpha in (-np.inf, -2.0, 0.0, 0.5, 1.0, 3.0)
+    ]
+    assert (np.diff(levels, axis=0) < 0).all()
+
+
+# CIWAE and MIWAE
+
+
+def test_ciwae_mixes_the_elbo_and_iwae(x64):
+    log_w = jnp.asarray(LOG_W)
+    expected = 0.2 * bounds.elbo(log_w) + 0.8 * bounds.iwae(log_w)
+    np.testing.assert_allclose(bounds.ciwae(log_w, beta=0.2), expected, rtol=1e-9)
+
+
+def test_miwae_takes_logs_of_means_over_the_last_axis(x64):
+    log_w = np.random.default_rng(0).normal(size=(2, 5)) * 2.0
+    expected = np.log(np.exp(log_w).mean(1)).mean()
+    np.testing.assert_allclose(bounds.miwae(jnp.asarray(log_w)), expected, rtol=1e-9)
+    other = np.log(np.exp(log_w).mean(0)).mean()
+    assert abs(expected - other) > 0.1  # so the axes are told apart
+
+
+# Jackknife
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_the_jackknife_is_nowozins_sum_over_subsets(x64, order):
+    num_samples, total = len(LOG_W), 0.0
+    for j in range(order + 1):
+        kept = itertools.combinations(LOG_W, num_samples - j)
+        mean = np.mean([np.log(np.mean(np.exp(subset))) for subset in kept])
+        scale = math.factorial(j) * math.factorial(order - j)
+        total += (-1) ** j * (num_samples - j) ** order / scale * mean
+    got = bounds.jackknife(jnp.asarray(LOG_W), order=order)
+    np.testing.assert_allclose(got, total, rtol=1e-9)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_the_jackknife_moves_with_its_weights(x64, order):
+    # Its coefficients sum to one, so a factor on all weights is added as its log.
+    got = bounds.jackknife(jnp.asarray(LOG_W) + 700.0, order=order)
+    expected = bounds.jackknife(jnp.asarray(LOG_W), order=order) + 700.0
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_each_order_of_the_jackknife_has_less_bias(x64):
+    # The model of the stated amount above; its K-sample bounds by quadrature.
+    s, eps = 0.5, np.linspace(-9.0, 9.0, 801)
+    weights = jnp.asarray(np.exp(-0.5 * eps**2) / np.exp(-0.5 * eps**2).sum())
+    l8, l7, l6 = (
+        testing.expected_log_mean_exp(
+            jnp.asarray(s * eps - 0.5 * s**2), weights, num_samples=k
+        )
+        for k in (8, 7, 6)
+    )
+    first, second = 8 * l8 - 7 * l7, 32 * l8 - 49 * l7 + 18 * l6
+    assert abs(second) < 0.5 * abs(first) < 0.25 * abs(l8)
+    rows = s * jax.random.normal(jax.random.key(0), (20_000, 8)) - 0.5 * s**2
+    for order, exact in ((1, first), (2, second)):
+        draw = jax.jit(jax.vmap(partial(bounds.jackknife, order=order)))
+        testing.assert_mean_equals(draw(rows), exact)
+
+
+# All
+
+
+@pytest.mark.parametrize("bound", NAMED.values(), ids=NAMED.keys())
+def test_each_bound_is_finite_and_differentiable_at_extreme_weights(x64, bound):
+    check_grads(bound, (jnp.asarray(LOG_W),), order=2, modes=("rev",), rtol=1e-3)
+    for log_w in (jnp.array([1e4, -1e4, 3.0, 2.0]), jnp.array([-1e4, -2e4, -1e4, 0.0])):
+        value, grad = jax.value_and_grad(bound)(log_w)
+        assert np.isfinite(value)
+        assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("bound", NAMED.values(), ids=NAMED.keys())
+def test_each_bound_is_the_weight_where_all_are_equal(x64, bound):
+    np.testing.assert_allclose(bound(jnp.full((4,), -1.3)), -1.3, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda w: bounds.renyi(w, alpha=math.inf), "alpha .*inf"),
+        (lambda w: bounds.renyi(w, alpha=math.nan), "alpha .*nan"),
+        (lambda w: bounds.ciwae(w, beta=1.1), "beta .*1.1"),
+        (lambda w: bounds.miwae(w), r"\[M, K\]"),
+        (lambda w: bounds.jackknife(w, order=3), "order .*3"),
+        (lambda w: bounds.jackknife(w[:2], order=2), "more than 2 samples"),
+    ],
+)
+def test_bad_settings_of_a_bound_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(jnp.asarray(LOG_W))

@@ -223,3 +223,11 @@ def test_a_conditional_prior_is_refused():
             posteriors.diag_normal(2),
             likelihoods.bernoulli((3,)),
         )
+
+
+def test_a_baseline_is_kept_beside_the_recognition_models_own_parameters():
+    _, recognition = problems.bernoulli_vae()
+    network = networks.linear(6, 1)
+    params = vae.with_baseline(recognition, network).init(jax.random.key(0))
+    assert set(params) == {"encoder", "posterior", "baseline"}
+    assert params["baseline"]["output"]["kernel"].shape == (6, 1)

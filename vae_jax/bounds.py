@@ -9,6 +9,12 @@ bias is -Var(w) / (2 K p(x)^2) + o(1/K): it falls with K and is never zero, so t
 of log p-hat over repeats is a lower bound, however many repeats there are.
 """
 
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vae_jax import numerics
@@ -34,6 +40,90 @@ def iwae(log_w: Float[Array, " K"]) -> Scalar:
     """
     _check(log_w)
     return numerics.log_mean_exp(log_w)
+
+
+def renyi(log_w: Float[Array, " K"], *, alpha: float) -> Scalar:
+    r"""One draw of the K-sample variational Renyi bound of order alpha, in nats.
+
+    $\frac{1}{1-\alpha}\log\frac1K\sum_k w_k^{1-\alpha}$, Li & Turner 2016
+    (arXiv:1602.02311), section 4.1: alpha = 1 is the ELBO (the limit), 0 is IWAE, minus
+    infinity is VR-max, the largest log weight. It does not increase in alpha, so in
+    expectation it is below log p(x) for every alpha >= 0; a negative alpha gives a
+    bound from above as K grows, which a small K pulls down by an unknown amount.
+
+    Raises:
+        ValueError: if alpha is NaN or plus infinity.
+    """
+    _check(log_w)
+    if math.isnan(alpha) or alpha == math.inf:
+        raise ValueError(f"alpha must be a number below infinity, got {alpha}.")
+    if alpha == -math.inf:
+        return log_w.max()
+    if alpha == 1.0:
+        return elbo(log_w)
+    return numerics.log_mean_exp((1.0 - alpha) * log_w) / (1.0 - alpha)
+
+
+def ciwae(log_w: Float[Array, " K"], *, beta: float | Scalar) -> Scalar:
+    """beta ELBO + (1 - beta) IWAE from the same samples: a lower bound, in nats.
+
+    The combination of Rainforth et al. 2018 (arXiv:1802.04537), section 5.
+
+    Raises:
+        ValueError: if beta is a number outside [0, 1].
+    """
+    if isinstance(beta, float | int) and not 0.0 <= beta <= 1.0:
+        raise ValueError(f"beta must lie in [0, 1], got {beta}.")
+    return beta * elbo(log_w) + (1.0 - beta) * iwae(log_w)
+
+
+def miwae(log_w: Float[Array, "M K"]) -> Scalar:
+    """Mean over M rows of the K-sample bound: L_K with a Mth of its variance, in nats.
+
+    Rainforth et al. 2018 (arXiv:1802.04537), section 5. The logarithm is of means over
+    the last axis, so M does not tighten the bound and K does.
+    """
+    if log_w.ndim != 2 or 0 in log_w.shape:
+        raise ValueError(f"log_w must have shape [M, K], got {log_w.shape}.")
+    return jax.vmap(iwae)(log_w).mean()
+
+
+def jackknife(log_w: Float[Array, " K"], *, order: int) -> Scalar:
+    r"""Jackknife-corrected draw of the K-sample bound, in nats; no lower bound.
+
+    $\sum_{j=0}^m c_j \bar L_{K-j}$, $c_j = (-1)^j (K-j)^m / (j!\,(m-j)!)$, where
+    $\bar L_{K-j}$ is the mean of L_{K-j} over the subsets that leave j samples out:
+    Nowozin 2018 (ICLR, "Debiasing Evidence Approximations"). The bias for
+    log p(x) falls from O(1/K) to O(1/K^(m+1)); it may have either sign, so its mean may
+    lie above log p(x). Order 0 is IWAE. Costs O(K^(m+1)).
+
+    Raises:
+        ValueError: if order is not 0, 1 or 2, or leaves no sample of K.
+    """
+    _check(log_w)
+    num_samples = log_w.shape[0]
+    if order not in (0, 1, 2):
+        raise ValueError(f"order must be 0, 1 or 2, got {order}.")
+    if num_samples <= order:
+        raise ValueError(f"order {order} needs more than {num_samples} samples.")
+    total = jnp.zeros((), log_w.dtype)
+    for left_out in range(order + 1):
+        scale = math.factorial(left_out) * math.factorial(order - left_out)
+        factor = (-1) ** left_out * (num_samples - left_out) ** order / scale
+        total += factor * _mean_without(log_w, left_out)
+    return total
+
+
+def _mean_without(log_w: Float[Array, " K"], left_out: int) -> Scalar:
+    """The mean of L over all subsets that leave that many samples out."""
+    num_samples = log_w.shape[0]
+    out = list(itertools.combinations(range(num_samples), left_out))
+    kept = np.ones((len(out), num_samples), bool)
+    for row, dropped in zip(kept, out, strict=True):
+        row[list(dropped)] = False
+    rows = jnp.broadcast_to(log_w, kept.shape)
+    log_sums = jax.nn.logsumexp(rows, axis=1, where=kept)
+    return log_sums.mean() - math.log(num_samples - left_out)
 
 
 def _check(log_w: Float[Array, " K"]) -> None:

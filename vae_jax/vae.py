@@ -94,3 +94,17 @@ def encoder_model(encoder: Network, posterior: Conditional) -> Recognition:
         return posterior.log_prob(params.recognition["posterior"], h, z)
 
     return Recognition(init, encode, sample, log_prob)
+
+
+def with_baseline(recognition: Recognition, network: Network) -> Recognition:
+    """A recognition model that also keeps `network`'s parameters, as `baseline`.
+
+    For estimators whose baseline is a learned function of x (`score_function.nvil`).
+    """
+
+    def init(key: PRNGKey) -> PyTree:
+        key_recognition, key_baseline = jax.random.split(key)
+        parameters = recognition.init(key_recognition)
+        return parameters | {"baseline": network.init(key_baseline)}
+
+    return recognition._replace(init=init)

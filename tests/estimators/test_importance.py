@@ -24,24 +24,23 @@ def _iwae(problem, num_samples, recognition=None):
     )
 
 
-def _two_sample_bound(problem, num_nodes):
-    """L_2 of one latent by Gauss-Hermite quadrature over the noise of both samples."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
-    weights = jnp.asarray(weights / weights.sum())
+def _build(name, problem, **settings):
+    builder = getattr(importance, name)
+    return builder(problem.generative, problem.recognition, **settings)
 
-    def bound(params, x):
-        h = problem.recognition.encode(params, x)
-        zs = h[0] + jnp.exp(h[1]) * jnp.asarray(nodes)[:, None]
 
-        def log_weight(z):
-            log_q = problem.recognition.log_prob(params, h, z)
-            return log_joint(problem.generative, params, x, z) - log_q
-
-        log_w = jax.vmap(log_weight)(zs)
-        pairs = jnp.logaddexp(log_w[:, None], log_w[None, :]) - np.log(2.0)
-        return weights @ pairs @ weights
-
-    return bound
+def _at_the_posterior(problem):
+    """Parameters whose q is the posterior, which is linear in x with one covariance."""
+    zero = jnp.zeros(len(X))
+    shift, covariance = problem.posterior(problem.params, zero)
+    slope = jax.jacfwd(lambda x: problem.posterior(problem.params, x)[0])(zero)
+    log_std = 0.5 * jnp.log(jnp.diag(covariance))
+    layer = {
+        "kernel": jnp.concatenate([slope.T, jnp.zeros_like(slope.T)], axis=1),
+        "bias": jnp.concatenate([shift, log_std]),
+    }
+    encoder = {"encoder": {"output": layer}, "posterior": ()}
+    return problem.params._replace(recognition=encoder)
 
 
 # Oracle
@@ -120,42 +119,126 @@ def test_the_bound_increases_with_k_and_stays_below_log_p(x64):
         assert levels[i + 1] - levels[i] > 5 * np.hypot(slack[i], slack[i + 1])
 
 
-def test_two_samples_have_the_value_and_gradients_of_the_exact_l2(x64):
+# Gradient
+
+
+@pytest.mark.parametrize("num_samples", [1, 3, 8])
+@pytest.mark.parametrize("name", ["iwae", "dreg"])
+def test_the_gradient_is_unbiased_for_the_k_sample_bound(x64, name, num_samples):
     problem = problems.linear_gaussian()
-    params, x = problem.params, jnp.asarray(X)
-    exact = jax.jit(jax.value_and_grad(_two_sample_bound(problem, 60)))(params, x)
-    coarse = jax.jit(jax.value_and_grad(_two_sample_bound(problem, 40)))(params, x)
-    jax.tree.map(  # the oracle has converged far below the noise of the estimate
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-        exact,
-        coarse,
+    objective = _build(name, problem, num_samples=num_samples)
+    bound = problems.k_sample_bound(problem, num_samples=num_samples)
+    testing.assert_unbiased(objective, problem.params, jnp.asarray(X), bound)
+
+
+def test_the_oracle_is_the_elbo_at_one_sample_and_has_converged(x64):
+    problem, x = problems.linear_gaussian(), jnp.asarray(X)
+    bound = jax.jit(jax.value_and_grad(problems.k_sample_bound(problem, num_samples=1)))
+    expected = jax.jit(jax.value_and_grad(problem.elbo))(problem.params, x)
+    got = bound(problem.params, x)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10),
+        got,
+        expected,
     )
-    nats, grads = _draws(jax.value_and_grad(_iwae(problem, 2), 1), params)
-    testing.assert_mean_equals(nats, exact[0])
-    testing.assert_mean_equals(grads.generative, exact[1].generative)
-    testing.assert_mean_equals(grads.recognition, exact[1].recognition)
+
+
+def test_the_path_gradient_is_unbiased_at_one_sample(x64):
+    problem = problems.linear_gaussian()
+    objective = _build("stick_the_landing", problem, num_samples=1)
+    testing.assert_unbiased(objective, problem.params, jnp.asarray(X), problem.elbo)
+
+
+def test_the_path_gradient_is_biased_for_phi_and_not_for_theta_at_three(x64):
+    problem, x = problems.linear_gaussian(), jnp.asarray(X)
+    objective = _build("stick_the_landing", problem, num_samples=3)
+    values, grads = testing.draws(objective, problem.params, x)
+    bound = problems.k_sample_bound(problem, num_samples=3)
+    exact, exact_grads = jax.value_and_grad(bound)(problem.params, x)
+    testing.assert_mean_equals(values, exact)
+    testing.assert_mean_equals(grads.generative, exact_grads.generative)
+    assert testing.largest_z(grads.recognition, exact_grads.recognition) > 10.0
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+@pytest.mark.parametrize("name", ["stick_the_landing", "dreg"])
+def test_path_gradients_have_no_noise_in_phi_where_q_is_exact(x64, name, num_samples):
+    problem, x = problems.linear_gaussian(), jnp.asarray(X)
+    params = _at_the_posterior(problem)
+    objective = _build(name, problem, num_samples=num_samples)
+    _, grads = testing.draws(objective, params, x, num_draws=50)
+    for leaf in jax.tree.leaves(grads.recognition):
+        np.testing.assert_allclose(leaf, np.zeros_like(leaf), atol=1e-9)
+    ordinary = _build("iwae", problem, num_samples=num_samples)
+    _, grads = testing.draws(ordinary, params, x, num_draws=50)
+    assert min(leaf.std() for leaf in jax.tree.leaves(grads.recognition)) > 0.01
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0.5, 2.0])
+def test_the_renyi_gradient_is_unbiased_for_its_k_sample_value(x64, alpha):
+    problem = problems.linear_gaussian()
+    objective = _build("renyi", problem, num_samples=3, alpha=alpha)
+    bound = problems.k_sample_bound(problem, num_samples=3, power=1.0 - alpha)
+    testing.assert_unbiased(objective, problem.params, jnp.asarray(X), bound)
+
+
+def test_the_ciwae_gradient_is_unbiased_for_the_combination(x64):
+    problem = problems.linear_gaussian()
+    objective = _build("ciwae", problem, num_samples=3, beta=0.3)
+    iwae = problems.k_sample_bound(problem, num_samples=3)
+
+    def bound(params, x):
+        return 0.3 * problem.elbo(params, x) + 0.7 * iwae(params, x)
+
+    testing.assert_unbiased(objective, problem.params, jnp.asarray(X), bound)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_jackknife_is_closer_to_log_p_and_its_gradient_unbiased(x64, order):
+    problem, x = problems.linear_gaussian(), jnp.asarray(X)
+    objective = _build("jackknife", problem, num_samples=5, order=order)
+    by_k = {k: problems.k_sample_bound(problem, num_samples=k) for k in (3, 4, 5)}
+
+    def bound(params, x):  # Nowozin's coefficients, written out
+        if order == 1:
+            return 5 * by_k[5](params, x) - 4 * by_k[4](params, x)
+        ends = 25 * by_k[5](params, x) + 9 * by_k[3](params, x)
+        return 0.5 * ends - 16 * by_k[4](params, x)
+
+    testing.assert_unbiased(objective, problem.params, x, bound)
+    log_p = problem.log_p(problem.params, x)
+    gap = abs(bound(problem.params, x) - log_p)
+    assert gap < 0.8 * abs(by_k[5](problem.params, x) - log_p)
 
 
 # Transformation and edge
 
 
-def test_jit_and_vmap_agree_with_a_loop():
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("iwae", {}),
+        ("stick_the_landing", {}),
+        ("dreg", {}),
+        ("renyi", {"alpha": -np.inf}),
+        ("jackknife", {"order": 2}),
+    ],
+)
+def test_jit_and_vmap_agree_with_a_loop(name, settings):
     problem = problems.linear_gaussian(num_latents=2)
-    objective = _iwae(problem, 3)
-    value_and_grad = jax.value_and_grad(objective, argnums=1)
-    keys = jax.random.split(jax.random.key(0), 3)
+    objective = _build(name, problem, num_samples=3, **settings)
     xs = jax.random.normal(jax.random.key(1), (3, 2))
-    batched = jax.jit(jax.vmap(value_and_grad, in_axes=(0, None, 0)))
-    got = batched(jax.random.clone(keys), problem.params, xs)
-    eager = objective(jax.random.clone(keys)[0], problem.params, xs[0])
-    np.testing.assert_allclose(got[0][0], eager, rtol=1e-5)
-    single = jax.jit(value_and_grad)
-    for i in range(3):
-        jax.tree.map(
-            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5),
-            got,
-            single(keys[i], problem.params, xs[i]),
-        )
+    testing.assert_same_compiled_and_batched(objective, problem.params, xs)
+
+
+def test_ciwae_takes_a_traced_beta():
+    problem = problems.linear_gaussian()
+
+    def value(beta):
+        objective = _build("ciwae", problem, num_samples=3, beta=beta)
+        return objective(jax.random.key(0), problem.params, jnp.asarray(X))
+
+    np.testing.assert_allclose(jax.jit(value)(0.3), value(0.3), rtol=1e-6)
 
 
 def test_x_is_encoded_once_for_all_samples():
@@ -175,6 +258,21 @@ def test_x_is_encoded_once_for_all_samples():
 @pytest.mark.parametrize("num_samples", [0, -3])
 def test_fewer_samples_than_one_are_refused(num_samples):
     problem = problems.linear_gaussian()
-    for build in (importance.iwae, importance.log_weights):
+    names = ("iwae", "log_weights", "log_densities", "dreg", "stick_the_landing")
+    for name in names:
         with pytest.raises(ValueError, match=f"num_samples .*{num_samples}"):
-            build(problem.generative, problem.recognition, num_samples=num_samples)
+            _build(name, problem, num_samples=num_samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("ciwae", {"beta": 1.5}, "beta .*1.5"),
+        ("ciwae", {"beta": -0.1}, "beta .*-0.1"),
+        ("jackknife", {"order": 3}, "order .*3"),
+        ("jackknife", {"order": 2, "num_samples": 2}, "num_samples .*2"),
+    ],
+)
+def test_bad_settings_are_refused_when_built(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        _build(name, problems.linear_gaussian(), **{"num_samples": 3} | settings)

@@ -337,3 +337,15 @@ def test_an_empty_data_set_and_a_negative_weight_decay_are_refused():
         sgvb.with_normal_prior_on_theta(objective, num_data=0)
     with pytest.raises(ValueError, match=r"weight_decay .*-1\.0"):
         sgvb.with_normal_prior_on_theta(objective, num_data=5, weight_decay=-1.0)
+
+
+def test_the_terms_of_any_q_are_unbiased_without_a_closed_form(x64):
+    problem, x = problems.linear_gaussian(num_latents=2), jnp.asarray(X)
+    terms = sgvb.elbo_terms(problem.generative, problem.recognition, num_samples=3)
+    keys = jax.random.split(jax.random.key(4), 20_000)
+    sampled = jax.jit(jax.vmap(terms, in_axes=(0, None, None)))
+    drawn = sampled(keys, problem.params, x)
+    testing.assert_mean_equals(
+        drawn.reconstruction, problem.reconstruction(problem.params, x)
+    )
+    testing.assert_mean_equals(drawn.kl, problem.kl(problem.params, x))

@@ -54,6 +54,36 @@ def sgvb_a(
     return objective
 
 
+def elbo_terms(
+    generative: Generative,
+    recognition: Recognition,
+    *,
+    num_samples: int,
+    kl: Callable[[Params, Array], Scalar] | None = None,
+) -> Callable[[PRNGKey, Params, Array], Terms]:
+    """(key, params, x) -> the two terms of the ELBO over the same L samples, for any q.
+
+    Args:
+        generative: the joint p(x, z).
+        recognition: q.
+        num_samples: L.
+        kl: (params, h) -> KL(q || prior) in closed form; the mean of
+            log q(z | x) - log p(z) where none is given.
+
+    Raises:
+        ValueError: if num_samples is below one.
+    """
+    if kl is None:
+        return _sampled_terms(generative, recognition, num_samples=num_samples)
+    reconstruct = _reconstruction(generative, recognition, num_samples=num_samples)
+
+    def terms(key: PRNGKey, params: Params, x: Array) -> Terms:
+        h = recognition.encode(params, x)
+        return Terms(reconstruct(key, params, x, h), kl(params, h))
+
+    return terms
+
+
 def sgvb_b_terms(
     generative: Generative,
     recognition: Recognition,
@@ -73,20 +103,12 @@ def sgvb_b_terms(
     Raises:
         ValueError: if num_samples is below one.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be positive, got {num_samples}.")
-
-    def terms(key: PRNGKey, params: Params, x: Array) -> Terms:
-        h = recognition.encode(params, x)
-
-        def reconstruct(key: PRNGKey) -> Scalar:
-            z = recognition.sample(key, params, h)
-            return log_likelihood(generative, params, x, z)
-
-        draws = numerics.over_samples(key, reconstruct, num_samples=num_samples)
-        return Terms(draws.mean(), kl(*jnp.split(h, 2)))
-
-    return terms
+    return elbo_terms(
+        generative,
+        recognition,
+        num_samples=num_samples,
+        kl=lambda params, h: kl(*jnp.split(h, 2)),
+    )
 
 
 def sgvb_b(
@@ -115,12 +137,40 @@ def sgvb_b(
     """
     if isinstance(beta, float | int) and beta < 0.0:
         raise ValueError(f"beta must not be negative, got {beta}.")
-    terms = sgvb_b_terms(generative, recognition, num_samples=num_samples, kl=kl)
+    return penalized_elbo(
+        generative,
+        recognition,
+        num_samples=num_samples,
+        kl=kl,
+        penalty=lambda mean, log_std: beta * kl(mean, log_std),
+    )
+
+
+def penalized_elbo(
+    generative: Generative,
+    recognition: Recognition,
+    *,
+    num_samples: int,
+    kl: ClosedFormKL,
+    penalty: ClosedFormKL,
+) -> Objective:
+    """Reads as estimator B; its gradient has `penalty` in the place of the KL.
+
+    Value: an unbiased draw of the ELBO. Gradient: unbiased for that of the expected
+    reconstruction minus the penalty.
+
+    Raises:
+        ValueError: if num_samples is below one.
+    """
+    reconstruct = _reconstruction(generative, recognition, num_samples=num_samples)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
-        reconstruction, divergence = terms(key, params, x)
-        surrogate = reconstruction - beta * divergence
-        return numerics.attach_gradient(reconstruction - divergence, surrogate)
+        h = recognition.encode(params, x)
+        halves = jnp.split(h, 2)
+        reconstruction = reconstruct(key, params, x, h)
+        return numerics.attach_gradient(
+            reconstruction - kl(*halves), reconstruction - penalty(*halves)
+        )
 
     return objective
 
@@ -170,6 +220,42 @@ def data_set_total(
         return num_data / x.shape[0] * nats.sum()
 
     return total
+
+
+def _sampled_terms(
+    generative: Generative, recognition: Recognition, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array], Terms]:
+    """`elbo_terms` without a closed form: log q(z | x) - log p(z), averaged."""
+
+    def terms(key: PRNGKey, params: Params, x: Array) -> Terms:
+        h = recognition.encode(params, x)
+
+        def draw(key: PRNGKey) -> Terms:
+            z = recognition.sample(key, params, h)
+            kl = recognition.log_prob(params, h, z) - generative.log_prior(params, z)
+            return Terms(log_likelihood(generative, params, x, z), kl)
+
+        drawn = numerics.over_samples(key, draw, num_samples=num_samples)
+        return Terms(*(term.mean() for term in drawn))
+
+    return terms
+
+
+def _reconstruction(
+    generative: Generative, recognition: Recognition, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array, Array], Scalar]:
+    """(key, params, x, h) -> the mean of log p(x | z) over L draws from q(z | h)."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be positive, got {num_samples}.")
+
+    def mean(key: PRNGKey, params: Params, x: Array, h: Array) -> Scalar:
+        def draw(key: PRNGKey) -> Scalar:
+            z = recognition.sample(key, params, h)
+            return log_likelihood(generative, params, x, z)
+
+        return numerics.over_samples(key, draw, num_samples=num_samples).mean()
+
+    return mean
 
 
 def _sum_of_squares(tree: PyTree) -> Scalar:

@@ -1,0 +1,184 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from tests import problems
+from vae_jax.estimators import enumerated
+from vae_jax.latent_models import sigmoid_belief
+from vae_jax.types import Params, log_joint
+
+X = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
+KEY = jax.random.key(0)
+
+
+def _elbo(problem, **keywords):
+    """params, x -> nats: without the key that is not used."""
+    pair = problem.generative, problem.recognition
+    objective = enumerated.elbo(*pair, num_latents=4, **keywords)
+    return lambda params, x: objective(KEY, params, x)
+
+
+def _log_evidence(problem, **keywords):
+    return enumerated.log_evidence(problem.generative, num_latents=4, **keywords)
+
+
+def _assert_trees_close(got, expected, **tolerance):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, expected
+    )
+
+
+# Oracle
+
+
+@pytest.mark.parametrize("chunk_size", [5, 4096])
+def test_elbo_and_log_p_are_those_of_brute_force_with_their_gradients(x64, chunk_size):
+    problem = problems.binary_model()
+    for build, exact in ((_elbo, problem.elbo), (_log_evidence, problem.log_p)):
+        function = build(problem, chunk_size=chunk_size)
+        got, expected = (
+            jax.jit(jax.value_and_grad(f))(problem.params, jnp.asarray(X))
+            for f in (function, exact)
+        )
+        _assert_trees_close(got, expected, rtol=1e-9, atol=1e-12)
+        _, q, p = problem.table(problem.params, jnp.asarray(X))
+        assert float(q.min()) > 0.0
+        assert float(p.min()) > 0.0
+
+
+def test_the_gap_between_them_is_the_divergence_from_the_posterior(x64):
+    problem, x = problems.binary_model(seed=3), jnp.asarray(X)
+    _, q, p = (np.asarray(a) for a in problem.table(problem.params, x))
+    divergence = np.sum(q * np.log(q * p.sum() / p))
+    gap = jax.jit(
+        lambda params: _log_evidence(problem)(params, x) - _elbo(problem)(params, x)
+    )(problem.params)
+    np.testing.assert_allclose(gap, divergence, rtol=1e-9)
+    assert divergence > 1e-3
+
+
+def test_a_layered_posterior_is_summed_over_all_its_layers(x64):
+    sizes, x = (2, 1, 1), jnp.asarray(X)
+    generative = sigmoid_belief.generative(sizes, (5,))
+    recognition = sigmoid_belief.recognition(sizes, (5,))
+    params = Params(generative.init(jax.random.key(1)), recognition.init(KEY))
+    h = recognition.encode(params, x)
+
+    @jax.jit
+    def logs(z):
+        log_q = recognition.log_prob(params, h, z)
+        return log_q, log_joint(generative, params, x, z)
+
+    elbo, p_x = 0.0, 0.0
+    for row in itertools.product((0.0, 1.0), repeat=4):
+        log_q, log_p = (float(a) for a in logs(jnp.array(row)))
+        elbo += np.exp(log_q) * (log_p - log_q)
+        p_x += np.exp(log_p)
+    objective = enumerated.elbo(generative, recognition, num_latents=4)
+    np.testing.assert_allclose(jax.jit(objective)(KEY, params, x), elbo, rtol=1e-9)
+    log_p = enumerated.log_evidence(generative, num_latents=4)
+    np.testing.assert_allclose(jax.jit(log_p)(params, x), np.log(p_x), rtol=1e-9)
+
+
+# Gradient
+
+
+@pytest.mark.parametrize("build", [_elbo, _log_evidence])
+def test_gradients_agree_with_finite_differences(x64, build):
+    problem = problems.binary_model()
+    function = jax.jit(lambda params: build(problem)(params, jnp.asarray(X)))
+    check_grads(function, (problem.params,), order=1, modes=("rev",))
+
+
+def test_log_evidence_has_no_gradient_in_phi():
+    problem = problems.binary_model()
+    slope = jax.jit(jax.grad(_log_evidence(problem)))(problem.params, jnp.asarray(X))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(slope.recognition))
+
+
+# Transformation
+
+
+def test_jit_and_vmap_agree_with_a_loop():
+    problem, params = problems.binary_model(), problems.binary_model().params
+    xs = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 5)).astype(float)
+    for function in (_elbo(problem), _log_evidence(problem)):
+        got = jax.jit(jax.vmap(function, in_axes=(None, 0)))(params, xs)
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got[0], function(params, xs[0]), rtol=1e-5)
+        single = jax.jit(function)
+        loop = [single(params, x) for x in xs]
+        np.testing.assert_allclose(got, loop, rtol=1e-5)
+
+
+# Edge
+
+
+@pytest.mark.parametrize("logit", [-200.0, 200.0])
+def test_certain_bits_leave_value_and_gradient_finite(logit):
+    problem, x = problems.binary_model(), jnp.asarray(X)
+
+    def shifted(params, h):
+        recognition = problem.recognition._replace(encode=lambda params, x: h)
+        return enumerated.elbo(problem.generative, recognition, num_latents=4)(
+            KEY, params, x
+        )
+
+    h = logit * jnp.array([1.0, 1.0, -1.0, 1.0])
+    value, slopes = jax.jit(jax.value_and_grad(shifted, (0, 1)))(problem.params, h)
+    z = (h > 0.0).astype(float)
+    expected = log_joint(problem.generative, problem.params, x, z)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
+    np.testing.assert_array_equal(slopes[1], np.zeros(4))  # a saturated sigmoid
+
+    theta = problem.params.generative | {"prior": {"logits": h}}
+    certain = problem.params._replace(generative=theta)
+    value, slope = jax.jit(jax.value_and_grad(_log_evidence(problem)))(certain, x)
+    nats = problem.generative.log_likelihood_terms(problem.params, x, z).sum()
+    np.testing.assert_allclose(value, nats, rtol=1e-5)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+
+
+def test_latents_that_q_rules_out_contribute_nothing(x64):
+    problem, x = problems.binary_model(), jnp.asarray(X)
+
+    def truncated(params, h, z):
+        log_q = problem.recognition.log_prob(params, h, z)
+        return jnp.where(z[0] > 0.0, log_q, -jnp.inf)
+
+    recognition = problem.recognition._replace(log_prob=truncated)
+    objective = enumerated.elbo(problem.generative, recognition, num_latents=4)
+    z, q, p = problem.table(problem.params, x)
+    terms = np.where(z[:, 0] > 0.0, q * jnp.log(p / q), 0.0)
+    value, slope = jax.jit(jax.value_and_grad(objective, 1))(KEY, problem.params, x)
+    np.testing.assert_allclose(value, terms.sum(), rtol=1e-9)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+
+
+def test_too_many_latents_are_refused_with_the_cost_and_what_to_use_instead():
+    problem = problems.binary_model()
+    pair = problem.generative, problem.recognition
+    names = "leave_one_out, vimco, disarm.*gumbel_softmax"
+    with pytest.raises(ValueError, match=rf"33,554,432.*max_terms=2\*\*25.*{names}"):
+        enumerated.elbo(*pair, num_latents=25)
+    with pytest.raises(ValueError, match=r"33,554,432.*iwae"):
+        enumerated.log_evidence(problem.generative, num_latents=25)
+    with pytest.raises(ValueError, match="more than max_terms=8"):
+        enumerated.elbo(*pair, num_latents=4, max_terms=8)
+    enumerated.elbo(*pair, num_latents=24)
+    enumerated.elbo(*pair, num_latents=25, max_terms=2**25)
+
+
+@pytest.mark.parametrize("num_latents", [0, -1, 32])
+def test_sizes_that_cannot_be_counted_are_refused(num_latents):
+    problem = problems.binary_model()
+    pair = problem.generative, problem.recognition
+    with pytest.raises(ValueError, match=f"num_latents={num_latents}.*1 to 31"):
+        enumerated.elbo(*pair, num_latents=num_latents, max_terms=2**40)
+    with pytest.raises(ValueError, match=f"num_latents={num_latents}.*1 to 31"):
+        enumerated.log_evidence(problem.generative, num_latents=num_latents)

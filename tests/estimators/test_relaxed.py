@@ -1,0 +1,296 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import problems, testing
+from vae_jax import divergences, likelihoods, networks, posteriors, priors, vae
+from vae_jax.estimators import relaxed
+from vae_jax.types import Params
+
+X = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
+NUM_DRAWS = 20_000
+CLASSES = 3
+
+
+def _kl(params, h):
+    logits = params.generative["prior"]["logits"]
+    return divergences.bernoulli_to_bernoulli(h, logits)
+
+
+def _categorical_kl(params, h):
+    logits = params.generative["prior"]["logits"]
+    return divergences.categorical_to_categorical(h.reshape(logits.shape), logits)
+
+
+def _categorical_model():
+    """Two latents of three classes, its parameters, and the ELBO by brute force."""
+    start = networks.normal(std=1.0)
+    generative = vae.decoder_model(
+        networks.linear(2 * CLASSES, 5, initializer=start),
+        priors.categorical(2, CLASSES),
+        likelihoods.bernoulli((5,)),
+    )
+    recognition = vae.encoder_model(
+        networks.linear(5, 2 * CLASSES, initializer=start),
+        posteriors.categorical(2, CLASSES),
+    )
+    keys = jax.random.split(jax.random.key(7), 3)
+    theta = jax.jit(generative.init)(keys[0])
+    theta["prior"] = {"logits": jax.random.normal(keys[1], (2, CLASSES))}
+    params = Params(theta, jax.jit(recognition.init)(keys[2]))
+    choices = list(itertools.product(range(CLASSES), repeat=2))
+    rows = np.eye(CLASSES)[np.array(choices)]  # [9, 2, 3]
+
+    def elbo(params, x):
+        decoder = params.generative["decoder"]["output"]
+        encoder = params.recognition["encoder"]["output"]
+        prior = jnp.exp(params.generative["prior"]["logits"])
+        q = jnp.exp((x @ encoder["kernel"] + encoder["bias"]).reshape(2, CLASSES))
+        prior = prior / prior.sum(1, keepdims=True)
+        q = q / q.sum(1, keepdims=True)
+        nats = 0.0
+        for (i, j), z in zip(choices, rows, strict=True):
+            logits = jnp.asarray(z.ravel()) @ decoder["kernel"] + decoder["bias"]
+            p = 1.0 / (1.0 + jnp.exp(-logits))
+            p_x = jnp.prod(x * p + (1.0 - x) * (1.0 - p))
+            q_z, p_z = q[0, i] * q[1, j], prior[0, i] * prior[1, j]
+            nats += q_z * jnp.log(p_x * p_z / q_z)
+        return nats
+
+    return generative, recognition, params, elbo
+
+
+def _binary_model():
+    problem = problems.binary_model()
+    return problem.generative, problem.recognition, problem.params, problem.elbo
+
+
+def _builder(name):
+    """(generative, recognition, params, elbo), and (T, num_samples) -> objective."""
+    binary = name in ("straight_through", "binary_concrete")
+    model = _binary_model() if binary else _categorical_model()
+    pair, kl = model[:2], _kl if binary else _categorical_kl
+
+    def build(temperature, num_samples=1):
+        keywords = {"num_samples": num_samples, "kl": kl}
+        if name == "straight_through":
+            return relaxed.straight_through(*pair, **keywords)
+        if name == "straight_through_softmax":
+            return relaxed.straight_through(*pair, mean=_softmax, **keywords)
+        keywords["temperature"] = temperature
+        if name == "gumbel_softmax":
+            return relaxed.gumbel_softmax(*pair, num_classes=CLASSES, **keywords)
+        return relaxed.binary_concrete(*pair, **keywords)
+
+    return model, build
+
+
+def _softmax(h):
+    return jax.nn.softmax(h.reshape(2, CLASSES))
+
+
+ALL = [
+    "straight_through",
+    "straight_through_softmax",
+    "binary_concrete",
+    "gumbel_softmax",
+]
+TEMPERED = ALL[2:]
+
+
+def _flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _rows(tree, num):
+    return np.concatenate([np.reshape(a, (num, -1)) for a in jax.tree.leaves(tree)], 1)
+
+
+# Statistical
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_value_and_theta_are_unbiased_and_phi_is_not(x64, name):
+    (_, _, params, elbo), build = _builder(name)
+    x = jnp.asarray(X)
+    value, slope = jax.jit(jax.value_and_grad(elbo))(params, x)
+    keys = jax.random.split(jax.random.key(1), NUM_DRAWS)
+
+    @jax.jit
+    def draws(keys, temperature):
+        function = jax.value_and_grad(build(temperature), 1)
+        return jax.vmap(function, in_axes=(0, None, None))(keys, params, x)
+
+    bias, noise = {}, {}
+    for temperature in (1.0, 0.2) if name in TEMPERED else (1.0,):
+        nats, slopes = draws(jax.random.clone(keys), jnp.asarray(temperature))
+        testing.assert_mean_equals(nats, value)
+        testing.assert_mean_equals(slopes.generative, slope.generative)
+        phi = _rows(slopes.recognition, NUM_DRAWS)
+        bias[temperature] = phi.mean(0) - _flat(slope.recognition)
+        noise[temperature] = phi.std(0)
+    error = noise[1.0] / np.sqrt(NUM_DRAWS)
+    assert np.max(np.abs(bias[1.0]) / np.maximum(error, 1e-12)) > 5.0
+    if name in TEMPERED:
+        slack = 5.0 * np.linalg.norm(noise[0.2]) / np.sqrt(NUM_DRAWS)
+        assert np.linalg.norm(bias[0.2]) + slack < np.linalg.norm(bias[1.0])
+        assert np.linalg.norm(noise[0.2]) > np.linalg.norm(noise[1.0])
+
+
+@pytest.mark.parametrize("name", ["straight_through", "binary_concrete"])
+def test_more_samples_average_independent_draws(x64, name):
+    (_, _, params, _), build = _builder(name)
+
+    def spread(num_samples):
+        keys = jax.random.split(jax.random.key(2), 4000)
+        draw = jax.vmap(build(0.5, num_samples), in_axes=(0, None, None))
+        return float(jax.jit(draw)(keys, params, jnp.asarray(X)).var())
+
+    np.testing.assert_allclose(spread(1) / spread(8), 8.0, rtol=0.25)
+
+
+# Oracle: which sample feeds which gradient
+
+
+@pytest.mark.parametrize("name", TEMPERED)
+def test_theta_sees_the_discrete_sample_and_phi_the_relaxed_one_alone(x64, name):
+    (generative, recognition, params, _), build = _builder(name)
+    x, temperature, key = jnp.asarray(X), 0.7, jax.random.key(4)
+    binary = name == "binary_concrete"
+    shape = (4,) if binary else (2, CLASSES)
+    noise = (jax.random.logistic if binary else jax.random.gumbel)(
+        jax.random.clone(key), shape, jnp.float64
+    )
+
+    def at(theta, phi, kind):
+        both = Params(theta, phi)
+        noisy = recognition.encode(both, x).reshape(shape) + noise
+        if kind == "soft":
+            squash = jax.nn.sigmoid if binary else jax.nn.softmax
+            z = squash(noisy / temperature)
+        else:
+            top = 0.0 if binary else noisy.max(-1, keepdims=True) - 1e-9
+            z = (noisy > top).astype(float)
+        reconstruction = generative.log_likelihood_terms(both, x, z).sum()
+        kl = _kl if binary else _categorical_kl
+        return reconstruction - kl(both, recognition.encode(both, x))
+
+    value, slopes = jax.jit(jax.value_and_grad(build(temperature), 1))(key, params, x)
+    hard = jax.jit(jax.value_and_grad(lambda theta, phi: at(theta, phi, "hard")))(
+        params.generative, params.recognition
+    )
+    soft = jax.jit(jax.grad(lambda theta, phi: at(theta, phi, "soft"), 1))(
+        params.generative, params.recognition
+    )
+    np.testing.assert_allclose(value, hard[0], rtol=1e-9)
+    np.testing.assert_allclose(_flat(slopes.generative), _flat(hard[1]), rtol=1e-9)
+    np.testing.assert_allclose(_flat(slopes.recognition), _flat(soft), rtol=1e-9)
+
+
+def test_straight_through_is_exact_where_the_reconstruction_is_affine_in_z(x64):
+    problem, x = problems.binary_model(), jnp.asarray(X)
+    slopes = jnp.array([1.0, -2.0, 0.5, 3.0])
+    affine = problem.generative._replace(
+        log_likelihood_terms=lambda params, x, z: slopes * z
+    )
+    objective = relaxed.straight_through(
+        affine, problem.recognition, num_samples=1, kl=_kl
+    )
+
+    def exact(params):
+        h = problem.recognition.encode(params, x)
+        return slopes @ jax.nn.sigmoid(h) - _kl(params, h)
+
+    got = jax.jit(jax.grad(objective, 1))(jax.random.key(0), problem.params, x)
+    expected = jax.jit(jax.grad(exact))(problem.params)
+    np.testing.assert_allclose(_flat(got), _flat(expected), rtol=1e-9, atol=1e-15)
+
+
+def test_straight_through_reads_every_digit_of_the_discrete_sample():
+    _, build = _builder("straight_through")
+    problem, key, x = problems.binary_model(), jax.random.key(6), jnp.asarray(X)
+    h = problem.recognition.encode(problem.params, x)
+    z = problem.recognition.sample(jax.random.clone(key), problem.params, h)
+    terms = problem.generative.log_likelihood_terms(problem.params, x, z)
+    expected = terms.sum() - _kl(problem.params, h)
+    got = build(None)(key, problem.params, x)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+# Transformation and edge
+
+
+@pytest.mark.parametrize("name", ["straight_through", "binary_concrete"])
+def test_jit_and_vmap_agree_with_a_loop(name):
+    (_, _, params, _), build = _builder(name)
+    objective = build(0.5, 2)
+    keys = jax.random.split(jax.random.key(0), 3)
+    xs = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 5)).astype(float)
+    function = jax.value_and_grad(objective, 1)
+    got = jax.jit(jax.vmap(function, in_axes=(0, None, 0)))(
+        jax.random.clone(keys), params, xs
+    )
+    if name == "binary_concrete":  # eager runs compile every operation by itself
+        eager = objective(jax.random.clone(keys)[0], params, xs[0])
+        np.testing.assert_allclose(got[0][0], eager, rtol=1e-5)
+    single = jax.jit(function)
+    for i in range(3):
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5),
+            got,
+            single(keys[i], params, xs[i]),
+        )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_certain_latents_leave_value_and_gradient_finite(name):
+    (_, _, params, _), build = _builder(name)
+    encoder = params.recognition["encoder"]["output"]
+    signs = jnp.where(jnp.arange(encoder["bias"].size) % 2, 200.0, -200.0)
+    phi = params.recognition | {"encoder": {"output": encoder | {"bias": signs}}}
+    value, slopes = jax.jit(jax.value_and_grad(build(0.1), 1))(
+        jax.random.key(0), params._replace(recognition=phi), jnp.asarray(X)
+    )
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(_flat(slopes)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_fewer_samples_than_one_are_refused(name):
+    with pytest.raises(ValueError, match="num_samples must be positive, got 0"):
+        _builder(name)[1](0.5, 0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", TEMPERED)
+def test_a_temperature_that_is_not_positive_is_refused(name, temperature):
+    with pytest.raises(ValueError, match=f"temperature must be .* got {temperature}"):
+        _builder(name)[1](temperature)
+
+
+def test_fewer_classes_than_two_are_refused():
+    model = _categorical_model()
+    with pytest.raises(ValueError, match="num_classes must be at least two, got 1"):
+        relaxed.gumbel_softmax(
+            *model[:2],
+            num_classes=1,
+            num_samples=1,
+            kl=_categorical_kl,
+            temperature=1.0,
+        )
+
+
+def test_straight_through_refuses_a_mean_that_does_not_fit_z():
+    problem = problems.binary_model()
+    objective = relaxed.straight_through(
+        problem.generative,
+        problem.recognition,
+        num_samples=1,
+        kl=_kl,
+        mean=lambda h: jax.nn.sigmoid(h[:1]),
+    )
+    with pytest.raises(ValueError, match="q must be factorial"):
+        objective(jax.random.key(0), problem.params, jnp.asarray(X))

@@ -1,0 +1,140 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import problems, testing
+from vae_jax.estimators import reweighted
+from vae_jax.types import Params
+
+X = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
+
+
+def _build(problem, **settings):
+    return reweighted.reweighted_wake_sleep(
+        problem.generative, problem.recognition, **settings
+    )
+
+
+def _exact_bound(problem, num_samples):
+    def bound(params, x):
+        _, q, p = problem.table(params, x)
+        log_w = jnp.log(p) - jnp.log(q)
+        return testing.expected_log_mean_exp(log_w, q, num_samples=num_samples)
+
+    return bound
+
+
+def _fixed_theta(params):
+    return Params(jax.lax.stop_gradient(params.generative), params.recognition)
+
+
+def _log_q_under_the_posterior(problem):
+    """Minus KL(p(z|x) || q(z|x)) up to a constant in phi, from the table."""
+
+    def fit(params, x):
+        _, q, p = problem.table(_fixed_theta(params), x)
+        return (p / p.sum()) @ jnp.log(q)
+
+    return fit
+
+
+@pytest.mark.parametrize("num_samples", [1, 3, 8])
+def test_theta_climbs_the_k_sample_bound_without_bias(x64, num_samples):
+    problem, x = problems.binary_model(), jnp.asarray(X)
+    objective = _build(problem, num_samples=num_samples)
+    values, grads = testing.draws(objective, problem.params, x)
+    bound = jax.jit(jax.value_and_grad(_exact_bound(problem, num_samples)))
+    exact, exact_grads = bound(problem.params, x)
+    testing.assert_mean_equals(values, exact)
+    testing.assert_mean_equals(grads.generative, exact_grads.generative)
+
+
+def test_the_wake_phase_fits_q_to_the_posterior_as_k_grows(x64):
+    problem, x = problems.binary_model(), jnp.asarray(X)
+    exact = jax.jit(jax.grad(_log_q_under_the_posterior(problem)))(problem.params, x)
+    errors = []
+    for num_samples in (2, 200):
+        objective = _build(problem, num_samples=num_samples)
+        _, grads = testing.draws(objective, problem.params, x, num_draws=4000)
+        gaps = jax.tree.map(
+            lambda g, e: float(jnp.abs(g.mean(0) - e).max()),
+            grads.recognition,
+            exact.recognition,
+        )
+        errors.append(max(jax.tree.leaves(gaps)))
+    assert errors[1] < 0.1 * errors[0]
+
+
+def test_the_sleep_phase_is_unbiased_for_the_models_own_x(x64):
+    problem, x = problems.binary_model(), jnp.asarray(X)
+    objective = _build(problem, num_samples=1, sleep_share=1.0)
+    _, grads = testing.draws(objective, problem.params, x)
+    every_x = problems.binary_rows(len(X))
+
+    def fit(params, x):
+        def one(x):
+            _, q, p = problem.table(_fixed_theta(params), x)
+            return p @ jnp.log(q)  # p(x, z): the posterior weighted with p(x)
+
+        del x
+        return jax.vmap(one)(jnp.asarray(every_x)).sum()
+
+    exact = jax.jit(jax.grad(fit))(problem.params, x)
+    testing.assert_mean_equals(grads.recognition, exact.recognition)
+
+
+def test_a_share_mixes_the_two_phases(x64):
+    problem, x = problems.binary_model(), jnp.asarray(X)
+    gradient = {}
+    for share in (0.25, 1.0):
+        objective = _build(problem, num_samples=3, sleep_share=share)
+        _, grads = testing.draws(objective, problem.params, x, num_draws=10)
+        gradient[share] = grads.recognition
+    # The wake phase under the key that a sleeping objective leaves it.
+    alone = _build(problem, num_samples=3)
+
+    def wake(key, params, x):
+        return alone(jax.random.split(key)[0], params, x)
+
+    _, grads = testing.draws(wake, problem.params, x, num_draws=10)
+    mixed = jax.tree.map(
+        lambda w, s: 0.75 * w + 0.25 * s, grads.recognition, gradient[1.0]
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+        gradient[0.25],
+        mixed,
+    )
+
+
+def test_theta_gets_nothing_from_the_sleep_phase_where_z_carries_gradients(x64):
+    problem, x = problems.linear_gaussian(), jnp.array([0.4, -1.0])
+    alone = _build(problem, num_samples=3)
+
+    def wake(key, params, x):
+        return alone(jax.random.split(key)[0], params, x)
+
+    _, awake = testing.draws(wake, problem.params, x, num_draws=10)
+    asleep = _build(problem, num_samples=3, sleep_share=1.0)
+    _, grads = testing.draws(asleep, problem.params, x, num_draws=10)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+        grads.generative,
+        awake.generative,
+    )
+
+
+def test_jit_and_vmap_agree_with_a_loop():
+    problem = problems.binary_model()
+    xs = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 5)).astype(jnp.float32)
+    objective = _build(problem, num_samples=3, sleep_share=0.5)
+    testing.assert_same_compiled_and_batched(objective, problem.params, xs)
+
+
+def test_bad_settings_are_refused_when_built():
+    problem = problems.binary_model()
+    with pytest.raises(ValueError, match=r"num_samples .*0"):
+        _build(problem, num_samples=0)
+    with pytest.raises(ValueError, match=r"sleep_share .*1.5"):
+        _build(problem, num_samples=1, sleep_share=1.5)

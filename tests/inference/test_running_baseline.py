@@ -1,0 +1,102 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import problems, testing
+from vae_jax.estimators import score_function
+from vae_jax.inference import running_baseline
+from vae_jax.training import gradient
+from vae_jax.types import Batch
+
+pytestmark = pytest.mark.uses_optax
+DECAY = 0.8
+
+
+def _batch(seed=0, size=6):
+    x = jax.random.bernoulli(jax.random.key(seed), 0.5, (size, 5)).astype(jnp.float32)
+    return Batch(x, jnp.arange(size), jnp.ones(size))
+
+
+def _build(problem):
+    def build(baseline, scale):
+        return score_function.score_function(
+            problem.generative,
+            problem.recognition,
+            num_samples=1,
+            baseline=baseline,
+            scale=scale,
+        )
+
+    return build
+
+
+def _run(problem, num_steps, **settings):
+    """States and infos of a few steps, and their keys."""
+    algorithm = running_baseline.running_baseline(
+        _build(problem), optax.sgd(0.1), decay=DECAY, **settings
+    )
+    states, infos = [algorithm.init(jax.random.key(1), problem.params)], []
+    step = jax.jit(algorithm.step)
+    for t in range(num_steps):
+        key = jax.random.fold_in(jax.random.key(0), t)
+        state, info = step(key, states[-1], _batch(t))
+        states.append(state)
+        infos.append(info)
+    return states, infos
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_each_step_is_an_ascent_with_the_numbers_of_the_steps_before(normalize):
+    problem = problems.binary_model()
+    states, infos = _run(problem, 4, normalize=normalize)
+    values = []
+    for t, state in enumerate(states[:-1]):
+        weights = DECAY ** np.arange(t)[::-1]
+        baseline, scale = 0.0, 1.0
+        if t:
+            nats = np.asarray(values)  # [t, B]
+            baseline = weights @ nats.mean(1) / weights.sum()
+            square = weights @ (nats**2).mean(1) / weights.sum()
+            scale = max(1.0, np.sqrt(square - baseline**2)) if normalize else 1.0
+        objective = _build(problem)(jnp.float32(baseline), jnp.float32(scale))
+        plain = gradient.ascent(objective, optax.sgd(0.1))
+        key = jax.random.fold_in(jax.random.key(0), t)
+        expected, _ = jax.jit(plain.step)(key, state.ascent, _batch(t))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+            states[t + 1].ascent,
+            expected,
+        )
+        keys = jax.random.split(jax.random.clone(key), 6)
+        batched = jax.jit(jax.vmap(objective, in_axes=(0, None, 0)))
+        values.append(batched(keys, state.params, _batch(t).x))
+        np.testing.assert_allclose(infos[t].bound, values[-1].mean(), rtol=1e-5)
+
+
+def test_the_baseline_approaches_the_bound_and_cuts_the_variance():
+    problem = problems.binary_model()
+    states, _ = _run(problem, 60)
+    x = _batch(3).x[0]
+    spread = []
+    for baseline in (0.0, float(states[-1].mean)):
+        objective = _build(problem)(jnp.float32(baseline), jnp.float32(1.0))
+        _, grads = testing.draws(objective, problem.params, x, num_draws=2000)
+        leaves = jax.tree.leaves(grads.recognition)
+        spread.append(sum(float(leaf.var(0).sum()) for leaf in leaves))
+    assert spread[1] < 0.5 * spread[0]
+
+
+def test_the_callers_monitor_is_what_is_reported():
+    problem = problems.binary_model()
+    _, infos = _run(problem, 1, monitor=lambda key, params, x: {"x": x.sum()})
+    expected = {"x": _batch(0).x.sum(1).mean()}
+    np.testing.assert_allclose(infos[0].monitored["x"], expected["x"])
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_a_decay_outside_its_range_is_refused(decay):
+    build = _build(problems.binary_model())
+    with pytest.raises(ValueError, match="decay"):
+        running_baseline.running_baseline(build, optax.sgd(0.1), decay=decay)

@@ -1,0 +1,75 @@
+"""Reweighted wake-sleep: theta by importance weights, phi by fitting the posterior."""
+
+import jax
+from jax.lax import stop_gradient
+from jaxtyping import Array
+
+from vae_jax import bounds, numerics
+from vae_jax.estimators import importance
+from vae_jax.types import (
+    Generative,
+    Objective,
+    Params,
+    PRNGKey,
+    Recognition,
+    Scalar,
+)
+
+
+def reweighted_wake_sleep(
+    generative: Generative,
+    recognition: Recognition,
+    *,
+    num_samples: int,
+    sleep_share: float | Scalar = 0.0,
+) -> Objective:
+    r"""The K-sample bound, whose gradient fits q to the posterior and not the bound.
+
+    Bornschein & Bengio 2015 (arXiv:1406.2751), with $\tilde w = $ softmax(log w):
+    theta gets $\sum_k\tilde w_k\nabla_\theta\log p(x, z_k)$; phi, in the wake phase,
+    $\sum_k\tilde w_k\nabla_\phi\log q(z_k|x)$, and in the sleep phase $\nabla_\phi\log
+    q(z|x')$ at x', z drawn from the model. Value: one draw of L_K. Gradient: unbiased
+    for that of L_K in theta. In phi it is not a gradient of the bound: the wake phase
+    descends KL(p(z|x) || q(z|x)), with a bias that vanishes as K grows, and the sleep
+    phase that divergence's mean over the model's own x, without bias. q may be
+    discrete: nothing is differentiated through z.
+
+    Args:
+        generative: the joint p(x, z).
+        recognition: q.
+        num_samples: K.
+        sleep_share: s in phi's (1 - s) wake + s sleep; it may be traced.
+
+    Raises:
+        ValueError: if num_samples is below one, or sleep_share is a number outside
+            [0, 1].
+    """
+    if isinstance(sleep_share, float | int) and not 0.0 <= sleep_share <= 1.0:
+        raise ValueError(f"sleep_share must lie in [0, 1], got {sleep_share}.")
+    draw = importance.log_densities(generative, recognition, num_samples=num_samples)
+    sleeps = not isinstance(sleep_share, float | int) or sleep_share > 0.0
+
+    def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
+        key_wake, key_sleep = jax.random.split(key) if sleeps else (key, key)
+        log_p, log_q = draw(key_wake, params, x)
+        log_w = stop_gradient(log_p - log_q)
+        weights = jax.nn.softmax(log_w)
+        surrogate = weights @ (log_p + (1.0 - sleep_share) * log_q)
+        if sleeps:
+            surrogate += sleep_share * _log_q_of_dream(
+                generative, recognition, key_sleep, params
+            )
+        return numerics.attach_gradient(bounds.iwae(log_w), surrogate)
+
+    return objective
+
+
+def _log_q_of_dream(
+    generative: Generative, recognition: Recognition, key: PRNGKey, params: Params
+) -> Scalar:
+    """log q(z | x) at one x, z drawn from the model, which is held fixed."""
+    key_prior, key_observation = jax.random.split(key)
+    fixed = stop_gradient(params)
+    z = generative.sample_prior(key_prior, fixed)
+    x = generative.sample_observation(key_observation, fixed, z)
+    return recognition.log_prob(params, recognition.encode(params, x), z)

@@ -1,0 +1,1 @@
+"""Fits that are not one gradient of one objective, as `Algorithm` records."""

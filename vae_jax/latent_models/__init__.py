@@ -1,0 +1,1 @@
+"""Models whose latents are structured or discrete: joints and recognition models."""
