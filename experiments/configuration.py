@@ -5,15 +5,48 @@ import pathlib
 
 from experiments import cli
 
-ESTIMATORS = ("sgvb_a", "sgvb_b", "iwae")
+CONTINUOUS = ("diag_normal", "full_normal", "planar", "coupling", "iaf")
+POSTERIORS = (*CONTINUOUS, "bernoulli")
+FITTING_POSTERIORS = {  # what each estimator can be asked of
+    "sgvb_a": CONTINUOUS,
+    "sgvb_b": ("diag_normal",),
+    "free_bits": ("diag_normal",),
+    "capacity": ("diag_normal",),
+    "iwae": CONTINUOUS,
+    "stick_the_landing": CONTINUOUS,
+    "dreg": CONTINUOUS,
+    "ciwae": CONTINUOUS,
+    "renyi": CONTINUOUS,
+    "jackknife": CONTINUOUS,
+    "miwae": CONTINUOUS,
+    "piwae": CONTINUOUS,
+    "score_function": POSTERIORS,
+    "running_baseline": POSTERIORS,
+    "leave_one_out": POSTERIORS,
+    "nvil": POSTERIORS,
+    "vimco": POSTERIORS,
+    "reweighted_wake_sleep": POSTERIORS,
+    "straight_through": ("bernoulli",),
+    "binary_concrete": ("bernoulli",),
+    "disarm": ("bernoulli",),
+}
+ESTIMATORS = tuple(FITTING_POSTERIORS)
+# Those whose value is an ELBO, so that bound + KL = reconstruction.
+OF_THE_ELBO = (
+    *("sgvb_a", "sgvb_b", "free_bits", "capacity", "score_function"),
+    *("running_baseline", "leave_one_out", "nvil", "straight_through"),
+    *("binary_concrete", "disarm"),
+)
 LIKELIHOODS = ("bernoulli", "normal", "normal_learned_std", "normal_per_pixel_std")
 
 POSITIVE = (
-    *("num_latents", "num_samples", "std", "min_std", "learning_rate"),
+    *("num_latents", "num_samples", "num_outer", "std", "min_std", "learning_rate"),
+    *("temperature", "flow_layers"),
     *("batch_size", "num_epochs", "eval_every", "valid_samples", "eval_samples"),
 )
 NOT_NEGATIVE = (
     *("weight_decay", "kl_warmup", "clip_norm", "early_stopping"),
+    *("beta", "free_nats", "capacity", "capacity_strength", "sleep_share"),
     *("seed", "data_seed", "checkpoint_seconds"),
 )
 
@@ -46,6 +79,12 @@ class Config:
     squash_mean: bool = cli.flag(
         False, "Normal likelihoods: means through a sigmoid, for data in [0, 1]."
     )
+    posterior: str = cli.flag(
+        "diag_normal",
+        "q(z | x); bernoulli has binary latents with a learned prior.",
+        choices=POSTERIORS,
+    )
+    flow_layers: int = cli.flag(4, "Flows of --posterior=planar, coupling or iaf.")
     num_latents: int = cli.flag(16, "Latent dimensions, N_z.")
     hidden: tuple[int, ...] = cli.flag(
         (200,), "Units of the encoder's hidden layers; the decoder mirrors them."
@@ -61,6 +100,19 @@ class Config:
     # Objective.
     estimator: str = cli.flag("sgvb_b", "Gradient estimator.", choices=ESTIMATORS)
     num_samples: int = cli.flag(1, "Samples of z per example: L of SGVB, K of IWAE.")
+    num_outer: int = cli.flag(1, "Outer samples of miwae and piwae, M.")
+    beta: float = cli.flag(
+        1.0, "Weight of the KL (sgvb_b); the ELBO's share of the bound (ciwae)."
+    )
+    alpha: float = cli.flag(0.5, "Order of the Renyi bound.")
+    jackknife_order: int = cli.flag(1, "Order of the jackknife bound: 0, 1 or 2.")
+    free_nats: float = cli.flag(0.1, "KL that each latent has for free (free_bits).")
+    capacity: float = cli.flag(20.0, "Nats that the KL is pulled to (capacity).")
+    capacity_strength: float = cli.flag(10.0, "How strongly (capacity).")
+    temperature: float = cli.flag(0.5, "Of the relaxed bits (binary_concrete).")
+    sleep_share: float = cli.flag(
+        0.0, "Share of the sleep phase in phi's gradient (reweighted_wake_sleep)."
+    )
     weight_decay: float = cli.flag(
         0.0, "Precision of the normal prior on theta (MAP); 1 is the AEVB paper's."
     )
@@ -112,6 +164,12 @@ class Config:
             raise ValueError(f"--hidden must hold positive sizes, got {self.hidden}")
         if self.valid_size < -1:
             raise ValueError(f"--valid_size must be -1 or more, got {self.valid_size}")
+        if self.posterior not in FITTING_POSTERIORS[self.estimator]:
+            fitting = [e for e in ESTIMATORS if self.posterior in FITTING_POSTERIORS[e]]
+            raise ValueError(
+                f"--estimator={self.estimator} does not fit --posterior="
+                f"{self.posterior}; what fits: {', '.join(fitting)}"
+            )
         if self.kl_warmup and self.estimator != "sgvb_b":
             raise ValueError(
                 f"--kl_warmup weights the closed-form KL, which --estimator="

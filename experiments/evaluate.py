@@ -106,8 +106,12 @@ def table(result: dict[str, Any]) -> str:
     for name, value in result.items():
         if isinstance(value, float):
             lines.append(f"  {name:<32}{value:14.4f}")
-    per_latent = " ".join(f"{kl:.3f}" for kl in result["kl_per_latent"])
-    lines += [f"  kl_per_latent: {per_latent}", ""]
+    if "kl_per_latent" in result:
+        per_latent = " ".join(f"{kl:.3f}" for kl in result["kl_per_latent"])
+        lines.append(f"  kl_per_latent: {per_latent}")
+    else:
+        lines.append("  no KL per latent: q does not factorize over the latents")
+    lines.append("")
     if stamp["quantity"] == "cross-entropy":
         lines.append(
             "Targets are not binary: these are cross-entropies, and log p(x) of no "

@@ -53,7 +53,7 @@ def main(config: Config) -> int:
         pictures.save_arrays(folder / "samples.npz", arrays)
         if pictures.is_image(trained):
             pictures.draw_samples(arrays, folder / "samples.png")
-        if trained.config.num_latents == 2 and pictures.is_image(trained):
+        if pictures.has_manifold(trained):
             tiles = pictures.manifold(trained, size=config.manifold_size)
             pictures.save_arrays(folder / "manifold.npz", {"mean": tiles})
             pictures.draw_manifold(tiles, folder / "manifold.png")

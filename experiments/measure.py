@@ -47,7 +47,7 @@ def evidence_over_examples(
     """Compiles (key, params, rows [N, *X]) -> log p(x) of each row, sampled from q."""
     chunk = min(IMPORTANCE_CHUNK, num_samples)
     estimate = marginal.importance_sampling(
-        *model, num_samples=num_samples, chunk_size=chunk
+        *model.pair, num_samples=num_samples, chunk_size=chunk
     )
     batch_size = max(1, IMPORTANCE_CHUNK // chunk)
     return examples.over_examples(estimate, batch_size=batch_size, value=value)
@@ -129,13 +129,18 @@ def log_evidence(
 def latents(
     trained: Trained, *, split: str, num_images: int = 0
 ) -> dict[str, list[float] | float]:
-    """KL of each latent in nats, averaged over a split, and the active units."""
-    size = trained.config.num_latents
+    """KL of each latent in nats, averaged over a split, and the active units.
+
+    Empty for a q that does not factorize: its latents have no KL of their own.
+    """
+    closed = trained.model.closed_form
+    if closed is None:
+        return {}
 
     def evaluator(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array]:
         del key
         h = trained.model.recognition.encode(params, x)
-        return h[:size], representation.kl_per_latent(h, kl=models.kl)
+        return closed.mean(h), closed.kl(params, h)
 
     evaluate = examples.over_examples(
         evaluator, batch_size=DECODED_ROWS, value=trained.data.prepared.value

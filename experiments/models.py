@@ -7,15 +7,27 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.configuration import Config
-from vae_jax import divergences, likelihoods, networks, posteriors, priors, vae
-from vae_jax.estimators import importance, sgvb
+from experiments import objectives
+from experiments.configuration import OF_THE_ELBO, Config
+from vae_jax import (
+    divergences,
+    flows,
+    likelihoods,
+    networks,
+    posteriors,
+    priors,
+    vae,
+)
+from vae_jax.estimators import sgvb
+from vae_jax.evaluation import representation
+from vae_jax.inference import running_baseline
 from vae_jax.training import gradient
 from vae_jax.types import (
     Algorithm,
+    Conditional,
     Generative,
     Likelihood,
-    Objective,
+    Network,
     Params,
     PRNGKey,
     Recognition,
@@ -33,11 +45,25 @@ STAIRCASE_STAGES = 8
 LONG_EPOCH = 100  # steps, from which every tenth reports the gradient's norm
 
 
+class ClosedForm(NamedTuple):
+    """What is known of a factorized q without sampling it."""
+
+    kl: Callable[[Params, jax.Array], jax.Array]  # params, h -> KL of each latent [D]
+    mean: Callable[[jax.Array], jax.Array]  # h -> E_q[z] [D]
+
+
 class Model(NamedTuple):
     """The joint and the recognition model of one configuration."""
 
     generative: Generative
     recognition: Recognition
+    closed_form: ClosedForm | None  # None where q does not factorize
+    baseline: Network | None  # x -> [1], where the estimator learns one
+
+    @property
+    def pair(self) -> tuple[Generative, Recognition]:
+        """What estimators are built from."""
+        return self.generative, self.recognition
 
     def init(self, key: PRNGKey) -> Params:
         """Fresh parameters theta and phi."""
@@ -57,13 +83,22 @@ def build(config: Config, x_shape: tuple[int, ...]) -> Model:
         "activation": ACTIVATIONS[config.activation],
         "initializer": _initializer(config.init),
     }
-    encoder = networks.mlp(num_entries, config.hidden, 2 * config.num_latents, **style)
+    posterior = _posterior(config)
+    encoder = networks.mlp(num_entries, config.hidden, posterior.width, **style)
     mirrored = config.hidden[::-1]
     decoder = networks.mlp(config.num_latents, mirrored, likelihood.width, **style)
-    prior = priors.standard_normal(config.num_latents)
+    binary = config.posterior == "bernoulli"
+    prior = (priors.bernoulli if binary else priors.standard_normal)(config.num_latents)
+    recognition = vae.encoder_model(encoder, posterior)
+    baseline = None
+    if config.estimator == "nvil":
+        baseline = objectives.baseline(num_entries)
+        recognition = vae.with_baseline(recognition, baseline)
     return Model(
         vae.decoder_model(decoder, prior, likelihood),
-        vae.encoder_model(encoder, posteriors.diag_normal(config.num_latents)),
+        recognition,
+        _closed_form(config),
+        baseline,
     )
 
 
@@ -72,37 +107,44 @@ def algorithm(
 ) -> Algorithm:
     """The fit that the flags ask for."""
     warmup_steps = config.kl_warmup * steps_per_epoch
+    shared = {
+        "monitor": _monitor(config, model),
+        "norm_every": 10 if steps_per_epoch >= LONG_EPOCH else 1,
+    }
+    optimize = optimizer(config, steps_per_epoch=steps_per_epoch)
+    build = objectives.builder(
+        config, model.pair, kl=_kl(model), network=model.baseline, num_data=num_data
+    )
 
     def settings(step: jax.Array) -> gradient.Settings:
         if not warmup_steps:
             return {}
-        return {"beta": jnp.minimum(1.0, (step + 1.0) / warmup_steps)}
+        return {"warmup": jnp.minimum(1.0, (step + 1.0) / warmup_steps)}
 
-    def objective(settings: gradient.Settings) -> Objective:
-        plain = _objective(config, model, settings)
-        if not config.weight_decay:
-            return plain
-        return sgvb.with_normal_prior_on_theta(
-            plain, num_data=num_data, weight_decay=config.weight_decay
+    if config.estimator in objectives.WITH_RUNNING_BASELINE:
+        return running_baseline.running_baseline(
+            lambda baseline, scale: build({"baseline": baseline, "scale": scale}),
+            optimize,
+            **shared,
         )
-
-    return gradient.scheduled_ascent(
-        objective,
-        optimizer(config, steps_per_epoch=steps_per_epoch),
-        settings=settings,
-        monitor=_monitor(config, model),
-        norm_every=10 if steps_per_epoch >= LONG_EPOCH else 1,
-    )
+    return gradient.scheduled_ascent(build, optimize, settings=settings, **shared)
 
 
-def has_elbo_value(config: Config) -> bool:
-    """Whether the objective's value is an ELBO, so that bound + KL = reconstruction."""
-    return config.estimator in ("sgvb_a", "sgvb_b")
+def _kl(model: Model) -> objectives.KL:
+    """(params, h) -> the closed form; asked for where there is one alone."""
+
+    def closed(params: Params, h: jax.Array) -> jax.Array:
+        assert model.closed_form is not None  # as the configuration has checked
+        return model.closed_form.kl(params, h).sum()
+
+    return closed
 
 
 def elbo_terms(model: Model, *, num_samples: int) -> Callable:
-    """(key, params, x) -> reconstruction and KL of the ELBO, KL in closed form."""
-    return sgvb.sgvb_b_terms(*model, num_samples=num_samples, kl=kl)
+    """(key, params, x) -> reconstruction and KL of the ELBO, KL closed where it is."""
+    closed = model.closed_form
+    kl = None if closed is None else lambda params, h: closed.kl(params, h).sum()
+    return sgvb.elbo_terms(*model.pair, num_samples=num_samples, kl=kl)
 
 
 def optimizer(config: Config, *, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -132,24 +174,62 @@ def _schedule(config: Config, steps_per_epoch: int) -> optax.ScalarOrSchedule:
     return optax.piecewise_constant_schedule(rate, dict.fromkeys(ends, 10 ** (-1 / 7)))
 
 
-def _objective(config: Config, model: Model, settings: gradient.Settings) -> Objective:
-    if config.estimator == "sgvb_b":
-        beta = settings.get("beta", 1.0)
-        return sgvb.sgvb_b(*model, num_samples=config.num_samples, kl=kl, beta=beta)
-    make = {"sgvb_a": sgvb.sgvb_a, "iwae": importance.iwae}[config.estimator]
-    return make(*model, num_samples=config.num_samples)
-
-
 def _monitor(config: Config, model: Model) -> gradient.Monitor:
-    if not has_elbo_value(config):
+    closed = model.closed_form
+    if closed is None or config.estimator not in OF_THE_ELBO:
         terms = elbo_terms(model, num_samples=config.num_samples)
         return lambda key, params, x: terms(key, params, x)._asdict()
 
     def kl_alone(key: PRNGKey, params: Params, x: jax.Array) -> dict[str, jax.Array]:
         del key
-        return {"kl": kl(*jnp.split(model.recognition.encode(params, x), 2))}
+        return {"kl": closed.kl(params, model.recognition.encode(params, x)).sum()}
 
     return kl_alone
+
+
+def _posterior(config: Config) -> Conditional:
+    size = config.num_latents
+    if config.posterior == "bernoulli":
+        return posteriors.bernoulli(size)
+    if config.posterior == "full_normal":
+        return posteriors.full_normal(size)
+    base = posteriors.diag_normal(size)
+    if config.posterior == "diag_normal":
+        return base
+    layers = [_flow(config, i) for i in range(config.flow_layers)]
+    return posteriors.flow(base, flows.chain(*layers))
+
+
+def _flow(config: Config, layer: int) -> flows.Flow:
+    """One flow that reads num_latents numbers of context, or all its parameters."""
+    size, hidden = config.num_latents, config.hidden[:1]
+    if config.posterior == "planar":
+        return flows.planar(size)
+    if config.posterior == "coupling":
+        passed = size // 2
+        network = networks.mlp(passed + size, hidden, 2 * (size - passed))
+        return flows.affine_coupling(
+            network, size, context_width=size, flip=layer % 2 == 1
+        )
+    network = networks.made(size, hidden, num_context=size)
+    autoregressive = flows.inverse_autoregressive(network, size, context_width=size)
+    return flows.chain(autoregressive, flows.reverse(size))
+
+
+def _closed_form(config: Config) -> ClosedForm | None:
+    if config.posterior == "diag_normal":
+        return ClosedForm(
+            kl=lambda params, h: representation.kl_per_latent(h, kl=kl),
+            mean=lambda h: jnp.split(h, 2)[0],
+        )
+    if config.posterior == "bernoulli":
+        return ClosedForm(kl=_bernoulli_kl, mean=jax.nn.sigmoid)
+    return None
+
+
+def _bernoulli_kl(params: Params, h: jax.Array) -> jax.Array:
+    logits = params.generative["prior"]["logits"]
+    return jax.vmap(divergences.bernoulli_to_bernoulli)(h[:, None], logits[:, None])
 
 
 def _likelihood(config: Config, x_shape: tuple[int, ...]) -> Likelihood:

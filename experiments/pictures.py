@@ -33,7 +33,7 @@ def reconstructions(
     key: PRNGKey, trained: measure.Trained, *, split: str, num: int
 ) -> Arrays:
     """x of a split, one z from q(z | x) each, and the mean of p(x | z) there."""
-    (generative, recognition), params = trained.model, trained.params
+    (generative, recognition), params = trained.model.pair, trained.params
 
     def reconstruct(key: PRNGKey, row: Array) -> dict[str, Array]:
         x = trained.data.prepared.value(row)
@@ -112,7 +112,7 @@ def of_run(key: PRNGKey, trained: measure.Trained, workdir: pathlib.Path) -> Non
     num = min(50, len(getattr(trained.data.prepared, split)))
     drawn = reconstructions(key_reconstructions, trained, split=split, num=num)
     draw_reconstructions(drawn, workdir / "reconstructions.png")
-    if trained.config.num_latents == 2:
+    if has_manifold(trained):
         draw_manifold(manifold(trained, size=20), workdir / "manifold.png")
 
 
@@ -120,3 +120,10 @@ def is_image(trained: measure.Trained) -> bool:
     """Whether an observation can be drawn: [H, W] or [H, W, 3]."""
     shape = trained.data.x_shape
     return len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+
+
+def has_manifold(trained: measure.Trained) -> bool:
+    """Whether the latents are two with a normal prior, below an image."""
+    config = trained.config
+    plane = config.num_latents == 2 and config.posterior != "bernoulli"
+    return plane and is_image(trained)

@@ -68,10 +68,10 @@ def build(config: Config) -> Run:
                 f"--early_stopping needs a validation split, {config.dataset} has none"
             )
         model = models.build(config, data.x_shape)
-    steps_per_epoch = num_rows // config.batch_size
-    algorithm = models.algorithm(
-        config, model, num_data=num_rows, steps_per_epoch=steps_per_epoch
-    )
+        steps_per_epoch = num_rows // config.batch_size
+        algorithm = models.algorithm(
+            config, model, num_data=num_rows, steps_per_epoch=steps_per_epoch
+        )
     keys = Keys(*jax.random.split(jax.random.key(config.seed), 4))
     workdir = config.directory()
     return Run(config, data, model, keys, workdir, steps_per_epoch, algorithm)

@@ -22,13 +22,12 @@ from experiments import (
     cli,
     interrupts,
     measure,
-    models,
     pictures,
     protocol,
     rundir,
     runs,
 )
-from experiments.configuration import Config
+from experiments.configuration import OF_THE_ELBO, Config
 from experiments.runs import Run, Saved
 from vae_jax.data import batches
 from vae_jax.estimators import sgvb
@@ -174,7 +173,7 @@ def _row(
         for name, values in monitored.items()
         if not np.isnan(values).all()  # a short scan may hold no step with a norm
     }
-    if models.has_elbo_value(run.config) and "kl" in row:
+    if run.config.estimator in OF_THE_ELBO and "kl" in row:
         row["reconstruction"] = row["bound"] + row["kl"]
     num_examples = len(info.bound) * run.config.batch_size
     return row | {"examples_per_second": num_examples / seconds, "seconds": seconds}

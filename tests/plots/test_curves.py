@@ -91,3 +91,28 @@ def test_drawing_leaves_no_global_state():
     before = matplotlib.get_backend()
     curves.training_curves(make_rows(3), panels=PANELS)
     assert matplotlib.get_backend() == before
+
+
+# series
+
+
+def test_each_series_is_drawn_on_the_axes_it_asks_for():
+    panels = {
+        "theta": {"a": ([1, 10], [0.5, 2.0]), "b": ([1, 10, 100], [1.0, -1.0, 3.0])},
+        "phi": {"a": ([1, 10], [np.nan, 2.0])},
+    }
+    figure = curves.series(panels, x_label="K", y_label="SNR", log="xy")
+    figure.canvas.draw()
+    theta, phi = figure.axes
+    assert [theta.get_title(), phi.get_title()] == ["theta", "phi"]
+    assert {theta.get_xscale(), theta.get_yscale()} == {"log"}
+    np.testing.assert_array_equal(theta.lines[1].get_xdata(), [1, 100])
+    np.testing.assert_array_equal(phi.lines[0].get_ydata(), [2.0])
+    plain = curves.series(panels, x_label="K", y_label="SNR").axes[0]
+    assert plain.get_xscale() == "linear"
+    np.testing.assert_array_equal(plain.lines[1].get_ydata(), [1.0, -1.0, 3.0])
+
+
+def test_series_without_panels_are_refused():
+    with pytest.raises(ValueError, match="at least one panel"):
+        curves.series({}, x_label="K", y_label="SNR")

@@ -53,6 +53,48 @@ def training_curves(
     return figure
 
 
+def series(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    *,
+    x_label: str,
+    y_label: str,
+    log: str = "",
+) -> Figure:
+    """Named curves of y against x, side by side, on one scale of x and y each.
+
+    Args:
+      panels: the title of each panel to its curves: name -> (x, y). Values that are
+        not finite are left out, and on a logarithmic axis those not positive.
+      x_label: of every panel, with its unit.
+      y_label: as x_label.
+      log: the logarithmic axes: "", "x", "y" or "xy".
+
+    Raises:
+      ValueError: no panels.
+    """
+    if not panels:
+        raise ValueError("panels must name at least one panel.")
+    figure = Figure(
+        figsize=(max(5.0, 4.6 * len(panels)), 4.0), dpi=120, layout="constrained"
+    )
+    for place, (title, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        axes.set(xlabel=x_label, ylabel=y_label, title=title)
+        axes.grid(alpha=0.25)
+        for name, (x, y) in curves.items():
+            points = np.array([x, y], np.float64)
+            kept = np.isfinite(points).all(0)
+            for row, axis in zip(points, "xy", strict=True):
+                kept &= (row > 0.0) if axis in log else True
+            axes.plot(*points[:, kept], marker=".", linewidth=1.2, label=name)
+        if "x" in log:
+            axes.set_xscale("log")
+        if "y" in log:
+            axes.set_yscale("log")
+        axes.legend(fontsize="x-small", frameon=False)
+    return figure
+
+
 def _points(rows: Sequence[Mapping[str, Any]], x: str, name: str) -> np.ndarray:
     """The finite points of one curve, [n, 2], in the order of the rows."""
     found = [(row.get(x), row.get(name)) for row in rows]

@@ -1,0 +1,268 @@
+r"""A sigmoid belief network trained by every estimator for binary latents.
+
+    python -m experiments.discrete
+    python -m experiments.discrete --dataset=binarized_mnist --data_dir=DIR \
+        --layers=200 --num_epochs=20
+
+Every estimator starts from the same weights and spends the same number of decoder
+evaluations per image, `--num_samples` (a relaxed sample costs two: one decides the
+value and theta's gradient, one phi's). The curve is the 100-sample bound of the test
+split against training time, compilation and evaluation not counted; at the end log p(x)
+by importance sampling is given as well. Relaxed, straight-through and DisARM gradients
+need a factorial q and are left out where there is more than one layer.
+Writes discrete.json and discrete.png.
+
+EXPECTED
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments import cli, measure, objectives, protocol, rundir
+from experiments.configuration import Config as TrainConfig
+from vae_jax import divergences, vae
+from vae_jax.data import batches
+from vae_jax.estimators import (
+    disarm,
+    importance,
+    relaxed,
+    reweighted,
+    score_function,
+)
+from vae_jax.evaluation import examples, marginal
+from vae_jax.inference import running_baseline
+from vae_jax.latent_models import sigmoid_belief
+from vae_jax.plots import curves, files
+from vae_jax.training import gradient, loop
+from vae_jax.types import Algorithm, Params, Recognition
+
+BOUND_SAMPLES = 100
+TEMPERATURE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment; every field is a flag."""
+
+    workdir: str = cli.flag("runs/discrete", "Where the results are written.")
+    dataset: str = cli.flag("digits", "Data set, as in experiments.train.")
+    data_dir: str = cli.flag("", "Folder that holds the original data files.")
+    binarization: str = cli.flag(
+        "threshold", "Pixels.", choices=("threshold", "static", "dynamic")
+    )
+    layers: tuple[int, ...] = cli.flag((32,), "Binary units of each layer, x's first.")
+    hidden: tuple[int, ...] = cli.flag((), "Hidden units of each layer of q.")
+    estimators: str = cli.flag("", "Comma-separated names; all that fit if empty.")
+    num_samples: int = cli.flag(8, "Decoder evaluations per image; even, two or more.")
+    batch_size: int = cli.flag(100, "Images per step.")
+    learning_rate: float = cli.flag(3e-3, "Of Adam.")
+    num_epochs: int = cli.flag(300, "Passes over the training split.")
+    eval_every: int = cli.flag(20, "Epochs between two points of the curve.")
+    importance_samples: int = cli.flag(1000, "Samples per image of log p(x).")
+    seed: int = cli.flag(0, "Seed of the weights, the order and the noise.")
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that cannot be trained.
+
+        Raises:
+            ValueError: naming the flag and its value.
+        """
+        if self.num_samples < 2 or self.num_samples % 2:
+            raise ValueError(
+                f"--num_samples must be even and positive, got {self.num_samples}"
+            )
+        for name in ("num_epochs", "eval_every", "batch_size", "importance_samples"):
+            if getattr(self, name) < 1:
+                value = getattr(self, name)
+                raise ValueError(f"--{name} must be positive, got {value}")
+        chunk = measure.IMPORTANCE_CHUNK
+        if self.importance_samples > chunk and self.importance_samples % chunk:
+            raise ValueError(
+                f"--importance_samples above {chunk} must be a multiple of it, got "
+                f"{self.importance_samples}"
+            )
+        if not self.layers or min(self.layers) < 1:
+            raise ValueError(f"--layers must hold positive sizes, got {self.layers}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """An algorithm and the recognition model whose parameters it starts from."""
+
+    algorithm: Algorithm
+    recognition: Recognition
+
+
+def fits(config: Config, x_shape: tuple[int, ...]) -> dict[str, Fit]:
+    """Every estimator that fits the number of layers."""
+    generative = sigmoid_belief.generative(config.layers, x_shape)
+    recognition = sigmoid_belief.recognition(
+        config.layers, x_shape, hidden=config.hidden
+    )
+    pair, k = (generative, recognition), config.num_samples
+    optimizer = gradient.adam(config.learning_rate)
+    network = objectives.baseline(int(np.prod(x_shape)))
+
+    def kl(params: Params, h: Array) -> Array:
+        prior = params.generative["prior"]["logits"]
+        return divergences.bernoulli_to_bernoulli(h, prior)
+
+    plain = {
+        "score_function": score_function.score_function(*pair, num_samples=k),
+        "leave_one_out": score_function.leave_one_out(*pair, num_samples=k),
+        "vimco": score_function.vimco(*pair, num_samples=k),
+        "reweighted_wake_sleep": reweighted.reweighted_wake_sleep(*pair, num_samples=k),
+    }
+    if len(config.layers) == 1:
+        half = {"num_samples": k // 2, "temperature": TEMPERATURE}
+        plain |= {
+            "straight_through": relaxed.straight_through(*pair, num_samples=k, kl=kl),
+            "binary_concrete": relaxed.binary_concrete(*pair, kl=kl, **half),
+            "disarm": disarm.disarm(*pair, num_samples=k),
+        }
+    found = {
+        name: Fit(gradient.ascent(objective, optimizer), recognition)
+        for name, objective in plain.items()
+    }
+    found["running_baseline"] = Fit(
+        running_baseline.running_baseline(
+            lambda baseline, scale: score_function.score_function(
+                *pair, num_samples=k, baseline=baseline, scale=scale
+            ),
+            optimizer,
+        ),
+        recognition,
+    )
+    found["nvil"] = Fit(
+        running_baseline.running_baseline(
+            lambda baseline, scale: score_function.nvil(
+                *pair, network=network, num_samples=k, baseline=baseline, scale=scale
+            ),
+            optimizer,
+        ),
+        vae.with_baseline(recognition, network),
+    )
+    return found
+
+
+def train(config: Config, fit: Fit, data: protocol.Dataset) -> dict[str, Any]:
+    """The curve of one estimator, and log p(x) of the test split at its end."""
+    generative = sigmoid_belief.generative(config.layers, data.x_shape)
+    pair = (
+        generative,
+        sigmoid_belief.recognition(config.layers, data.x_shape, hidden=config.hidden),
+    )
+    key_theta, key_phi, key_run, key_order, key_eval = jax.random.split(
+        jax.random.key(config.seed), 5
+    )
+    prepared = data.prepared
+    rows, test = jnp.asarray(prepared.train), jnp.asarray(prepared.test)
+    bound = examples.over_examples(
+        importance.iwae(*pair, num_samples=BOUND_SAMPLES),
+        batch_size=10,
+        value=prepared.value,
+    )
+    evidence = examples.over_examples(
+        marginal.importance_sampling(
+            *pair,
+            num_samples=config.importance_samples,
+            chunk_size=min(config.importance_samples, measure.IMPORTANCE_CHUNK),
+        ),
+        batch_size=1,
+        value=prepared.value,
+    )
+    start = Params(generative.init(key_theta), fit.recognition.init(key_phi))
+    state = loop.start(key_run, fit.algorithm, start)
+    scan = loop.scan(fit.algorithm, prepared.take)
+    num_epochs = min(config.eval_every, config.num_epochs)
+
+    def order(stretch: int) -> Array:
+        keys = jax.random.split(jax.random.fold_in(key_order, stretch), num_epochs)
+        epochs = [
+            batches.order(key, len(rows), batch_size=config.batch_size) for key in keys
+        ]
+        return jnp.concatenate(epochs)
+
+    # Compiled on a copy, so that the clock counts steps alone.
+    jax.block_until_ready(scan(jax.tree.map(jnp.copy, state), rows, order(0)))
+    seconds, curve = 0.0, {"epoch": [], "seconds": [], "bound": []}
+    for stretch in range(-(-config.num_epochs // num_epochs)):
+        drawn, started = order(stretch), time.monotonic()
+        state, info = scan(state, rows, drawn)
+        jax.block_until_ready(info)
+        seconds += time.monotonic() - started
+        values = bound(jax.random.clone(key_eval), state.inner.params, test)
+        curve["epoch"].append((stretch + 1) * num_epochs)
+        curve["seconds"].append(seconds)
+        curve["bound"].append(float(np.asarray(values, np.float64).mean()))
+    log_p = np.asarray(
+        evidence(jax.random.clone(key_eval), state.inner.params, test).log_p, np.float64
+    )
+    return curve | {
+        "log_p": float(log_p.mean()),
+        "log_p_standard_error": measure.standard_error(log_p),
+    }
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Trains by each estimator in turn."""
+    with cli.user_errors():
+        data = protocol.load(
+            TrainConfig(
+                dataset=config.dataset,
+                data_dir=config.data_dir,
+                binarization=config.binarization,
+            )
+        )
+        known = fits(config, data.x_shape)
+    names = config.estimators.split(",") if config.estimators else list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise cli.UsageError(
+            f"--estimators: {', '.join(unknown)} unknown or not for "
+            f"{len(config.layers)} layers; what fits: {', '.join(known)}"
+        )
+    result = {}
+    print(f"{'':<24}{'test bound':>12}{'log p(x)':>10}{'s.e.':>8}{'seconds':>9}")
+    for name in names:
+        got = result[name] = train(config, known[name], data)
+        print(
+            f"{name:<24}{got['bound'][-1]:12.2f}{got['log_p']:10.2f}"
+            f"{got['log_p_standard_error']:8.2f}{got['seconds'][-1]:9.1f}",
+            flush=True,
+        )
+    return result
+
+
+def main(config: Config) -> int:
+    """Trains, prints, writes and draws."""
+    result = run(config)
+    folder = pathlib.Path(config.workdir).expanduser()
+    drawn = {name: (got["seconds"], got["bound"]) for name, got in result.items()}
+    figure = curves.series(
+        {f"{config.dataset}, layers {config.layers}": drawn},
+        x_label="seconds of training",
+        y_label=f"test bound, {BOUND_SAMPLES} samples, nats",
+    )
+    with cli.user_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "config": dataclasses.asdict(config),
+            "estimators": result,
+            "environment": protocol.environment(),
+        }
+        rundir.write_json(folder / "discrete.json", content)
+        files.save(figure, folder / "discrete.png")
+    print(f"written to {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)

@@ -1,0 +1,206 @@
+"""The scripts that compare estimators, and the estimators of `train`."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import (
+    cli,
+    configuration,
+    discrete,
+    estimator_variance,
+    gradient_snr,
+    models,
+    objectives,
+    runs,
+)
+from experiments.configuration import Config
+from tests.test_experiments import tiny
+from vae_jax.data import batches
+from vae_jax.training import loop
+
+pytestmark = pytest.mark.uses_optax
+FITTING = [
+    (estimator, posterior)
+    for estimator, posteriors in configuration.FITTING_POSTERIORS.items()
+    for posterior in dict.fromkeys((posteriors[0], posteriors[-1]))
+]
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+# train --estimator and --posterior
+
+
+@pytest.mark.parametrize(("estimator", "posterior"), FITTING)
+def test_every_estimator_traces_with_the_posteriors_it_fits(
+    tmp_path, estimator, posterior
+):
+    config = tiny(tmp_path, estimator=estimator, posterior=posterior, num_samples=4)
+    model = models.build(config, (2, 3))
+    fit = models.algorithm(config, model, num_data=20, steps_per_epoch=2)
+    scan = loop.scan(fit, batches.take(divisor=255.0))
+    state = jax.eval_shape(
+        lambda key: loop.start(key, fit, model.init(jax.random.clone(key))),
+        jax.random.key(0),
+    )
+    data = jax.ShapeDtypeStruct((20, 2, 3), np.uint8)
+    order = jax.ShapeDtypeStruct((3, 5), np.int32)
+    after, info = jax.eval_shape(scan, state, data, order)
+    assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(
+        lambda a: a.shape, state
+    )
+    assert info.bound.shape == (3,)
+    assert "kl" in info.monitored
+
+
+@pytest.mark.parametrize("posterior", ["planar", "coupling", "iaf"])
+def test_every_flow_traces(tmp_path, posterior):
+    config = tiny(tmp_path, estimator="dreg", posterior=posterior, num_latents=3)
+    model = models.build(config, (2, 3))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((2, 3), np.float32)
+    h = jax.eval_shape(model.recognition.encode, params, x)
+    key = jax.random.key(0)
+    z = jax.eval_shape(model.recognition.sample, key, params, h)
+    assert z.shape == (3,)
+
+
+def test_every_estimator_has_a_builder():
+    assert set(objectives.BUILDERS) == set(configuration.ESTIMATORS)
+    assert set(configuration.OF_THE_ELBO) <= set(configuration.ESTIMATORS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"posterior": "bernoulli", "estimator": "dreg"}, r"what fits: .*vimco"),
+        ({"posterior": "iaf", "estimator": "sgvb_b"}, r"what fits: sgvb_a, iwae"),
+        ({"estimator": "disarm"}, r"does not fit --posterior=diag_normal"),
+        ({"temperature": 0.0}, r"--temperature must be positive"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_what_does(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"estimator": "leave_one_out", "num_samples": 1},
+        {"estimator": "jackknife", "num_samples": 1},
+        {"estimator": "ciwae", "beta": 2.0},
+    ],
+)
+def test_numbers_that_an_estimator_refuses_are_one_line_errors(tmp_path, changes):
+    with pytest.raises(cli.UsageError):
+        runs.build(tiny(tmp_path / "run", **changes))
+
+
+# Scripts
+
+
+def test_gradient_snr_fits_slopes_and_writes_them(tmp_path, capsys):
+    config = gradient_snr.Config(
+        workdir=str(tmp_path), num_samples=(1, 8), num_draws=400, num_latents=3
+    )
+    assert gradient_snr.main(config) == 0
+    assert "iwae, encoder" in capsys.readouterr().out
+    slopes = read(tmp_path / "snr.json")["slopes"]
+    assert slopes["iwae"]["decoder"]["slope"] > 0.2  # theory: 0.5
+    assert (tmp_path / "snr.png").stat().st_size > 0
+
+
+def test_the_corrected_snr_has_no_floor_where_there_is_no_signal():
+    # 500 draws of 40 dimensions with a mean of 0.01 standard deviations: the raw SNR
+    # would read 0.045, the corrected one is right within its error.
+    draws = np.random.default_rng(0).normal(size=(50_000, 40)) + 0.01
+    got = gradient_snr.log_snr(draws.sum(0), (draws**2).sum(0), len(draws))
+    np.testing.assert_allclose(np.exp(got), 0.01, rtol=0.2)
+
+
+def test_estimator_variance_compares_and_writes(tmp_path, capsys):
+    config = estimator_variance.Config(
+        workdir=str(tmp_path),
+        epochs=(1,),
+        hidden=(8,),
+        num_latents=2,
+        batch_size=20,
+        num_samples=4,
+        num_draws=30,
+        reference_draws=60,
+        estimators="score_function|dreg",
+        budget=2,
+        seconds=0.1,
+    )
+    assert estimator_variance.main(config) == 0
+    assert "score_function" in capsys.readouterr().out
+    result = read(tmp_path / "variance.json")
+    rows = result["points"]["1"]["estimators"]
+    assert set(rows) == {"score_function", "sgvb_b", "dreg"}
+    assert rows["score_function"]["phi"]["relative_variance"] > 10.0
+    assert [row["num_samples"] for row in result["against_batch"]] == [1, 2]
+    for name in ("variance.png", "bounds.png"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_an_unknown_estimator_of_the_comparison_is_named(tmp_path):
+    config = estimator_variance.Config(
+        workdir=str(tmp_path), epochs=(0,), hidden=(), estimators="dregs"
+    )
+    with pytest.raises(cli.UsageError, match="unknown dregs; known: score_function"):
+        estimator_variance.main(
+            dataclasses.replace(config, num_draws=2, reference_draws=2)
+        )
+
+
+def test_discrete_trains_each_estimator_and_writes(tmp_path, capsys):
+    config = discrete.Config(
+        workdir=str(tmp_path),
+        layers=(4,),
+        estimators="vimco,nvil",
+        num_samples=2,
+        num_epochs=2,
+        eval_every=1,
+        importance_samples=10,
+    )
+    assert discrete.main(config) == 0
+    assert "vimco" in capsys.readouterr().out
+    result = read(tmp_path / "discrete.json")["estimators"]
+    assert set(result) == {"vimco", "nvil"}
+    assert result["vimco"]["epoch"] == [1, 2]
+    assert np.isfinite(result["nvil"]["log_p"])
+    assert (tmp_path / "discrete.png").stat().st_size > 0
+
+
+def test_discrete_leaves_out_what_needs_one_layer():
+    found = discrete.fits(discrete.Config(layers=(3, 2)), (2, 2))
+    assert "disarm" not in found
+    assert "vimco" in found
+    with pytest.raises(cli.UsageError, match="disarm unknown or not for 2 layers"):
+        discrete.run(discrete.Config(layers=(3, 2), estimators="disarm"))
+
+
+@pytest.mark.parametrize(
+    ("script", "changes", "message"),
+    [
+        (gradient_snr, {"num_samples": (4,)}, "--num_samples"),
+        (gradient_snr, {"num_draws": 3}, "--num_draws"),
+        (gradient_snr, {"std": 0.0}, "--std"),
+        (estimator_variance, {"num_samples": 5}, "--num_samples"),
+        (estimator_variance, {"epochs": (5, 1)}, "--epochs"),
+        (estimator_variance, {"budget": 0}, "--budget"),
+        (discrete, {"num_samples": 3}, "--num_samples"),
+        (discrete, {"layers": ()}, "--layers"),
+        (discrete, {"importance_samples": 700}, "--importance_samples"),
+    ],
+)
+def test_numbers_that_make_no_experiment_are_refused(script, changes, message):
+    with pytest.raises(ValueError, match=message):
+        script.Config(**changes)
