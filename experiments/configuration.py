@@ -41,7 +41,7 @@ LIKELIHOODS = ("bernoulli", "normal", "normal_learned_std", "normal_per_pixel_st
 
 POSITIVE = (
     *("num_latents", "num_samples", "num_outer", "std", "min_std", "learning_rate"),
-    *("temperature", "flow_layers"),
+    *("temperature", "flow_layers", "adam_epsilon"),
     *("batch_size", "num_epochs", "eval_every", "valid_samples", "eval_samples"),
 )
 NOT_NEGATIVE = (
@@ -123,6 +123,7 @@ class Config:
     optimizer: str = cli.flag(
         "adam", "Optimizer.", choices=("sgd", "adagrad", "adam", "adamax", "rmsprop")
     )
+    adam_epsilon: float = cli.flag(1e-8, "Added to Adam's denominator (adam).")
     learning_rate: float = cli.flag(1e-3, "Step size, before the schedule.")
     schedule: str = cli.flag(
         "constant",
@@ -134,6 +135,12 @@ class Config:
     num_epochs: int = cli.flag(300, "Passes over the training split.")
     early_stopping: int = cli.flag(
         0, "Stop after that many epochs without a better validation bound; 0: never."
+    )
+    watch: str = cli.flag(
+        "elbo",
+        "Validation bound that early stopping and the best weights go by: the ELBO, "
+        "or the bound of --valid_samples importance samples.",
+        choices=("elbo", "importance"),
     )
     seed: int = cli.flag(0, "Seed of weights, order and noise.")
     # Watching.

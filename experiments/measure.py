@@ -13,6 +13,7 @@ from jaxtyping import Array
 from experiments import cli, models, protocol, rundir, runs
 from experiments.configuration import Config
 from vae_jax.data import batches
+from vae_jax.estimators import importance
 from vae_jax.evaluation import examples, marginal, representation
 from vae_jax.types import Params, PRNGKey
 
@@ -36,6 +37,17 @@ def elbo_over_examples(
     """Compiles (key, params, rows [N, *X]) -> ELBO terms of each row."""
     return examples.over_examples(
         models.elbo_terms(model, num_samples=num_samples),
+        batch_size=max(1, DECODED_ROWS // num_samples),
+        value=prepared.value,
+    )
+
+
+def importance_bound_over_examples(
+    model: models.Model, prepared: batches.Prepared, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array], Array]:
+    """Compiles (key, params, rows [N, *X]) -> the K-sample bound of each row."""
+    return examples.over_examples(
+        importance.iwae(*model.pair, num_samples=num_samples),
         batch_size=max(1, DECODED_ROWS // num_samples),
         value=prepared.value,
     )

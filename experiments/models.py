@@ -152,7 +152,7 @@ def optimizer(config: Config, *, steps_per_epoch: int) -> optax.GradientTransfor
     rate = _schedule(config, steps_per_epoch)
     make = {
         "sgd": optax.sgd,
-        "adam": gradient.adam,
+        "adam": lambda rate: gradient.adam(rate, eps=config.adam_epsilon),
         "adamax": optax.adamax,
         "rmsprop": optax.rmsprop,
         # The paper's Adagrad starts its sums at zero; optax would start at 0.1.

@@ -30,7 +30,6 @@ from experiments import (
 from experiments.configuration import OF_THE_ELBO, Config
 from experiments.runs import Run, Saved
 from vae_jax.data import batches
-from vae_jax.estimators import sgvb
 from vae_jax.training import checkpoints, gradient, journal, loop
 from vae_jax.types import Params, PRNGKey
 
@@ -197,36 +196,51 @@ def _report_divergence(
     )
 
 
-Validate: TypeAlias = Callable[[PRNGKey, Params], sgvb.Terms]
+Validate: TypeAlias = Callable[[PRNGKey, Params], dict[str, float]]
+WATCHED = {"elbo": "valid_bound", "importance": "valid_importance_bound"}
 
 
 def _validation(run: Run) -> Validate | None:
-    """(key, params) -> terms of the validation split's rows; None without a split."""
-    if not len(run.data.prepared.valid):
+    """(key, params) -> bounds of the validation split; None without a split."""
+    prepared, size = run.data.prepared, run.config.valid_samples
+    if not len(prepared.valid):
         return None
-    evaluate = measure.elbo_over_examples(
-        run.model, run.data.prepared, num_samples=run.config.valid_samples
+    valid = jnp.asarray(prepared.valid)
+    terms = measure.elbo_over_examples(run.model, prepared, num_samples=size)
+    importance = measure.importance_bound_over_examples(
+        run.model, prepared, num_samples=size
     )
-    valid = jnp.asarray(run.data.prepared.valid)
-    return lambda key, params: evaluate(key, params, valid)
+
+    def validate(key: PRNGKey, params: Params) -> dict[str, float]:
+        drawn = terms(key, params, valid)
+        reconstruction, kl = (
+            float(np.asarray(term).mean(dtype=np.float64)) for term in drawn
+        )
+        found = {
+            "valid_bound": reconstruction - kl,
+            "valid_reconstruction": reconstruction,
+            "valid_kl": kl,
+        }
+        if run.config.watch == "importance":
+            nats = importance(jax.random.clone(key), params, valid)
+            mean = np.asarray(nats).mean(dtype=np.float64)
+            found["valid_importance_bound"] = float(mean)
+        return found
+
+    return validate
 
 
 def _validated(
     run: Run, saved: Saved, validate: Validate
 ) -> tuple[Saved, dict[str, float]]:
-    """Takes the validation bound, and keeps the parameters if it is the best so far."""
+    """Takes the validation bounds, and keeps the parameters if they are best so far."""
     step, params = saved.run.step, saved.run.inner.params
-    terms = validate(jax.random.fold_in(run.keys.evaluation, step), params)
-    reconstruction, kl = (float(np.asarray(t).mean(dtype=np.float64)) for t in terms)
-    bound = reconstruction - kl
+    found = validate(jax.random.fold_in(run.keys.evaluation, step), params)
+    bound = found[WATCHED[run.config.watch]]
     if bound > saved.best_bound:
         best = jax.tree.map(jnp.copy, params)
         saved = Saved(saved.run, best, jnp.asarray(bound, jnp.float32), jnp.copy(step))
-    return saved, {
-        "valid_bound": bound,
-        "valid_reconstruction": reconstruction,
-        "valid_kl": kl,
-    }
+    return saved, found
 
 
 def finish(run: Run, saved: Saved) -> None:

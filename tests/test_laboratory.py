@@ -16,11 +16,12 @@ from experiments import (
     models,
     objectives,
     runs,
+    tighter_bounds,
 )
 from experiments.configuration import Config
 from tests.test_experiments import tiny
 from vae_jax.data import batches
-from vae_jax.training import loop
+from vae_jax.training import journal, loop
 
 pytestmark = pytest.mark.uses_optax
 FITTING = [
@@ -187,6 +188,42 @@ def test_discrete_leaves_out_what_needs_one_layer():
         discrete.run(discrete.Config(layers=(3, 2), estimators="disarm"))
 
 
+def test_tighter_bounds_chooses_on_validation_and_writes(tmp_path, capsys):
+    config = tighter_bounds.Config(
+        workdir=str(tmp_path),
+        estimators="dreg",
+        learning_rates="1e-3,3e-3",
+        num_seeds=1,
+        num_samples=2,
+        num_latents=2,
+        hidden=(8,),
+        num_epochs=10,
+        early_stopping=5,
+        valid_samples=2,
+        importance_samples=10,
+    )
+    assert tighter_bounds.main(config) == 0
+    assert "dreg" in capsys.readouterr().out
+    (row,) = read(tmp_path / "tighter_bounds.json")["estimators"]["dreg"]
+    rows = {
+        rate: [
+            row
+            for row in journal.read(tmp_path / f"dreg_{rate}_0")
+            if "valid_importance_bound" in row
+        ]
+        for rate in ("1e-3", "3e-3")
+    }
+    kept = {
+        rate: max(rows[rate], key=lambda row: row["valid_importance_bound"])
+        for rate in rows
+    }
+    best = max(kept, key=lambda rate: kept[rate]["valid_importance_bound"])
+    assert row["learning_rate"] == float(best)
+    assert row["valid_bound"] == kept[best]["valid_importance_bound"]
+    assert row["step"] == kept[best]["step"]
+    assert kept[best]["valid_importance_bound"] > kept[best]["valid_bound"]
+
+
 @pytest.mark.parametrize(
     ("script", "changes", "message"),
     [
@@ -196,6 +233,8 @@ def test_discrete_leaves_out_what_needs_one_layer():
         (estimator_variance, {"num_samples": 5}, "--num_samples"),
         (estimator_variance, {"epochs": (5, 1)}, "--epochs"),
         (estimator_variance, {"budget": 0}, "--budget"),
+        (tighter_bounds, {"num_seeds": 0}, "--num_seeds"),
+        (tighter_bounds, {"learning_rates": "fast"}, "fast"),
         (discrete, {"num_samples": 3}, "--num_samples"),
         (discrete, {"layers": ()}, "--layers"),
         (discrete, {"importance_samples": 700}, "--importance_samples"),

@@ -3,12 +3,18 @@
 import dataclasses
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import cli, evaluate, train
 from experiments.configuration import Config
 from vae_jax.data import sources
+from vae_jax.estimators import enumerated
+from vae_jax.evaluation import marginal
+from vae_jax.latent_models import sigmoid_belief
+from vae_jax.types import Params
 
 pytestmark = [pytest.mark.uses_optax, pytest.mark.long]
 
@@ -49,3 +55,24 @@ def test_a_vae_of_digits_has_at_most_18_nats(tmp_path):
     workdir = trained("digits", tmp_path / "run")
     result = evaluate.evaluate(evaluate.Config(workdir, checkpoint="best"))
     assert -result["log_p"] <= 18.0
+
+
+def test_thirty_binary_features_are_summed_over_when_asked():
+    # 2^30 terms: the lecture's case. The estimate by importance sampling knows nothing
+    # of the sum, and is unbiased for p(x).
+    generative = sigmoid_belief.generative((30,), (8, 8))
+    recognition = sigmoid_belief.recognition((30,), (8, 8))
+    params = Params(
+        generative.init(jax.random.key(0)), recognition.init(jax.random.key(1))
+    )
+    x = jnp.asarray(sources.load("digits").train[0] >= 8, jnp.float32)
+    with pytest.raises(ValueError, match="1,073,741,824"):
+        enumerated.log_evidence(generative, num_latents=30)
+    exact = jax.jit(
+        enumerated.log_evidence(generative, num_latents=30, max_terms=2**30)
+    )(params, x)
+    estimate = jax.jit(
+        marginal.importance_sampling(generative, recognition, num_samples=100_000)
+    )(jax.random.key(2), params, x)
+    print(f"log p(x) by 2^30 terms {exact:.4f}, by sampling {estimate.log_p:.4f}")
+    assert abs(estimate.log_p - exact) < 5.0 * estimate.standard_error

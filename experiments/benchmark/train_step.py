@@ -5,8 +5,9 @@ r"""The AEVB training step against the machine's matrix products, in one run.
 The step of Kingma & Welling 2013 on 28x28 images (784-500 tanh-20-500-784, batch 100,
 float32, Adam) as `experiments.train` runs it: one compiled scan over device-resident
 bytes. Beside it, in interleaved rounds, the step's matrix products alone, each on its
-own shapes. Prints medians with their spread, and the ratio. Images are random bytes: a
-step costs the same on any.
+own shapes, and with `--estimators=iwae,dreg` the steps of other estimators. Prints
+medians with their spread, and the ratios. Images are random bytes: a step costs the
+same on any.
 """
 
 import dataclasses
@@ -36,13 +37,16 @@ class Config:
     num_latents: int = cli.flag(20, "Latents.")
     hidden: int = cli.flag(500, "Hidden units.")
     optimizer: str = cli.flag("adam", "Optimizer.", choices=("sgd", "adagrad", "adam"))
+    estimators: str = cli.flag(
+        "", "Comma-separated: their steps with one sample, against that of sgvb_b."
+    )
     binarization: str = cli.flag("none", "Pixels.", choices=("none", "dynamic"))
     num_steps: int = cli.flag(500, "Steps per round.")
     num_rounds: int = cli.flag(7, "Interleaved rounds.")
     output: str = cli.flag("", "JSON file to write; none if empty.")
 
 
-def train_step(config: Config) -> Callable[[], float]:
+def train_step(config: Config, estimator: str = "sgvb_b") -> Callable[[], float]:
     """A function that runs num_steps and returns the seconds of one."""
     train = TrainConfig(
         dataset="mnist",
@@ -50,6 +54,7 @@ def train_step(config: Config) -> Callable[[], float]:
         num_latents=config.num_latents,
         hidden=(config.hidden,),
         optimizer=config.optimizer,
+        estimator=estimator,
     )
     model = models.build(train, SHAPE)
     fit = models.algorithm(train, model, num_data=60_000, steps_per_epoch=600)
@@ -111,13 +116,16 @@ def flops(left: tuple, right: tuple, axes: tuple[int, int]) -> int:
 
 def measure(config: Config) -> dict[str, list[float]]:
     """Seconds per step, and of its matrix products in sum, for each round."""
-    step, shapes = train_step(config), products(config)
-    singles = [matrix_product(*shape) for shape in shapes]
-    for warm in (step, *singles):
+    steps = {"step": train_step(config)}
+    for name in filter(None, config.estimators.split(",")):
+        steps[name] = train_step(config, name)
+    singles = [matrix_product(*shape) for shape in products(config)]
+    for warm in (*steps.values(), *singles):
         warm()
-    rounds: dict[str, list[float]] = {"step": [], "products": []}
+    rounds: dict[str, list[float]] = {name: [] for name in (*steps, "products")}
     for _ in range(config.num_rounds):
-        rounds["step"].append(step())
+        for name, step in steps.items():
+            rounds[name].append(step())
         rounds["products"].append(sum(single() for single in singles))
     return rounds
 
@@ -129,13 +137,13 @@ def main(config: Config) -> int:
         print(f"warning: load average {busy:.1f} before the start; figures are suspect")
     rounds = measure(config)
     work = sum(flops(*shape) for shape in products(config))
-    print(f"{'':<22}{'median':>10}{'min':>10}{'max':>10}")
+    print(f"{'':<26}{'median':>10}{'min':>10}{'max':>10}")
     for name, seconds in rounds.items():
         spread = [np.median(seconds), min(seconds), max(seconds)]
-        print(f"{name + ', ms':<22}" + "".join(f"{1e3 * s:10.3f}" for s in spread))
-    ratios = np.divide(rounds["products"], rounds["step"])
-    spread = [np.median(ratios), ratios.min(), ratios.max()]
-    print(f"{'products / step':<22}" + "".join(f"{ratio:10.3f}" for ratio in spread))
+        print(f"{name + ', ms':<26}" + "".join(f"{1e3 * s:10.3f}" for s in spread))
+    _print_ratio("products / step", rounds["products"], rounds["step"])
+    for name in filter(None, config.estimators.split(",")):
+        _print_ratio(f"{name} / step", rounds[name], rounds["step"])
     step, alone = np.median(rounds["step"]), np.median(rounds["products"])
     print(
         f"{config.batch_size / step:.0f} examples/s; products alone "
@@ -145,6 +153,12 @@ def main(config: Config) -> int:
         content = dataclasses.asdict(config) | {"seconds": rounds, "flops": work}
         rundir.write_json(pathlib.Path(config.output), content)
     return 0
+
+
+def _print_ratio(name: str, above: list[float], below: list[float]) -> None:
+    ratios = np.divide(above, below)
+    spread = [np.median(ratios), ratios.min(), ratios.max()]
+    print(f"{name:<26}" + "".join(f"{ratio:10.3f}" for ratio in spread))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _MAX_COLUMNS = 3
+_MARKERS = "os^vDPX*<>"
 
 
 def training_curves(
@@ -60,11 +61,12 @@ def series(
     y_label: str,
     log: str = "",
 ) -> Figure:
-    """Named curves of y against x, side by side, on one scale of x and y each.
+    """Named curves of y against x, in panels side by side.
 
     Args:
-      panels: the title of each panel to its curves: name -> (x, y). Values that are
-        not finite are left out, and on a logarithmic axis those not positive.
+      panels: the title of each panel to its curves: name -> (x, y), the same names in
+        each. Values that are not finite are left out, and on a logarithmic axis those
+        not positive.
       x_label: of every panel, with its unit.
       y_label: as x_label.
       log: the logarithmic axes: "", "x", "y" or "xy".
@@ -75,23 +77,28 @@ def series(
     if not panels:
         raise ValueError("panels must name at least one panel.")
     figure = Figure(
-        figsize=(max(5.0, 4.6 * len(panels)), 4.0), dpi=120, layout="constrained"
+        figsize=(2.2 + 4.4 * len(panels), 4.0), dpi=120, layout="constrained"
     )
     for place, (title, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), place)
         axes.set(xlabel=x_label, ylabel=y_label, title=title)
         axes.grid(alpha=0.25)
-        for name, (x, y) in curves.items():
+        for i, (name, (x, y)) in enumerate(curves.items()):
             points = np.array([x, y], np.float64)
             kept = np.isfinite(points).all(0)
             for row, axis in zip(points, "xy", strict=True):
                 kept &= (row > 0.0) if axis in log else True
-            axes.plot(*points[:, kept], marker=".", linewidth=1.2, label=name)
+            style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4.0}
+            dashes = "-" if i < 10 else "--"  # the colours repeat after ten
+            axes.plot(*points[:, kept], dashes, color=f"C{i % 10}", label=name, **style)
         if "x" in log:
             axes.set_xscale("log")
         if "y" in log:
             axes.set_yscale("log")
-        axes.legend(fontsize="x-small", frameon=False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside right upper", fontsize="x-small", frameon=False
+    )
     return figure
 
 
