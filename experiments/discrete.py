@@ -20,7 +20,6 @@ over images.
 """
 
 import dataclasses
-import pathlib
 import time
 from typing import Any
 
@@ -29,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments import cli, measure, objectives, protocol, rundir
+from experiments import cli, measure, objectives, protocol, reports
 from experiments.configuration import Config as TrainConfig
 from vae_jax import divergences, vae
 from vae_jax.data import batches
@@ -86,12 +85,7 @@ class Config:
             if getattr(self, name) < 1:
                 value = getattr(self, name)
                 raise ValueError(f"--{name} must be positive, got {value}")
-        chunk = measure.IMPORTANCE_CHUNK
-        if self.importance_samples > chunk and self.importance_samples % chunk:
-            raise ValueError(
-                f"--importance_samples above {chunk} must be a multiple of it, got "
-                f"{self.importance_samples}"
-            )
+        measure.check_importance_samples(self.importance_samples)
         if not self.layers or min(self.layers) < 1:
             raise ValueError(f"--layers must hold positive sizes, got {self.layers}")
 
@@ -247,8 +241,8 @@ def run(config: Config) -> dict[str, Any]:
 
 def main(config: Config) -> int:
     """Trains, prints, writes and draws."""
+    folder = reports.claim(config.workdir)
     result = run(config)
-    folder = pathlib.Path(config.workdir).expanduser()
     drawn = {name: (got["seconds"], got["bound"]) for name, got in result.items()}
     figure = curves.series(
         {f"{config.dataset}, layers {config.layers}": drawn},
@@ -256,15 +250,8 @@ def main(config: Config) -> int:
         y_label=f"test bound, {BOUND_SAMPLES} samples, nats",
     )
     with cli.user_errors():
-        folder.mkdir(parents=True, exist_ok=True)
-        content = {
-            "config": dataclasses.asdict(config),
-            "estimators": result,
-            "environment": protocol.environment(),
-        }
-        rundir.write_json(folder / "discrete.json", content)
         files.save(figure, folder / "discrete.png")
-    print(f"written to {folder}")
+    reports.write(folder / "discrete.json", config, {"estimators": result})
     return 0
 
 

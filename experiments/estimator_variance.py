@@ -43,7 +43,7 @@ from experiments import (
     gradients,
     models,
     protocol,
-    rundir,
+    reports,
     runs,
 )
 from experiments.configuration import Config as TrainConfig
@@ -318,7 +318,7 @@ def draw(result: dict[str, Any], folder: pathlib.Path) -> None:
 
 def main(config: Config) -> int:
     """Measures, prints, writes and draws."""
-    started = time.monotonic()
+    folder, started = reports.claim(config.workdir), time.monotonic()
     result = run_all(config)
     print(f"\n{'L':>4}{'M':>6}{'phi variance':>15}{'theta variance':>16}", end="")
     print(f"{'steps':>9}{'train ELBO':>12}{'test ELBO':>11}")
@@ -327,18 +327,11 @@ def main(config: Config) -> int:
         print(f"{row['phi_variance']:>15.4g}{row['theta_variance']:>16.4g}", end="")
         elbos = [row.get(f"{split}_elbo", np.nan) for split in ("train", "test")]
         print(f"{row.get('steps', 0):>9}{elbos[0]:>12.2f}{elbos[1]:>11.2f}")
-    folder = pathlib.Path(config.workdir).expanduser()
-    seconds = time.monotonic() - started
     with cli.user_errors():
-        folder.mkdir(parents=True, exist_ok=True)
-        content = result | {
-            "config": dataclasses.asdict(config),
-            "seconds": seconds,
-            "environment": protocol.environment(),
-        }
-        rundir.write_json(folder / "variance.json", content)
         draw(result, folder)
-    print(f"{seconds:.0f} s; written to {folder}")
+    seconds = time.monotonic() - started
+    print(f"{seconds:.0f} s")
+    reports.write(folder / "variance.json", config, result | {"seconds": seconds})
     return 0
 
 

@@ -49,12 +49,7 @@ class Config:
             if getattr(self, name) < 0:
                 value = getattr(self, name)
                 raise ValueError(f"--{name} must not be negative, got {value}")
-        chunk = measure.IMPORTANCE_CHUNK
-        if self.importance_samples > chunk and self.importance_samples % chunk:
-            raise ValueError(
-                f"--importance_samples above {chunk} must be a multiple of it, got "
-                f"{self.importance_samples}"
-            )
+        measure.check_importance_samples(self.importance_samples)
 
 
 def evaluate(config: Config) -> dict[str, Any]:

@@ -21,7 +21,6 @@ needs many more draws.
 """
 
 import dataclasses
-import pathlib
 import time
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments import cli, protocol, rundir
+from experiments import cli, reports
 from vae_jax import likelihoods, posteriors
 from vae_jax.estimators import importance
 from vae_jax.plots import curves, files
@@ -235,7 +234,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def main(config: Config) -> int:
     """Measures, prints, writes and draws."""
-    started = time.monotonic()
+    folder, started = reports.claim(config.workdir), time.monotonic()
     result = run(config)
     print(f"{'log SNR against log K':<28}{'slope':>8}{'s.e.':>8}{'theory':>8}")
     for name, parts in result.items():
@@ -246,7 +245,6 @@ def main(config: Config) -> int:
                 f"{fitted['standard_error']:8.3f}"
                 f"{'' if theory is None else theory:>8}"
             )
-    folder = pathlib.Path(config.workdir).expanduser()
     seconds = time.monotonic() - started
     panels = {
         part: {
@@ -257,16 +255,9 @@ def main(config: Config) -> int:
     }
     figure = curves.series(panels, x_label="K", y_label="SNR", log="xy")
     with cli.user_errors():
-        folder.mkdir(parents=True, exist_ok=True)
-        content = {
-            "config": dataclasses.asdict(config),
-            "slopes": result,
-            "seconds": seconds,
-            "environment": protocol.environment(),
-        }
-        rundir.write_json(folder / "snr.json", content)
         files.save(figure, folder / "snr.png")
-    print(f"{seconds:.0f} s; written to {folder}")
+    print(f"{seconds:.0f} s")
+    reports.write(folder / "snr.json", config, {"slopes": result, "seconds": seconds})
     return 0
 
 

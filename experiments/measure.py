@@ -21,6 +21,19 @@ DECODED_ROWS = 1000  # samples decoded side by side
 IMPORTANCE_CHUNK = 500  # importance samples decoded at a time
 
 
+def check_importance_samples(number: int) -> None:
+    """Refuses a --importance_samples that does not divide into chunks.
+
+    Raises:
+        ValueError: naming the flag and its value.
+    """
+    if number > IMPORTANCE_CHUNK and number % IMPORTANCE_CHUNK:
+        raise ValueError(
+            f"--importance_samples above {IMPORTANCE_CHUNK} must be a multiple of it, "
+            f"got {number}"
+        )
+
+
 class Trained(NamedTuple):
     """A model with the parameters of one checkpoint."""
 

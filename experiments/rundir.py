@@ -26,17 +26,27 @@ def claim(config: Config) -> pathlib.Path:
     """
     workdir = config.directory()
     with cli.user_errors():
-        if workdir.exists() and not workdir.is_dir():
-            raise ValueError(
-                f"--workdir={workdir} is a file: name a folder, or move the file"
-            )
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not os.access(workdir, os.W_OK | os.X_OK):
-            raise PermissionError(f"no permission to write in --workdir={workdir}")
+        make(workdir)
         if (workdir / FLAGS).exists():
             _check_same_run(workdir, config)
         write_text(workdir / FLAGS, cli.write_flagfile(config))
     return workdir
+
+
+def make(workdir: pathlib.Path) -> None:
+    """Creates a folder to write in, where there is none.
+
+    Raises:
+        ValueError: if it is a file.
+        PermissionError: if it cannot be written.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(
+            f"--workdir={workdir} is a file: name a folder, or move the file"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not os.access(workdir, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write in --workdir={workdir}")
 
 
 def read_config(workdir: pathlib.Path) -> Config:

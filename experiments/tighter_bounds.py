@@ -14,11 +14,10 @@ EXPECTED
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import numpy as np
 
-from experiments import cli, evaluate, protocol, rundir, train
+from experiments import cli, evaluate, reports, train
 from experiments.configuration import Config as TrainConfig
 from vae_jax.training import journal
 
@@ -92,7 +91,7 @@ def best_rate(config: Config, estimator: str, seed: int) -> tuple[float, TrainCo
 
 def main(config: Config) -> int:
     """Trains, chooses, measures, prints and writes."""
-    result: dict[str, Any] = {}
+    folder, result = reports.claim(config.workdir), {}
     for estimator in config.estimators.split(","):
         rows = []
         for seed in range(config.num_seeds):
@@ -116,15 +115,7 @@ def main(config: Config) -> int:
         log_p = np.array([row["log_p"] for row in rows])
         seeds = ", ".join(f"{r['log_p']:.2f} ({r['learning_rate']:g})" for r in rows)
         print(f"{estimator:<22}{log_p.mean():9.3f}{np.ptp(log_p):9.3f}   {seeds}")
-    folder = pathlib.Path(config.workdir).expanduser()
-    with cli.user_errors():
-        content = {
-            "config": dataclasses.asdict(config),
-            "estimators": result,
-            "environment": protocol.environment(),
-        }
-        rundir.write_json(folder / "tighter_bounds.json", content)
-    print(f"written to {folder}")
+    reports.write(folder / "tighter_bounds.json", config, {"estimators": result})
     return 0
 
 

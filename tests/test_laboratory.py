@@ -225,6 +225,15 @@ def test_tighter_bounds_chooses_on_validation_and_writes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "script", [gradient_snr, estimator_variance, discrete, tighter_bounds]
+)
+def test_a_workdir_that_is_a_file_is_refused_before_the_work(tmp_path, script):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(cli.UsageError, match="file"):
+        script.main(script.Config(workdir=str(tmp_path / "file")))
+
+
+@pytest.mark.parametrize(
     ("script", "changes", "message"),
     [
         (gradient_snr, {"num_samples": (4,)}, "--num_samples"),
