@@ -111,7 +111,8 @@ def progress(
     """Shows how far a run is: a bar on a terminal, plain lines anywhere else.
 
     `update(done, bound=-98.3)` sets the count, `initial` included, and the numbers
-    shown beside it; both forms tell the time left.
+    shown beside it; both forms tell the time left, plain lines from the second update
+    on, as what comes before the first includes compilation.
 
     Args:
       total: the count at which the run is done.
@@ -124,7 +125,7 @@ def progress(
     shown_on = sys.stderr if stream is None else stream
     if shown_on.isatty():
         return _bar(total, initial, unit, shown_on)
-    return _lines(total, initial, unit, seconds, shown_on)
+    return _lines(total, unit, seconds, shown_on)
 
 
 def _scalars(directory: Path, *, purge_step: int) -> Journal:
@@ -176,17 +177,17 @@ def _bar(total: int, initial: int, unit: str, stream: TextIO) -> Progress:
     return Progress(update, bar.close)
 
 
-def _lines(
-    total: int, initial: int, unit: str, seconds: float, stream: TextIO
-) -> Progress:
-    started, printed, waiting = time.monotonic(), float("-inf"), ""
+def _lines(total: int, unit: str, seconds: float, stream: TextIO) -> Progress:
+    printed, waiting = float("-inf"), ""
+    first: tuple[float, int] | None = None  # what came before it includes compilation
 
     def update(done: int, **shown: float) -> None:
-        nonlocal printed, waiting
+        nonlocal printed, waiting, first
         now = time.monotonic()
+        first = first or (now, done)
         parts = [f"{unit} {done}/{total}", _shown(shown)]
-        if initial < done < total:
-            left = (now - started) / (done - initial) * (total - done)
+        if first[1] < done < total:
+            left = (now - first[0]) / (done - first[1]) * (total - done)
             parts.append(f"{datetime.timedelta(seconds=round(left))} left")
         waiting = ", ".join(part for part in parts if part)
         if now - printed >= seconds or done >= total:
