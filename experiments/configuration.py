@@ -37,6 +37,18 @@ OF_THE_ELBO = (
     *("running_baseline", "leave_one_out", "nvil", "straight_through"),
     *("binary_concrete", "disarm"),
 )
+READ_BY = {  # flags that some estimators read alone
+    "num_outer": ("miwae", "piwae"),
+    "beta": ("sgvb_b", "ciwae"),
+    "alpha": ("renyi",),
+    "jackknife_order": ("jackknife",),
+    "free_nats": ("free_bits",),
+    "capacity": ("capacity",),
+    "capacity_strength": ("capacity",),
+    "temperature": ("binary_concrete",),
+    "sleep_share": ("reweighted_wake_sleep",),
+    "kl_warmup": ("sgvb_b",),
+}
 LIKELIHOODS = ("bernoulli", "normal", "normal_learned_std", "normal_per_pixel_std")
 
 POSITIVE = (
@@ -177,11 +189,13 @@ class Config:
                 f"--estimator={self.estimator} does not fit --posterior="
                 f"{self.posterior}; what fits: {', '.join(fitting)}"
             )
-        if self.kl_warmup and self.estimator != "sgvb_b":
-            raise ValueError(
-                f"--kl_warmup weights the closed-form KL, which --estimator="
-                f"{self.estimator} has not: use --estimator=sgvb_b"
-            )
+        for name, readers in READ_BY.items():
+            default = type(self).__dataclass_fields__[name].default
+            if getattr(self, name) != default and self.estimator not in readers:
+                raise ValueError(
+                    f"--{name} says nothing to --estimator={self.estimator}: it is "
+                    f"read by {' and '.join(readers)}"
+                )
         if self.early_stopping and self.early_stopping < self.eval_every:
             raise ValueError(
                 f"--early_stopping={self.early_stopping} is below --eval_every="

@@ -86,7 +86,7 @@ def builder(
             objective, num_data=num_data, weight_decay=config.weight_decay
         )
 
-    # Once with numbers, so that what does not fit is said before anything runs.
+    # Once here, so that what does not fit is said before anything runs.
     build({"baseline": jnp.zeros(()), "scale": jnp.ones(()), "warmup": jnp.ones(())})
     return build
 

@@ -9,7 +9,9 @@ the gradient: the data, the network, the decoder evaluations and the selection a
 equal. Writes tighter_bounds.json; each run has a workdir of its own below, and an
 interrupted comparison goes on where it stopped.
 
-EXPECTED
+Measured on 2 cores (17 min): mean test log p(x) over seeds 0 to 2 and their spread
+(greatest less least): ELBO -17.443 (0.136), IWAE -17.370 (0.042), DReG -17.307 (0.139);
+the standard error over the 447 images is 0.2 for each, and shared by all.
 """
 
 import dataclasses

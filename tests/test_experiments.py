@@ -101,7 +101,7 @@ def test_a_bad_flag_is_named(flag, said):
 
 
 def test_kl_warmup_is_refused_where_there_is_no_closed_form_kl():
-    with pytest.raises(cli.UsageError, match="use --estimator=sgvb_b"):
+    with pytest.raises(cli.UsageError, match="it is read by sgvb_b"):
         cli.parse(Config, ["train", "--estimator=iwae", "--kl_warmup=3"])
 
 

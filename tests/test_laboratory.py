@@ -84,6 +84,8 @@ def test_every_estimator_has_a_builder():
         ({"posterior": "iaf", "estimator": "sgvb_b"}, r"what fits: sgvb_a, iwae"),
         ({"estimator": "disarm"}, r"does not fit --posterior=diag_normal"),
         ({"temperature": 0.0}, r"--temperature must be positive"),
+        ({"estimator": "iwae", "num_outer": 2}, r"read by miwae and piwae"),
+        ({"estimator": "iwae", "kl_warmup": 2}, r"--kl_warmup says nothing"),
     ],
 )
 def test_what_does_not_fit_is_named_with_what_does(changes, message):
