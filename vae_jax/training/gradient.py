@@ -57,8 +57,8 @@ def ascent(
         optimizer: any optax transformation; it is handed the gradient of minus the
             objective, as optax minimizes.
         monitor: (key, params, x) -> a tree of scalars to report, of one example. It
-            gets the objective's own key, so what it computes of the same noise is
-            computed once for both.
+            gets the objective's own key, so it sees the same noise. What it computes
+            as the objective does is computed once for both, but for the noise itself.
         norm_every: steps between two that report the gradient's norm. Reading every
             gradient once more is a tenth of a small step's time.
 
