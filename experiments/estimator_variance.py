@@ -193,6 +193,13 @@ def at_one_point(
     key_elbo, key_known, key_draws = jax.random.split(key, 3)
     plain = references(run.model, config.num_samples)
     elbo = float(gradient.over_batch(plain["elbo"])(key_elbo, params, x))
+    compared = _chosen(config, cases(run.model, elbo, config.num_samples))
+    wanted = {
+        name
+        for case in compared.values()
+        for mixture in (case.theta, case.phi)
+        for name in mixture or ()
+    }
     known = {
         name: gradients.moments(
             jax.random.fold_in(key_known, i),
@@ -201,9 +208,9 @@ def at_one_point(
             config.reference_draws,
         )
         for i, (name, objective) in enumerate(plain.items())
+        if name in wanted
     }
     rows: dict[str, Any] = {}
-    compared = _chosen(config, cases(run.model, elbo, config.num_samples))
     for i, (name, case) in enumerate(compared.items()):
         gradient_of = gradients.of_batch(case.objective, x)
         drawn = gradients.moments(
