@@ -37,17 +37,25 @@ OF_THE_ELBO = (
     *("running_baseline", "leave_one_out", "nvil", "straight_through"),
     *("binary_concrete", "disarm"),
 )
-READ_BY = {  # flags that some estimators read alone
-    "num_outer": ("miwae", "piwae"),
-    "beta": ("sgvb_b", "ciwae"),
-    "alpha": ("renyi",),
-    "jackknife_order": ("jackknife",),
-    "free_nats": ("free_bits",),
-    "capacity": ("capacity",),
-    "capacity_strength": ("capacity",),
-    "temperature": ("binary_concrete",),
-    "sleep_share": ("reweighted_wake_sleep",),
-    "kl_warmup": ("sgvb_b",),
+READ_BY = {  # flag: what chooses whether it is read, and the choices that read it
+    "num_outer": ("estimator", ("miwae", "piwae")),
+    "beta": ("estimator", ("sgvb_b", "ciwae")),
+    "alpha": ("estimator", ("renyi",)),
+    "jackknife_order": ("estimator", ("jackknife",)),
+    "free_nats": ("estimator", ("free_bits",)),
+    "capacity": ("estimator", ("capacity",)),
+    "capacity_strength": ("estimator", ("capacity",)),
+    "temperature": ("estimator", ("binary_concrete",)),
+    "sleep_share": ("estimator", ("reweighted_wake_sleep",)),
+    "kl_warmup": ("estimator", ("sgvb_b",)),
+    "flow_layers": ("posterior", ("planar", "coupling", "iaf")),
+    "adam_epsilon": ("optimizer", ("adam",)),
+    "std": ("likelihood", ("normal", "normal_learned_std")),
+    "min_std": ("likelihood", ("normal_learned_std", "normal_per_pixel_std")),
+    "squash_mean": (
+        "likelihood",
+        ("normal", "normal_learned_std", "normal_per_pixel_std"),
+    ),
 }
 LIKELIHOODS = ("bernoulli", "normal", "normal_learned_std", "normal_per_pixel_std")
 
@@ -102,11 +110,14 @@ class Config:
         (200,), "Units of the encoder's hidden layers; the decoder mirrors them."
     )
     activation: str = cli.flag(
-        "tanh", "Hidden units.", choices=("tanh", "relu", "softplus", "gelu", "elu")
+        "tanh",
+        "Hidden units of encoder and decoder.",
+        choices=("tanh", "relu", "softplus", "gelu", "elu"),
     )
     init: str = cli.flag(
         "glorot",
-        "Initial weights: Glorot's uniform, or a normal of std 0.01 or 0.1.",
+        "Initial weights of encoder and decoder: Glorot's uniform, or a normal of std "
+        "0.01 or 0.1.",
         choices=("glorot", "normal_0.01", "normal_0.1"),
     )
     # Objective.
@@ -183,19 +194,30 @@ class Config:
             raise ValueError(f"--hidden must hold positive sizes, got {self.hidden}")
         if self.valid_size < -1:
             raise ValueError(f"--valid_size must be -1 or more, got {self.valid_size}")
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(
+                f"--estimator={self.estimator} is unknown; known: "
+                f"{', '.join(ESTIMATORS)}"
+            )
         if self.posterior not in FITTING_POSTERIORS[self.estimator]:
             fitting = [e for e in ESTIMATORS if self.posterior in FITTING_POSTERIORS[e]]
             raise ValueError(
                 f"--estimator={self.estimator} does not fit --posterior="
                 f"{self.posterior}; what fits: {', '.join(fitting)}"
             )
-        for name, readers in READ_BY.items():
+        for name, (chooser, readers) in READ_BY.items():
             default = type(self).__dataclass_fields__[name].default
-            if getattr(self, name) != default and self.estimator not in readers:
+            chosen = getattr(self, chooser)
+            if getattr(self, name) != default and chosen not in readers:
                 raise ValueError(
-                    f"--{name} says nothing to --estimator={self.estimator}: it is "
-                    f"read by {' and '.join(readers)}"
+                    f"--{name} says nothing to --{chooser}={chosen}: it is read by "
+                    f"{' and '.join(readers)}"
                 )
+        if self.estimator == "ciwae" and not self.beta < 1.0:
+            raise ValueError(
+                f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
+                f"ELBO alone), got {self.beta}"
+            )
         if self.early_stopping and self.early_stopping < self.eval_every:
             raise ValueError(
                 f"--early_stopping={self.early_stopping} is below --eval_every="

@@ -85,6 +85,15 @@ class Config:
             if getattr(self, name) < 1:
                 value = getattr(self, name)
                 raise ValueError(f"--{name} must be positive, got {value}")
+        if self.num_epochs > self.eval_every and self.num_epochs % self.eval_every:
+            raise ValueError(
+                f"--num_epochs={self.num_epochs} is no multiple of --eval_every="
+                f"{self.eval_every}"
+            )
+        if not self.learning_rate > 0.0:
+            raise ValueError(
+                f"--learning_rate must be positive, got {self.learning_rate}"
+            )
         measure.check_importance_samples(self.importance_samples)
         if not self.layers or min(self.layers) < 1:
             raise ValueError(f"--layers must hold positive sizes, got {self.layers}")
@@ -191,8 +200,9 @@ def train(config: Config, fit: Fit, data: protocol.Dataset) -> dict[str, Any]:
     # Compiled on a copy, so that the clock counts steps alone.
     jax.block_until_ready(scan(jax.tree.map(jnp.copy, state), rows, order(0)))
     seconds, curve = 0.0, {"epoch": [], "seconds": [], "bound": []}
-    for stretch in range(-(-config.num_epochs // num_epochs)):
-        drawn, started = order(stretch), time.monotonic()
+    for stretch in range(config.num_epochs // num_epochs):
+        drawn = jax.block_until_ready(order(stretch))
+        started = time.monotonic()
         state, info = scan(state, rows, drawn)
         jax.block_until_ready(info)
         seconds += time.monotonic() - started
@@ -219,6 +229,14 @@ def run(config: Config) -> dict[str, Any]:
                 binarization=config.binarization,
             )
         )
+        for split in ("train", "test"):
+            if not len(getattr(data.source, split)):
+                raise ValueError(f"{config.dataset} has no {split} split")
+        if config.batch_size > len(data.source.train):
+            raise ValueError(
+                f"--batch_size={config.batch_size} is larger than the training split "
+                f"of {len(data.source.train)} rows"
+            )
         known = fits(config, data.x_shape)
     names = config.estimators.split(",") if config.estimators else list(known)
     unknown = [name for name in names if name not in known]

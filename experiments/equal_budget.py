@@ -72,7 +72,7 @@ def _divisors(number: int) -> list[int]:
 def trained_for(
     config: Config, num_samples: int, batch_size: int, *, seconds: float
 ) -> dict[str, float]:
-    """The bounds after so many seconds of steps, compilation not counted."""
+    """The bounds after so many seconds of steps, and of nothing but steps."""
     if not seconds:
         return {}
     changed = {"num_samples": num_samples, "batch_size": batch_size}
@@ -81,18 +81,22 @@ def trained_for(
     data, scan = jnp.asarray(prepared.train), loop.scan(run.algorithm, prepared.take)
     key_order, key_bound = jax.random.split(run.keys.order)
 
-    def rows_of(epoch: int) -> Array:
-        key = jax.random.fold_in(key_order, epoch)
-        drawn = batches.order(key, len(data), batch_size=batch_size)
-        return drawn[:STEPS_BETWEEN_LOOKS]
+    def rows_of(look: int) -> Array:
+        drawn, epoch, key = [], 0, jax.random.fold_in(key_order, look)
+        while sum(map(len, drawn)) < STEPS_BETWEEN_LOOKS:
+            key_epoch = jax.random.fold_in(key, epoch)
+            drawn.append(batches.order(key_epoch, len(data), batch_size=batch_size))
+            epoch += 1
+        return jax.block_until_ready(jnp.concatenate(drawn)[:STEPS_BETWEEN_LOOKS])
 
     state = runs.initial(run).run
     jax.block_until_ready(scan(jax.tree.map(jnp.copy, state), data, rows_of(0)))
-    epoch, started = 0, time.monotonic()
-    while time.monotonic() - started < seconds:
-        state, info = scan(state, data, rows_of(epoch))
+    look, spent = 0, 0.0
+    while spent < seconds:
+        order, started = rows_of(look), time.monotonic()
+        state, info = scan(state, data, order)
         jax.block_until_ready(info)
-        epoch += 1
+        look, spent = look + 1, spent + time.monotonic() - started
     trained = measure.Trained(
         run.config, run.data, run.model, state.inner.params, int(state.step)
     )

@@ -257,7 +257,10 @@ def table(result: dict[str, Any]) -> str:
 
 def run_all(config: Config) -> dict[str, Any]:
     """Trains, stops and measures."""
-    run = runs.build(train_config(config))
+    with cli.user_errors():
+        flags = train_config(config)
+    run = runs.build(flags)
+    _chosen(config, cases(run.model, 0.0, config.num_samples))
     key_measure, key_rows, key_batch = jax.random.split(run.keys.evaluation, 3)
     prepared = run.data.prepared
     data, scan = jnp.asarray(prepared.train), loop.scan(run.algorithm, prepared.take)

@@ -16,12 +16,15 @@ the standard error over the 447 images is 0.2 for each, and shared by all.
 
 import dataclasses
 import pathlib
+import sys
 
 import numpy as np
 
-from experiments import cli, evaluate, reports, train
+from experiments import cli, evaluate, measure, reports, train
 from experiments.configuration import Config as TrainConfig
 from vae_jax.training import journal
+
+EVAL_EVERY = 5  # epochs between validation bounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +53,19 @@ class Config:
         """
         if self.num_seeds < 1:
             raise ValueError(f"--num_seeds must be positive, got {self.num_seeds}")
-        for rate in self.learning_rates.split(","):
-            float(rate)
+        if self.importance_samples < 1:
+            raise ValueError(
+                f"--importance_samples must be positive, got {self.importance_samples}"
+            )
+        measure.check_importance_samples(self.importance_samples)
+        if self.early_stopping < EVAL_EVERY:
+            raise ValueError(
+                f"--early_stopping must be {EVAL_EVERY} or more, got "
+                f"{self.early_stopping}"
+            )
+        for estimator in self.estimators.split(","):
+            for rate in self.learning_rates.split(","):
+                train_config(self, estimator, rate, 0)
 
 
 def train_config(config: Config, estimator: str, rate: str, seed: int) -> TrainConfig:
@@ -68,7 +82,7 @@ def train_config(config: Config, estimator: str, rate: str, seed: int) -> TrainC
         learning_rate=float(rate),
         num_epochs=config.num_epochs,
         early_stopping=config.early_stopping,
-        eval_every=5,
+        eval_every=EVAL_EVERY,
         valid_samples=config.valid_samples,
         watch="importance",
         seed=seed,
@@ -81,7 +95,8 @@ def best_rate(config: Config, estimator: str, seed: int) -> tuple[float, TrainCo
     found = []
     for rate in config.learning_rates.split(","):
         run = train_config(config, estimator, rate, seed)
-        train.main(run)
+        if status := train.main(run):
+            sys.exit(status)  # interrupted: the same command goes on from here
         bounds = [
             row[train.WATCHED["importance"]]
             for row in journal.read(run.directory())

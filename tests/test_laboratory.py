@@ -42,7 +42,10 @@ def read(path):
 def test_every_estimator_traces_with_the_posteriors_it_fits(
     tmp_path, estimator, posterior
 ):
-    config = tiny(tmp_path, estimator=estimator, posterior=posterior, num_samples=4)
+    changes = {"beta": 0.5} if estimator == "ciwae" else {}
+    config = tiny(
+        tmp_path, estimator=estimator, posterior=posterior, num_samples=4, **changes
+    )
     model = models.build(config, (2, 3))
     fit = models.algorithm(config, model, num_data=20, steps_per_epoch=2)
     scan = loop.scan(fit, batches.take(divisor=255.0))
@@ -84,6 +87,10 @@ def test_every_estimator_has_a_builder():
         ({"posterior": "iaf", "estimator": "sgvb_b"}, r"what fits: sgvb_a, iwae"),
         ({"estimator": "disarm"}, r"does not fit --posterior=diag_normal"),
         ({"temperature": 0.0}, r"--temperature must be positive"),
+        ({"estimator": "ciwae"}, r"--beta below 1"),
+        ({"estimator": "iwea"}, r"iwea is unknown; known: sgvb_a"),
+        ({"flow_layers": 2}, r"--flow_layers says nothing to --posterior=diag"),
+        ({"std": 0.5}, r"--std says nothing to --likelihood=bernoulli"),
         ({"estimator": "iwae", "num_outer": 2}, r"read by miwae and piwae"),
         ({"estimator": "iwae", "kl_warmup": 2}, r"--kl_warmup says nothing"),
     ],
@@ -98,7 +105,7 @@ def test_what_does_not_fit_is_named_with_what_does(changes, message):
     [
         {"estimator": "leave_one_out", "num_samples": 1},
         {"estimator": "jackknife", "num_samples": 1},
-        {"estimator": "ciwae", "beta": 2.0},
+        {"estimator": "renyi", "alpha": float("nan")},
     ],
 )
 def test_numbers_that_an_estimator_refuses_are_one_line_errors(tmp_path, changes):
@@ -246,6 +253,10 @@ def test_a_workdir_that_is_a_file_is_refused_before_the_work(tmp_path, script):
         (estimator_variance, {"num_samples": 5}, "--num_samples"),
         (estimator_variance, {"epochs": (5, 1)}, "--epochs"),
         (estimator_variance, {"budget": 0}, "--budget"),
+        (tighter_bounds, {"estimators": "iwea"}, "iwea is unknown"),
+        (tighter_bounds, {"importance_samples": 0}, "--importance_samples"),
+        (tighter_bounds, {"early_stopping": 0}, "--early_stopping"),
+        (discrete, {"num_epochs": 30}, "no multiple of --eval_every"),
         (tighter_bounds, {"num_seeds": 0}, "--num_seeds"),
         (tighter_bounds, {"learning_rates": "fast"}, "fast"),
         (discrete, {"num_samples": 3}, "--num_samples"),

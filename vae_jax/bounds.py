@@ -55,13 +55,23 @@ def renyi(log_w: Float[Array, " K"], *, alpha: float) -> Scalar:
         ValueError: if alpha is NaN or plus infinity.
     """
     _check(log_w)
-    if math.isnan(alpha) or alpha == math.inf:
-        raise ValueError(f"alpha must be a number below infinity, got {alpha}.")
+    check_alpha(alpha)
     if alpha == -math.inf:
         return log_w.max()
     if alpha == 1.0:
         return elbo(log_w)
-    return numerics.log_mean_exp((1.0 - alpha) * log_w) / (1.0 - alpha)
+    mean = elbo(log_w)  # so that what is divided by 1 - alpha is small where that is
+    return mean + numerics.log_mean_exp((1.0 - alpha) * (log_w - mean)) / (1.0 - alpha)
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuses an order that no Renyi bound has.
+
+    Raises:
+        ValueError: if alpha is NaN or plus infinity.
+    """
+    if math.isnan(alpha) or alpha == math.inf:
+        raise ValueError(f"alpha must be a number below infinity, got {alpha}.")
 
 
 def ciwae(log_w: Float[Array, " K"], *, beta: float | Scalar) -> Scalar:
@@ -105,7 +115,9 @@ def jackknife(log_w: Float[Array, " K"], *, order: int) -> Scalar:
     if order not in (0, 1, 2):
         raise ValueError(f"order must be 0, 1 or 2, got {order}.")
     if num_samples <= order:
-        raise ValueError(f"order {order} needs more than {num_samples} samples.")
+        raise ValueError(
+            f"order {order} needs more than {order} samples, got {num_samples}."
+        )
     total = jnp.zeros((), log_w.dtype)
     for left_out in range(order + 1):
         scale = math.factorial(left_out) * math.factorial(order - left_out)

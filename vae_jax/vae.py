@@ -103,8 +103,8 @@ def with_baseline(recognition: Recognition, network: Network) -> Recognition:
     """
 
     def init(key: PRNGKey) -> PyTree:
-        key_recognition, key_baseline = jax.random.split(key)
-        parameters = recognition.init(key_recognition)
-        return parameters | {"baseline": network.init(key_baseline)}
+        # The recognition model starts as it would without a baseline.
+        key_baseline = jax.random.fold_in(jax.random.clone(key), 1)
+        return recognition.init(key) | {"baseline": network.init(key_baseline)}
 
     return recognition._replace(init=init)

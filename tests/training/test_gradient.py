@@ -239,6 +239,15 @@ def test_a_batch_sharded_over_four_devices_takes_the_step_of_one_device():
     _assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_spread_is_the_standard_deviation_of_the_values_over_the_batch():
+    batch = _batch()
+    algorithm = gradient.ascent(lambda key, params, x: x.sum(), optax.sgd(0.1))
+    state = algorithm.init(jax.random.key(0), problems.linear_gaussian().params)
+    _, info = jax.jit(algorithm.step)(jax.random.key(1), state, batch)
+    np.testing.assert_allclose(info.bound, batch.x.sum(1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(info.spread, batch.x.sum(1).std(), rtol=1e-5)
+
+
 # norm_every
 
 

@@ -238,6 +238,7 @@ def renyi(
     Raises:
         ValueError: if num_samples is below one or alpha is NaN or plus infinity.
     """
+    bounds.check_alpha(alpha)
     return of_bound(
         generative,
         recognition,

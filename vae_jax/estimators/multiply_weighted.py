@@ -63,9 +63,9 @@ def piwae(
         # The same noise on purpose: both are the same numbers, computed once.
         same = jax.random.clone(key)
         for_phi = draw(same, Params(fixed.generative, params.recognition), x)
-        # Equal in value, so their mean reads as either and differentiates as both.
         of_all = bounds.iwae(for_theta.ravel())
         inner = bounds.miwae(for_phi)
+        # Adds phi's gradient and nothing to the value.
         return of_all + (inner - stop_gradient(inner))
 
     return objective

@@ -135,7 +135,7 @@ def sgvb_b(
     Raises:
         ValueError: if num_samples is below one or beta is a negative number.
     """
-    if isinstance(beta, float | int) and beta < 0.0:
+    if isinstance(beta, float | int) and not beta >= 0.0:
         raise ValueError(f"beta must not be negative, got {beta}.")
     return penalized_elbo(
         generative,

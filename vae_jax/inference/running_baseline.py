@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
-import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
 
 from vae_jax.training import gradient
 from vae_jax.types import (
@@ -15,7 +13,6 @@ from vae_jax.types import (
     Objective,
     Params,
     PRNGKey,
-    PyTree,
     Scalar,
 )
 
@@ -46,14 +43,15 @@ def running_baseline(
 
     The baseline is the decayed mean of the objective's value over the batches so far,
     and the scale, with `normalize`, the larger of 1 and the values' decayed standard
-    deviation over examples: Mnih & Gregor 2014 (arXiv:1402.0030), sections 2.3.1 and
-    2.3.2. Neither sees the batch it is used on, so the gradient keeps its expectation,
-    divided by the scale.
+    deviation over examples: after Mnih & Gregor 2014 (arXiv:1402.0030), sections 2.3.1
+    and 2.3.2, who take the deviation of what a learned baseline leaves. Neither sees
+    the batch it is used on, so the gradient keeps its expectation, divided by the
+    scale.
 
     Args:
         build: baseline and scale -> objective, for example `lambda b, s:
             score_function(generative, recognition, baseline=b, scale=s, ...)`. Both
-            are traced; the value must be the learning signal's mean.
+            are traced; the value must be the mean log weight.
         optimizer: any optax transformation.
         decay: share of the past that each step keeps.
         normalize: whether to divide by the standard deviation.
@@ -67,13 +65,8 @@ def running_baseline(
         raise ValueError(f"decay must lie in [0, 1), got {decay}.")
 
     def ascent(objective: Objective) -> Algorithm:
-        def watch(key: PRNGKey, params: Params, x: Array) -> dict[str, PyTree]:
-            value = objective(key, params, x)
-            watched = monitor(jax.random.clone(key), params, x)
-            return {"square": value**2, "monitored": watched}
-
         return gradient.ascent(
-            objective, optimizer, monitor=watch, norm_every=norm_every
+            objective, optimizer, monitor=monitor, norm_every=norm_every
         )
 
     def init(key: PRNGKey, start: Params) -> BaselineState:
@@ -87,8 +80,8 @@ def running_baseline(
         objective = build(*_baseline_and_scale(state, decay, normalize=normalize))
         inner, info = ascent(objective).step(key, state.ascent, batch)
         mean = decay * state.mean + (1.0 - decay) * info.bound
-        square = decay * state.square + (1.0 - decay) * info.monitored["square"]
-        info = info._replace(monitored=info.monitored["monitored"])
+        values = info.bound**2 + info.spread**2  # their mean square
+        square = decay * state.square + (1.0 - decay) * values
         return BaselineState(cast(gradient.AscentState, inner), mean, square), info
 
     return Algorithm(init, step)

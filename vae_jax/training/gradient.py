@@ -26,6 +26,7 @@ class AscentInfo(NamedTuple):
     """What one step reports, all before the update."""
 
     bound: Scalar  # the objective's value, nats per example
+    spread: Scalar  # its standard deviation over the batch
     gradient_norm: Scalar  # before any clipping; NaN at the steps that skip it
     monitored: PyTree  # means over the batch
 
@@ -35,10 +36,22 @@ def over_batch(
 ) -> Callable[[PRNGKey, Params, Array], PyTree]:
     """Lifts a function of one example to its mean over x [B, *X], a key per example."""
 
+    each = _each(function)
+
+    def lifted(key: PRNGKey, params: Params, x: Float[Array, "B *X"]) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf.mean(0), each(key, params, x))
+
+    return lifted
+
+
+def _each(
+    function: Callable[[PRNGKey, Params, Array], PyTree],
+) -> Callable[[PRNGKey, Params, Array], PyTree]:
+    """Lifts a function of one example to its values over x [B, *X]."""
+
     def lifted(key: PRNGKey, params: Params, x: Float[Array, "B *X"]) -> PyTree:
         keys = jax.random.split(key, x.shape[0])
-        values = jax.vmap(function, in_axes=(0, None, 0))(keys, params, x)
-        return jax.tree.map(lambda leaf: leaf.mean(0), values)
+        return jax.vmap(function, in_axes=(0, None, 0))(keys, params, x)
 
     return lifted
 
@@ -105,10 +118,13 @@ def scheduled_ascent(
     def step(
         key: PRNGKey, state: AscentState, batch: Batch
     ) -> tuple[AscentState, AscentInfo]:
-        objective = over_batch(build(settings(state.step)))
-        loss, grads = jax.value_and_grad(
-            lambda params: -objective(key, params, batch.x)
-        )(state.params)
+        objective = _each(build(settings(state.step)))
+
+        def negative(params: Params) -> tuple[Scalar, Scalar]:
+            values = objective(key, params, batch.x)
+            return -values.mean(), values.std()
+
+        (loss, spread), grads = jax.value_and_grad(negative, has_aux=True)(state.params)
 
         monitored = over_batch(monitor)(jax.random.clone(key), state.params, batch.x)
         norm = jax.lax.cond(
@@ -118,7 +134,7 @@ def scheduled_ascent(
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
-        info = AscentInfo(-loss, norm, monitored)
+        info = AscentInfo(-loss, spread, norm, monitored)
         return AscentState(params, opt_state, state.step + 1), info
 
     return Algorithm(init, step)
