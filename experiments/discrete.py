@@ -20,8 +20,9 @@ over images.
 """
 
 import dataclasses
+import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,25 +30,18 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments import cli, measure, objectives, protocol, reports
+from experiments.configuration import FITTING_POSTERIORS
 from experiments.configuration import Config as TrainConfig
-from vae_jax import divergences, vae
+from vae_jax import vae
 from vae_jax.data import batches
-from vae_jax.estimators import (
-    disarm,
-    importance,
-    relaxed,
-    reweighted,
-    score_function,
-)
+from vae_jax.estimators import importance
 from vae_jax.evaluation import examples, marginal
-from vae_jax.inference import running_baseline
 from vae_jax.latent_models import sigmoid_belief
 from vae_jax.plots import curves, files
 from vae_jax.training import gradient, loop
 from vae_jax.types import Algorithm, Params, Recognition
 
 BOUND_SAMPLES = 100
-TEMPERATURE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +93,7 @@ class Config:
             raise ValueError(f"--layers must hold positive sizes, got {self.layers}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """An algorithm and the recognition model whose parameters it starts from."""
 
     algorithm: Algorithm
@@ -113,49 +106,30 @@ def fits(config: Config, x_shape: tuple[int, ...]) -> dict[str, Fit]:
     recognition = sigmoid_belief.recognition(
         config.layers, x_shape, hidden=config.hidden
     )
-    pair, k = (generative, recognition), config.num_samples
     optimizer = gradient.adam(config.learning_rate)
-    network = objectives.baseline(int(np.prod(x_shape)))
+    network = objectives.baseline(math.prod(x_shape))
 
     def kl(params: Params, h: Array) -> Array:
-        prior = params.generative["prior"]["logits"]
-        return divergences.bernoulli_to_bernoulli(h, prior)
+        return objectives.bernoulli_kl_per_latent(params, h).sum()
 
-    plain = {
-        "score_function": score_function.score_function(*pair, num_samples=k),
-        "leave_one_out": score_function.leave_one_out(*pair, num_samples=k),
-        "vimco": score_function.vimco(*pair, num_samples=k),
-        "reweighted_wake_sleep": reweighted.reweighted_wake_sleep(*pair, num_samples=k),
-    }
-    if len(config.layers) == 1:
-        half = {"num_samples": k // 2, "temperature": TEMPERATURE}
-        plain |= {
-            "straight_through": relaxed.straight_through(*pair, num_samples=k, kl=kl),
-            "binary_concrete": relaxed.binary_concrete(*pair, kl=kl, **half),
-            "disarm": disarm.disarm(*pair, num_samples=k),
-        }
-    found = {
-        name: Fit(gradient.ascent(objective, optimizer), recognition)
-        for name, objective in plain.items()
-    }
-    found["running_baseline"] = Fit(
-        running_baseline.running_baseline(
-            lambda baseline, scale: score_function.score_function(
-                *pair, num_samples=k, baseline=baseline, scale=scale
-            ),
-            optimizer,
-        ),
-        recognition,
-    )
-    found["nvil"] = Fit(
-        running_baseline.running_baseline(
-            lambda baseline, scale: score_function.nvil(
-                *pair, network=network, num_samples=k, baseline=baseline, scale=scale
-            ),
-            optimizer,
-        ),
-        vae.with_baseline(recognition, network),
-    )
+    found = {}
+    for name, posteriors in FITTING_POSTERIORS.items():
+        factorial = posteriors == ("bernoulli",)
+        if "bernoulli" not in posteriors or (factorial and len(config.layers) > 1):
+            continue
+        decodings = 2 if name == "binary_concrete" else 1  # of one sample
+        flags = TrainConfig(
+            posterior="bernoulli",
+            estimator=name,
+            num_samples=config.num_samples // decodings,
+        )
+        build = objectives.builder(
+            flags, (generative, recognition), kl=kl, network=network, num_data=1
+        )
+        start = recognition
+        if name == "nvil":
+            start = vae.with_baseline(recognition, network)
+        found[name] = Fit(objectives.algorithm(name, build, optimizer), start)
     return found
 
 

@@ -165,7 +165,7 @@ def latents(
     def evaluator(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array]:
         del key
         h = trained.model.recognition.encode(params, x)
-        return closed.mean(h), closed.kl(params, h)
+        return closed.mean(h), closed.kl_per_latent(params, h)
 
     evaluate = examples.over_examples(
         evaluator, batch_size=DECODED_ROWS, value=trained.data.prepared.value

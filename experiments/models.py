@@ -1,5 +1,6 @@
 """From flags to the library's records."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,7 +21,6 @@ from vae_jax import (
 )
 from vae_jax.estimators import sgvb
 from vae_jax.evaluation import representation
-from vae_jax.inference import running_baseline
 from vae_jax.training import gradient
 from vae_jax.types import (
     Algorithm,
@@ -48,8 +48,12 @@ LONG_EPOCH = 100  # steps, from which every tenth reports the gradient's norm
 class ClosedForm(NamedTuple):
     """What is known of a factorized q without sampling it."""
 
-    kl: Callable[[Params, jax.Array], jax.Array]  # params, h -> KL of each latent [D]
+    kl_per_latent: Callable[[Params, jax.Array], jax.Array]  # params, h -> nats [D]
     mean: Callable[[jax.Array], jax.Array]  # h -> E_q[z] [D]
+
+    def kl(self, params: Params, h: jax.Array) -> jax.Array:
+        """KL(q || prior) in nats."""
+        return self.kl_per_latent(params, h).sum()
 
 
 class Model(NamedTuple):
@@ -75,9 +79,7 @@ class Model(NamedTuple):
 
 def build(config: Config, x_shape: tuple[int, ...]) -> Model:
     """The model of a configuration for observations of that shape."""
-    num_entries = 1
-    for size in x_shape:
-        num_entries *= size
+    num_entries = math.prod(x_shape)
     likelihood = _likelihood(config, x_shape)
     style = {
         "activation": ACTIVATIONS[config.activation],
@@ -107,13 +109,13 @@ def algorithm(
 ) -> Algorithm:
     """The fit that the flags ask for."""
     warmup_steps = config.kl_warmup * steps_per_epoch
-    shared = {
-        "monitor": _monitor(config, model),
-        "norm_every": 10 if steps_per_epoch >= LONG_EPOCH else 1,
-    }
-    optimize = optimizer(config, steps_per_epoch=steps_per_epoch)
+    closed = model.closed_form
     build = objectives.builder(
-        config, model.pair, kl=_kl(model), network=model.baseline, num_data=num_data
+        config,
+        model.pair,
+        kl=closed and closed.kl,
+        network=model.baseline,
+        num_data=num_data,
     )
 
     def settings(step: jax.Array) -> gradient.Settings:
@@ -121,30 +123,22 @@ def algorithm(
             return {}
         return {"warmup": jnp.minimum(1.0, (step + 1.0) / warmup_steps)}
 
-    if config.estimator in objectives.WITH_RUNNING_BASELINE:
-        return running_baseline.running_baseline(
-            lambda baseline, scale: build({"baseline": baseline, "scale": scale}),
-            optimize,
-            **shared,
-        )
-    return gradient.scheduled_ascent(build, optimize, settings=settings, **shared)
-
-
-def _kl(model: Model) -> objectives.KL:
-    """(params, h) -> the closed form; asked for where there is one alone."""
-
-    def closed(params: Params, h: jax.Array) -> jax.Array:
-        assert model.closed_form is not None  # as the configuration has checked
-        return model.closed_form.kl(params, h).sum()
-
-    return closed
+    return objectives.algorithm(
+        config.estimator,
+        build,
+        optimizer(config, steps_per_epoch=steps_per_epoch),
+        settings=settings,
+        monitor=_monitor(config, model),
+        norm_every=10 if steps_per_epoch >= LONG_EPOCH else 1,
+    )
 
 
 def elbo_terms(model: Model, *, num_samples: int) -> Callable:
     """(key, params, x) -> reconstruction and KL of the ELBO, KL closed where it is."""
     closed = model.closed_form
-    kl = None if closed is None else lambda params, h: closed.kl(params, h).sum()
-    return sgvb.elbo_terms(*model.pair, num_samples=num_samples, kl=kl)
+    return sgvb.elbo_terms(
+        *model.pair, num_samples=num_samples, kl=closed and closed.kl
+    )
 
 
 def optimizer(config: Config, *, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -187,7 +181,7 @@ def _monitor(config: Config, model: Model) -> gradient.Monitor:
 
     def kl_alone(key: PRNGKey, params: Params, x: jax.Array) -> dict[str, jax.Array]:
         del key
-        return {"kl": closed.kl(params, model.recognition.encode(params, x)).sum()}
+        return {"kl": closed.kl(params, model.recognition.encode(params, x))}
 
     return kl_alone
 
@@ -224,17 +218,12 @@ def _flow(config: Config, layer: int) -> flows.Flow:
 def _closed_form(config: Config) -> ClosedForm | None:
     if config.posterior == "diag_normal":
         return ClosedForm(
-            kl=lambda params, h: representation.kl_per_latent(h, kl=kl),
+            kl_per_latent=lambda params, h: representation.kl_per_latent(h, kl=kl),
             mean=lambda h: jnp.split(h, 2)[0],
         )
     if config.posterior == "bernoulli":
-        return ClosedForm(kl=_bernoulli_kl, mean=jax.nn.sigmoid)
+        return ClosedForm(objectives.bernoulli_kl_per_latent, jax.nn.sigmoid)
     return None
-
-
-def _bernoulli_kl(params: Params, h: jax.Array) -> jax.Array:
-    logits = params.generative["prior"]["logits"]
-    return jax.vmap(divergences.bernoulli_to_bernoulli)(h[:, None], logits[:, None])
 
 
 def _likelihood(config: Config, x_shape: tuple[int, ...]) -> Likelihood:

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array
 
 from experiments.configuration import Config
@@ -18,8 +20,10 @@ from vae_jax.estimators import (
     score_function,
     sgvb,
 )
+from vae_jax.inference import running_baseline
 from vae_jax.training import gradient
 from vae_jax.types import (
+    Algorithm,
     Generative,
     Network,
     Objective,
@@ -60,14 +64,19 @@ BUILDERS: dict[str, Callable[..., Objective]] = {
 
 
 def builder(
-    config: Config, pair: Pair, *, kl: KL, network: Network | None, num_data: int
+    config: Config,
+    pair: Pair,
+    *,
+    kl: KL | None,
+    network: Network | None,
+    num_data: int,
 ) -> Build:
     """settings of a step -> the objective that the flags ask for.
 
     Args:
         config: the flags.
         pair: the joint and q.
-        kl: KL(q || prior) in closed form, for the estimators of binary latents.
+        kl: KL(q || prior) in closed form, which relaxed estimators need.
         network: the baseline that nvil learns.
         num_data: rows of the training split, for the prior on theta.
 
@@ -91,13 +100,41 @@ def builder(
     return build
 
 
+def algorithm(
+    estimator: str,
+    build: Build,
+    optimizer: optax.GradientTransformation,
+    *,
+    settings: Callable[[Array], gradient.Settings] = lambda step: {},
+    monitor: gradient.Monitor = lambda key, params, x: {},
+    norm_every: int = 1,
+) -> Algorithm:
+    """The ascent of an estimator, with the memory that some of them keep."""
+    if estimator in WITH_RUNNING_BASELINE:
+        return running_baseline.running_baseline(
+            lambda baseline, scale: build({"baseline": baseline, "scale": scale}),
+            optimizer,
+            monitor=monitor,
+            norm_every=norm_every,
+        )
+    return gradient.scheduled_ascent(
+        build, optimizer, settings=settings, monitor=monitor, norm_every=norm_every
+    )
+
+
+def bernoulli_kl_per_latent(params: Params, h: Array) -> Array:
+    """KL of each bit of a factorial q with logits h to the learned prior, nats [D]."""
+    logits = params.generative["prior"]["logits"]
+    return jax.vmap(divergences.bernoulli_to_bernoulli)(h[:, None], logits[:, None])
+
+
 def baseline(num_entries: int) -> Network:
     """The network of a baseline that is learned from x."""
     return networks.mlp(num_entries, (BASELINE_UNITS,), 1)
 
 
 def _arguments(
-    config: Config, settings: gradient.Settings, kl: KL, network: Network | None
+    config: Config, settings: gradient.Settings, kl: KL | None, network: Network | None
 ) -> dict[str, Any]:
     """What a builder takes beside the records and num_samples."""
     of_normal = {"kl": divergences.diag_normal_to_standard_normal}

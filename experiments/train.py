@@ -172,7 +172,7 @@ def _row(
         for name, values in monitored.items()
         if not np.isnan(values).all()  # a short scan may hold no step with a norm
     }
-    if run.config.estimator in OF_THE_ELBO and "kl" in row:
+    if run.config.estimator in OF_THE_ELBO:
         row["reconstruction"] = row["bound"] + row["kl"]
     num_examples = len(info.bound) * run.config.batch_size
     return row | {"examples_per_second": num_examples / seconds, "seconds": seconds}

@@ -48,8 +48,7 @@ def log_weights(
     Raises:
         ValueError: if num_samples is below one.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be positive, got {num_samples}.")
+    numerics.check_num_samples(num_samples)
 
     def draw(key: PRNGKey, params: Params, x: Array, h: Array) -> Array:
         density = (params, h) if with_score else stop_gradient((params, h))
@@ -74,8 +73,7 @@ def log_densities(
     Raises:
         ValueError: if num_samples is below one.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be positive, got {num_samples}.")
+    numerics.check_num_samples(num_samples)
 
     def draw(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array]:
         h = recognition.encode(params, x)
@@ -169,8 +167,7 @@ def dreg(
     Raises:
         ValueError: if num_samples is below one.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be positive, got {num_samples}.")
+    numerics.check_num_samples(num_samples)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         h = recognition.encode(params, x)
