@@ -52,9 +52,9 @@ from vae_jax.data import batches
 from vae_jax.estimators import (
     importance,
     multiply_weighted,
-    reweighted,
     score_function,
     sgvb,
+    wake_sleep,
 )
 from vae_jax.plots import curves, files
 from vae_jax.training import gradient, loop
@@ -171,7 +171,7 @@ def cases(model: models.Model, elbo: float, num_samples: int) -> dict[str, Case]
             importance.jackknife(*pair, num_samples=k, order=1), None
         ),
         "reweighted_wake_sleep": case(
-            reweighted.reweighted_wake_sleep(*pair, num_samples=k), of_k, None
+            wake_sleep.reweighted_wake_sleep(*pair, num_samples=k), of_k, None
         ),
     }
 

@@ -16,9 +16,9 @@ from vae_jax.estimators import (
     multiply_weighted,
     regularized,
     relaxed,
-    reweighted,
     score_function,
     sgvb,
+    wake_sleep,
 )
 from vae_jax.inference import running_baseline
 from vae_jax.training import gradient
@@ -56,7 +56,7 @@ BUILDERS: dict[str, Callable[..., Objective]] = {
     "leave_one_out": score_function.leave_one_out,
     "nvil": score_function.nvil,
     "vimco": score_function.vimco,
-    "reweighted_wake_sleep": reweighted.reweighted_wake_sleep,
+    "reweighted_wake_sleep": wake_sleep.reweighted_wake_sleep,
     "straight_through": relaxed.straight_through,
     "binary_concrete": relaxed.binary_concrete,
     "disarm": disarm.disarm,

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from tests import problems, testing
-from vae_jax.estimators import reweighted
+from vae_jax.estimators import wake_sleep
 from vae_jax.types import Params
 
 X = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
 
 
 def _build(problem, **settings):
-    return reweighted.reweighted_wake_sleep(
+    return wake_sleep.reweighted_wake_sleep(
         problem.generative, problem.recognition, **settings
     )
 
@@ -37,6 +37,52 @@ def _log_q_under_the_posterior(problem):
         return (p / p.sum()) @ jnp.log(q)
 
     return fit
+
+
+def _log_q_over_dreams(problem):
+    """E[log q(z | x)] over the model's own x and z, from the tables of every x."""
+    every_x = jnp.asarray(problems.binary_rows(len(X)))
+
+    def fit(params, x):
+        def one(x):
+            _, q, p = problem.table(_fixed_theta(params), x)
+            return p @ jnp.log(q)  # p(x, z): the posterior weighted with p(x)
+
+        del x
+        return jax.vmap(one)(every_x).sum()
+
+    return fit
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_wake_sleep_climbs_the_elbo_in_theta_and_fits_dreams_in_phi(x64, num_samples):
+    problem, x = problems.binary_model(), jnp.asarray(X)
+    objective = wake_sleep.wake_sleep(
+        problem.generative, problem.recognition, num_samples=num_samples
+    )
+    values, grads = testing.draws(objective, problem.params, x)
+    exact, exact_grads = jax.jit(jax.value_and_grad(problem.elbo))(problem.params, x)
+    testing.assert_mean_equals(values, exact)
+    testing.assert_mean_equals(grads.generative, exact_grads.generative)
+    fit = jax.jit(jax.grad(_log_q_over_dreams(problem)))(problem.params, x)
+    testing.assert_mean_equals(grads.recognition, fit.recognition)
+
+
+def test_wake_sleep_of_one_sample_is_the_reweighted_one_that_only_sleeps(x64):
+    problem, x = problems.binary_model(), jnp.asarray(X)
+    plain = wake_sleep.wake_sleep(
+        problem.generative, problem.recognition, num_samples=1
+    )
+    reweighted = _build(problem, num_samples=1, sleep_share=1.0)
+    got, wanted = (
+        testing.draws(objective, problem.params, x, num_draws=10)
+        for objective in (plain, reweighted)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+        got,
+        wanted,
+    )
 
 
 @pytest.mark.parametrize("num_samples", [1, 3, 8])
@@ -70,17 +116,7 @@ def test_the_sleep_phase_is_unbiased_for_the_models_own_x(x64):
     problem, x = problems.binary_model(), jnp.asarray(X)
     objective = _build(problem, num_samples=1, sleep_share=1.0)
     _, grads = testing.draws(objective, problem.params, x)
-    every_x = problems.binary_rows(len(X))
-
-    def fit(params, x):
-        def one(x):
-            _, q, p = problem.table(_fixed_theta(params), x)
-            return p @ jnp.log(q)  # p(x, z): the posterior weighted with p(x)
-
-        del x
-        return jax.vmap(one)(jnp.asarray(every_x)).sum()
-
-    exact = jax.jit(jax.grad(fit))(problem.params, x)
+    exact = jax.jit(jax.grad(_log_q_over_dreams(problem)))(problem.params, x)
     testing.assert_mean_equals(grads.recognition, exact.recognition)
 
 
@@ -134,7 +170,10 @@ def test_jit_and_vmap_agree_with_a_loop():
 
 def test_bad_settings_are_refused_when_built():
     problem = problems.binary_model()
+    pair = problem.generative, problem.recognition
     with pytest.raises(ValueError, match=r"num_samples .*0"):
         _build(problem, num_samples=0)
+    with pytest.raises(ValueError, match=r"num_samples .*0"):
+        wake_sleep.wake_sleep(*pair, num_samples=0)
     with pytest.raises(ValueError, match=r"sleep_share .*1.5"):
         _build(problem, num_samples=1, sleep_share=1.5)

@@ -1,4 +1,7 @@
-"""Reweighted wake-sleep: theta by importance weights, phi by fitting the posterior."""
+"""Wake-sleep and reweighted wake-sleep: theta climbs a bound, phi fits the posterior.
+
+Nothing is differentiated through z, so q may be discrete.
+"""
 
 import jax
 from jax.lax import stop_gradient
@@ -14,6 +17,42 @@ from vae_jax.types import (
     Recognition,
     Scalar,
 )
+
+
+def wake_sleep(
+    generative: Generative, recognition: Recognition, *, num_samples: int
+) -> Objective:
+    r"""The ELBO, whose gradient is that of the wake and the sleep phase, both at once.
+
+    Hinton, Dayan, Frey & Neal 1995 (Science 268), which AEVB (arXiv:1312.6114) section
+    5 compares with. Theta gets $\frac1L\sum_l\nabla_\theta\log p(x, z_l)$, $z_l \sim
+    q(z|x)$; phi gets $\frac1L\sum_l\nabla_\phi\log q(z'_l|x'_l)$ at z', x' drawn from
+    the model. Value: one draw of the ELBO. Gradient: unbiased for that of the ELBO in
+    theta. In phi it descends KL(p(z|x) || q(z|x)) averaged over the model's own x: the
+    divergence the other way round, so that no one function is climbed by both phases.
+
+    Args:
+        generative: the joint p(x, z).
+        recognition: q.
+        num_samples: L, of each phase.
+
+    Raises:
+        ValueError: if num_samples is below one.
+    """
+    draw = importance.log_densities(generative, recognition, num_samples=num_samples)
+
+    def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
+        key_wake, key_sleep = jax.random.split(key)
+        log_p, log_q = draw(key_wake, params, x)
+
+        def dream(key: PRNGKey) -> Scalar:
+            return _log_q_of_dream(generative, recognition, key, params)
+
+        dreamt = numerics.over_samples(key_sleep, dream, num_samples=num_samples)
+        elbo = bounds.elbo(log_p - log_q)
+        return numerics.attach_gradient(elbo, log_p.mean() + dreamt.mean())
+
+    return objective
 
 
 def reweighted_wake_sleep(
