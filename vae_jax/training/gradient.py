@@ -47,10 +47,10 @@ def over_batch(
 def _each(
     function: Callable[[PRNGKey, Params, Array], PyTree],
 ) -> Callable[[PRNGKey, Params, Array], PyTree]:
-    """Lifts a function of one example to its values over x [B, *X]."""
+    """Lifts a function of one example to its values over x, a tree of [B, ...]."""
 
-    def lifted(key: PRNGKey, params: Params, x: Float[Array, "B *X"]) -> PyTree:
-        keys = jax.random.split(key, x.shape[0])
+    def lifted(key: PRNGKey, params: Params, x: PyTree) -> PyTree:
+        keys = jax.random.split(key, jax.tree.leaves(x)[0].shape[0])
         return jax.vmap(function, in_axes=(0, None, 0))(keys, params, x)
 
     return lifted

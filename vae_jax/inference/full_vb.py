@@ -1,0 +1,144 @@
+r"""Full variational Bayes: a variational posterior over theta as well as over z.
+
+AEVB (arXiv:1312.6114) appendix F. q(theta) is a normal with diagonal covariance, and
+params.generative holds its `mean` and `log_std`, each a tree like theta.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vae_jax import divergences, reparameterize
+from vae_jax.training import gradient
+from vae_jax.types import (
+    Algorithm,
+    Batch,
+    Generative,
+    Objective,
+    Params,
+    PRNGKey,
+    PyTree,
+    Scalar,
+)
+
+
+def full_vb(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_data: int,
+    prior_std: float = 1.0,
+    monitor: gradient.Monitor = lambda key, params, x: {},
+    norm_every: int = 1,
+) -> Algorithm:
+    r"""Ascent on one example's share of a bound on log p(data), theta integrated out.
+
+    $E_{q(\theta)}[L(\theta, \phi; x)] - KL(q(\theta) || p(\theta)) / N$ with p(theta) =
+    N(0, prior_std^2 I): equation 24 of AEVB's appendix F divided by N, its last terms
+    in closed form. Its sum over the N examples is a lower bound on log p(data). Each
+    step draws one theta = mean + std * eps for the whole batch, so that decoding stays
+    one matrix product; value and gradient are unbiased where the objective's are.
+
+    Args:
+        objective: a bound L on log p(x) given theta, for plain parameters.
+        optimizer: any optax transformation, of q(theta)'s parameters and phi.
+        num_data: N.
+        prior_std: of every entry of theta.
+        monitor: as in `gradient.ascent`; its params hold q(theta).
+        norm_every: as in `gradient.ascent`.
+
+    Returns:
+        An algorithm with the states and infos of `gradient.ascent`. It starts from
+        parameters that hold q(theta), as those of `at_mean` do.
+
+    Raises:
+        ValueError: if num_data is below one or prior_std is not positive.
+    """
+    if num_data < 1:
+        raise ValueError(f"num_data must be positive, got {num_data}.")
+    if not 0.0 < prior_std < math.inf:
+        raise ValueError(f"prior_std must be positive and finite, got {prior_std}.")
+
+    def ascent(of_batch: Objective) -> Algorithm:
+        return gradient.ascent(
+            of_batch, optimizer, monitor=monitor, norm_every=norm_every
+        )
+
+    def step(
+        key: PRNGKey, state: gradient.AscentState, batch: Batch
+    ) -> tuple[PyTree, PyTree]:
+        key_theta, key_step = jax.random.split(key)
+
+        def share(key: PRNGKey, params: Params, x: jax.Array) -> Scalar:
+            theta = sample(key_theta, params.generative)
+            value = objective(key, Params(theta, params.recognition), x)
+            return value - kl_to_prior(params.generative, prior_std) / num_data
+
+        return ascent(share).step(key_step, state, batch)
+
+    return Algorithm(ascent(objective).init, step)
+
+
+def at_mean(generative: Generative, *, initial_std: float = 0.01) -> Generative:
+    """The model whose theta is the mean of q(theta), which params.generative holds.
+
+    For evaluators, which then measure one model and not the average over q(theta).
+    `init` starts q(theta) at the model's own initial values and initial_std.
+
+    Raises:
+        ValueError: if initial_std is not positive and finite.
+    """
+    if not 0.0 < initial_std < math.inf:
+        raise ValueError(f"initial_std must be positive and finite, got {initial_std}.")
+
+    def init(key: PRNGKey) -> PyTree:
+        mean = generative.init(key)
+        log_std = jax.tree.map(lambda m: jnp.full_like(m, math.log(initial_std)), mean)
+        return {"mean": mean, "log_std": log_std}
+
+    def params_second(function: Callable) -> Callable:
+        return lambda key, params, *rest: function(key, at_mean_of(params), *rest)
+
+    def params_first(function: Callable) -> Callable:
+        return lambda params, *rest: function(at_mean_of(params), *rest)
+
+    return Generative(
+        init,
+        params_second(generative.sample_prior),
+        params_first(generative.log_prior),
+        params_first(generative.log_likelihood_terms),
+        params_second(generative.sample_observation),
+        params_first(generative.mean_observation),
+    )
+
+
+def at_mean_of(params: Params) -> Params:
+    """Plain parameters: theta at the mean of q(theta)."""
+    return Params(params.generative["mean"], params.recognition)
+
+
+def sample(key: PRNGKey, q: PyTree) -> PyTree:
+    """One theta from q(theta), reparameterized."""
+    means, structure = jax.tree.flatten(q["mean"])
+    keys = jax.random.split(key, len(means))
+    drawn = [
+        reparameterize.location_scale(*row)
+        for row in zip(keys, means, jax.tree.leaves(q["log_std"]), strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def kl_to_prior(q: PyTree, prior_std: float = 1.0) -> Scalar:
+    """KL(q(theta) || N(0, prior_std^2 I)) in nats, in closed form."""
+    log_std = math.log(prior_std)
+
+    def of_leaf(mean: jax.Array, log: jax.Array) -> Scalar:
+        return divergences.diag_normal_to_standard_normal(
+            mean.ravel() / prior_std, log.ravel() - log_std
+        )
+
+    leaves = jax.tree.leaves(jax.tree.map(of_leaf, q["mean"], q["log_std"]))
+    return sum(leaves, start=jnp.zeros(()))
