@@ -100,7 +100,7 @@ def test_recognition_is_the_normal_conditioned_on_x(x64, num_latents):
     mean, scale_tril = posteriors.mean_and_scale_tril(h, num_latents)
     gain = w.T @ np.linalg.inv(w @ w.T + s2 * np.eye(6))  # of the joint normal
     np.testing.assert_allclose(mean, gain @ (x.ravel() - mu), rtol=1e-9)
-    covariance = np.eye(num_latents) - gain @ w
+    covariance: Any = np.eye(num_latents) - gain @ w
     np.testing.assert_allclose(
         scale_tril @ scale_tril.T, covariance, rtol=1e-9, atol=1e-12
     )
