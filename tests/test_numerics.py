@@ -269,6 +269,19 @@ def test_two_to_the_24_probabilities_sum_to_one_in_float32():
     np.testing.assert_allclose(log_total, log_p[0][20:].sum(), atol=1e-5)
 
 
+@pytest.mark.parametrize("num_bits", [1, 3, 31])
+def test_a_binary_row_is_the_number_that_its_digits_write(num_bits):
+    last = 2**num_bits - 1
+    for row in (0, 1, 5 % (last + 1), last):
+        written = f"{row:0{num_bits}b}"[::-1]  # the least significant digit first
+        z = numerics.binary_digits(
+            jnp.uint32(row), num_bits=num_bits, dtype=jnp.float32
+        )
+        np.testing.assert_array_equal(z, [float(digit) for digit in written])
+        assert z.dtype == jnp.float32
+        assert int(numerics.binary_row(z)) == row
+
+
 def test_rounding_does_not_grow_with_the_number_of_chunks():
     # One by one, a plain float32 sum stops growing in digits: off by 1e-4 here.
     got = jax.jit(

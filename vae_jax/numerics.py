@@ -1,13 +1,15 @@
 """Numerically safe primitives."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import stop_gradient
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt
 
 from vae_jax.types import PRNGKey, PyTree, Scalar
 
@@ -122,6 +124,20 @@ def check_binary_terms(*, num_bits: int, max_terms: int) -> None:
         )
 
 
+def binary_digits(
+    row: UInt[Array, ""], *, num_bits: int, dtype: DTypeLike
+) -> Float[Array, " D"]:
+    """Row i of all 2^D binary vectors: the digits of i, the least significant first."""
+    places = jnp.arange(num_bits, dtype=jnp.uint32)
+    return ((row >> places) & jnp.uint32(1)).astype(dtype)
+
+
+def binary_row(z: Float[Array, " D"]) -> UInt[Array, ""]:
+    """The row that a vector of 0. and 1. is: the inverse of `binary_digits`."""
+    places = jnp.arange(z.shape[0], dtype=jnp.uint32)
+    return jnp.sum(z.astype(jnp.uint32) << places, dtype=jnp.uint32)
+
+
 def sum_over_binary(
     term: Callable[[Float[Array, " D"]], PyTree],
     *,
@@ -222,12 +238,12 @@ def _chunks(
         raise ValueError(f"chunk_size must be positive, got {chunk_size}.")
     log_size = min(chunk_size.bit_length() - 1, num_bits)
     rows = jnp.arange(2**log_size, dtype=jnp.uint32)
-    places = jnp.arange(num_bits, dtype=jnp.uint32)
     float_type = jnp.result_type(float) if dtype is None else dtype
 
     def chunk(start: Array) -> Array:
-        digits = (start + rows)[:, None] >> places[None, :]
-        return (digits & jnp.uint32(1)).astype(float_type)
+        return jax.vmap(
+            lambda row: binary_digits(row, num_bits=num_bits, dtype=float_type)
+        )(start + rows)
 
     starts = jnp.arange(2 ** (num_bits - log_size), dtype=jnp.uint32)
     return chunk, starts << jnp.uint32(log_size)
@@ -263,3 +279,25 @@ def softplus(x: Float[Array, "*X"]) -> Float[Array, "*X"]:
 def _softplus_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     return softplus(x), jax.nn.sigmoid(x) * dx
+
+
+def grid(num_dims: int, *, num_nodes: int, limit: float) -> tuple[np.ndarray, float]:
+    """Nodes [num_nodes^D, D] evenly over [-limit, limit]^D, and log of their weight.
+
+    Every node weighs the volume of a cell, the ends too: for an integrand that has died
+    out there this is the trapezoid rule.
+
+    Raises:
+        ValueError: if num_dims is not 1 to 3, num_nodes is below two, or limit is not
+            positive and finite.
+    """
+    if not 1 <= num_dims <= 3:
+        raise ValueError(f"num_latents must be 1 to 3 for a grid, got {num_dims}.")
+    if num_nodes < 2:
+        raise ValueError(f"num_nodes must be at least two, got {num_nodes}.")
+    if not 0.0 < limit < math.inf:
+        raise ValueError(f"limit must be positive and finite, got {limit}.")
+    axis, spacing = np.linspace(-limit, limit, num_nodes, retstep=True)
+    axes = np.meshgrid(*[axis] * num_dims, indexing="ij")
+    nodes = np.stack(axes, axis=-1).reshape(-1, num_dims)
+    return nodes, num_dims * math.log(spacing)

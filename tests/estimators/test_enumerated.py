@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from tests import problems
+from tests import problems, testing
+from vae_jax import networks
 from vae_jax.estimators import enumerated
 from vae_jax.latent_models import sigmoid_belief
 from vae_jax.types import Params, log_joint
@@ -82,6 +83,62 @@ def test_a_layered_posterior_is_summed_over_all_its_layers(x64):
     np.testing.assert_allclose(jax.jit(objective)(KEY, params, x), elbo, rtol=1e-9)
     log_p = enumerated.log_evidence(generative, num_latents=4)
     np.testing.assert_allclose(jax.jit(log_p)(params, x), np.log(p_x), rtol=1e-9)
+
+
+def _layered(sizes):
+    """A belief network of five pixels with weights of order one."""
+    generative = sigmoid_belief.generative(
+        sizes, (5,), initializer=networks.normal(std=1.0)
+    )
+    return generative, Params(jax.jit(generative.init)(jax.random.key(1)), ())
+
+
+@pytest.mark.parametrize(("sizes", "chunk_size"), [((4,), 3), ((2, 1, 1), 4096)])
+def test_the_posterior_is_bayes_rule_and_closes_the_gap(x64, sizes, chunk_size):
+    (generative, params), x = _layered(sizes), jnp.asarray(X)
+    recognition = enumerated.posterior(generative, num_latents=4, chunk_size=chunk_size)
+    assert recognition.init(KEY) == ()
+    zs = jnp.asarray(problems.binary_rows(4))
+
+    def log_p(params):
+        return enumerated.log_evidence(generative, num_latents=4)(params, x)
+
+    def elbo(params):
+        return enumerated.elbo(generative, recognition, num_latents=4)(KEY, params, x)
+
+    @jax.jit
+    def compute(params):
+        h = recognition.encode(params, x)
+        log_q = jax.vmap(recognition.log_prob, (None, None, 0))(params, h, zs)
+        joint = jax.vmap(lambda z: log_joint(generative, params, x, z))(zs)
+        both = [jax.value_and_grad(f)(params) for f in (log_p, elbo)]
+        return h, log_q, joint, both
+
+    h, log_q, joint, ((exact, slope), (bound, slope_of_bound)) = compute(params)
+    weights = np.exp(np.asarray(joint))
+    assert h.shape == (16,)
+    np.testing.assert_allclose(np.exp(log_q), weights / weights.sum(), rtol=1e-9)
+    np.testing.assert_allclose(np.exp(h).sum(), 1.0, rtol=1e-9)
+    np.testing.assert_allclose(bound, exact, rtol=1e-9)
+    _assert_trees_close(slope_of_bound, slope, rtol=1e-9, atol=1e-12)
+
+
+def test_the_posterior_samples_by_its_probabilities_in_the_dtype_of_x():
+    (generative, params), x = _layered((2, 2)), jnp.asarray(X, jnp.float32)
+    recognition = enumerated.posterior(generative, num_latents=4)
+    keys = jax.random.split(jax.random.key(1), 20_000)
+
+    @jax.jit
+    def draw(keys):
+        h = recognition.encode(params, x)
+        sample = jax.vmap(recognition.sample, (0, None, None))
+        return jnp.exp(h), sample(keys, params, h)
+
+    chances, z = draw(keys)
+    assert chances.dtype == z.dtype == jnp.float32
+    assert set(np.unique(z)) == {0.0, 1.0}
+    row = np.asarray(z) @ 2 ** np.arange(4)
+    testing.assert_mean_equals(row[:, None] == np.arange(16), chances)
 
 
 # Gradient
@@ -170,6 +227,10 @@ def test_too_many_latents_are_refused_with_the_cost_and_what_to_use_instead():
         enumerated.log_evidence(problem.generative, num_latents=25)
     with pytest.raises(ValueError, match="more than max_terms=8"):
         enumerated.elbo(*pair, num_latents=4, max_terms=8)
+    with pytest.raises(ValueError, match=r"131,072.*max_terms=2\*\*17.*vimco"):
+        enumerated.posterior(problem.generative, num_latents=17)
+    enumerated.posterior(problem.generative, num_latents=16)
+    enumerated.posterior(problem.generative, num_latents=17, max_terms=2**17)
     enumerated.elbo(*pair, num_latents=24)
     enumerated.elbo(*pair, num_latents=25, max_terms=2**25)
 
@@ -180,5 +241,12 @@ def test_sizes_that_cannot_be_counted_are_refused(num_latents):
     pair = problem.generative, problem.recognition
     with pytest.raises(ValueError, match=f"num_latents={num_latents}.*1 to 31"):
         enumerated.elbo(*pair, num_latents=num_latents, max_terms=2**40)
-    with pytest.raises(ValueError, match=f"num_latents={num_latents}.*1 to 31"):
-        enumerated.log_evidence(problem.generative, num_latents=num_latents)
+    for build in (enumerated.log_evidence, enumerated.posterior):
+        with pytest.raises(ValueError, match=f"num_latents={num_latents}.*1 to 31"):
+            build(problem.generative, num_latents=num_latents, max_terms=2**40)
+
+
+def test_a_chunk_of_no_rows_is_refused():
+    problem = problems.binary_model()
+    with pytest.raises(ValueError, match="chunk_size must be positive, got 0"):
+        enumerated.posterior(problem.generative, num_latents=4, chunk_size=0)

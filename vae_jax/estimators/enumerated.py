@@ -1,7 +1,9 @@
 """Exact sums over binary latents: what the estimators for discrete latents estimate."""
 
+import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -104,6 +106,60 @@ def log_evidence(
         )
 
     return log_p
+
+
+def posterior(
+    generative: Generative,
+    *,
+    num_latents: int,
+    max_terms: int = 2**16,
+    chunk_size: int = 4096,
+) -> Recognition:
+    r"""The exact posterior p(z | x) of binary latents z in {0, 1}^D, as a table.
+
+    h [2^D] is log p(z | x) in nats of every z, in the order of
+    `numerics.binary_digits`: log p(x, z) less its log-sum-exp. It is the q at which the
+    divergence in AEVB (arXiv:1312.6114) equation 1 is zero, so `elbo` under it equals
+    `log_evidence`. For each x, `encode` costs 2^D decodings and `sample` 2^D draws of
+    noise; `log_prob` looks up one entry.
+
+    It reads theta alone and has no parameters; z is made in the dtype of x, a float.
+    Samples carry no gradient, h the exact one in theta. With several layers z is all of
+    them: the posterior of a layered model does not factorize.
+
+    Args:
+        generative: the joint p(x, z).
+        num_latents: D, all layers together.
+        max_terms: the largest 2^D that is accepted.
+        chunk_size: decodings at once, which bounds memory beside h.
+
+    Raises:
+        ValueError: as `elbo`.
+    """
+    _check(num_latents, max_terms, "fit a q: leave_one_out, vimco or disarm")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be positive, got {chunk_size}.")
+
+    def digits(row: Array, like: Array) -> Array:
+        return numerics.binary_digits(row, num_bits=num_latents, dtype=like.dtype)
+
+    def encode(params: Params, x: Array) -> Array:
+        @functools.partial(jax.checkpoint, prevent_cse=False)  # a scan needs no barrier
+        def term(row: Array) -> Scalar:
+            return log_joint(generative, params, x, digits(row, x))
+
+        rows = jnp.arange(2**num_latents, dtype=jnp.uint32)
+        return jax.nn.log_softmax(jax.lax.map(term, rows, batch_size=chunk_size))
+
+    def sample(key: PRNGKey, params: Params, h: Array) -> Array:
+        del params
+        return digits(jax.random.categorical(key, h).astype(jnp.uint32), h)
+
+    def log_prob(params: Params, h: Array, z: Array) -> Scalar:
+        del params
+        return h[numerics.binary_row(z)]
+
+    return Recognition(lambda key: (), encode, sample, log_prob)
 
 
 def _check(num_latents: int, max_terms: int, instead: str) -> None:
