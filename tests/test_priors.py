@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 from scipy import special, stats
 
 from tests import testing
-from vae_jax import priors
+from vae_jax import posteriors, priors
 
 NOTHING = jnp.zeros((0,))
 
@@ -123,3 +123,110 @@ def test_discrete_sizes_too_small_are_refused(size):
             build(size)
     with pytest.raises(ValueError, match=f"num_classes .*{size + 1}"):
         priors.categorical(2, size + 1)
+
+
+# Mixtures
+
+NUM_COMPONENTS, NUM_LATENTS = 3, 2
+
+
+def _mixture_parameters():
+    rng = np.random.default_rng(0)
+    mean, log_std = rng.normal(size=(2, NUM_COMPONENTS, NUM_LATENTS))
+    return {"logits": rng.normal(size=NUM_COMPONENTS), "mean": mean, "log_std": log_std}
+
+
+def _mixture_moments(weights, mean, std):
+    """Mean [D] and second moment [D, D] of a mixture of diagonal normals."""
+    second = mean[:, :, None] * mean[:, None] + std[:, :, None] ** 2 * np.eye(2)
+    return weights @ mean, np.einsum("c,cij->ij", weights, second)
+
+
+def _assert_moments(z, mean, second):
+    testing.assert_mean_equals(z, mean)
+    testing.assert_mean_equals(z[:, :, None] * z[:, None, :], second)
+
+
+def test_normal_mixture_log_prob_matches_scipy_with_its_gradient(x64):
+    values, z = _mixture_parameters(), np.array([0.3, -1.4])
+    params = jax.tree.map(jnp.asarray, values)
+    log_prob = jax.jit(priors.normal_mixture(2, 3).log_prob)
+    each = stats.norm.logpdf(z, values["mean"], np.exp(values["log_std"])).sum(1)
+    weights = special.softmax(values["logits"])
+    expected = np.log(weights @ np.exp(each))
+    got = log_prob(params, jnp.zeros(0), jnp.asarray(z))
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+    check_grads(
+        lambda params, z: log_prob(params, jnp.zeros(0), z),
+        (params, jnp.asarray(z)),
+        order=2,
+        modes=("rev",),
+    )
+
+
+def test_normal_mixture_samples_have_its_moments():
+    values = _mixture_parameters()
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), values)
+    sample = jax.vmap(priors.normal_mixture(2, 3).sample, in_axes=(0, None, None))
+    keys = jax.random.split(jax.random.key(2), 20_000)
+    z = jax.jit(sample)(keys, params, NOTHING)
+    assert z.dtype == jnp.float32
+    weights = special.softmax(values["logits"])
+    std = np.exp(values["log_std"])
+    _assert_moments(z, *_mixture_moments(weights, values["mean"], std))
+
+
+def test_normal_mixture_starts_with_equal_weights_and_components_that_differ():
+    prior = priors.normal_mixture(2, 3)
+    start = prior.init(jax.random.key(0))
+    assert prior.width == 0
+    np.testing.assert_array_equal(start["logits"], np.zeros(3))
+    np.testing.assert_array_equal(start["log_std"], np.zeros((3, 2)))
+    assert len(np.unique(start["mean"])) == 6
+
+
+def test_one_component_at_the_origin_is_the_standard_normal(x64):
+    z = jnp.array([0.3, -1.4])
+    params = {"logits": jnp.array([7.0]), "mean": jnp.zeros((1, 2))}
+    params["log_std"] = jnp.zeros((1, 2))
+    got = priors.normal_mixture(2, 1).log_prob(params, NOTHING, z)
+    expected = priors.standard_normal(2).log_prob((), NOTHING, z)
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_normal_mixture_is_finite_where_every_component_underflows():
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.float32), _mixture_parameters()
+    )
+    log_prob = priors.normal_mixture(2, 3).log_prob
+    z = jnp.array([80.0, -90.0])
+    value, slopes = jax.value_and_grad(log_prob, (0, 2))(params, NOTHING, z)
+    assert np.isfinite(value)
+    assert value < -100.0  # its density is 0 in float32
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+
+
+def test_equal_mixture_is_the_mean_of_its_components_densities(x64):
+    mixture = priors.equal_mixture(posteriors.diag_normal(2))
+    h = np.random.default_rng(1).normal(size=(3, 4))
+    z = np.array([0.3, -1.4])
+    each = stats.norm.logpdf(z, h[:, :2], np.exp(h[:, 2:])).sum(1)
+    got = mixture.log_prob((), jnp.asarray(h), jnp.asarray(z))
+    np.testing.assert_allclose(got, np.log(np.exp(each).mean()), rtol=1e-9)
+    assert mixture.width == 4
+    assert mixture.init(jax.random.key(0)) == ()
+
+
+def test_equal_mixture_samples_have_its_moments():
+    mixture = priors.equal_mixture(posteriors.diag_normal(2))
+    h = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(3), 20_000)
+    z = jax.jit(jax.vmap(mixture.sample, (0, None, None)))(keys, (), jnp.asarray(h))
+    _assert_moments(z, *_mixture_moments(np.full(3, 1 / 3), h[:, :2], np.exp(h[:, 2:])))
+
+
+def test_mixtures_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="num_latents must be positive, got 0"):
+        priors.normal_mixture(0, 3)
+    with pytest.raises(ValueError, match="num_components must be positive, got 0"):
+        priors.normal_mixture(2, 0)

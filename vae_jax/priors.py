@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vae_jax import likelihoods
+from vae_jax import likelihoods, numerics, reparameterize
 from vae_jax.types import Conditional, PRNGKey, PyTree, Scalar
 
 
@@ -82,3 +82,65 @@ def categorical(num_latents: int, num_classes: int) -> Conditional:
         return (z * jax.nn.log_softmax(params["logits"])).sum()
 
     return Conditional(0, init, sample, log_prob)
+
+
+def normal_mixture(num_latents: int, num_components: int) -> Conditional:
+    r"""A learned mixture of diagonal normals: $\sum_c \pi_c N(z; \mu_c, \sigma_c^2)$.
+
+    Parameters are `logits` [C] of the weights, `mean` [C, D] and `log_std` [C, D]. They
+    start at equal weights, means drawn from N(0, I), so that the components differ, and
+    standard deviations of one. The density is summed in logarithms, and so finite far
+    from every component. A sample carries the gradient of its component's mean and
+    log_std and none of the logits, which are reached through `log_prob` alone.
+
+    Raises:
+        ValueError: if num_latents or num_components is below one.
+    """
+    if num_latents < 1:
+        raise ValueError(f"num_latents must be positive, got {num_latents}.")
+    if num_components < 1:
+        raise ValueError(f"num_components must be positive, got {num_components}.")
+
+    def init(key: PRNGKey) -> PyTree:
+        shape = (num_components, num_latents)
+        return {
+            "logits": jnp.zeros((num_components,)),
+            "mean": jax.random.normal(key, shape),
+            "log_std": jnp.zeros(shape),
+        }
+
+    def sample(key: PRNGKey, params: PyTree, h: Array) -> Float[Array, " D"]:
+        del h
+        key_component, key_noise = jax.random.split(key)
+        chosen = jax.random.categorical(key_component, params["logits"])
+        mean, log_std = params["mean"][chosen], params["log_std"][chosen]
+        return reparameterize.location_scale(key_noise, mean, log_std)
+
+    def log_prob(params: PyTree, h: Array, z: Float[Array, " D"]) -> Scalar:
+        del h
+        each = jax.vmap(likelihoods.normal_terms, in_axes=(0, 0, None))
+        log_p = each(params["mean"], params["log_std"], z).sum(1)
+        return jax.nn.logsumexp(jax.nn.log_softmax(params["logits"]) + log_p)
+
+    return Conditional(0, init, sample, log_prob)
+
+
+def equal_mixture(component: Conditional) -> Conditional:
+    """The mixture with equal weights of one density at the rows of h [C, H].
+
+    H is the component's width. With h the encodings of learned pseudo-inputs it is the
+    VampPrior (Tomczak & Welling 2018, arXiv:1705.07120), which `vae.with_vamp_prior`
+    makes. A sample is of one component chosen uniformly, with that component's
+    gradient; the density carries that of all.
+    """
+
+    def sample(key: PRNGKey, params: PyTree, h: Float[Array, "C H"]) -> Array:
+        key_component, key_sample = jax.random.split(key)
+        chosen = jax.random.randint(key_component, (), 0, h.shape[0])
+        return component.sample(key_sample, params, h[chosen])
+
+    def log_prob(params: PyTree, h: Float[Array, "C H"], z: Array) -> Scalar:
+        each = jax.vmap(component.log_prob, in_axes=(None, 0, None))
+        return numerics.log_mean_exp(each(params, h, z))
+
+    return Conditional(component.width, component.init, sample, log_prob)
