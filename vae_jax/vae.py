@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
+from vae_jax import priors
 from vae_jax.types import (
     Conditional,
     Generative,
@@ -108,3 +109,63 @@ def with_baseline(recognition: Recognition, network: Network) -> Recognition:
         return recognition.init(key) | {"baseline": network.init(key_baseline)}
 
     return recognition._replace(init=init)
+
+
+def with_vamp_prior(
+    generative: Generative,
+    encoder: Network,
+    posterior: Conditional,
+    *,
+    num_components: int,
+    x_shape: tuple[int, ...],
+) -> Generative:
+    r"""The model with the mixture of q at learned pseudo-inputs as its prior.
+
+    Tomczak & Welling 2018 (arXiv:1705.07120) equation 9: $p(z) = \frac1C\sum_c
+    q(z | u_c)$, for the recognition model `encoder_model(encoder, posterior)`, of whose
+    parameters the prior is a function: its gradient reaches the encoder and the
+    pseudo-inputs. u_c is a free parameter clipped to [0, 1], the paper's hardtanh, and
+    so for data of that range; it starts uniform there, and outside has no gradient.
+
+    `params.generative["prior"]` holds `pseudo_inputs` [C, *X], in the place of the
+    parameters of the prior that the model had. The components do not depend on x or z:
+    under `vmap` over examples or samples the C encodings are made once, not per row.
+
+    Args:
+        generative: any model of z; its prior is not used.
+        encoder: the recognition model's own.
+        posterior: the recognition model's own.
+        num_components: C.
+        x_shape: shape of one observation.
+
+    Raises:
+        ValueError: if num_components is below one or x_shape has a size below one.
+    """
+    if num_components < 1:
+        raise ValueError(f"num_components must be positive, got {num_components}.")
+    if min(x_shape, default=1) < 1:
+        raise ValueError(f"x_shape must have positive sizes, got {x_shape}.")
+    mixture = priors.equal_mixture(posterior)
+
+    def init(key: PRNGKey) -> PyTree:
+        # The rest starts as it would with another prior.
+        key_inputs = jax.random.fold_in(jax.random.clone(key), 1)
+        inputs = jax.random.uniform(key_inputs, (num_components, *x_shape))
+        return generative.init(key) | {"prior": {"pseudo_inputs": inputs}}
+
+    def components(params: Params) -> Float[Array, "C H"]:
+        inputs = jnp.clip(params.generative["prior"]["pseudo_inputs"], 0.0, 1.0)
+        encode = jax.vmap(encoder.apply, in_axes=(None, 0))
+        return encode(params.recognition["encoder"], inputs)
+
+    def sample_prior(key: PRNGKey, params: Params) -> Array:
+        own = params.recognition["posterior"]
+        return mixture.sample(key, own, components(params))
+
+    def log_prior(params: Params, z: Array) -> Scalar:
+        own = params.recognition["posterior"]
+        return mixture.log_prob(own, components(params), z)
+
+    return generative._replace(
+        init=init, sample_prior=sample_prior, log_prior=log_prior
+    )
