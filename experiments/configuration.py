@@ -25,6 +25,7 @@ FITTING_POSTERIORS = {  # what each estimator can be asked of
     "leave_one_out": POSTERIORS,
     "nvil": POSTERIORS,
     "vimco": POSTERIORS,
+    "wake_sleep": POSTERIORS,
     "reweighted_wake_sleep": POSTERIORS,
     "straight_through": ("bernoulli",),
     "binary_concrete": ("bernoulli",),
@@ -35,33 +36,51 @@ ESTIMATORS = tuple(FITTING_POSTERIORS)
 OF_THE_ELBO = (
     *("sgvb_a", "sgvb_b", "free_bits", "capacity", "score_function"),
     *("running_baseline", "leave_one_out", "nvil", "straight_through"),
-    *("binary_concrete", "disarm"),
+    *("binary_concrete", "disarm", "wake_sleep"),
 )
-READ_BY = {  # flag: what chooses whether it is read, and the choices that read it
-    "num_outer": ("estimator", ("miwae", "piwae")),
-    "beta": ("estimator", ("sgvb_b", "ciwae")),
-    "alpha": ("estimator", ("renyi",)),
-    "jackknife_order": ("estimator", ("jackknife",)),
-    "free_nats": ("estimator", ("free_bits",)),
-    "capacity": ("estimator", ("capacity",)),
-    "capacity_strength": ("estimator", ("capacity",)),
-    "temperature": ("estimator", ("binary_concrete",)),
-    "sleep_share": ("estimator", ("reweighted_wake_sleep",)),
-    "kl_warmup": ("estimator", ("sgvb_b",)),
-    "flow_layers": ("posterior", ("planar", "coupling", "iaf")),
-    "adam_epsilon": ("optimizer", ("adam",)),
-    "std": ("likelihood", ("normal", "normal_learned_std")),
-    "min_std": ("likelihood", ("normal_learned_std", "normal_per_pixel_std")),
+ALGORITHMS = ("aevb", "wake_sleep", "rws", "mcem", "vem", "full_vb")
+NAMED_ESTIMATORS = {"wake_sleep": "wake_sleep", "rws": "reweighted_wake_sleep"}
+FLAG_OF = {"gradient": "estimator"}  # a property and the flag that a user knows
+FREE_POSTERIORS = ("diag_normal", "full_normal")  # without parameters of their own
+WITHOUT_ENCODER = ("mcem", "vem")  # no phi: q is found for each x when it is wanted
+READ_BY: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    # flag: what chooses whether it is read, and the choices that read it
+    "estimator": (("algorithm", ("aevb", "full_vb")),),
+    "num_outer": (("estimator", ("miwae", "piwae")),),
+    "beta": (("algorithm", ("aevb",)), ("estimator", ("sgvb_b", "ciwae"))),
+    "alpha": (("estimator", ("renyi",)),),
+    "jackknife_order": (("estimator", ("jackknife",)),),
+    "free_nats": (("estimator", ("free_bits",)),),
+    "capacity": (("estimator", ("capacity",)),),
+    "capacity_strength": (("estimator", ("capacity",)),),
+    "temperature": (("estimator", ("binary_concrete",)),),
+    "sleep_share": (("gradient", ("reweighted_wake_sleep",)),),
+    "kl_warmup": (("algorithm", ("aevb",)), ("estimator", ("sgvb_b",))),
+    "num_samples": (("algorithm", ("aevb", "wake_sleep", "rws", "vem", "full_vb")),),
+    "num_leapfrog": (("algorithm", ("mcem",)),),
+    "target_acceptance": (("algorithm", ("mcem",)),),
+    "num_updates": (("algorithm", ("mcem",)),),
+    "e_steps": (("algorithm", ("vem",)),),
+    "e_rate": (("algorithm", ("vem",)),),
+    "theta_std": (("algorithm", ("full_vb",)),),
+    "posterior": (("algorithm", ("aevb", "wake_sleep", "rws", "vem", "full_vb")),),
+    "flow_layers": (("posterior", ("planar", "coupling", "iaf")),),
+    "adam_epsilon": (("optimizer", ("adam",)),),
+    "std": (("likelihood", ("normal", "normal_learned_std")),),
+    "min_std": (("likelihood", ("normal_learned_std", "normal_per_pixel_std")),),
     "squash_mean": (
-        "likelihood",
-        ("normal", "normal_learned_std", "normal_per_pixel_std"),
+        (
+            "likelihood",
+            ("normal", "normal_learned_std", "normal_per_pixel_std"),
+        ),
     ),
 }
 LIKELIHOODS = ("bernoulli", "normal", "normal_learned_std", "normal_per_pixel_std")
 
 POSITIVE = (
     *("num_latents", "num_samples", "num_outer", "std", "min_std", "learning_rate"),
-    *("temperature", "flow_layers", "adam_epsilon"),
+    *("temperature", "flow_layers", "adam_epsilon", "num_leapfrog", "num_updates"),
+    *("e_steps", "e_rate", "theta_std"),
     *("batch_size", "num_epochs", "eval_every", "valid_samples", "eval_samples"),
 )
 NOT_NEGATIVE = (
@@ -121,6 +140,13 @@ class Config:
         choices=("glorot", "normal_0.01", "normal_0.1"),
     )
     # Objective.
+    algorithm: str = cli.flag(
+        "aevb",
+        "What fits the model: aevb ascends --estimator; wake_sleep and rws "
+        "(reweighted) fit q to the posterior; mcem (Monte Carlo EM) and vem "
+        "(variational EM) have no encoder; full_vb has a q over theta too.",
+        choices=ALGORITHMS,
+    )
     estimator: str = cli.flag("sgvb_b", "Gradient estimator.", choices=ESTIMATORS)
     num_samples: int = cli.flag(1, "Samples of z per example: L of SGVB, K of IWAE.")
     num_outer: int = cli.flag(1, "Outer samples of miwae and piwae, M.")
@@ -134,10 +160,20 @@ class Config:
     capacity_strength: float = cli.flag(10.0, "How strongly (capacity).")
     temperature: float = cli.flag(0.5, "Of the relaxed bits (binary_concrete).")
     sleep_share: float = cli.flag(
-        0.0, "Share of the sleep phase in phi's gradient (reweighted_wake_sleep)."
+        0.0, "Share of the sleep phase in phi's gradient (rws)."
     )
+    num_leapfrog: int = cli.flag(10, "Leapfrog steps of each E-step (mcem).")
+    target_acceptance: float = cli.flag(
+        0.9, "Acceptance that HMC's step size is tuned to (mcem)."
+    )
+    num_updates: int = cli.flag(5, "Updates of theta after each E-step (mcem).")
+    e_steps: int = cli.flag(20, "Steps of the search for each q (vem).")
+    e_rate: float = cli.flag(0.1, "Step size of that search (vem).")
+    theta_std: float = cli.flag(0.01, "Initial std of q(theta) (full_vb).")
     weight_decay: float = cli.flag(
-        0.0, "Precision of the normal prior on theta (MAP); 1 is the AEVB paper's."
+        0.0,
+        "Precision of the normal prior on theta (MAP, or full_vb's prior); 1 is the "
+        "AEVB paper's.",
     )
     kl_warmup: int = cli.flag(
         0, "Epochs over which the KL's weight in the gradient rises to 1 (sgvb_b)."
@@ -194,35 +230,77 @@ class Config:
             raise ValueError(f"--hidden must hold positive sizes, got {self.hidden}")
         if self.valid_size < -1:
             raise ValueError(f"--valid_size must be -1 or more, got {self.valid_size}")
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(
-                f"--estimator={self.estimator} is unknown; known: "
-                f"{', '.join(ESTIMATORS)}"
-            )
-        if self.posterior not in FITTING_POSTERIORS[self.estimator]:
-            fitting = [e for e in ESTIMATORS if self.posterior in FITTING_POSTERIORS[e]]
-            raise ValueError(
-                f"--estimator={self.estimator} does not fit --posterior="
-                f"{self.posterior}; what fits: {', '.join(fitting)}"
-            )
-        for name, (chooser, readers) in READ_BY.items():
-            default = type(self).__dataclass_fields__[name].default
-            chosen = getattr(self, chooser)
-            if getattr(self, name) != default and chosen not in readers:
-                raise ValueError(
-                    f"--{name} says nothing to --{chooser}={chosen}: it is read by "
-                    f"{' and '.join(readers)}"
-                )
+        self._check_choices()
+        self._check_readers()
         if self.estimator == "ciwae" and not self.beta < 1.0:
             raise ValueError(
                 f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
                 f"ELBO alone), got {self.beta}"
+            )
+        if self.algorithm == "full_vb" and not self.weight_decay:
+            raise ValueError(
+                "--algorithm=full_vb needs a --weight_decay above 0: the precision of "
+                "its prior on theta"
+            )
+        if not 0.0 < self.target_acceptance < 1.0:
+            raise ValueError(
+                f"--target_acceptance must lie between 0 and 1, got "
+                f"{self.target_acceptance}"
+            )
+        if self.early_stopping and self.algorithm == "mcem":
+            raise ValueError(
+                "--early_stopping needs a validation bound, and mcem has no q to take "
+                "one with while it trains"
             )
         if self.early_stopping and self.early_stopping < self.eval_every:
             raise ValueError(
                 f"--early_stopping={self.early_stopping} is below --eval_every="
                 f"{self.eval_every}: the validation bound would never be seen twice"
             )
+
+    @property
+    def gradient(self) -> str:
+        """The estimator that is ascended: that of --algorithm, or --estimator."""
+        return NAMED_ESTIMATORS.get(self.algorithm, self.estimator)
+
+    def _check_choices(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(
+                f"--algorithm={self.algorithm} is unknown; known: "
+                f"{', '.join(ALGORITHMS)}"
+            )
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(
+                f"--estimator={self.estimator} is unknown; known: "
+                f"{', '.join(ESTIMATORS)}"
+            )
+        fitting = {"vem": FREE_POSTERIORS, "full_vb": CONTINUOUS}.get(self.algorithm)
+        if fitting and self.posterior not in fitting:
+            raise ValueError(
+                f"--algorithm={self.algorithm} does not fit --posterior="
+                f"{self.posterior}; what fits: {', '.join(fitting)}"
+            )
+        if self.algorithm in WITHOUT_ENCODER:
+            return
+        if self.posterior not in FITTING_POSTERIORS[self.gradient]:
+            fitting = [e for e in ESTIMATORS if self.posterior in FITTING_POSTERIORS[e]]
+            raise ValueError(
+                f"--estimator={self.gradient} does not fit --posterior="
+                f"{self.posterior}; what fits: {', '.join(fitting)}"
+            )
+
+    def _check_readers(self) -> None:
+        """Refuses a flag that was given and that nothing reads."""
+        for name, pairs in READ_BY.items():
+            if getattr(self, name) == type(self).__dataclass_fields__[name].default:
+                continue
+            for chooser, readers in pairs:
+                chosen = getattr(self, chooser)
+                if chosen not in readers:
+                    raise ValueError(
+                        f"--{name} says nothing to --{FLAG_OF.get(chooser, chooser)}="
+                        f"{chosen}: it is read by {' and '.join(readers)}"
+                    )
 
     def directory(self) -> pathlib.Path:
         """The run's workdir, runs/DATASET where none is given."""

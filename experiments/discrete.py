@@ -42,6 +42,7 @@ from vae_jax.training import gradient, loop
 from vae_jax.types import Algorithm, Params, Recognition
 
 BOUND_SAMPLES = 100
+DECODED_TWICE = ("binary_concrete", "wake_sleep")  # evaluations of each sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,7 @@ def fits(config: Config, x_shape: tuple[int, ...]) -> dict[str, Fit]:
         factorial = posteriors == ("bernoulli",)
         if "bernoulli" not in posteriors or (factorial and len(config.layers) > 1):
             continue
-        decodings = 2 if name == "binary_concrete" else 1  # of one sample
+        decodings = 2 if name in DECODED_TWICE else 1  # of one sample
         flags = TrainConfig(
             posterior="bernoulli",
             estimator=name,

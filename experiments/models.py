@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from experiments import objectives
 from experiments.configuration import Config
@@ -21,9 +20,8 @@ from vae_jax import (
 )
 from vae_jax.estimators import sgvb
 from vae_jax.evaluation import representation
-from vae_jax.training import gradient
+from vae_jax.inference import full_vb, mcem, variational_em
 from vae_jax.types import (
-    Algorithm,
     Conditional,
     Generative,
     Likelihood,
@@ -41,8 +39,12 @@ ACTIVATIONS = {
     "gelu": jax.nn.gelu,
     "elu": jax.nn.elu,
 }
-STAIRCASE_STAGES = 8
-LONG_EPOCH = 100  # steps, from which every tenth reports the gradient's norm
+
+CHAIN_OF_FITTED_NORMAL = {  # MCEM's q of an x is a normal fitted to such a chain
+    "num_samples": 100,
+    "num_warmup": 100,
+    "num_leapfrog": 10,
+}
 
 
 class ClosedForm(NamedTuple):
@@ -63,6 +65,7 @@ class Model(NamedTuple):
     recognition: Recognition
     closed_form: ClosedForm | None  # None where q does not factorize
     baseline: Network | None  # x -> [1], where the estimator learns one
+    joint: Generative  # at a given theta: `generative`, but for full_vb's mean theta
 
     @property
     def pair(self) -> tuple[Generative, Recognition]:
@@ -85,52 +88,36 @@ def build(config: Config, x_shape: tuple[int, ...]) -> Model:
         "activation": ACTIVATIONS[config.activation],
         "initializer": _initializer(config.init),
     }
-    posterior = _posterior(config)
-    encoder = networks.mlp(num_entries, config.hidden, posterior.width, **style)
+    density = posterior(config)
+    encoder = networks.mlp(num_entries, config.hidden, density.width, **style)
     mirrored = config.hidden[::-1]
     decoder = networks.mlp(config.num_latents, mirrored, likelihood.width, **style)
     binary = config.posterior == "bernoulli"
     prior = (priors.bernoulli if binary else priors.standard_normal)(config.num_latents)
-    recognition = vae.encoder_model(encoder, posterior)
+    joint = vae.decoder_model(decoder, prior, likelihood)
+    recognition = _recognition(config, joint, encoder, density)
     baseline = None
     if config.estimator == "nvil":
         baseline = objectives.baseline(num_entries)
         recognition = vae.with_baseline(recognition, baseline)
-    return Model(
-        vae.decoder_model(decoder, prior, likelihood),
-        recognition,
-        _closed_form(config),
-        baseline,
-    )
+    generative = joint
+    if config.algorithm == "full_vb":
+        generative = full_vb.at_mean(joint, initial_std=config.theta_std)
+    return Model(generative, recognition, _closed_form(config), baseline, joint)
 
 
-def algorithm(
-    config: Config, model: Model, *, num_data: int, steps_per_epoch: int
-) -> Algorithm:
-    """The fit that the flags ask for."""
-    warmup_steps = config.kl_warmup * steps_per_epoch
-    closed = model.closed_form
-    build = objectives.builder(
-        config,
-        model.pair,
-        kl=closed and closed.kl,
-        network=model.baseline,
-        num_data=num_data,
-    )
-
-    def settings(step: jax.Array) -> gradient.Settings:
-        if not warmup_steps:
-            return {}
-        return {"warmup": jnp.minimum(1.0, (step + 1.0) / warmup_steps)}
-
-    return objectives.algorithm(
-        config.estimator,
-        build,
-        optimizer(config, steps_per_epoch=steps_per_epoch),
-        settings=settings,
-        monitor=_monitor(config, model),
-        norm_every=10 if steps_per_epoch >= LONG_EPOCH else 1,
-    )
+def _recognition(
+    config: Config, joint: Generative, encoder: Network, density: Conditional
+) -> Recognition:
+    """The encoder's q, or what finds a q for each x where there is no encoder."""
+    key = jax.random.key(config.seed)
+    if config.algorithm == "mcem":
+        return mcem.fitted_normal(
+            key, joint, num_latents=config.num_latents, **CHAIN_OF_FITTED_NORMAL
+        )
+    if config.algorithm == "vem":
+        return variational_em.optimized(key, joint, density)
+    return vae.encoder_model(encoder, density)
 
 
 def elbo_terms(model: Model, *, num_samples: int) -> Callable:
@@ -141,52 +128,8 @@ def elbo_terms(model: Model, *, num_samples: int) -> Callable:
     )
 
 
-def optimizer(config: Config, *, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optax optimizer with its schedule, clipping first."""
-    rate = _schedule(config, steps_per_epoch)
-    make = {
-        "sgd": optax.sgd,
-        "adam": lambda rate: gradient.adam(rate, eps=config.adam_epsilon),
-        "adamax": optax.adamax,
-        "rmsprop": optax.rmsprop,
-        # The paper's Adagrad starts its sums at zero; optax would start at 0.1.
-        "adagrad": lambda rate: optax.adagrad(rate, initial_accumulator_value=0.0),
-    }[config.optimizer]
-    if config.clip_norm:
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), make(rate))
-    return make(rate)
-
-
-def _schedule(config: Config, steps_per_epoch: int) -> optax.ScalarOrSchedule:
-    rate = config.learning_rate
-    if config.schedule == "constant":
-        return rate
-    if config.schedule == "cosine":
-        return optax.cosine_decay_schedule(rate, config.num_epochs * steps_per_epoch)
-    # Burda et al. 2016: 3^i passes at rate 10^(-i/7), i = 0..7, 3,280 in all.
-    ends = [(3**i - 1) // 2 * steps_per_epoch for i in range(1, STAIRCASE_STAGES)]
-    return optax.piecewise_constant_schedule(rate, dict.fromkeys(ends, 10 ** (-1 / 7)))
-
-
-def _monitor(config: Config, model: Model) -> gradient.Monitor:
-    """The KL where it has a closed form, else both terms of the ELBO.
-
-    A closed form draws no noise, so the step already holds all it needs. Noise drawn
-    twice is computed twice, and a second decoding with it.
-    """
-    closed = model.closed_form
-    if closed is None:
-        terms = elbo_terms(model, num_samples=config.num_samples)
-        return lambda key, params, x: terms(key, params, x)._asdict()
-
-    def kl_alone(key: PRNGKey, params: Params, x: jax.Array) -> dict[str, jax.Array]:
-        del key
-        return {"kl": closed.kl(params, model.recognition.encode(params, x))}
-
-    return kl_alone
-
-
-def _posterior(config: Config) -> Conditional:
+def posterior(config: Config) -> Conditional:
+    """q(z | h), as the flags choose it."""
     size = config.num_latents
     if config.posterior == "bernoulli":
         return posteriors.bernoulli(size)
@@ -216,6 +159,8 @@ def _flow(config: Config, layer: int) -> flows.Flow:
 
 
 def _closed_form(config: Config) -> ClosedForm | None:
+    if config.algorithm == "mcem":
+        return None  # its q has full covariance
     if config.posterior == "diag_normal":
         return ClosedForm(
             kl_per_latent=lambda params, h: representation.kl_per_latent(h, kl=kl),

@@ -56,6 +56,7 @@ BUILDERS: dict[str, Callable[..., Objective]] = {
     "leave_one_out": score_function.leave_one_out,
     "nvil": score_function.nvil,
     "vimco": score_function.vimco,
+    "wake_sleep": wake_sleep.wake_sleep,
     "reweighted_wake_sleep": wake_sleep.reweighted_wake_sleep,
     "straight_through": relaxed.straight_through,
     "binary_concrete": relaxed.binary_concrete,
@@ -70,6 +71,7 @@ def builder(
     kl: KL | None,
     network: Network | None,
     num_data: int,
+    weight_decay: float = 0.0,
 ) -> Build:
     """settings of a step -> the objective that the flags ask for.
 
@@ -79,6 +81,7 @@ def builder(
         kl: KL(q || prior) in closed form, which relaxed estimators need.
         network: the baseline that nvil learns.
         num_data: rows of the training split, for the prior on theta.
+        weight_decay: the precision of that prior; none at 0.
 
     Raises:
         ValueError: where a number does not fit the estimator.
@@ -86,13 +89,13 @@ def builder(
 
     def build(settings: gradient.Settings) -> Objective:
         own = _arguments(config, settings, kl, network)
-        objective = BUILDERS[config.estimator](
+        objective = BUILDERS[config.gradient](
             *pair, num_samples=config.num_samples, **own
         )
-        if not config.weight_decay:
+        if not weight_decay:
             return objective
         return sgvb.with_normal_prior_on_theta(
-            objective, num_data=num_data, weight_decay=config.weight_decay
+            objective, num_data=num_data, weight_decay=weight_decay
         )
 
     # Once here, so that what does not fit is said before anything runs.
@@ -158,4 +161,4 @@ def _arguments(
         "straight_through": lambda: {"kl": kl},
         "binary_concrete": lambda: {"kl": kl, "temperature": config.temperature},
     }
-    return table.get(config.estimator, dict)()
+    return table.get(config.gradient, dict)()

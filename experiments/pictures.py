@@ -13,7 +13,14 @@ from vae_jax.training import journal
 from vae_jax.types import PRNGKey
 
 Arrays = dict[str, np.ndarray]
-METRICS = ("bound", "reconstruction", "kl")
+METRICS = {  # what a run is drawn by, where it reports it, and the unit
+    "bound": "nats per example",
+    "log_joint": "nats per example",
+    "reconstruction": "nats per example",
+    "kl": "nats per example",
+    "acceptance": "share of HMC's proposals",
+    "gradient_norm": "of the mean over a batch",
+}
 
 
 def samples(key: PRNGKey, trained: measure.Trained, *, num: int) -> Arrays:
@@ -90,13 +97,14 @@ def draw_manifold(tiles: np.ndarray, path: pathlib.Path) -> None:
 def draw_curves(trained: measure.Trained, workdir: pathlib.Path) -> None:
     """Draws the metrics of the run so far."""
     quantity = protocol.quantity(trained.config, trained.data)
-    panels = {}
-    for metric in METRICS:
+    rows, panels = journal.read(workdir), {}
+    reported = {name for row in rows for name in row}
+    for metric, unit in METRICS.items():
         names = [metric, f"valid_{metric}"]
         shown = [*protocol.named(dict.fromkeys(names, 0.0), quantity=quantity)]
-        panels[f"{shown[0].replace('_', ' ')}, nats per example"] = shown
-    panels["gradient norm"] = ["gradient_norm"]
-    figure = curves.training_curves(journal.read(workdir), panels=panels)
+        if reported & set(shown):
+            panels[f"{shown[0].replace('_', ' ')}, {unit}"] = shown
+    figure = curves.training_curves(rows, panels=panels)
     files.save(figure, workdir / "training_curves.png")
 
 

@@ -79,8 +79,10 @@ def named(metrics: dict[str, float], *, quantity: str) -> dict[str, float]:
     for name, number in metrics.items():
         if name.endswith("reconstruction"):
             renamed[name.replace("reconstruction", "cross_entropy")] = -number
-        elif name.endswith("bound") or name == "elbo":
-            stem = name.removesuffix("bound").removesuffix("elbo")
+        elif name.endswith(("bound", "elbo", "log_joint")):
+            stem = name
+            for ending in ("bound", "elbo", "log_joint"):
+                stem = stem.removesuffix(ending)
             renamed[f"{stem}cross_entropy_objective"] = number
         else:
             renamed[name] = number

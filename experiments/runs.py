@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from experiments import cli, models, protocol, rundir
+from experiments import algorithms, cli, models, protocol, rundir
 from experiments.configuration import Config
 from vae_jax.training import checkpoints, loop
 from vae_jax.types import Algorithm, Params, PRNGKey
@@ -69,7 +69,7 @@ def build(config: Config) -> Run:
             )
         model = models.build(config, data.x_shape)
         steps_per_epoch = num_rows // config.batch_size
-        algorithm = models.algorithm(
+        algorithm = algorithms.build(
             config, model, num_data=num_rows, steps_per_epoch=steps_per_epoch
         )
     keys = Keys(*jax.random.split(jax.random.key(config.seed), 4))

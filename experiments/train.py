@@ -1,18 +1,20 @@
-r"""Trains a variational autoencoder by Auto-Encoding Variational Bayes.
+r"""Trains a variational autoencoder, by Auto-Encoding Variational Bayes or a rival.
 
     python -m experiments.train
     python -m experiments.train --flagfile=experiments/flags/train/mnist.flags
+    python -m experiments.train --algorithm=mcem --num_latents=2
 
-Kingma & Welling 2013 (arXiv:1312.6114). Writes to --workdir: the flags, versions and
-protocol, metrics.jsonl and TensorBoard events, checkpoints, the test bound, pictures.
-The same command again continues from the newest whole checkpoint, bit for bit.
+Kingma & Welling 2013 (arXiv:1312.6114), whose rivals --algorithm names. Writes to
+--workdir: the flags, versions and protocol, metrics.jsonl and TensorBoard events,
+checkpoints, the test bound, pictures. The same command again continues from the newest
+whole checkpoint, bit for bit.
 """
 
 import contextlib
 import signal
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +32,10 @@ from experiments import (
 from experiments.configuration import OF_THE_ELBO, Config
 from experiments.runs import Run, Saved
 from vae_jax.data import batches
-from vae_jax.training import checkpoints, gradient, journal, loop
+from vae_jax.training import checkpoints, journal, loop
 from vae_jax.types import Params, PRNGKey
 
+SPLIT_BOUND = ("aevb", "wake_sleep", "rws")  # bound + KL = reconstruction
 SCAN_STEPS = 1000  # of one compiled scan at most: how long an interrupt may wait
 
 
@@ -108,7 +111,7 @@ def fit(
             info = jax.tree.map(np.asarray, info)
             row = _row(run, step, info, seconds=time.monotonic() - clock)
             saved = saved._replace(run=state)
-            step += len(info.bound)
+            step += len(info[0])
             if validate is not None and step % run.steps_per_validation == 0:
                 saved, measured = _validated(run, saved, validate)
                 row |= measured
@@ -134,8 +137,8 @@ def _progress(
 
 
 def _shown(row: dict[str, float]) -> dict[str, float]:
-    """The bounds of a row, or what stands in their place."""
-    endings = ("bound", "objective")
+    """What a row's model is fitted and watched by."""
+    endings = ("bound", "objective", "log_joint")
     return {name: row[name] for name in row if name.endswith(endings)}
 
 
@@ -150,49 +153,46 @@ def _is_stopped(run: Run, saved: Saved) -> bool:
     return 0 < run.config.early_stopping <= since
 
 
-def _row(
-    run: Run, first: int, info: gradient.AscentInfo, *, seconds: float
-) -> dict[str, float]:
-    """Means over the steps of one scan.
+def _row(run: Run, first: int, info: NamedTuple, *, seconds: float) -> dict[str, float]:
+    """Means over the steps of one scan of whatever the algorithm reports.
 
     Raises:
-        UsageError: if a step's bound is not finite.
+        UsageError: if what a step fits, its info's first field, is not finite.
     """
-    finite = np.isfinite(info.bound)
+    fields = info._asdict()
+    fields |= fields.pop("monitored", {})
+    fields.pop("spread", None)
+    fitted, values = next(iter(fields.items()))
+    finite = np.isfinite(values)
     if not finite.all():
-        _report_divergence(run, first, info, int(np.argmin(finite)))
-    step = first + len(info.bound)
-    monitored = {"gradient_norm": info.gradient_norm, **info.monitored}
-    row = {
-        "step": step,
-        "epoch": step / run.steps_per_epoch,
-        "bound": float(info.bound.mean(dtype=np.float64)),
-    } | {
+        _report_divergence(run, first, fitted, values, int(np.argmin(finite)))
+    step = first + len(values)
+    row = {"step": step, "epoch": step / run.steps_per_epoch} | {
         name: float(np.nanmean(values.astype(np.float64)))
-        for name, values in monitored.items()
+        for name, values in fields.items()
         if not np.isnan(values).all()  # a short scan may hold no step with a norm
     }
-    if run.config.estimator in OF_THE_ELBO:
+    if run.config.algorithm in SPLIT_BOUND and run.config.gradient in OF_THE_ELBO:
         row["reconstruction"] = row["bound"] + row["kl"]
-    num_examples = len(info.bound) * run.config.batch_size
+    num_examples = len(values) * run.config.batch_size
     return row | {"examples_per_second": num_examples / seconds, "seconds": seconds}
 
 
 def _report_divergence(
-    run: Run, first: int, info: gradient.AscentInfo, at: int
+    run: Run, first: int, fitted: str, values: np.ndarray, at: int
 ) -> NoReturn:
     rows = journal.read(run.workdir)
     last = (
-        f"step {first + at}: bound {info.bound[at - 1]:.4f}"
+        f"step {first + at}: {fitted} {values[at - 1]:.4f}"
         if at
         else (f"row of step {rows[-1]['step']}" if rows else "none")
     )
     whole = checkpoints.steps(run.workdir / rundir.CHECKPOINTS)
     back = f"checkpoint of step {whole[-1]}" if whole else "no checkpoint yet"
     raise cli.UsageError(
-        f"the bound is {info.bound[at]} at step {first + at + 1}; last finite metrics: "
-        f"{last}; to go back to: {back} in {run.workdir}; try a smaller "
-        "--learning_rate or --clip_norm, in a new --workdir"
+        f"the {fitted.replace('_', ' ')} is {values[at]} at step {first + at + 1}; "
+        f"last finite metrics: {last}; to go back to: {back} in {run.workdir}; try a "
+        "smaller --learning_rate or --clip_norm, in a new --workdir"
     )
 
 
@@ -201,9 +201,12 @@ WATCHED = {"elbo": "valid_bound", "importance": "valid_importance_bound"}
 
 
 def _validation(run: Run) -> Validate | None:
-    """(key, params) -> bounds of the validation split; None without a split."""
+    """(key, params) -> bounds of the validation split; None without a split or a q.
+
+    MCEM's q is made of HMC chains, for which an epoch's end is no time.
+    """
     prepared, size = run.data.prepared, run.config.valid_samples
-    if not len(prepared.valid):
+    if not len(prepared.valid) or run.config.algorithm == "mcem":
         return None
     valid = jnp.asarray(prepared.valid)
     terms = measure.elbo_over_examples(run.model, prepared, num_samples=size)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import (
+    algorithms,
     cli,
     configuration,
     discrete,
@@ -47,7 +48,7 @@ def test_every_estimator_traces_with_the_posteriors_it_fits(
         tmp_path, estimator=estimator, posterior=posterior, num_samples=4, **changes
     )
     model = models.build(config, (2, 3))
-    fit = models.algorithm(config, model, num_data=20, steps_per_epoch=2)
+    fit = algorithms.build(config, model, num_data=20, steps_per_epoch=2)
     scan = loop.scan(fit, batches.take(divisor=255.0))
     state = jax.eval_shape(
         lambda key: loop.start(key, fit, model.init(jax.random.clone(key))),
@@ -93,6 +94,20 @@ def test_every_estimator_has_a_builder():
         ({"std": 0.5}, r"--std says nothing to --likelihood=bernoulli"),
         ({"estimator": "iwae", "num_outer": 2}, r"read by miwae and piwae"),
         ({"estimator": "iwae", "kl_warmup": 2}, r"--kl_warmup says nothing"),
+        ({"sleep_share": 0.5}, r"--sleep_share says nothing to --estimator=sgvb_b"),
+        ({"algorithm": "em"}, r"--algorithm=em is unknown; known: aevb"),
+        ({"algorithm": "mcem", "estimator": "iwae"}, r"--estimator says nothing"),
+        ({"algorithm": "mcem", "posterior": "iaf"}, r"--posterior says nothing"),
+        ({"algorithm": "vem", "posterior": "iaf"}, r"fits: diag_normal, full_normal"),
+        ({"algorithm": "vem", "beta": 2.0}, r"--beta says nothing to --algorithm=vem"),
+        ({"algorithm": "full_vb"}, r"needs a --weight_decay above 0"),
+        (
+            {"algorithm": "full_vb", "weight_decay": 1.0, "posterior": "bernoulli"},
+            r"what fits: .*iaf",
+        ),
+        ({"algorithm": "mcem", "early_stopping": 3}, r"needs a validation bound"),
+        ({"algorithm": "mcem", "target_acceptance": 1.0}, r"between 0 and 1"),
+        ({"num_leapfrog": 3}, r"read by mcem"),
     ],
 )
 def test_what_does_not_fit_is_named_with_what_does(changes, message):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, models, rundir
+from experiments import algorithms, cli, models, rundir
 from experiments.configuration import Config as TrainConfig
 from vae_jax.data import batches
 from vae_jax.training import loop
@@ -57,7 +57,7 @@ def train_step(config: Config, estimator: str = "sgvb_b") -> Callable[[], float]
         estimator=estimator,
     )
     model = models.build(train, SHAPE)
-    fit = models.algorithm(train, model, num_data=60_000, steps_per_epoch=600)
+    fit = algorithms.build(train, model, num_data=60_000, steps_per_epoch=600)
     take = batches.take(divisor=255.0, dynamic=config.binarization == "dynamic")
     scan = loop.scan(fit, take)
     key_params, key_run, key_data, key_order = jax.random.split(jax.random.key(0), 4)

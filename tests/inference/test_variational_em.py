@@ -44,7 +44,11 @@ def _fit(problem, *, num_data=NUM_DATA, optimizer=None, **settings):
 def test_the_search_finds_the_exact_posterior_where_the_family_holds_it(x64):
     problem = problems.linear_gaussian(num_latents=2, num_features=3)
     q = variational_em.optimized(
-        problem.generative, posteriors.full_normal(2), num_samples=4, num_steps=1000
+        jax.random.key(0),
+        problem.generative,
+        posteriors.full_normal(2),
+        num_samples=4,
+        num_steps=1000,
     )
     x = jnp.array([0.7, -1.2, 0.4])
     h = jax.jit(q.encode)(problem.params, x)
@@ -137,9 +141,7 @@ def test_a_prior_on_theta_reaches_the_m_step():
             num_data=4,
             num_steps=1,
             optimizer=optax.sgd(1.0),
-            regularize=lambda objective, w=weight_decay: (
-                sgvb.with_normal_prior_on_theta(objective, num_data=4, weight_decay=w)
-            ),
+            weight_decay=weight_decay,
         )
         state = fit.init(jax.random.key(0), problem.params)
         after, _ = jax.jit(fit.step)(jax.random.key(1), state, batch)

@@ -16,7 +16,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Int
 
 from vae_jax import bounds
-from vae_jax.estimators import importance
+from vae_jax.estimators import importance, sgvb
 from vae_jax.training import gradient
 from vae_jax.types import (
     Algorithm,
@@ -62,7 +62,7 @@ def variational_em(
     num_samples: int = 1,
     num_steps: int = 20,
     learning_rate: float = 0.1,
-    regularize: Callable[[Objective], Objective] = lambda objective: objective,
+    weight_decay: float = 0.0,
     norm_every: int = 1,
 ) -> Algorithm:
     r"""E: raise the bound in the batch's own h_i; M: one step of theta on that bound.
@@ -82,11 +82,11 @@ def variational_em(
         num_samples: L, of every estimate of the bound.
         num_steps: of each search.
         learning_rate: of its Adam, in the units of h.
-        regularize: wraps the M-step's objective, for example with a prior on theta.
+        weight_decay: theta's prior is N(0, I / weight_decay) (`sgvb`); 0 for none.
         norm_every: as in `gradient.ascent`.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if a number is not positive, or weight_decay is negative.
     """
     if num_data < 1:
         raise ValueError(f"num_data must be positive, got {num_data}.")
@@ -104,8 +104,11 @@ def variational_em(
         x, h = row
         return bounds.elbo(weights(key, params, x, h))
 
+    objective = sgvb.with_normal_prior_on_theta(
+        cast(Objective, bound), num_data=num_data, weight_decay=weight_decay
+    )
     ascent = gradient.ascent(
-        regularize(bound),  # pyright: ignore[reportArgumentType]
+        objective if weight_decay else cast(Objective, bound),
         optimizer,
         norm_every=norm_every,
     )
@@ -133,6 +136,7 @@ def variational_em(
 
 
 def optimized(
+    key: PRNGKey,
     generative: Generative,
     posterior: Conditional,
     *,
@@ -142,11 +146,12 @@ def optimized(
 ) -> Recognition:
     """q(z | x) whose encode is the search of `variational_em`, started from zeros.
 
-    A model that was fitted without an encoder is evaluated through it, on any x. encode
-    takes no key, so the search draws its noise from a fixed one: h is a function of
-    params and x. No gradient flows through encode.
+    A model that was fitted without an encoder is evaluated through it, on any x.
+    `encode` takes no key, so every search draws its noise from the one given here, and
+    h is a function of params and x. No gradient flows through `encode`.
 
     Args:
+        key: of the searches' noise.
         generative: the joint p(x, z).
         posterior: as in `variational_em`.
         num_samples: L, of every estimate of the bound.
@@ -166,7 +171,7 @@ def optimized(
 
     def encode(params: Params, x: Array) -> Array:
         start = jnp.zeros((posterior.width,), x.dtype)
-        return stop_gradient(search(jax.random.key(0), params, x, start)[0])
+        return stop_gradient(search(jax.random.clone(key), params, x, start)[0])
 
     return _free(posterior)._replace(encode=encode)
 
