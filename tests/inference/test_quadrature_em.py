@@ -1,0 +1,81 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests import problems
+from vae_jax.evaluation import exact
+from vae_jax.inference import quadrature_em
+from vae_jax.types import Batch, Params
+
+pytestmark = pytest.mark.uses_optax
+GRID = {"num_latents": 2, "num_nodes": 24, "limit": 6.0}
+
+
+def _model():
+    generative, _ = problems.bernoulli_vae()
+    params = Params(generative.init(jax.random.key(0)), ())
+    x = jax.random.bernoulli(jax.random.key(1), 0.7, (8, 2, 3))
+    return generative, params, jnp.asarray(x, jnp.result_type(float))
+
+
+def _batch(x):
+    return Batch(x, jnp.arange(len(x)), jnp.ones(len(x)))
+
+
+def test_the_bound_is_tight_after_e_and_rises_in_m(x64):
+    generative, params, x = _model()
+    fit = quadrature_em.quadrature_em(generative, optax.adam(0.03), **GRID)
+    state, step = fit.init(jax.random.key(0), params), jax.jit(fit.step)
+    log_p = exact.grid_quadrature(generative, **GRID)
+    evidence = jax.jit(jax.vmap(log_p, in_axes=(None, 0)))
+    for t in range(10):
+        before = evidence(state.params, x).mean()
+        state, info = step(jax.random.key(t), state, _batch(x))
+        after = evidence(state.params, x).mean()
+        np.testing.assert_allclose(info.log_p, before, rtol=1e-12)
+        np.testing.assert_allclose(info.bound_after_e_step, before, rtol=1e-12)
+        assert info.bound_after_e_step < info.bound_after_m_step < after
+
+
+def test_the_first_update_is_the_exact_gradient_of_log_p(x64):
+    generative, params, x = _model()
+    fit = quadrature_em.quadrature_em(generative, optax.sgd(1.0), num_updates=1, **GRID)
+    state = fit.init(jax.random.key(0), params)
+    after, info = jax.jit(fit.step)(jax.random.key(0), state, _batch(x))
+    moved = jax.tree.map(jnp.subtract, after.params, params)
+    log_p = exact.grid_quadrature(generative, **GRID)
+
+    def mean(params):
+        return jax.vmap(log_p, in_axes=(None, 0))(params, x).mean()
+
+    slope = jax.jit(jax.grad(mean))(params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-12),
+        moved,
+        slope,
+    )
+    np.testing.assert_allclose(info.gradient_norm, optax.tree.norm(slope), rtol=1e-7)
+
+
+def test_images_that_rule_nodes_out_give_no_nan():
+    generative, params, x = _model()
+    params = jax.tree.map(lambda w: 200.0 * w, params)
+    fit = quadrature_em.quadrature_em(generative, optax.adam(0.03), **GRID)
+    state = fit.init(jax.random.key(0), params)
+    state, info = jax.jit(fit.step)(jax.random.key(0), state, _batch(x))
+    leaves = jax.tree.leaves((state.params, info))
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_bad_settings_are_refused_when_built():
+    generative, _, _ = _model()
+    with pytest.raises(ValueError, match="num_updates must be positive"):
+        quadrature_em.quadrature_em(
+            generative, optax.sgd(0.1), num_latents=2, num_updates=0
+        )
+    with pytest.raises(ValueError, match="num_nodes must be at least two"):
+        quadrature_em.quadrature_em(
+            generative, optax.sgd(0.1), num_latents=2, num_nodes=1
+        )
