@@ -110,7 +110,8 @@ def test_the_energy_error_goes_as_the_square_of_the_step_size(x64):
 
 def test_a_fitted_normal_has_the_draws_mean_and_covariance(x64):
     draws = _draw_exactly(50)
-    h = hmc.fit_normal(draws, shrinkage=0.01, inflation=1.5)
+    fit = hmc.normal_fit(num_latents=2, num_samples=50, shrinkage=0.01, inflation=1.5)
+    h = fit(draws)
     mean, scale = posteriors.mean_and_scale_tril(h, 2)
     expected = np.cov(np.asarray(draws).T)
     expected[[0, 1], [1, 0]] *= 0.99
@@ -121,7 +122,8 @@ def test_a_fitted_normal_has_the_draws_mean_and_covariance(x64):
 @pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
 def test_a_fit_to_draws_on_a_line_or_on_a_point_is_finite(spread):
     line = jnp.linspace(-spread, spread, 30)
-    h = hmc.fit_normal(jnp.stack([line, 2.0 * line, line], 1) + 1.0)
+    fit = hmc.normal_fit(num_latents=3, num_samples=30)
+    h = fit(jnp.stack([line, 2.0 * line, line], 1) + 1.0)
     log_q = posteriors.full_normal(3).log_prob((), h, jnp.ones(3))
     assert jnp.isfinite(h).all()
     assert jnp.isfinite(log_q)

@@ -208,10 +208,14 @@ def samples(
     return run
 
 
-def fit_normal(
-    draws: Float[Array, "S D"], *, shrinkage: float = 1e-3, inflation: float = 1.0
-) -> Float[Array, " H"]:
-    """The normal with the draws' mean and covariance, as h of `posteriors.full_normal`.
+def normal_fit(
+    *,
+    num_latents: int,
+    num_samples: int,
+    shrinkage: float = 1e-3,
+    inflation: float = 1.0,
+) -> Callable[[Float[Array, "S D"]], Float[Array, " H"]]:
+    """draws -> the normal of their mean and covariance, h of `posteriors.full_normal`.
 
     The covariances are multiplied by 1 - shrinkage and the variances are not, which
     makes the matrix positive definite for any draws that differ in every latent.
@@ -219,20 +223,39 @@ def fit_normal(
     chain that never moved give a spike, and no NaN.
 
     Args:
-        draws: S of them, more than D for a covariance that means something.
-        shrinkage: of the correlations towards zero.
+        num_latents: D.
+        num_samples: S, above D.
+        shrinkage: of the correlations towards zero, in (0, 1).
         inflation: factor of the standard deviations.
+
+    Raises:
+        ValueError: if num_latents is below one, num_samples is not above it, shrinkage
+            does not lie in (0, 1) or inflation is not positive.
     """
-    mean = draws.mean(0)
-    with jax.default_matmul_precision("highest"):
-        centered = draws - mean[None]
-        covariance = centered.T @ centered / max(draws.shape[0] - 1, 1)
-    least = jnp.finfo(draws.dtype).eps ** 2
-    variances = jnp.diag(jnp.maximum(jnp.diagonal(covariance), least))
-    covariance = (1.0 - shrinkage) * (covariance - jnp.diag(jnp.diagonal(covariance)))
-    scale = inflation * jnp.linalg.cholesky(covariance + variances)
-    logs = jnp.tril(scale, -1) + jnp.diag(jnp.log(jnp.diagonal(scale)))
-    return jnp.concatenate([mean, logs[jnp.tril_indices(mean.shape[0])]])
+    _check_positive(num_latents=num_latents)
+    if num_samples <= num_latents:
+        raise ValueError(
+            f"num_samples={num_samples} draws do not span num_latents={num_latents}."
+        )
+    if not 0.0 < shrinkage < 1.0:
+        raise ValueError(f"shrinkage must lie in (0, 1), got {shrinkage}.")
+    if not inflation > 0.0:
+        raise ValueError(f"inflation must be positive, got {inflation}.")
+
+    def fit(draws: Float[Array, "S D"]) -> Float[Array, " H"]:
+        mean = draws.mean(0)
+        with jax.default_matmul_precision("highest"):
+            centered = draws - mean[None]
+            covariance = centered.T @ centered / (num_samples - 1)
+        least = jnp.finfo(draws.dtype).eps ** 2
+        variances = jnp.maximum(jnp.diagonal(covariance), least)
+        off_diagonal = covariance - jnp.diag(jnp.diagonal(covariance))
+        shrunk = (1.0 - shrinkage) * off_diagonal + jnp.diag(variances)
+        scale = inflation * jnp.linalg.cholesky(shrunk)
+        logs = jnp.tril(scale, -1) + jnp.diag(jnp.log(jnp.diagonal(scale)))
+        return jnp.concatenate([mean, logs[jnp.tril_indices(num_latents)]])
+
+    return fit
 
 
 def check_step_size(

@@ -178,7 +178,7 @@ def fitted_normal(
     r"""q(z | x) = the normal fitted to a chain on p(z | x), for a model without a q.
 
     `encode` runs `hmc.samples` on $p_\theta(z|x)$ from a draw of the prior and returns
-    the draws' mean and covariance (`hmc.fit_normal`) as h of `posteriors.full_normal`.
+    the draws' mean and covariance (`hmc.normal_fit`) as h of `posteriors.full_normal`.
     So the ELBO and importance sampling apply to a model that was trained by MCEM. Any
     normal is a valid q: a chain that mixes badly makes a loose bound or weights of high
     variance, and no bias of theirs.
@@ -202,18 +202,15 @@ def fitted_normal(
             tails must cover the posterior's.
 
     Raises:
-        ValueError: if num_samples is not above num_latents, shrinkage does not lie in
-            (0, 1), inflation is not positive, or as `hmc.samples`.
+        ValueError: as `hmc.normal_fit` and `hmc.samples`.
     """
     density = posteriors.full_normal(num_latents)
-    if num_samples <= num_latents:
-        raise ValueError(
-            f"num_samples={num_samples} draws do not span num_latents={num_latents}."
-        )
-    if not 0.0 < shrinkage < 1.0:
-        raise ValueError(f"shrinkage must lie in (0, 1), got {shrinkage}.")
-    if not inflation > 0.0:
-        raise ValueError(f"inflation must be positive, got {inflation}.")
+    fit = hmc.normal_fit(
+        num_latents=num_latents,
+        num_samples=num_samples,
+        shrinkage=shrinkage,
+        inflation=inflation,
+    )
     chain = hmc.samples(
         num_samples=num_samples,
         num_warmup=num_warmup,
@@ -230,8 +227,7 @@ def fitted_normal(
             return log_joint(generative, params, x, z)
 
         start = generative.sample_prior(key_start, params)
-        draws = chain(key_chain, log_density, start)
-        return hmc.fit_normal(draws.positions, shrinkage=shrinkage, inflation=inflation)
+        return fit(chain(key_chain, log_density, start).positions)
 
     return Recognition(
         init=lambda key: (),
