@@ -17,7 +17,7 @@ LAYERS = [  # a module imports only from rows above its own
     {"numerics"},
     {"reparameterize", "divergences", "bounds", "flows", "networks"},
     {"likelihoods"},
-    {"posteriors", "priors"},
+    {"posteriors", "priors", "factors"},
     {"vae"},
     {"latent_models"},
     {"estimators"},
