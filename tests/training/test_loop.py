@@ -236,3 +236,72 @@ def test_rows_sharded_over_four_devices_train_as_on_one():
     np.testing.assert_allclose(sharded.bound, info.bound, rtol=1e-5)
     for a, b in zip(_numbers(expected), _numbers(got), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+# Until a value comes to rest
+
+
+def _halving():
+    """A state that halves at every step, and reports what it was and a draw."""
+
+    def step(key, state, batch):
+        info = {"value": state, "draw": jax.random.uniform(key), "rows": batch.x}
+        return 0.5 * state, info
+
+    return Algorithm(lambda key, start: start, step)
+
+
+def _until(tolerance=0.1, max_steps=50):
+    return loop.until_converged(
+        _halving(),
+        value=lambda info: info["value"],
+        tolerance=tolerance,
+        max_steps=max_steps,
+    )
+
+
+BATCH = Batch(jnp.ones(2), jnp.arange(2), jnp.ones(2))
+
+
+def test_a_run_ends_at_the_first_change_below_the_tolerance():
+    # Values 1, 1/2, 1/4, 1/8, 1/16: the last change is the first below 0.1.
+    got = jax.jit(_until())(jax.random.key(0), jnp.ones(()), BATCH)
+    assert got.converged
+    assert got.num_steps == 5
+    assert got.info["value"] == 1 / 16
+    assert got.state == 1 / 32
+    key = jax.random.split(jax.random.key(0))[1]
+    last = jax.random.uniform(jax.random.fold_in(key, 4))
+    np.testing.assert_array_equal(got.info["draw"], last)
+
+
+def test_a_run_that_does_not_come_to_rest_says_so():
+    run = jax.jit(_until(max_steps=3))
+    for start in (1.0, np.nan):
+        got = run(jax.random.key(0), jnp.asarray(start), BATCH)
+        assert not got.converged
+        assert got.num_steps == 3
+
+
+def test_runs_side_by_side_end_as_each_alone_does():
+    run, starts = _until(), jnp.array([1.0, 0.01, 64.0])
+    keys = jax.random.split(jax.random.key(0), 3)
+    batched = jax.jit(jax.vmap(run, in_axes=(0, 0, None)))
+    got = batched(jax.random.clone(keys), starts, BATCH)
+    np.testing.assert_array_equal(got.num_steps, [5, 2, 11])
+    for i in range(3):
+        alone = jax.jit(run)(keys[i], starts[i], BATCH)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b), got, alone)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tolerance": 0.0}, "tolerance must be positive, got 0.0"),
+        ({"tolerance": np.nan}, "tolerance must be positive, got nan"),
+        ({"max_steps": 0}, "max_steps must be positive, got 0"),
+    ],
+)
+def test_a_run_that_could_not_end_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        _until(**changes)

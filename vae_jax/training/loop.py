@@ -6,9 +6,9 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
-from vae_jax.types import Algorithm, Batch, PRNGKey, PyTree
+from vae_jax.types import Algorithm, Batch, PRNGKey, PyTree, Scalar
 
 Take: TypeAlias = Callable[[PRNGKey, Array, Int[Array, " B"]], Batch]
 """(key, data [N, *X], index [B]) -> the batch of those rows."""
@@ -20,6 +20,15 @@ class RunState(NamedTuple):
     step: Int[Array, ""]
     key: PRNGKey  # the run's root key, never advanced
     inner: PyTree  # the algorithm's own state
+
+
+class Converged(NamedTuple):
+    """Where a run on one batch ended."""
+
+    state: PyTree  # the algorithm's, after the last step
+    info: PyTree  # of the last step
+    num_steps: Int[Array, ""]
+    converged: Bool[Array, ""]  # whether the value came to rest
 
 
 def start(key: PRNGKey, algorithm: Algorithm, initial: PyTree) -> RunState:
@@ -62,6 +71,57 @@ def scan(
         return jax.lax.scan(step, state, (order, *keys))
 
     return jax.jit(run, donate_argnums=0)
+
+
+def until_converged(
+    algorithm: Algorithm,
+    *,
+    value: Callable[[PyTree], Scalar],
+    tolerance: float,
+    max_steps: int,
+) -> Callable[[PRNGKey, PyTree, Batch], Converged]:
+    """Returns (key, start, batch) -> where repeated steps on one batch end.
+
+    Stops after the first step whose value differs from that of the step before by less
+    than `tolerance`; a value that is no number never does. Step t uses fold_in(key, t).
+    Under `vmap` all take part until the last one stops, and those at rest stay as they
+    were.
+
+    Args:
+        algorithm: any; for whole-data EM its batch is the data set.
+        value: info -> the number that comes to rest, such as the mean log p(x).
+        tolerance: in the value's unit.
+        max_steps: at most.
+
+    Raises:
+        ValueError: if tolerance is not positive or max_steps below one.
+    """
+    if not tolerance > 0.0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}.")
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be positive, got {max_steps}.")
+
+    def run(key: PRNGKey, start: PyTree, batch: Batch) -> Converged:
+        key_init, key_run = jax.random.split(key)
+
+        def step(at: Converged) -> Converged:
+            key_step = jax.random.fold_in(key_run, at.num_steps)
+            state, info = algorithm.step(key_step, at.state, batch)
+            still = jnp.abs(value(info) - value(at.info)) < tolerance
+            still &= at.num_steps > 0
+            return Converged(state, info, at.num_steps + 1, still)
+
+        state = algorithm.init(key_init, start)
+        zero = jnp.zeros((), jnp.int32)
+        _, shapes = jax.eval_shape(algorithm.step, key_run, state, batch)
+        info = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.while_loop(
+            lambda at: ~at.converged & (at.num_steps < max_steps),
+            step,
+            Converged(state, info, zero, jnp.zeros((), bool)),
+        )
+
+    return run
 
 
 def _keys_of_step(key: PRNGKey, step: Int[Array, ""]) -> tuple[PRNGKey, PRNGKey]:
