@@ -21,7 +21,6 @@ over images.
 
 import dataclasses
 import math
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -29,11 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments import cli, measure, objectives, protocol, reports
+from experiments import cli, measure, objectives, protocol, reports, timed
 from experiments.configuration import FITTING_POSTERIORS
 from experiments.configuration import Config as TrainConfig
 from vae_jax import vae
-from vae_jax.data import batches
 from vae_jax.estimators import importance
 from vae_jax.evaluation import examples, marginal
 from vae_jax.latent_models import sigmoid_belief
@@ -145,7 +143,7 @@ def train(config: Config, fit: Fit, data: protocol.Dataset) -> dict[str, Any]:
         jax.random.key(config.seed), 5
     )
     prepared = data.prepared
-    rows, test = jnp.asarray(prepared.train), jnp.asarray(prepared.test)
+    test = jnp.asarray(prepared.test)
     bound = examples.over_examples(
         importance.iwae(*pair, num_samples=BOUND_SAMPLES),
         batch_size=10,
@@ -161,30 +159,22 @@ def train(config: Config, fit: Fit, data: protocol.Dataset) -> dict[str, Any]:
         value=prepared.value,
     )
     start = Params(generative.init(key_theta), fit.recognition.init(key_phi))
-    state = loop.start(key_run, fit.algorithm, start)
-    scan = loop.scan(fit.algorithm, prepared.take)
     num_epochs = min(config.eval_every, config.num_epochs)
 
-    def order(stretch: int) -> Array:
-        keys = jax.random.split(jax.random.fold_in(key_order, stretch), num_epochs)
-        epochs = [
-            batches.order(key, len(rows), batch_size=config.batch_size) for key in keys
-        ]
-        return jnp.concatenate(epochs)
+    def test_bound(inner: Any) -> dict[str, float]:
+        values = bound(jax.random.clone(key_eval), inner.params, test)
+        return {"bound": float(np.asarray(values, np.float64).mean())}
 
-    # Compiled on a copy, so that the clock counts steps alone.
-    jax.block_until_ready(scan(jax.tree.map(jnp.copy, state), rows, order(0)))
-    seconds, curve = 0.0, {"epoch": [], "seconds": [], "bound": []}
-    for stretch in range(config.num_epochs // num_epochs):
-        drawn = jax.block_until_ready(order(stretch))
-        started = time.monotonic()
-        state, info = scan(state, rows, drawn)
-        jax.block_until_ready(info)
-        seconds += time.monotonic() - started
-        values = bound(jax.random.clone(key_eval), state.inner.params, test)
-        curve["epoch"].append((stretch + 1) * num_epochs)
-        curve["seconds"].append(seconds)
-        curve["bound"].append(float(np.asarray(values, np.float64).mean()))
+    state, curve = timed.curve(
+        loop.start(key_run, fit.algorithm, start),
+        fit.algorithm,
+        prepared,
+        key_order=key_order,
+        batch_size=config.batch_size,
+        epochs_per_scan=num_epochs,
+        points=range(num_epochs, config.num_epochs + 1, num_epochs),
+        measure=test_bound,
+    )
     log_p = np.asarray(
         evidence(jax.random.clone(key_eval), state.inner.params, test).log_p, np.float64
     )
