@@ -86,7 +86,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     *("weight_decay", "kl_warmup", "clip_norm", "early_stopping"),
     *("beta", "free_nats", "capacity", "capacity_strength", "sleep_share"),
-    *("seed", "data_seed", "checkpoint_seconds"),
+    *("seed", "data_seed", "checkpoint_seconds", "num_train"),
 )
 
 
@@ -105,6 +105,9 @@ class Config:
     data_seed: int = cli.flag(0, "Seed of binarization and splits, apart from --seed.")
     valid_size: int = cli.flag(
         -1, "Training rows kept for validation; -1 is the data set's custom."
+    )
+    num_train: int = cli.flag(
+        0, "Training rows that are used, from the start; 0 for all of them."
     )
     binarization: str = cli.flag(
         "threshold",

@@ -35,6 +35,8 @@ def load(config: Config) -> Dataset:
         data_dir=config.data_dir or None,
         valid_size=None if config.valid_size < 0 else config.valid_size,
     )
+    if config.num_train:
+        source = _first_rows(source, config.num_train)
     prepared = batches.prepare(
         source, binarization=config.binarization, data_seed=config.data_seed
     )
@@ -99,6 +101,23 @@ def environment() -> dict[str, Any]:
         "device": f"{device.platform}: {device.device_kind}",
         "num_devices": jax.device_count(),
     }
+
+
+def _first_rows(source: sources.Source, num_train: int) -> sources.Source:
+    """The source with its first training rows alone.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    if num_train > len(source.train):
+        raise ValueError(
+            f"--num_train={num_train} is more than the {len(source.train)} training "
+            f"rows of {source.name}"
+        )
+    labels = dict(source.labels)
+    if "train" in labels:
+        labels["train"] = labels["train"][:num_train]
+    return source._replace(train=source.train[:num_train], labels=labels)
 
 
 def _is_binary(source: sources.Source) -> bool:

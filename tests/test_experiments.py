@@ -8,7 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, evaluate, generate, measure, reconstruct, rundir, train
+from experiments import (
+    cli,
+    evaluate,
+    generate,
+    measure,
+    protocol,
+    reconstruct,
+    rundir,
+    train,
+)
 from experiments.configuration import Config
 from vae_jax.training import journal
 
@@ -53,7 +62,9 @@ def trained_workdir(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("path", sorted(FLAGS.rglob("*.flags")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((FLAGS / "train").glob("*.flags")), ids=lambda p: p.stem
+)
 def test_every_flag_file_parses(path):
     assert cli.parse(Config, ["train", f"--flagfile={path}"]) != Config(workdir="x")
 
@@ -173,6 +184,17 @@ def test_the_training_seed_does_not_change_the_data(tmp_path):
         for seed in (0, 1)
     )
     np.testing.assert_array_equal(first.prepared.train, second.prepared.train)
+
+
+def test_fewer_training_rows_are_the_first_ones_and_leave_the_rest_alone(tmp_path):
+    whole, few = (
+        protocol.load(tiny(tmp_path / "run", num_train=num)) for num in (0, 50)
+    )
+    np.testing.assert_array_equal(few.prepared.train, whole.prepared.train[:50])
+    np.testing.assert_array_equal(few.prepared.test, whole.prepared.test)
+    assert len(few.prepared.labels["train"]) == 50
+    with pytest.raises(ValueError, match="--num_train=2000 is more than the 1000"):
+        protocol.load(tiny(tmp_path / "run", num_train=2000))
 
 
 def test_evaluation_settings_do_not_change_training(tmp_path):
