@@ -1,0 +1,116 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.latent_models import test_gmm
+from vae_jax.latent_models import gmm_scales
+
+K, D, N = 3, 2, 7
+COVARIANCES = gmm_scales.COVARIANCES
+
+
+def _tables(covariance):
+    return gmm_scales.tables(test_gmm.mixture(covariance).generative)
+
+
+def _sigma(scale):
+    """Covariances [K, D, D] of a scale of either kind."""
+    scale = np.asarray(scale)
+    if scale.ndim == 3:
+        sigma = scale @ np.swapaxes(scale, 1, 2)
+    else:
+        sigma = np.exp(2 * scale)[:, :, None] * np.eye(D)
+    return np.broadcast_to(sigma, (K, D, D))
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_parameters_and_tables_are_inverse_and_keep_the_type(covariance):
+    theta = test_gmm.mixture(covariance).generative
+    assert gmm_scales.covariance_of(theta) == covariance
+    again = gmm_scales.parameters(gmm_scales.tables(theta), covariance=covariance)
+    jax.tree.map(np.testing.assert_array_equal, theta, again)
+    unit = gmm_scales.unit(theta["mean"], covariance=covariance)
+    assert unit.shape == gmm_scales.tables(theta).scale.shape
+    np.testing.assert_array_equal(_sigma(unit), np.tile(np.eye(D), (K, 1, 1)))
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_whitened_moments_are_those_of_the_rows(x64, covariance):
+    _, mean, scale = _tables(covariance)
+    kind, generator = gmm_scales.kind(scale), np.random.default_rng(0)
+    x, shares = generator.normal(size=(N, D)), generator.random((K, N))
+    eps = kind.whiten(scale, mean, jnp.asarray(x.T))
+    assert eps.shape == (K, D, N)
+    sigma = _sigma(scale)
+    deviation = x.T[None] - np.asarray(mean)[:, :, None]
+    distance = np.einsum("kir,kij,kjr->kr", deviation, np.linalg.inv(sigma), deviation)
+    np.testing.assert_allclose((eps**2).sum(1), distance, rtol=1e-9)
+    back = kind.unwhiten(scale, eps[:, :, 0])
+    np.testing.assert_allclose(back, deviation[:, :, 0], rtol=1e-9)
+    log_det = np.broadcast_to(kind.log_det(scale, D), (K,))
+    np.testing.assert_allclose(log_det, 0.5 * np.linalg.slogdet(sigma)[1], rtol=1e-9)
+
+    # Moments about other means, by shifting and from the rows.
+    shift = jnp.asarray(generator.normal(size=(K, D)))
+    second = kind.second_moments(scale, jnp.asarray(shares), eps)
+    b = (jnp.asarray(shares)[:, None] * eps).sum(2)
+    about = kind.about(second, jnp.asarray(shares.sum(1)), b, shift)
+    direct = kind.second_moments(scale, jnp.asarray(shares), eps - shift[:, :, None])
+    assert about.shape == scale.shape
+    np.testing.assert_allclose(about, direct, rtol=1e-9)
+
+    # Distances under another scale, from the moments and from the rows.
+    new = scale + 0.3 * kind.identity(scale)
+    moved = deviation - np.asarray(kind.unwhiten(scale, shift))[:, :, None]
+    wanted = np.einsum(
+        "kr,kir,kij,kjr->", shares, moved, np.linalg.inv(_sigma(new)), moved
+    )
+    np.testing.assert_allclose(kind.quadratic(new, scale, about, D), wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_rescaling_gives_the_covariance_of_the_variance(x64, covariance):
+    scale = _tables(covariance).scale
+    kind = gmm_scales.kind(scale)
+    factor = scale + 0.5 * kind.identity(scale)
+    variance = factor @ factor.mT if scale.ndim == 3 else jnp.exp(factor)
+    settings = {"min_variance": 1e-6, "added_variance": 0.25}
+    new, at_floor = kind.rescale(scale, variance, **settings)
+    if scale.ndim == 3:
+        wanted = np.asarray(scale @ variance @ scale.mT)
+    else:
+        wanted = _sigma(scale + 0.5 * jnp.log(variance))
+    wanted = wanted + 0.25 * np.eye(D)
+    np.testing.assert_allclose(
+        _sigma(new), np.broadcast_to(wanted, (K, D, D)), rtol=1e-9
+    )
+    assert not at_floor.any()
+    low, at_floor = kind.rescale(
+        scale, 1e-12 * variance, min_variance=0.01, added_variance=0.0
+    )
+    assert at_floor.all()
+    np.testing.assert_allclose(
+        _sigma(low), np.tile(0.01 * np.eye(D), (K, 1, 1)), atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_clipping_an_indefinite_matrix_gives_a_triangular_factor(dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        matrix = np.array([[[4.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, -3.0]]])
+        factor = np.asarray(gmm_scales.clip(jnp.asarray(matrix, dtype), 1e-4))
+        assert factor.dtype == dtype
+        np.testing.assert_array_equal(np.triu(factor, 1), 0.0)
+        assert (np.diagonal(factor[0]) > 0.0).all()
+        values, vectors = np.linalg.eigh(matrix)
+        stds = np.sqrt(np.maximum(values, 1e-4))
+        wanted = (vectors * stds[:, None] ** 2) @ np.swapaxes(vectors, 1, 2)
+        got = factor @ np.swapaxes(factor, 1, 2)
+        tolerance = 1e-5 if dtype == jnp.float32 else 1e-12
+        np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_an_unknown_type_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match="full, diag, tied, spherical, got 'iso'"):
+        gmm_scales.check("iso")

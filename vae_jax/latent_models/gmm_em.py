@@ -1,0 +1,216 @@
+r"""Expectation maximization for Gaussian mixtures, as an `Algorithm`.
+
+The E-step sets q(z) to the responsibilities r = p(z | x; theta_t), at which the bound
+sum_z r (log p(x, z) - log r) is log p(x); the M-step maximizes the bound at that q over
+theta. So, for whole data and no floor, bound(q_t, theta_t) = log p(theta_t) <=
+bound(q_t, theta_{t+1}) <= log p(theta_{t+1}): Neal & Hinton 1998 (A view of the EM
+algorithm that justifies incremental, sparse, and other variants).
+
+Moments are summed in the whitened coordinates of the current parameters, eps = L_k^{-1}
+(x - mu_k), and the new factor is L_k times the Cholesky factor of a matrix that is the
+identity at the fixed point. Rounding is then relative to each component's own scale:
+E[x x^T] - mu mu^T loses every digit in float32 where means are far from zero.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vae_jax.latent_models import gmm_moments, gmm_scales
+from vae_jax.types import Algorithm, Batch, Params, PRNGKey, Scalar
+
+
+class EMState(NamedTuple):
+    """The parameters and the steps taken."""
+
+    params: Params
+    step: Int[Array, ""]
+
+
+class EMInfo(NamedTuple):
+    """What one step reports; weighted means over rows, nats per example."""
+
+    bound_after_e_step: Scalar  # sum_z r (log p(x, z) - log r) before the M-step
+    bound_after_m_step: Scalar  # the same r at the new parameters
+    log_p: Scalar  # log-sum-exp, before the M-step
+    num_collapsed: Int[Array, ""]  # components that hold less than one row
+    num_at_floor: Int[Array, ""]  # covariances that min_variance holds up
+
+
+def em(
+    *,
+    min_variance: float = 1e-6,
+    added_variance: float = 0.0,
+    step_size: Callable[[Int[Array, ""]], Scalar] | None = None,
+    block_size: int = 1000,
+    missing: bool = False,
+) -> Algorithm:
+    r"""EM for the mixture whose parameters it starts from, of any covariance type.
+
+    `step` reads batch.x [B, D] and batch.weight [B]: whole-data EM where the batch is
+    the data set. Its key is not read.
+
+    A component that holds less than one row keeps its mean and scale and is counted in
+    `num_collapsed`; its share is still updated. A covariance with an eigenvalue below
+    min_variance has it raised, which is the M-step under that constraint, so that the
+    bounds still rise; it is counted in `num_at_floor`. With finite rows, parameters are
+    finite in float32 too. Under `vmap` the floor's eigenvalues are computed at every
+    step.
+
+    Args:
+        min_variance: the floor of every covariance's eigenvalues, in squared units of
+            x. Not scale-free: choose it for the data.
+        added_variance: added to each variance after the M-step, as scikit-learn's
+            `reg_covar` is. With it the M-step does not maximize the bound, which may
+            fall near the fixed point.
+        step_size: number of steps taken -> gamma in (0, 1], as `stepwise` gives it,
+            for batches of a part of the data; none for whole data.
+        block_size: rows of which intermediate arrays [K, D, rows] are held; about
+            1,000 keep them in a CPU's cache. With `missing` they are [rows, K, D, D],
+            of an eighth as many rows.
+        missing: whether NaN marks an entry missing at random, to be integrated out
+            (Ghahramani & Jordan 1994). The bound's q is then over z and the missing
+            entries.
+
+    Raises:
+        ValueError: if min_variance is not positive and finite, added_variance is
+            negative, or given with step_size, or block_size is below one.
+    """
+    check_variances(min_variance=min_variance, added_variance=added_variance)
+    if block_size < 1:
+        raise ValueError(f"block_size must be positive, got {block_size}.")
+    if step_size is not None and added_variance:
+        raise ValueError(
+            f"added_variance must be 0 with step_size, which would add it anew to a "
+            f"running average at every step, got {added_variance}."
+        )
+
+    def init(key: PRNGKey, start: Params) -> EMState:
+        del key
+        return EMState(start, jnp.zeros((), jnp.int32))
+
+    def step(key: PRNGKey, state: EMState, batch: Batch) -> tuple[EMState, EMInfo]:
+        del key
+        theta = state.params.generative
+        old = gmm_scales.tables(theta)
+        moments = gmm_moments.over_rows(
+            old, batch.x, batch.weight, block_size=block_size, missing=missing
+        )
+        rate = jnp.ones((), old.mean.dtype)
+        if step_size is not None:
+            rate = jnp.asarray(step_size(state.step), old.mean.dtype)
+        new, shift, num_collapsed, num_at_floor = _maximize(
+            old, moments, rate, min_variance, added_variance
+        )
+        total = jnp.maximum(moments.total, jnp.finfo(rate.dtype).tiny)
+        info = EMInfo(
+            moments.bound / total,
+            _bound(old, new, shift, moments) / total,
+            moments.log_p / total,
+            num_collapsed,
+            num_at_floor,
+        )
+        theta = gmm_scales.parameters(new, covariance=gmm_scales.covariance_of(theta))
+        params = Params(theta, state.params.recognition)
+        return EMState(params, state.step + 1), info
+
+    return Algorithm(init, step)
+
+
+def stepwise(
+    *, delay: float = 2.0, power: float = 0.6
+) -> Callable[[Int[Array, ""]], Scalar]:
+    r"""gamma_t = (t + delay)^{-power}, the step size of online EM.
+
+    Cappé & Moulines 2009 (arXiv:0712.4273), whose condition for convergence is power in
+    (1/2, 1].
+
+    Raises:
+        ValueError: if delay is below one or power not in (0.5, 1].
+    """
+    if not 1.0 <= delay < math.inf:
+        raise ValueError(f"delay must be at least 1 and finite, got {delay}.")
+    if not 0.5 < power <= 1.0:
+        raise ValueError(f"power must lie in (0.5, 1], got {power}.")
+    return lambda step: (step.astype(float) + delay) ** -power
+
+
+def check_variances(*, min_variance: float, added_variance: float) -> None:
+    """Refuses a floor that leaves no positive variance.
+
+    Raises:
+        ValueError: if min_variance is not positive and finite, or added_variance is
+            negative or not finite.
+    """
+    if not 0.0 < min_variance < math.inf:
+        raise ValueError(
+            f"min_variance must be positive and finite, got {min_variance}."
+        )
+    if not 0.0 <= added_variance < math.inf:
+        raise ValueError(
+            f"added_variance must be finite and not negative, got {added_variance}."
+        )
+
+
+def _maximize(
+    old: gmm_scales.Tables,
+    moments: gmm_moments.Moments,
+    rate: Scalar,
+    min_variance: float,
+    added_variance: float,
+) -> tuple[gmm_scales.Tables, Float[Array, "K D"], Array, Array]:
+    """The new mixture, the means' shifts in the old coordinates, and two counts.
+
+    In the old coordinates the running averages of online EM are those of a unit normal,
+    (pi_k, 0, pi_k I), so that the parameters are all the state there is.
+    """
+    kind, tiny = gmm_scales.kind(old.scale), jnp.finfo(rate.dtype).tiny
+    total = jnp.maximum(moments.total, tiny)
+    share, weight = jax.nn.softmax(old.logits), rate / total
+    identity = kind.identity(old.scale)
+    n = (1.0 - rate) * share + weight * moments.n
+    b = weight * moments.b
+    running = gmm_scales.pool(old.scale, (1.0 - rate) * share)
+    second = gmm_scales.expand(old.scale, running) * identity
+    second = second + weight * moments.second
+
+    # A share in rows: those of the batch, or as many as the running average holds.
+    collapsed = n * total / rate < 1.0
+    shift = jnp.where(collapsed[:, None], 0.0, b / jnp.maximum(n, tiny)[:, None])
+    pooled = gmm_scales.pool(old.scale, n)
+    kept = gmm_scales.expand(old.scale, pooled * total / rate < 1.0)
+    rows = gmm_scales.expand(old.scale, jnp.maximum(pooled, tiny))
+    variance = kind.about(second, n, b, shift) / rows
+    scale, at_floor = kind.rescale(
+        old.scale,
+        jnp.where(kept, identity, variance),
+        min_variance=min_variance,
+        added_variance=added_variance,
+    )
+    new = gmm_scales.Tables(
+        jnp.log(jnp.maximum(n, tiny)),
+        old.mean + kind.unwhiten(old.scale, shift),
+        jnp.where(kept, old.scale, scale),
+    )
+    return new, shift, collapsed.sum(), (at_floor & ~kept.ravel()).sum()
+
+
+def _bound(
+    old: gmm_scales.Tables,
+    new: gmm_scales.Tables,
+    shift: Float[Array, "K D"],
+    moments: gmm_moments.Moments,
+) -> Scalar:
+    """Sum over rows of E_q[log p(x, z; new) - log q], from the moments alone."""
+    kind, num_features = gmm_scales.kind(old.scale), old.mean.shape[1]
+    second = kind.about(moments.second, moments.n, moments.b, shift)
+    log_shares = jax.nn.log_softmax(new.logits)
+    log_density = -kind.log_det(new.scale, num_features)
+    log_density = log_density - 0.5 * num_features * jnp.log(2.0 * jnp.pi)
+    quadratic = kind.quadratic(new.scale, old.scale, second, num_features)
+    expected = (moments.n * (log_shares + log_density)).sum() - 0.5 * quadratic
+    return expected + moments.entropy

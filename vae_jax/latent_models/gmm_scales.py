@@ -1,0 +1,290 @@
+r"""Covariances of Gaussian mixtures: the four types as two kinds of scale.
+
+A mixture's parameters are a dictionary with `logits` [K], `mean` [K, D] and the scale
+of its covariance type:
+
+| type | covariance of component k | entry | shape |
+|---|---|---|---|
+| full | $L_k L_k^T$ | `scale_tril` | [K, D, D], lower triangular, diagonal > 0 |
+| tied | $L L^T$ | `scale_tril` | [D, D] |
+| diag | diag(exp(2 log_std_k)) | `log_std` | [K, D] |
+| spherical | exp(2 log_std_k) I | `log_std` | [K] |
+
+The functions here take a scale in one of two forms that broadcast over components and
+features, so that tied is a full one whose components are pooled and spherical a
+diagonal one whose features are: factors [S, D, D] with S = K or 1, and logarithms of
+standard deviations [K, E] with E = D or 1.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from vae_jax.types import PyTree, Scalar
+
+COVARIANCES = ("full", "diag", "tied", "spherical")
+
+
+class Tables(NamedTuple):
+    """A mixture's parameters, with the scale as the functions here take it."""
+
+    logits: Float[Array, " K"]
+    mean: Float[Array, "K D"]
+    scale: Float[Array, "S D D"] | Float[Array, "K E"]
+
+
+class Kind(NamedTuple):
+    """What is done with a scale, for factors [S, D, D] or logarithms [K, E].
+
+    Second moments have the shape of the scale and are sums over rows, in the whitened
+    coordinates eps = L_k^{-1} (x - mu_k), pooled as the scale is.
+    """
+
+    whiten: Callable[[Array, Array, Array], Array]
+    # scale, mean [K, D], x [D, R] -> eps [K, D, R]
+    second_moments: Callable[[Array, Array, Array], Array]
+    # scale, shares [K, R], eps [K, D, R]
+    about: Callable[[Array, Array, Array, Array], Array]
+    # second moments, n [K], b [K, D], shift [K, D] -> those about the shifted means
+    identity: Callable[[Array], Array]  # scale -> a unit variance in its coordinates
+    unwhiten: Callable[[Array, Array], Array]  # scale, eps [K, D] -> L_k eps
+    rescale: Callable[..., tuple[Array, Bool[Array, " S"]]]
+    # scale, variance in its coordinates, *, min_variance, added_variance
+    log_det: Callable[[Array, int], Float[Array, " S"]]
+    # scale, D -> log det L_k
+    quadratic: Callable[[Array, Array, Array, int], Scalar]
+    # new scale, old scale, second moments in the old one's coordinates, D
+    # -> sum over rows of |L_new^{-1} (x - mu)|^2
+
+
+def check(covariance: str) -> None:
+    """Refuses a type that is none of the four.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if covariance not in COVARIANCES:
+        raise ValueError(
+            f"covariance must be one of {', '.join(COVARIANCES)}, got {covariance!r}."
+        )
+
+
+def tables(theta: PyTree) -> Tables:
+    """params.generative -> the scale as factors or logarithms of either width."""
+    if "scale_tril" in theta:
+        scale = theta["scale_tril"]
+        scale = scale[None] if scale.ndim == 2 else scale
+    else:
+        scale = theta["log_std"]
+        scale = scale[:, None] if scale.ndim == 1 else scale
+    return Tables(theta["logits"], theta["mean"], scale)
+
+
+def covariance_of(theta: PyTree) -> str:
+    """The type of params.generative, by its entries and their axes."""
+    if "scale_tril" in theta:
+        return "full" if theta["scale_tril"].ndim == 3 else "tied"
+    return "diag" if theta["log_std"].ndim == 2 else "spherical"
+
+
+def parameters(mixture: Tables, *, covariance: str) -> PyTree:
+    """The dictionary that `tables` reads."""
+    theta = {"logits": mixture.logits, "mean": mixture.mean}
+    if covariance in ("full", "tied"):
+        tied = covariance == "tied"
+        return theta | {"scale_tril": mixture.scale[0] if tied else mixture.scale}
+    spherical = covariance == "spherical"
+    return theta | {"log_std": mixture.scale[:, 0] if spherical else mixture.scale}
+
+
+def unit(mean: Float[Array, "K D"], *, covariance: str) -> Array:
+    """The scale of unit covariances, in the dtype of `mean`."""
+    num_components, num_features = mean.shape
+    if covariance in ("full", "tied"):
+        count = 1 if covariance == "tied" else num_components
+        eye = jnp.eye(num_features, dtype=mean.dtype)
+        return jnp.broadcast_to(eye, (count, num_features, num_features))
+    width = 1 if covariance == "spherical" else num_features
+    return jnp.zeros((num_components, width), mean.dtype)
+
+
+def pool(scale: Array, by_component: Float[Array, "K *X"]) -> Float[Array, "S *X"]:
+    """A sum over rows, of each component or of those that share its covariance."""
+    return _over_components(by_component, scale.shape[0])
+
+
+def expand(scale: Array, by_scale: Float[Array, " S"]) -> Array:
+    """Values of each covariance with axes to broadcast with the scale."""
+    return by_scale.reshape(-1, *(1,) * (scale.ndim - 1))
+
+
+def kind(scale: Array) -> Kind:
+    """The functions that fit a scale."""
+    return _FACTORS if scale.ndim == 3 else _LOGARITHMS
+
+
+def inverse(scale_tril: Float[Array, "S D D"]) -> Float[Array, "S D D"]:
+    """L^{-1}, lower triangular."""
+    eye = jnp.broadcast_to(
+        jnp.eye(scale_tril.shape[-1], dtype=scale_tril.dtype), scale_tril.shape
+    )
+    return jax.scipy.linalg.solve_triangular(scale_tril, eye, lower=True)
+
+
+def _over_components(terms: Float[Array, "K *X"], count: int) -> Float[Array, "S *X"]:
+    return terms if count == terms.shape[0] else terms.sum(0, keepdims=True)
+
+
+def _over_features(terms: Float[Array, "K D"], width: int) -> Float[Array, "K E"]:
+    return terms if width == terms.shape[1] else terms.mean(1, keepdims=True)
+
+
+# Factors L [S, D, D]
+
+
+def _whiten_by_factors(scale: Array, mean: Array, x: Array) -> Array:
+    # One wide product [S D, D] @ [D, R], rows last: on a CPU half the time of products
+    # of each component's own, and of rows first.
+    inverses = inverse(scale)
+    count, size = scale.shape[:2]
+    whitened = jnp.matmul(inverses.reshape(-1, size), x, precision="highest")
+    center = jnp.matmul(inverses, mean[:, :, None], precision="highest")
+    return whitened.reshape(count, size, -1) - center
+
+
+def _second_moments_of_factors(scale: Array, shares: Array, eps: Array) -> Array:
+    weighted = shares[:, None, :] * eps
+    if scale.shape[0] == shares.shape[0]:
+        return jnp.einsum("kir,kjr->kij", weighted, eps, precision="highest")
+    return jnp.einsum("kir,kjr->ij", weighted, eps, precision="highest")[None]
+
+
+def _about_by_factors(second: Array, n: Array, b: Array, shift: Array) -> Array:
+    cross = b[:, :, None] * shift[:, None, :]
+    square = n[:, None, None] * shift[:, :, None] * shift[:, None, :]
+    moved = square - cross - cross.mT
+    return second + _over_components(moved, second.shape[0])
+
+
+def _identity_of_factors(scale: Array) -> Array:
+    return jnp.broadcast_to(jnp.eye(scale.shape[-1], dtype=scale.dtype), scale.shape)
+
+
+def _unwhiten_by_factors(scale: Array, eps: Array) -> Array:
+    return jnp.matmul(scale, eps[:, :, None], precision="highest")[:, :, 0]
+
+
+def _rescale_factors(
+    scale: Array, variance: Array, *, min_variance: float, added_variance: float
+) -> tuple[Array, Bool[Array, " S"]]:
+    """Factors of L (V + added P P^T) L^T with the eigenvalues clipped from below.
+
+    L chol(V) is a product of triangular factors: neither forms the covariance, so that
+    rounding is relative to the component's own scale in every direction. The clipped
+    form is taken only where Sigma - floor I is not positive definite.
+    """
+    inverses = inverse(scale)
+    precision = jnp.matmul(inverses, inverses.mT, precision="highest")
+    variance = variance + added_variance * precision
+    margin = jnp.linalg.cholesky(variance - min_variance * precision)
+    at_floor = ~jnp.isfinite(margin).all((1, 2))
+    new = jnp.matmul(scale, jnp.linalg.cholesky(variance), precision="highest")
+
+    def clipped() -> Array:
+        sigma = jnp.matmul(jnp.matmul(scale, variance), scale.mT)
+        return jnp.where(at_floor[:, None, None], clip(sigma, min_variance), new)
+
+    return jax.lax.cond(at_floor.any(), clipped, lambda: new), at_floor
+
+
+def clip(
+    covariance: Float[Array, "S D D"], min_variance: float
+) -> Float[Array, "S D D"]:
+    """Cholesky factors after raising the eigenvalues to at least min_variance.
+
+    The greatest likelihood under Sigma >= min_variance I is that of the clipped sample
+    covariance. The factor is the R of a QR decomposition of (V sqrt(lambda))^T, and
+    never that of a matrix that rounding could make indefinite.
+    """
+    values, vectors = jnp.linalg.eigh(covariance)
+    stds = jnp.sqrt(jnp.maximum(values, min_variance))
+    upper = jnp.linalg.qr((vectors * stds[:, None, :]).mT)[1]
+    signs = jnp.where(jnp.diagonal(upper, axis1=1, axis2=2) < 0.0, -1.0, 1.0)
+    return jnp.tril(upper.mT * signs.astype(upper.dtype)[:, None, :])
+
+
+def _log_det_of_factors(scale: Array, num_features: int) -> Array:
+    del num_features
+    return jnp.log(jnp.diagonal(scale, axis1=1, axis2=2)).sum(1)
+
+
+def _quadratic_of_factors(
+    new: Array, old: Array, second: Array, num_features: int
+) -> Scalar:
+    del num_features
+    across = jax.scipy.linalg.solve_triangular(new, old, lower=True)
+    return (jnp.matmul(across, second, precision="highest") * across).sum()
+
+
+# Logarithms of standard deviations [K, E]
+
+
+def _whiten_by_logarithms(scale: Array, mean: Array, x: Array) -> Array:
+    return (x[None] - mean[:, :, None]) * jnp.exp(-scale)[:, :, None]
+
+
+def _second_moments_of_logarithms(scale: Array, shares: Array, eps: Array) -> Array:
+    squares = (shares[:, None, :] * eps**2).sum(2)
+    return _over_features(squares, scale.shape[1])
+
+
+def _about_by_logarithms(second: Array, n: Array, b: Array, shift: Array) -> Array:
+    moved = n[:, None] * shift**2 - 2.0 * b * shift
+    return second + _over_features(moved, second.shape[1])
+
+
+def _unwhiten_by_logarithms(scale: Array, eps: Array) -> Array:
+    return jnp.exp(scale) * eps
+
+
+def _rescale_logarithms(
+    scale: Array, variance: Array, *, min_variance: float, added_variance: float
+) -> tuple[Array, Bool[Array, " K"]]:
+    variance = jnp.exp(2.0 * scale) * variance + added_variance
+    at_floor = (variance < min_variance).any(1)
+    return 0.5 * jnp.log(jnp.maximum(variance, min_variance)), at_floor
+
+
+def _log_det_of_logarithms(scale: Array, num_features: int) -> Array:
+    return scale.mean(1) * num_features
+
+
+def _quadratic_of_logarithms(
+    new: Array, old: Array, second: Array, num_features: int
+) -> Scalar:
+    return (second * jnp.exp(2.0 * (old - new))).mean(1).sum() * num_features
+
+
+_FACTORS = Kind(
+    _whiten_by_factors,
+    _second_moments_of_factors,
+    _about_by_factors,
+    _identity_of_factors,
+    _unwhiten_by_factors,
+    _rescale_factors,
+    _log_det_of_factors,
+    _quadratic_of_factors,
+)
+_LOGARITHMS = Kind(
+    _whiten_by_logarithms,
+    _second_moments_of_logarithms,
+    _about_by_logarithms,
+    jnp.ones_like,
+    _unwhiten_by_logarithms,
+    _rescale_logarithms,
+    _log_det_of_logarithms,
+    _quadratic_of_logarithms,
+)
