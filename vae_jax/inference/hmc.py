@@ -126,7 +126,7 @@ def samples(
     num_leapfrog: int,
     target_acceptance: float = 0.9,
     initial_step_size: float = 0.1,
-    jitter: float = 0.2,
+    jitter: float = 0.5,
 ) -> Callable[[PRNGKey, LogDensity, Float[Array, " D"]], Draws]:
     r"""(key, log_density, position) -> draws of one chain started at `position`.
 
@@ -144,7 +144,9 @@ def samples(
         num_leapfrog: leapfrog steps in each transition.
         target_acceptance: mean acceptance probability to adapt to.
         initial_step_size: of the first transition.
-        jitter: relative half width of the step sizes drawn around the current one.
+        jitter: relative half width of the step sizes drawn around the current one. At
+            0.2, four leapfrog steps and a target of 0.9, squares of a normal's draws
+            had an autocorrelation time of 13: half a period maps z to -z.
 
     Raises:
         ValueError: if num_samples or num_leapfrog is below one, num_warmup is negative,
