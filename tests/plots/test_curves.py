@@ -116,3 +116,44 @@ def test_each_series_is_drawn_on_the_axes_it_asks_for():
 def test_series_without_panels_are_refused():
     with pytest.raises(ValueError, match="at least one panel"):
         curves.series({}, x_label="K", y_label="SNR")
+
+
+# train_and_test
+
+
+def test_train_is_dashed_and_test_solid_in_one_colour():
+    bounds = ([1, 10, 100], [-9.0, -8.0, -7.0], [-9.5, np.nan, -8.0])
+    panels = {
+        "N_z = 2": {"aevb": bounds, "wake_sleep": bounds},
+        "N_z = 5": {"aevb": bounds, "wake_sleep": bounds},
+    }
+    figure = curves.train_and_test(panels, x_label="samples", y_label="nats")
+    figure.canvas.draw()
+    first, second = figure.axes
+    assert [first.get_title(), second.get_title()] == list(panels)
+    assert {axes.get_xscale() for axes in figure.axes} == {"log"}
+    assert first.get_ylim() == second.get_ylim()
+    train, test, other, _ = first.lines
+    assert (train.get_linestyle(), test.get_linestyle()) == ("--", "-")
+    assert train.get_color() == test.get_color() != other.get_color()
+    np.testing.assert_array_equal(test.get_xdata(), [1, 100])
+    np.testing.assert_array_equal(train.get_ydata(), [-9.0, -8.0, -7.0])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][:2] == [
+        *("aevb, train", "aevb, test"),
+    ]
+
+
+def test_a_steep_start_is_cut_off_and_said():
+    x = [10.0**i for i in range(5)]
+    bounds = (x, [-1e3, -14.0, -12.0, -11.0, -10.0], [-1e3, -15.0, -13.0, -12.0, -11.0])
+    figure = curves.train_and_test({"": {"a": bounds}}, x_label="x", y_label="y")
+    assert -25.0 < figure.axes[0].get_ylim()[0] < -15.0
+    assert figure.axes[0].get_title(loc="right") == "start not shown"
+
+
+def test_train_and_test_without_panels_or_values():
+    with pytest.raises(ValueError, match="at least one panel"):
+        curves.train_and_test({}, x_label="x", y_label="y")
+    empty = ([1.0], [np.nan], [np.inf])
+    curves.train_and_test({"": {"a": empty}}, x_label="x", y_label="y").canvas.draw()

@@ -102,6 +102,67 @@ def series(
     return figure
 
 
+def train_and_test(
+    panels: Mapping[
+        str, Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]
+    ],
+    *,
+    x_label: str,
+    y_label: str,
+) -> Figure:
+    """What was measured on the training and test data, in panels side by side.
+
+    Training is dashed and test solid, each name has one colour. x is logarithmic, and
+    all panels share the vertical axis, which shows where the curves end up: where the
+    first quarter of log x would more than triple its range, that part is cut off and
+    the first panel says so. Values that are not finite, or at x <= 0, are left out.
+
+    Args:
+      panels: the title of each panel to its curves: name -> (x, train, test), the same
+        names in each.
+      x_label: of every panel, with its unit.
+      y_label: as x_label.
+
+    Raises:
+      ValueError: no panels.
+    """
+    if not panels:
+        raise ValueError("panels must name at least one panel.")
+    figure = Figure(
+        figsize=(2.2 + 3.2 * len(panels), 3.8), dpi=120, layout="constrained"
+    )
+    first, *others = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    drawn = []
+    for axes, (title, curves) in zip([first, *others], panels.items(), strict=True):
+        axes.set(xlabel=x_label, title=title, xscale="log")
+        axes.grid(alpha=0.25)
+        for i, (name, (x, *measured)) in enumerate(curves.items()):
+            styles = zip(("train", "test"), ("--", "-"), measured, strict=True)
+            for split, dashes, y in styles:
+                points = np.array([x, y], np.float64)
+                points = points[:, np.isfinite(points).all(0) & (points[0] > 0.0)]
+                style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 3.0}
+                axes.plot(
+                    *points,
+                    dashes,
+                    color=f"C{i % 10}",
+                    label=f"{name}, {split}",
+                    **style,
+                )
+                drawn.append(np.stack([np.log(points[0]), points[1]], axis=1))
+    first.set_ylabel(y_label)
+    drawn = [points for points in drawn if len(points)]
+    limits = _settled_limits(drawn) if drawn else None
+    if limits is not None:
+        first.set_ylim(*limits)
+        first.set_title("start not shown", fontsize="x-small", loc="right")
+    handles, labels = first.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside right upper", fontsize="x-small", frameon=False
+    )
+    return figure
+
+
 def _points(rows: Sequence[Mapping[str, Any]], x: str, name: str) -> np.ndarray:
     """The finite points of one curve, [n, 2], in the order of the rows."""
     found = [(row.get(x), row.get(name)) for row in rows]
