@@ -70,7 +70,7 @@ def _full_vb(
     monitor = _monitor(config, model)
 
     def with_theta(key: PRNGKey, params: Params, x: jax.Array) -> dict[str, jax.Array]:
-        kl_theta = full_vb.kl_to_prior(params.generative, prior_std)
+        kl_theta = full_vb.kl_to_prior(params.generative, prior_std=prior_std)
         return {**monitor(key, params, x), "kl_theta": kl_theta}
 
     return full_vb.full_vb(

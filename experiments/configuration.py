@@ -64,6 +64,7 @@ READ_BY: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "e_rate": (("algorithm", ("vem",)),),
     "theta_std": (("algorithm", ("full_vb",)),),
     "posterior": (("algorithm", ("aevb", "wake_sleep", "rws", "vem", "full_vb")),),
+    "num_components": (("prior", ("normal_mixture", "vamp")),),
     "flow_layers": (("posterior", ("planar", "coupling", "iaf")),),
     "adam_epsilon": (("optimizer", ("adam",)),),
     "std": (("likelihood", ("normal", "normal_learned_std")),),
@@ -75,18 +76,19 @@ READ_BY: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ),
     ),
 }
+PRIORS = ("standard_normal", "normal_mixture", "vamp")
 LIKELIHOODS = ("bernoulli", "normal", "normal_learned_std", "normal_per_pixel_std")
 
 POSITIVE = (
     *("num_latents", "num_samples", "num_outer", "std", "min_std", "learning_rate"),
     *("temperature", "flow_layers", "adam_epsilon", "num_leapfrog", "num_updates"),
-    *("e_steps", "e_rate", "theta_std"),
+    *("e_steps", "e_rate", "theta_std", "num_components"),
     *("batch_size", "num_epochs", "eval_every", "valid_samples", "eval_samples"),
 )
 NOT_NEGATIVE = (
     *("weight_decay", "kl_warmup", "clip_norm", "early_stopping"),
     *("beta", "free_nats", "capacity", "capacity_strength", "sleep_share"),
-    *("seed", "data_seed", "checkpoint_seconds", "num_train"),
+    *("seed", "data_seed", "checkpoint_seconds", "num_train", "top_latents"),
 )
 
 
@@ -127,6 +129,16 @@ class Config:
         choices=POSTERIORS,
     )
     flow_layers: int = cli.flag(4, "Flows of --posterior=planar, coupling or iaf.")
+    prior: str = cli.flag(
+        "standard_normal",
+        "p(z) of continuous latents: fixed, a learned mixture of normals, or that of q "
+        "at learned pseudo-inputs.",
+        choices=PRIORS,
+    )
+    num_components: int = cli.flag(50, "Components of --prior=normal_mixture and vamp.")
+    top_latents: int = cli.flag(
+        0, "Latents of a second stochastic layer above --num_latents; 0: none."
+    )
     num_latents: int = cli.flag(16, "Latent dimensions, N_z.")
     hidden: tuple[int, ...] = cli.flag(
         (200,), "Units of the encoder's hidden layers; the decoder mirrors them."
@@ -233,6 +245,7 @@ class Config:
             raise ValueError(f"--hidden must hold positive sizes, got {self.hidden}")
         if self.valid_size < -1:
             raise ValueError(f"--valid_size must be -1 or more, got {self.valid_size}")
+        self._check_prior()
         self._check_choices()
         self._check_readers()
         if self.estimator == "ciwae" and not self.beta < 1.0:
@@ -266,6 +279,34 @@ class Config:
         """The estimator that is ascended: that of --algorithm, or --estimator."""
         return NAMED_ESTIMATORS.get(self.algorithm, self.estimator)
 
+    @property
+    def has_standard_prior(self) -> bool:
+        """Whether p(z) is N(0, I) over all of z."""
+        return self.prior == "standard_normal" and not self.top_latents
+
+    def _check_prior(self) -> None:
+        if self.has_standard_prior:
+            return
+        if self.posterior == "bernoulli":
+            raise ValueError(
+                "--prior and --top_latents are of continuous latents, "
+                "--posterior=bernoulli has its own prior"
+            )
+        if self.prior == "vamp" and self.algorithm in WITHOUT_ENCODER:
+            raise ValueError(
+                f"--prior=vamp is made of the encoder, which --algorithm="
+                f"{self.algorithm} has not"
+            )
+        if self.top_latents and (
+            self.prior != "standard_normal"
+            or self.posterior != "diag_normal"
+            or self.algorithm in WITHOUT_ENCODER
+        ):
+            raise ValueError(
+                "--top_latents goes with an encoder, --prior=standard_normal and "
+                "--posterior=diag_normal, which hold for each of its layers"
+            )
+
     def _check_choices(self) -> None:
         if self.algorithm not in ALGORITHMS:
             raise ValueError(
@@ -285,11 +326,20 @@ class Config:
             )
         if self.algorithm in WITHOUT_ENCODER:
             return
-        if self.posterior not in FITTING_POSTERIORS[self.gradient]:
-            fitting = [e for e in ESTIMATORS if self.posterior in FITTING_POSTERIORS[e]]
+        fitting = [e for e in ESTIMATORS if self.posterior in FITTING_POSTERIORS[e]]
+        if self.gradient not in fitting:
             raise ValueError(
                 f"--estimator={self.gradient} does not fit --posterior="
                 f"{self.posterior}; what fits: {', '.join(fitting)}"
+            )
+        if self.has_standard_prior or self.posterior == "bernoulli":
+            return
+        fitting = [e for e in fitting if FITTING_POSTERIORS[e] != ("diag_normal",)]
+        if self.gradient not in fitting:
+            raise ValueError(
+                f"--estimator={self.gradient} needs the closed-form KL of a diagonal "
+                f"normal to N(0, I), which --prior={self.prior} --top_latents="
+                f"{self.top_latents} have not; what fits: {', '.join(fitting)}"
             )
 
     def _check_readers(self) -> None:

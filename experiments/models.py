@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from experiments import objectives
 from experiments.configuration import Config
 from vae_jax import (
     divergences,
+    factors,
     flows,
     likelihoods,
     networks,
@@ -92,9 +93,18 @@ def build(config: Config, x_shape: tuple[int, ...]) -> Model:
     encoder = networks.mlp(num_entries, config.hidden, density.width, **style)
     mirrored = config.hidden[::-1]
     decoder = networks.mlp(config.num_latents, mirrored, likelihood.width, **style)
-    binary = config.posterior == "bernoulli"
-    prior = (priors.bernoulli if binary else priors.standard_normal)(config.num_latents)
+    prior = _prior(config)
+    if config.top_latents:
+        density, prior, decoder = _two_layers(config, density, decoder, style)
     joint = vae.decoder_model(decoder, prior, likelihood)
+    if config.prior == "vamp":
+        joint = vae.with_vamp_prior(
+            joint,
+            encoder,
+            density,
+            num_components=config.num_components,
+            x_shape=x_shape,
+        )
     recognition = _recognition(config, joint, encoder, density)
     baseline = None
     if config.estimator == "nvil":
@@ -104,6 +114,37 @@ def build(config: Config, x_shape: tuple[int, ...]) -> Model:
     if config.algorithm == "full_vb":
         generative = full_vb.at_mean(joint, initial_std=config.theta_std)
     return Model(generative, recognition, _closed_form(config), baseline, joint)
+
+
+def _prior(config: Config) -> Conditional:
+    """p(z); a VampPrior later takes its place."""
+    if config.posterior == "bernoulli":
+        return priors.bernoulli(config.num_latents)
+    if config.prior == "normal_mixture":
+        return priors.normal_mixture(config.num_latents, config.num_components)
+    return priors.standard_normal(config.num_latents)
+
+
+def _two_layers(
+    config: Config, density: Conditional, decoder: Network, style: dict[str, Any]
+) -> tuple[Conditional, Conditional, Network]:
+    """q(z1 | x) q(z2 | z1), p(z2) p(z1 | z2), and the decoder of z1 alone.
+
+    Burda et al. 2016 (arXiv:1509.00519): two hidden layers of twice z2's size between
+    the two, in both directions.
+    """
+    low, high = config.num_latents, config.top_latents
+    hidden = (2 * high, 2 * high)
+    z1 = factors.Factor("z1", low, density)
+    z2 = factors.Factor("z2", high, posteriors.diag_normal(high))
+    top = z2._replace(density=priors.standard_normal(high))
+    up = networks.mlp(low, hidden, 2 * high, **style)
+    down = networks.mlp(high, hidden, 2 * low, **style)
+    return (
+        factors.chain(z1, up, z2),
+        factors.chain(top, down, z1, first_is_last=True),
+        factors.reading("z1", decoder, (z1, z2)),
+    )
 
 
 def _recognition(
@@ -159,8 +200,8 @@ def _flow(config: Config, layer: int) -> flows.Flow:
 
 
 def _closed_form(config: Config) -> ClosedForm | None:
-    if config.algorithm == "mcem":
-        return None  # its q has full covariance
+    if config.algorithm == "mcem" or not config.has_standard_prior:
+        return None  # MCEM's q has full covariance
     if config.posterior == "diag_normal":
         return ClosedForm(
             kl_per_latent=lambda params, h: representation.kl_per_latent(h, kl=kl),

@@ -133,5 +133,6 @@ def is_image(trained: measure.Trained) -> bool:
 def has_manifold(trained: measure.Trained) -> bool:
     """Whether the latents are two with a normal prior, below an image."""
     config = trained.config
-    plane = config.num_latents == 2 and config.posterior != "bernoulli"
+    normal = config.posterior != "bernoulli" and config.has_standard_prior
+    plane = config.num_latents == 2 and normal
     return plane and is_image(trained)

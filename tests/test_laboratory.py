@@ -18,6 +18,7 @@ from experiments import (
     objectives,
     runs,
     tighter_bounds,
+    train,
 )
 from experiments.configuration import Config
 from tests.test_experiments import tiny
@@ -76,6 +77,27 @@ def test_every_flow_traces(tmp_path, posterior):
     assert z.shape == (3,)
 
 
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        ({"prior": "normal_mixture", "num_components": 4, "estimator": "sgvb_a"}, 2),
+        ({"prior": "vamp", "num_components": 4, "estimator": "dreg"}, 2),
+        ({"top_latents": 3, "estimator": "iwae", "num_samples": 3}, 5),
+        ({"prior": "normal_mixture", "algorithm": "mcem", "num_components": 4}, 2),
+    ],
+    ids=["mixture", "vamp", "two_layers", "mcem"],
+)
+def test_a_learned_prior_and_a_second_layer_train(tmp_path, changes, size):
+    config = tiny(tmp_path / "run", **changes)
+    run = train.claim(config)
+    saved = train.fit(run, train.restore(run), [], started=0.0)
+    z = run.model.generative.sample_prior(jax.random.key(0), saved.run.inner.params)
+    assert z.shape == (size,)
+    rows = journal.read(run.workdir)
+    fitted = "log_joint" if "algorithm" in changes else "valid_bound"
+    assert np.isfinite([row[fitted] for row in rows]).all()
+
+
 def test_every_estimator_has_a_builder():
     assert set(objectives.BUILDERS) == set(configuration.ESTIMATORS)
     assert set(configuration.OF_THE_ELBO) <= set(configuration.ESTIMATORS)
@@ -108,6 +130,21 @@ def test_every_estimator_has_a_builder():
         ({"algorithm": "mcem", "early_stopping": 3}, r"needs a validation bound"),
         ({"algorithm": "mcem", "target_acceptance": 1.0}, r"between 0 and 1"),
         ({"num_leapfrog": 3}, r"read by mcem"),
+        (
+            {"prior": "vamp"},
+            r"sgvb_b needs the closed-form KL.*what fits: sgvb_a, iwae",
+        ),
+        ({"top_latents": 2}, r"sgvb_b needs the closed-form KL"),
+        ({"num_components": 3}, r"--num_components says nothing"),
+        ({"prior": "vamp", "algorithm": "vem"}, r"made of the encoder"),
+        (
+            {"prior": "vamp", "posterior": "bernoulli", "estimator": "vimco"},
+            r"of continuous latents",
+        ),
+        (
+            {"prior": "vamp", "top_latents": 2, "estimator": "iwae"},
+            r"--top_latents goes with",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_with_what_does(changes, message):

@@ -160,7 +160,9 @@ def test_the_divergence_from_the_prior_is_the_sum_over_all_weights(x64):
     means, log_stds = np.array([0.5, -1.0, 2.0]), np.array([0.1, -0.3, 0.4])
     ratio = np.exp(2.0 * log_stds) / 4.0
     expected = 0.5 * np.sum(means**2 / 4.0 + ratio - 1.0 - np.log(ratio))
-    np.testing.assert_allclose(full_vb.kl_to_prior(q, 2.0), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        full_vb.kl_to_prior(q, prior_std=2.0), expected, rtol=1e-9
+    )
 
 
 def test_draws_of_theta_have_the_moments_of_q(x64):

@@ -75,7 +75,9 @@ def full_vb(
         def share(key: PRNGKey, params: Params, x: jax.Array) -> Scalar:
             theta = sample(key_theta, params.generative)
             value = objective(key, Params(theta, params.recognition), x)
-            return value - kl_to_prior(params.generative, prior_std) / num_data
+            return (
+                value - kl_to_prior(params.generative, prior_std=prior_std) / num_data
+            )
 
         return ascent(share).step(key_step, state, batch)
 
@@ -131,7 +133,7 @@ def sample(key: PRNGKey, q: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, drawn)
 
 
-def kl_to_prior(q: PyTree, prior_std: float = 1.0) -> Scalar:
+def kl_to_prior(q: PyTree, *, prior_std: float = 1.0) -> Scalar:
     """KL(q(theta) || N(0, prior_std^2 I)) in nats, in closed form."""
     log_std = math.log(prior_std)
 
