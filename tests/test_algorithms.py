@@ -105,6 +105,7 @@ def test_em_to_vae_measures_each_method_and_keeps_what_is_done(tmp_path, capsys)
         assert curve["epoch"] == [1, 2]
         log_p, elbo = np.array(curve["test_log_p"]), np.array(curve["test_elbo"])
         np.testing.assert_allclose(curve["test_gap"], log_p - elbo, atol=1e-9)
+        assert 0.0 < curve["grid_change"] < 1.0
     assert result["em"]["train_gap"] == [0.0, 0.0]
     started = (tmp_path / "run" / "em.json").stat().st_mtime_ns
     em_to_vae.main(config)
