@@ -1,0 +1,329 @@
+r"""The lower bound while training, by AEVB and by wake-sleep: Figure 2 of AEVB.
+
+    python -m experiments.bound_curves \
+        --flagfile=experiments/flags/bound_curves/quick.flags
+
+Kingma & Welling 2013 (arXiv:1312.6114). For each number of latents and each algorithm
+one run of `experiments.train`, equal in all else: --run_flagfile names a flag file of
+it, --run_flags adds to that. At points evenly spaced in the logarithm the ELBO is
+measured on the first --num_train_images training rows and on the test rows, by the same
+noise at each point. An interrupted comparison goes on where it stopped, and a larger
+--num_epochs extends it. Each run keeps its points in bound_curve.json in its workdir;
+bound_curves.json and bound_curves.png hold them all.
+
+The flag files: quick (digits), mnist and mnist_no_weight_decay (the paper's protocol on
+the fixed binarization; 360 epochs of 50,000 rows are 1.8e7 samples) and frey_face (1e7
+samples). A density is as high as its noise is low: the decoder's log std of Frey Face
+is at least log(--min_std) = log(0.01), in the JSON as min_log_std. Pilots of 1e5
+samples (N_z = 10; Adagrad 0.01, 0.02, 0.1 and Adam 0.001) chose Adagrad at 0.01 there:
+test bounds 864 and 580 by AEVB and wake-sleep; at 0.1 both diverge.
+
+Measured by quick with seed 0 (2 min of CPU time): test bound -21.708 and -22.231 by
+AEVB and wake-sleep at N_z = 2, -18.907 and -19.128 at N_z = 10; standard error 0.2.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from experiments import (
+    cli,
+    interrupts,
+    measure,
+    protocol,
+    reports,
+    rundir,
+    runs,
+    train,
+    variants,
+)
+from experiments.configuration import READ_BY
+from experiments.configuration import Config as TrainConfig
+from vae_jax.plots import curves, files
+from vae_jax.training import journal
+
+CURVE = "bound_curve.json"
+Point = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One comparison; every field is a flag."""
+
+    workdir: str = cli.flag("runs/bound_curves", "Where the runs are written.")
+    run_flagfile: str = cli.flag("", "Flag file of experiments.train for every run.")
+    run_flags: str = cli.flag(
+        "", "More flags of experiments.train for every run, separated by spaces."
+    )
+    data_dir: str = cli.flag("", "Folder that holds the original data files.")
+    latents: tuple[int, ...] = cli.flag((2, 5, 10, 20), "Latent dimensions, N_z.")
+    algorithms: str = cli.flag("aevb,wake_sleep", "Comma-separated names.")
+    num_epochs: int = cli.flag(0, "Passes over the training split; 0: the flag file's.")
+    points: int = cli.flag(4, "Points of a curve for each tenfold of the epochs.")
+    eval_samples: int = cli.flag(10, "Samples of z per image of each bound.")
+    num_train_images: int = cli.flag(
+        0, "Training rows that the bound is measured on, from the start; 0 for all."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuses what no comparison can be made of.
+
+        Raises:
+            ValueError: naming the flag and its value.
+            UsageError: for --run_flagfile and --run_flags, as `variants.base`.
+        """
+        for name in ("points", "eval_samples"):
+            if getattr(self, name) < 1:
+                value = getattr(self, name)
+                raise ValueError(f"--{name} must be positive, got {value}")
+        for name in ("num_epochs", "num_train_images"):
+            if getattr(self, name) < 0:
+                value = getattr(self, name)
+                raise ValueError(f"--{name} must not be negative, got {value}")
+        for run in train_configs(self):
+            if run.early_stopping:
+                raise ValueError(
+                    "a curve goes on to its last epoch: its runs cannot have "
+                    f"--early_stopping={run.early_stopping}"
+                )
+
+
+def train_configs(config: Config) -> list[TrainConfig]:
+    """Every run of the comparison.
+
+    Raises:
+        ValueError: as `variants.runs`.
+        UsageError: as `variants.base`.
+    """
+    return variants.runs(
+        variants.base(config.run_flagfile, config.run_flags),
+        workdir=config.workdir,
+        data_dir=config.data_dir,
+        algorithms=config.algorithms.split(","),
+        latents=config.latents,
+        num_epochs=config.num_epochs,
+    )
+
+
+def epochs_measured(num_epochs: int, *, points: int) -> list[int]:
+    """Epochs from 1 on, evenly spaced in the logarithm, and the last.
+
+    A longer run has the same ones, so that what was measured stays of use.
+    """
+    steps = range(math.ceil(points * math.log10(num_epochs)) + 1)
+    spaced = {round(10.0 ** (i / points)) for i in steps}
+    return sorted({epoch for epoch in spaced if epoch < num_epochs} | {num_epochs})
+
+
+def curve(config: Config, run_config: TrainConfig) -> list[Point]:
+    """Trains a run from point to point; measures at each, and keeps it in the workdir.
+
+    Leaves the program on a signal, once the run is saved.
+
+    Raises:
+        UsageError: as `train.claim` and `train.fit`, or if the points there were
+            measured by other flags.
+    """
+    started = time.monotonic()
+    run = train.claim(run_config)
+    points = _read(config, run.workdir)
+    measured = {point["epoch"] for point in points}
+    with interrupts.deferred() as received:
+        saved = train.restore(run)
+        for epoch in epochs_measured(run_config.num_epochs, points=config.points):
+            if epoch in measured:
+                continue
+            if epoch * run.steps_per_epoch < int(saved.run.step):
+                print(f"{run.workdir}: epoch {epoch} is past and not measured")
+                continue
+            part = dataclasses.replace(run_config, num_epochs=epoch)
+            saved = train.fit(
+                run._replace(config=part), saved, received, started=started
+            )
+            if received:
+                break
+            points.append({"epoch": epoch} | _measured(config, run, saved))
+            _write(config, run.workdir, points)
+            _say(run, points[-1])
+    if received:
+        step = int(saved.run.step)
+        print(f"{received[0].name}: saved at step {step}; the same command continues")
+        sys.exit(128 + received[0])
+    return points
+
+
+def main(config: Config) -> int:
+    """Trains, measures, prints, writes and draws."""
+    folder = reports.claim(config.workdir)
+    configs = train_configs(config)
+    stated = about(config, configs[0])
+    rows, panels = [], {}
+    for run_config in configs:
+        with _compiled_once():
+            points = curve(config, run_config)
+        row = {
+            "num_latents": run_config.num_latents,
+            "algorithm": run_config.algorithm,
+            **points[-1],
+        }
+        rows.append(row | {"curve": points})
+        drawn = panels.setdefault(f"N_z = {run_config.num_latents}", {})
+        drawn[run_config.algorithm] = tuple(
+            [point[name] for point in points]
+            for name in ("samples", "train_bound", "test_bound")
+        )
+    _print(rows)
+    figure = curves.train_and_test(
+        panels,
+        x_label="training samples evaluated",
+        y_label=f"bound on the {stated['protocol']['quantity']}, nats",
+    )
+    with cli.user_errors():
+        files.save(figure, folder / "bound_curves.png")
+    reports.write(folder / "bound_curves.json", config, stated | {"runs": rows})
+    return 0
+
+
+@contextlib.contextmanager
+def _compiled_once() -> Iterator[None]:
+    """Keeps compiled programs on disk meanwhile, unless they are kept already.
+
+    Each point builds its step and its evaluators anew. The programs are the same, and
+    compiling them would take longer than the first epochs do.
+    """
+    if jax.config.values["jax_compilation_cache_dir"]:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="vae_jax_") as folder:
+        _keep_compiled(folder)
+        try:
+            yield
+        finally:
+            _keep_compiled(None)
+
+
+def _keep_compiled(folder: str | None) -> None:
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()  # a cache once looked for is not looked for again
+
+
+def about(config: Config, run_config: TrainConfig) -> dict[str, Any]:
+    """The protocol of all runs, and what bounds a density.
+
+    Raises:
+        UsageError: for data that give no train and test bound.
+    """
+    with cli.user_errors():
+        data = protocol.load(run_config)
+        if not len(data.source.test):
+            raise ValueError(f"{run_config.dataset} has no test split")
+        num_rows = len(data.source.train)
+        if config.num_train_images > num_rows:
+            raise ValueError(
+                f"--num_train_images={config.num_train_images} is more than the "
+                f"{num_rows} training rows of {run_config.dataset}"
+            )
+        if protocol.quantity(run_config, data) == "cross-entropy":
+            raise ValueError(
+                "real-valued pixels under --likelihood=bernoulli have no likelihood to "
+                "bound: binarize them"
+            )
+    ((chooser, readers),) = READ_BY["min_std"]
+    has_floor = getattr(run_config, chooser) in readers
+    return {
+        "protocol": protocol.stamp(run_config, data),
+        "min_log_std": math.log(run_config.min_std) if has_floor else None,
+        "first_run": dataclasses.asdict(run_config),
+    }
+
+
+def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> Point:
+    """Both bounds by one key for all points, and the seconds of the steps so far."""
+    trained = measure.of_run(run, saved, checkpoint="last")
+    key_train, key_test = jax.random.split(jax.random.fold_in(run.keys.evaluation, 0))
+    on_train, on_test = (
+        measure.bound(
+            key,
+            trained,
+            split=split,
+            num_samples=config.eval_samples,
+            num_images=num_images,
+        )
+        for key, split, num_images in (
+            (key_train, "train", config.num_train_images),
+            (key_test, "test", 0),
+        )
+    )
+    return {
+        "step": trained.step,
+        "samples": trained.step * run.config.batch_size,
+        "train_bound": on_train["elbo"],
+        "test_bound": on_test["elbo"],
+        "test_standard_error": on_test["elbo_standard_error"],
+        "train_minus_test": on_train["elbo"] - on_test["elbo"],
+        "test_kl": on_test["kl"],
+        "seconds": sum(row["seconds"] for row in journal.read(run.workdir)),
+    }
+
+
+def _measured_by(config: Config) -> dict[str, int]:
+    """The flags that a point is a function of, next to those of its run."""
+    return {
+        name: getattr(config, name) for name in ("eval_samples", "num_train_images")
+    }
+
+
+def _read(config: Config, workdir: pathlib.Path) -> list[Point]:
+    path = workdir / CURVE
+    if not path.exists():
+        return []
+    content = json.loads(path.read_text())
+    for name, value in _measured_by(config).items():
+        if content[name] != value:
+            raise cli.UsageError(
+                f"{path} was measured with --{name}={content[name]}, {value} now: "
+                "remove it, or choose another --workdir"
+            )
+    return content["points"]
+
+
+def _write(config: Config, workdir: pathlib.Path, points: list[Point]) -> None:
+    rundir.write_json(workdir / CURVE, _measured_by(config) | {"points": points})
+
+
+def _say(run: runs.Run, point: Point) -> None:
+    print(
+        f"{run.workdir.name}, epoch {point['epoch']}: "
+        f"train {point['train_bound']:.3f}, test {point['test_bound']:.3f} "
+        f"({point['seconds']:.0f} s)",
+        flush=True,
+    )
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    print("ELBO at the last epoch, nats per example:")
+    print(
+        f"{'N_z':>5}  {'algorithm':<12}{'train':>10}{'test':>10}{'s.e.':>8}"
+        f"{'difference':>12}{'seconds':>9}"
+    )
+    for row in rows:
+        print(
+            f"{row['num_latents']:>5}  {row['algorithm']:<12}"
+            f"{row['train_bound']:10.3f}{row['test_bound']:10.3f}"
+            f"{row['test_standard_error']:8.3f}{row['train_minus_test']:12.3f}"
+            f"{row['seconds']:9.0f}"
+        )
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)

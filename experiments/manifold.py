@@ -1,0 +1,157 @@
+r"""The plane of a model with two latents, and samples by N_z: Figures 4 and 5 of AEVB.
+
+    python -m experiments.manifold --flagfile=experiments/flags/manifold/quick.flags
+
+Kingma & Welling 2013 (arXiv:1312.6114). Trains, or takes up, one run of
+`experiments.train` for each number of latents, equal in all else: --run_flagfile names
+a flag file of it, --run_flags adds to that. Draws the means of p(x | z) of the model
+with N_z = 2 over a grid of the unit square, taken through the inverse CDF of the prior
+(manifold.png, .npz), and the means of p(x | z) at z from the prior for each N_z side by
+side (samples.png, .npz); manifold.json has the test bound of each.
+
+The runs of AEVB that `experiments.bound_curves` has trained in the same --workdir with
+the same flags are taken up.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import cli, measure, pictures, reports, train, variants
+from experiments.configuration import Config as TrainConfig
+from vae_jax.plots import files, images
+
+ROWS = COLUMNS = 10  # samples of each model
+PLANE = 2  # the number of latents that has a manifold to draw
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One pair of figures; every field is a flag."""
+
+    workdir: str = cli.flag("runs/manifold", "Where the runs are written.")
+    run_flagfile: str = cli.flag("", "Flag file of experiments.train for every run.")
+    run_flags: str = cli.flag(
+        "", "More flags of experiments.train for every run, separated by spaces."
+    )
+    data_dir: str = cli.flag("", "Folder that holds the original data files.")
+    latents: tuple[int, ...] = cli.flag(
+        (2, 5, 10, 20), "Latent dimensions, N_z; 2 among them."
+    )
+    num_epochs: int = cli.flag(0, "Passes over the training split; 0: the flag file's.")
+    manifold_size: int = cli.flag(20, "Tiles a side of the manifold.")
+    seed: int = cli.flag(0, "Seed of the samples.")
+
+    def __post_init__(self) -> None:
+        """Refuses what no figure can be made of.
+
+        Raises:
+            ValueError: naming the flag and its value.
+            UsageError: for --run_flagfile and --run_flags, as `variants.base`.
+        """
+        if self.manifold_size < 1:
+            raise ValueError(
+                f"--manifold_size must be positive, got {self.manifold_size}"
+            )
+        if self.num_epochs < 0:
+            raise ValueError(
+                f"--num_epochs must not be negative, got {self.num_epochs}"
+            )
+        if PLANE not in self.latents:
+            raise ValueError(
+                f"--latents must hold {PLANE}, the manifold's, got {self.latents}"
+            )
+        if train_configs(self)[0].posterior == "bernoulli":
+            raise ValueError("--posterior=bernoulli has no plane to draw")
+
+
+def train_configs(config: Config) -> list[TrainConfig]:
+    """One run for each number of latents.
+
+    Raises:
+        ValueError: as `variants.runs`.
+        UsageError: as `variants.base`.
+    """
+    return variants.runs(
+        variants.base(config.run_flagfile, config.run_flags),
+        workdir=config.workdir,
+        data_dir=config.data_dir,
+        algorithms=["aevb"],
+        latents=config.latents,
+        num_epochs=config.num_epochs,
+    )
+
+
+def trained(run_config: TrainConfig) -> tuple[measure.Trained, dict[str, Any]]:
+    """A model, trained or taken up, and what `train` says of it.
+
+    Raises:
+        UsageError: as `train.main`, or if observations are no images.
+    """
+    if status := train.main(run_config):
+        sys.exit(status)  # interrupted: the same command goes on from here
+    result = json.loads((run_config.directory() / "result.json").read_text())
+    found = measure.load_trained(run_config.workdir, checkpoint="auto")
+    if not pictures.is_image(found):
+        raise cli.UsageError(
+            f"observations of shape {found.data.x_shape} are no images to draw"
+        )
+    return found, result
+
+
+def side_by_side(sheets: list[np.ndarray]) -> np.ndarray:
+    """Sheets of images [ROWS * COLUMNS, *X] as rows of one, blanks between them."""
+    rows = [sheet.reshape(ROWS, COLUMNS, *sheet.shape[1:]) for sheet in sheets]
+    blank = np.ones((ROWS, 1, *sheets[0].shape[1:]), np.float32)
+    spaced = [part for sheet in rows for part in (blank, sheet)][1:]
+    tiles = np.concatenate(spaced, axis=1)
+    return tiles.reshape(-1, *tiles.shape[2:])
+
+
+def main(config: Config) -> int:
+    """Trains, samples, draws and writes."""
+    folder = reports.claim(config.workdir)
+    sheets, results = {}, {}
+    for run_config in train_configs(config):
+        num_latents = run_config.num_latents
+        model, results[num_latents] = trained(run_config)
+        key = jax.random.fold_in(jax.random.key(config.seed), num_latents)
+        drawn = pictures.samples(key, model, num=ROWS * COLUMNS)
+        sheets[num_latents] = drawn["mean"]
+        if num_latents == PLANE:
+            _draw_manifold(config, model, folder)
+    with cli.user_errors():
+        _draw_samples(sheets, folder)
+    reports.write(folder / "manifold.json", config, {"runs": results})
+    return 0
+
+
+def _draw_manifold(
+    config: Config, model: measure.Trained, folder: pathlib.Path
+) -> None:
+    tiles = pictures.manifold(model, size=config.manifold_size)
+    with cli.user_errors():
+        pictures.save_arrays(folder / "manifold.npz", {"mean": tiles})
+        pictures.draw_manifold(tiles, folder / "manifold.png")
+
+
+def _draw_samples(sheets: dict[int, np.ndarray], folder: pathlib.Path) -> None:
+    arrays = {f"mean_{num_latents}": sheet for num_latents, sheet in sheets.items()}
+    pictures.save_arrays(folder / "samples.npz", arrays)
+    tiles = side_by_side(list(sheets.values()))
+    sizes = ", ".join(map(str, sheets))
+    figure = images.grid(
+        tiles,
+        num_columns=len(sheets) * (COLUMNS + 1) - 1,
+        title=f"Samples (means of p(x | z)), N_z = {sizes} from left to right",
+    )
+    files.save(figure, folder / "samples.png")
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)

@@ -1,0 +1,247 @@
+"""The figures of the AEVB paper, drawn from tiny runs."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import bound_curves, cli, manifold, train, variants
+from tests.test_experiments import metrics
+
+pytestmark = pytest.mark.uses_optax
+
+FLAGS = pathlib.Path(cli.__file__).parent / "flags"
+SCRIPTS = {"bound_curves": bound_curves, "manifold": manifold}
+RUN_FLAGS = "--hidden=4 --eval_samples=2 --eval_every=1000"
+SMALL = bound_curves.Config(
+    run_flags=RUN_FLAGS, latents=(2,), points=2, eval_samples=2, num_train_images=50
+)
+
+
+def read(path: pathlib.Path):
+    return json.loads(path.read_text())
+
+
+def points_without_times(path: pathlib.Path) -> list[dict]:
+    points = read(path / bound_curves.CURVE)["points"]
+    return [{k: v for k, v in point.items() if k != "seconds"} for point in points]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """One tiny comparison, in one go."""
+    path = tmp_path_factory.mktemp("figures") / "whole"
+    config = dataclasses.replace(SMALL, workdir=str(path), num_epochs=4)
+    with jax.numpy_dtype_promotion("standard"):
+        assert bound_curves.main(config) == 0
+    return path
+
+
+# Flags
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for name in SCRIPTS for path in (FLAGS / name).glob("*.flags")),
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
+)
+def test_every_flag_file_of_the_figures_parses(path):
+    config_cls = SCRIPTS[path.parent.name].Config
+    config = cli.parse(config_cls, ["figure", f"--flagfile={path}"])
+    assert config.workdir != config_cls().workdir
+
+
+def test_the_manifold_takes_up_what_the_curves_have_trained():
+    for name in ("mnist", "frey_face"):
+        first, second = (
+            SCRIPTS[script].train_configs(
+                cli.parse(
+                    SCRIPTS[script].Config,
+                    ["figure", f"--flagfile={FLAGS / script / name}.flags"],
+                )
+            )
+            for script in ("bound_curves", "manifold")
+        )
+        shared = [run for run in second if run in first]
+        assert len(shared) >= 3
+
+
+def test_runs_differ_in_algorithm_and_latents_alone():
+    shared = variants.base(str(FLAGS / "train" / "aevb_mnist.flags"), "--seed=3")
+    found = variants.runs(
+        shared,
+        workdir="w",
+        data_dir="d",
+        algorithms=["aevb", "wake_sleep"],
+        latents=[3, 5],
+        num_epochs=0,
+    )
+    assert [run.workdir for run in found] == [
+        *("w/aevb_3", "w/wake_sleep_3", "w/aevb_5", "w/wake_sleep_5"),
+    ]
+    assert {run.num_epochs for run in found} == {360}
+    assert {(run.seed, run.optimizer) for run in found} == {(3, "adagrad")}
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "said"),
+    [
+        ("bound_curves", "--points=0", "--points must be positive"),
+        ("bound_curves", "--eval_samples=0", "--eval_samples must be positive"),
+        ("bound_curves", "--num_epochs=-1", "--num_epochs must not be negative"),
+        ("bound_curves", "--num_train_images=-1", "--num_train_images must not be"),
+        ("bound_curves", "--latents=", "--latents must hold at least one"),
+        ("bound_curves", "--latents=0", "--num_latents must be positive"),
+        ("bound_curves", "--algorithms=aevb,sleep", "--algorithm=sleep is unknown"),
+        ("bound_curves", "--run_flagfile=no.flags", "no.flags"),
+        ("bound_curves", "--run_flags=--hiden=3", "hiden"),
+        ("bound_curves", "--run_flags=--num_latents=3", "--num_latents is set by"),
+        ("bound_curves", "--run_flags='", "--run_flags=': No closing quotation"),
+        ("bound_curves", "--run_flags=--early_stopping=9", "--early_stopping=9"),
+        ("manifold", "--latents=3,4", "--latents must hold 2"),
+        ("manifold", "--manifold_size=0", "--manifold_size must be positive"),
+        ("manifold", "--num_epochs=-1", "--num_epochs must not be negative"),
+        ("manifold", "--run_flags=--algorithm=rws", "--algorithm is set by"),
+        (
+            "manifold",
+            "--run_flags=--posterior=bernoulli --estimator=vimco",
+            "no plane to draw",
+        ),
+    ],
+)
+def test_a_bad_flag_of_a_figure_is_named(script, flag, said):
+    with pytest.raises(cli.UsageError, match=said):
+        cli.parse(SCRIPTS[script].Config, ["figure", flag])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_train_images": 1001}, "--num_train_images=1001 is more than the 1000"),
+        ({"run_flags": "--binarization=none"}, "no likelihood to bound"),
+        ({"run_flags": "--dataset=nosuch"}, "nosuch"),
+    ],
+)
+def test_data_without_both_bounds_are_refused_before_the_work(tmp_path, changes, said):
+    config = dataclasses.replace(SMALL, workdir=str(tmp_path / "w"), **changes)
+    with pytest.raises(cli.UsageError, match=said):
+        bound_curves.main(config)
+    assert not list((tmp_path / "w").iterdir())
+
+
+@pytest.mark.parametrize("script", list(SCRIPTS.values()))
+def test_a_workdir_that_is_a_file_is_refused(tmp_path, script):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(cli.UsageError, match="file"):
+        script.main(script.Config(workdir=str(tmp_path / "file")))
+
+
+# bound_curves
+
+
+def test_the_points_are_even_in_the_logarithm_and_end_with_the_last_epoch():
+    assert bound_curves.epochs_measured(1, points=4) == [1]
+    assert bound_curves.epochs_measured(100, points=2) == [1, 3, 10, 32, 100]
+    found = bound_curves.epochs_measured(360, points=4)
+    assert found == [1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 360]
+    assert set(found) <= {360, *bound_curves.epochs_measured(5000, points=4)}
+
+
+def test_a_comparison_measures_both_splits_at_each_point(compared):
+    result = read(compared / "bound_curves.json")
+    assert [row["algorithm"] for row in result["runs"]] == ["aevb", "wake_sleep"]
+    assert result["min_log_std"] is None
+    assert result["protocol"]["split_sizes"]["test"] == 447
+    for row in result["runs"]:
+        assert [point["epoch"] for point in row["curve"]] == [1, 3, 4]
+        assert [point["samples"] for point in row["curve"]] == [1000, 3000, 4000]
+        last = row["curve"][-1]
+        assert {k: row[k] for k in last} == last
+        np.testing.assert_allclose(
+            last["train_minus_test"], last["train_bound"] - last["test_bound"]
+        )
+        assert last["test_bound"] > row["curve"][0]["test_bound"]
+        assert last["test_standard_error"] > 0.0
+        assert last["seconds"] > row["curve"][0]["seconds"]
+    assert (compared / "bound_curves.png").stat().st_size > 0
+
+
+def test_an_interrupted_and_extended_comparison_ends_with_the_same_points(
+    compared, tmp_path, monkeypatch, capsys
+):
+    config = dataclasses.replace(SMALL, workdir=str(tmp_path))
+    bound_curves.main(dataclasses.replace(config, num_epochs=1))
+    config = dataclasses.replace(config, num_epochs=4)
+    fit, calls = train.fit, []
+
+    def interrupted(run, saved, received, *, started):
+        calls.append(run.config.num_epochs)
+        if calls == [3, 4]:  # a signal within the second stretch of the first run
+            os.kill(os.getpid(), signal.SIGINT)
+        return fit(run, saved, received, started=started)
+
+    monkeypatch.setattr(train, "fit", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        bound_curves.main(config)
+    assert stopped.value.code == 130
+    said = "SIGINT: saved at step 30; the same command continues"
+    assert said in capsys.readouterr().out
+    assert [p["epoch"] for p in points_without_times(tmp_path / "aevb_2")] == [1, 3]
+    calls.append(0)  # no further signal
+    assert bound_curves.main(config) == 0
+    assert calls[3:] == [4, 3, 4], "what was measured is not trained again"
+    for name in ("aevb_2", "wake_sleep_2"):
+        whole = points_without_times(compared / name)
+        assert points_without_times(tmp_path / name) == whole
+        assert metrics(str(tmp_path / name)) == metrics(str(compared / name))
+    done = points_without_times(tmp_path / "aevb_2"), len(calls)
+    assert bound_curves.main(config) == 0
+    assert (points_without_times(tmp_path / "aevb_2"), len(calls)) == done
+    with pytest.raises(cli.UsageError, match="--eval_samples=2, 3 now"):
+        bound_curves.main(dataclasses.replace(config, eval_samples=3))
+
+
+def test_a_density_is_stated_with_the_bound_on_its_log_std():
+    flags = "--likelihood=normal_per_pixel_std --binarization=none --min_std=0.05"
+    config = dataclasses.replace(SMALL, run_flags=flags)
+    stated = bound_curves.about(config, bound_curves.train_configs(config)[0])
+    assert stated["min_log_std"] == math.log(0.05)
+    assert stated["protocol"]["quantity"] == "log-density"
+
+
+# manifold
+
+
+def test_the_manifold_takes_up_a_run_and_draws_it(compared, capsys):
+    config = manifold.Config(
+        workdir=str(compared),
+        run_flags=RUN_FLAGS,
+        latents=(2,),
+        num_epochs=4,
+        manifold_size=3,
+    )
+    assert manifold.main(config) == 0
+    assert "aevb_2 from step 40" in capsys.readouterr().out
+    assert np.load(compared / "manifold.npz")["mean"].shape == (3, 3, 8, 8)
+    samples = np.load(compared / "samples.npz")
+    assert {name: samples[name].shape for name in samples} == {"mean_2": (100, 8, 8)}
+    (result,) = read(compared / "manifold.json")["runs"].values()
+    assert np.isfinite(result["elbo"])
+    for name in ("manifold.png", "samples.png"):
+        assert (compared / name).stat().st_size > 0
+
+
+def test_sheets_stand_side_by_side_with_a_blank_between():
+    sheets = [np.full((100, 2, 3), value, np.float32) for value in (0.2, 0.4)]
+    sheets[1][10:] = 0.6  # all rows but the first
+    tiles = manifold.side_by_side(sheets).reshape(10, 21, 2, 3)
+    assert (tiles[:, :10] == np.float32(0.2)).all()
+    assert (tiles[:, 10] == 1.0).all()
+    assert (tiles[0, 11:] == np.float32(0.4)).all()
+    assert (tiles[1:, 11:] == np.float32(0.6)).all()
