@@ -22,38 +22,26 @@ Measured by quick with seed 0 (2 min of CPU time): test bound -21.708 and -22.23
 AEVB and wake-sleep at N_z = 2, -18.907 and -19.128 at N_z = 10; standard error 0.2.
 """
 
-import contextlib
 import dataclasses
-import json
 import math
-import pathlib
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import (
     cli,
-    interrupts,
+    course,
     measure,
     protocol,
     reports,
-    rundir,
     runs,
-    train,
     variants,
 )
 from experiments.configuration import READ_BY
 from experiments.configuration import Config as TrainConfig
 from vae_jax.plots import curves, files
-from vae_jax.training import journal
 
 CURVE = "bound_curve.json"
-Point = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,62 +103,20 @@ def train_configs(config: Config) -> list[TrainConfig]:
     )
 
 
-def epochs_measured(num_epochs: int, *, points: int) -> list[int]:
-    """Epochs from 1 on, evenly spaced in the logarithm, and the last.
-
-    A longer run has the same ones, so that what was measured stays of use.
-    """
-    steps = range(math.ceil(points * math.log10(num_epochs)) + 1)
-    spaced = {round(10.0 ** (i / points)) for i in steps}
-    return sorted({epoch for epoch in spaced if epoch < num_epochs} | {num_epochs})
-
-
-def curve(config: Config, run_config: TrainConfig) -> list[Point]:
-    """Trains a run from point to point; measures at each, and keeps it in the workdir.
-
-    Leaves the program on a signal, once the run is saved.
-
-    Raises:
-        UsageError: as `train.claim` and `train.fit`, or if the points there were
-            measured by other flags.
-    """
-    started = time.monotonic()
-    run = train.claim(run_config)
-    points = _read(config, run.workdir)
-    measured = {point["epoch"] for point in points}
-    with interrupts.deferred() as received:
-        saved = train.restore(run)
-        for epoch in epochs_measured(run_config.num_epochs, points=config.points):
-            if epoch in measured:
-                continue
-            if epoch * run.steps_per_epoch < int(saved.run.step):
-                print(f"{run.workdir}: epoch {epoch} is past and not measured")
-                continue
-            part = dataclasses.replace(run_config, num_epochs=epoch)
-            saved = train.fit(
-                run._replace(config=part), saved, received, started=started
-            )
-            if received:
-                break
-            points.append({"epoch": epoch} | _measured(config, run, saved))
-            _write(config, run.workdir, points)
-            _say(run, points[-1])
-    if received:
-        step = int(saved.run.step)
-        print(f"{received[0].name}: saved at step {step}; the same command continues")
-        sys.exit(128 + received[0])
-    return points
-
-
 def main(config: Config) -> int:
     """Trains, measures, prints, writes and draws."""
     folder = reports.claim(config.workdir)
     configs = train_configs(config)
     stated = about(config, configs[0])
     rows, panels = [], {}
+    measurement = course.Measurement(
+        CURVE,
+        {name: getattr(config, name) for name in ("eval_samples", "num_train_images")},
+        lambda run, saved: _measured(config, run, saved),
+        shown=("train_bound", "test_bound"),
+    )
     for run_config in configs:
-        with _compiled_once():
-            points = curve(config, run_config)
+        points = course.curve(run_config, measurement, points=config.points)
         row = {
             "num_latents": run_config.num_latents,
             "algorithm": run_config.algorithm,
@@ -192,29 +138,6 @@ def main(config: Config) -> int:
         files.save(figure, folder / "bound_curves.png")
     reports.write(folder / "bound_curves.json", config, stated | {"runs": rows})
     return 0
-
-
-@contextlib.contextmanager
-def _compiled_once() -> Iterator[None]:
-    """Keeps compiled programs on disk meanwhile, unless they are kept already.
-
-    Each point builds its step and its evaluators anew. The programs are the same, and
-    compiling them would take longer than the first epochs do.
-    """
-    if jax.config.values["jax_compilation_cache_dir"]:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="vae_jax_") as folder:
-        _keep_compiled(folder)
-        try:
-            yield
-        finally:
-            _keep_compiled(None)
-
-
-def _keep_compiled(folder: str | None) -> None:
-    jax.config.update("jax_compilation_cache_dir", folder)
-    compilation_cache.reset_cache()  # a cache once looked for is not looked for again
 
 
 def about(config: Config, run_config: TrainConfig) -> dict[str, Any]:
@@ -247,8 +170,8 @@ def about(config: Config, run_config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> Point:
-    """Both bounds by one key for all points, and the seconds of the steps so far."""
+def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> course.Point:
+    """Both bounds, by one key for all points."""
     trained = measure.of_run(run, saved, checkpoint="last")
     key_train, key_test = jax.random.split(jax.random.fold_in(run.keys.evaluation, 0))
     on_train, on_test = (
@@ -265,49 +188,12 @@ def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> Point:
         )
     )
     return {
-        "step": trained.step,
-        "samples": trained.step * run.config.batch_size,
         "train_bound": on_train["elbo"],
         "test_bound": on_test["elbo"],
         "test_standard_error": on_test["elbo_standard_error"],
         "train_minus_test": on_train["elbo"] - on_test["elbo"],
         "test_kl": on_test["kl"],
-        "seconds": sum(row["seconds"] for row in journal.read(run.workdir)),
     }
-
-
-def _measured_by(config: Config) -> dict[str, int]:
-    """The flags that a point is a function of, next to those of its run."""
-    return {
-        name: getattr(config, name) for name in ("eval_samples", "num_train_images")
-    }
-
-
-def _read(config: Config, workdir: pathlib.Path) -> list[Point]:
-    path = workdir / CURVE
-    if not path.exists():
-        return []
-    content = json.loads(path.read_text())
-    for name, value in _measured_by(config).items():
-        if content[name] != value:
-            raise cli.UsageError(
-                f"{path} was measured with --{name}={content[name]}, {value} now: "
-                "remove it, or choose another --workdir"
-            )
-    return content["points"]
-
-
-def _write(config: Config, workdir: pathlib.Path, points: list[Point]) -> None:
-    rundir.write_json(workdir / CURVE, _measured_by(config) | {"points": points})
-
-
-def _say(run: runs.Run, point: Point) -> None:
-    print(
-        f"{run.workdir.name}, epoch {point['epoch']}: "
-        f"train {point['train_bound']:.3f}, test {point['test_bound']:.3f} "
-        f"({point['seconds']:.0f} s)",
-        flush=True,
-    )
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -11,13 +11,25 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import bound_curves, cli, manifold, train, variants
+from experiments import (
+    bound_curves,
+    cli,
+    course,
+    manifold,
+    marginal_likelihood,
+    train,
+    variants,
+)
 from tests.test_experiments import metrics
 
 pytestmark = pytest.mark.uses_optax
 
 FLAGS = pathlib.Path(cli.__file__).parent / "flags"
-SCRIPTS = {"bound_curves": bound_curves, "manifold": manifold}
+SCRIPTS = {
+    "bound_curves": bound_curves,
+    "manifold": manifold,
+    "marginal_likelihood": marginal_likelihood,
+}
 RUN_FLAGS = "--hidden=4 --eval_samples=2 --eval_every=1000"
 SMALL = bound_curves.Config(
     run_flags=RUN_FLAGS, latents=(2,), points=2, eval_samples=2, num_train_images=50
@@ -104,6 +116,11 @@ def test_runs_differ_in_algorithm_and_latents_alone():
         ("bound_curves", "--run_flags=--num_latents=3", "--num_latents is set by"),
         ("bound_curves", "--run_flags='", "--run_flags=': No closing quotation"),
         ("bound_curves", "--run_flags=--early_stopping=9", "--early_stopping=9"),
+        ("marginal_likelihood", "--samples=0", "--samples must be positive"),
+        ("marginal_likelihood", "--hmc_leapfrog=0", "--hmc_leapfrog must be positive"),
+        ("marginal_likelihood", "--hmc_samples=3", "do not span --num_latents=3"),
+        ("marginal_likelihood", "--train_sizes=", "--train_sizes must hold"),
+        ("marginal_likelihood", "--algorithms=em", "--algorithm=em is unknown"),
         ("manifold", "--latents=3,4", "--latents must hold 2"),
         ("manifold", "--manifold_size=0", "--manifold_size must be positive"),
         ("manifold", "--num_epochs=-1", "--num_epochs must not be negative"),
@@ -146,11 +163,11 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path, script):
 
 
 def test_the_points_are_even_in_the_logarithm_and_end_with_the_last_epoch():
-    assert bound_curves.epochs_measured(1, points=4) == [1]
-    assert bound_curves.epochs_measured(100, points=2) == [1, 3, 10, 32, 100]
-    found = bound_curves.epochs_measured(360, points=4)
+    assert course.epochs_measured(1, points=4) == [1]
+    assert course.epochs_measured(100, points=2) == [1, 3, 10, 32, 100]
+    found = course.epochs_measured(360, points=4)
     assert found == [1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 360]
-    assert set(found) <= {360, *bound_curves.epochs_measured(5000, points=4)}
+    assert set(found) <= {360, *course.epochs_measured(5000, points=4)}
 
 
 def test_a_comparison_measures_both_splits_at_each_point(compared):
@@ -213,6 +230,42 @@ def test_a_density_is_stated_with_the_bound_on_its_log_std():
     stated = bound_curves.about(config, bound_curves.train_configs(config)[0])
     assert stated["min_log_std"] == math.log(0.05)
     assert stated["protocol"]["quantity"] == "log-density"
+
+
+# marginal_likelihood
+
+
+def test_the_marginal_likelihood_is_estimated_twice_at_each_point(tmp_path, capsys):
+    config = marginal_likelihood.Config(
+        workdir=str(tmp_path),
+        run_flags=RUN_FLAGS + " --batch_size=10",
+        num_latents=2,
+        train_sizes=(30,),
+        mcem_train_sizes=(30,),
+        algorithms="aevb,mcem",
+        samples=60,
+        mcem_samples=30,
+        points=1,
+        num_images=4,
+        hmc_samples=20,
+        hmc_warmup=20,
+        importance_samples=20,
+    )
+    assert marginal_likelihood.main(config) == 0
+    rows = read(tmp_path / "marginal_likelihood.json")["runs"]
+    assert [(row["algorithm"], row["samples"]) for row in rows] == [
+        ("aevb", 60),
+        ("mcem", 30),
+    ]
+    for row in rows:
+        assert row["num_train"] == 30
+        for split in ("train", "test"):
+            apart = row[f"{split}_hmc_density"] - row[f"{split}_importance"]
+            assert abs(apart) < 2.0  # few draws, but of the same quantity
+    assert (tmp_path / "marginal_likelihood.png").stat().st_size > 0
+    assert "log p(x) at the last point" in capsys.readouterr().out
+    with pytest.raises(cli.UsageError, match="--num_images=40, but the train split"):
+        marginal_likelihood.main(dataclasses.replace(config, num_images=40))
 
 
 # manifold
