@@ -1,0 +1,177 @@
+r"""An iteration of EM for Gaussian mixtures against scikit-learn's, in one run.
+
+    python -m experiments.benchmark.em
+    python -m experiments.benchmark.em --num_rows=10000 --num_features=64 \
+        --num_components=16
+
+Full covariances, whole-data EM with all that `gmm.em` reports, in float32 and float64,
+and scikit-learn's `GaussianMixture` in float64, from the same parameters. Ours runs
+`--num_steps` iterations in one compiled scan. scikit-learn's are its own E-step and
+M-step (`_e_step` and `_m_step`, which `fit` alternates) without what `fit` does around
+them, so that its time is the smallest it has. Rounds are interleaved, and the ratios
+are of the same round. Rows are of as many normal clusters as there are components: an
+iteration costs the same on any.
+"""
+
+import dataclasses
+import os
+import pathlib
+import time
+import warnings
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn import mixture
+
+from experiments import cli, rundir
+from vae_jax.latent_models import gmm
+from vae_jax.types import Batch, Params, PyTree
+
+FLOOR = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One benchmark; every field is a flag."""
+
+    num_rows: int = cli.flag(50_000, "Rows of data, N.")
+    num_features: int = cli.flag(32, "Features, D.")
+    num_components: int = cli.flag(10, "Components, K.")
+    block_size: int = cli.flag(1000, "Rows that gmm.em holds at once.")
+    num_steps: int = cli.flag(10, "Iterations per round.")
+    num_rounds: int = cli.flag(7, "Interleaved rounds.")
+    output: str = cli.flag("", "JSON file to write; none if empty.")
+
+    def __post_init__(self) -> None:
+        """Refuses sizes below one.
+
+        Raises:
+            ValueError: naming the flag and its value.
+        """
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "output" and value < 1:
+                raise ValueError(f"--{field.name} must be positive, got {value}")
+
+
+def data(config: Config) -> np.ndarray:
+    """Rows [N, D] of unit clusters about means of standard deviation 2."""
+    generator = np.random.default_rng(0)
+    means = 2.0 * generator.normal(size=(config.num_components, config.num_features))
+    labels = generator.integers(0, config.num_components, config.num_rows)
+    noise = generator.normal(size=(config.num_rows, config.num_features))
+    return means[labels] + noise
+
+
+def first(config: Config, x: np.ndarray) -> Params:
+    """Parameters that both start from, in float64."""
+    with jax.enable_x64(True):
+        return gmm.start(
+            jax.random.key(1), jnp.asarray(x), num_components=config.num_components
+        )
+
+
+def ours(
+    config: Config, x: np.ndarray, start: Params, dtype: type
+) -> Callable[[], float]:
+    """A function that runs num_steps iterations and returns the seconds of one."""
+    algorithm = gmm.em(min_variance=FLOOR, block_size=config.block_size)
+
+    def run_steps(params: Params, batch: Batch) -> PyTree:
+        key = jax.random.key(0)  # EM draws nothing
+
+        def step(state: PyTree, _: None) -> tuple[PyTree, PyTree]:
+            return algorithm.step(key, state, batch)
+
+        return jax.lax.scan(step, algorithm.init(key, params), length=config.num_steps)
+
+    with jax.enable_x64(dtype is np.float64):
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), start)
+        rows = jnp.arange(len(x))
+        batch = Batch(jnp.asarray(x, dtype), rows, jnp.ones(len(x), dtype))
+        compiled = jax.jit(run_steps).lower(params, batch).compile()
+
+    def run() -> float:
+        started = time.perf_counter()
+        _, info = jax.block_until_ready(compiled(params, batch))
+        seconds = (time.perf_counter() - started) / config.num_steps
+        if not np.isfinite(info.log_p).all():
+            raise FloatingPointError(f"log p(x) is not finite in {dtype.__name__}")
+        return seconds
+
+    return run
+
+
+def scikit_learns(config: Config, x: np.ndarray, start: Params) -> Callable[[], float]:
+    """As `ours`, of scikit-learn's steps."""
+    theta = jax.device_get(start.generative)
+    inverses = np.linalg.inv(theta["scale_tril"])
+    shares = np.exp(theta["logits"] - np.logaddexp.reduce(theta["logits"]))
+    fitted = mixture.GaussianMixture(
+        config.num_components,
+        reg_covar=FLOOR,
+        weights_init=shares / shares.sum(),
+        means_init=theta["mean"],
+        precisions_init=inverses.swapaxes(1, 2) @ inverses,
+        max_iter=1,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one iteration does not converge
+        fitted.fit(x)
+
+    def run() -> float:
+        started = time.perf_counter()
+        for _ in range(config.num_steps):
+            _, log_resp = fitted._e_step(x)
+            fitted._m_step(x, log_resp)
+        return (time.perf_counter() - started) / config.num_steps
+
+    return run
+
+
+def measure(config: Config) -> dict[str, list[float]]:
+    """Seconds of one iteration, for each implementation and round."""
+    x = data(config)
+    start = first(config, x)
+    runs = {
+        "scikit-learn float64": scikit_learns(config, x, start),
+        "gmm.em float64": ours(config, x, start, np.float64),
+        "gmm.em float32": ours(config, x, start, np.float32),
+    }
+    for run in runs.values():
+        run()
+    rounds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(config.num_rounds):
+        for name, run in runs.items():
+            rounds[name].append(run())
+    return rounds
+
+
+def main(config: Config) -> int:
+    """Measures, prints and writes."""
+    busy = os.getloadavg()[0]
+    if busy > 0.5:
+        print(f"warning: load average {busy:.1f} before the start; figures are suspect")
+    rounds = measure(config)
+    print(f"{'':<32}{'median':>10}{'min':>10}{'max':>10}")
+    for name, seconds in rounds.items():
+        _print(f"{name}, ms", 1e3 * np.array(seconds))
+    peer, ratios = np.array(rounds["scikit-learn float64"]), {}
+    for name in ("gmm.em float64", "gmm.em float32"):
+        ratios[name] = float(np.median(rounds[name] / peer))
+        _print(f"{name} / scikit-learn", rounds[name] / peer)
+    if config.output:
+        content = dataclasses.asdict(config) | {"seconds": rounds, "ratios": ratios}
+        rundir.write_json(pathlib.Path(config.output), content)
+    return 0
+
+
+def _print(name: str, values: np.ndarray) -> None:
+    spread = [np.median(values), values.min(), values.max()]
+    print(f"{name:<32}" + "".join(f"{value:10.3f}" for value in spread))
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)
