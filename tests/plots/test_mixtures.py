@@ -31,9 +31,9 @@ def test_every_frame_shows_points_means_and_two_sigma_ellipses():
 
 def test_an_undecided_point_has_the_mean_of_the_colours():
     frames = {"a": (np.vstack([SHARES[:29], np.full(3, 1 / 3)]), MEANS, COVARIANCES)}
-    colours = (
-        mixtures.responsibilities(X, frames).axes[0].collections[0].get_facecolor()
-    )
+    (points,) = mixtures.responsibilities(X, frames).axes[0].collections
+    drawn: Any = points.get_facecolor()
+    colours = np.asarray(drawn)
     np.testing.assert_allclose(colours[29], colours[:3].mean(0), rtol=1e-6)
     assert len(np.unique(colours[:3], axis=0)) == 3
 
