@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from matplotlib.figure import Figure
 
 from vae_jax import likelihoods, networks, priors, vae
 from vae_jax.latent_models import gmm
@@ -31,7 +30,7 @@ LEARNING_RATE = 1e-2
 
 def compare(
     x: np.ndarray, *, num_components: int, num_steps: int, seed: int
-) -> tuple[Figure, dict[str, float]]:
+) -> tuple[Any, dict[str, float]]:
     """Fits three models to x [N, 2] in the unit square; their picture and log p(x).
 
     Both decoders have a normal prior and h = [mean, log std] of each feature, the mean
