@@ -124,18 +124,20 @@ def _incomplete(mixture: gmm_scales.Tables, x: Float[Array, "R D"]) -> _Rows:
 def _incomplete_by_factors(mixture: gmm_scales.Tables, x: Float[Array, "R D"]) -> _Rows:
     num_components, num_features = mixture.mean.shape
     shape = (num_components, num_features, num_features)
-    inverses = jnp.broadcast_to(gmm_scales.inverse(mixture.scale), shape)
     scales = jnp.broadcast_to(mixture.scale, shape)
     of_row = jax.vmap(gmm_missing.complete, in_axes=(0, 0, None))
     got = jax.vmap(of_row, in_axes=(None, None, 0), out_axes=1)(scales, mixture.mean, x)
-    eps = jnp.einsum("kij,krj->kir", inverses, got.deviation, precision="highest")
+
+    def whitened(columns: Array) -> Array:
+        # Solves that wait for `complete`: see `gmm_scales` on factorizations that XLA
+        # runs side by side.
+        return jax.scipy.linalg.solve_triangular(scales, columns, lower=True)
 
     def spread(shares: Array) -> Array:
         total = jnp.einsum("kr,krij->kij", shares, got.covariance, precision="highest")
-        total = jnp.matmul(inverses, total, precision="highest")
-        total = jnp.matmul(total, inverses.mT, precision="highest")
-        return gmm_scales.pool(mixture.scale, total)
+        return gmm_scales.pool(mixture.scale, whitened(whitened(total).mT))
 
+    eps = whitened(got.deviation.mT)
     return _Rows(eps, got.terms.sum(2), got.entropy, spread)
 
 
