@@ -224,13 +224,13 @@ def hard_rows(*, num_rows, num_features, num_components):
 
 
 @pytest.mark.parametrize(
-    "size",
+    ("size", "rounding"),  # of log p(x), nats: whitened entries are small differences
     [
-        (1000, 16, 4),
-        pytest.param((10_000, 64, 16), marks=pytest.mark.long),
+        ((1000, 16, 4), 1e-4),
+        pytest.param((10_000, 64, 16), 1e-2, marks=pytest.mark.long),
     ],
 )
-def test_float32_stays_finite_where_plain_em_does_not(size):
+def test_float32_stays_finite_where_plain_em_does_not(size, rounding):
     num_rows, num_features, num_components = size
     x = hard_rows(
         num_rows=num_rows, num_features=num_features, num_components=num_components
@@ -251,7 +251,7 @@ def test_float32_stays_finite_where_plain_em_does_not(size):
     state, info = run(gmm.em(), params, batch_of(x), 30)
     assert_finite(state.params)
     rise = np.diff(np.asarray(info.log_p, np.float64))
-    assert (rise > -1e-4).all()
+    assert (rise > -rounding).all()
     assert rise.sum() > 1.0
     np.testing.assert_allclose(info.bound_after_e_step, info.log_p, atol=1e-4)
     with jax.enable_x64(True):
@@ -261,7 +261,7 @@ def test_float32_stays_finite_where_plain_em_does_not(size):
         difference = mean_log_p(got, x.astype(float)) - mean_log_p(
             exact.params, x.astype(float)
         )
-    assert abs(difference) < 1e-3
+    assert abs(difference) < 10.0 * rounding
 
 
 # Weights, blocks, batches
