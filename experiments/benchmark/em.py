@@ -14,7 +14,6 @@ iteration costs the same on any.
 """
 
 import dataclasses
-import os
 import pathlib
 import time
 import warnings
@@ -26,10 +25,12 @@ import numpy as np
 from sklearn import mixture
 
 from experiments import cli, rundir
+from experiments.benchmark import rounds
 from vae_jax.latent_models import gmm
 from vae_jax.types import Batch, Params, PyTree
 
 FLOOR = 1e-6
+OURS = ("gmm.em float64", "gmm.em float32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,37 +141,23 @@ def measure(config: Config) -> dict[str, list[float]]:
         "gmm.em float64": ours(config, x, start, np.float64),
         "gmm.em float32": ours(config, x, start, np.float32),
     }
-    for run in runs.values():
-        run()
-    rounds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(config.num_rounds):
-        for name, run in runs.items():
-            rounds[name].append(run())
-    return rounds
+    return rounds.interleaved(runs, num_rounds=config.num_rounds)
 
 
 def main(config: Config) -> int:
     """Measures, prints and writes."""
-    busy = os.getloadavg()[0]
-    if busy > 0.5:
-        print(f"warning: load average {busy:.1f} before the start; figures are suspect")
-    rounds = measure(config)
-    print(f"{'':<32}{'median':>10}{'min':>10}{'max':>10}")
-    for name, seconds in rounds.items():
-        _print(f"{name}, ms", 1e3 * np.array(seconds))
-    peer, ratios = np.array(rounds["scikit-learn float64"]), {}
-    for name in ("gmm.em float64", "gmm.em float32"):
-        ratios[name] = float(np.median(rounds[name] / peer))
-        _print(f"{name} / scikit-learn", rounds[name] / peer)
+    seconds = measure(config)
+    peer = np.array(seconds["scikit-learn float64"])
+    ratios = {name: seconds[name] / peer for name in OURS}
+    rounds.print_table(
+        {f"{name}, ms": 1e3 * np.array(values) for name, values in seconds.items()}
+        | {f"{name} / scikit-learn": ratio for name, ratio in ratios.items()}
+    )
     if config.output:
-        content = dataclasses.asdict(config) | {"seconds": rounds, "ratios": ratios}
+        medians = {name: float(np.median(ratio)) for name, ratio in ratios.items()}
+        content = dataclasses.asdict(config) | {"seconds": seconds, "ratios": medians}
         rundir.write_json(pathlib.Path(config.output), content)
     return 0
-
-
-def _print(name: str, values: np.ndarray) -> None:
-    spread = [np.median(values), values.min(), values.max()]
-    print(f"{name:<32}" + "".join(f"{value:10.3f}" for value in spread))
 
 
 if __name__ == "__main__":

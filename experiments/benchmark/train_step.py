@@ -11,7 +11,6 @@ same on any.
 """
 
 import dataclasses
-import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import algorithms, cli, models, rundir
+from experiments.benchmark import rounds
 from experiments.configuration import Config as TrainConfig
 from vae_jax.data import batches
 from vae_jax.training import loop
@@ -120,45 +120,29 @@ def measure(config: Config) -> dict[str, list[float]]:
     for name in filter(None, config.estimators.split(",")):
         steps[name] = train_step(config, name)
     singles = [matrix_product(*shape) for shape in products(config)]
-    for warm in (*steps.values(), *singles):
-        warm()
-    rounds: dict[str, list[float]] = {name: [] for name in (*steps, "products")}
-    for _ in range(config.num_rounds):
-        for name, step in steps.items():
-            rounds[name].append(step())
-        rounds["products"].append(sum(single() for single in singles))
-    return rounds
+    runs = steps | {"products": lambda: sum(single() for single in singles)}
+    return rounds.interleaved(runs, num_rounds=config.num_rounds)
 
 
 def main(config: Config) -> int:
     """Measures, prints and writes."""
-    busy = os.getloadavg()[0]
-    if busy > 0.5:
-        print(f"warning: load average {busy:.1f} before the start; figures are suspect")
-    rounds = measure(config)
+    seconds = measure(config)
     work = sum(flops(*shape) for shape in products(config))
-    print(f"{'':<26}{'median':>10}{'min':>10}{'max':>10}")
-    for name, seconds in rounds.items():
-        spread = [np.median(seconds), min(seconds), max(seconds)]
-        print(f"{name + ', ms':<26}" + "".join(f"{1e3 * s:10.3f}" for s in spread))
-    _print_ratio("products / step", rounds["products"], rounds["step"])
-    for name in filter(None, config.estimators.split(",")):
-        _print_ratio(f"{name} / step", rounds[name], rounds["step"])
-    step, alone = np.median(rounds["step"]), np.median(rounds["products"])
+    ratios = {"products / step": np.divide(seconds["products"], seconds["step"])} | {
+        f"{name} / step": np.divide(seconds[name], seconds["step"])
+        for name in filter(None, config.estimators.split(","))
+    }
+    milliseconds = {f"{n}, ms": 1e3 * np.array(s) for n, s in seconds.items()}
+    rounds.print_table(milliseconds | ratios)
+    step, alone = np.median(seconds["step"]), np.median(seconds["products"])
     print(
         f"{config.batch_size / step:.0f} examples/s; products alone "
         f"{work / alone / 1e9:.0f} GFLOP/s, in the step {work / step / 1e9:.0f} GFLOP/s"
     )
     if config.output:
-        content = dataclasses.asdict(config) | {"seconds": rounds, "flops": work}
+        content = dataclasses.asdict(config) | {"seconds": seconds, "flops": work}
         rundir.write_json(pathlib.Path(config.output), content)
     return 0
-
-
-def _print_ratio(name: str, above: list[float], below: list[float]) -> None:
-    ratios = np.divide(above, below)
-    spread = [np.median(ratios), ratios.min(), ratios.max()]
-    print(f"{name:<26}" + "".join(f"{ratio:10.3f}" for ratio in spread))
 
 
 if __name__ == "__main__":
