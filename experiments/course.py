@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -25,7 +25,7 @@ class Measurement(NamedTuple):
     """What is measured at every point, and where that is kept."""
 
     file: str  # in the run's workdir
-    settings: dict[str, int]  # what a point is a function of, next to the run's flags
+    settings: dict[str, Any]  # what a point is a function of, next to the run's flags
     measure: Callable[[runs.Run, runs.Saved], Point]
     shown: tuple[str, ...]  # names of what is printed of each point
 
@@ -94,7 +94,7 @@ def _point(run: runs.Run, saved: runs.Saved, epoch: int) -> Point:
     }
 
 
-def _read(path: pathlib.Path, settings: dict[str, int]) -> list[Point]:
+def _read(path: pathlib.Path, settings: dict[str, Any]) -> list[Point]:
     if not path.exists():
         return []
     content = json.loads(path.read_text())

@@ -249,6 +249,7 @@ def test_the_marginal_likelihood_is_estimated_twice_at_each_point(tmp_path, caps
         num_images=4,
         hmc_samples=20,
         hmc_warmup=20,
+        hmc_starts=20,
         importance_samples=20,
     )
     assert marginal_likelihood.main(config) == 0

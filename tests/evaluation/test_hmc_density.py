@@ -92,7 +92,7 @@ def test_the_estimate_is_the_reciprocal_mean_over_draws_after_the_fit(x64):
         return log_joint(problem.generative, params, x, z)
 
     key_start, key_chain = jax.random.split(key)
-    start = problem.generative.sample_prior(key_start, params)
+    start = hmc.start(key_start, problem.generative, params, x, num_draws=200)
     chain = hmc.samples(num_samples=30, num_warmup=20, num_leapfrog=4)
     draws = jax.jit(lambda key, z: chain(key, joint, z))(key_chain, start)
     fitted, new = np.split(np.asarray(draws.positions), 2)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import testing
+from tests import problems, testing
 from vae_jax import posteriors
 from vae_jax.inference import hmc
 
@@ -227,3 +227,29 @@ def test_numbers_that_cannot_work_are_refused(name, value):
 def test_a_trajectory_of_no_steps_is_refused():
     with pytest.raises(ValueError, match=r"num_leapfrog .*0"):
         hmc.transition(jax.random.key(0), _log_density, jnp.zeros(2), 0.1, 0)
+
+
+def test_the_start_is_near_a_draw_of_the_posterior(x64):
+    problem = problems.linear_gaussian(num_latents=2, num_features=3)
+    x = jnp.array([0.5, -0.3, 0.2])
+    keys = jax.random.split(jax.random.key(8), 4000)
+
+    def at(num_draws):
+        return jax.jit(
+            jax.vmap(
+                lambda key: hmc.start(
+                    key, problem.generative, problem.params, x, num_draws=num_draws
+                )
+            )
+        )
+
+    mean, covariance = map(np.asarray, problem.posterior(problem.params, x))
+    many = np.asarray(at(500)(jax.random.clone(keys)))
+    testing.assert_mean_equals(many, mean)
+    products = (many - mean)[:, :, None] * (many - mean)[:, None, :]
+    testing.assert_mean_equals(products, covariance)
+    alone = np.asarray(at(1)(keys))  # a draw of the prior
+    testing.assert_mean_equals(alone, np.zeros(2))
+    testing.assert_mean_equals(alone**2, np.ones(2))
+    with pytest.raises(ValueError, match="num_draws must be positive"):
+        hmc.start(jax.random.key(0), problem.generative, problem.params, x, num_draws=0)

@@ -29,6 +29,7 @@ def hmc_density(
     num_samples: int,
     num_warmup: int,
     num_leapfrog: int = 4,
+    num_starts: int = 200,
     target_acceptance: float = 0.9,
     initial_step_size: float = 0.1,
     shrinkage: float = 1e-3,
@@ -45,7 +46,7 @@ def hmc_density(
     chain, and a chain that visits a share s of the posterior's mass finds about
     log p(x) + log s.
 
-    The chain starts at a draw from the prior, and its step size is adapted in the
+    The chain starts at `hmc.start`, and its step size is adapted in the
     warm-up alone. Good below about five latents: past that the normal and the posterior
     part, and a few r_l carry the sum. The reciprocal weights have finite variance only
     where q's tails are no heavier than the square root of the posterior's. The standard
@@ -62,6 +63,7 @@ def hmc_density(
         num_samples: L, above D; the chain draws 2 L.
         num_warmup: transitions before them, with adaptation; some hundreds.
         num_leapfrog: leapfrog steps in a transition.
+        num_starts: draws of the prior among which `hmc.start` chooses.
         target_acceptance: as in `hmc.samples`.
         initial_step_size: as in `hmc.samples`.
         shrinkage: of q's correlations towards zero, in (0, 1).
@@ -87,9 +89,8 @@ def hmc_density(
         def log_posterior(z: Array) -> Scalar:
             return log_joint(generative, params, x, z)
 
-        draws = chain(
-            key_chain, log_posterior, generative.sample_prior(key_start, params)
-        )
+        start = hmc.start(key_start, generative, params, x, num_draws=num_starts)
+        draws = chain(key_chain, log_posterior, start)
         fitted, new = jnp.split(draws.positions, 2)
         h = fit(fitted)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from blackjax.mcmc import hmc as kernel
 from jaxtyping import Array, Bool, Float
 
-from vae_jax.types import PRNGKey, Scalar
+from vae_jax.types import Generative, Params, PRNGKey, Scalar, log_likelihood
 
 LogDensity: TypeAlias = Callable[[Array], Scalar]
 """z [D] -> the log of a density up to a constant, in nats."""
@@ -208,6 +208,26 @@ def samples(
         )
 
     return run
+
+
+def start(
+    key: PRNGKey, generative: Generative, params: Params, x: Array, *, num_draws: int
+) -> Float[Array, " D"]:
+    """One of num_draws draws of the prior, chosen with odds p(x | z).
+
+    Sampling importance resampling (Rubin 1987): a draw of p(z | x) in the limit of many
+    draws, and with few still near it, so that a chain does not have to find its way
+    from the prior, where sharp posteriors have local modes that hold it.
+
+    Raises:
+        ValueError: if num_draws is below one.
+    """
+    _check_positive(num_draws=num_draws)
+    key_draws, key_choice = jax.random.split(key)
+    keys = jax.random.split(key_draws, num_draws)
+    z = jax.vmap(generative.sample_prior, in_axes=(0, None))(keys, params)
+    odds = jax.vmap(log_likelihood, in_axes=(None, None, None, 0))
+    return z[jax.random.categorical(key_choice, odds(generative, params, x, z))]
 
 
 def normal_fit(

@@ -170,6 +170,7 @@ def fitted_normal(
     num_samples: int,
     num_warmup: int,
     num_leapfrog: int,
+    num_starts: int = 200,
     target_acceptance: float = 0.9,
     initial_step_size: float = 0.1,
     shrinkage: float = 1e-3,
@@ -177,7 +178,7 @@ def fitted_normal(
 ) -> Recognition:
     r"""q(z | x) = the normal fitted to a chain on p(z | x), for a model without a q.
 
-    `encode` runs `hmc.samples` on $p_\theta(z|x)$ from a draw of the prior and returns
+    `encode` runs `hmc.samples` on $p_\theta(z|x)$ from `hmc.start` and returns
     the draws' mean and covariance (`hmc.normal_fit`) as h of `posteriors.full_normal`.
     So the ELBO and importance sampling apply to a model that was trained by MCEM. Any
     normal is a valid q: a chain that mixes badly makes a loose bound or weights of high
@@ -195,6 +196,7 @@ def fitted_normal(
         num_samples: draws that the normal is fitted to, more than D.
         num_warmup: transitions before them, with adaptation.
         num_leapfrog: leapfrog steps in a transition.
+        num_starts: draws of the prior among which `hmc.start` chooses.
         target_acceptance: as in `hmc.samples`.
         initial_step_size: as in `hmc.samples`.
         shrinkage: of the correlations towards zero, in (0, 1).
@@ -226,7 +228,7 @@ def fitted_normal(
         def log_density(z: Array) -> Scalar:
             return log_joint(generative, params, x, z)
 
-        start = generative.sample_prior(key_start, params)
+        start = hmc.start(key_start, generative, params, x, num_draws=num_starts)
         return fit(chain(key_chain, log_density, start).positions)
 
     return Recognition(
