@@ -369,3 +369,13 @@ def test_estimator_a_trains_with_the_vamp_prior_and_moves_its_pseudo_inputs():
     moved = state.params.generative["prior"]["pseudo_inputs"]
     before = params.generative["prior"]["pseudo_inputs"]
     assert np.abs(moved - before).mean() > 1e-2
+
+
+def test_an_encoder_of_other_latents_is_refused_with_both_shapes_named():
+    generative, recognition, params = _model()
+    x = jnp.zeros(X_SHAPE)
+    vae.check_latents(generative, recognition, params, x)
+    _, other = problems.bernoulli_vae(x_shape=X_SHAPE, num_latents=3)
+    wrong = params._replace(recognition=other.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"^[^\n]*\(3,\)[^\n]*\(2,\)\.$"):
+        vae.check_latents(generative, other, wrong, x)

@@ -97,6 +97,31 @@ def encoder_model(encoder: Network, posterior: Conditional) -> Recognition:
     return Recognition(init, encode, sample, log_prob)
 
 
+def check_latents(
+    generative: Generative, recognition: Recognition, params: Params, x: Array
+) -> None:
+    """Refuses a q(z | x) whose z has not the shape of the generative model's z.
+
+    A z of another shape would fail deep inside the decoder, or be broadcast and give a
+    wrong number. Shapes alone are traced, so a compiled function does not pay for it.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+
+    def sample(key: PRNGKey, params: Params, x: Array) -> Array:
+        return recognition.sample(key, params, recognition.encode(params, x))
+
+    key = jax.eval_shape(jax.random.key, 0)
+    drawn = jax.eval_shape(sample, key, params, x).shape
+    wanted = jax.eval_shape(generative.sample_prior, key, params).shape
+    if drawn != wanted:
+        raise ValueError(
+            f"the recognition model draws z of shape {drawn}, but the generative model "
+            f"has z of shape {wanted}."
+        )
+
+
 def with_baseline(recognition: Recognition, network: Network) -> Recognition:
     """A recognition model that also keeps `network`'s parameters, as `baseline`.
 
