@@ -14,7 +14,7 @@ from experiments import cli, models, protocol, rundir, runs
 from experiments.configuration import Config
 from vae_jax.data import batches
 from vae_jax.estimators import importance
-from vae_jax.evaluation import examples, marginal, representation
+from vae_jax.evaluation import examples, marginal, representation, weights
 from vae_jax.types import Params, PRNGKey
 
 DECODED_ROWS = 1000  # samples decoded side by side
@@ -68,7 +68,7 @@ def importance_bound_over_examples(
 
 def evidence_over_examples(
     model: models.Model, *, num_samples: int, value: Callable[[Array], Array]
-) -> Callable[[PRNGKey, Params, Array], marginal.LogEvidence]:
+) -> Callable[[PRNGKey, Params, Array], weights.LogEvidence]:
     """Compiles (key, params, rows [N, *X]) -> log p(x) of each row, sampled from q."""
     chunk = min(IMPORTANCE_CHUNK, num_samples)
     estimate = marginal.importance_sampling(
@@ -141,7 +141,7 @@ def log_evidence(
     )
     data = rows(trained, split=split, num_images=num_images)
     drawn = evaluate(key, trained.params, data)
-    log_p, error, size = (np.asarray(field, np.float64) for field in drawn)
+    log_p, error, size, _ = (np.asarray(field, np.float64) for field in drawn)
     return {
         "log_p": float(log_p.mean()),
         "log_p_standard_error": standard_error(log_p),

@@ -64,6 +64,7 @@ def test_log_p_of_a_linear_gaussian_model_is_found_within_the_standard_error(
     assert abs(got.log_p - log_p) < 5 * 2 * got.standard_error
     assert got.standard_error < 0.01
     assert got.effective_sample_size > 1_900
+    assert got.pareto_k < 0.7
     np.testing.assert_allclose(got.acceptance, 0.9, atol=0.05)
 
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from vae_jax import numerics, posteriors
+from vae_jax import posteriors
+from vae_jax.evaluation import weights
 from vae_jax.inference import hmc
 from vae_jax.types import Generative, Params, PRNGKey, Scalar, log_joint
 
@@ -18,6 +19,7 @@ class ReciprocalEvidence(NamedTuple):
     log_p: Scalar  # log p-hat, nats: in expectation above log p(x)
     standard_error: Scalar  # of log p-hat, nats, as though the draws were independent
     effective_sample_size: Scalar  # (sum r)^2 / sum r^2, between 1 and L
+    pareto_k: Scalar  # shape of the tail of r, as in `weights.LogEvidence`
     acceptance: Scalar  # mean acceptance probability of the 2 L transitions
     step_size: Scalar  # as the warm-up left it
 
@@ -54,8 +56,8 @@ def hmc_density(
     the draws as independent: it is too small where the chain mixes slowly, and where q
     reaches beyond what the draws have visited (on a decoder of three latents and 784
     pixels, at L = 50 and 500, it was half of the deviation from importance sampling).
-    An effective sample size of a few is a sign; an acceptance near 0 says that the
-    draws did not move, and then nothing here holds.
+    An effective sample size of a few is a sign, and so is a pareto_k above 0.7; an
+    acceptance near 0 says that the draws did not move, and then nothing here holds.
 
     Args:
         generative: the joint p(x, z), with z [D] of real numbers.
@@ -99,16 +101,9 @@ def hmc_density(
 
         with jax.default_matmul_precision("highest"):
             log_r = jax.vmap(log_weight)(new)
-        log_mean = numerics.log_mean_exp(log_r)
-        # mean r^2 / (mean r)^2, which is one for equal weights.
-        ratio = jnp.mean(jnp.exp(2.0 * (log_r - log_mean)))
-        variance = jnp.maximum(ratio - 1.0, 0.0) / num_samples
+        mean = weights.of_all(log_r)
         return ReciprocalEvidence(
-            -log_mean,
-            jnp.sqrt(variance),
-            num_samples / ratio,
-            draws.acceptance,
-            draws.step_size,
+            -mean.log_p, *mean[1:], draws.acceptance, draws.step_size
         )
 
     return estimate

@@ -1,30 +1,33 @@
-"""Estimates of log p(x) by sampling, for one example."""
+"""Estimates of log p(x) by sampling, for one example.
+
+Each draws z from a density r that is known, and averages p(x, z) / r(z): unbiased for
+p(x), its logarithm a stochastic lower bound on log p(x) (see `bounds`). They differ in
+r: the prior and the uniform density are what one writes down first, and fail where the
+posterior is narrow; q(z | x) is made for it.
+"""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from vae_jax import numerics, vae
 from vae_jax.estimators import importance
-from vae_jax.types import Generative, Params, PRNGKey, Recognition, Scalar
+from vae_jax.evaluation import weights
+from vae_jax.types import (
+    Generative,
+    Params,
+    PRNGKey,
+    Recognition,
+    Scalar,
+    log_joint,
+    log_likelihood,
+)
 
-
-class LogEvidence(NamedTuple):
-    """An estimate of log p(x) with its diagnostics."""
-
-    log_p: Scalar  # log p-hat, nats: in expectation a lower bound on log p(x)
-    standard_error: Scalar  # of log p-hat, nats, by the delta method
-    effective_sample_size: Scalar  # (sum w)^2 / sum w^2, between 1 and k
-
-
-class _Moments(NamedTuple):
-    """sum w and sum w^2 relative to the largest weight so far."""
-
-    largest: Scalar  # log w
-    first: Scalar  # sum_k exp(log w_k - largest)
-    second: Scalar  # sum_k exp(2 (log w_k - largest))
+Estimate: TypeAlias = Callable[[PRNGKey, Params, Array], weights.LogEvidence]
+"""(key, params, x) -> log p-hat in nats, with its diagnostics."""
 
 
 def importance_sampling(
@@ -33,26 +36,121 @@ def importance_sampling(
     *,
     num_samples: int,
     chunk_size: int = 500,
-) -> Callable[[PRNGKey, Params, Array], LogEvidence]:
+) -> Estimate:
     r"""(key, params, x) -> log p-hat by k importance samples from q(z | x).
 
-    $\hat p = \frac1k\sum_i p(x, z_i) / q(z_i|x)$ is unbiased for p(x), its logarithm a
-    stochastic lower bound on log p(x) (see `bounds`); L_k of Burda et al. 2016
-    (arXiv:1509.00519). The weights are reduced chunk by chunk by a running log-sum-exp,
-    so memory grows with the chunk and not with k. The standard error,
-    sqrt(((mean w^2) / (mean w)^2 - 1) / k), trusts the weights seen: where q has
-    thinner tails than the posterior it is too small, and an effective sample size of a
-    few is the sign.
+    $\hat p = \frac1k\sum_i p(x, z_i) / q(z_i|x)$, whose logarithm is L_k of Burda et
+    al. 2016 (arXiv:1509.00519). The weights are reduced chunk by chunk by a running
+    log-sum-exp, so memory grows with the chunk and the tail's 3 sqrt(k). The standard
+    error, sqrt(((mean w^2) / (mean w)^2 - 1) / k), trusts the weights seen: where q has
+    thinner tails than the posterior it is too small. An effective sample size of a few
+    and a pareto_k above 0.7 are the signs (`weights.doubts`).
 
     Args:
         generative: the joint p(x, z).
-        recognition: the proposal q(z | x).
+        recognition: the proposal q(z | x), any density over the model's z.
+        num_samples: k, a multiple of the chunk size or smaller than it.
+        chunk_size: samples decoded at a time.
+
+    Raises:
+        ValueError: if a number is below one or k is no multiple of the chunk size; when
+            traced, if q's z has not the shape of the model's.
+    """
+    chunk = _chunk(num_samples, chunk_size)
+    draw = importance.log_weights(generative, recognition, num_samples=chunk)
+
+    def log_weights(params: Params, x: Array) -> Callable[[PRNGKey], Array]:
+        vae.check_latents(generative, recognition, params, x)
+        h = recognition.encode(params, x)
+        return lambda key: draw(key, params, x, h)
+
+    return _streamed(log_weights, num_samples=num_samples, chunk=chunk)
+
+
+def prior_sampling(
+    generative: Generative, *, num_samples: int, chunk_size: int = 500
+) -> Estimate:
+    r"""(key, params, x) -> log p-hat by k samples from the prior p(z).
+
+    $\hat p = \frac1k\sum_i p(x|z_i)$. Unbiased, and useless where few draws of the
+    prior explain x: log p-hat is then that of the best of k, far too low, with an
+    effective sample size near one. Kept as what `importance_sampling` is for.
+
+    Args:
+        generative: the joint p(x, z).
         num_samples: k, a multiple of the chunk size or smaller than it.
         chunk_size: samples decoded at a time.
 
     Raises:
         ValueError: if a number is below one or k is no multiple of the chunk size.
     """
+    chunk = _chunk(num_samples, chunk_size)
+
+    def log_weights(params: Params, x: Array) -> Callable[[PRNGKey], Array]:
+        def log_weight(key: PRNGKey) -> Scalar:
+            z = generative.sample_prior(key, params)
+            return log_likelihood(generative, params, x, z)
+
+        return lambda key: numerics.over_samples(key, log_weight, num_samples=chunk)
+
+    return _streamed(log_weights, num_samples=num_samples, chunk=chunk)
+
+
+def uniform_sampling(
+    generative: Generative,
+    *,
+    limit: float | None,
+    num_samples: int,
+    chunk_size: int = 500,
+) -> Estimate:
+    r"""(key, params, x) -> log p-hat by k uniform z: the sum over all z, subsampled.
+
+    $\hat p = \frac Vk\sum_i p(x, z_i)$ with z_i uniform over a set of volume V: the box
+    [-limit, limit]^D, V = (2 limit)^D, or, for limit=None, the vectors {0, 1}^D,
+    V = 2^D. The lecture's "approximation 1". Kept because it shows why it fails: nearly
+    all z have no share in p(x), ever more so as D grows, and log p-hat is that of the
+    few that do. What lies outside of the box is left out besides.
+
+    Args:
+        generative: the joint p(x, z), with z real, or of 0. and 1. for limit=None.
+        limit: half a side of the box, or None for binary z.
+        num_samples: k, a multiple of the chunk size or smaller than it.
+        chunk_size: samples decoded at a time.
+
+    Raises:
+        ValueError: if a number is below one, k is no multiple of the chunk size, or
+            limit is not positive and finite.
+    """
+    chunk = _chunk(num_samples, chunk_size)
+    if limit is not None and not 0.0 < limit < float("inf"):
+        raise ValueError(f"limit must be positive and finite, or None, got {limit}.")
+
+    def log_weights(params: Params, x: Array) -> Callable[[PRNGKey], Array]:
+        like = _latents(generative, params)
+        log_volume = like.size * jnp.log(
+            jnp.asarray(2.0 if limit is None else 2.0 * limit, like.dtype)
+        )
+
+        def log_weight(key: PRNGKey) -> Scalar:
+            if limit is None:
+                z = jax.random.bernoulli(key, shape=like.shape).astype(like.dtype)
+            else:
+                z = jax.random.uniform(key, like.shape, like.dtype, -limit, limit)
+            return log_joint(generative, params, x, z) + log_volume
+
+        return lambda key: numerics.over_samples(key, log_weight, num_samples=chunk)
+
+    return _streamed(log_weights, num_samples=num_samples, chunk=chunk)
+
+
+def _latents(generative: Generative, params: Params) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of z."""
+    key = jax.eval_shape(jax.random.key, 0)
+    return jax.eval_shape(generative.sample_prior, key, params)
+
+
+def _chunk(num_samples: int, chunk_size: int) -> int:
+    """How many samples are drawn at a time."""
     if num_samples < 1 or chunk_size < 1:
         raise ValueError(
             f"num_samples and chunk_size must be positive, got {num_samples} and "
@@ -63,37 +161,28 @@ def importance_sampling(
         raise ValueError(
             f"num_samples={num_samples} is not a multiple of chunk_size={chunk}."
         )
-    draw = importance.log_weights(generative, recognition, num_samples=chunk)
+    return chunk
 
-    def estimate(key: PRNGKey, params: Params, x: Array) -> LogEvidence:
-        h = recognition.encode(params, x)
 
-        def add_chunk(moments: _Moments, chunk: Array) -> tuple[_Moments, None]:
+def _streamed(
+    log_weights: Callable[[Params, Array], Callable[[PRNGKey], Array]],
+    *,
+    num_samples: int,
+    chunk: int,
+) -> Estimate:
+    """The summary of weights drawn a chunk at a time: (params, x) -> key -> log w."""
+
+    def estimate(key: PRNGKey, params: Params, x: Array) -> weights.LogEvidence:
+        draw = log_weights(params, x)
+
+        def add_chunk(state: weights.Running, i: Array) -> tuple[weights.Running, None]:
             # Keys split beforehand would be an input of the scan, which `vmap` then
             # transposes; jax_debug_key_reuse takes a transposed key for a used one.
-            key_chunk = jax.random.fold_in(key, chunk)
-            return _add(moments, draw(key_chunk, params, x, h)), None
+            return weights.add(state, draw(jax.random.fold_in(key, i))), None
 
-        zero = jnp.zeros((), h.dtype)
-        start = _Moments(jnp.full((), -jnp.inf, h.dtype), zero, zero)
+        dtype = jax.eval_shape(draw, key).dtype
+        start = weights.start(num_samples, dtype)
         chunks = jnp.arange(num_samples // chunk)
-        return _summarize(jax.lax.scan(add_chunk, start, chunks)[0], num_samples)
+        return weights.summary(jax.lax.scan(add_chunk, start, chunks)[0], num_samples)
 
     return estimate
-
-
-def _add(moments: _Moments, log_w: Array) -> _Moments:
-    largest = jnp.maximum(moments.largest, log_w.max())
-    # All weights zero so far: any finite reference avoids inf - inf.
-    reference = jnp.where(jnp.isfinite(largest), largest, 0.0)
-    old, ratios = moments.largest - reference, log_w - reference
-    first = moments.first * jnp.exp(old) + jnp.exp(ratios).sum()
-    second = moments.second * jnp.exp(2.0 * old) + jnp.exp(2.0 * ratios).sum()
-    return _Moments(largest, first, second)
-
-
-def _summarize(moments: _Moments, num_samples: int) -> LogEvidence:
-    size = moments.first**2 / moments.second
-    log_p = moments.largest + jnp.log(moments.first / num_samples)
-    variance = jnp.maximum(1.0 / size - 1.0 / num_samples, 0.0)
-    return LogEvidence(log_p, jnp.sqrt(variance), size)
