@@ -57,14 +57,15 @@ def log_sum_exp_without_each(log_w: Float[Array, " K"]) -> Float[Array, " K"]:
     return jax.nn.logsumexp(rows, axis=1, where=others)
 
 
-def check_num_samples(num_samples: int) -> None:
-    """Refuses a number of samples below one, where a builder would else wait to trace.
+def check_positive(**numbers: int) -> None:
+    """Refuses counts below one, where a builder would else wait to trace.
 
     Raises:
-        ValueError: if num_samples is below one.
+        ValueError: if a number is below one.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be positive, got {num_samples}.")
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be positive, got {number}.")
 
 
 def over_samples(
@@ -78,7 +79,7 @@ def over_samples(
     Raises:
         ValueError: if num_samples is below one.
     """
-    check_num_samples(num_samples)
+    check_positive(num_samples=num_samples)
     if num_samples == 1:
         return jax.tree.map(lambda leaf: leaf[None], function(key))
     return jax.vmap(function)(jax.random.split(key, num_samples))

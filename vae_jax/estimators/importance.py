@@ -48,7 +48,7 @@ def log_weights(
     Raises:
         ValueError: if num_samples is below one.
     """
-    numerics.check_num_samples(num_samples)
+    numerics.check_positive(num_samples=num_samples)
 
     def draw(key: PRNGKey, params: Params, x: Array, h: Array) -> Array:
         density = (params, h) if with_score else stop_gradient((params, h))
@@ -73,7 +73,7 @@ def log_densities(
     Raises:
         ValueError: if num_samples is below one.
     """
-    numerics.check_num_samples(num_samples)
+    numerics.check_positive(num_samples=num_samples)
 
     def draw(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array]:
         h = recognition.encode(params, x)
@@ -167,7 +167,7 @@ def dreg(
     Raises:
         ValueError: if num_samples is below one.
     """
-    numerics.check_num_samples(num_samples)
+    numerics.check_positive(num_samples=num_samples)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         h = recognition.encode(params, x)

@@ -56,7 +56,7 @@ def straight_through(
     Raises:
         ValueError: if num_samples is below one, or E_q[z] does not have the shape of z.
     """
-    numerics.check_num_samples(num_samples)
+    numerics.check_positive(num_samples=num_samples)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         h = recognition.encode(params, x)
@@ -166,7 +166,7 @@ def _concrete(
     temperature: float | Scalar,
 ) -> Objective:
     """Value and theta at the discrete z, phi at its relaxation; draw gives both."""
-    numerics.check_num_samples(num_samples)
+    numerics.check_positive(num_samples=num_samples)
     if isinstance(temperature, float | int) and not 0.0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}.")
 

@@ -245,7 +245,7 @@ def _reconstruction(
     generative: Generative, recognition: Recognition, *, num_samples: int
 ) -> Callable[[PRNGKey, Params, Array, Array], Scalar]:
     """(key, params, x, h) -> the mean of log p(x | z) over L draws from q(z | h)."""
-    numerics.check_num_samples(num_samples)
+    numerics.check_positive(num_samples=num_samples)
 
     def mean(key: PRNGKey, params: Params, x: Array, h: Array) -> Scalar:
         def draw(key: PRNGKey) -> Scalar:

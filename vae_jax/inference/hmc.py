@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from blackjax.mcmc import hmc as kernel
 from jaxtyping import Array, Bool, Float
 
+from vae_jax import numerics
 from vae_jax.types import Generative, Params, PRNGKey, Scalar, log_likelihood
 
 LogDensity: TypeAlias = Callable[[Array], Scalar]
@@ -64,7 +65,7 @@ def transition(
     Raises:
         ValueError: if num_leapfrog is below one.
     """
-    _check_positive(num_leapfrog=num_leapfrog)
+    numerics.check_positive(num_leapfrog=num_leapfrog)
     with jax.default_matmul_precision("highest"):
         state = kernel.init(position, log_density)
         state, info = _advance(key, log_density, state, step_size, num_leapfrog)
@@ -153,7 +154,7 @@ def samples(
             initial_step_size is not positive, target_acceptance does not lie in (0, 1)
             or jitter does not lie in [0, 1).
     """
-    _check_positive(num_samples=num_samples, num_leapfrog=num_leapfrog)
+    numerics.check_positive(num_samples=num_samples, num_leapfrog=num_leapfrog)
     if num_warmup < 0:
         raise ValueError(f"num_warmup must not be negative, got {num_warmup}.")
     check_step_size(target_acceptance, initial_step_size, jitter)
@@ -222,7 +223,7 @@ def start(
     Raises:
         ValueError: if num_draws is below one.
     """
-    _check_positive(num_draws=num_draws)
+    numerics.check_positive(num_draws=num_draws)
     key_draws, key_choice = jax.random.split(key)
     keys = jax.random.split(key_draws, num_draws)
     z = jax.vmap(generative.sample_prior, in_axes=(0, None))(keys, params)
@@ -254,7 +255,7 @@ def normal_fit(
         ValueError: if num_latents is below one, num_samples is not above it, shrinkage
             does not lie in (0, 1) or inflation is not positive.
     """
-    _check_positive(num_latents=num_latents)
+    numerics.check_positive(num_latents=num_latents)
     if num_samples <= num_latents:
         raise ValueError(
             f"num_samples={num_samples} draws do not span num_latents={num_latents}."
@@ -297,9 +298,3 @@ def check_step_size(
         raise ValueError(f"initial_step_size must be positive, got {initial_step_size}")
     if not 0.0 <= jitter < 1.0:
         raise ValueError(f"jitter must lie in [0, 1), got {jitter}.")
-
-
-def _check_positive(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be positive, got {number}.")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from vae_jax import posteriors
+from vae_jax import numerics, posteriors
 from vae_jax.estimators import sgvb
 from vae_jax.inference import hmc
 from vae_jax.types import (
@@ -95,7 +95,9 @@ def mcem(
         ValueError: if a count is below one, adaptation_gain is not positive,
             weight_decay is negative, or as `hmc.samples` for the step size.
     """
-    _check_counts(num_data=num_data, num_leapfrog=num_leapfrog, num_updates=num_updates)
+    numerics.check_positive(
+        num_data=num_data, num_leapfrog=num_leapfrog, num_updates=num_updates
+    )
     hmc.check_step_size(target_acceptance, initial_step_size, jitter)
     if not adaptation_gain > 0.0:
         raise ValueError(f"adaptation_gain must be positive, got {adaptation_gain}.")
@@ -254,9 +256,3 @@ def _mean_log_joint(
     objective = penalized if weight_decay else one
     each = jax.vmap(cast(Any, objective), in_axes=(None, None, 0))
     return lambda key, params, rows: each(key, params, rows).mean()
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be positive, got {count}.")

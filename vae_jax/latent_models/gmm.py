@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vae_jax import likelihoods, posteriors, reparameterize
+from vae_jax import likelihoods, numerics, posteriors, reparameterize
 from vae_jax.latent_models import gmm_em, gmm_missing, gmm_scales, gmm_start
 from vae_jax.types import (
     Conditional,
@@ -55,7 +55,7 @@ def generative(
     Raises:
         ValueError: for a count below one or an unknown covariance.
     """
-    _check_counts(num_components=num_components, num_features=num_features)
+    numerics.check_positive(num_components=num_components, num_features=num_features)
     gmm_scales.check(covariance)
     choice = _one_of(num_components)
 
@@ -100,7 +100,7 @@ def recognition(num_components: int, *, missing: bool = False) -> Recognition:
     Raises:
         ValueError: if num_components is below one.
     """
-    _check_counts(num_components=num_components)
+    numerics.check_positive(num_components=num_components)
     choice = _one_of(num_components)
 
     def encode(params: Params, x: Float[Array, " D"]) -> Float[Array, " K"]:
@@ -224,9 +224,3 @@ def _one_of(num_components: int) -> Conditional:
         lambda key, params, h: jnp.ones((1, 1), h.dtype),
         lambda params, h, z: jnp.zeros((), h.dtype),
     )
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be positive, got {count}.")
