@@ -90,9 +90,9 @@ def variational_em(
     """
     if num_data < 1:
         raise ValueError(f"num_data must be positive, got {num_data}.")
-    recognition = _free(posterior)
+    recognition = free(posterior)
     weights = importance.log_weights(generative, recognition, num_samples=num_samples)
-    search = _search(
+    find = search(
         generative,
         recognition,
         num_samples=num_samples,
@@ -122,7 +122,7 @@ def variational_em(
     ) -> tuple[VariationalEMState, VariationalEMInfo]:
         key_e, key_m = jax.random.split(key)
         keys = jax.random.split(key_e, batch.index.shape[0])
-        found, values = jax.vmap(search, in_axes=(0, None, 0, 0))(
+        found, values = jax.vmap(find, in_axes=(0, None, 0, 0))(
             keys, state.params, batch.x, state.h[batch.index]
         )
         rows = batch._replace(x=(batch.x, found))
@@ -161,9 +161,9 @@ def optimized(
     Raises:
         ValueError: if a number is not positive.
     """
-    search = _search(
+    find = search(
         generative,
-        _free(posterior),
+        free(posterior),
         num_samples=num_samples,
         num_steps=num_steps,
         learning_rate=learning_rate,
@@ -171,13 +171,13 @@ def optimized(
 
     def encode(params: Params, x: Array) -> Array:
         start = jnp.zeros((posterior.width,), x.dtype)
-        return stop_gradient(search(jax.random.clone(key), params, x, start)[0])
+        return stop_gradient(find(jax.random.clone(key), params, x, start)[0])
 
-    return _free(posterior)._replace(encode=encode)
+    return free(posterior)._replace(encode=encode)
 
 
-def _free(posterior: Conditional) -> Recognition:
-    """q(z | h) at an h that is given; it encodes nothing."""
+def free(posterior: Conditional) -> Recognition:
+    """q(z | h) at an h that is given: it encodes nothing, and has no parameters."""
     return Recognition(
         init=lambda key: (),
         encode=lambda params, x: jnp.zeros((posterior.width,), x.dtype),
@@ -186,7 +186,7 @@ def _free(posterior: Conditional) -> Recognition:
     )
 
 
-def _search(
+def search(
     generative: Generative,
     recognition: Recognition,
     *,
@@ -196,7 +196,18 @@ def _search(
 ) -> Search:
     """(key, params, x, h) -> the h found, and the bound's draws [S] on the way.
 
-    The gradient leaves out the score of q: its noise vanishes as q nears the posterior.
+    Adam on fresh samples from the h given, at a rate that falls to zero. The gradient
+    leaves out the score of q: its noise vanishes as q nears the posterior.
+
+    Args:
+        generative: the joint p(x, z).
+        recognition: q(z | h), reparameterized; its encoder is not used.
+        num_samples: L, of every estimate of the bound.
+        num_steps: S.
+        learning_rate: where Adam's rate starts, in the units of h.
+
+    Raises:
+        ValueError: if a number is not positive.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be positive, got {num_steps}.")
@@ -207,7 +218,7 @@ def _search(
     )
     adam = gradient.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
-    def search(key: PRNGKey, params: Params, x: Array, h: Array) -> tuple[Array, Array]:
+    def find(key: PRNGKey, params: Params, x: Array, h: Array) -> tuple[Array, Array]:
         def loss(h: Array, key: PRNGKey) -> Scalar:
             return -bounds.elbo(draw(key, params, x, h))
 
@@ -223,4 +234,4 @@ def _search(
         (found, _), values = jax.lax.scan(step, (h, adam.init(h)), steps)
         return found, values
 
-    return search
+    return find
