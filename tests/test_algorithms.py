@@ -32,6 +32,7 @@ def _config(folder, algorithm, **changes):
 
 
 @pytest.mark.parametrize("algorithm", WAYS)
+@pytest.mark.slow
 def test_it_writes_the_same_files_and_reports_what_it_has(tmp_path, algorithm):
     config = _config(tmp_path / "run", algorithm)
     assert train.main(config) == 0
@@ -61,6 +62,7 @@ def test_reweighted_wake_sleep_has_its_customary_name():
 
 
 @pytest.mark.parametrize("algorithm", ["mcem", "vem", "full_vb"])
+@pytest.mark.slow
 def test_an_extended_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path, algorithm):
     ends = []
     for name, epochs in (("whole", (2,)), ("parts", (1, 2))):
@@ -86,6 +88,7 @@ def test_the_flag_files_of_em_to_vae_parse(path):
     assert em_to_vae.points(config)[-1] == config.num_epochs
 
 
+@pytest.mark.slow
 def test_em_to_vae_measures_each_method_and_keeps_what_is_done(tmp_path, capsys):
     config = em_to_vae.Config(
         workdir=str(tmp_path / "run"),

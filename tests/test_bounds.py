@@ -177,6 +177,7 @@ def test_each_order_of_the_jackknife_has_less_bias(x64):
 
 
 @pytest.mark.parametrize("bound", NAMED.values(), ids=NAMED.keys())
+@pytest.mark.slow
 def test_each_bound_is_finite_and_differentiable_at_extreme_weights(x64, bound):
     check_grads(bound, (jnp.asarray(LOG_W),), order=2, modes=("rev",), rtol=1e-3)
     for log_w in (jnp.array([1e4, -1e4, 3.0, 2.0]), jnp.array([-1e4, -2e4, -1e4, 0.0])):

@@ -40,6 +40,7 @@ def test_a_flag_file_of_em_parses(path):
         },
     ],
 )
+@pytest.mark.slow
 def test_em_compares_writes_and_draws(tmp_path, capsys, changes):
     config = em.Config(workdir=str(tmp_path), num_starts=2, **changes)
     assert em.main(config) == 0
@@ -82,6 +83,7 @@ def test_agreement_with_the_labels_is_whole_where_clusters_are_apart():
     np.testing.assert_allclose(got["variance_explained"], 75 / 77, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_sum_over_a_grid_of_z_is_the_evidence(x64):
     # A linear Gaussian model, whose p(x) is a normal.
     problem = problems.linear_gaussian(num_latents=2)
@@ -94,6 +96,7 @@ def test_the_sum_over_a_grid_of_z_is_the_evidence(x64):
         np.testing.assert_allclose(got, problem.log_p(params, x), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_em_measures_three_and_writes(tmp_path, capsys):
     path = tmp_path / "em.json"
     config = benchmark.Config(

@@ -116,6 +116,7 @@ def test_kl_warmup_is_refused_where_there_is_no_closed_form_kl():
         cli.parse(Config, ["train", "--estimator=iwae", "--kl_warmup=3"])
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_files(trained_workdir):
     names = {path.name.split(".out.")[0] for path in trained_workdir.iterdir()}
     assert names == {
@@ -135,6 +136,7 @@ def test_a_run_writes_its_files(trained_workdir):
     assert stamp["quantity"] == "log-likelihood"
 
 
+@pytest.mark.slow
 def test_evaluate_reports_each_figure_it_promises(trained_workdir, capsys):
     config = evaluate.Config(
         workdir=str(trained_workdir), eval_samples=3, importance_samples=20
@@ -166,6 +168,7 @@ def test_generate_and_reconstruct_write_arrays(trained_workdir):
     assert drawn["x"].shape == drawn["mean"].shape == (5, 8, 8)
 
 
+@pytest.mark.slow
 def test_an_extended_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
     whole = tiny(tmp_path / "whole", num_epochs=4)
     train.main(whole)
@@ -197,6 +200,7 @@ def test_fewer_training_rows_are_the_first_ones_and_leave_the_rest_alone(tmp_pat
         protocol.load(tiny(tmp_path / "run", num_train=2000))
 
 
+@pytest.mark.slow
 def test_evaluation_settings_do_not_change_training(tmp_path):
     a = tiny(tmp_path / "a", valid_samples=1)
     b = tiny(tmp_path / "b", valid_samples=3, eval_samples=1)
@@ -225,6 +229,7 @@ def test_noresume_does_not_overwrite_a_run(trained_workdir):
         train.main(tiny(trained_workdir, resume=False))
 
 
+@pytest.mark.slow
 def test_real_valued_targets_are_reported_as_cross_entropy(tmp_path, capsys):
     config = tiny(tmp_path / "ce", binarization="none")
     train.main(config)
@@ -240,6 +245,7 @@ def test_real_valued_targets_are_reported_as_cross_entropy(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["normal", "normal_learned_std"])
+@pytest.mark.slow
 def test_the_other_likelihoods_train(tmp_path, name):
     config = tiny(tmp_path / name, likelihood=name, binarization="none", num_epochs=1)
     assert train.main(config) == 0
@@ -262,6 +268,7 @@ def test_the_other_likelihoods_train(tmp_path, name):
     ],
     ids=["iwae", "sgvb_a", "warmup", "per_pixel_std"],
 )
+@pytest.mark.slow
 def test_each_choice_of_flags_trains(tmp_path, changes):
     assert train.main(tiny(tmp_path / "run", num_epochs=1, **changes)) == 0
     row = metrics(str(tmp_path / "run"))[0]
@@ -270,6 +277,7 @@ def test_each_choice_of_flags_trains(tmp_path, changes):
     assert ("reconstruction" in row) == of_the_elbo
 
 
+@pytest.mark.slow
 def test_early_stopping_stops_keeps_the_best_and_stays_stopped(tmp_path):
     # A tiny rate: the validation bound wanders with its own noise and soon stalls.
     config = tiny(tmp_path / "run", num_epochs=60, early_stopping=3, learning_rate=1e-9)

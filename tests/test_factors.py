@@ -177,6 +177,7 @@ def _full_normal_layer(gain, offset, covariance):
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (2, 1, 3)])
+@pytest.mark.slow
 def test_the_log_weight_of_a_chain_is_log_p_where_its_posterior_is_exact(x64, sizes):
     std, noise, num_pixels = 0.7, 0.5, 3
     prior, prior_params = _downward(sizes, std)
@@ -295,6 +296,7 @@ def _exact_bound(*, num_samples, num_nodes=41):
 
 
 @pytest.mark.parametrize("num_samples", [1, 5])
+@pytest.mark.slow
 def test_estimators_of_a_chain_are_unbiased_for_the_bound_and_its_gradient(
     x64, num_samples
 ):
@@ -329,6 +331,7 @@ def test_a_chain_compiled_and_batched_is_a_loop():
 # The model of Burda et al. 2016
 
 
+@pytest.mark.slow
 def test_two_stochastic_layers_can_be_written_with_the_records():
     # x-8-8-z1(4)-5-5-z2(2), for their x-200-200-100-100-100-50.
     z1, z2 = _normal("z1", 4), _normal("z2", 2)

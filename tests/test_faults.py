@@ -40,6 +40,7 @@ def interrupted(config, number: signal.Signals, *, after: int) -> subprocess.Pop
     return process
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
     whole, broken = tiny(tmp_path / "whole", **LONG), tiny(tmp_path / "broken", **LONG)
     train.main(whole)
@@ -59,6 +60,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
     assert [row["step"] for row in metrics(broken.workdir)] == list(range(10, 601, 10))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, capsys):
     config = tiny(tmp_path / "run", num_epochs=1)
     train.main(config)
@@ -93,6 +95,7 @@ def test_a_bound_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
         train.main(config)
 
 
+@pytest.mark.slow
 def test_the_command_line_says_one_line_and_exits_with_a_status(tmp_path):
     for flags, status in ((["--batch_size=0"], 2), (["--dataset=nosuch"], 1)):
         done = subprocess.run(
@@ -147,6 +150,7 @@ def test_nan_in_the_data_is_refused_and_named(tmp_path):
         train.main(config)
 
 
+@pytest.mark.slow
 def test_images_of_another_shape_than_the_checkpoints_are_refused(tmp_path):
     data = tmp_path / "a.npz"
     config = tiny(tmp_path / "run", dataset=f"npz:{data}", batch_size=10, num_epochs=1)
@@ -157,6 +161,7 @@ def test_images_of_another_shape_than_the_checkpoints_are_refused(tmp_path):
         train.main(tiny(tmp_path / "run", dataset=f"npz:{data}", batch_size=10))
 
 
+@pytest.mark.slow
 def test_vectors_train_without_pictures(tmp_path, capsys):
     data = tmp_path / "a.npz"
     np.savez(data, train=np.random.default_rng(0).random((30, 5), np.float32))

@@ -170,6 +170,7 @@ def test_the_points_are_even_in_the_logarithm_and_end_with_the_last_epoch():
     assert set(found) <= {360, *course.epochs_measured(5000, points=4)}
 
 
+@pytest.mark.slow
 def test_a_comparison_measures_both_splits_at_each_point(compared):
     result = read(compared / "bound_curves.json")
     assert [row["algorithm"] for row in result["runs"]] == ["aevb", "wake_sleep"]
@@ -189,6 +190,7 @@ def test_a_comparison_measures_both_splits_at_each_point(compared):
     assert (compared / "bound_curves.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_and_extended_comparison_ends_with_the_same_points(
     compared, tmp_path, monkeypatch, capsys
 ):
@@ -235,6 +237,7 @@ def test_a_density_is_stated_with_the_bound_on_its_log_std():
 # marginal_likelihood
 
 
+@pytest.mark.slow
 def test_the_marginal_likelihood_is_estimated_twice_at_each_point(tmp_path, capsys):
     config = marginal_likelihood.Config(
         workdir=str(tmp_path),
@@ -272,6 +275,7 @@ def test_the_marginal_likelihood_is_estimated_twice_at_each_point(tmp_path, caps
 # manifold
 
 
+@pytest.mark.slow
 def test_the_manifold_takes_up_a_run_and_draws_it(compared, capsys):
     config = manifold.Config(
         workdir=str(compared),

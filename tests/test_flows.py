@@ -87,6 +87,7 @@ def _both_ways(name):
 
 
 @ALL
+@pytest.mark.slow
 def test_log_det_is_that_of_the_jacobian(x64, name):
     got = _both_ways(name)
     expected = np.linalg.slogdet(got["jacobian"])[1]
@@ -181,6 +182,7 @@ def test_a_chain_of_no_flow_is_the_identity():
 # Gradient
 
 
+@pytest.mark.slow
 def test_two_derivatives_of_the_planar_inverse_undo_those_of_the_map(x64):
     flow, (_, contexts, y) = FLOWS["planar"], _inputs("planar", num=2)
 
@@ -237,6 +239,7 @@ def test_jit_and_vmap_agree_with_an_eager_loop():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @ALL
+@pytest.mark.slow
 def test_dtype_follows_the_inputs(x64, name, dtype):
     flow, arguments = (
         FLOWS[name],
@@ -252,6 +255,7 @@ def test_dtype_follows_the_inputs(x64, name, dtype):
 # Edge
 
 
+@pytest.mark.slow
 def test_a_round_trip_in_float32_keeps_five_digits():
     flow, (params, contexts, y) = FLOWS["everything"], _inputs("everything", num=200)
     contexts = 0.5 * contexts
@@ -267,6 +271,7 @@ def test_a_round_trip_in_float32_keeps_five_digits():
     np.testing.assert_allclose(log_det_back, log_det, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_scales_stay_bounded_far_from_the_data():
     max_log_scale = 0.5
     options = {"context_width": CONTEXT, "max_log_scale": max_log_scale}
@@ -345,6 +350,7 @@ def test_a_network_of_another_output_size_is_refused(build):
 
 
 @pytest.mark.parametrize("name", ["planar", "autoregressive", "reverse", "everything"])
+@pytest.mark.slow
 def test_a_context_or_an_event_of_another_length_is_refused(name):
     flow, (params, contexts, y) = FLOWS[name], _inputs(name)
     for function, event in ((flow.forward, "y"), (flow.inverse, "z")):

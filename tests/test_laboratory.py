@@ -41,6 +41,7 @@ def read(path):
 
 
 @pytest.mark.parametrize(("estimator", "posterior"), FITTING)
+@pytest.mark.slow
 def test_every_estimator_traces_with_the_posteriors_it_fits(
     tmp_path, estimator, posterior
 ):
@@ -87,6 +88,7 @@ def test_every_flow_traces(tmp_path, posterior):
     ],
     ids=["mixture", "vamp", "two_layers", "mcem"],
 )
+@pytest.mark.slow
 def test_a_learned_prior_and_a_second_layer_train(tmp_path, changes, size):
     config = tiny(tmp_path / "run", **changes)
     run = train.claim(config)
@@ -168,6 +170,7 @@ def test_numbers_that_an_estimator_refuses_are_one_line_errors(tmp_path, changes
 # Scripts
 
 
+@pytest.mark.slow
 def test_gradient_snr_fits_slopes_and_writes_them(tmp_path, capsys):
     config = gradient_snr.Config(
         workdir=str(tmp_path), num_samples=(1, 8), num_draws=400, num_latents=3
@@ -187,6 +190,7 @@ def test_the_corrected_snr_has_no_floor_where_there_is_no_signal():
     np.testing.assert_allclose(np.exp(got), 0.01, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_estimator_variance_compares_and_writes(tmp_path, capsys):
     config = estimator_variance.Config(
         workdir=str(tmp_path),
@@ -224,6 +228,7 @@ def test_an_unknown_estimator_of_the_comparison_is_named(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_discrete_trains_each_estimator_and_writes(tmp_path, capsys):
     config = discrete.Config(
         workdir=str(tmp_path),
@@ -251,6 +256,7 @@ def test_discrete_leaves_out_what_needs_one_layer():
         discrete.run(discrete.Config(layers=(3, 2), estimators="disarm"))
 
 
+@pytest.mark.slow
 def test_tighter_bounds_chooses_on_validation_and_writes(tmp_path, capsys):
     config = tighter_bounds.Config(
         workdir=str(tmp_path),

@@ -175,6 +175,7 @@ def _made(num_inputs, hidden, outputs, num_context):
 
 
 @pytest.mark.parametrize("sizes", MADES)
+@pytest.mark.slow
 def test_made_reads_earlier_inputs_alone_in_every_block_and_all_the_context(sizes):
     num_inputs, hidden, outputs, num_context = sizes
     network = _made(*sizes)

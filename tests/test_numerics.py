@@ -218,6 +218,7 @@ def test_sum_over_binary_visits_every_vector_once(num_bits, chunk_size):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 6, 4096])
+@pytest.mark.slow
 def test_sums_over_binary_are_those_of_a_loop_with_their_gradients(x64, chunk_size):
     params = jnp.array([0.3, -1.0, 0.8, 2.0, -0.1])
     table = np.array(list(itertools.product((0.0, 1.0), repeat=5)))
@@ -249,6 +250,7 @@ def test_sums_over_binary_have_the_slopes_of_finite_differences(x64, reduce):
     check_grads(streamed, (jnp.array([0.3, -1.0]),), order=1, modes=("fwd", "rev"))
 
 
+@pytest.mark.slow
 def test_two_to_the_24_probabilities_sum_to_one_in_float32():
     logits = jnp.linspace(-1.5, 2.5, 24)
     log_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)

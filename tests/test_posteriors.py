@@ -243,6 +243,7 @@ def test_the_samples_of_a_flow_have_its_density(x64):
     testing.assert_mean_equals(weights[:, None] * z, narrow.mean)
 
 
+@pytest.mark.slow
 def test_flow_gradients_agree_with_finite_differences(x64):
     arguments = *_flow_inputs(), jnp.array([0.4, -0.8])
     check_grads(jax.jit(FLOW.log_prob), arguments, order=1, modes=("rev",))

@@ -192,6 +192,7 @@ def test_pathwise_gradient_of_the_mean_square_has_variance_four_s_squared():
         (reparameterize.dirichlet, (MEAN3,), jax.nn.softmax),
     ],
 )
+@pytest.mark.slow
 def test_pathwise_gradients_average_to_the_gradient_of_the_mean(
     sampler, parameters, mean
 ):

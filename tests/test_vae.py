@@ -351,6 +351,7 @@ def test_pseudo_inputs_that_are_none_are_refused(num_components, x_shape, named)
 
 
 @pytest.mark.uses_optax
+@pytest.mark.slow
 def test_estimator_a_trains_with_the_vamp_prior_and_moves_its_pseudo_inputs():
     generative, recognition, params = _vamp()
     objective = sgvb.sgvb_a(generative, recognition, num_samples=2)

@@ -86,6 +86,7 @@ def test_pairs_are_independent_of_each_other(x64):
 # Transformation and edge
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop():
     problem = problems.binary_model()
     objective = _disarm(problem, 4)

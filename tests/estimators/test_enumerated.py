@@ -94,6 +94,7 @@ def _layered(sizes):
 
 
 @pytest.mark.parametrize(("sizes", "chunk_size"), [((4,), 3), ((2, 1, 1), 4096)])
+@pytest.mark.slow
 def test_the_posterior_is_bayes_rule_and_closes_the_gap(x64, sizes, chunk_size):
     (generative, params), x = _layered(sizes), jnp.asarray(X)
     recognition = enumerated.posterior(generative, num_latents=4, chunk_size=chunk_size)

@@ -125,6 +125,7 @@ def test_the_bound_increases_with_k_and_stays_below_log_p(x64):
 
 @pytest.mark.parametrize("num_samples", [1, 3, 8])
 @pytest.mark.parametrize("name", ["iwae", "dreg"])
+@pytest.mark.slow
 def test_the_gradient_is_unbiased_for_the_k_sample_bound(x64, name, num_samples):
     problem = problems.linear_gaussian()
     objective = _build(name, problem, num_samples=num_samples)
@@ -163,6 +164,7 @@ def test_the_path_gradient_is_biased_for_phi_and_not_for_theta_at_three(x64):
 
 @pytest.mark.parametrize("num_samples", [1, 3])
 @pytest.mark.parametrize("name", ["stick_the_landing", "dreg"])
+@pytest.mark.slow
 def test_path_gradients_have_no_noise_in_phi_where_q_is_exact(x64, name, num_samples):
     problem, x = problems.linear_gaussian(), jnp.asarray(X)
     params = _at_the_posterior(problem)
@@ -195,6 +197,7 @@ def test_the_ciwae_gradient_is_unbiased_for_the_combination(x64):
 
 
 @pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.slow
 def test_the_jackknife_is_closer_to_log_p_and_its_gradient_unbiased(x64, order):
     problem, x = problems.linear_gaussian(), jnp.asarray(X)
     objective = _build("jackknife", problem, num_samples=5, order=order)
@@ -213,6 +216,7 @@ def test_the_jackknife_is_closer_to_log_p_and_its_gradient_unbiased(x64, order):
 
 
 @pytest.mark.parametrize("kind", ["full_normal", "flow"])
+@pytest.mark.slow
 def test_dreg_agrees_with_iwae_for_posteriors_that_do_not_factorize(x64, kind):
     # A flow has parameters of its own, which the path gradient must hold fixed too.
     problem, x = problems.linear_gaussian(num_latents=2), jnp.asarray(X)
@@ -249,6 +253,7 @@ def test_dreg_agrees_with_iwae_for_posteriors_that_do_not_factorize(x64, kind):
         ("jackknife", {"order": 2}),
     ],
 )
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop(name, settings):
     problem = problems.linear_gaussian(num_latents=2)
     objective = _build(name, problem, num_samples=3, **settings)

@@ -42,6 +42,7 @@ def test_piwae_climbs_all_samples_in_theta_and_the_inner_in_phi(
     )
 
 
+@pytest.mark.slow
 def test_one_outer_sample_is_iwae_and_one_inner_its_mean(x64):
     problem, key = problems.linear_gaussian(), jax.random.key(3)
     arguments = problem.params, jnp.asarray(X)
@@ -63,6 +64,7 @@ def test_one_outer_sample_is_iwae_and_one_inner_its_mean(x64):
 
 
 @BOTH
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop(name):
     problem = problems.linear_gaussian(num_latents=2)
     xs = jax.random.normal(jax.random.key(1), (3, 2))

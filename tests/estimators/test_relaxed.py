@@ -113,6 +113,7 @@ def _rows(tree, num):
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.slow
 def test_value_and_theta_are_unbiased_and_phi_is_not(x64, name):
     (_, _, params, elbo), build = _builder(name)
     x = jnp.asarray(X)

@@ -61,6 +61,7 @@ def test_the_gradient_is_unbiased_for_the_elbo(x64, name, settings):
 
 
 @pytest.mark.parametrize("num_samples", [2, 3, 8])
+@pytest.mark.slow
 def test_vimco_is_unbiased_for_the_k_sample_bound(x64, num_samples):
     problem = problems.binary_model()
     objective = _build("vimco", problem, num_samples=num_samples)
@@ -189,6 +190,7 @@ def test_the_score_function_has_the_known_variance_for_a_square(x64):
 
 
 @pytest.mark.parametrize("name", ["score_function", "leave_one_out", "vimco"])
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop(name):
     problem = problems.binary_model()
     xs = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 5)).astype(jnp.float32)

@@ -96,6 +96,7 @@ def test_theta_climbs_the_k_sample_bound_without_bias(x64, num_samples):
     testing.assert_mean_equals(grads.generative, exact_grads.generative)
 
 
+@pytest.mark.slow
 def test_the_wake_phase_fits_q_to_the_posterior_as_k_grows(x64):
     problem, x = problems.binary_model(), jnp.asarray(X)
     exact = jax.jit(jax.grad(_log_q_under_the_posterior(problem)))(problem.params, x)
@@ -161,6 +162,7 @@ def test_theta_gets_nothing_from_the_sleep_phase_where_z_carries_gradients(x64):
     )
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop():
     problem = problems.binary_model()
     xs = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 5)).astype(jnp.float32)

@@ -1,10 +1,56 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import problems
-from vae_jax.evaluation import exact
+from vae_jax import posteriors
+from vae_jax.evaluation import exact, laplace
+from vae_jax.latent_models import ppca
+from vae_jax.types import Params, Recognition
+
+GRID = {"num_latents": 2, "num_nodes": 100, "limit": 8.5}
+
+
+@functools.cache
+def _images():
+    """A tanh VAE of two latents, 16 of its 64 images, and a compiled map over them."""
+    generative, recognition = problems.bernoulli_vae()
+    key_theta, key_phi = jax.random.split(jax.random.key(0))
+    params = Params(
+        jax.jit(generative.init)(key_theta), jax.jit(recognition.init)(key_phi)
+    )
+    xs = jnp.asarray(problems.binary_rows(6).reshape(-1, 2, 3)[::4])
+
+    def over_images(function):
+        return jax.jit(jax.vmap(function, in_axes=(None, 0)))(params, xs)
+
+    return generative, recognition, over_images
+
+
+def _normal_to_normal(mean, covariance, to_mean, to_covariance):
+    """KL(N || N'), in nats, by matrices."""
+    precision = np.linalg.inv(to_covariance)
+    apart = np.asarray(to_mean) - np.asarray(mean)
+    log_ratio = np.linalg.slogdet(to_covariance)[1] - np.linalg.slogdet(covariance)[1]
+    spread = np.trace(precision @ covariance) + apart @ precision @ apart
+    return 0.5 * (spread - len(apart) + log_ratio)
+
+
+def _standard_normal(num_latents):
+    """The prior in the place of a q(z | x)."""
+    density = posteriors.diag_normal(num_latents)
+    return Recognition(
+        lambda key: (),
+        lambda params, x: jnp.zeros((2 * num_latents,), x.dtype),
+        lambda key, params, h: density.sample(key, (), h),
+        lambda params, h, z: density.log_prob((), h, z),
+    )
+
+
+# The grid
 
 
 @pytest.mark.parametrize("num_latents", [1, 2])
@@ -53,3 +99,190 @@ def test_a_grid_that_cannot_be_is_refused():
         exact.grid_quadrature(generative, num_latents=2, num_nodes=1)
     with pytest.raises(ValueError, match="limit must be positive"):
         exact.grid_quadrature(generative, num_latents=2, limit=0.0)
+
+
+# Nodes placed for each x
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 3])
+def test_two_nodes_at_the_posterior_have_the_closed_form_of_a_linear_model(
+    x64, num_latents
+):
+    problem = problems.linear_gaussian(num_latents=num_latents, num_features=3)
+    log_p = exact.gauss_hermite(
+        problem.generative,
+        laplace.posterior(problem.generative, num_latents=num_latents),
+        num_latents=num_latents,
+        num_nodes=2,
+    )
+    x = jnp.array([0.4, -1.0, 0.7])
+    got, slope = jax.jit(jax.value_and_grad(log_p))(problem.params, x)
+    wanted, exact_slope = jax.jit(jax.value_and_grad(problem.log_p))(problem.params, x)
+    np.testing.assert_allclose(got, wanted, rtol=1e-9)
+    # Of theta: the gradient has a quadratic in z and so is exact with two nodes.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7),
+        slope.generative,
+        exact_slope.generative,
+    )
+
+
+def test_nodes_of_a_wider_normal_converge_to_the_closed_form(x64):
+    problem = problems.linear_gaussian(num_latents=1)
+    around = problems.widened(problem.exact, log_factor=0.3, shift=0.5)
+    x = jnp.array([0.4, -1.0])
+    found = [
+        jax.jit(
+            exact.gauss_hermite(
+                problem.generative, around, num_latents=1, num_nodes=num_nodes
+            )
+        )(problem.params, x)
+        for num_nodes in (6, 80)
+    ]
+    wanted = problem.log_p(problem.params, x)
+    assert abs(found[0] - wanted) > 1e-5
+    np.testing.assert_allclose(found[1], wanted, rtol=1e-9)
+
+
+def test_placed_nodes_converge_to_the_grid_on_a_nonlinear_model(x64):
+    generative, _, over_images = _images()
+    at_mode = laplace.posterior(generative, num_latents=2)
+
+    def placed(num_nodes):
+        return over_images(
+            exact.gauss_hermite(generative, at_mode, num_latents=2, num_nodes=num_nodes)
+        )
+
+    wanted = over_images(exact.grid_quadrature(generative, **GRID))
+    coarse, fine = placed(6), placed(48)
+    assert np.abs(coarse - wanted).max() > 1e-5
+    np.testing.assert_allclose(fine, wanted, rtol=1e-9)
+
+
+def test_nodes_on_the_prior_miss_a_narrow_posterior_that_placed_nodes_meet(x64):
+    problem = problems.linear_gaussian(num_latents=2, num_features=5, std=0.01)
+    generative, params = problem.generative, problem.params
+    x = jnp.linspace(-0.3, 0.5, 5)
+
+    def error(recognition, num_nodes):
+        log_p = exact.gauss_hermite(
+            generative, recognition, num_latents=2, num_nodes=num_nodes
+        )
+        return float(abs(jax.jit(log_p)(params, x) / problem.log_p(params, x) - 1.0))
+
+    assert error(_standard_normal(2), 40) > 1e-3
+    assert error(laplace.posterior(generative, num_latents=2), 3) < 1e-9
+
+
+# The bound and the gap
+
+
+@pytest.mark.parametrize("num_latents", [1, 2])
+def test_the_bound_has_the_closed_form_of_a_linear_model_and_its_gradient(
+    x64, num_latents
+):
+    problem = problems.linear_gaussian(num_latents=num_latents, num_features=3)
+    bound = exact.elbo(problem.generative, problem.recognition, num_latents=num_latents)
+    x = jnp.array([0.4, -1.0, 0.7])
+    got, slope = jax.jit(jax.value_and_grad(bound))(problem.params, x)
+    wanted, exact_slope = jax.jit(jax.value_and_grad(problem.elbo))(problem.params, x)
+    np.testing.assert_allclose(got, wanted, rtol=1e-9)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9),
+        slope,
+        exact_slope,
+    )
+
+
+def test_the_divergence_is_that_of_two_normals_and_zero_at_the_posterior(x64):
+    problem = problems.linear_gaussian(num_latents=2, num_features=3)
+    params, x = problem.params, jnp.array([0.4, -1.0, 0.7])
+    mean, log_std = np.split(problem.recognition.encode(params, x), 2)
+    wanted = _normal_to_normal(
+        mean, np.diag(np.exp(2.0 * log_std)), *problem.posterior(params, x)
+    )
+    theta = params.generative | {"likelihood": {"log_std": jnp.log(0.8)}}
+    for q, of, expected in (
+        (problem.recognition, params, wanted),
+        (ppca.recognition(2), Params(theta, ()), 0.0),
+    ):
+        divergence = exact.posterior_divergence(
+            problem.generative, q, problem.log_p, num_latents=2
+        )
+        got = jax.jit(divergence)(of, x)
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_log_p_is_the_bound_and_the_divergence_of_a_nonlinear_model(x64):
+    # No two of the three share their nodes.
+    generative, recognition, over_images = _images()
+    at_mode = laplace.posterior(generative, num_latents=2)
+    log_p = over_images(exact.grid_quadrature(generative, **GRID))
+    bound, coarse = (
+        over_images(
+            exact.elbo(generative, recognition, num_latents=2, num_nodes=num_nodes)
+        )
+        for num_nodes in (64, 12)
+    )
+    divergence = over_images(
+        exact.posterior_divergence(
+            generative,
+            recognition,
+            exact.gauss_hermite(generative, at_mode, num_latents=2, num_nodes=48),
+            num_latents=2,
+            num_nodes=72,
+        )
+    )
+    np.testing.assert_allclose(log_p - bound, divergence, rtol=1e-9, atol=1e-9)
+    assert (divergence > 1e-3).all()
+    assert np.abs(coarse - bound).max() > 1e-4
+
+
+def test_a_divergence_from_no_number_is_no_number():
+    problem = problems.linear_gaussian()
+    divergence = exact.posterior_divergence(
+        problem.generative,
+        problem.recognition,
+        lambda params, x: jnp.full((), jnp.nan),
+        num_latents=1,
+        num_nodes=4,
+    )
+    assert np.isnan(jax.jit(divergence)(problem.params, jnp.zeros((2,))))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"num_latents": 0}, "num_latents must be 1 to 3, got 0"),
+        ({"num_latents": 4}, "num_latents must be 1 to 3, got 4"),
+        ({"num_latents": 1, "num_nodes": 0}, "num_nodes must be 1 to 100, got 0"),
+        ({"num_latents": 1, "num_nodes": 101}, "num_nodes must be 1 to 100, got 101"),
+    ],
+)
+def test_nodes_that_cannot_be_placed_are_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        exact.gauss_hermite(*problems.bernoulli_vae(), **numbers)
+
+
+def test_a_bound_or_divergence_without_nodes_is_refused():
+    pair = problems.bernoulli_vae()
+    with pytest.raises(ValueError, match="num_nodes must be at least two, got 1"):
+        exact.elbo(*pair, num_latents=2, num_nodes=1)
+    with pytest.raises(ValueError, match="num_latents must be 1 to 3"):
+        exact.posterior_divergence(*pair, lambda params, x: x.sum(), num_latents=4)
+
+
+def test_an_encoder_of_other_latents_or_no_normal_is_refused():
+    problem = problems.linear_gaussian(num_latents=2)
+    other = problems.linear_gaussian(num_latents=1)
+    mixed, x = Params(problem.params.generative, other.params.recognition), jnp.zeros(2)
+    for build in (exact.gauss_hermite, exact.elbo):
+        function = build(problem.generative, other.recognition, num_latents=2)
+        with pytest.raises(ValueError, match=r"shape \(1,\), .* shape \(2,\)"):
+            function(mixed, x)
+    wrong = exact.elbo(problem.generative, problem.recognition, num_latents=3)
+    with pytest.raises(ValueError, match=r"length 6 or 9, got \(4,\)"):
+        wrong(problem.params, x)

@@ -50,6 +50,7 @@ def _log_p_on_a_grid(generative, params, data, *, num_nodes):
 
 
 @pytest.mark.parametrize("num_latents", [1, 2, 3])
+@pytest.mark.slow
 def test_log_p_of_a_linear_gaussian_model_is_found_within_the_standard_error(
     num_latents,
 ):
@@ -68,6 +69,7 @@ def test_log_p_of_a_linear_gaussian_model_is_found_within_the_standard_error(
     np.testing.assert_allclose(got.acceptance, 0.9, atol=0.05)
 
 
+@pytest.mark.slow
 def test_log_p_of_a_nonlinear_model_agrees_with_a_grid():
     generative, params, data = _bernoulli()
     exact = _log_p_on_a_grid(generative, params, data, num_nodes=160)
@@ -83,6 +85,7 @@ def test_log_p_of_a_nonlinear_model_agrees_with_a_grid():
     assert (got.effective_sample_size > 100).all()
 
 
+@pytest.mark.slow
 def test_the_estimate_is_the_reciprocal_mean_over_draws_after_the_fit(x64):
     problem = problems.linear_gaussian(num_latents=2, num_features=3)
     params, x, key = problem.params, _observation(3), jax.random.key(4)
@@ -114,6 +117,7 @@ def test_the_estimate_is_the_reciprocal_mean_over_draws_after_the_fit(x64):
 # Statistical
 
 
+@pytest.mark.slow
 def test_one_over_p_hat_is_unbiased_for_one_over_p():
     problem = problems.linear_gaussian(num_latents=1, num_features=2)
     x = _observation(2)
@@ -155,6 +159,7 @@ def test_likelihoods_far_from_one_neither_overflow_nor_underflow():
         np.testing.assert_allclose(got[1:], expected[1:], rtol=0.02)
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop(x64):
     problem = problems.linear_gaussian(num_latents=2, num_features=3)
     estimate = hmc_density.hmc_density(problem.generative, **SMALL)

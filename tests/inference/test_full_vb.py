@@ -128,6 +128,7 @@ def test_one_theta_serves_the_whole_batch():
     assert float(info.spread) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_model_at_the_mean_is_the_plain_model_there():
     generative, recognition = problems.bernoulli_vae()
     wrapped = full_vb.at_mean(generative, initial_std=0.02)

@@ -132,6 +132,7 @@ def test_a_fit_to_draws_on_a_line_or_on_a_point_is_finite(spread):
 # Transformation
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop(x64):
     run = hmc.samples(**ARGUMENTS)
     keys, z = jax.random.split(jax.random.key(0), 3), _draw_exactly(3)
@@ -150,6 +151,7 @@ def test_jit_and_vmap_agree_with_a_loop(x64):
         np.testing.assert_allclose(a[0], b, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_step_size_is_frozen_while_draws_are_taken():
     short = _chains(5, **ARGUMENTS)
     long = _chains(5, **ARGUMENTS | {"num_samples": 30})

@@ -165,6 +165,7 @@ def test_the_updates_climb_the_mean_log_joint_of_the_new_positions(weight_decay)
 # The run
 
 
+@pytest.mark.slow
 def test_a_run_in_two_scans_ends_bit_for_bit_where_one_does():
     data = jnp.asarray(_data())
     _, run, state, order = _run(6, num_data=200)
@@ -192,6 +193,7 @@ def test_the_state_keeps_its_types_in_double_precision(x64):
 # The fitted normal
 
 
+@pytest.mark.slow
 def test_a_fitted_normal_is_the_posterior_of_a_linear_gaussian_model(x64):
     problem, x = _problem(), jnp.asarray(X, jnp.float64)
     q = mcem.fitted_normal(
@@ -227,6 +229,7 @@ def test_a_fitted_normal_is_the_posterior_of_a_linear_gaussian_model(x64):
     assert -0.05 < elbo - log_p < 0.01
 
 
+@pytest.mark.slow
 def test_a_fit_repeats_itself_and_stops_gradients():
     problem, x = _problem(), jnp.asarray(X)
     q = mcem.fitted_normal(jax.random.key(0), problem.generative, **FIT)

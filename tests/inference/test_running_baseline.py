@@ -48,6 +48,7 @@ def _run(problem, num_steps, **settings):
 
 
 @pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.slow
 def test_each_step_is_an_ascent_with_the_numbers_of_the_steps_before(normalize):
     problem = problems.binary_model()
     states, infos = _run(problem, 4, normalize=normalize)

@@ -113,6 +113,7 @@ def test_variational_em_reaches_the_maximum_likelihood_of_a_linear_model():
     assert (info.bound[:4] > info.starting_bound[:4] + 0.1).all()
 
 
+@pytest.mark.slow
 def test_only_the_rows_of_the_batch_move_and_noise_is_the_steps_own():
     problem = problems.linear_gaussian()
     fit = _fit(problem, num_data=6, num_steps=3)

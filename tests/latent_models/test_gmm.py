@@ -117,6 +117,7 @@ def test_terms_are_those_of_the_chain_rule(x64, covariance):
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.slow
 def test_missing_entries_are_integrated_out(x64, covariance):
     params = mixture(covariance, num_features=3)
     generative = gmm.generative(K, 3, missing=True)
@@ -144,6 +145,7 @@ def test_missing_entries_are_integrated_out(x64, covariance):
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.slow
 def test_maximum_likelihood_has_the_moments_of_each_component(x64, covariance):
     generator = np.random.default_rng(2)
     x = generator.normal(size=(40, D)) @ np.array([[1.0, 0.5], [0.0, 0.3]])
@@ -174,6 +176,7 @@ def test_maximum_likelihood_has_the_moments_of_each_component(x64, covariance):
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.slow
 def test_a_component_that_no_row_names_has_the_moments_of_all(covariance):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(20, D)), jnp.float32)
     z = jnp.tile(one_hot(0), (20, 1, 1))

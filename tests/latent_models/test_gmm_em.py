@@ -114,6 +114,7 @@ def sandwich(algorithm, params, x, num_steps, *, missing=False):
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.slow
 def test_the_bound_is_log_p_and_each_step_raises_both(x64, covariance):
     x = rows()[0]
     found, info = sandwich(
@@ -132,6 +133,7 @@ def test_the_bound_is_log_p_and_each_step_raises_both(x64, covariance):
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.slow
 def test_with_missing_entries_too_each_step_raises_the_bound(x64, covariance):
     x = with_holes(rows()[0])
     params = start(x, covariance=covariance)
@@ -152,6 +154,7 @@ def test_with_missing_entries_too_each_step_raises_the_bound(x64, covariance):
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.slow
 def test_the_fixed_point_is_scikit_learns(covariance):
     x = rows()[0]
     with jax.enable_x64(True):
@@ -230,6 +233,7 @@ def hard_rows(*, num_rows, num_features, num_components):
         pytest.param((10_000, 64, 16), 1e-2, marks=pytest.mark.long),
     ],
 )
+@pytest.mark.slow
 def test_float32_stays_finite_where_plain_em_does_not(size, rounding):
     num_rows, num_features, num_components = size
     x = hard_rows(
@@ -268,6 +272,7 @@ def test_float32_stays_finite_where_plain_em_does_not(size, rounding):
 
 
 @pytest.mark.parametrize("covariance", ["tied", "spherical"])
+@pytest.mark.slow
 def test_weights_are_repeated_rows_in_blocks_of_any_size(x64, covariance):
     x = rows(num_rows=50)[0]
     weight = np.random.default_rng(0).integers(0, 4, 50)
@@ -285,6 +290,7 @@ def test_weights_are_repeated_rows_in_blocks_of_any_size(x64, covariance):
 
 
 @pytest.mark.parametrize("covariance", ["tied", "spherical"])
+@pytest.mark.slow
 def test_without_missing_entries_both_forms_agree(x64, covariance):
     x = rows(num_rows=50)[0]
     params = start(x, covariance=covariance)
@@ -298,6 +304,7 @@ def test_without_missing_entries_both_forms_agree(x64, covariance):
 
 
 @pytest.mark.parametrize("covariance", ["full", "diag"])
+@pytest.mark.slow
 def test_stepwise_em_rises_and_ends_near_whole_data_em(covariance):
     x = rows(num_rows=2000, spread=6.0)[0].astype(np.float32)
     params = start(x, covariance=covariance)

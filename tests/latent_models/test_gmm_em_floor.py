@@ -23,6 +23,7 @@ COVARIANCES = gmm_scales.COVARIANCES
         ("spherical", jnp.float32),
     ],
 )
+@pytest.mark.slow
 def test_duplicates_and_constant_features_leave_the_floor(covariance, dtype):
     x = np.repeat(np.random.default_rng(0).normal(size=(6, 3)), 5, 0)
     x[:, 1] = 2.0
@@ -44,6 +45,7 @@ def test_duplicates_and_constant_features_leave_the_floor(covariance, dtype):
 
 
 @pytest.mark.parametrize("covariance", ["full", "diag"])
+@pytest.mark.slow
 def test_identical_rows_leave_every_component_at_the_floor(covariance):
     x = jnp.ones((10, 2))
     params = start(x, num_components=2, covariance=covariance)
@@ -81,6 +83,7 @@ def test_the_floor_clips_eigenvalues_and_the_bound_still_rises(x64):
 
 
 @pytest.mark.parametrize("covariance", ["full", "tied", "diag"])
+@pytest.mark.slow
 def test_a_component_with_less_than_a_row_keeps_its_place_and_is_counted(covariance):
     x = rows()[0].astype(np.float32)
     theta = start(x, covariance=covariance).generative

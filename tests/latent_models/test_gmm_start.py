@@ -60,6 +60,7 @@ def test_the_next_mean_is_drawn_by_squared_distance_and_weight():
     assert not np.any(after == 0.0)
 
 
+@pytest.mark.slow
 def test_missing_entries_start_at_their_features_mean(x64):
     x = np.array([[0.0, 1.0], [2.0, np.nan], [np.nan, 3.0], [4.0, 8.0]])
     filled = np.where(np.isnan(x), np.nanmean(x, axis=0), x)
@@ -67,6 +68,7 @@ def test_missing_entries_start_at_their_features_mean(x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b), *starts)
 
 
+@pytest.mark.slow
 def test_the_best_of_several_starts_is_kept():
     x = test_gmm_em.rows(num_components=5, spread=6.0)[0].astype(np.float32)
     settings = {"num_components": 5, "run": _run()}
@@ -91,6 +93,7 @@ def test_the_best_of_several_starts_is_kept():
     np.testing.assert_allclose(end, best.info.log_p, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fit_of_incomplete_rows_finds_the_clusters():
     x, labels = test_gmm_em.rows(spread=6.0)
     holes = test_gmm_em.with_holes(x).astype(np.float32)

@@ -91,6 +91,7 @@ def test_log_evidence_is_scipys_normal_density_with_its_gradient(x64):
 
 
 @pytest.mark.parametrize("num_latents", [1, 5])
+@pytest.mark.slow
 def test_recognition_is_the_normal_conditioned_on_x(x64, num_latents):
     _, params, (w, mu, s2) = _model(num_latents=num_latents)
     recognition = ppca.recognition(num_latents)
@@ -266,6 +267,7 @@ def test_a_weight_of_two_is_the_row_twice_and_of_zero_no_row(x64):
     )
 
 
+@pytest.mark.slow
 def test_em_compiled_is_em_run_eagerly():
     _, start, _ = _model()
     algorithm, batch = ppca.em(), _batch(_data(20))
@@ -315,6 +317,7 @@ def test_a_std_below_the_bound_counts_as_the_bound(x64):
 
 
 @pytest.mark.parametrize("constant", ["some", "all", "one row"])
+@pytest.mark.slow
 def test_constant_features_leave_the_std_at_its_bound(constant):
     x = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
     x[:, 2 if constant == "some" else 0 :] = 1.5  # two features vary, as many as D

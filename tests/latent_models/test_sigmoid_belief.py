@@ -91,6 +91,7 @@ def _log_q_by_hand(params, sizes, z):
 
 
 @pytest.mark.parametrize("sizes", LAYERS)
+@pytest.mark.slow
 def test_densities_are_those_of_a_loop_and_sum_to_one(x64, sizes):
     generative, recognition, params = _model(sizes)
     x, zs = jnp.asarray(X), _all_z(sizes)
@@ -136,6 +137,7 @@ def test_one_layer_is_the_model_of_a_prior_and_an_affine_decoder(x64):
 
 
 @pytest.mark.parametrize("sizes", LAYERS)
+@pytest.mark.slow
 def test_samples_of_prior_and_posterior_have_their_probabilities(sizes):
     generative, recognition, params = _model(sizes)
     keys = jax.random.split(jax.random.key(1), (2, NUM_DRAWS))
@@ -178,6 +180,7 @@ def test_observations_have_the_mean_that_z_1_gives_them():
 # Transformation and edge
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop():
     sizes = (2, 3)
     generative, recognition, params = _model(sizes, hidden=(4,))

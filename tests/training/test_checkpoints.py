@@ -283,6 +283,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_save_leaves_the_last_complete_one(tmp_path):
     template = {f"w{i}": jnp.zeros((300, 100)) for i in range(10)}
     last = 0

@@ -128,6 +128,7 @@ def test_the_monitor_sees_the_keys_of_the_objective_and_reports_means():
     np.testing.assert_allclose(info.monitored["x"], batch.x[:, 0].mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_monitor_leaves_the_step_as_it_is():
     problem = problems.linear_gaussian()
     objective, batch = _objective(problem), _batch()
@@ -280,6 +281,7 @@ def test_norm_every_below_one_is_refused():
 
 
 @pytest.mark.parametrize("settings", [{}, {"b1": 0.5, "b2": 0.9, "eps": 1e-2}])
+@pytest.mark.slow
 def test_adam_is_that_of_optax(x64, settings):
     params = {"a": jnp.linspace(-1.0, 1.0, 5), "b": jnp.ones((2, 3))}
     rate = optax.cosine_decay_schedule(0.1, 30)

@@ -129,6 +129,7 @@ def test_training_raises_the_bound():
 
 
 @pytest.mark.parametrize("cuts", [(3,), (1, 2, 5)])
+@pytest.mark.slow
 def test_a_scan_cut_into_pieces_is_bitwise_one_scan(cuts):
     algorithm, state = _start()
     run = loop.scan(algorithm, _take)
@@ -142,6 +143,7 @@ def test_a_scan_cut_into_pieces_is_bitwise_one_scan(cuts):
     np.testing.assert_array_equal(np.concatenate(bounds), info.bound)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_from_numbers_on_the_host_ends_bitwise_the_same():
     algorithm, state = _start()
     expected, _ = loop.scan(algorithm, _take)(state, *_arguments())
