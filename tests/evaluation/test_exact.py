@@ -168,10 +168,10 @@ def test_nodes_on_the_prior_miss_a_narrow_posterior_that_placed_nodes_meet(x64):
         log_p = exact.gauss_hermite(
             generative, recognition, num_latents=2, num_nodes=num_nodes
         )
-        return float(abs(jax.jit(log_p)(params, x) / problem.log_p(params, x) - 1.0))
+        return float(abs(jax.jit(log_p)(params, x) - problem.log_p(params, x)))
 
-    assert error(_standard_normal(2), 40) > 1e-3
-    assert error(laplace.posterior(generative, num_latents=2), 3) < 1e-9
+    assert error(_standard_normal(2), 40) > 1.0
+    assert error(laplace.posterior(generative, num_latents=2), 3) < 1e-7
 
 
 # The bound and the gap

@@ -1,13 +1,25 @@
-"""log p(x) and the posterior where a sum over few latents is exact."""
+"""log p(x), the bound and the gap between them where sums over few latents are exact.
 
+For real z by quadrature: on a grid that all x share, or at nodes placed for each x. For
+z of 0. and 1. by enumeration: `enumerated.log_evidence`, `enumerated.elbo` and
+`enumerated.posterior` of the estimators.
+"""
+
+import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float
 
-from vae_jax import numerics
-from vae_jax.types import Generative, Params, Scalar, log_joint
+from vae_jax import numerics, posteriors, reparameterize, vae
+from vae_jax.types import Generative, Params, Recognition, Scalar, log_joint
+
+Exact: TypeAlias = Callable[[Params, Array], Scalar]
+"""(params, x) -> nats."""
 
 
 def grid_quadrature(
@@ -16,7 +28,7 @@ def grid_quadrature(
     num_latents: int,
     num_nodes: int = 64,
     limit: float = 4.5,
-) -> Callable[[Params, Array], Scalar]:
+) -> Exact:
     r"""(params, x) -> log p(x) in nats, by the sum of p(x, z) over a grid of z.
 
     $\int p(x, z) dz$ by equal weights on [-limit, limit]^D, which converges faster than
@@ -42,3 +54,190 @@ def grid_quadrature(
         return jax.nn.logsumexp(joint(generative, params, x, z)) + log_weight
 
     return log_p
+
+
+def gauss_hermite(
+    generative: Generative,
+    recognition: Recognition,
+    *,
+    num_latents: int,
+    num_nodes: int = 32,
+) -> Exact:
+    r"""(params, x) -> log p(x) in nats, at nodes placed by a normal for each x.
+
+    $p(x) = \int N(z)\,\frac{p(x, z)}{N(z)} dz$ by the product Gauss-Hermite rule of the
+    normal N that h = encode(x) holds: Liu & Pierce 1994 (A note on Gauss-Hermite
+    quadrature). A posterior of any width is met where it lies, and one node is enough
+    where N is the posterior. `laplace.posterior` is the N to take. An encoder's
+    diagonal one will do with more nodes, unless it is narrower than the posterior: the
+    ratio then grows outwards and the sum may not converge. The prior is the wrong one,
+    as its nodes are no finer than a grid's. Compare two num_nodes on the model at hand.
+
+    Cost: num_nodes^D decodings for each x. Differentiable in theta: the nodes are held
+    fixed, as the integral does not depend on them.
+
+    Args:
+        generative: the joint p(x, z), with real z [D].
+        recognition: N, with the h of `posteriors.diag_normal` or `full_normal`.
+        num_latents: D, one to three.
+        num_nodes: in each latent, 1 to 100.
+
+    Raises:
+        ValueError: if num_latents or num_nodes is out of its range; when traced, if h
+            is neither normal's or the two models' z differ in shape.
+    """
+    rule = _hermite(num_latents, num_nodes)
+
+    def log_p(params: Params, x: Array) -> Scalar:
+        vae.check_latents(generative, recognition, params, x)
+        h = stop_gradient(recognition.encode(params, x))
+        z, log_weights, log_normal = _placed(rule, h)
+        joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
+        return jax.nn.logsumexp(
+            joint(generative, params, x, z) - log_normal + log_weights
+        )
+
+    return log_p
+
+
+def elbo(
+    generative: Generative,
+    recognition: Recognition,
+    *,
+    num_latents: int,
+    num_nodes: int = 48,
+) -> Exact:
+    r"""(params, x) -> the ELBO in nats, E_q[log p(x, z) - log q(z | x)], without noise.
+
+    AEVB (arXiv:1312.6114) equation 2 for a normal q, by nodes of equal spacing over 8.5
+    of its standard deviations on each side, weighted by its density. It converges with
+    the smoothness of log p(x | z) on q's own scale, wherever the posterior is. The
+    equal spacing is for that: on a tanh decoder of two latents and 64^2 nodes its error
+    was 2e-11 nats, that of the Gauss-Hermite rule 4e-7 (Trefethen 2022, Exactness of
+    quadrature formulas, says why). Gradient: exact, for theta and phi.
+
+    Args:
+        generative: the joint p(x, z), with real z [D].
+        recognition: q, with the h of `posteriors.diag_normal` or `full_normal`.
+        num_latents: D, one to three.
+        num_nodes: in each latent; num_nodes^D decodings for each x.
+
+    Raises:
+        ValueError: as `numerics.grid`; when traced, as `gauss_hermite`.
+    """
+    rule = _equal_spacing(num_latents, num_nodes)
+
+    def bound(params: Params, x: Array) -> Scalar:
+        vae.check_latents(generative, recognition, params, x)
+        h = recognition.encode(params, x)
+        return -_expected_log_ratio(generative, recognition, rule, params, x, h)
+
+    return bound
+
+
+def posterior_divergence(
+    generative: Generative,
+    recognition: Recognition,
+    log_evidence: Exact,
+    *,
+    num_latents: int,
+    num_nodes: int = 48,
+) -> Exact:
+    r"""(params, x) -> KL(q(z | x) || p(z | x)) in nats.
+
+    $E_q[\log q(z|x) - \log p(z|x)]$ with log p(z | x) = log p(x, z) - log p(x): the
+    first term of AEVB (arXiv:1312.6114) equation 1, by the nodes of `elbo`. It does not
+    read a bound, so log p(x) - ELBO can be held against it; that says something where
+    the two sums have different num_nodes and log p(x) another source.
+
+    Args:
+        generative: the joint p(x, z), with real z [D].
+        recognition: q, with the h of `posteriors.diag_normal` or `full_normal`.
+        log_evidence: log p(x), by `gauss_hermite`, `grid_quadrature` or a closed form.
+        num_latents: D, one to three.
+        num_nodes: in each latent; num_nodes^D decodings for each x.
+
+    Raises:
+        ValueError: as `elbo`.
+    """
+    rule = _equal_spacing(num_latents, num_nodes)
+
+    def divergence(params: Params, x: Array) -> Scalar:
+        vae.check_latents(generative, recognition, params, x)
+        log_p = log_evidence(params, x)
+        h = recognition.encode(params, x)
+        # The density of q waits for log p(x): two batched factorizations that XLA runs
+        # side by side can wait for each other for ever on a CPU (JAX 0.10.2).
+        h = jnp.where(jnp.isnan(log_p), jnp.nan, h)
+        ratio = _expected_log_ratio(generative, recognition, rule, params, x, h)
+        return ratio + log_p
+
+    return divergence
+
+
+def _expected_log_ratio(
+    generative: Generative,
+    recognition: Recognition,
+    rule: tuple[np.ndarray, np.ndarray],
+    params: Params,
+    x: Array,
+    h: Array,
+) -> Scalar:
+    """E_q[log q(z | x) - log p(x, z)]."""
+    z, log_weights, _ = _placed(rule, h)
+
+    def log_ratio(z: Array) -> Scalar:
+        log_q = recognition.log_prob(params, h, z)
+        return log_q - log_joint(generative, params, x, z)
+
+    return jnp.exp(log_weights) @ jax.vmap(log_ratio)(z)
+
+
+def _equal_spacing(num_latents: int, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes [Q, D] and log weights [Q] of E[f(eps)], eps ~ N(0, I): the trapezoids."""
+    nodes, log_weight = numerics.grid(num_latents, num_nodes=num_nodes, limit=8.5)
+    log_total = 0.5 * num_latents * math.log(2.0 * math.pi)
+    return nodes, log_weight - 0.5 * np.sum(nodes**2, axis=1) - log_total
+
+
+def _hermite(num_latents: int, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes [Q, D] and log weights [Q] of E[f(eps)], eps ~ N(0, I)."""
+    if not 1 <= num_latents <= 3:
+        raise ValueError(f"num_latents must be 1 to 3, got {num_latents}.")
+    # Of more nodes the outer weights underflow.
+    if not 1 <= num_nodes <= 100:
+        raise ValueError(f"num_nodes must be 1 to 100, got {num_nodes}.")
+    node, weight = np.polynomial.hermite_e.hermegauss(num_nodes)
+    nodes = np.meshgrid(*[node] * num_latents, indexing="ij")
+    log_weights = np.meshgrid(*[np.log(weight)] * num_latents, indexing="ij")
+    log_total = 0.5 * num_latents * math.log(2.0 * math.pi)
+    return (
+        np.stack(nodes, axis=-1).reshape(-1, num_latents),
+        np.sum(log_weights, axis=0).reshape(-1) - log_total,
+    )
+
+
+def _placed(
+    rule: tuple[np.ndarray, np.ndarray], h: Array
+) -> tuple[Float[Array, "Q D"], Float[Array, " Q"], Float[Array, " Q"]]:
+    """The rule's z for the normal of h, their log weights and their log densities."""
+    eps, log_weights = (jnp.asarray(part, h.dtype) for part in rule)
+    mean, scale_tril = _normal(h, eps.shape[1])
+    place = jax.vmap(reparameterize.location_cholesky_from_noise, (0, None, None))
+    log_scale = jnp.log(jnp.diagonal(scale_tril))
+    terms = 0.5 * eps**2 + (log_scale + 0.5 * math.log(2.0 * math.pi))[None]
+    return place(eps, mean, scale_tril), log_weights, -terms.sum(1)
+
+
+def _normal(h: Array, num_latents: int) -> tuple[Array, Array]:
+    """The mean [D] and Cholesky factor [D, D] that h holds; its length says how."""
+    if h.shape == (2 * num_latents,):
+        mean, log_std = jnp.split(h, 2)
+        return mean, jnp.diag(jnp.exp(log_std))
+    full = posteriors.full_normal(num_latents).width
+    if h.shape != (full,):
+        raise ValueError(
+            f"h must be that of diag_normal or full_normal, of length "
+            f"{2 * num_latents} or {full}, got {h.shape}."
+        )
+    return posteriors.mean_and_scale_tril(h, num_latents)
