@@ -104,7 +104,7 @@ def test_a_grid_that_cannot_be_is_refused():
 # Nodes placed for each x
 
 
-@pytest.mark.parametrize("num_latents", [1, 2, 3])
+@pytest.mark.parametrize("num_latents", [1, 3])
 def test_two_nodes_at_the_posterior_have_the_closed_form_of_a_linear_model(
     x64, num_latents
 ):
@@ -236,18 +236,6 @@ def test_log_p_is_the_bound_and_the_divergence_of_a_nonlinear_model(x64):
     np.testing.assert_allclose(log_p - bound, divergence, rtol=1e-9, atol=1e-9)
     assert (divergence > 1e-3).all()
     assert np.abs(coarse - bound).max() > 1e-4
-
-
-def test_a_divergence_from_no_number_is_no_number():
-    problem = problems.linear_gaussian()
-    divergence = exact.posterior_divergence(
-        problem.generative,
-        problem.recognition,
-        lambda params, x: jnp.full((), jnp.nan),
-        num_latents=1,
-        num_nodes=4,
-    )
-    assert np.isnan(jax.jit(divergence)(problem.params, jnp.zeros((2,))))
 
 
 # What is refused

@@ -17,9 +17,8 @@ def _moments(recognition, params, x, num_latents):
     return np.asarray(mean), np.asarray(scale_tril @ scale_tril.T)
 
 
-@pytest.mark.parametrize("std", [1.0, 1e-3])
-def test_the_posterior_of_a_linear_model_is_found(x64, std):
-    problem = problems.linear_gaussian(num_latents=3, num_features=4, std=std)
+def test_the_posterior_of_a_linear_model_is_found(x64):
+    problem = problems.linear_gaussian(num_latents=3, num_features=4, std=1e-3)
     x = jnp.linspace(-3.0, 5.0, 4)
     q = laplace.posterior(problem.generative, num_latents=3, num_steps=3)
     got = _moments(q, problem.params, x, 3)
@@ -80,21 +79,33 @@ def test_steps_go_uphill_from_where_the_density_is_not_concave(x64):
 
 def test_it_is_a_recognition_model_of_its_normal(x64):
     problem = problems.linear_gaussian(num_latents=2, num_features=3)
-    q = laplace.posterior(problem.generative, num_latents=2)
+    q = laplace.posterior(problem.generative, num_latents=2, num_steps=2)
     params, x = problem.params, jnp.asarray([0.4, -1.0, 0.7])
     assert q.init(jax.random.key(0)) == ()
-    h = jax.jit(q.encode)(params, x)
-    z = q.sample(jax.random.key(1), params, h)
-    # Bayes' rule at any z: q is the posterior.
-    log_p = log_joint(problem.generative, params, x, z) - q.log_prob(params, h, z)
-    np.testing.assert_allclose(log_p, problem.log_p(params, x), rtol=1e-9)
+
+    @jax.jit
+    def by_bayes(key):
+        """log p(x) = log p(x, z) - log p(z | x) at any z, where q is the posterior."""
+        h = q.encode(params, x)
+        z = q.sample(key, params, h)
+        joint = log_joint(problem.generative, params, x, z)
+        return joint - q.log_prob(params, h, z)
+
+    log_p = problem.log_p(params, x)
+    np.testing.assert_allclose(by_bayes(jax.random.key(1)), log_p, rtol=1e-9)
 
 
-def test_an_impossible_start_gives_up_without_a_number_that_is_none():
+def test_steps_to_where_the_density_is_no_number_are_not_taken():
     generative, params, x = _steep()
-    broken = generative._replace(log_prior=lambda params, z: jnp.log(1.0 - z @ z))
-    q = laplace.posterior(broken, num_latents=2, num_steps=5)
-    assert jnp.isfinite(jax.jit(q.encode)(params, x)).all()
+
+    def log_prior(params, z):
+        return jnp.where(z @ z < 1e-4, 0.0, jnp.nan)
+
+    q = laplace.posterior(
+        generative._replace(log_prior=log_prior), num_latents=2, num_steps=5
+    )
+    mean = jax.jit(q.encode)(params, x)[:2]
+    assert 0.0 < mean @ mean < 1e-4
 
 
 def test_numbers_that_cannot_be_are_refused():
