@@ -1,10 +1,15 @@
 r"""Measures a trained model: its bound, log p(x), and what its latents carry.
 
     python -m experiments.evaluate --workdir=runs/digits
+    python -m experiments.evaluate --workdir=runs/digits --evidence=is,ais,bdmc
 
 Prints and writes to the workdir (evaluation_SPLIT.json and .txt) for one split: ELBO,
 reconstruction and KL, KL per latent, log p(x) by importance sampling with its standard
 error and effective sample size, active units; stamped with the protocol.
+
+--evidence names more estimators of log p(x), printed side by side with what speaks
+against them: annealed importance sampling (from below), bidirectional Monte Carlo (both
+sides, on images that the model draws) and appendix D of the AEVB paper.
 """
 
 import dataclasses
@@ -13,7 +18,16 @@ from typing import Any
 
 import jax
 
-from experiments import cli, measure, protocol, rundir
+from experiments import cli, estimates, measure, protocol, rundir
+
+POSITIVE = (
+    *("eval_samples", "num_temperatures", "num_chains", "num_leapfrog"),
+    *("num_simulated", "hmc_samples"),
+)
+OF_IS = (  # named without their method, which has been the default's from the start
+    *("log_p", "log_p_standard_error", "log_p_sampling_error"),
+    *("effective_sample_size", "smallest_effective_sample_size"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +46,22 @@ class Config:
     importance_samples: int = cli.flag(
         5000, "Samples per image of log p(x), k; 0 leaves it out."
     )
+    evidence: str = cli.flag(
+        "is", "Comma-separated estimators of log p(x): is, ais, bdmc, hmc_density."
+    )
+    num_temperatures: int = cli.flag(1000, "Temperatures of ais and bdmc, T.")
+    num_chains: int = cli.flag(16, "Chains per image of ais and bdmc.")
+    num_leapfrog: int = cli.flag(10, "Leapfrog steps of a transition.")
+    schedule: str = cli.flag(
+        "sigmoid", "Temperatures of ais and bdmc.", choices=("linear", "sigmoid")
+    )
+    base: str = cli.flag(
+        "prior", "Where the chains of ais and bdmc start.", choices=("prior", "q")
+    )
+    num_simulated: int = cli.flag(100, "Images that the model draws for bdmc.")
+    hmc_samples: int = cli.flag(
+        500, "Draws of the chain that hmc_density fits to; as many before and after."
+    )
     num_images: int = cli.flag(0, "Images of the split, from its start; 0 for all.")
     seed: int = cli.flag(0, "Seed of the samples.")
 
@@ -41,15 +71,31 @@ class Config:
         Raises:
             ValueError: naming the flag and its value.
         """
-        if self.eval_samples < 1:
-            raise ValueError(
-                f"--eval_samples must be positive, got {self.eval_samples}"
-            )
+        for name in POSITIVE:
+            if getattr(self, name) < 1:
+                value = getattr(self, name)
+                raise ValueError(f"--{name} must be positive, got {value}")
         for name in ("importance_samples", "num_images", "seed"):
             if getattr(self, name) < 0:
                 value = getattr(self, name)
                 raise ValueError(f"--{name} must not be negative, got {value}")
         measure.check_importance_samples(self.importance_samples)
+        estimates.parse(self.evidence)
+
+    @property
+    def settings(self) -> estimates.Settings:
+        """What the estimators of log p(x) are run with."""
+        return estimates.Settings(
+            *(getattr(self, name) for name in estimates.Settings._fields)
+        )
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The estimators of log p(x) that are asked for."""
+        chosen = estimates.parse(self.evidence)
+        if self.importance_samples:
+            return chosen
+        return tuple(name for name in chosen if name != "is")
 
 
 def evaluate(config: Config) -> dict[str, Any]:
@@ -58,7 +104,8 @@ def evaluate(config: Config) -> dict[str, Any]:
         config.workdir, checkpoint=config.checkpoint, data_dir=config.data_dir
     )
     quantity = protocol.quantity(trained.config, trained.data)
-    key_bound, key_evidence = jax.random.split(jax.random.key(config.seed))
+    root = jax.random.key(config.seed)
+    key_bound, *keys = jax.random.split(root, 1 + len(estimates.METHODS))
     which = {"split": config.split, "num_images": config.num_images}
     with cli.user_errors():
         measure.rows(trained, **which)
@@ -66,13 +113,16 @@ def evaluate(config: Config) -> dict[str, Any]:
         key_bound, trained, num_samples=config.eval_samples, **which
     )
     metrics = protocol.named(metrics, quantity=quantity)
-    if config.importance_samples and quantity != "cross-entropy":
-        metrics |= measure.log_evidence(
-            key_evidence, trained, num_samples=config.importance_samples, **which
+    evidence = {}
+    if config.methods and quantity != "cross-entropy":
+        evidence = estimates.side_by_side(
+            keys, trained, config.settings, config.methods, **which
         )
+        metrics |= {k: v for k, v in evidence.get("is", {}).items() if k in OF_IS}
     return {
         **metrics,
         **measure.latents(trained, **which),
+        "evidence": evidence,
         "split": config.split,
         "num_images": config.num_images
         or len(getattr(trained.data.prepared, config.split)),
@@ -80,6 +130,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "checkpoint": config.checkpoint,
         "eval_samples": config.eval_samples,
         "importance_samples": config.importance_samples,
+        "evidence_settings": config.settings._asdict(),
         "seed": config.seed,
         "protocol": protocol.stamp(trained.config, trained.data),
         "environment": protocol.environment(),
@@ -107,6 +158,8 @@ def table(result: dict[str, Any]) -> str:
     else:
         lines.append("  no KL per latent: q does not factorize over the latents")
     lines.append("")
+    if result["evidence"]:
+        lines.extend([*estimates.table(result["evidence"]), ""])
     if stamp["quantity"] == "cross-entropy":
         lines.append(
             "Targets are not binary: these are cross-entropies, and log p(x) of no "

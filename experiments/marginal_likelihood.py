@@ -35,6 +35,7 @@ import numpy as np
 from experiments import (
     cli,
     course,
+    estimates,
     measure,
     models,
     protocol,
@@ -226,13 +227,9 @@ def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> course.Point:
         rows = measure.rows(trained, split=split, num_images=config.num_images)
         found = evaluate(key_hmc, trained.params, rows)
         log_p = np.asarray(found.log_p, np.float64)
-        sampled = measure.log_evidence(
-            key_importance,
-            proposing,
-            split=split,
-            num_samples=config.importance_samples,
-            num_images=config.num_images,
-        )
+        sampled = estimates.importance_sampling(
+            key_importance, proposing, rows, num_samples=config.importance_samples
+        ).figures
         point |= {
             f"{split}_hmc_density": float(log_p.mean()),
             f"{split}_hmc_density_standard_error": measure.standard_error(log_p),

@@ -127,30 +127,6 @@ def bound(
     }
 
 
-def log_evidence(
-    key: PRNGKey,
-    trained: Trained,
-    *,
-    split: str,
-    num_samples: int,
-    num_images: int = 0,
-) -> dict[str, float]:
-    """Mean log p(x) by importance sampling, nats, with its errors and sample sizes."""
-    evaluate = evidence_over_examples(
-        trained.model, num_samples=num_samples, value=trained.data.prepared.value
-    )
-    data = rows(trained, split=split, num_images=num_images)
-    drawn = evaluate(key, trained.params, data)
-    log_p, error, size, _ = (np.asarray(field, np.float64) for field in drawn)
-    return {
-        "log_p": float(log_p.mean()),
-        "log_p_standard_error": standard_error(log_p),
-        "log_p_sampling_error": float(np.sqrt((error**2).sum()) / len(error)),
-        "effective_sample_size": float(np.median(size)),
-        "smallest_effective_sample_size": float(size.min()),
-    }
-
-
 def latents(
     trained: Trained, *, split: str, num_images: int = 0
 ) -> dict[str, list[float] | float]:
