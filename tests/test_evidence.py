@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+import pathlib
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import cli, evaluate, train
+from experiments import cli, evaluate, evidence, train
 from tests.test_experiments import TINY
 
 pytestmark = [pytest.mark.uses_optax, pytest.mark.slow]
 
-FEW = {
+FEW: dict[str, Any] = {
     "eval_samples": 2,
     "importance_samples": 50,
     "num_temperatures": 6,
@@ -72,3 +75,78 @@ def test_binary_latents_are_annealed_by_gibbs_updates(tmp_path):
 def test_a_bad_flag_of_the_estimators_is_named(flag, said):
     with pytest.raises(cli.UsageError, match=said):
         cli.parse(evaluate.Config, ["evaluate", flag])
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """One tiny comparison of every part, with its folder."""
+    folder = tmp_path_factory.mktemp("evidence")
+    flagfile = folder / "digits.flags"
+    flagfile.write_text(
+        "--hidden=8\n--num_latents=2\n--num_epochs=2\n--eval_samples=2\n"
+    )
+    config = evidence.Config(
+        workdir=str(folder / "out"),
+        samples=(20, 100),
+        temperatures=(4,),
+        num_repeats=3,
+        num_bits=4,
+        binary_epochs=2,
+        digits_flagfile=str(flagfile),
+        num_images=2,
+        bias_repeats=2000,
+    )
+    with jax.numpy_dtype_promotion("standard"):
+        assert evidence.main(config) == 0
+    return folder / "out", json.loads((folder / "out" / "evidence.json").read_text())
+
+
+def test_every_estimator_is_measured_at_every_budget_and_drawn(compared):
+    folder, result = compared
+    assert result["linear"]["exact"] is not None
+    assert result["binary"]["exact"] is not None
+    assert result["digits"]["exact"] is None
+    for part in ("linear", "binary", "digits"):
+        for rows in result[part]["methods"].values():
+            count = len(rows["budget"])
+            assert count > 0
+            for name in ("decodings", "seconds", "mean", "spread"):
+                assert len(rows[name]) == count
+                assert np.isfinite(rows[name]).all()
+    names = set(result["linear"]["methods"])
+    assert {"prior", "AIS", "reverse AIS", "HMC density"} <= names
+    for name in ("evidence_against_decodings", "evidence_against_seconds", "bias"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_bias_of_log_p_hat_falls_as_its_law_and_p_hat_has_none(compared):
+    rows = compared[1]["bias"]
+    ratio, error = np.array(rows["ratio"]), np.array(rows["ratio_error"])
+    assert (np.abs(ratio - 1.0) < 5.0 * error).all()
+    late = np.array(rows["num_samples"]) >= 10
+    distance = np.array(rows["bias"])[late] - np.array(rows["law"])[late]
+    # The law's variance is itself an estimate, good to about a tenth here.
+    slack = 5.0 * np.array(rows["bias_error"])[late] - 0.2 * np.array(rows["law"])[late]
+    assert (np.abs(distance) < slack).all()
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--parts=linear,cubic", "cubic"),
+        ("--samples=0", "--samples"),
+        ("--samples=750", "multiples"),
+        ("--temperatures=", "--temperatures"),
+        ("--num_bits=0", "--num_bits"),
+        ("--bias_repeats=1", "--bias_repeats"),
+    ],
+)
+def test_a_bad_flag_of_the_comparison_is_named(flag, said):
+    with pytest.raises(cli.UsageError, match=said):
+        cli.parse(evidence.Config, ["evidence", flag])
+
+
+@pytest.mark.parametrize("name", ["quick", "full"])
+def test_the_flag_files_of_the_comparison_parse(name):
+    path = pathlib.Path(cli.__file__).parent / "flags" / "evidence" / f"{name}.flags"
+    assert cli.parse(evidence.Config, ["evidence", f"--flagfile={path}"]).workdir
