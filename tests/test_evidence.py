@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import cli, evaluate, evidence, train
+from experiments.benchmark import importance_sampling as benchmark
 from tests.test_experiments import TINY
 
 pytestmark = [pytest.mark.uses_optax, pytest.mark.slow]
@@ -150,3 +151,21 @@ def test_a_bad_flag_of_the_comparison_is_named(flag, said):
 def test_the_flag_files_of_the_comparison_parse(name):
     path = pathlib.Path(cli.__file__).parent / "flags" / "evidence" / f"{name}.flags"
     assert cli.parse(evidence.Config, ["evidence", f"--flagfile={path}"]).workdir
+
+
+def test_the_benchmark_of_importance_sampling_measures_memory_and_speed(tmp_path):
+    path = tmp_path / "speed.json"
+    config = benchmark.Config(
+        num_images=4,
+        num_samples=20,
+        num_latents=2,
+        hidden=8,
+        num_timed=2,
+        num_rounds=2,
+        output=str(path),
+    )
+    assert benchmark.main(config) == 0
+    result = json.loads(path.read_text())
+    assert result["peak_beyond_imports_mib"] > 0.0
+    assert {len(times) for times in result["seconds"].values()} == {2}
+    assert min(min(times) for times in result["seconds"].values()) > 0.0
