@@ -101,6 +101,17 @@ def test_runs_differ_in_algorithm_and_latents_alone():
     assert {(run.seed, run.optimizer) for run in found} == {(3, "adagrad")}
 
 
+def test_flags_of_wake_sleep_reach_its_runs_alone():
+    config = SCRIPTS["bound_curves"].Config(
+        workdir="w", run_flags="--seed=3", wake_sleep_flags="--init=normal_0.01"
+    )
+    found = SCRIPTS["bound_curves"].train_configs(config)
+    assert [run.algorithm for run in found[:3]] == ["aevb", "wake_sleep", "aevb"]
+    for run in found:
+        wanted = "normal_0.01" if run.algorithm == "wake_sleep" else "glorot"
+        assert (run.init, run.seed) == (wanted, 3)
+
+
 @pytest.mark.parametrize(
     ("script", "flag", "said"),
     [
