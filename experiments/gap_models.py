@@ -47,7 +47,10 @@ LINEAR_STD = 0.5
 NONLINEAR_STD = 0.3
 NUM_FEATURES = 3
 MIN_STD = 0.05
-ROWS_AT_ONCE = 50
+ROWS_AT_ONCE = 10
+TURN_NODES, FINAL_NODES = 24, 60  # a side of q's grid, to choose a turn and after
+TURN_ROWS = 100
+_SMALL = networks.normal(std=0.1)  # q starts near the prior
 
 Rows: TypeAlias = Callable[[PyTree, Array, Array], Float[Array, " N"]]
 """(theta, h [N, H], x [N, *X]) -> nats of each row."""
@@ -76,10 +79,13 @@ def linear(*, full: bool) -> Model:
     posterior = (posteriors.full_normal if full else posteriors.diag_normal)(2)
     return Model(
         ppca.generative(NUM_LATENTS, (NUM_FEATURES,)),
-        vae.encoder_model(networks.linear(NUM_FEATURES, posterior.width), posterior),
+        vae.encoder_model(
+            networks.linear(NUM_FEATURES, posterior.width, initializer=_SMALL),
+            posterior,
+        ),
         posterior,
         lambda key: linear_theta(jnp.log(LINEAR_STD)),
-        _closed_forms(full=full),
+        _closed_forms(),
     )
 
 
@@ -91,12 +97,14 @@ def linear_theta(log_std: Scalar) -> PyTree:
     return {"decoder": {"output": layer}, "prior": (), "likelihood": noise}
 
 
-def nonlinear(*, hidden: int, num_nodes: int) -> Model:
+def nonlinear(*, hidden: int, num_nodes: int, q_nodes: int) -> Model:
     """A tanh decoder of two latents with learned noise; q a diagonal normal.
 
     Args:
         hidden: units of the decoder, of the truth's and of the encoder's hidden layer.
         num_nodes: a side of the finest grid of z.
+        q_nodes: a side of those of q's scale. They must be dense where the decoder
+            bends, so a wide q, as at the start, takes more than a narrow one.
     """
     generative = vae.decoder_model(
         networks.mlp(NUM_LATENTS, (hidden,), NUM_FEATURES),
@@ -104,13 +112,13 @@ def nonlinear(*, hidden: int, num_nodes: int) -> Model:
         likelihoods.normal_learned_std((NUM_FEATURES,), min_std=MIN_STD),
     )
     posterior = posteriors.diag_normal(NUM_LATENTS)
-    encoder = networks.mlp(NUM_FEATURES, (hidden,), posterior.width)
+    encoder = networks.mlp(NUM_FEATURES, (hidden,), posterior.width, initializer=_SMALL)
 
     def truth(key: PRNGKey) -> PyTree:
         """Weights larger than at the start of training, so that posteriors bend."""
         key_in, key_bias, key_out = jax.random.split(key, 3)
         first = {
-            "kernel": 1.5 * jax.random.normal(key_in, (NUM_LATENTS, hidden)),
+            "kernel": 1.25 * jax.random.normal(key_in, (NUM_LATENTS, hidden)),
             "bias": jax.random.normal(key_bias, (hidden,)),
         }
         scale = 1.5 / math.sqrt(hidden)
@@ -129,7 +137,7 @@ def nonlinear(*, hidden: int, num_nodes: int) -> Model:
         vae.encoder_model(encoder, posterior),
         posterior,
         truth,
-        _quadratures(generative, posterior, num_nodes=num_nodes),
+        _quadratures(generative, posterior, num_nodes=num_nodes, q_nodes=q_nodes),
     )
 
 
@@ -165,13 +173,15 @@ def at_h(posterior: Conditional) -> Recognition:
     return q._replace(encode=lambda params, x: params.recognition)
 
 
-def _closed_forms(*, full: bool) -> Exact:
-    def moments(h: Array) -> tuple[Array, Array]:
-        if full:
-            return posteriors.mean_and_scale_tril(h, NUM_LATENTS)
-        mean, log_std = jnp.split(h, 2)
-        return mean, jnp.diag(jnp.exp(log_std))
+def moments(h: Float[Array, " H"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
+    """Mean and Cholesky factor of the normal that h holds, diagonal or full."""
+    if h.shape[0] > 2 * NUM_LATENTS:
+        return posteriors.mean_and_scale_tril(h, NUM_LATENTS)
+    mean, log_std = jnp.split(h, 2)
+    return mean, jnp.diag(jnp.exp(log_std))
 
+
+def _closed_forms() -> Exact:
     def log_p(theta: PyTree, h: Array, x: Array) -> Scalar:
         del h
         return ppca.log_evidence(Params(theta, ()), x)
@@ -186,22 +196,22 @@ def _closed_forms(*, full: bool) -> Exact:
 
 
 def _quadratures(
-    generative: Generative, posterior: Conditional, *, num_nodes: int
+    generative: Generative, posterior: Conditional, *, num_nodes: int, q_nodes: int
 ) -> Exact:
     evidence = exact.grid_quadrature(
-        generative, num_latents=NUM_LATENTS, num_nodes=num_nodes, limit=7.0
+        generative, num_latents=NUM_LATENTS, num_nodes=num_nodes, limit=6.0
     )
     gap = exact.posterior_divergence(
         generative,
         at_h(posterior),
         # A grid of its own: coarser where log p(x) above is finer.
         exact.grid_quadrature(
-            generative, num_latents=NUM_LATENTS, num_nodes=num_nodes - 17, limit=6.5
+            generative, num_latents=NUM_LATENTS, num_nodes=num_nodes - 17, limit=6.2
         ),
         num_latents=NUM_LATENTS,
-        num_nodes=48,
+        num_nodes=q_nodes,
     )
-    eps, log_weight = numerics.grid(NUM_LATENTS, num_nodes=41, limit=8.0)
+    eps, log_weight = numerics.grid(NUM_LATENTS, num_nodes=q_nodes, limit=8.0)
     weights = np.exp(log_weight - 0.5 * np.sum(eps**2, axis=1)) / (2.0 * math.pi)
 
     def log_p(theta: PyTree, h: Array, x: Array) -> Scalar:
@@ -244,61 +254,57 @@ def distance_to_truth(
     posterior, generative = model.posterior, model.generative
     nodes, _ = numerics.grid(NUM_LATENTS, num_nodes=num_nodes, limit=5.0)
 
-    def turned(truth: PyTree, turn: Array) -> Generative:
+    def turned(turn: Array) -> Generative:
         c, s, flip = jnp.cos(turn[0]), jnp.sin(turn[0]), turn[1]
         rotation = jnp.stack([jnp.stack([c, -s]), jnp.stack([s * flip, c * flip])])
 
         def terms(params: Params, x: Array, z: Array) -> Array:
-            del params
-            true = Params(truth, ())
-            return generative.log_likelihood_terms(true, x, rotation @ z)
+            return generative.log_likelihood_terms(params, x, rotation @ z)
 
         return generative._replace(log_likelihood_terms=terms)
 
     def mean_divergence(
-        true: Generative, h: Array, x: Array, log_p: Array, num_nodes: int
+        truth: PyTree, h: Array, x: Array, log_p: Array, turn: Array, num_nodes: int
     ) -> Scalar:
         def one(row: tuple[Array, Array, Array]) -> Scalar:
             h, x, log_p = row
             gap = exact.posterior_divergence(
-                true,
+                turned(turn),
                 at_h(posterior),
                 lambda params, x: log_p,
                 num_latents=NUM_LATENTS,
                 num_nodes=num_nodes,
             )
-            return gap(Params((), h), x)
+            return gap(Params(truth, h), x)
 
         return jax.lax.map(one, (h, x, log_p), batch_size=ROWS_AT_ONCE).mean()
 
     @jax.jit
     def search(truth: PyTree, h: Array, x: Array, log_p: Array, turns: Array) -> Array:
-        """Twelve nodes a side: enough to choose the turn by."""
+        """A few nodes a side: enough to choose the turn by."""
         return jax.lax.map(
-            lambda turn: mean_divergence(turned(truth, turn), h, x, log_p, 12), turns
+            lambda turn: mean_divergence(truth, h, x, log_p, turn, TURN_NODES), turns
         )
 
     @jax.jit
     def final(
         truth: PyTree, theta: PyTree, h: Array, x: Array, log_p: Array, turn: Array
     ) -> tuple[Scalar, Scalar]:
-        there = turned(truth, turn)
         z = jnp.asarray(nodes, h.dtype)
+        joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
 
         def one(x: Array) -> Scalar:
-            joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
-            params = Params(theta, ())
-            own = jax.nn.log_softmax(joint(generative, params, x, z))
-            true = jax.nn.log_softmax(joint(there, params, x, z))
-            return jnp.exp(own) @ (own - true)
+            own = jax.nn.log_softmax(joint(generative, Params(theta, ()), x, z))
+            there = joint(turned(turn), Params(truth, ()), x, z)
+            return jnp.exp(own) @ (own - jax.nn.log_softmax(there))
 
         of_posterior = jax.lax.map(one, x, batch_size=ROWS_AT_ONCE).mean()
-        return mean_divergence(there, h, x, log_p, 32), of_posterior
+        return mean_divergence(truth, h, x, log_p, turn, FINAL_NODES), of_posterior
 
     def distance(
         truth: PyTree, theta: PyTree, h: Array, x: Array, log_p: Array
     ) -> Distances:
-        some = slice(0, 2 * ROWS_AT_ONCE)
+        some = slice(0, TURN_ROWS)
 
         def best(degrees: np.ndarray, flips: np.ndarray) -> np.ndarray:
             turns = np.stack([np.radians(degrees), flips], axis=1)

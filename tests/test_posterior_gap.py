@@ -1,0 +1,185 @@
+"""The script on the posterior gap, run in process with tiny configurations."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import cli, gap_family, gap_models, gap_training, posterior_gap
+from tests.test_experiments import FLAGS
+from vae_jax.types import Batch, Params, log_joint
+
+pytestmark = pytest.mark.uses_optax
+TINY = {
+    "num_seeds": 2,
+    "num_rows": 8,
+    "num_test": 4,
+    "hidden": 2,
+    "num_steps": 20,
+    "num_points": 3,
+    "inner_steps": (1, 2),
+    "search_steps": 3,
+    "num_nodes": 160,
+}
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("path", sorted((FLAGS / "posterior_gap").glob("*.flags")))
+def test_a_flag_file_of_posterior_gap_parses(path):
+    got = cli.parse(posterior_gap.Config, ["gap", f"--flagfile={path}"])
+    assert got != posterior_gap.Config()
+    assert got.num_seeds == 3
+
+
+@pytest.mark.slow
+def test_every_part_is_measured_drawn_and_kept(tmp_path, capsys):
+    config = posterior_gap.Config(workdir=str(tmp_path), **TINY)
+    assert posterior_gap.main(config) == 0
+    result = read(tmp_path / "posterior_gap.json")
+
+    assert result["largest_discrepancy"]["frozen"] < 1e-6
+    assert len(result["frozen"]) == 3
+    for curve in result["frozen"].values():
+        assert curve["step"] == [0, 10, 20]
+        assert curve["theta_moved"] == [0.0] * 3
+        assert len(set(curve["log_p"])) == 1, "log p(x) does not move"
+        np.testing.assert_allclose(curve["gained"], curve["lost"], atol=1e-6)
+        assert curve["lost"][-1] > 0.1
+    assert [curve["seed"] for curve in result["joint"]] == [0, 1]
+    for curve in result["joint"]:
+        sum_of_two = np.array(curve["bound"]) + curve["divergence"]
+        np.testing.assert_allclose(sum_of_two, curve["log_p"], atol=1e-3)
+        assert min(curve["to_truth"] + curve["posterior_to_truth"]) > 0.0
+    names = ["k = 1", "k = 2", "converged", "exact"]
+    assert list(result["lagging"]) == names
+    assert {len(curves) for curves in result["lagging"].values()} == {2}
+    starts = [c["log_p"][0] for curves in result["lagging"].values() for c in curves]
+    np.testing.assert_allclose(starts[2:], starts[:2] * 3)
+    pictures = {f"{part}.png" for part in posterior_gap.PARTS} | {"distances.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == pictures
+    assert "KL differ by at most" in capsys.readouterr().out
+
+    before = (tmp_path / "lagging.json").stat().st_mtime_ns
+    assert posterior_gap.main(config) == 0
+    assert (tmp_path / "lagging.json").stat().st_mtime_ns == before, "read back"
+
+
+def test_a_diagonal_q_moves_the_optimum_and_a_full_one_does_not(x64):
+    result = gap_family.optima()
+    np.testing.assert_allclose(result["log_p"]["std"], 0.5, atol=1e-6)
+    np.testing.assert_allclose(result["full"]["std"], 0.5, atol=1e-6)
+    np.testing.assert_allclose(result["diagonal"]["std"], 0.63, atol=5e-4)
+    np.testing.assert_allclose(
+        result["full"]["values"], result["log_p"]["values"], rtol=1e-10
+    )
+    # Learned with the encoder, and not put in, the best q leads to the same.
+    np.testing.assert_allclose(result["joint_std"]["full"], 0.5, atol=1e-5)
+    wanted = result["diagonal"]["std"]
+    np.testing.assert_allclose(result["joint_std"]["diagonal"], wanted, atol=1e-5)
+    # log p at the truth, from matrices.
+    w = np.array(gap_models.COLUMNS)
+    covariance = w @ w.T + 0.25 * np.eye(3)
+    log_det = np.linalg.slogdet(covariance)[1]
+    log_p = -0.5 * (3.0 * math.log(2.0 * math.pi) + log_det + 3.0)
+    np.testing.assert_allclose(result["log_p"]["greatest"], log_p, rtol=1e-9)
+
+
+def test_the_population_has_the_covariance_of_the_model(x64):
+    rows = np.asarray(gap_family.population())
+    w = np.array(gap_models.COLUMNS)
+    np.testing.assert_allclose(rows.mean(0), 0.0, atol=1e-12)
+    wanted = w @ w.T + 0.25 * np.eye(3)
+    np.testing.assert_allclose(rows.T @ rows / len(rows), wanted, atol=1e-12)
+
+
+def test_the_distance_to_the_truth_is_none_once_the_latents_are_turned_back(x64):
+    model = gap_models.nonlinear(hidden=3, num_nodes=80, q_nodes=60)
+    truth = model.truth(jax.random.key(0))
+    x = gap_models.draw(jax.random.key(1), model, truth, 8)
+    c, s = np.cos(np.radians(33.0)), np.sin(np.radians(33.0))
+    turn = np.array([[c, -s], [-s, -c]])  # by 33 degrees, and reflected
+    hidden = truth["decoder"]["hidden_0"]
+    other = {**hidden, "kernel": jnp.asarray(turn.T) @ hidden["kernel"]}
+    theta = {**truth, "decoder": {**truth["decoder"], "hidden_0": other}}
+    # q of each row: the moments of the posterior, on a grid.
+    axis = np.linspace(-5.0, 5.0, 81)
+    z = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+
+    @jax.jit
+    @jax.vmap
+    def moments(x):
+        joint = jax.vmap(lambda z: log_joint(model.generative, Params(theta, ()), x, z))
+        share = jax.nn.softmax(joint(jnp.asarray(z)))
+        mean = share @ z
+        variance = share @ (z - mean[None]) ** 2
+        return jnp.concatenate([mean, 0.5 * jnp.log(variance)])
+
+    h = moments(x)
+    log_p = model.exact.log_p(truth, h, x)
+    far = gap_models.distance_to_truth(model, num_nodes=80)(truth, theta, h, x, log_p)
+    own = float(model.exact.divergence(theta, h, x).mean())
+    np.testing.assert_allclose(far.degrees, -33.0, atol=3.0)
+    assert own - 0.05 < far.divergence < own + 1e-3, "the least over all turns"
+    assert 0.0 <= far.of_posterior < 0.05
+    same = gap_models.distance_to_truth(model, num_nodes=80)(truth, truth, h, x, log_p)
+    assert same.of_posterior > 0.5, "the same turn is no use to another theta"
+
+
+def test_k_updates_of_phi_come_before_one_of_theta(x64):
+    model = gap_models.linear(full=False)
+    objective = gap_training.bound_of(model, num_samples=1)
+    algorithm = gap_training.alternating(objective, learning_rate=0.1, num_inner=3)
+    key_p, key_q, key_x = jax.random.split(jax.random.key(0), 3)
+    start = Params(model.generative.init(key_p), model.recognition.init(key_q))
+    x = jax.random.normal(key_x, (4, 3))
+    state = algorithm.init(jax.random.key(1), start)
+    batch = Batch(x, jnp.arange(4), jnp.ones(4))
+    after, _ = jax.jit(algorithm.step)(jax.random.key(2), state, batch)
+    assert (int(after.phi.step), int(after.theta.step)) == (3, 1)
+    jax.tree.map(np.testing.assert_array_equal, after.phi.params, after.theta.params)
+
+    def farthest(now, then):
+        apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), now, then)
+        return max(jax.tree.leaves(apart))
+
+    # A step of Adam is at most its rate at first: one for theta, up to three for phi.
+    theta = farthest(after.params.generative, start.generative)
+    phi = farthest(after.params.recognition, start.recognition)
+    np.testing.assert_allclose(theta, 0.1, rtol=1e-3)
+    assert 0.2 < phi < 0.31
+
+
+def test_points_are_zero_and_whole_stretches_to_the_last_step():
+    setting = posterior_gap.setting(posterior_gap.Config(num_steps=300, num_points=6))
+    assert gap_training.points(setting) == [0, 10, 20, 50, 130, 300]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parts": "frozen,thawed"}, "--parts: thawed unknown; known: frozen"),
+        ({"num_seeds": 0}, "--num_seeds must be positive, got 0"),
+        ({"num_steps": 15}, "--num_steps must be a multiple of 10, got 15"),
+        ({"num_steps": 0}, "--num_steps must be a multiple of 10, got 0"),
+        ({"learning_rate": 0.0}, r"--learning_rate must be positive, got 0\.0"),
+        ({"num_points": 1}, "--num_points must be at least 2, got 1"),
+        ({"num_nodes": 20}, "--num_nodes must be at least 30, got 20"),
+        ({"inner_steps": ()}, r"--inner_steps must be positive, got \(\)"),
+        ({"inner_steps": (1, 0)}, r"--inner_steps must be positive, got \(1, 0\)"),
+    ],
+)
+def test_numbers_that_make_no_experiment_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        posterior_gap.Config(**changes)
+
+
+def test_a_workdir_that_is_a_file_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(cli.UsageError, match="file"):
+        posterior_gap.main(posterior_gap.Config(workdir=str(tmp_path / "file")))
