@@ -43,6 +43,7 @@ NAMED_ESTIMATORS = {"wake_sleep": "wake_sleep", "rws": "reweighted_wake_sleep"}
 FLAG_OF = {"gradient": "estimator"}  # a property and the flag that a user knows
 FREE_POSTERIORS = ("diag_normal", "full_normal")  # without parameters of their own
 WITHOUT_ENCODER = ("mcem", "vem")  # no phi: q is found for each x when it is wanted
+WITH_ENCODER = tuple(name for name in ALGORITHMS if name not in WITHOUT_ENCODER)
 READ_BY: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     # flag: what chooses whether it is read, and the choices that read it
     "estimator": (("algorithm", ("aevb", "full_vb")),),
@@ -67,6 +68,7 @@ READ_BY: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "num_components": (("prior", ("normal_mixture", "vamp")),),
     "flow_layers": (("posterior", ("planar", "coupling", "iaf")),),
     "adam_epsilon": (("optimizer", ("adam",)),),
+    "encoder_hidden": (("algorithm", WITH_ENCODER),),
     "std": (("likelihood", ("normal", "normal_learned_std")),),
     "min_std": (("likelihood", ("normal_learned_std", "normal_per_pixel_std")),),
     "squash_mean": (
@@ -142,6 +144,9 @@ class Config:
     num_latents: int = cli.flag(16, "Latent dimensions, N_z.")
     hidden: tuple[int, ...] = cli.flag(
         (200,), "Units of the encoder's hidden layers; the decoder mirrors them."
+    )
+    encoder_hidden: tuple[int, ...] = cli.flag(
+        (), "Units of the encoder's hidden layers, if not those of --hidden."
     )
     activation: str = cli.flag(
         "tanh",
@@ -241,8 +246,10 @@ class Config:
             if not getattr(self, name) >= 0:
                 value = getattr(self, name)
                 raise ValueError(f"--{name} must not be negative, got {value}")
-        if min(self.hidden, default=1) < 1:
-            raise ValueError(f"--hidden must hold positive sizes, got {self.hidden}")
+        for name in ("hidden", "encoder_hidden"):
+            if min(getattr(self, name), default=1) < 1:
+                value = getattr(self, name)
+                raise ValueError(f"--{name} must hold positive sizes, got {value}")
         if self.valid_size < -1:
             raise ValueError(f"--valid_size must be -1 or more, got {self.valid_size}")
         self._check_prior()

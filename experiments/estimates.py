@@ -148,9 +148,14 @@ def _importance(
     return importance_sampling(key, trained, data, num_samples=number)
 
 
-def _annealed(
+def annealed_importance_sampling(
     key: PRNGKey, trained: measure.Trained, settings: Settings, data: Array
 ) -> Estimated:
+    """log p-hat of rows by chains from the prior, or from q, to the posterior.
+
+    Raises:
+        UsageError: if the chains never accept.
+    """
     estimator = annealed.ais(
         trained.model.generative,
         _chains(trained, settings),
@@ -223,7 +228,7 @@ _BY_NAME: dict[
     str, Callable[[PRNGKey, measure.Trained, Settings, Array], Estimated]
 ] = {
     "is": _importance,
-    "ais": _annealed,
+    "ais": annealed_importance_sampling,
     "bdmc": _bidirectional,
     "hmc_density": _posterior_density,
 }

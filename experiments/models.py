@@ -90,7 +90,8 @@ def build(config: Config, x_shape: tuple[int, ...]) -> Model:
         "initializer": _initializer(config.init),
     }
     density = posterior(config)
-    encoder = networks.mlp(num_entries, config.hidden, density.width, **style)
+    sizes = config.encoder_hidden or config.hidden
+    encoder = networks.mlp(num_entries, sizes, density.width, **style)
     mirrored = config.hidden[::-1]
     decoder = networks.mlp(config.num_latents, mirrored, likelihood.width, **style)
     prior = _prior(config)

@@ -11,21 +11,26 @@ from experiments.configuration import Config
 VARIED = ("workdir", "data_dir", "num_latents", "algorithm", "num_epochs")
 
 
-def base(run_flagfile: str, run_flags: str) -> Config:
+def base(run_flagfile: str, run_flags: str, *, taken: Sequence[str] = VARIED) -> Config:
     """What all runs of a comparison share: a flag file of train, then more flags.
+
+    Args:
+        run_flagfile: path of a flag file of `experiments.train`; empty for none.
+        run_flags: more of its flags, separated by spaces.
+        taken: names of the flags that the comparison sets itself.
 
     Raises:
         UsageError: for what `experiments.train` would refuse, or a flag in run_flags
-            that the comparison sets.
+            that is taken.
     """
     try:
         more = shlex.split(run_flags)
     except ValueError as error:
         raise cli.UsageError(f"--run_flags={run_flags}: {error}") from error
     given = {token.lstrip("-").partition("=")[0] for token in more}
-    if taken := [name for name in VARIED if name in given]:
+    if found := [name for name in taken if name in given]:
         raise cli.UsageError(
-            f"--run_flags={run_flags}: --{taken[0]} is set by the comparison's own "
+            f"--run_flags={run_flags}: --{found[0]} is set by the comparison's own "
             "flags"
         )
     files = [f"--flagfile={run_flagfile}"] if run_flagfile else []

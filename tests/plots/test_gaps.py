@@ -84,3 +84,17 @@ def test_what_cannot_be_drawn_is_refused():
             draw({}, x_label="x", y_label="y")
     with pytest.raises(ValueError, match=r"log names no panel.*b"):
         gaps.seeds({"a": {"k": (X, X[None])}}, x_label="x", y_label="y", log=("b",))
+
+
+def test_stacked_bars_lie_end_to_end_and_show_their_sum():
+    bars = {"a": (1.0, 2.0), "b": (0.5, 0.25)}
+    figure = gaps.stacked(bars, parts=("first", "second"), x_label="nats")
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    first, second = axes.containers
+    assert [bar.get_width() for bar in first] == [1.0, 0.5]
+    assert [bar.get_x() for bar in second] == [1.0, 0.5]
+    assert [text.get_text().strip() for text in axes.texts] == ["3.00", "0.75"]
+    assert axes.get_xlabel() == "nats"
+    with pytest.raises(ValueError, match="needs 1 parts"):
+        gaps.stacked(bars, parts=("first",), x_label="nats")

@@ -140,6 +140,45 @@ def optima(
     return figure
 
 
+def stacked(
+    bars: Mapping[str, Sequence[float]], *, parts: Sequence[str], x_label: str
+) -> Figure:
+    """Horizontal bars, the parts of a sum one after the other, its value at the end.
+
+    Args:
+      bars: the name of each to its parts; a part below zero starts from the left end.
+      parts: the name of each part.
+      x_label: of the sum, with its unit.
+
+    Raises:
+      ValueError: no bars, or one with another number of parts.
+    """
+    _check(bars)
+    if any(len(values) != len(parts) for values in bars.values()):
+        raise ValueError(f"each bar needs {len(parts)} parts, as many as names.")
+    figure = Figure(
+        figsize=(6.4, 1.4 + 0.42 * len(bars)), dpi=120, layout="constrained"
+    )
+    axes, names = figure.add_subplot(), list(bars)
+    values = np.array([bars[name] for name in names])
+    ends = np.cumsum(values, axis=1)
+    for i, part in enumerate(parts):
+        axes.barh(
+            names,
+            values[:, i],
+            left=ends[:, i] - values[:, i],
+            color=f"C{i}",
+            label=part,
+        )
+    for place, total in enumerate(ends[:, -1]):
+        axes.text(total, place, f" {total:.2f}", va="center", fontsize="small")
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(x_label)
+    figure.legend(loc="outside upper center", ncols=len(parts), frameon=False)
+    return figure
+
+
 def _check(panels: Mapping) -> None:
     if not panels:
         raise ValueError("panels must name at least one panel.")

@@ -1,0 +1,90 @@
+"""The script on the inference gaps, run in process with tiny configurations."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cli, inference_gaps, measure
+from tests.test_experiments import FLAGS
+from vae_jax.latent_models import ppca, ppca_bounds
+
+pytestmark = pytest.mark.uses_optax
+
+
+@pytest.mark.parametrize("path", sorted((FLAGS / "inference_gaps").glob("*.flags")))
+def test_a_flag_file_of_inference_gaps_parses(path):
+    got = cli.parse(inference_gaps.Config, ["gaps", f"--flagfile={path}"])
+    assert got != inference_gaps.Config()
+    runs = inference_gaps.train_configs(got)
+    assert tuple(runs) == inference_gaps.MODELS
+    assert runs["wide_encoder"].encoder_hidden > runs["diagonal"].hidden
+    assert runs["wide_encoder"].hidden == runs["diagonal"].hidden
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--models=diagonal,square", "square unknown; known: diagonal"),
+        ("--num_images=0", "--num_images must be 1 or more"),
+        ("--num_temperatures=-1", "--num_temperatures must be 0 or more"),
+        ("--tolerance=0", "--tolerance must be positive"),
+        ("--eval_samples=15", "--eval_samples must be a multiple of --local_samples"),
+        ("--run_flags=--posterior=iaf", "--posterior is set by the comparison's own"),
+        ("--run_flags=--algorithm=vem", "--algorithm=vem do not fit"),
+    ],
+)
+def test_what_makes_no_comparison_is_one_line(flags, words):
+    with pytest.raises(cli.UsageError) as error:
+        cli.parse(inference_gaps.Config, ["gaps", flags])
+    assert words in str(error.value)
+
+
+@pytest.mark.slow
+def test_on_a_linear_vae_the_best_q_and_log_p_are_the_closed_forms(tmp_path, capsys):
+    linear = (
+        "--binarization=none --likelihood=normal_learned_std --std=0.5 --hidden= "
+        "--num_latents=2 --num_epochs=1 --batch_size=50"
+    )
+    config = inference_gaps.Config(
+        workdir=str(tmp_path),
+        run_flags=linear,
+        models="diagonal",
+        num_images=10,
+        eval_samples=2000,
+        importance_samples=2000,
+        tolerance=0.01,
+    )
+    assert inference_gaps.main(config) == 0
+    trained = measure.load_trained(tmp_path / "diagonal", checkpoint="last")
+    found = json.loads((tmp_path / "inference_gaps.json").read_text())
+    exact = {"min_std": trained.config.min_std}
+    for split in inference_gaps.SPLITS:
+        got = found["models"]["diagonal"][split]
+        rows = measure.rows(trained, split=split, num_images=10)
+        rows = trained.data.prepared.value(rows)
+
+        def mean_of(function, rows=rows):
+            return float(jax.vmap(function, (None, 0))(trained.params, rows).mean())
+
+        def best_diagonal(params, x):
+            mean, log_std = ppca_bounds.best_diagonal(params, x, **exact)
+            tril = jax.numpy.diag(jax.numpy.exp(log_std))
+            return ppca_bounds.bound(params, x, mean, tril, **exact)
+
+        log_p = mean_of(lambda params, x: ppca.log_evidence(params, x, **exact))
+        best = mean_of(best_diagonal)
+        np.testing.assert_allclose(got["log_p"], log_p, atol=0.02)
+        np.testing.assert_allclose(got["best_bound"], best, atol=0.03)
+        assert got["approximation"] == pytest.approx(log_p - best, abs=0.04)
+        parts = got["approximation"] + got["amortization"]
+        assert got["inference"] == pytest.approx(parts, abs=1e-6)
+        assert got["converged"]["diagonal"] == 1.0
+        assert got["best_flow"] > got["best_diagonal"] - 0.02
+    assert (tmp_path / "inference_gaps.png").is_file()
+
+    measured = (tmp_path / "diagonal.json").stat().st_mtime_ns
+    assert inference_gaps.main(config) == 0, "read back, not measured again"
+    assert (tmp_path / "diagonal.json").stat().st_mtime_ns == measured
+    assert "approximation" in capsys.readouterr().out
