@@ -1,9 +1,12 @@
 """A workdir: what a run writes, under which names, and who may continue it."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from experiments import cli
@@ -12,6 +15,7 @@ from experiments.configuration import Config
 FLAGS = "flags.txt"
 RUN = "run.json"
 CHECKPOINTS = "checkpoints"
+LOCK = "lock"
 
 
 def claim(config: Config) -> pathlib.Path:
@@ -47,6 +51,31 @@ def make(workdir: pathlib.Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     if not os.access(workdir, os.W_OK | os.X_OK):
         raise PermissionError(f"no permission to write in --workdir={workdir}")
+
+
+@contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from training in a workdir while this one does.
+
+    The operating system lets go of the lock when the process ends, however it ends: a
+    killed run is never in the way of the one that resumes it.
+
+    Raises:
+        UsageError: if another process trains there, naming it.
+    """
+    with (workdir / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise cli.UsageError(
+                f"another process ({file.read().strip() or 'starting'}) is training in "
+                f"{workdir}: wait for it, or choose another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()}")
+        file.flush()
+        yield
 
 
 def read_config(workdir: pathlib.Path) -> Config:

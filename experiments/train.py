@@ -87,7 +87,8 @@ def fit(
     Ends early on a signal (after saving) and by early stopping.
 
     Raises:
-        UsageError: at a bound that is not finite, naming the step.
+        UsageError: at a bound that is not finite, naming the step; if another process
+            trains in the workdir.
     """
     total = run.config.num_epochs * run.steps_per_epoch
     quantity = protocol.quantity(run.config, run.data)
@@ -98,6 +99,7 @@ def fit(
     step = last_saved = int(saved.run.step)
     saved_at, order = started, None
     with contextlib.ExitStack() as opened:
+        opened.enter_context(rundir.locked(run.workdir))
         log = journal.open(run.workdir, resume_step=step or None)
         opened.callback(log.close)
         show = _progress(run, total, step, opened)

@@ -1,6 +1,7 @@
 """Interrupts, kills, damage and bad input: one clear line, and nothing lost."""
 
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -58,6 +59,57 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
         np.testing.assert_array_equal(a, b)
     assert metrics(whole.workdir) == metrics(broken.workdir)
     assert [row["step"] for row in metrics(broken.workdir)] == list(range(10, 601, 10))
+
+
+@pytest.mark.long
+def test_fifty_kills_at_random_times_lose_nothing(tmp_path):
+    many = {"num_epochs": 1500, "checkpoint_seconds": 0.0}
+    whole, broken = tiny(tmp_path / "whole", **many), tiny(tmp_path / "broken", **many)
+    train.main(whole)
+    chance, during_a_save = random.Random(0), 0
+    for _ in range(50):
+        process = subprocess.Popen(
+            command(broken), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        before, deadline = len(journal.read(broken.workdir)), time.monotonic() + 120.0
+        while len(journal.read(broken.workdir)) == before:
+            assert process.poll() is None, process.stderr.read().decode()  # pyright: ignore
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.5))
+        process.kill()
+        assert process.wait(timeout=60.0) == -signal.SIGKILL, "it was still training"
+        saves = pathlib.Path(broken.workdir) / rundir.CHECKPOINTS
+        during_a_save += any(saves.glob(".partial-*"))
+    assert len(journal.read(broken.workdir)) < 1500
+    train.main(broken)
+    for a, b in zip(saved_arrays(whole), saved_arrays(broken), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert metrics(whole.workdir) == metrics(broken.workdir)
+    print(f"{during_a_save} of 50 kills fell into a save")
+    assert during_a_save > 0
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path):
+    config = tiny(tmp_path / "run", num_epochs=2)
+    held = (
+        "import pathlib, sys, time\nfrom experiments import rundir\n"
+        "with rundir.locked(pathlib.Path(sys.argv[1])):\n"
+        "    print('held', flush=True)\n    time.sleep(300)"
+    )
+    pathlib.Path(config.workdir).mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", held, config.workdir], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(cli.UsageError, match=rf"pid {holder.pid}\) is training in"):
+        train.main(config)
+    holder.kill()
+    holder.wait()
+    assert train.main(config) == 0
+    assert [row["step"] for row in metrics(config.workdir)] == [10, 20]
 
 
 @pytest.mark.slow
