@@ -164,9 +164,11 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
     """All arrays of an .npz file; pickled objects, which could run code, are refused.
 
     Raises:
-      ValueError: no such archive, damaged, or with pickled objects.
+      ValueError: no such archive, damaged, with pickled objects, or with a header that
+        promises more than there is.
     """
     try:
+        _check_promises(path)
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (
@@ -178,6 +180,24 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
             f"{path}: not a whole .npz of plain arrays ({reason}): save it again with "
             "numpy.savez"
         ) from error
+
+
+def _check_promises(path: PathLike) -> None:
+    """Compares every array's header in an .npz with its size: NumPy allocates first."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                if version == (1, 0):
+                    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                else:
+                    shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+            promised = math.prod(shape) * dtype.itemsize
+            if not dtype.hasobject and promised > member.file_size:
+                raise ValueError(
+                    f"{member.filename} promises {_axes(shape)} = {promised} bytes and "
+                    f"holds {member.file_size}"
+                )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,162 @@
+"""Readers meet files made of chance: the array, or the error they document."""
+
+import contextlib
+import gzip
+import io
+import json
+import struct
+import time
+import tracemalloc
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from experiments import cli
+from experiments.configuration import Config
+from vae_jax.data import formats
+from vae_jax.training import checkpoints
+
+MEMORY = 64 << 20  # bytes, for files of a few hundred: more is a header believed
+
+
+def written(save) -> bytes:
+    file = io.BytesIO()
+    save(file)
+    return file.getvalue()
+
+
+IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+IDX = b"\0\0\x08\x03" + struct.pack(">3I", *IMAGES.shape) + IMAGES.tobytes()
+AMAT = b"0 1 1 0\n1 0 0 1\n"
+MAT = written(lambda file: scipy.io.savemat(file, {"ff": IMAGES[0]}))
+NPZ = written(lambda file: np.savez(file, train=IMAGES, labels=IMAGES[0]))
+FLAGS = cli.write_flagfile(Config()).encode()
+WHOLE = {"idx": IDX, "amat": AMAT, "mat": MAT, "npz": NPZ, "flags": FLAGS}
+
+
+def read_flags(path):
+    return cli.parse(Config, ["train", f"--flagfile={path}"])
+
+
+READ = {
+    "idx": (formats.read_idx, ValueError),
+    "amat": (formats.read_amat, ValueError),
+    "mat": (lambda path: formats.read_mat(path, "ff"), ValueError),
+    "npz": (formats.read_npz, ValueError),
+    "flags": (read_flags, cli.UsageError),
+}
+
+
+@st.composite
+def damaged(draw, whole: bytes) -> bytes:
+    """A whole file with a few bytes changed, put in, taken out, or repeated."""
+    content = bytearray(whole)
+    for _ in range(draw(st.integers(0, 5))):
+        at = draw(st.integers(0, max(0, len(content) - 1)))
+        some = draw(st.binary(max_size=8))
+        kind = draw(st.sampled_from(("put", "insert", "cut", "drop", "repeat")))
+        if kind == "put":
+            content[at : at + len(some)] = some
+        elif kind == "insert":
+            content[at:at] = some
+        elif kind == "cut":
+            del content[at:]
+        elif kind == "drop":
+            del content[at : at + len(some)]
+        else:
+            content[at:at] = content[at : at + 64]
+    packed = bytes(content)
+    return gzip.compress(packed, 1) if draw(st.booleans()) else packed
+
+
+def files(kind: str):
+    return st.one_of(damaged(WHOLE[kind]), st.binary(max_size=200))
+
+
+def check(kind: str, path, content: bytes) -> None:
+    read, documented = READ[kind]
+    path.write_bytes(content)
+    said = ""
+    tracemalloc.start()
+    try:
+        read(path)
+    except documented as error:
+        said = str(error)
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert "\n" not in said
+    assert peak < MEMORY
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_a_damaged_file_is_read_or_refused_as_documented(kind, tmp_path):
+    path, (read, _) = tmp_path / "file", READ[kind]
+    path.write_bytes(WHOLE[kind])
+    read(path)
+
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @given(content=files(kind))
+    def run(content):
+        check(kind, path, content)
+
+    run()
+
+
+def test_an_npz_that_promises_more_than_it_holds_allocates_nothing(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (1 << 36,)}
+    )
+    path = tmp_path / "file.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train.npy", header.getvalue() + b"1234")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"train.npy promises"):
+        formats.read_npz(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < MEMORY
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [*READ, "card"])
+def test_two_minutes_of_damaged_files(kind, tmp_path):
+    end, count = time.monotonic() + 120.0, 0
+    tree = {"a": jnp.arange(6.0), "b": jnp.ones((2, 3))}
+    checkpoints.save(tmp_path / "saved", 1, tree)
+    card = next((tmp_path / "saved").rglob("card.json"))
+    whole = card.read_bytes()
+
+    @settings(
+        max_examples=1000,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(content=files(kind) if kind != "card" else damaged(whole))
+    def run(content):
+        nonlocal count
+        count += 1
+        if time.monotonic() > end:
+            return
+        if kind != "card":
+            check(kind, tmp_path / "file", content)
+            return
+        card.write_bytes(content)
+        found = None
+        with contextlib.suppress(checkpoints.DamagedError):
+            found = checkpoints.restore(tmp_path / "saved", tree)
+        if found is not None:
+            assert json.loads(content)["contents"] == json.loads(whole)["contents"]
+            np.testing.assert_array_equal(found.tree["a"], tree["a"])
+
+    while time.monotonic() < end:
+        run()
+    print(f"{kind}: {count} files")
+    assert count > 100
