@@ -10,7 +10,6 @@ unpacked content, since a recompressed file holds the same data.
 import contextlib
 import gzip
 import hashlib
-import io
 import math
 import os
 import zipfile
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import IO, TypeAlias, cast
 
 import numpy as np
+
+from vae_jax.data import matlab
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -121,7 +122,7 @@ def read_amat(path: PathLike, *, sha256: str | None = None) -> np.ndarray:
 
 
 def read_mat(path: PathLike, variable: str, *, sha256: str | None = None) -> np.ndarray:
-    """A numeric array out of a MATLAB file up to version 7, in C order.
+    """A numeric array out of a MATLAB file of version 5 to 7, in C order.
 
     The checksum is of the array's bytes in C order, not of the file, whose header
     carries the date on which it was written.
@@ -130,32 +131,14 @@ def read_mat(path: PathLike, variable: str, *, sha256: str | None = None) -> np.
       ValueError: not such a file, no such variable, not numeric, or another sha256 (of
         the array) than the one given.
     """
-    import scipy.io
-
     with _unpacked(path) as stream:
         content = _read(stream, LIMIT + 1)
     if len(content) > LIMIT:
         raise ValueError(f"{path}: holds more than the {LIMIT} bytes that are read")
     try:
-        # SciPy meets damage with many exception types; all mean the same here.
-        shapes = {
-            name: shape for name, shape, _ in scipy.io.whosmat(io.BytesIO(content))
-        }
-        if math.prod(shapes.get(variable, ())) > LIMIT:
-            raise ValueError(f"the header promises {_axes(shapes[variable])} entries")
-        arrays = scipy.io.loadmat(io.BytesIO(content), variable_names=[variable])
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())
-        raise ValueError(
-            f"{path}: truncated or not a MATLAB 5 file ({reason})"
-        ) from error
-    if variable not in arrays:
-        raise ValueError(
-            f"{path}: no variable {variable!r}; it holds {sorted(shapes) or 'none'}"
-        )
-    array = np.ascontiguousarray(arrays[variable])
-    if array.dtype.kind not in "uif":
-        raise ValueError(f"{path}: variable {variable!r} is {array.dtype}, not numeric")
+        array = matlab.read(content, variable, limit=LIMIT)
+    except (ValueError, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole MATLAB 5 file ({error})") from error
     _check_sha256(path, sha256, array.tobytes())
     return array
 
