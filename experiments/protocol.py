@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+import vae_jax
 from experiments.configuration import Config
 from vae_jax.data import batches, sources
 
@@ -96,7 +97,8 @@ def environment() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {"vae_jax": vae_jax.__version__}
+        | {name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "device": f"{device.platform}: {device.device_kind}",
         "num_devices": jax.device_count(),
