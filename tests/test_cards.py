@@ -1,0 +1,105 @@
+"""experiments.cards: what a model's file says of it, and the model rebuilt from it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import cards, measure, models, protocol
+from experiments.configuration import Config
+from vae_jax import artifacts
+
+TINY = Config(hidden=(5,), num_latents=2)
+ARCHITECTURES = {
+    "mlp": {},
+    "deep": {"hidden": (6, 5), "activation": "gelu"},
+    "full_normal": {"posterior": "full_normal", "estimator": "sgvb_a"},
+    "planar": {"posterior": "planar", "estimator": "sgvb_a"},
+    "coupling": {"posterior": "coupling", "estimator": "dreg"},
+    "iaf": {"posterior": "iaf", "estimator": "iwae"},
+    "bernoulli": {"posterior": "bernoulli", "estimator": "nvil"},
+    "normal_mixture": {"prior": "normal_mixture", "estimator": "sgvb_a"},
+    "vamp": {"prior": "vamp", "num_components": 3, "estimator": "sgvb_a"},
+    "two_layers": {"top_latents": 3, "estimator": "iwae"},
+    "learned_std": {"likelihood": "normal_learned_std", "binarization": "none"},
+    "full_vb": {"algorithm": "full_vb", "weight_decay": 1.0},
+    "vem": {"algorithm": "vem"},
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The data that every model here is built for."""
+    return protocol.load(TINY)
+
+
+def untrained(data, **changes) -> measure.Trained:
+    """A model of the flags with random parameters, none of which is zero."""
+    config = dataclasses.replace(TINY, **changes)
+    model = models.build(config, data.x_shape)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    generator = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * generator.normal(size=leaf.shape), leaf.dtype),
+        shapes,
+    )
+    return measure.Trained(config, data, model, params, 7)
+
+
+def marks(name):
+    """Of an architecture's test: six of them stand for the rest in the fast suite."""
+    found = [pytest.mark.uses_optax] if name == "vem" else []
+    quick = {"mlp", "full_normal", "iaf", "bernoulli", "vamp", "two_layers"}
+    return found if name in quick else [*found, pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=marks(name)) for name in ARCHITECTURES]
+)
+def test_a_model_of_any_architecture_comes_back_bit_for_bit(tmp_path, digits, name):
+    trained = untrained(digits, **ARCHITECTURES[name])
+    path = tmp_path / "model.safetensors"
+    artifacts.save_model(path, trained.params, cards.of_trained(trained))
+    generative, recognition, params = cards.load_model(path)
+    assert jax.tree.structure(params) == jax.tree.structure(trained.params)
+    for a, b in zip(*map(jax.tree.leaves, (params, trained.params)), strict=True):
+        assert a.dtype == b.dtype
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    inputs = artifacts.KEY_DATA, cards.rows(trained)
+    programs = [  # the same text is the same function, with no need to compile it
+        jax.jit(artifacts.log_weight(*records, params)).lower(*inputs).as_text()
+        for records in ((generative, recognition), trained.model.pair)
+    ]
+    assert programs[0] == programs[1]
+
+
+@pytest.mark.parametrize(
+    ("binarization", "offset", "said"),
+    [
+        ("none", 0.0, "x = stored / 16"),
+        ("none", 0.5, "x = (stored + 0.5) / 16"),
+        ("static", 0.0, "x = 1 with probability stored / 16, else 0"),
+        ("dynamic", 0.0, "x = 1 with probability stored / 16, else 0"),
+    ],
+)
+def test_the_map_from_stored_values_to_x_is_said(digits, binarization, offset, said):
+    trained = untrained(digits, binarization=binarization)
+    source = digits.source._replace(offset=offset)
+    trained = trained._replace(data=digits._replace(source=source))
+    assert cards.observation(trained)["value"] == said
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ({"x": {"shape": [8, 8]}}, "its card has no 'flags'"),
+        ({"flags": {"warp": 1, "a": 2}, "x": {"shape": [8]}}, "not know: a, warp"),
+        ({"flags": {"num_latents": 0}, "x": {"shape": [8]}}, "--num_latents must be"),
+    ],
+)
+def test_a_card_that_rebuilds_nothing_is_refused(tmp_path, card, said):
+    artifacts.save_model(tmp_path / "a", {"w": np.ones(1)}, card)  # pyright: ignore
+    with pytest.raises(ValueError, match=said):
+        cards.load_model(tmp_path / "a")
