@@ -34,11 +34,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from scipy import optimize
-from sklearn import decomposition, metrics, mixture
+from sklearn import decomposition, mixture
 
 from experiments import cli, em_densities, reports
 from vae_jax.data import sources
+from vae_jax.evaluation import clustering
 from vae_jax.latent_models import gmm, gmm_scales
 from vae_jax.plots import curves, files, mixtures
 from vae_jax.training import loop
@@ -215,18 +215,12 @@ def peer(config: Config, start: Params, x: np.ndarray) -> dict[str, float]:
 def agreement(params: Params, x: Array, labels: np.ndarray) -> dict[str, float]:
     """Hard clusters against labels, and the share of the variance that z explains."""
     found = np.asarray(jax.jit(jax.vmap(gmm.cluster, (None, 0)))(params, x))
-    table = metrics.cluster.contingency_matrix(labels, found)
-    matched = table[optimize.linear_sum_assignment(-table)].sum()
     shares = np.asarray(jax.nn.softmax(params.generative["logits"]))
     within = shares @ np.trace(covariances(params), axis1=1, axis2=2)
     mean = np.asarray(params.generative["mean"])
     between = shares @ ((mean - shares @ mean) ** 2).sum(1)
     return {
-        "accuracy": float(matched / len(labels)),
-        "normalized_mutual_information": float(
-            metrics.normalized_mutual_info_score(labels, found)
-        ),
-        "adjusted_rand": float(metrics.adjusted_rand_score(labels, found)),
+        **clustering.agreement(labels, found),
         "variance_explained": float(between / (between + within)),
     }
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from tests import problems, testing
 from vae_jax import divergences
 from vae_jax.evaluation import representation
 
@@ -47,3 +48,24 @@ def test_active_units_counts_the_latents_whose_mean_varies_beyond_the_threshold(
 def test_the_variance_of_a_single_row_is_refused():
     with pytest.raises(ValueError, match=r"two rows .*1"):
         representation.active_units(jnp.zeros((1, 3)))
+
+
+def test_the_sampled_mean_comes_to_the_mean_of_the_posterior(x64):
+    problem = problems.linear_gaussian()
+    x = jnp.array([0.4, -0.7])
+    code = representation.sampled_mean(problem.recognition, num_samples=25)
+    keys = jax.random.split(jax.random.key(0), 1000)
+    drawn = jax.jit(jax.vmap(code, (0, None, None)))(keys, problem.params, x)
+    exact = jnp.split(problem.recognition.encode(problem.params, x), 2)[0]
+    testing.assert_mean_equals(drawn, exact)
+
+
+def test_a_single_sample_is_a_draw_of_the_posterior():
+    problem = problems.linear_gaussian()
+    x, key = jnp.array([0.4, -0.7]), jax.random.key(3)
+    code = representation.sampled_mean(problem.recognition, num_samples=1)
+    h = problem.recognition.encode(problem.params, x)
+    drawn = problem.recognition.sample(jax.random.clone(key), problem.params, h)
+    np.testing.assert_array_equal(code(key, problem.params, x), drawn)
+    with pytest.raises(ValueError, match="num_samples must be positive, got 0"):
+        representation.sampled_mean(problem.recognition, num_samples=0)

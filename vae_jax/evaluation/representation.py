@@ -1,4 +1,4 @@
-"""What the latents carry: posterior moments, KL per latent, active units."""
+"""What the latents carry: codes, posterior moments, KL per latent, active units."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vae_jax.types import Scalar
+from vae_jax import numerics
+from vae_jax.types import Params, PRNGKey, Recognition, Scalar
 
 
 def kl_per_latent(
@@ -36,3 +37,30 @@ def active_units(
     if means.shape[0] < 2:
         raise ValueError(f"active_units needs two rows or more, got {means.shape[0]}.")
     return (means.var(axis=0) > threshold).sum()
+
+
+def sampled_mean(
+    recognition: Recognition, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array], Float[Array, " D"]]:
+    """(key, params, x) -> the mean of num_samples draws of q(z | x), for any q.
+
+    The code of an x is E_q[z | x], a function of x. Where the family gives it in closed
+    form (the mean of a normal, the probabilities of bits), take that; this one's error
+    is the posterior's standard deviation over sqrt(num_samples). With num_samples=1 it
+    is a draw of the posterior, whose noise is the model's own and no feature of x.
+
+    Raises:
+        ValueError: if num_samples is below one.
+    """
+    numerics.check_positive(num_samples=num_samples)
+
+    def code(key: PRNGKey, params: Params, x: Array) -> Float[Array, " D"]:
+        h = recognition.encode(params, x)
+        draws = numerics.over_samples(
+            key,
+            lambda key: recognition.sample(key, params, h),
+            num_samples=num_samples,
+        )
+        return draws.mean(axis=0)
+
+    return code

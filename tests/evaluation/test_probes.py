@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from vae_jax.evaluation import probes
+
+GENERATOR = np.random.default_rng(0)
+CENTERS = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+
+
+def labelled(num_rows, *, scale=1.0):
+    labels = np.arange(num_rows) % 3
+    codes = CENTERS[labels] + GENERATOR.normal(size=(num_rows, 2))
+    return probes.Labelled(scale * codes, labels)
+
+
+TRAIN, TEST = labelled(300), labelled(90)
+
+
+def test_classes_that_are_apart_are_told_apart():
+    probe = probes.linear_probe(TRAIN, TEST)
+    assert probe == (1.0, True)
+    assert probes.nearest_neighbors(TRAIN, TEST, num_neighbors=5) == 1.0
+    few = probes.few_labels(TRAIN, TEST, num_labels=6, num_draws=4, random_state=0)
+    assert few.shape == (4,)
+    assert few.min() > 0.9
+
+
+def test_codes_that_carry_nothing_are_told_apart_by_chance():
+    noise = probes.Labelled(GENERATOR.normal(size=(300, 2)), TRAIN.labels)
+    other = probes.Labelled(GENERATOR.normal(size=(900, 2)), np.arange(900) % 3)
+    assert abs(probes.linear_probe(noise, other).accuracy - 1 / 3) < 0.1
+
+
+def test_the_linear_probe_does_not_depend_on_the_scale_of_a_feature():
+    stretch = np.array([1e4, 1e-4]), np.array([5.0, -3.0])
+    noisy = [
+        probes.Labelled(rows.codes + 5 * GENERATOR.normal(size=rows.codes.shape), y)
+        for rows, y in ((TRAIN, TRAIN.labels), (TEST, TEST.labels))
+    ]
+    scaled = [
+        probes.Labelled(rows.codes * stretch[0] + stretch[1], rows.labels)
+        for rows in noisy
+    ]
+    first, second = probes.linear_probe(*noisy), probes.linear_probe(*scaled)
+    assert first.accuracy == second.accuracy < 0.99
+
+
+def test_a_single_nearest_neighbor_finds_the_row_itself():
+    shuffled = probes.Labelled(TRAIN.codes, GENERATOR.permutation(TRAIN.labels))
+    assert probes.nearest_neighbors(shuffled, shuffled, num_neighbors=1) == 1.0
+
+
+def test_a_fit_that_ran_out_of_steps_says_so():
+    assert not probes.linear_probe(TRAIN, TEST, max_steps=1).converged
+
+
+def test_every_draw_of_few_labels_has_all_classes():
+    drawn = list(probes._stratified(TRAIN.labels, 7, 20, 0))
+    for rows in drawn:
+        assert len(set(rows.tolist())) == 7
+        counts = np.bincount(TRAIN.labels[rows], minlength=3)
+        assert sorted(counts.tolist()) == [2, 2, 3]
+    assert len({tuple(rows) for rows in drawn}) == 20
+
+
+def test_few_labels_do_not_read_the_others():
+    """Labels beyond the rows that are drawn change nothing."""
+    first = next(probes._stratified(TRAIN.labels, 3, 1, 0))
+    got = probes.few_labels(TRAIN, TEST, num_labels=3, num_draws=1, random_state=0)
+    few = probes.Labelled(TRAIN.codes[first], TRAIN.labels[first])
+    want = probes._probe(few, TEST, TRAIN.codes, strength=1.0, max_steps=1000)
+    assert got[0] == want.accuracy
+
+
+def test_what_cannot_be_probed_is_refused():
+    one = probes.Labelled(TRAIN.codes, np.zeros(300, int))
+    with pytest.raises(ValueError, match="two classes"):
+        probes.linear_probe(one, TEST)
+    with pytest.raises(ValueError, match=r"got 0\.0 and 1000"):
+        probes.linear_probe(TRAIN, TEST, strength=0.0)
+    with pytest.raises(ValueError, match="1 to the 300 training rows, got 301"):
+        probes.nearest_neighbors(TRAIN, TEST, num_neighbors=301)
+    for num_labels in (2, 301):
+        with pytest.raises(ValueError, match=f"num_labels={num_labels} takes 1 to 100"):
+            probes.few_labels(
+                TRAIN, TEST, num_labels=num_labels, num_draws=1, random_state=0
+            )
+    with pytest.raises(ValueError, match="num_draws must be positive, got 0"):
+        probes.few_labels(TRAIN, TEST, num_labels=3, num_draws=0, random_state=0)
