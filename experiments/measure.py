@@ -19,6 +19,7 @@ from vae_jax.types import Params, PRNGKey
 
 DECODED_ROWS = 1000  # samples decoded side by side
 IMPORTANCE_CHUNK = 500  # importance samples decoded at a time
+MEAN_SAMPLES = 100  # of a code, where q has no mean in closed form
 
 
 def check_importance_samples(number: int) -> None:
@@ -151,6 +152,45 @@ def latents(
     per_latent = np.asarray(kls, np.float64).mean(axis=0)
     active = representation.active_units(means) if len(means) > 1 else np.nan
     return {"kl_per_latent": per_latent.tolist(), "active_units": float(active)}
+
+
+def codes(
+    key: PRNGKey, trained: Trained, data: Array, *, sampled: bool = False
+) -> np.ndarray:
+    """The code of each row: the mean of q(z | x), or one draw of it.
+
+    In closed form, where the key is not read, or the mean of 100 draws: a code is noisy
+    only where it is asked to be.
+    """
+    evaluate = codes_over_examples(
+        trained.config, trained.model, trained.data.prepared, sampled=sampled
+    )
+    return np.asarray(evaluate(key, trained.params, data))
+
+
+def codes_over_examples(
+    config: Config,
+    model: models.Model,
+    prepared: batches.Prepared,
+    *,
+    sampled: bool = False,
+) -> Callable[[PRNGKey, Params, Array], Array]:
+    """Compiles (key, params, rows [N, *X]) -> the codes [N, D], as `codes` has them."""
+    recognition = model.recognition
+    mean = None if sampled else models.posterior_mean(config)
+
+    def of_h(key: PRNGKey, params: Params, x: Array) -> Array:
+        del key
+        assert mean is not None
+        return mean(recognition.encode(params, x))
+
+    num_samples = 1 if sampled else MEAN_SAMPLES
+    drawn = representation.sampled_mean(recognition, num_samples=num_samples)
+    return examples.over_examples(
+        of_h if mean else drawn,
+        batch_size=max(1, DECODED_ROWS // (1 if mean else num_samples)),
+        value=prepared.value,
+    )
 
 
 def test_split(trained: Trained) -> str:

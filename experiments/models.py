@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import objectives
-from experiments.configuration import Config
+from experiments.configuration import FREE_POSTERIORS, Config
 from vae_jax import (
     divergences,
     factors,
@@ -160,6 +160,16 @@ def _recognition(
     if config.algorithm == "vem":
         return variational_em.optimized(key, joint, density)
     return vae.encoder_model(encoder, density)
+
+
+def posterior_mean(config: Config) -> Callable[[jax.Array], jax.Array] | None:
+    """h -> E_q[z], where the family of q gives it; None for flows and two layers."""
+    if config.posterior == "bernoulli":
+        return jax.nn.sigmoid
+    normal = config.algorithm == "mcem" or config.posterior in FREE_POSTERIORS
+    if config.top_latents or not normal:
+        return None
+    return lambda h: h[: config.num_latents]
 
 
 def elbo_terms(model: Model, *, num_samples: int) -> Callable:

@@ -24,18 +24,21 @@ from experiments import (
     cli,
     interrupts,
     measure,
+    models,
     pictures,
     protocol,
     rundir,
     runs,
 )
-from experiments.configuration import OF_THE_ELBO, Config
+from experiments.configuration import OF_THE_ELBO, WITHOUT_ENCODER, Config
 from experiments.runs import Run, Saved
 from vae_jax.data import batches
+from vae_jax.evaluation import representation
 from vae_jax.training import checkpoints, journal, loop
 from vae_jax.types import Params, PRNGKey
 
 SPLIT_BOUND = ("aevb", "wake_sleep", "rws")  # bound + KL = reconstruction
+COLLAPSED = 0.01  # nats per image: a mean KL below it
 SCAN_STEPS = 1000  # of one compiled scan at most: how long an interrupt may wait
 
 
@@ -97,7 +100,7 @@ def fit(
     train = jnp.asarray(run.data.prepared.train)
     validate = _validation(run)
     step = last_saved = int(saved.run.step)
-    saved_at, order = started, None
+    saved_at, order, told = started, None, False
     with contextlib.ExitStack() as opened:
         opened.enter_context(rundir.locked(run.workdir))
         log = journal.open(run.workdir, resume_step=step or None)
@@ -117,9 +120,11 @@ def fit(
             if validate is not None and step % run.steps_per_validation == 0:
                 saved, measured = _validated(run, saved, validate)
                 row |= measured
+            row |= _collapse(run, row)
             row = protocol.named(row, quantity=quantity)
             log.write(row | {"elapsed": time.monotonic() - started})
             show(step, **_shown(row))
+            told = _tell_of_collapse(row, told)
             if time.monotonic() - saved_at > run.config.checkpoint_seconds:
                 _save(run, saved)
                 last_saved, saved_at = step, time.monotonic()
@@ -216,6 +221,10 @@ def _validation(run: Run) -> Validate | None:
         run.model, prepared, num_samples=size
     )
 
+    codes = None
+    if _has_cheap_codes(run.config) and len(valid) > 1:
+        codes = measure.codes_over_examples(run.config, run.model, prepared)
+
     def validate(key: PRNGKey, params: Params) -> dict[str, float]:
         drawn = terms(key, params, valid)
         reconstruction, kl = (
@@ -226,6 +235,9 @@ def _validation(run: Run) -> Validate | None:
             "valid_reconstruction": reconstruction,
             "valid_kl": kl,
         }
+        if codes is not None:
+            means = codes(jax.random.clone(key), params, valid)
+            found["valid_active_units"] = float(representation.active_units(means))
         if run.config.watch == "importance":
             nats = importance(jax.random.clone(key), params, valid)
             mean = np.asarray(nats).mean(dtype=np.float64)
@@ -246,6 +258,47 @@ def _validated(
         best = jax.tree.map(jnp.copy, params)
         saved = Saved(saved.run, best, jnp.asarray(bound, jnp.float32), jnp.copy(step))
     return saved, found
+
+
+def _collapse(run: Run, row: dict[str, float]) -> dict[str, float]:
+    """Whether the posterior has collapsed to the prior, after every validation.
+
+    It is when no latent is active (`representation.active_units`), or the mean KL is
+    below 0.01 nats: the KL is I(x; z) and more (Hoffman & Johnson 2016, ELBO surgery),
+    so that z tells at most that of x. Of the validation split, or the training rows' KL
+    alone where there is none; not during --kl_warmup.
+    """
+    due = row["step"] % run.steps_per_validation == 0
+    kl = row.get("valid_kl", row.get("kl"))
+    if not due or kl is None or row["epoch"] <= run.config.kl_warmup:
+        return {}
+    active = row.get("valid_active_units", 1.0)
+    return {"collapsed": float(kl < COLLAPSED or active < 1.0)}
+
+
+def _has_cheap_codes(config: Config) -> bool:
+    """Whether an encoder gives E_q[z | x] without samples or a search."""
+    return config.algorithm not in WITHOUT_ENCODER and (
+        models.posterior_mean(config) is not None
+    )
+
+
+def _tell_of_collapse(row: dict[str, float], told: bool) -> bool:
+    """Prints a line when the posterior collapses, and when it is back."""
+    collapsed = bool(row.get("collapsed", told))
+    if collapsed != told:
+        kl = row.get("valid_kl", row.get("kl", float("nan")))
+        where = f"epoch {row['epoch']:g}: KL {kl:.4f} nats per image"
+        if "valid_active_units" in row:
+            where += f", {row['valid_active_units']:.0f} active units"
+        print(
+            f"warning: posterior collapse at {where}; z tells next to nothing of x; "
+            "--kl_warmup, a smaller --beta or --estimator=free_bits may help"
+            if collapsed
+            else f"no posterior collapse any more at {where}",
+            flush=True,
+        )
+    return collapsed
 
 
 def finish(run: Run, saved: Saved) -> None:

@@ -62,10 +62,10 @@ def test_the_arc_keeps_its_dtype_compiles_batches_and_differentiates():
 
 
 def test_one_latent_moves_and_the_others_stay(x64):
-    values = jnp.array([-1.0, 0.0, 5.0])
+    values = jnp.array([[-1.0, 0.0, 5.0], [7.0, 8.0, 9.0]])
     got = interpolation.along_latents(jnp.asarray(A), jnp.array([2, 0]), values)
     assert got.shape == (2, 3, 3)
-    np.testing.assert_array_equal(got[0, :, 2], values)
-    np.testing.assert_array_equal(got[1, :, 0], values)
+    np.testing.assert_array_equal(got[0, :, 2], values[0])
+    np.testing.assert_array_equal(got[1, :, 0], values[1])
     np.testing.assert_array_equal(got[0, :, :2], np.tile(A[:2], (3, 1)))
     np.testing.assert_array_equal(got[1, :, 1:], np.tile(A[1:], (3, 1)))

@@ -50,6 +50,15 @@ def test_a_single_nearest_neighbor_finds_the_row_itself():
     assert probes.nearest_neighbors(shuffled, shuffled, num_neighbors=1) == 1.0
 
 
+def test_the_nearest_rows_come_in_the_order_of_their_distance():
+    queries = TEST.codes[:5]
+    got = probes.nearest_rows(TRAIN.codes, queries, num_neighbors=4)
+    distances = np.linalg.norm(TRAIN.codes[None] - queries[:, None], axis=-1)
+    np.testing.assert_array_equal(got, np.argsort(distances, axis=1)[:, :4])
+    with pytest.raises(ValueError, match="1 to the 300 rows, got 0"):
+        probes.nearest_rows(TRAIN.codes, queries, num_neighbors=0)
+
+
 def test_a_fit_that_ran_out_of_steps_says_so():
     assert not probes.linear_probe(TRAIN, TEST, max_steps=1).converged
 
@@ -78,7 +87,7 @@ def test_what_cannot_be_probed_is_refused():
         probes.linear_probe(one, TEST)
     with pytest.raises(ValueError, match=r"got 0\.0 and 1000"):
         probes.linear_probe(TRAIN, TEST, strength=0.0)
-    with pytest.raises(ValueError, match="1 to the 300 training rows, got 301"):
+    with pytest.raises(ValueError, match="1 to the 300 rows, got 301"):
         probes.nearest_neighbors(TRAIN, TEST, num_neighbors=301)
     for num_labels in (2, 301):
         with pytest.raises(ValueError, match=f"num_labels={num_labels} takes 1 to 100"):

@@ -40,12 +40,12 @@ def spherical(
 
 
 def along_latents(
-    code: Float[Array, " D"], latents: Int[Array, " L"], values: Float[Array, " T"]
+    code: Float[Array, " D"], latents: Int[Array, " L"], values: Float[Array, "L T"]
 ) -> Float[Array, "L T D"]:
-    """The code with one latent at a time set to each of the values."""
+    """The code with one latent at a time set to each of its values."""
 
     def one(latent: Array, value: Array) -> Float[Array, " D"]:
         return code.at[latent].set(value)
 
     over_values = jax.vmap(one, in_axes=(None, 0))
-    return jax.vmap(over_values, in_axes=(0, None))(latents, values)
+    return jax.vmap(over_values)(latents, values)

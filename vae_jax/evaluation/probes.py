@@ -50,14 +50,26 @@ def nearest_neighbors(train: Labelled, test: Labelled, *, num_neighbors: int) ->
     Raises:
         ValueError: if num_neighbors is below one or above the number of training rows.
     """
-    if not 1 <= num_neighbors <= len(train.codes):
-        raise ValueError(
-            f"num_neighbors must be 1 to the {len(train.codes)} training rows, got "
-            f"{num_neighbors}."
-        )
+    _check_neighbors(num_neighbors, len(train.codes))
     classifier = neighbors.KNeighborsClassifier(num_neighbors, algorithm="brute")
     classifier.fit(train.codes, train.labels)
     return float(classifier.score(test.codes, test.labels))
+
+
+def nearest_rows(
+    codes: Float[np.ndarray, "N D"],
+    queries: Float[np.ndarray, "Q D"],
+    *,
+    num_neighbors: int,
+) -> Int[np.ndarray, "Q K"]:
+    """Which rows are nearest to each query, the nearest first, in Euclidean distance.
+
+    Raises:
+        ValueError: if num_neighbors is below one or above the number of rows.
+    """
+    _check_neighbors(num_neighbors, len(codes))
+    tree = neighbors.NearestNeighbors(n_neighbors=num_neighbors, algorithm="brute")
+    return np.asarray(tree.fit(codes).kneighbors(queries, return_distance=False))
 
 
 def few_labels(
@@ -94,6 +106,13 @@ def few_labels(
         probe = _probe(few, test, train.codes, strength=strength, max_steps=max_steps)
         found.append(probe.accuracy)
     return np.array(found)
+
+
+def _check_neighbors(num_neighbors: int, num_rows: int) -> None:
+    if not 1 <= num_neighbors <= num_rows:
+        raise ValueError(
+            f"num_neighbors must be 1 to the {num_rows} rows, got {num_neighbors}."
+        )
 
 
 def _stratified(
