@@ -1,6 +1,7 @@
 """Arrays and pictures from a trained model: samples, reconstructions, the manifold."""
 
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments import measure, protocol
-from vae_jax.plots import curves, files, images
+from vae_jax.plots import curves, files, images, latents
 from vae_jax.training import journal
 from vae_jax.types import PRNGKey
 
@@ -23,13 +24,25 @@ METRICS = {  # what a run is drawn by, where it reports it, and the unit
 }
 
 
-def samples(key: PRNGKey, trained: measure.Trained, *, num: int) -> Arrays:
-    """z from the prior, then x from the decoder: z, the means of x, and draws of x."""
+def samples(
+    key: PRNGKey,
+    trained: measure.Trained,
+    *,
+    num: int,
+    sample_z: Callable[[PRNGKey], Array] | None = None,
+) -> Arrays:
+    """z from the prior, then x from the decoder: z, the means of x, and draws of x.
+
+    sample_z, key -> z, takes the prior's place if given.
+    """
     generative, params = trained.model.generative, trained.params
 
     def sample(key: PRNGKey) -> dict[str, Array]:
         key_z, key_x = jax.random.split(key)
-        z = generative.sample_prior(key_z, params)
+        if sample_z is None:
+            z = generative.sample_prior(key_z, params)
+        else:
+            z = sample_z(key_z)
         x = generative.sample_observation(key_x, params, z)
         return {"z": z, "mean": generative.mean_observation(params, z), "x": x}
 
@@ -75,9 +88,11 @@ def save_arrays(path: pathlib.Path, arrays: Arrays) -> None:
     partial.replace(path)
 
 
-def draw_samples(arrays: Arrays, path: pathlib.Path) -> None:
+def draw_samples(
+    arrays: Arrays, path: pathlib.Path, *, source: str = "the prior"
+) -> None:
     """Draws the means of sampled images."""
-    title = "Samples from the prior (means of p(x | z))"
+    title = f"Samples, z from {source} (means of p(x | z))"
     files.save(images.grid(arrays["mean"], num_columns=10, title=title), path)
 
 
@@ -92,6 +107,51 @@ def draw_manifold(tiles: np.ndarray, path: pathlib.Path) -> None:
     """Draws the two-dimensional manifold."""
     title = "Means of p(x | z) over the prior's quantiles"
     files.save(images.manifold(tiles, title=title), path)
+
+
+def draw_latents(
+    codes: np.ndarray, labels: np.ndarray | None, path: pathlib.Path, *, what: str
+) -> None:
+    """Draws codes [N, D] coloured by label: one or two latents, or the first two
+    principal components of more.
+    """
+    size = codes.shape[1]
+    title = f"Codes of {len(codes)} rows: {what}"
+    if size == 1:
+        figure = latents.histogram(codes[:, 0], labels, x_label="z_1", title=title)
+    elif size == 2:
+        figure = latents.scatter(
+            codes, labels, x_label="z_1", y_label="z_2", title=title
+        )
+    else:
+        centered = codes - codes.mean(axis=0, keepdims=True)
+        _, sizes, directions = np.linalg.svd(centered, full_matrices=False)
+        shares = 100.0 * sizes**2 / max(float((sizes**2).sum()), 1e-30)
+        axes = [
+            f"principal component {i + 1} of {size} latents ({shares[i]:.0f}% of their "
+            "variance)"
+            for i in range(2)
+        ]
+        figure = latents.scatter(
+            centered @ directions[:2].T,
+            labels,
+            x_label=axes[0],
+            y_label=axes[1],
+            title=title,
+        )
+    files.save(figure, path)
+
+
+def draw_neighbors(queries: np.ndarray, found: np.ndarray, path: pathlib.Path) -> None:
+    """Draws test images [Q, *X] with their nearest training images [Q, K, *X]."""
+    blank = np.ones_like(queries)
+    tiles = np.concatenate([queries[:, None], blank[:, None], found], axis=1)
+    figure = images.grid(
+        tiles.reshape(-1, *queries.shape[1:]),
+        num_columns=tiles.shape[1],
+        title="Test images, and the training images of the nearest codes",
+    )
+    files.save(figure, path)
 
 
 def draw_curves(trained: measure.Trained, workdir: pathlib.Path) -> None:
