@@ -34,7 +34,7 @@ def test_points_have_the_colour_that_the_legend_gives_their_label():
 def test_many_labels_are_a_colour_bar_and_none_one_colour():
     figure = latents.scatter(CODES, np.arange(40), **NAMES)
     assert [axes.get_ylabel() for axes in figure.axes] == ["z_2", "label"]
-    (axes,) = latents.scatter(CODES, **NAMES).axes
+    (axes,) = latents.scatter(CODES, None, **NAMES).axes
     assert axes.get_legend() is None
     colours = np.asarray(axes.collections[0].get_facecolor())  # pyright: ignore
     assert len(np.unique(colours, axis=0)) == 1
@@ -58,8 +58,8 @@ def test_equal_codes_are_drawn():
 def test_what_cannot_be_drawn_is_refused():
     for codes in (CODES[:, :1], CODES[:0], CODES[0]):
         with pytest.raises(ValueError, match=r"codes must be \[N, 2\]"):
-            latents.scatter(codes, **NAMES)
+            latents.scatter(codes, None, **NAMES)
     with pytest.raises(ValueError, match=r"codes must be \[N\]"):
-        latents.histogram(CODES, x_label="z")
+        latents.histogram(CODES, None, x_label="z")
     with pytest.raises(ValueError, match=r"each of 40 codes, got shape \(3,\)"):
         latents.scatter(CODES, LABELS[:3], **NAMES)

@@ -11,7 +11,7 @@ _MAX_NAMED = 20
 
 def scatter(
     codes: np.ndarray,
-    labels: np.ndarray | None = None,
+    labels: np.ndarray | None,
     *,
     x_label: str,
     y_label: str,
@@ -24,7 +24,7 @@ def scatter(
 
     Args:
       codes: [N, 2].
-      labels: [N] integers; one colour for all without them.
+      labels: [N] integers, or None: one colour for all.
       x_label: what the first column is.
       y_label: what the second is.
       title: above the picture.
@@ -65,7 +65,7 @@ def scatter(
 
 def histogram(
     codes: np.ndarray,
-    labels: np.ndarray | None = None,
+    labels: np.ndarray | None,
     *,
     x_label: str,
     title: str | None = None,
@@ -74,7 +74,7 @@ def histogram(
 
     Args:
       codes: [N].
-      labels: [N] integers, of at most twenty values; more are not told apart.
+      labels: [N] integers, or None; more than twenty are not told apart.
       x_label: what the codes are.
       title: above the picture.
 
