@@ -16,12 +16,18 @@ writes it to quality.json: the distance to the nearest training row beside that 
 rows (copies lie closer; Meehan et al. 2020, arXiv:2004.05675), improved precision and
 recall (Kynkäänniemi et al. 2019, arXiv:1904.06991) and the squared maximum mean
 discrepancy with a Gaussian kernel as wide as the median distance (Gretton et al. 2012).
+
+Measured with --quality on MNIST (mnist.flags, 30 epochs, 2,000 draws, pixels; training
+rows in their place in brackets): z from the prior, precision 0.43 (0.82), recall 0.81
+(0.85), MMD^2 0.0041 (0.0000); from the mixture 0.66, 0.79 and 0.0027. Either's draws
+lie farther from the training rows than test rows do: P(closer) 0.27 and 0.40.
 """
 
 import dataclasses
 import pathlib
 
 import jax
+from jaxtyping import Array
 
 from experiments import (
     cli,
@@ -106,6 +112,7 @@ def main(config: Config) -> int:
         config.workdir, checkpoint=config.checkpoint, data_dir=config.data_dir
     )
     folder = pathlib.Path(config.workdir).expanduser()
+    joined = images_to_join(config, trained)
     key_fit, key_samples, key_paths, key_quality = jax.random.split(
         jax.random.key(config.seed), 4
     )
@@ -131,7 +138,10 @@ def main(config: Config) -> int:
             pictures.save_arrays(folder / "manifold.npz", {"mean": tiles})
             pictures.draw_manifold(tiles, folder / "manifold.png")
             written.append("manifold")
-    written += explore(key_paths, config, trained, folder, drawable=drawable)
+    if joined is not None:
+        written += explore(
+            key_paths, config, trained, joined, folder, drawable=drawable
+        )
     kinds = ".npz and .png" if drawable else ".npz: no images, not drawn"
     print(f"written to {folder}: {', '.join(written)} ({kinds})")
     if config.quality:
@@ -139,22 +149,31 @@ def main(config: Config) -> int:
     return 0
 
 
-def explore(
-    key: PRNGKey,
-    config: Config,
-    trained: measure.Trained,
-    folder: pathlib.Path,
-    *,
-    drawable: bool,
-) -> list[str]:
-    """Writes paths between codes and along latents; the names of what was written."""
+def images_to_join(config: Config, trained: measure.Trained) -> Array | None:
+    """The images whose codes are gone between, in pairs; None where there are not two.
+
+    Raises:
+        UsageError: as `paths.chosen`.
+    """
     split = config.split or measure.test_split(trained)
     size = len(getattr(trained.data.prepared, split))
     places = config.images or tuple(range(min(DEFAULT_IMAGES, size) // 2 * 2))
     if not places:
         print(f"the {split} split has no two rows to go between")
-        return []
-    data = paths.chosen(trained, split=split, places=places)
+        return None
+    return paths.chosen(trained, split=split, places=places)
+
+
+def explore(
+    key: PRNGKey,
+    config: Config,
+    trained: measure.Trained,
+    data: Array,
+    folder: pathlib.Path,
+    *,
+    drawable: bool,
+) -> list[str]:
+    """Writes paths between codes and along latents; the names of what was written."""
     key_between, key_along = jax.random.split(key)
     found = {
         "traversal": paths.along(
