@@ -117,6 +117,7 @@ def test_the_exact_posterior_of_a_linear_model_carries_its_information():
     assert abs(float(got.marginal_kl.mean())) < 0.02
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_batch_size_nor_rows_on_how_they_are_stored():
     hs = jax.random.normal(jax.random.key(1), (7, 4))
     first = surgery(2)(jax.random.key(2), params_of_prior(), hs)
