@@ -1,5 +1,7 @@
 """Composition: networks and densities in, a joint and a recognition model out."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -120,6 +122,46 @@ def check_latents(
             f"the recognition model draws z of shape {drawn}, but the generative model "
             f"has z of shape {wanted}."
         )
+
+
+def masked(
+    generative: Generative, recognition: Recognition, *, fill: float = 0.0
+) -> tuple[Generative, Recognition]:
+    r"""The two models of partial observations, in which NaN marks a missing entry.
+
+    An observation model factorizes over the entries of x, so $\log p(x_{obs}|z)$ is
+    the sum of the terms of those that are there: the other terms are zero. q(z | x_obs)
+    is that of x with `fill` in the holes, as Mattei & Frellsen 2019 (arXiv:1812.02633)
+    have it. Every bound, estimator and evaluator of the pair is then one of
+    log p(x_obs); for x without holes it is what it was.
+
+    No NaN reaches a network, a density or a gradient: entries are replaced before
+    anything is computed, and terms again after. Likelihoods see zeros in the holes.
+
+    Args:
+        generative: the joint p(x, z).
+        recognition: its encoder, for complete x.
+        fill: what the encoder sees in the holes, in the units of x.
+
+    Raises:
+        ValueError: if fill is not finite.
+    """
+    if not math.isfinite(fill):
+        raise ValueError(f"fill must be finite, got {fill}.")
+
+    def log_likelihood_terms(params: Params, x: Array, z: Array) -> Array:
+        missing = jnp.isnan(x)
+        filled = jnp.where(missing, 0.0, x)
+        terms = generative.log_likelihood_terms(params, filled, z)
+        return jnp.where(missing, 0.0, terms)
+
+    def encode(params: Params, x: Array) -> Array:
+        return recognition.encode(params, jnp.where(jnp.isnan(x), fill, x))
+
+    return (
+        generative._replace(log_likelihood_terms=log_likelihood_terms),
+        recognition._replace(encode=encode),
+    )
 
 
 def with_baseline(recognition: Recognition, network: Network) -> Recognition:

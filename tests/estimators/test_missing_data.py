@@ -1,0 +1,109 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import problems, testing
+from vae_jax import vae
+from vae_jax.estimators import importance, missing_data
+from vae_jax.types import Params
+
+NAN = float("nan")
+
+
+def test_the_bound_is_that_of_the_model_of_the_observed_entries_alone(x64):
+    """Value and gradient, for a linear model whose rows can be left out by hand."""
+    problem = problems.linear_gaussian(num_features=3)
+    x, kept = jnp.array([0.7, NAN, -0.4]), np.array([0, 2])
+    objective = missing_data.importance_bound(
+        problem.generative, problem.recognition, num_samples=4
+    )
+    small = problems.linear_gaussian(num_features=2)
+
+    def left_out(params):
+        """The parameters of the rows and columns that are observed."""
+        theta, phi = params.generative["decoder"]["output"], params.recognition
+        decoder = {"kernel": theta["kernel"][:, kept], "bias": theta["bias"][kept]}
+        encoder = phi["encoder"]["output"]
+        shown = {"kernel": encoder["kernel"][kept], "bias": encoder["bias"]}
+        return Params(
+            params.generative | {"decoder": {"output": decoder}},
+            phi | {"encoder": {"output": shown}},
+        )
+
+    whole = importance.iwae(small.generative, small.recognition, num_samples=4)
+
+    def by_hand(key, params, x):
+        return whole(key, left_out(params), x[kept])
+
+    key = jax.random.key(1)
+    single = [jax.jit(jax.value_and_grad(f, argnums=1)) for f in (objective, by_hand)]
+    got = single[0](key, problem.params, x)
+    expected = single[1](jax.random.clone(key), problem.params, x)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+        got,
+        expected,
+    )
+
+
+def test_without_holes_it_is_the_importance_weighted_bound_bit_for_bit():
+    generative, recognition = problems.bernoulli_vae()
+    key_theta, key_phi, key = jax.random.split(jax.random.key(0), 3)
+    params = Params(generative.init(key_theta), recognition.init(key_phi))
+    x = jnp.ones((2, 3))
+    made = [
+        build(generative, recognition, num_samples=3)
+        for build in (missing_data.importance_bound, importance.iwae)
+    ]
+    one, other = (jax.jit(jax.value_and_grad(f, argnums=1)) for f in made)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        one(key, params, x),
+        other(jax.random.clone(key), params, x),
+    )
+
+
+def test_it_is_unbiased_for_the_exact_bound_of_a_partial_observation(x64):
+    problem = problems.linear_gaussian(num_features=3)
+    x = jnp.array([0.7, NAN, -0.4])
+    pair = vae.masked(problem.generative, problem.recognition)
+    partial = problem._replace(generative=pair[0], recognition=pair[1])
+    bound = problems.k_sample_bound(partial, num_samples=3)
+    objective = missing_data.importance_bound(
+        problem.generative, problem.recognition, num_samples=3
+    )
+    testing.assert_unbiased(objective, problem.params, x, bound, bound_of_phi=bound)
+
+
+def test_where_nothing_is_observed_the_bound_is_minus_kl_to_the_prior_at_most_zero():
+    problem = problems.linear_gaussian(num_features=2)
+    x = jnp.full(2, NAN)
+    objective = missing_data.importance_bound(
+        problem.generative, problem.recognition, num_samples=1
+    )
+    values, _ = testing.draws(objective, problem.params, x)
+    testing.assert_mean_equals(values, -problem.kl(problem.params, jnp.zeros(2)))
+
+
+def test_compiled_and_batched_it_is_the_same():
+    generative, recognition = problems.bernoulli_vae()
+    key_theta, key_phi, key_holes = jax.random.split(jax.random.key(0), 3)
+    params = Params(generative.init(key_theta), recognition.init(key_phi))
+    objective = missing_data.importance_bound(generative, recognition, num_samples=2)
+    holes = jax.random.bernoulli(key_holes, 0.5, (3, 2, 3))
+    xs = jnp.where(holes, jnp.nan, 1.0)
+    testing.assert_same_compiled_and_batched(objective, params, xs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_samples": 0}, "num_samples must be positive, got 0"),
+        ({"num_samples": 1, "fill": NAN}, "fill must be finite, got nan"),
+    ],
+)
+def test_numbers_that_make_no_bound_are_refused(settings, message):
+    pair = problems.bernoulli_vae()
+    with pytest.raises(ValueError, match=message):
+        missing_data.importance_bound(*pair, **settings)
