@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from experiments import cli
+from vae_jax.data import sources
 
 CONTINUOUS = ("diag_normal", "full_normal", "planar", "coupling", "iaf")
 POSTERIORS = (*CONTINUOUS, "bernoulli")
@@ -46,6 +47,7 @@ WITHOUT_ENCODER = ("mcem", "vem")  # no phi: q is found for each x when it is wa
 WITH_ENCODER = tuple(name for name in ALGORITHMS if name not in WITHOUT_ENCODER)
 READ_BY: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     # flag: what chooses whether it is read, and the choices that read it
+    "missing_rate": (("missing", ("nan",)),),
     "estimator": (("algorithm", ("aevb", "full_vb")),),
     "num_outer": (("estimator", ("miwae", "piwae")),),
     "beta": (("algorithm", ("aevb",)), ("estimator", ("sgvb_b", "ciwae"))),
@@ -91,6 +93,7 @@ NOT_NEGATIVE = (
     *("weight_decay", "kl_warmup", "clip_norm", "early_stopping"),
     *("beta", "free_nats", "capacity", "capacity_strength", "sleep_share"),
     *("seed", "data_seed", "checkpoint_seconds", "num_train", "top_latents"),
+    "missing_rate",
 )
 
 
@@ -117,6 +120,15 @@ class Config:
         "threshold",
         "How pixels become zeros and ones.",
         choices=("none", "threshold", "static", "dynamic"),
+    )
+    missing: str = cli.flag(
+        "refuse",
+        "What NaN in the data is: an error, or a missing entry, of which the model "
+        "then takes no notice.",
+        choices=sources.MISSING,
+    )
+    missing_rate: float = cli.flag(
+        0.0, "Share of train and valid made missing at random, once (missing=nan)."
     )
     # Model.
     likelihood: str = cli.flag("bernoulli", "p(x | z).", choices=LIKELIHOODS)
@@ -252,6 +264,7 @@ class Config:
                 raise ValueError(f"--{name} must hold positive sizes, got {value}")
         if self.valid_size < -1:
             raise ValueError(f"--valid_size must be -1 or more, got {self.valid_size}")
+        self._check_missing()
         self._check_prior()
         self._check_choices()
         self._check_readers()
@@ -290,6 +303,18 @@ class Config:
     def has_standard_prior(self) -> bool:
         """Whether p(z) is N(0, I) over all of z."""
         return self.prior == "standard_normal" and not self.top_latents
+
+    def _check_missing(self) -> None:
+        if not self.missing_rate < 1.0:
+            raise ValueError(f"--missing_rate must be below 1, got {self.missing_rate}")
+        blind = {"algorithm": ("wake_sleep",), "estimator": ("nvil",)}
+        for name, values in blind.items():
+            if self.missing == "nan" and getattr(self, name) in values:
+                raise ValueError(
+                    f"--missing=nan does not go with --{name}={getattr(self, name)}: "
+                    "wake_sleep's q is fitted to whole dreams alone, and nvil's "
+                    "baseline reads all of x"
+                )
 
     def _check_prior(self) -> None:
         if self.has_standard_prior:

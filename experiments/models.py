@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import objectives
-from experiments.configuration import FREE_POSTERIORS, Config
+from experiments.configuration import FREE_POSTERIORS, WITHOUT_ENCODER, Config
 from vae_jax import (
     divergences,
     factors,
@@ -107,6 +107,10 @@ def build(config: Config, x_shape: tuple[int, ...]) -> Model:
             x_shape=x_shape,
         )
     recognition = _recognition(config, joint, encoder, density)
+    if config.missing == "nan":
+        joint, recognition = vae.masked(joint, recognition)
+        if config.algorithm in WITHOUT_ENCODER:  # it reads the joint, so the holes too
+            recognition = _recognition(config, joint, encoder, density)
     baseline = None
     if config.estimator == "nvil":
         baseline = objectives.baseline(num_entries)

@@ -5,6 +5,7 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 import vae_jax
 from experiments.configuration import Config
@@ -35,11 +36,15 @@ def load(config: Config) -> Dataset:
         config.dataset,
         data_dir=config.data_dir or None,
         valid_size=None if config.valid_size < 0 else config.valid_size,
+        missing=config.missing,
     )
     if config.num_train:
         source = _first_rows(source, config.num_train)
     prepared = batches.prepare(
-        source, binarization=config.binarization, data_seed=config.data_seed
+        source,
+        binarization=config.binarization,
+        data_seed=config.data_seed,
+        missing_rate=config.missing_rate,
     )
     if config.likelihood == "bernoulli":
         _check_unit_interval(source, config)
@@ -55,6 +60,9 @@ def stamp(config: Config, data: Dataset) -> dict[str, Any]:
         "split_sizes": {s: len(getattr(source, s)) for s in sources.SPLITS},
         "binarization": config.binarization,
         "data_seed": config.data_seed,
+        "missing": config.missing,
+        "missing_rate": config.missing_rate,
+        "missing_share": {s: _share_missing(data, s) for s in sources.SPLITS},
         "likelihood": config.likelihood,
         "quantity": quantity(config, data),
         "units": "nats per example",
@@ -122,16 +130,24 @@ def _first_rows(source: sources.Source, num_train: int) -> sources.Source:
     return source._replace(train=source.train[:num_train], labels=labels)
 
 
+def _share_missing(data: Dataset, split: str) -> float:
+    """Entries of a split that are missing, of all of them; zero where it is empty."""
+    array = getattr(data.prepared, split)
+    return float(sources.missing_entries(array).mean()) if array.size else 0.0
+
+
 def _is_binary(source: sources.Source) -> bool:
+    def only(rows: np.ndarray) -> bool:
+        found = (rows == 0) | (rows == source.divisor) | sources.missing_entries(rows)
+        return bool(found.all())
+
     splits = (getattr(source, split) for split in sources.SPLITS)
-    return source.offset == 0.0 and all(
-        bool(((rows == 0) | (rows == source.divisor)).all()) for rows in splits
-    )
+    return source.offset == 0.0 and all(map(only, splits))
 
 
 def _check_unit_interval(source: sources.Source, config: Config) -> None:
-    low = (float(source.train.min()) + source.offset) / source.divisor
-    high = (float(source.train.max()) + source.offset) / source.divisor
+    low = (float(np.nanmin(source.train)) + source.offset) / source.divisor
+    high = (float(np.nanmax(source.train)) + source.offset) / source.divisor
     if config.binarization == "none" and (low < 0.0 or high > 1.0):
         raise ValueError(
             f"--likelihood=bernoulli needs values in [0, 1], {source.name} has "

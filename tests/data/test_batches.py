@@ -259,3 +259,75 @@ def test_bad_settings_are_refused_by_name():
         batches.prepare(made, binarization="static", data_seed=-1)
     with pytest.raises(ValueError, match="divisor=0"):
         batches.take(divisor=0.0)
+
+
+# Missing entries
+
+
+@pytest.mark.parametrize("binarization", batches.BINARIZATIONS)
+def test_what_is_missing_stays_missing_and_the_rest_is_as_without_holes(binarization):
+    whole = noise(60, 7).astype(np.float32) / np.float32(255)
+    holes = np.random.default_rng(0).random(whole.shape) < 0.3
+    punched = np.where(holes, np.float32(np.nan), whole)
+    ready, complete = (
+        batches.prepare(
+            source(train, valid=train, test=train, divisor=1.0),
+            binarization=binarization,
+        )
+        for train in (punched, whole)
+    )
+    rows, key = jnp.arange(60), jax.random.key(0)
+    x = ready.take(key, jnp.asarray(ready.train), rows).x
+    other = complete.take(jax.random.clone(key), jnp.asarray(complete.train), rows).x
+    np.testing.assert_array_equal(x, np.where(holes, np.nan, other))
+    for split in ("valid", "test"):
+        got, expected = (
+            one.value(jnp.asarray(getattr(one, split))) for one in (ready, complete)
+        )
+        np.testing.assert_array_equal(got, np.where(holes, np.nan, expected))
+
+
+@pytest.mark.parametrize("binarization", batches.BINARIZATIONS)
+def test_a_missing_rate_hides_that_share_of_train_and_valid_and_nothing_of_test(
+    binarization,
+):
+    made = source(noise(3000, 20), valid=noise(500, 20), test=noise(50, 20))
+    settings = {"binarization": binarization, "data_seed": 1}
+    ready = batches.prepare(made, missing_rate=0.3, **settings)
+    complete = batches.prepare(made, **settings)
+    for split in ("train", "valid"):
+        got, whole = getattr(ready, split), getattr(complete, split)
+        holes = np.isnan(got)
+        error = np.sqrt(0.3 * 0.7 / holes.size)
+        assert abs(holes.mean() - 0.3) < 5 * error
+        np.testing.assert_array_equal(got[~holes], whole[~holes])
+        # Completely at random: what is hidden has the mean of what is not.
+        values = complete.value(jnp.asarray(whole))
+        apart = values[holes].mean() - values[~holes].mean()
+        assert abs(apart) < 5 * values.std() * np.sqrt(
+            1 / holes.sum() + 1 / (~holes).sum()
+        )
+    np.testing.assert_array_equal(ready.test, complete.test)
+
+
+def test_holes_depend_on_the_data_seed_and_the_row_and_not_on_the_rows_after():
+    made = source(noise(3000, 9))
+    holes = {
+        (rows, seed): np.isnan(
+            batches.prepare(
+                made._replace(train=made.train[:rows]),
+                binarization="none",
+                data_seed=seed,
+                missing_rate=0.5,
+            ).train
+        )
+        for rows, seed in ((3000, 0), (1500, 0), (3000, 1))
+    }
+    np.testing.assert_array_equal(holes[3000, 0][:1500], holes[1500, 0])
+    assert (holes[3000, 0] != holes[3000, 1]).any()
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
+def test_a_rate_that_is_no_share_is_refused(rate):
+    with pytest.raises(ValueError, match=f"missing_rate={rate} does not lie"):
+        batches.prepare(source(noise(3, 2)), binarization="none", missing_rate=rate)

@@ -120,12 +120,28 @@ def test_a_single_channel_is_dropped_and_three_are_kept(save):
     assert sources.load(save(train=images(5, 4, 1))).train.shape == (5, 4, 1)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
-def test_an_entry_that_is_not_finite_names_its_split_and_row(save, bad):
+@pytest.mark.parametrize(
+    ("bad", "said"), [(np.nan, "NaN"), (np.inf, "infinity"), (1e300, "infinity")]
+)
+def test_an_entry_that_is_not_finite_names_its_split_and_row(save, bad, said):
     valid = np.zeros((6, 4, 3))
     valid[4, 1, 2] = bad
-    with pytest.raises(ValueError, match="valid row 4 holds NaN or infinity"):
+    with pytest.raises(ValueError, match=f"valid row 4 holds {said}: .* mend it"):
         sources.load(save(train=np.zeros((5, 4, 3)), valid=valid))
+
+
+def test_nan_is_a_missing_entry_where_that_is_said_and_infinity_never_is(save):
+    train = np.zeros((5, 4, 3))
+    train[2, 1, 0] = np.nan
+    name = save(train=train)
+    with pytest.raises(ValueError, match=r"train row 2 holds NaN: .*missing=nan"):
+        sources.load(name)
+    source = sources.load(name, missing="nan")
+    np.testing.assert_array_equal(sources.missing_entries(source.train), train != train)
+    with pytest.raises(ValueError, match="train row 0 holds infinity"):
+        sources.load(save(train=np.full((5, 2), np.inf)), missing="nan")
+    with pytest.raises(ValueError, match="missing='zero': choose one of refuse, nan"):
+        sources.load(name, missing="zero")
 
 
 @pytest.mark.parametrize(

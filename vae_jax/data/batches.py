@@ -1,7 +1,8 @@
 """Batches gathered on the device, and the four ways to binarize images.
 
 The data set stays on the device as it is stored, mostly a byte an entry; an epoch is
-an array of rows, and each batch becomes float32 inside the compiled step.
+an array of rows, and each batch becomes float32 inside the compiled step. Bytes have no
+NaN: a split with missing entries is stored as float32, NaN where they are.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,7 @@ Value: TypeAlias = Callable[[Array], Array]
 
 _FULL = 1 << 16  # dynamic binarization draws 16 bits an entry
 _ROWS = 1000  # rows that are drawn at once on the host
+_OF_HOLES = 1  # keeps their streams apart from those of binarization
 
 
 class Prepared(NamedTuple):
@@ -63,7 +65,11 @@ def order(key: PRNGKey, num_rows: int, *, batch_size: int) -> Int[Array, "S B"]:
 
 
 def prepare(
-    source: sources.Source, *, binarization: str, data_seed: int = 0
+    source: sources.Source,
+    *,
+    binarization: str,
+    data_seed: int = 0,
+    missing_rate: float = 0.0,
 ) -> Prepared:
     """Binarizes a source on the host and says how to read the result.
 
@@ -73,9 +79,13 @@ def prepare(
     Draws depend on `data_seed`, the split and the row, so that test is drawn the same
     whatever `valid_size` is.
 
+    Entries that are NaN stay NaN under any binarization. With a `missing_rate` each
+    entry of train and valid is made NaN with that probability, whatever its value
+    (missing completely at random), once, by `data_seed`; test stays as it is.
+
     Raises:
-      ValueError: an unknown binarization, a negative seed, or values outside [0, 1]
-        where they are probabilities.
+      ValueError: an unknown binarization, a negative seed, a missing_rate outside
+        [0, 1), or values outside [0, 1] where they are probabilities.
     """
     if binarization not in BINARIZATIONS:
         raise ValueError(
@@ -83,6 +93,8 @@ def prepare(
         )
     if data_seed < 0:
         raise ValueError(f"data_seed={data_seed} is negative")
+    if not 0.0 <= missing_rate < 1.0:
+        raise ValueError(f"missing_rate={missing_rate} does not lie in [0, 1)")
     offset, divisor = source.offset, source.divisor
     raw = {split: getattr(source, split) for split in sources.SPLITS}
     if binarization == "none":
@@ -97,6 +109,8 @@ def prepare(
         if binarization == "dynamic":
             made["train"] = raw["train"]
             taker = take(offset=offset, divisor=divisor, dynamic=True)
+    holes = _holes(raw, missing_rate, data_seed)
+    made = {split: _punched(array, holes[split]) for split, array in made.items()}
     return Prepared(**made, labels=source.labels, take=taker, value=reader)
 
 
@@ -124,8 +138,8 @@ def take(*, offset: float = 0.0, divisor: float = 1.0, dynamic: bool = False) ->
     With `dynamic`, an entry is 1 with probability its value and else 0, independently
     in each batch: 16 random bits are compared with t = round(65536 value), so that a
     value of 0 is never on, 1 always, and no probability is off by more than 2^-17.
-    For uint8 data t is computed in integers. The key is not used otherwise. All
-    weights are one.
+    For uint8 data t is computed in integers. The key is not used otherwise. NaN stays
+    NaN. All weights are one.
 
     Raises:
       ValueError: a divisor that is not positive.
@@ -136,7 +150,7 @@ def take(*, offset: float = 0.0, divisor: float = 1.0, dynamic: bool = False) ->
         raw = data[index]
         if dynamic:
             on = _bits(key, raw.shape) < _thresholds(raw, offset, divisor)
-            x = on.astype(jnp.float32)
+            x = _kept_nan(on.astype(jnp.float32), raw)
         else:
             x = value(raw)
         return Batch(x=x, index=index, weight=jnp.ones(index.shape, jnp.float32))
@@ -155,6 +169,13 @@ def _thresholds(raw: Array, offset: float, divisor: float) -> Array:
         return (doubled * _FULL + int(divisor)) // int(2 * divisor)
     value = (raw.astype(jnp.float32) + offset) / divisor
     return jnp.round(value * _FULL).astype(jnp.uint32)
+
+
+def _kept_nan(x: Array, raw: Array) -> Array:
+    """x, NaN where the stored entries are; bytes never are."""
+    if not jnp.issubdtype(raw.dtype, jnp.floating):
+        return x
+    return jnp.where(jnp.isnan(raw), jnp.nan, x)
 
 
 def _bits(key: PRNGKey, shape: tuple[int, ...]) -> Array:
@@ -191,12 +212,34 @@ def _drawn(
     return drawn
 
 
+def _holes(
+    raw: dict[str, np.ndarray], missing_rate: float, data_seed: int
+) -> dict[str, np.ndarray]:
+    """Which entries [N, *X] are missing: those that were, and those that are drawn."""
+    holes = {s: sources.missing_entries(array) for s, array in raw.items()}
+    if missing_rate:
+        for number, split in enumerate(("train", "valid")):
+            generator = np.random.default_rng((data_seed, number, _OF_HOLES))
+            for start in range(0, len(raw[split]), _ROWS):
+                some = holes[split][start : start + _ROWS]
+                some |= generator.random(some.shape, np.float32) < missing_rate
+    return holes
+
+
+def _punched(array: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """The array with NaN in the holes, as it is where there are none."""
+    if not holes.any():
+        return array
+    return np.where(holes, np.float32(np.nan), array.astype(np.float32))
+
+
 def _check_probabilities(
     where: str, array: np.ndarray, offset: float, divisor: float
 ) -> None:
-    if not array.size:
+    if sources.missing_entries(array).all():
         return
-    low, high = ((float(end) + offset) / divisor for end in (array.min(), array.max()))
+    ends = np.nanmin(array), np.nanmax(array)
+    low, high = ((float(end) + offset) / divisor for end in ends)
     if low < 0 or high > 1:
         raise ValueError(
             f"{where} has values from {low:g} to {high:g}, which are no probabilities: "

@@ -13,14 +13,15 @@ from vae_jax.data import files, formats, originals
 PathLike: TypeAlias = str | os.PathLike[str]
 
 SPLITS = ("train", "valid", "test")
+MISSING = ("refuse", "nan")
 
 
 class Source(NamedTuple):
     """A data set as it was stored; the value of an entry is (raw + offset) / divisor.
 
-    Splits are [N, *X] of one X, uint8 or float32, finite; valid and test may have no
-    rows. Images are [N, H, W], or [N, H, W, C] with C > 1 channels. Labels are int32
-    [N] by the name of their split.
+    Splits are [N, *X] of one X, uint8 or float32, finite but for NaN where it marks a
+    missing entry; valid and test may have no rows. Images are [N, H, W], or
+    [N, H, W, C] with C > 1 channels. Labels are int32 [N] by the name of their split.
     """
 
     name: str
@@ -34,7 +35,11 @@ class Source(NamedTuple):
 
 
 def load(
-    name: str, *, data_dir: PathLike | None = None, valid_size: int | None = None
+    name: str,
+    *,
+    data_dir: PathLike | None = None,
+    valid_size: int | None = None,
+    missing: str = "refuse",
 ) -> Source:
     """Loads a data set by name.
 
@@ -44,11 +49,13 @@ def load(
     test_labels) and `tfds:NAME` (TensorFlow Datasets). The validation split is the
     last `valid_size` training rows where the source does not fix it: 10,000 of MNIST
     and Fashion-MNIST, none of an npz file, a tenth of a TensorFlow data set. With
-    `valid_size` 0 all training rows train.
+    `valid_size` 0 all training rows train. NaN is refused, or with `missing` "nan"
+    taken for a missing entry.
 
     Raises:
       ValueError: an unknown name, data that is not what it should be (each with the
-        file, split or row and the fix), `valid_size` where the splits are fixed.
+        file, split or row and the fix), `valid_size` where the splits are fixed, an
+        unknown `missing`.
       FileNotFoundError: data that is neither there nor to be fetched, in under 5 s.
     """
     kind, _, rest = name.partition(":")
@@ -58,7 +65,12 @@ def load(
         raise ValueError(f"unknown data set {name!r}: choose one of {known}")
     if valid_size is not None and valid_size < 0:
         raise ValueError(f"valid_size={valid_size} is negative")
-    return _REGISTRY[kind](name, data_dir, valid_size)
+    if missing not in MISSING:
+        raise ValueError(f"missing={missing!r}: choose one of {', '.join(MISSING)}")
+    source = _REGISTRY[kind](name, data_dir, valid_size)
+    if missing == "refuse":
+        _refuse_nan(source)
+    return source
 
 
 def checked(
@@ -73,12 +85,13 @@ def checked(
     """A Source of arrays that were checked: every source passes here.
 
     Booleans and integers in 0..255 become uint8, floats float32; a single trailing
-    channel [N, H, W, 1] is dropped; splits that are not given get no rows.
+    channel [N, H, W, 1] is dropped; splits that are not given get no rows. NaN passes
+    here and is judged by `load`.
 
     Raises:
       ValueError: other dtypes, no training rows, no event axes, splits of different
-        shapes or dtypes, an entry that is not finite (split and row), labels that are
-        not one integer a row.
+        shapes or dtypes, an infinite entry (split and row), labels that are not one
+        integer a row.
     """
     splits = {
         split: _normal(f"{name}: {split}", array) for split, array in arrays.items()
@@ -114,6 +127,13 @@ def checked(
         divisor=divisor,
         origin=origin,
     )
+
+
+def missing_entries(array: np.ndarray) -> np.ndarray:
+    """Where entries [N, *X] are missing: where they are NaN, in bytes nowhere."""
+    if array.dtype.kind != "f":
+        return np.zeros(array.shape, bool)
+    return np.isnan(array)
 
 
 def held_out(
@@ -183,12 +203,24 @@ def _normal(where: str, array: np.ndarray) -> np.ndarray:
         array = array[..., 0]
     with np.errstate(over="ignore"):  # an overflow is found just below
         array = array.astype(np.float32 if kind == "f" else np.uint8, order="C")
-    if kind == "f" and not (finite := np.isfinite(array)).all():
-        row = int(finite.reshape(len(array), -1).all(1).argmin())
-        raise ValueError(
-            f"{where} row {row} holds NaN or infinity: remove the row or mend it"
-        )
+    if kind == "f" and (row := _first_row(np.isinf(array))) is not None:
+        raise ValueError(f"{where} row {row} holds infinity: remove the row or mend it")
     return array
+
+
+def _refuse_nan(source: Source) -> None:
+    for split in SPLITS:
+        row = _first_row(missing_entries(getattr(source, split)))
+        if row is not None:
+            raise ValueError(
+                f"{source.name}: {split} row {row} holds NaN: remove the row, mend it, "
+                "or take NaN for a missing entry (missing=nan)"
+            )
+
+
+def _first_row(bad: np.ndarray) -> int | None:
+    """The first row that holds a bad entry, if any does."""
+    return int(bad.reshape(len(bad), -1).any(1).argmax()) if bad.any() else None
 
 
 def _labels(name: str, split: str, array: np.ndarray, num_rows: int) -> np.ndarray:
