@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests import problems
-from vae_jax import posteriors
-from vae_jax.evaluation import exact, laplace
+from vae_jax import posteriors, vae
+from vae_jax.estimators import enumerated
+from vae_jax.evaluation import exact, laplace, marginal
 from vae_jax.latent_models import ppca
 from vae_jax.types import Params, Recognition
 
@@ -274,3 +275,52 @@ def test_an_encoder_of_other_latents_or_no_normal_is_refused():
     wrong = exact.elbo(problem.generative, problem.recognition, num_latents=3)
     with pytest.raises(ValueError, match=r"length 6 or 9, got \(4,\)"):
         wrong(problem.params, x)
+
+
+# All completions
+
+
+def test_summing_all_completions_is_leaving_out_the_terms_of_the_holes(x64):
+    """Both evidences of a partial image, and importance sampling within its errors."""
+    generative, recognition, _ = _images()
+    masked = vae.masked(generative, recognition)
+    key_theta, key_phi, key = jax.random.split(jax.random.key(0), 3)
+    params = Params(generative.init(key_theta), recognition.init(key_phi))
+    x = jnp.array([[1.0, jnp.nan, 0.0], [jnp.nan, jnp.nan, 1.0]])
+    whole = exact.grid_quadrature(generative, **GRID)
+    partial = exact.grid_quadrature(masked[0], **GRID)
+    summed = exact.all_completions(whole, num_missing=3, chunk_size=4)
+    expected = jax.jit(partial)(params, x)
+    np.testing.assert_allclose(jax.jit(summed)(params, x), expected, rtol=1e-9)
+    sampled = marginal.importance_sampling(*masked, num_samples=20_000)
+    found = jax.jit(sampled)(key, params, x)
+    assert abs(found.log_p - expected) < 5.0 * found.standard_error
+
+
+def test_summing_all_completions_of_binary_latents_is_enumerating_them_once(x64):
+    problem = problems.binary_model()
+    masked, _ = vae.masked(problem.generative, problem.recognition)
+    x = jnp.array([1.0, jnp.nan, 0.0, jnp.nan, jnp.nan])
+    partial = enumerated.log_evidence(masked, num_latents=4)
+    summed = exact.all_completions(problem.log_p, num_missing=3)
+    np.testing.assert_allclose(
+        summed(problem.params, x), partial(problem.params, x), rtol=1e-9
+    )
+    nothing = exact.all_completions(problem.log_p, num_missing=5)
+    got = nothing(problem.params, jnp.full(5, jnp.nan))
+    np.testing.assert_allclose(got, 0.0, atol=1e-12)
+
+
+def test_another_number_of_holes_than_promised_gives_nan_and_none_the_evidence(x64):
+    problem = problems.binary_model()
+    x = jnp.array([1.0, jnp.nan, 0.0, jnp.nan, 1.0])
+    for num in (0, 1, 3):
+        summed = exact.all_completions(problem.log_p, num_missing=num)
+        assert jnp.isnan(summed(problem.params, x))
+    whole, x = exact.all_completions(problem.log_p, num_missing=0), jnp.ones(5)
+    expected = problem.log_p(problem.params, x)
+    np.testing.assert_allclose(whole(problem.params, x), expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="num_missing must not be negative, got -1"):
+        exact.all_completions(problem.log_p, num_missing=-1)
+    with pytest.raises(ValueError, match="25 bits"):
+        exact.all_completions(problem.log_p, num_missing=25)

@@ -2,7 +2,8 @@
 
 For real z by quadrature: on a grid that all x share, or at nodes placed for each x. For
 z of 0. and 1. by enumeration: `enumerated.log_evidence`, `enumerated.elbo` and
-`enumerated.posterior` of the estimators.
+`enumerated.posterior` of the estimators. For a binary x with holes, by the sum over all
+ways to fill them.
 """
 
 import math
@@ -96,6 +97,52 @@ def gauss_hermite(
         return jax.nn.logsumexp(
             joint(generative, params, x, z) - log_normal + log_weights
         )
+
+    return log_p
+
+
+def all_completions(
+    log_evidence: Exact, *, num_missing: int, chunk_size: int = 4096
+) -> Exact:
+    r"""(params, x) -> log p(x_obs) in nats, from every completion of a binary x.
+
+    $\log\sum_{x_{mis}\in\{0,1\}^m} p(x_{obs}, x_{mis})$: marginalizing means that every
+    completion is considered, 2^m times the work of one complete x. The model that
+    `vae.masked` makes leaves the terms of the holes out instead; the two are equal.
+
+    Args:
+        log_evidence: log p(x) of a complete x, exactly: `grid_quadrature`,
+            `enumerated.log_evidence`, or a closed form.
+        num_missing: m, the holes of x; for any other number the result is NaN.
+        chunk_size: completions side by side.
+
+    Raises:
+        ValueError: if num_missing is negative or above 24, or chunk_size is below one.
+    """
+    if num_missing < 0:
+        raise ValueError(f"num_missing must not be negative, got {num_missing}.")
+    if num_missing:
+        numerics.check_binary_terms(num_bits=num_missing, max_terms=2**24)
+    numerics.check_positive(chunk_size=chunk_size)
+
+    def log_p(params: Params, x: Array) -> Scalar:
+        flat = x.reshape(-1)
+        missing = jnp.isnan(flat)
+        (places,) = jnp.nonzero(missing, size=num_missing, fill_value=0)
+
+        def of_completion(bits: Array) -> Scalar:
+            return log_evidence(params, flat.at[places].set(bits).reshape(x.shape))
+
+        if num_missing:
+            total = numerics.log_sum_exp_over_binary(
+                of_completion,
+                num_bits=num_missing,
+                chunk_size=chunk_size,
+                dtype=x.dtype,
+            )
+        else:
+            total = log_evidence(params, x)
+        return jnp.where(missing.sum() == num_missing, total, jnp.nan)
 
     return log_p
 
