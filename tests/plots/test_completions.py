@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from vae_jax.plots import completions
+
+ORANGE = (0.90, 0.45, 0.10)
+
+
+def _images(*shape):
+    return np.random.default_rng(0).random(shape)
+
+
+def _drawn(figure):
+    return [axes.images[0].get_array() for axes in figure.axes]
+
+
+def test_hidden_pixels_are_orange_and_the_others_grey_as_they_were():
+    original, hidden = _images(2, 4, 3), np.zeros((2, 4, 3), bool)
+    hidden[1, :2] = True
+    first, _ = _drawn(completions.table(original, hidden, {"a": _images(2, 1, 4, 3)}))
+    assert first.shape == (9, 7, 3)  # a pixel between rows and columns
+    np.testing.assert_allclose(first[:4, :3], np.repeat(original[0][..., None], 3, -1))
+    np.testing.assert_allclose(first[:4, 4:7], first[:4, :3])
+    np.testing.assert_allclose(first[5:7, 4:7], np.broadcast_to(ORANGE, (2, 3, 3)))
+    np.testing.assert_allclose(first[7:, 4:7], first[7:, :3])
+
+
+def test_each_group_has_a_title_and_its_images_in_order():
+    groups = {"one": _images(2, 3, 4, 4), "two": _images(2, 1, 4, 4)}
+    figure = completions.table(_images(2, 4, 4), np.zeros((2, 4, 4), bool), groups)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["original, observed", "one", "two"]
+    _, one, two = _drawn(figure)
+    assert one.shape == (9, 14, 3)
+    np.testing.assert_allclose(one[5:, 5:9, 0], groups["one"][1, 1])
+    np.testing.assert_allclose(two[:4, :, 1], groups["two"][0, 0])
+
+
+def test_colored_images_are_drawn_in_color_and_what_is_no_number_in_white():
+    original = _images(1, 2, 2, 3)
+    original[0, 0, 0] = np.nan
+    hidden = np.zeros(original.shape, bool)
+    hidden[0, 1, 1, 2] = True  # of one channel
+    (first,) = _drawn(completions.table(original, hidden, {}))
+    np.testing.assert_allclose(first[0, 0], 1.0)
+    np.testing.assert_allclose(first[0, 1], original[0, 0, 1])
+    np.testing.assert_allclose(first[1, 4], ORANGE)
+
+
+@pytest.mark.parametrize(
+    ("original", "hidden", "groups", "message"),
+    [
+        (_images(2, 4), np.zeros((2, 4), bool), {}, "originals must be"),
+        (_images(0, 4, 4), np.zeros((0, 4, 4), bool), {}, "nothing to draw"),
+        (_images(2, 4, 4), np.zeros((2, 4, 3), bool), {}, "differ in shape"),
+        (
+            _images(2, 4, 4),
+            np.zeros((2, 4, 4), bool),
+            {"a": _images(3, 1, 4, 4)},
+            "a: completions of 3 images beside 2",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(original, hidden, groups, message):
+    with pytest.raises(ValueError, match=message):
+        completions.table(original, hidden, groups)

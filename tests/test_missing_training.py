@@ -1,0 +1,250 @@
+"""Training on data with holes, and the script that completes."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import (
+    cli,
+    completion,
+    completion_measures,
+    measure,
+    models,
+    protocol,
+    train,
+)
+from experiments.configuration import Config
+from tests.test_experiments import FLAGS, metrics, saved_arrays, tiny
+from vae_jax.training import journal
+
+pytestmark = pytest.mark.uses_optax
+HOLES = {"missing": "nan", "missing_rate": 0.5, "estimator": "iwae", "num_samples": 2}
+STEPS = {
+    "num_images": 3,
+    "num_draws": 5,
+    "num_warmup": 1,
+    "num_burn_in": 1,
+    "thin": 1,
+    "importance_samples": 20,
+    "chain": 10,
+}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """One tiny run on digits with holes that several tests read."""
+    path = tmp_path_factory.mktemp("runs") / "holes"
+    with jax.numpy_dtype_promotion("standard"):
+        assert train.main(tiny(path, **HOLES)) == 0
+    return path
+
+
+# Training
+
+
+@pytest.mark.slow
+def test_a_resumed_run_on_holes_ends_bit_for_bit_as_an_unbroken_one(tmp_path, workdir):
+    broken = tiny(tmp_path / "broken", num_epochs=1, **HOLES)
+    train.main(broken)
+    broken = dataclasses.replace(broken, num_epochs=2)
+    train.main(broken)
+    whole = dataclasses.replace(broken, workdir=str(workdir))
+    for a, b in zip(saved_arrays(whole), saved_arrays(broken), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert metrics(whole.workdir) == metrics(broken.workdir)
+
+
+@pytest.mark.slow
+def test_what_was_missing_is_in_the_protocol_and_no_number_is_nan(workdir):
+    stamp = json.loads((workdir / "run.json").read_text())["protocol"]
+    assert (stamp["missing"], stamp["missing_rate"]) == ("nan", 0.5)
+    assert abs(stamp["missing_share"]["train"] - 0.5) < 0.02
+    assert abs(stamp["missing_share"]["valid"] - 0.5) < 0.02
+    assert stamp["missing_share"]["test"] == 0.0
+    rows = journal.read(workdir)
+    assert np.isfinite([row["bound"] for row in rows]).all()
+    assert np.isfinite([row["valid_bound"] for row in rows]).all()
+    trained = measure.load_trained(workdir, checkpoint="last")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.params))
+
+
+@pytest.mark.slow
+def test_nan_in_a_file_trains_where_the_flag_says_what_it_is(tmp_path):
+    rows = np.random.default_rng(0).random((40, 6)).astype(np.float32)
+    rows[7, 1] = np.nan
+    np.savez(tmp_path / "a.npz", train=rows, test=rows)
+    config = tiny(
+        tmp_path / "run",
+        dataset=f"npz:{tmp_path / 'a.npz'}",
+        binarization="none",
+        likelihood="normal",
+        batch_size=10,
+        num_epochs=1,
+    )
+    with pytest.raises(cli.UsageError, match=r"train row 7 holds NaN.*missing=nan"):
+        train.main(config)
+    assert train.main(dataclasses.replace(config, missing="nan")) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert np.isfinite(result["elbo"])
+
+
+@pytest.mark.parametrize("algorithm", ["aevb", "rws", "full_vb", "mcem", "vem"])
+def test_each_algorithm_that_takes_holes_has_models_that_do(algorithm):
+    config = Config(missing="nan", algorithm=algorithm, weight_decay=1.0, num_latents=2)
+    model = models.build(config, (2, 2))
+    params = model.init(jax.random.key(0))
+    x, z = np.full((2, 2), np.nan, np.float32), np.zeros(2, np.float32)
+    generative = model.joint if algorithm != "full_vb" else model.generative
+    np.testing.assert_array_equal(generative.log_likelihood_terms(params, x, z), 0.0)
+
+
+def test_binary_data_with_holes_is_binary_still(tmp_path):
+    rows = np.array([[0.0, 1.0], [np.nan, 1.0]], np.float32)
+    np.savez(tmp_path / "a.npz", train=rows)
+    config = Config(
+        dataset=f"npz:{tmp_path / 'a.npz'}", binarization="none", missing="nan"
+    )
+    assert protocol.quantity(config, protocol.load(config)) == "log-likelihood"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--missing_rate=0.5"], "--missing_rate says nothing to --missing=refuse"),
+        (["--missing=nan", "--missing_rate=1"], "--missing_rate must be below 1"),
+        (["--missing_rate=-0.1"], "--missing_rate must not be negative"),
+        (["--missing=nan", "--algorithm=wake_sleep"], "does not go with --algorithm"),
+        (["--missing=nan", "--estimator=nvil"], "does not go with --estimator=nvil"),
+        (["--missing=zero"], "missing"),
+    ],
+)
+def test_flags_of_holes_that_make_no_sense_are_refused(flags, message):
+    with pytest.raises(cli.UsageError, match=message):
+        cli.parse(Config, ["train", *flags])
+
+
+# The script
+
+
+@pytest.mark.slow
+def test_completions_of_binary_images_report_what_they_promise(workdir, capsys):
+    config = completion.Config(workdir=str(workdir), mask="top", **STEPS)
+    assert completion.main(config) == 0
+    result = json.loads((workdir / "completion_top.json").read_text())
+    for name in ("pseudo_gibbs", "metropolis_within_gibbs", "importance"):
+        found = result["methods"][name]
+        assert 0.0 < found["rmse"] < 1.0
+        assert found["log_p_of_truth"] < 0.0
+        assert sum(row["pixels"] for row in found["calibration"]) == 3 * 32
+        assert "coverage" not in found
+    assert 0.0 < result["methods"]["metropolis_within_gibbs"]["acceptance"] <= 1.0
+    assert set(result["log_p_truth"]) >= {"log_p_x", "log_p_missing_given_observed"}
+    assert "mean_squared_error" in result["differences"]
+    assert result["notes"] == []
+    names = {path.name for path in workdir.iterdir()}
+    assert {f"completion_top.{end}" for end in ("txt", "png", "npz")} <= names
+    stored = np.load(workdir / "completion_top.npz")
+    kept = np.where(stored["hidden"], 0.0, stored["x"])
+    completed = stored["importance_x"][:, 0]
+    np.testing.assert_array_equal(np.where(stored["hidden"], 0.0, completed), kept)
+    assert "training_mean" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_where_everything_is_hidden_the_prior_answers_and_the_report_says_so(workdir):
+    config = completion.Config(
+        workdir=str(workdir), mask="random", fraction=1.0, proposal="encoder", **STEPS
+    )
+    result, arrays = completion.complete(config)
+    assert "Nothing is observed of 3 of 3 images" in result["notes"][0]
+    assert "the prior's answer" in result["notes"][-1]
+    assert abs(result["log_p_truth"]["log_p_observed"]) < 1e-5
+    assert arrays["hidden"].all()
+
+
+@pytest.mark.slow
+def test_real_valued_images_report_coverage(tmp_path):
+    path = tmp_path / "run"
+    changes = {"likelihood": "normal", "binarization": "none", "num_epochs": 1}
+    train.main(tiny(path, **changes))
+    result, _ = completion.complete(
+        completion.Config(workdir=str(path), mask="block", **STEPS)
+    )
+    for found in result["methods"].values():
+        assert 0.0 <= found["coverage"] <= 1.0
+        assert found["interval_width"] > 0.0
+        assert "calibration" not in found
+
+
+@pytest.mark.slow
+def test_a_mask_of_the_wrong_shape_is_one_line(tmp_path, workdir):
+    for shape in ((4, 4), (2, 8, 8)):
+        np.save(tmp_path / "mask.npy", np.ones(shape, bool))
+        config = completion.Config(
+            workdir=str(workdir), mask=f"npy:{tmp_path / 'mask.npy'}", **STEPS
+        )
+        with pytest.raises(cli.UsageError, match=r"does not fit .* shape") as error:
+            completion.complete(config)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_chain_too_short_for_the_latents_is_one_line(workdir):
+    config = completion.Config(workdir=str(workdir), **STEPS | {"chain": 2})
+    with pytest.raises(cli.UsageError, match=r"--chain=2 must be above .* 2 latents"):
+        completion.complete(config)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--mask=west", "--mask=west is unknown; known: left"),
+        ("--methods=gibbs", "--methods=gibbs: name some of"),
+        ("--methods=", "--methods=: name some of"),
+        ("--fraction=0.2", "--fraction says nothing to --mask=left"),
+        ("--fraction=0", r"--fraction must lie in \(0, 1\]"),
+        ("--block=5", "--block says nothing to --mask=left"),
+        ("--num_draws=0", "--num_draws must be positive"),
+        ("--num_burn_in=-1", "--num_burn_in must not be negative"),
+        ("--importance_samples=501", "--importance_samples above 500"),
+    ],
+)
+def test_a_bad_flag_of_completion_is_named(flag, message):
+    with pytest.raises(cli.UsageError, match=message):
+        cli.parse(completion.Config, ["completion", flag])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((FLAGS / "completion").glob("*.flags")), ids=lambda p: p.stem
+)
+def test_every_flag_file_of_completion_parses(path: pathlib.Path):
+    cli.parse(completion.Config, ["completion", f"--flagfile={path}"])
+
+
+# The figures
+
+
+def test_calibration_counts_and_its_error_is_the_mean_distance():
+    p = np.array([0.05, 0.05, 0.95, 0.95, 1.0])
+    x = np.array([0.0, 1.0, 1.0, 1.0, 0.0])
+    rows = completion_measures.calibration(p, x)
+    assert [row["pixels"] for row in rows] == [2, 3]
+    assert [row["observed"] for row in rows] == [0.5, 2 / 3]
+    error = completion_measures.expected_calibration_error(rows)
+    expected = (2 * 0.45 + 3 * abs(2.9 / 3 - 2 / 3)) / 5
+    np.testing.assert_allclose(error, expected, rtol=1e-12)
+
+
+def test_coverage_of_normal_draws_is_nominal_and_that_of_narrow_ones_is_not():
+    generator = np.random.default_rng(0)
+    truth, scored = generator.normal(size=(20, 200)), np.ones((20, 200), bool)
+    draws = generator.normal(size=(500, 20, 200))
+    covered = completion_measures._coverage(draws, truth, scored)
+    assert abs(covered["coverage"] - 0.9) < 0.025
+    np.testing.assert_allclose(covered["interval_width"], 2 * 1.645, rtol=0.02)
+    narrow = completion_measures._coverage(0.5 * draws, truth, scored)
+    assert narrow["coverage"] < 0.65

@@ -1,0 +1,96 @@
+"""Pictures of completed images: what there was, what was seen, what was made of it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_DPI = 100
+_TILE_DOTS = 56  # what the longer side of an image is enlarged to, about
+_HIDDEN = (0.90, 0.45, 0.10)  # orange: no shade of grey
+_BLANK = 1.0  # white, like the paper
+_TITLE_INCHES = 0.3
+
+
+def table(
+    originals: np.ndarray,
+    hidden: np.ndarray,
+    groups: Mapping[str, np.ndarray],
+) -> Figure:
+    """A row for each image: the original, what is observed of it, and completions.
+
+    Hidden pixels of the second column are orange.
+
+    Args:
+      originals: [N, H, W], or [N, H, W, 3], in [0, 1]; values beyond are clipped.
+      hidden: bool, of the same shape; a pixel is orange where any channel is hidden.
+      groups: by their title, images [N, M, *] side by side, all of them of one shape
+        but for M.
+
+    Raises:
+      ValueError: another shape, or no images.
+    """
+    original = _colored("originals", originals, 1)
+    if np.shape(hidden) != np.shape(originals):
+        raise ValueError(
+            f"originals {np.shape(originals)} and hidden {np.shape(hidden)} differ in "
+            "shape."
+        )
+    orange = np.reshape(hidden, (*original.shape[:3], -1)).any(axis=-1, keepdims=True)
+    observed = np.where(orange, np.asarray(_HIDDEN), original)
+    panels = {"original, observed": np.stack([original, observed], axis=1)}
+    for title, images in groups.items():
+        panels[title] = _colored(title, images, 2)
+        if panels[title].shape[0] != len(original):
+            raise ValueError(
+                f"{title}: completions of {panels[title].shape[0]} images beside "
+                f"{len(original)} originals."
+            )
+    canvases = {title: _canvas(tiles) for title, tiles in panels.items()}
+    return _figure(canvases, tile=max(original.shape[1:3]))
+
+
+def _colored(name: str, images: np.ndarray, num_axes: int) -> np.ndarray:
+    """Images as red, green and blue in [0, 1]; entries that are no number are white."""
+    images = np.asarray(images, np.float64)
+    image_axes = images.ndim - num_axes
+    if image_axes == 2:
+        images = np.repeat(images[..., None], 3, axis=-1)
+    elif image_axes != 3 or images.shape[-1] != 3:
+        raise ValueError(
+            f"{name} must be [..., H, W] or [..., H, W, 3], got {images.shape}."
+        )
+    if images.size == 0:
+        raise ValueError(f"{name} of shape {images.shape} have nothing to draw.")
+    return np.clip(np.nan_to_num(images, nan=_BLANK), 0.0, 1.0)
+
+
+def _canvas(tiles: np.ndarray) -> np.ndarray:
+    """[N, M, H, W, 3] -> one image, a pixel between neighbours."""
+    padded = np.pad(
+        tiles,
+        ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)),
+        constant_values=_BLANK,
+    )
+    rows, columns, height, width, _ = padded.shape
+    whole = padded.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
+    return whole[:-1, :-1]
+
+
+def _figure(canvases: Mapping[str, np.ndarray], *, tile: int) -> Figure:
+    """The canvases side by side below their titles, at one scale."""
+    scale = max(1, _TILE_DOTS // tile) / _DPI  # inches of a pixel
+    gap = 0.15
+    widths = [scale * canvas.shape[1] for canvas in canvases.values()]
+    height = scale * next(iter(canvases.values())).shape[0]
+    total = sum(widths) + gap * (len(widths) + 1), height + _TITLE_INCHES + gap
+    figure = Figure(figsize=total, dpi=_DPI)
+    left = gap
+    for (title, canvas), width in zip(canvases.items(), widths, strict=True):
+        place = left / total[0], gap / total[1], width / total[0], height / total[1]
+        axes = figure.add_axes(place)
+        axes.imshow(canvas, vmin=0.0, vmax=1.0, interpolation="nearest")
+        axes.set_axis_off()
+        axes.set_title(title, size=7)
+        left += width + gap
+    return figure
