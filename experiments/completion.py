@@ -74,7 +74,7 @@ class Config:
         choices=completion_methods.PROPOSALS,
     )
     chain: int = cli.flag(200, "Draws of that chain, and steps before them.")
-    num_shown: int = cli.flag(8, "Images in the picture.")
+    num_shown: int = cli.flag(10, "Images in the picture, spread over those.")
     seed: int = cli.flag(0, "Seed of the masks and draws.")
 
     def __post_init__(self) -> None:
@@ -217,14 +217,17 @@ def _images(config: Config, trained: measure.Trained) -> Array:
 def _shown(
     arrays: pictures.Arrays, num: int
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """The first images, what is hidden, and of each method the mean and three draws."""
+    """Images, what is hidden, and of each method the mean and three draws."""
+    whole = len(arrays["x"])
+    num = min(num, whole)
+    shown = np.arange(num) * whole // num
     groups = {}
     for name in completion_methods.METHODS:
         if f"{name}_mean" in arrays:
-            mean, drawn = arrays[f"{name}_mean"][:num], arrays[f"{name}_x"][:num, :3]
+            mean, drawn = arrays[f"{name}_mean"][shown], arrays[f"{name}_x"][shown, :3]
             title = f"{name.replace('_', ' ')}: mean, draws"
             groups[title] = np.concatenate([mean[:, None], drawn], axis=1)
-    return arrays["x"][:num], arrays["hidden"][:num], groups
+    return arrays["x"][shown], arrays["hidden"][shown], groups
 
 
 def _read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:

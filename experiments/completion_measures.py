@@ -89,7 +89,9 @@ def table(result: dict[str, Any]) -> str:
     if result["log_p_truth"]:
         lines += ["", "log p(x_mis | x_obs) = log p(x) - log p(x_obs), nats per image:"]
         for name, value in result["log_p_truth"].items():
-            lines.append(f"  {name:<32}{value:12.4f}")
+            if name != "doubts":
+                lines.append(f"  {name:<32}{value:12.4f}")
+        lines.extend(f"  {doubt}" for doubt in result["log_p_truth"]["doubts"])
     if result["differences"]:
         lines += ["", "Metropolis-within-Gibbs minus pseudo-Gibbs, image by image:"]
         for name, value in result["differences"].items():

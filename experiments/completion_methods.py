@@ -146,11 +146,12 @@ def log_likelihood(
     truth: Array,
     found: dict[str, Found],
     settings: Settings,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """log p(x_mis | x_obs) = log p(x) - log p(x_obs), by two importance estimates.
 
     In nats per image, with the sampling error of the mean over these images and its
-    standard error as a mean over images of their kind. The same proposal for both.
+    standard error as a mean over images of their kind, and what speaks against them.
+    The same proposal for both.
     """
     pair = _proposal(trained, settings)
     estimate = marginal.importance_sampling(
@@ -166,17 +167,24 @@ def log_likelihood(
         part = over(key_partial, trained.params, partial)
     difference = np.asarray(whole.log_p, np.float64) - np.asarray(part.log_p)
     errors = np.hypot(np.asarray(whole.standard_error), np.asarray(part.standard_error))
-    sizes = [np.asarray(e.effective_sample_size) for e in (whole, part)]
-    shapes = [np.asarray(e.pareto_k) for e in (whole, part)]
-    return {
+    sizes = np.stack([whole.effective_sample_size, part.effective_sample_size])
+    shapes = np.stack([whole.pareto_k, part.pareto_k])
+    result = {
         "log_p_x": float(np.mean(whole.log_p)),
         "log_p_observed": float(np.mean(part.log_p)),
         "log_p_missing_given_observed": float(difference.mean()),
         "sampling_error": float(np.sqrt((errors**2).sum()) / len(errors)),
         "standard_error": measure.standard_error(difference),
-        "smallest_effective_sample_size": float(np.min(sizes)),
-        "largest_pareto_k": float(np.max(shapes)),
+        "smallest_effective_sample_size": float(sizes.min()),
+        "doubts": [
+            f"{what}: {doubt}"
+            for what, e in (("log p(x)", whole), ("log p(x_obs)", part))
+            for doubt in weights.doubts(e)
+        ],
     }
+    if np.isfinite(shapes).any():
+        result["largest_pareto_k"] = float(np.nanmax(shapes))
+    return result
 
 
 def _proposal(

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
 HOLES = {"missing": "nan", "missing_rate": 0.5, "estimator": "iwae", "num_samples": 2}
-STEPS = {
+STEPS: dict[str, Any] = {
     "num_images": 3,
     "num_draws": 5,
     "num_warmup": 1,
@@ -97,7 +99,7 @@ def test_each_algorithm_that_takes_holes_has_models_that_do(algorithm):
     config = Config(missing="nan", algorithm=algorithm, weight_decay=1.0, num_latents=2)
     model = models.build(config, (2, 2))
     params = model.init(jax.random.key(0))
-    x, z = np.full((2, 2), np.nan, np.float32), np.zeros(2, np.float32)
+    x, z = jnp.full((2, 2), jnp.nan), jnp.zeros(2)
     generative = model.joint if algorithm != "full_vb" else model.generative
     np.testing.assert_array_equal(generative.log_likelihood_terms(params, x, z), 0.0)
 
@@ -143,6 +145,7 @@ def test_completions_of_binary_images_report_what_they_promise(workdir, capsys):
         assert "coverage" not in found
     assert 0.0 < result["methods"]["metropolis_within_gibbs"]["acceptance"] <= 1.0
     assert set(result["log_p_truth"]) >= {"log_p_x", "log_p_missing_given_observed"}
+    assert isinstance(result["log_p_truth"]["doubts"], list)
     assert "mean_squared_error" in result["differences"]
     assert result["notes"] == []
     names = {path.name for path in workdir.iterdir()}
@@ -194,7 +197,8 @@ def test_a_mask_of_the_wrong_shape_is_one_line(tmp_path, workdir):
 
 @pytest.mark.slow
 def test_a_chain_too_short_for_the_latents_is_one_line(workdir):
-    config = completion.Config(workdir=str(workdir), **STEPS | {"chain": 2})
+    steps: dict[str, Any] = STEPS | {"chain": 2}
+    config = completion.Config(workdir=str(workdir), **steps)
     with pytest.raises(cli.UsageError, match=r"--chain=2 must be above .* 2 latents"):
         completion.complete(config)
 

@@ -163,6 +163,17 @@ def test_importance_sampling_has_the_conditional_and_the_evidence(x64):
     np.testing.assert_array_equal(np.asarray(found.mean)[~HIDDEN], np.array(X)[~HIDDEN])
 
 
+def test_weights_of_the_mean_sum_to_one_while_the_largest_grows_chunk_by_chunk():
+    generative, exact, params = _model()
+    constant = generative._replace(mean_observation=lambda params, z: jnp.ones(5))
+    pair = vae.masked(constant, _prior(exact))
+    complete = completion.importance(*pair, num_samples=50, num_draws=1, chunk_size=1)
+    xs = 3.0 * jnp.array(X)[None] * jnp.linspace(0.1, 2.0, 20)[:, None]
+    keys = jax.random.split(jax.random.key(2), 20)
+    found = jax.jit(jax.vmap(complete, (0, None, 0)))(keys, params, xs).completions
+    np.testing.assert_allclose(found.mean[:, HIDDEN], 1.0, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_the_score_of_exact_draws_is_the_conditional_density_of_the_truth(x64):
     generative, exact, params = _model()

@@ -11,7 +11,7 @@ def _images(*shape):
 
 
 def _drawn(figure):
-    return [axes.images[0].get_array() for axes in figure.axes]
+    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
 
 
 def test_hidden_pixels_are_orange_and_the_others_grey_as_they_were():
