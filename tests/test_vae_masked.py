@@ -79,7 +79,7 @@ def test_no_nan_reaches_a_gradient(x64):
 
     grads = jax.jit(jax.grad(difference, argnums=(0, 1)))(params, z)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-    check_grads(jax.jit(difference), (params, z), order=2, modes=("rev",))
+    check_grads(jax.jit(difference), (params, z), order=1, modes=("rev",))
     of_x = jax.grad(lambda x: types.log_likelihood(pair[0], params, x, z))(x)
     np.testing.assert_array_equal(of_x[np.isnan(X)], 0.0)
     assert np.isfinite(of_x).all()

@@ -86,6 +86,7 @@ def test_where_nothing_is_observed_the_bound_is_minus_kl_to_the_prior_at_most_ze
     testing.assert_mean_equals(values, -problem.kl(problem.params, jnp.zeros(2)))
 
 
+@pytest.mark.slow
 def test_compiled_and_batched_it_is_the_same():
     generative, recognition = problems.bernoulli_vae()
     key_theta, key_phi, key_holes = jax.random.split(jax.random.key(0), 3)

@@ -112,6 +112,7 @@ def test_metropolis_within_gibbs_draws_of_the_conditional_whatever_q_is(right):
     testing.assert_mean_equals(found.mean[:, HIDDEN], mean)
 
 
+@pytest.mark.slow
 def test_pseudo_gibbs_draws_of_the_conditional_where_q_is_the_posterior_alone():
     _, exact, _ = _model()
     mean, spread, _ = _conditional()
@@ -201,6 +202,7 @@ def _any(method, pair, num_draws):
     return getattr(completion, method)(*pair, num_draws=num_draws, num_warmup=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_where_nothing_is_observed_completions_are_draws_of_the_model(method):
     generative, exact, params = _model()
@@ -225,6 +227,7 @@ def test_where_nothing_is_observed_the_evidence_is_that_of_nothing():
     np.testing.assert_allclose(evidence.effective_sample_size, 50.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_an_observation_without_holes_is_its_own_completion(method):
     generative, exact, params = _model()
@@ -238,6 +241,7 @@ def test_an_observation_without_holes_is_its_own_completion(method):
 # Transformation, edge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_vmap_agrees_with_a_loop_on_images_in_double_precision(x64, method):
     pair = vae.masked(*problems.bernoulli_vae())
