@@ -208,10 +208,10 @@ def _images(config: Config, trained: measure.Trained) -> Array:
     Raises:
         ValueError: if it holds fewer.
     """
-    measure.rows(trained, split=config.split, num_images=config.num_images)
-    rows = measure.rows(trained, split=config.split)
-    num = config.num_images or len(rows)
-    return trained.data.prepared.value(rows[np.arange(num) * len(rows) // num])
+    rows = measure.spread_rows(
+        trained, split=config.split, num_images=config.num_images
+    )
+    return trained.data.prepared.value(rows)
 
 
 def _shown(

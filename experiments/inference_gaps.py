@@ -11,9 +11,9 @@ Table 2 of Cremer et al. 2018 (arXiv:1801.03558). Trains one model for each name
   flow           --flow_layers affine couplings after the normal, with networks that
                  read the encoder's output as well
 
-For the first --num_images rows of the training and of the test split it then searches
-the best q of each row by itself, a diagonal normal and a normal with a flow whose
-networks are the row's own, and reports
+For --num_images rows of the training and of the test split, spread over each, it then
+searches the best q of each row by itself, a diagonal normal and a normal with a flow
+whose networks are the row's own, and reports
 
   approximation  log p-hat - L[q*], q* of the model's own family
   amortization   L[q*] - L[q]
@@ -72,7 +72,7 @@ class Config:
         (500, 500), "Hidden units of the encoder of wide_encoder."
     )
     flow_layers: int = cli.flag(2, "Couplings of the flow.")
-    num_images: int = cli.flag(100, "Rows of each split, from its start.")
+    num_images: int = cli.flag(100, "Rows of each split, spread over it.")
     eval_samples: int = cli.flag(1000, "Samples per row of each bound.")
     importance_samples: int = cli.flag(5000, "Samples per row of log p-hat, k.")
     num_temperatures: int = cli.flag(
@@ -200,7 +200,7 @@ def _kept(config: Config, path: pathlib.Path, run: TrainConfig) -> dict[str, Any
 def _measured(config: Config, trained: measure.Trained, split: str) -> dict[str, Any]:
     """Means over the rows of one split, nats."""
     with cli.user_errors():
-        rows = measure.rows(trained, split=split, num_images=config.num_images)
+        rows = measure.spread_rows(trained, split=split, num_images=config.num_images)
     prepared, names = trained.data.prepared, ("bound", "fits", "is", "ais")
     keys = dict(
         zip(names, jax.random.split(jax.random.key(config.seed), 4), strict=True)

@@ -102,6 +102,21 @@ def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
     return array
 
 
+def spread_rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
+    """Rows at equal distances in a split, num_images of them if not 0.
+
+    Some splits are sorted: the first hundreds of the test rows of `binarized_mnist`
+    are of one class.
+
+    Raises:
+        ValueError: as `rows`.
+    """
+    rows(trained, split=split, num_images=num_images)
+    whole = rows(trained, split=split)
+    num = num_images or len(whole)
+    return whole[np.arange(num) * len(whole) // num]
+
+
 def bound(
     key: PRNGKey,
     trained: Trained,

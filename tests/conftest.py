@@ -5,7 +5,6 @@ import shutil
 import tempfile
 
 import jax
-import jaxlib
 import pytest
 
 # Most of the suite's time is compilation, and many tests compile the same programs.
@@ -14,7 +13,7 @@ import pytest
 # fusion emitters (a later jaxlib may not know the flag, and unknown ones abort). XLA's
 # own passes stay as they are. `XLA_FLAGS= pytest` runs the machine code of users.
 QUICK_CODE = "--xla_backend_optimization_level=0"
-if jaxlib.__version__.startswith("0.10."):
+if jax.__version__.startswith("0.10."):
     QUICK_CODE += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", QUICK_CODE)
 CACHE = "JAX_COMPILATION_CACHE_DIR"

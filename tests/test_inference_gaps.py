@@ -62,7 +62,7 @@ def test_on_a_linear_vae_the_best_q_and_log_p_are_the_closed_forms(tmp_path, cap
     exact = {"min_std": trained.config.min_std}
     for split in inference_gaps.SPLITS:
         got = found["models"]["diagonal"][split]
-        rows = measure.rows(trained, split=split, num_images=10)
+        rows = measure.spread_rows(trained, split=split, num_images=10)
         rows = trained.data.prepared.value(rows)
 
         def mean_of(function, rows=rows):
