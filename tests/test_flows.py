@@ -94,6 +94,7 @@ def test_log_det_is_that_of_the_jacobian(x64, name):
     np.testing.assert_allclose(got["log_det"], expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @ALL
 def test_the_inverse_returns_the_log_det_of_the_forward_map(x64, name):
     got = _both_ways(name)

@@ -32,6 +32,7 @@ def _at_logits(problem):
 # Oracle
 
 
+@pytest.mark.slow
 def test_one_bit_gets_half_the_difference_in_f_where_the_pair_differs(x64):
     problem = problems.binary_model(num_latents=1)
     h, x = jnp.array([0.6]), jnp.asarray(X)
@@ -106,6 +107,7 @@ def test_jit_and_vmap_agree_with_a_loop():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logit", [-200.0, 200.0])
 def test_certain_bits_leave_value_and_gradient_finite(logit):
     problem = problems.binary_model()

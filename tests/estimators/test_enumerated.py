@@ -36,6 +36,7 @@ def _assert_trees_close(got, expected, **tolerance):
 # Oracle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [5, 4096])
 def test_elbo_and_log_p_are_those_of_brute_force_with_their_gradients(x64, chunk_size):
     problem = problems.binary_model()

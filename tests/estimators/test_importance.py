@@ -261,6 +261,7 @@ def test_jit_and_vmap_agree_with_a_loop(name, settings):
     testing.assert_same_compiled_and_batched(objective, problem.params, xs)
 
 
+@pytest.mark.slow
 def test_ciwae_takes_a_traced_beta():
     problem = problems.linear_gaussian()
 

@@ -29,6 +29,7 @@ def test_miwae_is_unbiased_for_the_bound_of_the_inner_samples(
     testing.assert_unbiased(objective, problem.params, jnp.asarray(X), bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_outer", "num_samples"), [(2, 4), (4, 2)])
 def test_piwae_climbs_all_samples_in_theta_and_the_inner_in_phi(
     x64, num_outer, num_samples

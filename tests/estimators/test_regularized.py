@@ -62,6 +62,7 @@ def test_capacity_pulls_the_kl_to_its_target_from_both_sides(x64, offset):
     _check(objective, problem, surrogate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [("free_bits", {"min_nats": 0.5}), ("capacity", {"nats": 1.0, "strength": 2.0})],

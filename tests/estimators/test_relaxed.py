@@ -156,6 +156,7 @@ def test_more_samples_average_independent_draws(x64, name):
 # Oracle: which sample feeds which gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPERED)
 def test_theta_sees_the_discrete_sample_and_phi_the_relaxed_one_alone(x64, name):
     (generative, recognition, params, _), build = _builder(name)
@@ -224,6 +225,7 @@ def test_straight_through_reads_every_digit_of_the_discrete_sample():
 # Transformation and edge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["straight_through", "binary_concrete"])
 def test_jit_and_vmap_agree_with_a_loop(name):
     (_, _, params, _), build = _builder(name)

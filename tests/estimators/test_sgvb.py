@@ -241,6 +241,7 @@ def test_no_weight_decay_changes_nothing(x64):
     )
 
 
+@pytest.mark.slow
 def test_data_set_total_averaged_over_all_minibatches_is_the_total(x64):
     problem = problems.linear_gaussian()
     rows = jax.random.normal(jax.random.key(5), (6, 2))

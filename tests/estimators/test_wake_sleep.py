@@ -54,6 +54,7 @@ def _log_q_over_dreams(problem):
     return fit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [1, 3])
 def test_wake_sleep_climbs_the_elbo_in_theta_and_fits_dreams_in_phi(x64, num_samples):
     problem, x = problems.binary_model(), jnp.asarray(X)
@@ -121,6 +122,7 @@ def test_the_sleep_phase_is_unbiased_for_the_models_own_x(x64):
     testing.assert_mean_equals(grads.recognition, exact.recognition)
 
 
+@pytest.mark.slow
 def test_a_share_mixes_the_two_phases(x64):
     problem, x = problems.binary_model(), jnp.asarray(X)
     gradient = {}

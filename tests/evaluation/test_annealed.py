@@ -80,6 +80,7 @@ def _simulated(num_temperatures, num_draws, num_chains):
 # Oracle
 
 
+@pytest.mark.slow
 def test_from_the_exact_posterior_every_weight_is_p_of_x():
     problem = problems.linear_gaussian(num_latents=2, num_features=4)
     estimate = annealed.ais(
@@ -93,6 +94,7 @@ def test_from_the_exact_posterior_every_weight_is_p_of_x():
     assert found.effective_sample_size > 4.999
 
 
+@pytest.mark.slow
 def test_one_temperature_is_sampling_from_the_prior():
     problem = problems.linear_gaussian(num_latents=2, num_features=4)
     x = _X
@@ -108,6 +110,7 @@ def test_one_temperature_is_sampling_from_the_prior():
     testing.assert_mean_equals(np.exp(found.log_p - exact), 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_temperatures", [50, 100])
 def test_forward_and_reverse_stand_on_their_sides_about_j_over_2t_away(
     num_temperatures,
@@ -142,6 +145,7 @@ def test_at_1000_temperatures_the_gap_is_below_a_twentieth_of_a_nat():
     assert (found.upper.mean_log_weight - exact).mean() > 0.0
 
 
+@pytest.mark.slow
 def test_binary_latents_agree_with_their_sum():
     problem = problems.binary_model(num_latents=6, num_pixels=8)
     kernel = annealing.gibbs_kernel(num_updates=6)
@@ -200,6 +204,7 @@ def _posterior_draw(problem, key, x):
     return mean + jnp.linalg.cholesky(covariance) @ eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("from_q", [False, True])
 def test_weights_average_to_p_of_x_however_few_temperatures(from_q):
     """Two coarse temperatures, and chains that hardly mix."""
@@ -231,6 +236,7 @@ def test_weights_average_to_p_of_x_however_few_temperatures(from_q):
     testing.assert_mean_equals(above, 1.0)
 
 
+@pytest.mark.slow
 def test_weights_of_binary_latents_average_to_p_of_x():
     problem = problems.binary_model(num_latents=4, num_pixels=5)
     x = jnp.array([1.0, 0.0, 1.0, 1.0, 0.0])
@@ -258,6 +264,7 @@ def test_weights_of_binary_latents_average_to_p_of_x():
 # Transformation
 
 
+@pytest.mark.slow
 def test_batches_of_examples_and_single_ones_agree():
     problem = problems.linear_gaussian(num_latents=2, num_features=4)
     estimate = annealed.ais(problem.generative, _chains(10, 3, num_pilot=5))
@@ -271,6 +278,7 @@ def test_batches_of_examples_and_single_ones_agree():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4), *runs)
 
 
+@pytest.mark.slow
 def test_one_key_gives_both_directions_the_same_step_sizes():
     problem = problems.linear_gaussian(num_latents=2, num_features=4)
     chains = _chains(10, 3, num_pilot=5)

@@ -29,6 +29,7 @@ def test_the_sigmoid_schedule_is_the_logistic_function_rescaled():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "draw", "log_density"),
     [

@@ -147,6 +147,7 @@ def test_draws_along_one_chain_have_the_conditional_as_those_of_many_have():
     testing.assert_mean_equals(products, spread)
 
 
+@pytest.mark.slow
 def test_importance_sampling_has_the_conditional_and_the_evidence(x64):
     generative, exact, params = _model()
     pair = vae.masked(generative, _prior(exact))

@@ -105,6 +105,7 @@ def test_a_grid_that_cannot_be_is_refused():
 # Nodes placed for each x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_latents", [1, 3])
 def test_two_nodes_at_the_posterior_have_the_closed_form_of_a_linear_model(
     x64, num_latents
@@ -145,6 +146,7 @@ def test_nodes_of_a_wider_normal_converge_to_the_closed_form(x64):
     np.testing.assert_allclose(found[1], wanted, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_placed_nodes_converge_to_the_grid_on_a_nonlinear_model(x64):
     generative, _, over_images = _images()
     at_mode = laplace.posterior(generative, num_latents=2)
@@ -214,6 +216,7 @@ def test_the_divergence_is_that_of_two_normals_and_zero_at_the_posterior(x64):
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_log_p_is_the_bound_and_the_divergence_of_a_nonlinear_model(x64):
     # No two of the three share their nodes.
     generative, recognition, over_images = _images()
@@ -297,6 +300,7 @@ def test_summing_all_completions_is_leaving_out_the_terms_of_the_holes(x64):
     assert abs(found.log_p - expected) < 5.0 * found.standard_error
 
 
+@pytest.mark.slow
 def test_summing_all_completions_of_binary_latents_is_enumerating_them_once(x64):
     problem = problems.binary_model()
     masked, _ = vae.masked(problem.generative, problem.recognition)

@@ -64,6 +64,7 @@ def test_a_program_is_compiled_once_for_every_shape_of_the_data():
     assert len(traces) == traced
 
 
+@pytest.mark.slow
 def test_log_p_of_a_data_set_is_exact_where_the_posterior_is_the_proposal(x64):
     problem = problems.linear_gaussian()
     evaluator = marginal.importance_sampling(

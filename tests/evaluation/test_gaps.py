@@ -94,6 +94,7 @@ def test_the_gap_keeps_both_sides_of_log_p():
 # The best q of a family
 
 
+@pytest.mark.slow
 def test_the_local_fit_is_the_best_diagonal_normal(x64):
     problem, xs, (_, best) = diagonal_fits()
     assert best.converged.all()

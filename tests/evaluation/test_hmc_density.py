@@ -139,6 +139,7 @@ def test_one_over_p_hat_is_unbiased_for_one_over_p():
 # Transformation and edge
 
 
+@pytest.mark.slow
 def test_likelihoods_far_from_one_neither_overflow_nor_underflow():
     problem = problems.linear_gaussian(num_latents=2, num_features=3)
     generative = problem.generative

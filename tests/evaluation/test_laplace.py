@@ -17,6 +17,7 @@ def _moments(recognition, params, x, num_latents):
     return np.asarray(mean), np.asarray(scale_tril @ scale_tril.T)
 
 
+@pytest.mark.slow
 def test_the_posterior_of_a_linear_model_is_found(x64):
     problem = problems.linear_gaussian(num_latents=3, num_features=4, std=1e-3)
     x = jnp.linspace(-3.0, 5.0, 4)
@@ -48,6 +49,7 @@ def test_the_mean_is_a_mode_and_the_covariance_is_that_of_its_curvature(x64):
     np.testing.assert_allclose(covariance, curvature, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_steps_go_uphill_from_where_the_density_is_not_concave(x64):
     generative, params, x = _steep()
 

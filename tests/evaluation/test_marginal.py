@@ -118,6 +118,7 @@ def test_the_size_of_a_chunk_does_not_change_the_distribution_of_the_estimate(x6
         testing.assert_mean_equals((a - a.mean()) ** 2 - (b - b.mean()) ** 2, 0.0)
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_the_spread_over_repeats(x64):
     problem, proposal = _problem()
     estimate = marginal.importance_sampling(
@@ -129,6 +130,7 @@ def test_the_standard_error_is_the_spread_over_repeats(x64):
     np.testing.assert_allclose(got.standard_error.mean(), spread, rtol=0.056)
 
 
+@pytest.mark.slow
 def test_the_effective_sample_size_lies_between_one_and_k(x64):
     problem = problems.linear_gaussian()  # q far from the posterior
     for recognition in (problem.recognition, problem.exact):
@@ -190,6 +192,7 @@ def test_only_weights_of_zero_give_minus_infinity():
     assert got.log_p == -jnp.inf
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop():
     problem, proposal = _problem()
     estimate = marginal.importance_sampling(
@@ -300,6 +303,7 @@ def test_p_hat_of_uniform_bits_is_unbiased(x64):
     testing.assert_mean_equals(jnp.exp(got.log_p), wanted)
 
 
+@pytest.mark.slow
 def test_draws_that_know_nothing_of_x_find_little_of_a_narrow_posterior(x64):
     # Eight latents seen through a little noise.
     problem = problems.linear_gaussian(num_latents=8, num_features=12, std=0.1)

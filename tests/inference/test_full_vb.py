@@ -73,6 +73,7 @@ def _exact(q, x):
     return fit.mean() - kl / NUM_DATA
 
 
+@pytest.mark.slow
 def test_value_and_gradient_are_unbiased_on_bayesian_linear_regression(x64):
     x = jnp.asarray(np.column_stack(_data()))
     fit = _algorithm(optax.sgd(1.0))

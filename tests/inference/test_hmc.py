@@ -80,6 +80,7 @@ def test_chains_find_the_mean_and_the_covariance_from_far_away():
     assert (chains.divergent == 0.0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "initial"), [(0.65, 10.0), (0.9, 0.02)])
 def test_the_acceptance_after_warm_up_is_the_target(target, initial):
     chains = _chains(
@@ -231,6 +232,7 @@ def test_a_trajectory_of_no_steps_is_refused():
         hmc.transition(jax.random.key(0), _log_density, jnp.zeros(2), 0.1, 0)
 
 
+@pytest.mark.slow
 def test_the_start_is_near_a_draw_of_the_posterior(x64):
     problem = problems.linear_gaussian(num_latents=2, num_features=3)
     x = jnp.array([0.5, -0.3, 0.2])

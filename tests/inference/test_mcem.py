@@ -86,6 +86,7 @@ def test_theta_approaches_maximum_likelihood_at_the_target_acceptance():
     )
 
 
+@pytest.mark.slow
 def test_chains_at_a_fixed_theta_are_draws_from_the_posterior():
     problem, num = _problem(), 20_000
     algorithm = mcem.mcem(

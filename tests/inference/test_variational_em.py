@@ -41,6 +41,7 @@ def _fit(problem, *, num_data=NUM_DATA, optimizer=None, **settings):
     )
 
 
+@pytest.mark.slow
 def test_the_search_finds_the_exact_posterior_where_the_family_holds_it(x64):
     problem = problems.linear_gaussian(num_latents=2, num_features=3)
     q = variational_em.optimized(
@@ -88,6 +89,7 @@ def test_theta_gets_the_exact_gradient_of_the_bound_at_the_rows_own_q(x64):
     assert all(not leaf.any() for leaf in jax.tree.leaves(theta.recognition))
 
 
+@pytest.mark.slow
 def test_variational_em_reaches_the_maximum_likelihood_of_a_linear_model():
     problem = problems.linear_gaussian(num_features=3, std=0.5)
     x = _rows(problem, NUM_DATA)

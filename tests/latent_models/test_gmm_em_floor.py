@@ -101,6 +101,7 @@ def test_a_component_with_less_than_a_row_keeps_its_place_and_is_counted(covaria
     assert np.diff(info.log_p).min() > -1e-5
 
 
+@pytest.mark.slow
 def test_a_batch_without_weight_leaves_the_mixture_where_it_is():
     x = rows()[0].astype(np.float32)
     params = start(x)
