@@ -89,6 +89,10 @@ def observation(trained: measure.Trained) -> dict[str, Any]:
         "offset": source.offset,
         "divisor": source.divisor,
         "binarization": binarization,
+        "holes": {
+            "refuse": "none: NaN gives NaN",
+            "nan": "NaN marks a missing entry",
+        }[trained.config.missing],
         "value": {
             "none": f"x = {value}",
             "threshold": f"x = 1 where {value} >= 0.5, else 0",

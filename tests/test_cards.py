@@ -89,6 +89,12 @@ def test_the_map_from_stored_values_to_x_is_said(digits, binarization, offset, s
     source = digits.source._replace(offset=offset)
     trained = trained._replace(data=digits._replace(source=source))
     assert cards.observation(trained)["value"] == said
+    assert cards.observation(trained)["holes"].startswith("none")
+
+
+def test_a_model_of_partial_observations_says_what_marks_a_hole(digits):
+    said = cards.observation(untrained(digits, missing="nan", estimator="iwae"))
+    assert said["holes"] == "NaN marks a missing entry"
 
 
 @pytest.mark.parametrize(
