@@ -55,6 +55,7 @@ from vae_jax.plots import gaps as gap_plots
 MODELS = ("diagonal", "wide_encoder", "flow")
 SPLITS = ("train", "test")
 PARTS = ("approximation", "amortization", "inference")
+AT_REST = 0.9  # of the searches, below which a gap is doubted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,9 @@ class Config:
     local_steps: int = cli.flag(200, "Steps of a round of that search.")
     local_rounds: int = cli.flag(20, "Rounds at most.")
     local_rate: float = cli.flag(0.02, "Where the rate of a round's Adam starts.")
+    flow_rate: float = cli.flag(
+        0.001, "The same where the search starts at the networks of the model's flow."
+    )
     tolerance: float = cli.flag(0.05, "Nats by which the last round may change L[q*].")
     seed: int = cli.flag(0, "Seed of every measurement.")
 
@@ -99,7 +103,7 @@ class Config:
             least = 0 if field.name in ("num_temperatures", "seed") else 1
             if isinstance(value, int) and value < least:
                 raise ValueError(f"--{field.name} must be {least} or more, got {value}")
-        for name in ("local_rate", "tolerance"):
+        for name in ("local_rate", "flow_rate", "tolerance"):
             if not getattr(self, name) > 0.0:
                 value = getattr(self, name)
                 raise ValueError(f"--{name} must be positive, got {value}")
@@ -295,6 +299,12 @@ def table(name: str, result: dict[str, Any]) -> str:
         hats = ", ".join(f"{k} {v:.3f}" for k, v in found["log_p_hats"].items())
         rest = ", ".join(f"{k} {v:.2f}" for k, v in found["converged"].items())
         lines.append(f"  {split}: log p-hat by {hats}; searches at rest: {rest}")
+        if found["converged"][found["family"]] < AT_REST:
+            lines.append(
+                f"  warning, {split}: few searches of the model's own family came to "
+                "rest: the amortization gap is larger; try another --local_rate or "
+                "--flow_rate"
+            )
     return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ class Settings(NamedTuple):
     local_steps: int
     local_rounds: int
     local_rate: float
+    flow_rate: float
     tolerance: float
     flow_layers: int
 
@@ -66,9 +67,15 @@ def over_rows(
     diagonal = posteriors.diag_normal(size)
     has_flow = config.posterior != "diag_normal"
     flow = amortized if has_flow else _fresh_flow(config, settings.flow_layers)
+    # Steps that are right for a fresh flow throw trained networks off.
+    rate = settings.flow_rate if has_flow else settings.local_rate
     families = {
-        "diagonal": _searched(trained, diagonal, settings),
-        "flow": _searched(trained, gaps.with_parameters_in_h(flow), settings),
+        "diagonal": _searched(
+            trained, diagonal, settings, learning_rate=settings.local_rate
+        ),
+        "flow": _searched(
+            trained, gaps.with_parameters_in_h(flow), settings, learning_rate=rate
+        ),
     }
 
     def fit(key: PRNGKey, params: Params, x: Array) -> dict[str, Fitted]:
@@ -107,7 +114,11 @@ def _fresh_flow(config: Config, num_layers: int) -> Conditional:
 
 
 def _searched(
-    trained: measure.Trained, family: Conditional, settings: Settings
+    trained: measure.Trained,
+    family: Conditional,
+    settings: Settings,
+    *,
+    learning_rate: float,
 ) -> Callable[[PRNGKey, Params, Array, Array], tuple[Array, Fitted]]:
     generative = trained.model.generative
     search = gaps.fit_local(
@@ -115,7 +126,7 @@ def _searched(
         family,
         num_samples=settings.local_samples,
         num_steps=settings.local_steps,
-        learning_rate=settings.local_rate,
+        learning_rate=learning_rate,
         tolerance=settings.tolerance,
         max_rounds=settings.local_rounds,
         num_evaluated=settings.eval_samples,

@@ -30,6 +30,7 @@ def test_a_flag_file_of_inference_gaps_parses(path):
         ("--num_images=0", "--num_images must be 1 or more"),
         ("--num_temperatures=-1", "--num_temperatures must be 0 or more"),
         ("--tolerance=0", "--tolerance must be positive"),
+        ("--flow_rate=0", "--flow_rate must be positive"),
         ("--eval_samples=15", "--eval_samples must be a multiple of --local_samples"),
         ("--run_flags=--posterior=iaf", "--posterior is set by the comparison's own"),
         ("--run_flags=--algorithm=vem", "--algorithm=vem do not fit"),
@@ -39,6 +40,17 @@ def test_what_makes_no_comparison_is_one_line(flags, words):
     with pytest.raises(cli.UsageError) as error:
         cli.parse(inference_gaps.Config, ["gaps", flags])
     assert words in str(error.value)
+
+
+def test_searches_that_came_to_no_rest_are_warned_of():
+    names = ("log_p", "best_flow", "best_diagonal", "bound", *inference_gaps.PARTS)
+    split = dict.fromkeys([*names, *(f"{n}_standard_error" for n in names)], 1.0)
+    split |= {"log_p_hats": {"is_q": 1.0}, "family": "flow"}
+    at_rest = split | {"converged": {"diagonal": 0.0, "flow": 1.0}}
+    restless = split | {"converged": {"diagonal": 1.0, "flow": 0.1}}
+    text = inference_gaps.table("flow", {"train": at_rest, "test": restless})
+    assert "warning, test: few searches" in text
+    assert "warning, train" not in text
 
 
 @pytest.mark.slow
