@@ -122,7 +122,7 @@ def test_a_run_writes_its_files(trained_workdir):
     assert names == {
         *("flags.txt", "run.json", "metrics.jsonl", "events", "checkpoints"),
         *("result.json", "training_curves.png", "reconstructions.png"),
-        *("samples.png", "manifold.png"),
+        *("samples.png", "manifold.png", "lock"),
     }
     rows = journal.read(trained_workdir)
     assert [row["step"] for row in rows] == [10, 20]
