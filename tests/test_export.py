@@ -85,6 +85,7 @@ def test_the_card_says_what_x_is_and_where_the_numbers_come_from(workdir):
         "offset": 0.0,
         "divisor": 16.0,
         "binarization": "threshold",
+        "holes": "none: NaN gives NaN",
         "value": "x = 1 where stored / 16 >= 0.5, else 0",
     }
     assert card["z"] == {"shape": [2]}
