@@ -38,17 +38,10 @@ NOT_NEGATIVE = ("num_images", "num_warmup", "num_burn_in", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(measure.WorkdirFlags):
     """One set of completions; every field is a flag."""
 
-    workdir: str = cli.flag("runs/digits", "Folder of a training run.")
-    checkpoint: str = cli.flag(
-        "auto",
-        "best by validation bound, or last; auto: best if the run stops early.",
-        choices=("auto", "best", "last"),
-    )
     split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
-    data_dir: str = cli.flag("", "Data folder, if not the run's own.")
     mask: str = cli.flag(
         "left",
         "What is hidden: left, right, top, bottom (halves), random, block, or npy:PATH "
@@ -134,9 +127,7 @@ def hidden_entries(config: Config, x: Array) -> np.ndarray:
 
 def complete(config: Config) -> tuple[dict[str, Any], pictures.Arrays]:
     """All that is reported, and the arrays behind the picture."""
-    trained = measure.load_trained(
-        config.workdir, checkpoint=config.checkpoint, data_dir=config.data_dir
-    )
+    trained = config.load()
     with cli.user_errors():
         methods = completion_methods.fitting(
             completion_methods.parse(config.methods),

@@ -31,17 +31,10 @@ OF_IS = (  # named without their method, which has been the default's from the s
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(measure.WorkdirFlags):
     """One evaluation; every field is a flag."""
 
-    workdir: str = cli.flag("runs/digits", "Folder of a training run.")
-    checkpoint: str = cli.flag(
-        "auto",
-        "best by validation bound, or last; auto: best if the run stops early.",
-        choices=("auto", "best", "last"),
-    )
     split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
-    data_dir: str = cli.flag("", "Data folder, if not the run's own.")
     eval_samples: int = cli.flag(100, "Samples per image of the bound.")
     importance_samples: int = cli.flag(
         5000, "Samples per image of log p(x), k; 0 leaves it out."
@@ -100,9 +93,7 @@ class Config:
 
 def evaluate(config: Config) -> dict[str, Any]:
     """All measurements of one split, under the names that are true of them."""
-    trained = measure.load_trained(
-        config.workdir, checkpoint=config.checkpoint, data_dir=config.data_dir
-    )
+    trained = config.load()
     quantity = protocol.quantity(trained.config, trained.data)
     root = jax.random.key(config.seed)
     key_bound, *keys = jax.random.split(root, 1 + len(estimates.METHODS))

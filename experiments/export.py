@@ -43,16 +43,9 @@ WHAT = ("model", "encoder", "decoder", "sampler", "log_weight")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(measure.WorkdirFlags):
     """One export; every field is a flag."""
 
-    workdir: str = cli.flag("runs/digits", "Folder of a training run.")
-    checkpoint: str = cli.flag(
-        "auto",
-        "best by validation bound, or last; auto: best if the run stops early.",
-        choices=("auto", "best", "last"),
-    )
-    data_dir: str = cli.flag("", "Data folder, if not the run's own.")
     what: str = cli.flag("model", "What is written.", choices=WHAT)
     out: str = cli.flag(
         "", "File to write; WHAT.safetensors or WHAT.stablehlo in the workdir if empty."
@@ -151,9 +144,7 @@ def export(config: Config) -> str:
     if config.out:
         with cli.user_errors():
             _check_writable(path)
-    trained = measure.load_trained(
-        config.workdir, checkpoint=config.checkpoint, data_dir=config.data_dir
-    )
+    trained = config.load()
     with cli.user_errors():
         card = cards.of_trained(trained)
         if config.what == "model":

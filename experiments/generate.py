@@ -44,16 +44,9 @@ DEFAULT_IMAGES = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(measure.WorkdirFlags):
     """One set of samples; every field is a flag."""
 
-    workdir: str = cli.flag("runs/digits", "Folder of a training run.")
-    checkpoint: str = cli.flag(
-        "auto",
-        "best by validation bound, or last; auto: best if the run stops early.",
-        choices=("auto", "best", "last"),
-    )
-    data_dir: str = cli.flag("", "Data folder, if not the run's own.")
     num: int = cli.flag(100, "Samples.")
     sampler: str = cli.flag(
         "prior",
@@ -108,9 +101,7 @@ class Config:
 
 def main(config: Config) -> int:
     """Samples, draws and writes."""
-    trained = measure.load_trained(
-        config.workdir, checkpoint=config.checkpoint, data_dir=config.data_dir
-    )
+    trained = config.load()
     folder = pathlib.Path(config.workdir).expanduser()
     joined = images_to_join(config, trained)
     key_fit, key_samples, key_paths, key_quality = jax.random.split(

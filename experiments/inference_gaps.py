@@ -39,9 +39,9 @@ log p-hat on train and test -86.761 and -88.054, -86.036 and -87.452, -86.234 an
 """
 
 import dataclasses
-import json
 import pathlib
 import sys
+from functools import partial
 from typing import Any
 
 import jax
@@ -54,7 +54,6 @@ from experiments import (
     local_fits,
     measure,
     reports,
-    rundir,
     train,
     variants,
 )
@@ -168,7 +167,14 @@ def main(config: Config) -> int:
     for name, run in train_configs(config).items():
         if status := train.main(run):
             sys.exit(status)  # interrupted: the same command goes on from here
-        results[name] = _kept(config, folder / f"{name}.json", run)
+        results[name] = reports.kept(
+            folder / f"{name}.json",
+            {
+                "measurement": dataclasses.asdict(config) | {"models": ""},
+                "run": dataclasses.asdict(run),
+            },
+            partial(_gaps, config, run),
+        )
         print(table(name, results[name]), flush=True)
     bars = {
         f"{name}, {split}": (
@@ -187,29 +193,13 @@ def main(config: Config) -> int:
     return 0
 
 
-def _kept(config: Config, path: pathlib.Path, run: TrainConfig) -> dict[str, Any]:
-    """What was measured of this run with these flags, or is measured now."""
-    made_of = json.loads(
-        json.dumps(
-            {
-                "measurement": dataclasses.asdict(config) | {"models": ""},
-                "run": dataclasses.asdict(run),
-            }
-        )
-    )
-    if path.is_file():
-        found = json.loads(path.read_text())
-        if found["made_of"] == made_of:
-            return found["result"]
+def _gaps(config: Config, run: TrainConfig) -> dict[str, Any]:
+    """What is measured of one trained model, by split."""
     trained = measure.load_trained(run.workdir, checkpoint="auto")
     result = {split: _measured(config, trained, split) for split in SPLITS}
-    for name in ("log_p", "best_bound", "bound", *PARTS):
-        result.setdefault("train_minus_test", {})[name] = (
-            result["train"][name] - result["test"][name]
-        )
-    with cli.user_errors():
-        rundir.write_json(path, {"result": result, "made_of": made_of})
-    return result
+    names = ("log_p", "best_bound", "bound", *PARTS)
+    less = {name: result["train"][name] - result["test"][name] for name in names}
+    return {**result, "train_minus_test": less}
 
 
 def _measured(config: Config, trained: measure.Trained, split: str) -> dict[str, Any]:

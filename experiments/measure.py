@@ -45,6 +45,31 @@ class Trained(NamedTuple):
     step: int
 
 
+@dataclasses.dataclass(frozen=True)
+class WorkdirFlags:
+    """The flags of a script that takes a trained model from a workdir."""
+
+    workdir: str = cli.flag("runs/digits", "Folder of a training run.")
+    checkpoint: str = cli.flag(
+        "auto",
+        "best by validation bound, or last; auto: best if the run stops early.",
+        choices=("auto", "best", "last"),
+    )
+    data_dir: str = cli.flag("", "Data folder, if not the run's own.")
+
+    def load(self, workdir: str | pathlib.Path = "") -> Trained:
+        """The model in this workdir, or in another by the same flags.
+
+        Raises:
+            UsageError: as `load_trained`.
+        """
+        return load_trained(
+            workdir or self.workdir,
+            checkpoint=self.checkpoint,
+            data_dir=self.data_dir,
+        )
+
+
 def elbo_over_examples(
     model: models.Model, prepared: batches.Prepared, *, num_samples: int
 ) -> Callable[[PRNGKey, Params, Array], Any]:
@@ -89,13 +114,8 @@ def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
         ValueError: if the split is empty or holds fewer rows.
     """
     prepared = trained.data.prepared
-    array = getattr(prepared, split)
-    if not len(array) or num_images > len(array):
-        raise ValueError(
-            f"{trained.config.dataset} has {len(array)} rows in its {split} split, "
-            f"--num_images={num_images} asked for"
-        )
-    array = jnp.asarray(array[: num_images or len(array)])
+    num = _num_rows(trained, split, num_images)
+    array = jnp.asarray(getattr(prepared, split)[:num])
     if split == "train" and trained.config.binarization == "dynamic":
         key = jax.random.key(trained.config.data_seed)
         return prepared.take(key, array, jnp.arange(len(array))).x
@@ -111,10 +131,20 @@ def spread_rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
     Raises:
         ValueError: as `rows`.
     """
-    rows(trained, split=split, num_images=num_images)
+    num = _num_rows(trained, split, num_images)
     whole = rows(trained, split=split)
-    num = num_images or len(whole)
     return whole[np.arange(num) * len(whole) // num]
+
+
+def _num_rows(trained: Trained, split: str, num_images: int) -> int:
+    """num_images, or all rows of a split for 0, checked against what it holds."""
+    size = len(getattr(trained.data.prepared, split))
+    if not size or num_images > size:
+        raise ValueError(
+            f"{trained.config.dataset} has {size} rows in its {split} split, "
+            f"--num_images={num_images} asked for"
+        )
+    return num_images or size
 
 
 def bound(

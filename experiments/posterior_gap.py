@@ -46,14 +46,14 @@ shared (4 min of processor time, 9 min in all). Nats per row:
 """
 
 import dataclasses
-import json
 import pathlib
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import cli, gap_family, gap_models, gap_training, reports, rundir
+from experiments import cli, gap_family, gap_models, gap_training, reports
 from vae_jax.plots import files, gaps
 
 PARTS = ("frozen", "joint", "lagging", "family")
@@ -157,14 +157,10 @@ def run(config: Config, folder: pathlib.Path) -> dict[str, Any]:
     result = {}
     ignored = ("workdir", "parts")
     flags = {k: v for k, v in dataclasses.asdict(config).items() if k not in ignored}
-    flags = json.loads(json.dumps(flags))
     for part in config.parts.split(","):
-        path = folder / f"{part}.json"
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        if kept.get("config") != flags:
-            kept = {"config": flags, "result": measure(config, part)}
-            rundir.write_json(path, kept)
-        result[part] = kept["result"]
+        result[part] = reports.kept(
+            folder / f"{part}.json", flags, partial(measure, config, part)
+        )
         SAY[part](result[part])
         with cli.user_errors():
             files.save(DRAW[part](result[part]), folder / f"{part}.png")

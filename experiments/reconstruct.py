@@ -14,16 +14,9 @@ from experiments import cli, measure, pictures
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(measure.WorkdirFlags):
     """One set of reconstructions; every field is a flag."""
 
-    workdir: str = cli.flag("runs/digits", "Folder of a training run.")
-    checkpoint: str = cli.flag(
-        "auto",
-        "best by validation bound, or last; auto: best if the run stops early.",
-        choices=("auto", "best", "last"),
-    )
-    data_dir: str = cli.flag("", "Data folder, if not the run's own.")
     split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
     num: int = cli.flag(50, "Images, from the start of the split.")
     seed: int = cli.flag(0, "Seed of z.")
@@ -40,9 +33,7 @@ class Config:
 
 def main(config: Config) -> int:
     """Reconstructs, draws and writes."""
-    trained = measure.load_trained(
-        config.workdir, checkpoint=config.checkpoint, data_dir=config.data_dir
-    )
+    trained = config.load()
     folder = pathlib.Path(config.workdir).expanduser()
     with cli.user_errors():
         measure.rows(trained, split=config.split, num_images=config.num)

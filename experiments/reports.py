@@ -1,7 +1,9 @@
 """What a comparison leaves: a folder claimed first, results with their origin."""
 
 import dataclasses
+import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from experiments import cli, protocol, rundir
@@ -29,3 +31,22 @@ def write(path: pathlib.Path, config: Any, result: dict[str, Any]) -> None:
     with cli.user_errors():
         rundir.write_json(path, content)
     print(f"written to {path.parent}")
+
+
+def kept(path: pathlib.Path, flags: dict[str, Any], make: Callable[[], Any]) -> Any:
+    """The result in a file that was made with the same flags, else made and written.
+
+    So a comparison that was interrupted continues behind its last finished part.
+
+    Raises:
+        UsageError: if the file cannot be written.
+    """
+    flags = json.loads(json.dumps(flags))
+    if path.is_file():
+        found = json.loads(path.read_text())
+        if found.get("config") == flags:
+            return found["result"]
+    result = make()
+    with cli.user_errors():
+        rundir.write_json(path, {"config": flags, "result": result})
+    return result

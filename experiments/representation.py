@@ -60,19 +60,12 @@ COLUMNS = {  # of the table, by the name of a metric
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(measure.WorkdirFlags):
     """One set of measurements; every field is a flag."""
 
-    workdir: str = cli.flag("runs/digits", "Folder of a training run.")
     workdirs: str = cli.flag(
         "", "Folders of runs that differ in their seed, instead: separated by commas."
     )
-    checkpoint: str = cli.flag(
-        "auto",
-        "best by validation bound, or last; auto: best if the run stops early.",
-        choices=("auto", "best", "last"),
-    )
-    data_dir: str = cli.flag("", "Data folder, if not the run's own.")
     codes: str = cli.flag(
         "mean", "The mean of q(z | x), or one draw of it.", choices=("mean", "sample")
     )
@@ -161,9 +154,7 @@ def surgery(
 
 def measured(config: Config, folder: str, *, seed: int) -> dict[str, Any]:
     """All measurements of one run, drawn and written to it."""
-    trained = measure.load_trained(
-        folder, checkpoint=config.checkpoint, data_dir=config.data_dir
-    )
+    trained = config.load(folder)
     rows = code_features.load_rows(config.settings, trained)
     for name in ("num_neighbors", "num_clusters"):
         if getattr(config, name) > len(rows.train):
