@@ -42,7 +42,7 @@ from experiments import (
     runs,
     variants,
 )
-from experiments.configuration import READ_BY
+from experiments.choices import READ_BY
 from experiments.configuration import Config as TrainConfig
 from vae_jax.plots import curves, files
 

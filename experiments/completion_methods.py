@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments import measure
-from experiments.configuration import WITHOUT_ENCODER
+from experiments.choices import WITHOUT_ENCODER
 from vae_jax import vae
 from vae_jax.evaluation import completion, examples, marginal, weights
 from vae_jax.inference import mcem

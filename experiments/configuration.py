@@ -3,98 +3,16 @@
 import dataclasses
 import pathlib
 
-from experiments import cli
+from experiments import choices, cli
+from experiments.choices import (
+    ALGORITHMS,
+    ESTIMATORS,
+    LIKELIHOODS,
+    NAMED_ESTIMATORS,
+    POSTERIORS,
+    PRIORS,
+)
 from vae_jax.data import sources
-
-CONTINUOUS = ("diag_normal", "full_normal", "planar", "coupling", "iaf")
-POSTERIORS = (*CONTINUOUS, "bernoulli")
-FITTING_POSTERIORS = {  # what each estimator can be asked of
-    "sgvb_a": CONTINUOUS,
-    "sgvb_b": ("diag_normal",),
-    "free_bits": ("diag_normal",),
-    "capacity": ("diag_normal",),
-    "iwae": CONTINUOUS,
-    "stick_the_landing": CONTINUOUS,
-    "dreg": CONTINUOUS,
-    "ciwae": CONTINUOUS,
-    "renyi": CONTINUOUS,
-    "jackknife": CONTINUOUS,
-    "miwae": CONTINUOUS,
-    "piwae": CONTINUOUS,
-    "score_function": POSTERIORS,
-    "running_baseline": POSTERIORS,
-    "leave_one_out": POSTERIORS,
-    "nvil": POSTERIORS,
-    "vimco": POSTERIORS,
-    "wake_sleep": POSTERIORS,
-    "reweighted_wake_sleep": POSTERIORS,
-    "straight_through": ("bernoulli",),
-    "binary_concrete": ("bernoulli",),
-    "disarm": ("bernoulli",),
-}
-ESTIMATORS = tuple(FITTING_POSTERIORS)
-# Those whose value is an ELBO, so that bound + KL = reconstruction.
-OF_THE_ELBO = (
-    *("sgvb_a", "sgvb_b", "free_bits", "capacity", "score_function"),
-    *("running_baseline", "leave_one_out", "nvil", "straight_through"),
-    *("binary_concrete", "disarm", "wake_sleep"),
-)
-ALGORITHMS = ("aevb", "wake_sleep", "rws", "mcem", "vem", "full_vb")
-NAMED_ESTIMATORS = {"wake_sleep": "wake_sleep", "rws": "reweighted_wake_sleep"}
-FLAG_OF = {"gradient": "estimator"}  # a property and the flag that a user knows
-FREE_POSTERIORS = ("diag_normal", "full_normal")  # without parameters of their own
-WITHOUT_ENCODER = ("mcem", "vem")  # no phi: q is found for each x when it is wanted
-WITH_ENCODER = tuple(name for name in ALGORITHMS if name not in WITHOUT_ENCODER)
-READ_BY: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
-    # flag: what chooses whether it is read, and the choices that read it
-    "missing_rate": (("missing", ("nan",)),),
-    "estimator": (("algorithm", ("aevb", "full_vb")),),
-    "num_outer": (("estimator", ("miwae", "piwae")),),
-    "beta": (("algorithm", ("aevb",)), ("estimator", ("sgvb_b", "ciwae"))),
-    "alpha": (("estimator", ("renyi",)),),
-    "jackknife_order": (("estimator", ("jackknife",)),),
-    "free_nats": (("estimator", ("free_bits",)),),
-    "capacity": (("estimator", ("capacity",)),),
-    "capacity_strength": (("estimator", ("capacity",)),),
-    "temperature": (("estimator", ("binary_concrete",)),),
-    "sleep_share": (("gradient", ("reweighted_wake_sleep",)),),
-    "kl_warmup": (("algorithm", ("aevb",)), ("estimator", ("sgvb_b",))),
-    "num_samples": (("algorithm", ("aevb", "wake_sleep", "rws", "vem", "full_vb")),),
-    "num_leapfrog": (("algorithm", ("mcem",)),),
-    "target_acceptance": (("algorithm", ("mcem",)),),
-    "num_updates": (("algorithm", ("mcem",)),),
-    "e_steps": (("algorithm", ("vem",)),),
-    "e_rate": (("algorithm", ("vem",)),),
-    "theta_std": (("algorithm", ("full_vb",)),),
-    "posterior": (("algorithm", ("aevb", "wake_sleep", "rws", "vem", "full_vb")),),
-    "num_components": (("prior", ("normal_mixture", "vamp")),),
-    "flow_layers": (("posterior", ("planar", "coupling", "iaf")),),
-    "adam_epsilon": (("optimizer", ("adam",)),),
-    "encoder_hidden": (("algorithm", WITH_ENCODER),),
-    "std": (("likelihood", ("normal", "normal_learned_std")),),
-    "min_std": (("likelihood", ("normal_learned_std", "normal_per_pixel_std")),),
-    "squash_mean": (
-        (
-            "likelihood",
-            ("normal", "normal_learned_std", "normal_per_pixel_std"),
-        ),
-    ),
-}
-PRIORS = ("standard_normal", "normal_mixture", "vamp")
-LIKELIHOODS = ("bernoulli", "normal", "normal_learned_std", "normal_per_pixel_std")
-
-POSITIVE = (
-    *("num_latents", "num_samples", "num_outer", "std", "min_std", "learning_rate"),
-    *("temperature", "flow_layers", "adam_epsilon", "num_leapfrog", "num_updates"),
-    *("e_steps", "e_rate", "theta_std", "num_components"),
-    *("batch_size", "num_epochs", "eval_every", "valid_samples", "eval_samples"),
-)
-NOT_NEGATIVE = (
-    *("weight_decay", "kl_warmup", "clip_norm", "early_stopping"),
-    *("beta", "free_nats", "capacity", "capacity_strength", "sleep_share"),
-    *("seed", "data_seed", "checkpoint_seconds", "num_train", "top_latents"),
-    "missing_rate",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,54 +163,12 @@ class Config:
     progress: bool = cli.flag(True, "Show the bound while training.", display=True)
 
     def __post_init__(self) -> None:
-        """Refuses numbers that no run can have.
+        """Refuses numbers and combinations that no run can have.
 
         Raises:
             ValueError: naming the flag, its value and the fix.
         """
-        for name in POSITIVE:
-            if not getattr(self, name) > 0:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be positive, got {value}")
-        for name in NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must not be negative, got {value}")
-        for name in ("hidden", "encoder_hidden"):
-            if min(getattr(self, name), default=1) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must hold positive sizes, got {value}")
-        if self.valid_size < -1:
-            raise ValueError(f"--valid_size must be -1 or more, got {self.valid_size}")
-        self._check_missing()
-        self._check_prior()
-        self._check_choices()
-        self._check_readers()
-        if self.estimator == "ciwae" and not self.beta < 1.0:
-            raise ValueError(
-                f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
-                f"ELBO alone), got {self.beta}"
-            )
-        if self.algorithm == "full_vb" and not self.weight_decay:
-            raise ValueError(
-                "--algorithm=full_vb needs a --weight_decay above 0: the precision of "
-                "its prior on theta"
-            )
-        if not 0.0 < self.target_acceptance < 1.0:
-            raise ValueError(
-                f"--target_acceptance must lie between 0 and 1, got "
-                f"{self.target_acceptance}"
-            )
-        if self.early_stopping and self.algorithm == "mcem":
-            raise ValueError(
-                "--early_stopping needs a validation bound, and mcem has no q to take "
-                "one with while it trains"
-            )
-        if self.early_stopping and self.early_stopping < self.eval_every:
-            raise ValueError(
-                f"--early_stopping={self.early_stopping} is below --eval_every="
-                f"{self.eval_every}: the validation bound would never be seen twice"
-            )
+        choices.check(self)
 
     @property
     def gradient(self) -> str:
@@ -303,89 +179,6 @@ class Config:
     def has_standard_prior(self) -> bool:
         """Whether p(z) is N(0, I) over all of z."""
         return self.prior == "standard_normal" and not self.top_latents
-
-    def _check_missing(self) -> None:
-        if not self.missing_rate < 1.0:
-            raise ValueError(f"--missing_rate must be below 1, got {self.missing_rate}")
-        blind = {"algorithm": ("wake_sleep",), "estimator": ("nvil",)}
-        for name, values in blind.items():
-            if self.missing == "nan" and getattr(self, name) in values:
-                raise ValueError(
-                    f"--missing=nan does not go with --{name}={getattr(self, name)}: "
-                    "wake_sleep's q is fitted to whole dreams alone, and nvil's "
-                    "baseline reads all of x"
-                )
-
-    def _check_prior(self) -> None:
-        if self.has_standard_prior:
-            return
-        if self.posterior == "bernoulli":
-            raise ValueError(
-                "--prior and --top_latents are of continuous latents, "
-                "--posterior=bernoulli has its own prior"
-            )
-        if self.prior == "vamp" and self.algorithm in WITHOUT_ENCODER:
-            raise ValueError(
-                f"--prior=vamp is made of the encoder, which --algorithm="
-                f"{self.algorithm} has not"
-            )
-        if self.top_latents and (
-            self.prior != "standard_normal"
-            or self.posterior != "diag_normal"
-            or self.algorithm in WITHOUT_ENCODER
-        ):
-            raise ValueError(
-                "--top_latents goes with an encoder, --prior=standard_normal and "
-                "--posterior=diag_normal, which hold for each of its layers"
-            )
-
-    def _check_choices(self) -> None:
-        if self.algorithm not in ALGORITHMS:
-            raise ValueError(
-                f"--algorithm={self.algorithm} is unknown; known: "
-                f"{', '.join(ALGORITHMS)}"
-            )
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(
-                f"--estimator={self.estimator} is unknown; known: "
-                f"{', '.join(ESTIMATORS)}"
-            )
-        fitting = {"vem": FREE_POSTERIORS, "full_vb": CONTINUOUS}.get(self.algorithm)
-        if fitting and self.posterior not in fitting:
-            raise ValueError(
-                f"--algorithm={self.algorithm} does not fit --posterior="
-                f"{self.posterior}; what fits: {', '.join(fitting)}"
-            )
-        if self.algorithm in WITHOUT_ENCODER:
-            return
-        fitting = [e for e in ESTIMATORS if self.posterior in FITTING_POSTERIORS[e]]
-        if self.gradient not in fitting:
-            raise ValueError(
-                f"--estimator={self.gradient} does not fit --posterior="
-                f"{self.posterior}; what fits: {', '.join(fitting)}"
-            )
-        if self.has_standard_prior or self.posterior == "bernoulli":
-            return
-        fitting = [e for e in fitting if FITTING_POSTERIORS[e] != ("diag_normal",)]
-        if self.gradient not in fitting:
-            raise ValueError(
-                f"--estimator={self.gradient} needs the closed-form KL of a diagonal "
-                f"normal to N(0, I), which --prior={self.prior} --top_latents="
-                f"{self.top_latents} have not; what fits: {', '.join(fitting)}"
-            )
-
-    def _check_readers(self) -> None:
-        """Refuses a flag that was given and that nothing reads."""
-        for name, pairs in READ_BY.items():
-            if getattr(self, name) == type(self).__dataclass_fields__[name].default:
-                continue
-            for chooser, readers in pairs:
-                chosen = getattr(self, chooser)
-                if chosen not in readers:
-                    raise ValueError(
-                        f"--{name} says nothing to --{FLAG_OF.get(chooser, chooser)}="
-                        f"{chosen}: it is read by {' and '.join(readers)}"
-                    )
 
     def directory(self) -> pathlib.Path:
         """The run's workdir, runs/DATASET where none is given."""

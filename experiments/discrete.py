@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments import cli, measure, objectives, protocol, reports, timed
-from experiments.configuration import FITTING_POSTERIORS
+from experiments.choices import FITTING_POSTERIORS
 from experiments.configuration import Config as TrainConfig
 from vae_jax import vae
 from vae_jax.estimators import importance

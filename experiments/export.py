@@ -35,7 +35,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments import cards, cli, measure, protocol
-from experiments.configuration import WITHOUT_ENCODER
+from experiments.choices import WITHOUT_ENCODER
 from experiments.configuration import Config as TrainConfig
 from vae_jax import artifacts, posteriors
 

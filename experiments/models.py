@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments import objectives
-from experiments.configuration import FREE_POSTERIORS, WITHOUT_ENCODER, Config
+from experiments.choices import FREE_POSTERIORS, WITHOUT_ENCODER
+from experiments.configuration import Config
 from vae_jax import (
     divergences,
     factors,

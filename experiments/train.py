@@ -30,7 +30,8 @@ from experiments import (
     rundir,
     runs,
 )
-from experiments.configuration import OF_THE_ELBO, WITHOUT_ENCODER, Config
+from experiments.choices import OF_THE_ELBO, WITHOUT_ENCODER
+from experiments.configuration import Config
 from experiments.runs import Run, Saved
 from vae_jax.data import batches
 from vae_jax.evaluation import representation

@@ -9,8 +9,8 @@ import pytest
 
 from experiments import (
     algorithms,
+    choices,
     cli,
-    configuration,
     discrete,
     estimator_variance,
     gradient_snr,
@@ -28,7 +28,7 @@ from vae_jax.training import journal, loop
 pytestmark = pytest.mark.uses_optax
 FITTING = [
     (estimator, posterior)
-    for estimator, posteriors in configuration.FITTING_POSTERIORS.items()
+    for estimator, posteriors in choices.FITTING_POSTERIORS.items()
     for posterior in dict.fromkeys((posteriors[0], posteriors[-1]))
 ]
 
@@ -101,8 +101,8 @@ def test_a_learned_prior_and_a_second_layer_train(tmp_path, changes, size):
 
 
 def test_every_estimator_has_a_builder():
-    assert set(objectives.BUILDERS) == set(configuration.ESTIMATORS)
-    assert set(configuration.OF_THE_ELBO) <= set(configuration.ESTIMATORS)
+    assert set(objectives.BUILDERS) == set(choices.ESTIMATORS)
+    assert set(choices.OF_THE_ELBO) <= set(choices.ESTIMATORS)
 
 
 @pytest.mark.parametrize(
