@@ -1,5 +1,8 @@
 """From flags to the algorithm that fits the model, and its optimizer."""
 
+import copy
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,13 +18,22 @@ LONG_EPOCH = 100  # steps, from which every tenth reports the gradient's norm
 
 
 def build(
-    config: Config, model: models.Model, *, num_data: int, steps_per_epoch: int
+    config: Config,
+    model: models.Model,
+    *,
+    num_data: int,
+    steps_per_epoch: int,
+    numbers: Mapping[str, jax.Array] | None = None,
 ) -> Algorithm:
     """The fit that the flags ask for.
+
+    numbers take the place of flags of the same names, and may be traced.
 
     Raises:
         ValueError: where a number does not fit the estimator or the algorithm.
     """
+    if numbers:
+        config = _with_numbers(config, numbers)
     make = {"mcem": _mcem, "vem": _vem, "full_vb": _full_vb}
     return make.get(config.algorithm, _ascent)(config, model, num_data, steps_per_epoch)
 
@@ -49,9 +61,10 @@ def _ascent(
     warmup_steps = config.kl_warmup * steps_per_epoch
 
     def settings(step: jax.Array) -> gradient.Settings:
-        if not warmup_steps:
+        if isinstance(warmup_steps, int) and not warmup_steps:
             return {}
-        return {"warmup": jnp.minimum(1.0, (step + 1.0) / warmup_steps)}
+        # A traced warm-up of no steps is over at the first.
+        return {"warmup": jnp.minimum(1.0, (step + 1.0) / jnp.maximum(warmup_steps, 1))}
 
     return objectives.algorithm(
         config.gradient,
@@ -61,6 +74,13 @@ def _ascent(
         monitor=_monitor(config, model),
         norm_every=_norm_every(steps_per_epoch),
     )
+
+
+def _with_numbers(config: Config, numbers: Mapping[str, jax.Array]) -> Config:
+    """The flags with traced numbers, whose values were checked before they were."""
+    traced = copy.copy(config)
+    vars(traced).update(numbers)
+    return traced
 
 
 def _full_vb(

@@ -89,6 +89,7 @@ POSITIVE = (
     *("temperature", "flow_layers", "adam_epsilon", "num_leapfrog", "num_updates"),
     *("e_steps", "e_rate", "theta_std", "num_components"),
     *("batch_size", "num_epochs", "eval_every", "valid_samples", "eval_samples"),
+    "num_seeds",
 )
 NOT_NEGATIVE = (
     *("weight_decay", "kl_warmup", "clip_norm", "early_stopping"),
@@ -149,6 +150,11 @@ def _check_estimator(config: Config) -> None:
 
 
 def _check_early_stopping(config: Config) -> None:
+    if config.early_stopping and (config.num_seeds > 1 or config.sweep):
+        raise ValueError(
+            "--early_stopping ends one run at its own time: leave it out where runs "
+            "train together (--num_seeds, --sweep); the best weights of each are kept"
+        )
     if config.early_stopping and config.algorithm == "mcem":
         raise ValueError(
             "--early_stopping needs a validation bound, and mcem has no q to take "

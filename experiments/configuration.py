@@ -152,6 +152,13 @@ class Config:
         choices=("elbo", "importance"),
     )
     seed: int = cli.flag(0, "Seed of weights, order and noise.")
+    # Several runs in one program.
+    num_seeds: int = cli.flag(1, "Runs that train together, from --seed on.")
+    sweep: str = cli.flag(
+        "",
+        "NAME=V1,V2,...: runs that differ in --learning_rate, --beta or --kl_warmup "
+        "train together too.",
+    )
     # Watching.
     eval_every: int = cli.flag(1, "Epochs between validation bounds.")
     valid_samples: int = cli.flag(10, "Samples per image of the validation bound.")

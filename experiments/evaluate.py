@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from experiments import cli, estimates, measure, protocol, rundir
+from experiments import cli, estimates, measure, members, protocol, rundir
 
 POSITIVE = (
     *("eval_samples", "num_temperatures", "num_chains", "num_leapfrog"),
@@ -34,6 +34,11 @@ OF_IS = (  # named without their method, which has been the default's from the s
 class Config(measure.WorkdirFlags):
     """One evaluation; every field is a flag."""
 
+    member: int = cli.flag(
+        -1,
+        "Which of the runs that trained together (--num_seeds, --sweep), from 0; -1: "
+        "all of them, with mean and standard deviation.",
+    )
     split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
     eval_samples: int = cli.flag(100, "Samples per image of the bound.")
     importance_samples: int = cli.flag(
@@ -92,14 +97,40 @@ class Config(measure.WorkdirFlags):
 
 
 def evaluate(config: Config) -> dict[str, Any]:
-    """All measurements of one split, under the names that are true of them."""
-    trained = config.load()
+    """All measurements of one split, under the names that are true of them.
+
+    Of runs that trained together: of each, with means and standard deviations over the
+    seeds (`members.summary`).
+    """
+    trained = [config.load()] if config.member >= 0 else config.load_all()
+    with cli.user_errors():
+        measure.rows(trained[0], split=config.split, num_images=config.num_images)
+    first, measured = trained[0], [_measured(config, one) for one in trained]
+    result = measured[0]
+    if len(trained) > 1:
+        whole = rundir.read_config(pathlib.Path(config.workdir).expanduser())
+        result = members.summary(whole, measured)
+    return {
+        **result,
+        "split": config.split,
+        "num_images": config.num_images
+        or len(getattr(first.data.prepared, config.split)),
+        "step": first.step,
+        "checkpoint": config.checkpoint,
+        "eval_samples": config.eval_samples,
+        "importance_samples": config.importance_samples,
+        "evidence_settings": config.settings._asdict(),
+        "seed": config.seed,
+        "protocol": protocol.stamp(first.config, first.data),
+        "environment": protocol.environment(),
+    }
+
+
+def _measured(config: Config, trained: measure.Trained) -> dict[str, Any]:
     quantity = protocol.quantity(trained.config, trained.data)
     root = jax.random.key(config.seed)
     key_bound, *keys = jax.random.split(root, 1 + len(estimates.METHODS))
     which = {"split": config.split, "num_images": config.num_images}
-    with cli.user_errors():
-        measure.rows(trained, **which)
     metrics = measure.bound(
         key_bound, trained, num_samples=config.eval_samples, **which
     )
@@ -110,22 +141,7 @@ def evaluate(config: Config) -> dict[str, Any]:
             keys, trained, config.settings, config.methods, **which
         )
         metrics |= {k: v for k, v in evidence.get("is", {}).items() if k in OF_IS}
-    return {
-        **metrics,
-        **measure.latents(trained, **which),
-        "evidence": evidence,
-        "split": config.split,
-        "num_images": config.num_images
-        or len(getattr(trained.data.prepared, config.split)),
-        "step": trained.step,
-        "checkpoint": config.checkpoint,
-        "eval_samples": config.eval_samples,
-        "importance_samples": config.importance_samples,
-        "evidence_settings": config.settings._asdict(),
-        "seed": config.seed,
-        "protocol": protocol.stamp(trained.config, trained.data),
-        "environment": protocol.environment(),
-    }
+    return {**metrics, **measure.latents(trained, **which), "evidence": evidence}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -140,9 +156,21 @@ def table(result: dict[str, Any]) -> str:
         f"{result['step']}; {stamp['quantity']}, {stamp['units']}",
         "",
     ]
-    for name, value in result.items():
-        if isinstance(value, float):
-            lines.append(f"  {name:<32}{value:14.4f}")
+    lines.extend(members.lines(result) if "runs" in result else _of_one(result))
+    if stamp["quantity"] == "cross-entropy":
+        lines.append(
+            "Targets are not binary: these are cross-entropies, and log p(x) of no "
+            "Bernoulli model; --binarization=static or dynamic gives one."
+        )
+    return "\n".join(lines)
+
+
+def _of_one(result: dict[str, Any]) -> list[str]:
+    lines = [
+        f"  {name:<32}{value:14.4f}"
+        for name, value in result.items()
+        if isinstance(value, float)
+    ]
     if "kl_per_latent" in result:
         per_latent = " ".join(f"{kl:.3f}" for kl in result["kl_per_latent"])
         lines.append(f"  kl_per_latent: {per_latent}")
@@ -151,12 +179,7 @@ def table(result: dict[str, Any]) -> str:
     lines.append("")
     if result["evidence"]:
         lines.extend([*estimates.table(result["evidence"]), ""])
-    if stamp["quantity"] == "cross-entropy":
-        lines.append(
-            "Targets are not binary: these are cross-entropies, and log p(x) of no "
-            "Bernoulli model; --binarization=static or dynamic gives one."
-        )
-    return "\n".join(lines)
+    return lines
 
 
 def main(config: Config) -> int:

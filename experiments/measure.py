@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments import cli, models, protocol, rundir, runs
+from experiments import cli, members, models, protocol, rundir, runs
 from experiments.configuration import Config
 from vae_jax.data import batches
 from vae_jax.estimators import importance
@@ -56,6 +56,9 @@ class WorkdirFlags:
         choices=("auto", "best", "last"),
     )
     data_dir: str = cli.flag("", "Data folder, if not the run's own.")
+    member: int = cli.flag(
+        0, "Which of the runs that trained together (--num_seeds, --sweep), from 0."
+    )
 
     def load(self, workdir: str | pathlib.Path = "") -> Trained:
         """The model in this workdir, or in another by the same flags.
@@ -67,6 +70,17 @@ class WorkdirFlags:
             workdir or self.workdir,
             checkpoint=self.checkpoint,
             data_dir=self.data_dir,
+            member=self.member,
+        )
+
+    def load_all(self) -> list[Trained]:
+        """The model of every run that trained together in the workdir.
+
+        Raises:
+            UsageError: as `load_trained`.
+        """
+        return load_all(
+            self.workdir, checkpoint=self.checkpoint, data_dir=self.data_dir
         )
 
 
@@ -251,7 +265,11 @@ def standard_error(values: np.ndarray) -> float:
 
 
 def load_trained(
-    workdir: str | pathlib.Path, *, checkpoint: str, data_dir: str = ""
+    workdir: str | pathlib.Path,
+    *,
+    checkpoint: str,
+    data_dir: str = "",
+    member: int = 0,
 ) -> Trained:
     """The model in a workdir with the parameters of its best or last checkpoint.
 
@@ -260,9 +278,26 @@ def load_trained(
         checkpoint: "best" (by validation bound), "last", or "auto": best if the run
             stops early, else last.
         data_dir: overrides the run's own, for a workdir carried elsewhere.
+        member: which of the runs that trained together.
 
     Raises:
-        UsageError: if there is no run, no checkpoint, or no data.
+        UsageError: if there is no run, no checkpoint, no data, or no such member.
+    """
+    found = load_all(workdir, checkpoint=checkpoint, data_dir=data_dir)
+    if not 0 <= member < len(found):
+        raise cli.UsageError(
+            f"--member={member}: {workdir} holds {len(found)} runs, from 0 on"
+        )
+    return found[member]
+
+
+def load_all(
+    workdir: str | pathlib.Path, *, checkpoint: str, data_dir: str = ""
+) -> list[Trained]:
+    """`load_trained` of every run that trained together in a workdir.
+
+    Raises:
+        UsageError: as `load_trained`.
     """
     folder = pathlib.Path(workdir).expanduser()
     config = dataclasses.replace(rundir.read_config(folder), workdir=str(folder))
@@ -272,7 +307,24 @@ def load_trained(
     saved = runs.restore(run)
     if saved is None:
         raise cli.UsageError(f"{folder} holds no checkpoint yet: train it first")
-    return of_run(run, saved, checkpoint=checkpoint)
+    return of_runs(run, saved, checkpoint=checkpoint)
+
+
+def of_runs(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> list[Trained]:
+    """The best or the last parameters of each run; "auto" as in `load_trained`.
+
+    Raises:
+        UsageError: if the best are wanted and no validation bound was taken.
+    """
+    if not members.are_many(run.config):
+        return [of_run(run, saved, checkpoint=checkpoint)]
+    found = []
+    for i, config in enumerate(run.members):
+        model = models.build(config, run.data.x_shape)  # some draw by --seed
+        alone = run._replace(config=config, model=model)
+        own = runs.member(saved, i)
+        found.append(of_run(alone, own, checkpoint=checkpoint))
+    return found
 
 
 def of_run(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> Trained:

@@ -1,17 +1,24 @@
-"""One training run: its records, its keys, and what its checkpoints hold."""
+"""A training run, or several that train together: records, keys, and checkpoints.
+
+Of runs that train together (`experiments.members`) every array of the state has a
+leading axis R, one entry a run; a single run's have none.
+"""
 
 import pathlib
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from experiments import algorithms, cli, models, protocol, rundir
+from experiments import algorithms, cli, members, models, protocol, rundir
 from experiments.configuration import Config
-from vae_jax.training import checkpoints, loop
-from vae_jax.types import Algorithm, Params, PRNGKey
+from vae_jax.data import batches
+from vae_jax.training import checkpoints, gradient, loop
+from vae_jax.types import Algorithm, Params, PRNGKey, PyTree
 
 
 class Keys(NamedTuple):
@@ -31,6 +38,11 @@ class Saved(NamedTuple):
     best_bound: Float[Array, ""]
     best_step: Int[Array, ""]
 
+    @property
+    def step(self) -> int:
+        """Steps taken, which are the same for runs that train together."""
+        return int(np.max(np.asarray(self.run.step)))
+
 
 class Run(NamedTuple):
     """What stays the same from the first step to the last."""
@@ -42,6 +54,7 @@ class Run(NamedTuple):
     workdir: pathlib.Path
     steps_per_epoch: int
     algorithm: Algorithm
+    members: tuple[Config, ...]  # what each run is alone; one, or those together
 
     @property
     def steps_per_validation(self) -> int:
@@ -67,14 +80,63 @@ def build(config: Config) -> Run:
             raise ValueError(
                 f"--early_stopping needs a validation split, {config.dataset} has none"
             )
-        model = models.build(config, data.x_shape)
+        together = members.expand(config)
+        first = together[0]
+        model = models.build(first, data.x_shape)
         steps_per_epoch = num_rows // config.batch_size
         algorithm = algorithms.build(
-            config, model, num_data=num_rows, steps_per_epoch=steps_per_epoch
+            first, model, num_data=num_rows, steps_per_epoch=steps_per_epoch
         )
-    keys = Keys(*jax.random.split(jax.random.key(config.seed), 4))
+    seeds = jnp.asarray([member.seed for member in together])
+    many = members.are_many(config)
+    keys = jax.vmap(_keys)(seeds) if many else _keys(config.seed)
     workdir = config.directory()
-    return Run(config, data, model, keys, workdir, steps_per_epoch, algorithm)
+    return Run(config, data, model, keys, workdir, steps_per_epoch, algorithm, together)
+
+
+Scan = Callable[[loop.RunState, Array, Array], tuple[loop.RunState, PyTree]]
+
+
+def scan(run: Run) -> Scan:
+    """Compiles (state, data, order [S, B]) -> (state, info): the steps of `order`.
+
+    Of runs together: order [R, S, B], and all state and info with a leading R.
+    """
+    take = run.data.prepared.take
+    if not members.are_many(run.config):
+        return loop.scan(run.algorithm, take)
+
+    def build(numbers: gradient.Settings) -> Algorithm:
+        return algorithms.build(
+            run.members[0],
+            run.model,
+            num_data=len(run.data.prepared.train),
+            steps_per_epoch=run.steps_per_epoch,
+            numbers=numbers,
+        )
+
+    numbers = members.numbers(run.config, run.members)
+    return partial(loop.scan_together(build, take), numbers)
+
+
+def order(run: Run) -> Callable[[int], Array]:
+    """Compiles epoch -> the rows of its steps [S, B]; [R, S, B] of runs together."""
+    size = len(run.data.prepared.train)
+    draw = partial(batches.order, num_rows=size, batch_size=run.config.batch_size)
+    compiled = jax.jit(jax.vmap(draw) if run.keys.order.ndim else draw)
+    return lambda epoch: compiled(fold_in(run.keys.order, epoch))
+
+
+def fold_in(keys: PRNGKey, number: int | Array) -> PRNGKey:
+    """jax.random.fold_in of one key, or of each of [R] keys."""
+    if not keys.ndim:
+        return jax.random.fold_in(keys, number)
+    return jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(number, keys.shape))
+
+
+def member(tree: PyTree, index: int) -> PyTree:
+    """The arrays of one of the runs that are stacked in a tree."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def initial(run: Run) -> Saved:
@@ -98,7 +160,13 @@ def restore(run: Run) -> Saved | None:
     return found.tree
 
 
+def _keys(seed: int | Array) -> Keys:
+    return Keys(*jax.random.split(jax.random.key(seed), 4))
+
+
 def _initial(run: Run, keys: Keys) -> Saved:
+    if keys.init.ndim:
+        return jax.vmap(partial(_initial, run))(keys)
     params = run.model.init(keys.init)
     state = loop.start(keys.steps, run.algorithm, params)
     return Saved(state, params, jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))

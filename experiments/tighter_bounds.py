@@ -20,7 +20,7 @@ import sys
 
 import numpy as np
 
-from experiments import cli, evaluate, measure, reports, train
+from experiments import cli, evaluate, measure, reports, train, validation
 from experiments.configuration import Config as TrainConfig
 from vae_jax.training import journal
 
@@ -98,9 +98,9 @@ def best_rate(config: Config, estimator: str, seed: int) -> tuple[float, TrainCo
         if status := train.main(run):
             sys.exit(status)  # interrupted: the same command goes on from here
         bounds = [
-            row[train.WATCHED["importance"]]
+            row[validation.WATCHED["importance"]]
             for row in journal.read(run.directory())
-            if train.WATCHED["importance"] in row
+            if validation.WATCHED["importance"] in row
         ]
         found.append((max(bounds), run))
     return max(found, key=lambda pair: pair[0])

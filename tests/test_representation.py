@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, measure, representation, train
+from experiments import cli, measure, metrics, representation, train
 from tests.test_experiments import FLAGS, tiny
 from vae_jax.training import journal
 
@@ -56,9 +56,9 @@ def test_codes_are_judged_beside_pixels_and_components_of_the_same_size(seeds, c
     assert result["sizes"] == {"pixels": 64, "pca": 2, "codes": 2}
     assert (result["num_train"], result["num_test"]) == (1000, 200)
     assert "first 1000 training rows, judged on the first 200 rows of test" in said
-    for metrics in result["metrics"].values():
-        assert set(representation.COLUMNS) <= set(metrics)
-        assert all(-0.1 < value <= 1.0 for value in metrics.values())
+    for columns in result["metrics"].values():
+        assert set(representation.COLUMNS) <= set(columns)
+        assert all(-0.1 < value <= 1.0 for value in columns.values())
     assert result["metrics"]["pixels"]["linear_probe"] > 0.7
     assert [*result["few_labels"]["codes"]] == ["10", "40", "900"]
     assert all(len(draws) == 2 for draws in result["few_labels"]["pca"].values())
@@ -191,7 +191,7 @@ def test_a_collapsed_posterior_is_told_once_and_journaled(tmp_path, capsys):
     assert said.count("warning: posterior collapse at epoch") == 1
     rows = journal.read(config.workdir)
     assert [row["collapsed"] for row in rows] == [
-        float(row["valid_kl"] < train.COLLAPSED or row["valid_active_units"] == 0.0)
+        float(row["valid_kl"] < metrics.COLLAPSED or row["valid_active_units"] == 0.0)
         for row in rows
     ]
     assert rows[-1]["collapsed"] == 1.0

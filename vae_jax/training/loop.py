@@ -6,12 +6,15 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, Key
 
 from vae_jax.types import Algorithm, Batch, PRNGKey, PyTree, Scalar
 
 Take: TypeAlias = Callable[[PRNGKey, Array, Int[Array, " B"]], Batch]
 """(key, data [N, *X], index [B]) -> the batch of those rows."""
+
+Settings: TypeAlias = dict[str, Array]
+"""Numbers that may differ between runs of one program."""
 
 
 class RunState(NamedTuple):
@@ -57,20 +60,65 @@ def scan(
         state: RunState, data: Array, order: Int[Array, "S B"]
     ) -> tuple[RunState, PyTree]:
         # All keys of the scan at once: drawn inside, they cost a tenth of a small step.
-        times = state.step + jnp.arange(order.shape[0], dtype=state.step.dtype)
+        times = _times(state.step, len(order))
         keys = jax.vmap(partial(_keys_of_step, state.key))(times)
-
-        def step(
-            state: RunState, row: tuple[Array, PRNGKey, PRNGKey]
-        ) -> tuple[RunState, PyTree]:
-            index, key_batch, key_step = row
-            batch = take(key_batch, data, index)
-            inner, info = algorithm.step(key_step, state.inner, batch)
-            return RunState(state.step + 1, state.key, inner), info
-
-        return jax.lax.scan(step, state, (order, *keys))
+        step = partial(_step, algorithm, take, data)
+        inner, info = jax.lax.scan(step, state.inner, (order, keys))
+        return RunState(state.step + len(order), state.key, inner), info
 
     return jax.jit(run, donate_argnums=0)
+
+
+def scan_together(
+    build: Callable[[Settings], Algorithm], take: Take
+) -> Callable[
+    [Settings, RunState, Array, Int[Array, "R S B"]], tuple[RunState, PyTree]
+]:
+    """Compiles (settings, states, data, orders) -> (states, info), R runs side by side.
+
+    Run i is `scan` of `build` at the i-th of the settings, name -> [R], from the i-th
+    state on the i-th order, up to rounding. All have taken equally many steps. Every
+    array of states and info has a leading axis R; the data are shared. The states are
+    donated.
+    """
+
+    def run(
+        settings: Settings, states: RunState, data: Array, orders: Int[Array, "R S B"]
+    ) -> tuple[RunState, PyTree]:
+        def keys_of_step(time: Int[Array, ""]) -> Key[Array, "R 2"]:
+            return jax.vmap(_keys_of_step, in_axes=(0, None))(states.key, time)
+
+        def step(inner: PyTree, row: tuple[Array, PRNGKey]) -> tuple[PyTree, PyTree]:
+            def one(
+                settings: Settings, inner: PyTree, row: tuple[Array, PRNGKey]
+            ) -> tuple[PyTree, PyTree]:
+                return _step(build(settings), take, data, inner, row)
+
+            return jax.vmap(one)(settings, inner, row)
+
+        num_steps = orders.shape[1]
+        keys = jax.vmap(keys_of_step)(_times(states.step[0], num_steps))
+        rows = jnp.swapaxes(orders, 0, 1), keys
+        inner, info = jax.lax.scan(step, states.inner, rows)
+        info = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), info)
+        return RunState(states.step + num_steps, states.key, inner), info
+
+    return jax.jit(run, donate_argnums=1)
+
+
+def _step(
+    algorithm: Algorithm,
+    take: Take,
+    data: Array,
+    inner: PyTree,
+    row: tuple[Int[Array, " B"], Key[Array, "2"]],
+) -> tuple[PyTree, PyTree]:
+    index, (key_batch, key_step) = row
+    return algorithm.step(key_step, inner, take(key_batch, data, index))
+
+
+def _times(step: Int[Array, ""], num_steps: int) -> Int[Array, " S"]:
+    return step + jnp.arange(num_steps, dtype=step.dtype)
 
 
 def until_converged(
@@ -124,6 +172,5 @@ def until_converged(
     return run
 
 
-def _keys_of_step(key: PRNGKey, step: Int[Array, ""]) -> tuple[PRNGKey, PRNGKey]:
-    key_batch, key_step = jax.random.split(jax.random.fold_in(key, step))
-    return key_batch, key_step
+def _keys_of_step(key: PRNGKey, step: Int[Array, ""]) -> Key[Array, "2"]:
+    return jax.random.split(jax.random.fold_in(key, step))
