@@ -89,13 +89,13 @@ POSITIVE = (
     *("temperature", "flow_layers", "adam_epsilon", "num_leapfrog", "num_updates"),
     *("e_steps", "e_rate", "theta_std", "num_components"),
     *("batch_size", "num_epochs", "eval_every", "valid_samples", "eval_samples"),
-    "num_seeds",
+    *("num_seeds", "num_processes"),
 )
 NOT_NEGATIVE = (
     *("weight_decay", "kl_warmup", "clip_norm", "early_stopping"),
     *("beta", "free_nats", "capacity", "capacity_strength", "sleep_share"),
     *("seed", "data_seed", "checkpoint_seconds", "num_train", "top_latents"),
-    "missing_rate",
+    *("missing_rate", "num_devices", "stream_steps", "process_id"),
 )
 
 
@@ -111,6 +111,7 @@ def check(config: Config) -> None:
     _check_choices(config)
     _check_readers(config)
     _check_estimator(config)
+    _check_stream(config)
     _check_early_stopping(config)
 
 
@@ -134,6 +135,23 @@ def _check_numbers(config: Config) -> None:
             f"--target_acceptance must lie between 0 and 1, got "
             f"{config.target_acceptance}"
         )
+
+
+def _check_stream(config: Config) -> None:
+    if not config.stream_steps:
+        return
+    if config.algorithm in WITHOUT_ENCODER:
+        raise ValueError(
+            f"--stream_steps does not go with --algorithm={config.algorithm}, which "
+            "keeps a state for each row of the data set"
+        )
+    if config.num_seeds > 1 or config.sweep:
+        raise ValueError(
+            "--stream_steps does not go with --num_seeds and --sweep: each run has an "
+            "order of its own, and would be sent rows of its own"
+        )
+    if config.shard_data:
+        raise ValueError("--shard_data and --stream_steps are two ways: choose one")
 
 
 def _check_estimator(config: Config) -> None:

@@ -30,7 +30,8 @@ def flag(
             tuple[int, ...] (a comma-separated list).
         text: what --help says.
         choices: the only values allowed, if given.
-        display: whether the flag changes what is shown and never what is computed.
+        display: whether the flag changes what is shown, or where it is computed, and
+            never what (rounding apart).
     """
     metadata = {"help": text, "choices": choices, "display": display}
     return dataclasses.field(default=default, metadata=metadata)

@@ -159,6 +159,27 @@ class Config:
         "NAME=V1,V2,...: runs that differ in --learning_rate, --beta or --kl_warmup "
         "train together too.",
     )
+    # Where it runs: to rounding, none of these changes a number.
+    num_devices: int = cli.flag(
+        1, "Devices that share each batch; 0 for all there are.", display=True
+    )
+    shard_data: bool = cli.flag(
+        False, "Share the training rows out among the devices.", display=True
+    )
+    stream_steps: int = cli.flag(
+        0,
+        "Keep the training rows on the host and send those of so many steps at a time; "
+        "0: all rows lie on the device.",
+        display=True,
+    )
+    coordinator_address: str = cli.flag(
+        "",
+        "HOST:PORT of process 0, of a run of several processes; auto where the cluster "
+        "tells it.",
+        display=True,
+    )
+    num_processes: int = cli.flag(1, "Processes of the run.", display=True)
+    process_id: int = cli.flag(0, "Which process this is, from 0.", display=True)
     # Watching.
     eval_every: int = cli.flag(1, "Epochs between validation bounds.")
     valid_samples: int = cli.flag(10, "Samples per image of the validation bound.")

@@ -135,7 +135,10 @@ def importance_sampling(
 ) -> Estimated:
     """log p-hat of rows by importance samples from q."""
     evaluate = measure.evidence_over_examples(
-        trained.model, num_samples=num_samples, value=trained.data.prepared.value
+        trained.model,
+        num_samples=num_samples,
+        value=trained.data.prepared.value,
+        mesh=trained.mesh,
     )
     drawn = evaluate(key, trained.params, data)
     return _summarized(drawn, doubts=weights.doubts(drawn))
@@ -181,7 +184,9 @@ def _bidirectional(
         del index
         return both(key, params)
 
-    evaluate = examples.over_examples(estimator, batch_size=_images_at_once(settings))
+    evaluate = examples.over_examples(
+        estimator, batch_size=_images_at_once(settings), mesh=trained.mesh
+    )
     found = evaluate(key, trained.params, jnp.arange(settings.num_simulated))
     _check_accepted(found.lower)
     _check_accepted(found.upper)
@@ -213,7 +218,10 @@ def _posterior_density(
         num_leapfrog=settings.num_leapfrog,
     )
     drawn = examples.over_examples(
-        estimator, batch_size=CHAINS_AT_ONCE, value=trained.data.prepared.value
+        estimator,
+        batch_size=CHAINS_AT_ONCE,
+        value=trained.data.prepared.value,
+        mesh=trained.mesh,
     )(key, trained.params, data)
     _check_accepted(drawn)
     doubts = []
@@ -258,6 +266,7 @@ def _over(
         estimator,
         batch_size=_images_at_once(settings),
         value=trained.data.prepared.value,
+        mesh=trained.mesh,
     )
 
 

@@ -5,6 +5,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from vae_jax.training import parallel
+
+
+def shared(received: list[signal.Signals]) -> list[signal.Signals]:
+    """The signals, with one that only other processes of the run were sent.
+
+    All of them must ask, and all then stop after the same step.
+    """
+    if parallel.any_process(bool(received)) and not received:
+        received.append(signal.SIGTERM)
+    return received
+
 
 @contextmanager
 def deferred() -> Iterator[list[signal.Signals]]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from experiments import cli, members, models, protocol, rundir, runs
@@ -15,6 +16,7 @@ from experiments.configuration import Config
 from vae_jax.data import batches
 from vae_jax.estimators import importance
 from vae_jax.evaluation import examples, marginal, representation, weights
+from vae_jax.training import parallel
 from vae_jax.types import Params, PRNGKey
 
 DECODED_ROWS = 1000  # samples decoded side by side
@@ -43,6 +45,7 @@ class Trained(NamedTuple):
     model: models.Model
     params: Params
     step: int
+    mesh: Mesh | None = None  # devices that share the rows that are evaluated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,9 @@ class WorkdirFlags:
     member: int = cli.flag(
         0, "Which of the runs that trained together (--num_seeds, --sweep), from 0."
     )
+    num_devices: int = cli.flag(
+        1, "Devices that share the rows; 0 for all there are.", display=True
+    )
 
     def load(self, workdir: str | pathlib.Path = "") -> Trained:
         """The model in this workdir, or in another by the same flags.
@@ -71,6 +77,7 @@ class WorkdirFlags:
             checkpoint=self.checkpoint,
             data_dir=self.data_dir,
             member=self.member,
+            num_devices=self.num_devices,
         )
 
     def load_all(self) -> list[Trained]:
@@ -80,34 +87,51 @@ class WorkdirFlags:
             UsageError: as `load_trained`.
         """
         return load_all(
-            self.workdir, checkpoint=self.checkpoint, data_dir=self.data_dir
+            self.workdir,
+            checkpoint=self.checkpoint,
+            data_dir=self.data_dir,
+            num_devices=self.num_devices,
         )
 
 
 def elbo_over_examples(
-    model: models.Model, prepared: batches.Prepared, *, num_samples: int
+    model: models.Model,
+    prepared: batches.Prepared,
+    *,
+    num_samples: int,
+    mesh: Mesh | None = None,
 ) -> Callable[[PRNGKey, Params, Array], Any]:
     """Compiles (key, params, rows [N, *X]) -> ELBO terms of each row."""
     return examples.over_examples(
         models.elbo_terms(model, num_samples=num_samples),
         batch_size=max(1, DECODED_ROWS // num_samples),
         value=prepared.value,
+        mesh=mesh,
     )
 
 
 def importance_bound_over_examples(
-    model: models.Model, prepared: batches.Prepared, *, num_samples: int
+    model: models.Model,
+    prepared: batches.Prepared,
+    *,
+    num_samples: int,
+    mesh: Mesh | None = None,
 ) -> Callable[[PRNGKey, Params, Array], Array]:
     """Compiles (key, params, rows [N, *X]) -> the K-sample bound of each row."""
     return examples.over_examples(
         importance.iwae(*model.pair, num_samples=num_samples),
         batch_size=max(1, DECODED_ROWS // num_samples),
         value=prepared.value,
+        mesh=mesh,
     )
 
 
 def evidence_over_examples(
-    model: models.Model, *, num_samples: int, value: Callable[[Array], Array]
+    model: models.Model,
+    *,
+    num_samples: int,
+    value: Callable[[Array], Array],
+    mesh: Mesh | None = None,
 ) -> Callable[[PRNGKey, Params, Array], weights.LogEvidence]:
     """Compiles (key, params, rows [N, *X]) -> log p(x) of each row, sampled from q."""
     chunk = min(IMPORTANCE_CHUNK, num_samples)
@@ -115,7 +139,9 @@ def evidence_over_examples(
         *model.pair, num_samples=num_samples, chunk_size=chunk
     )
     batch_size = max(1, IMPORTANCE_CHUNK // chunk)
-    return examples.over_examples(estimate, batch_size=batch_size, value=value)
+    return examples.over_examples(
+        estimate, batch_size=batch_size, value=value, mesh=mesh
+    )
 
 
 def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
@@ -174,7 +200,10 @@ def bound(
     The standard error is that of the mean over the images as a sample of their kind.
     """
     evaluate = elbo_over_examples(
-        trained.model, trained.data.prepared, num_samples=num_samples
+        trained.model,
+        trained.data.prepared,
+        num_samples=num_samples,
+        mesh=trained.mesh,
     )
     data = rows(trained, split=split, num_images=num_images)
     terms = evaluate(key, trained.params, data)
@@ -204,7 +233,10 @@ def latents(
         return closed.mean(h), closed.kl_per_latent(params, h)
 
     evaluate = examples.over_examples(
-        evaluator, batch_size=DECODED_ROWS, value=trained.data.prepared.value
+        evaluator,
+        batch_size=DECODED_ROWS,
+        value=trained.data.prepared.value,
+        mesh=trained.mesh,
     )
     data = rows(trained, split=split, num_images=num_images)
     means, kls = evaluate(jax.random.key(0), trained.params, data)
@@ -222,7 +254,11 @@ def codes(
     only where it is asked to be.
     """
     evaluate = codes_over_examples(
-        trained.config, trained.model, trained.data.prepared, sampled=sampled
+        trained.config,
+        trained.model,
+        trained.data.prepared,
+        sampled=sampled,
+        mesh=trained.mesh,
     )
     return np.asarray(evaluate(key, trained.params, data))
 
@@ -233,6 +269,7 @@ def codes_over_examples(
     prepared: batches.Prepared,
     *,
     sampled: bool = False,
+    mesh: Mesh | None = None,
 ) -> Callable[[PRNGKey, Params, Array], Array]:
     """Compiles (key, params, rows [N, *X]) -> the codes [N, D], as `codes` has them."""
     recognition = model.recognition
@@ -249,6 +286,7 @@ def codes_over_examples(
         of_h if mean else drawn,
         batch_size=max(1, DECODED_ROWS // (1 if mean else num_samples)),
         value=prepared.value,
+        mesh=mesh,
     )
 
 
@@ -270,6 +308,7 @@ def load_trained(
     checkpoint: str,
     data_dir: str = "",
     member: int = 0,
+    num_devices: int = 1,
 ) -> Trained:
     """The model in a workdir with the parameters of its best or last checkpoint.
 
@@ -279,11 +318,14 @@ def load_trained(
             stops early, else last.
         data_dir: overrides the run's own, for a workdir carried elsewhere.
         member: which of the runs that trained together.
+        num_devices: devices that share the rows that are evaluated, all for 0.
 
     Raises:
         UsageError: if there is no run, no checkpoint, no data, or no such member.
     """
-    found = load_all(workdir, checkpoint=checkpoint, data_dir=data_dir)
+    found = load_all(
+        workdir, checkpoint=checkpoint, data_dir=data_dir, num_devices=num_devices
+    )
     if not 0 <= member < len(found):
         raise cli.UsageError(
             f"--member={member}: {workdir} holds {len(found)} runs, from 0 on"
@@ -292,7 +334,11 @@ def load_trained(
 
 
 def load_all(
-    workdir: str | pathlib.Path, *, checkpoint: str, data_dir: str = ""
+    workdir: str | pathlib.Path,
+    *,
+    checkpoint: str,
+    data_dir: str = "",
+    num_devices: int = 1,
 ) -> list[Trained]:
     """`load_trained` of every run that trained together in a workdir.
 
@@ -303,7 +349,9 @@ def load_all(
     config = dataclasses.replace(rundir.read_config(folder), workdir=str(folder))
     if data_dir:
         config = dataclasses.replace(config, data_dir=data_dir)
-    run = runs.build(config)
+    run = runs.build(dataclasses.replace(config, num_devices=1))
+    with cli.user_errors():
+        run = run._replace(mesh=parallel.data_mesh(num_devices))
     saved = runs.restore(run)
     if saved is None:
         raise cli.UsageError(f"{folder} holds no checkpoint yet: train it first")
@@ -338,4 +386,4 @@ def of_run(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> Trained:
     best = checkpoint == "best"
     params = saved.best if best else saved.run.inner.params
     step = int(saved.best_step if best else saved.run.step)
-    return Trained(run.config, run.data, run.model, params, step)
+    return Trained(run.config, run.data, run.model, params, step, run.mesh)

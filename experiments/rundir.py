@@ -11,11 +11,13 @@ from typing import Any
 
 from experiments import cli
 from experiments.configuration import Config
+from vae_jax.training import parallel
 
 FLAGS = "flags.txt"
 RUN = "run.json"
 CHECKPOINTS = "checkpoints"
 LOCK = "lock"
+ONE_PROCESS = {"coordinator_address": "", "num_processes": 1, "process_id": 0}
 
 
 def claim(config: Config) -> pathlib.Path:
@@ -33,7 +35,9 @@ def claim(config: Config) -> pathlib.Path:
         make(workdir)
         if (workdir / FLAGS).exists():
             _check_same_run(workdir, config)
-        write_text(workdir / FLAGS, cli.write_flagfile(config))
+        if parallel.is_writer():
+            of_all = dataclasses.replace(config, **ONE_PROCESS)
+            write_text(workdir / FLAGS, cli.write_flagfile(of_all))
     return workdir
 
 

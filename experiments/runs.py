@@ -12,13 +12,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from experiments import algorithms, cli, members, models, protocol, rundir
 from experiments.configuration import Config
-from vae_jax.data import batches
-from vae_jax.training import checkpoints, gradient, loop
+from vae_jax.data import batches, feeds
+from vae_jax.training import checkpoints, gradient, loop, parallel
 from vae_jax.types import Algorithm, Params, PRNGKey, PyTree
+
+SCAN_STEPS = 1000  # of one compiled scan at most: how long an interrupt may wait
 
 
 class Keys(NamedTuple):
@@ -55,6 +58,7 @@ class Run(NamedTuple):
     steps_per_epoch: int
     algorithm: Algorithm
     members: tuple[Config, ...]  # what each run is alone; one, or those together
+    mesh: Mesh | None  # the devices that share each batch; None: a single one
 
     @property
     def steps_per_validation(self) -> int:
@@ -80,6 +84,12 @@ def build(config: Config) -> Run:
             raise ValueError(
                 f"--early_stopping needs a validation split, {config.dataset} has none"
             )
+        mesh = parallel.data_mesh(config.num_devices)
+        if mesh is not None and config.batch_size % mesh.size:
+            raise ValueError(
+                f"--batch_size={config.batch_size} does not divide among the "
+                f"{mesh.size} devices of --num_devices"
+            )
         together = members.expand(config)
         first = together[0]
         model = models.build(first, data.x_shape)
@@ -91,7 +101,10 @@ def build(config: Config) -> Run:
     many = members.are_many(config)
     keys = jax.vmap(_keys)(seeds) if many else _keys(config.seed)
     workdir = config.directory()
-    return Run(config, data, model, keys, workdir, steps_per_epoch, algorithm, together)
+    return Run(
+        *(config, data, model, keys, workdir, steps_per_epoch, algorithm, together),
+        mesh=mesh,
+    )
 
 
 Scan = Callable[[loop.RunState, Array, Array], tuple[loop.RunState, PyTree]]
@@ -102,9 +115,9 @@ def scan(run: Run) -> Scan:
 
     Of runs together: order [R, S, B], and all state and info with a leading R.
     """
-    take = run.data.prepared.take
+    take, layout = run.data.prepared.take, parallel.whole(run.mesh)
     if not members.are_many(run.config):
-        return loop.scan(run.algorithm, take)
+        return loop.scan(run.algorithm, take, layout=layout)
 
     def build(numbers: gradient.Settings) -> Algorithm:
         return algorithms.build(
@@ -116,15 +129,33 @@ def scan(run: Run) -> Scan:
         )
 
     numbers = members.numbers(run.config, run.members)
-    return partial(loop.scan_together(build, take), numbers)
+    return partial(loop.scan_together(build, take, layout=layout), numbers)
 
 
-def order(run: Run) -> Callable[[int], Array]:
+def feed(run: Run) -> feeds.Feed:
+    """step -> the data and the order of the steps that one scan takes from there."""
+    config, rows = run.config, run.data.prepared.train
+    size = {"steps_per_epoch": run.steps_per_epoch}
+    if config.stream_steps:
+        place = partial(parallel.place_rows, run.mesh, sharded=False)
+        return feeds.streamed(
+            _order(run), rows, max_steps=config.stream_steps, place=place, **size
+        )
+    data = parallel.place_rows(run.mesh, rows, sharded=config.shard_data)
+    return feeds.resident(_order(run), data, max_steps=SCAN_STEPS, **size)
+
+
+def _order(run: Run) -> feeds.Draw:
     """Compiles epoch -> the rows of its steps [S, B]; [R, S, B] of runs together."""
-    size = len(run.data.prepared.train)
+    size, keys = len(run.data.prepared.train), run.keys.order
     draw = partial(batches.order, num_rows=size, batch_size=run.config.batch_size)
-    compiled = jax.jit(jax.vmap(draw) if run.keys.order.ndim else draw)
-    return lambda epoch: compiled(fold_in(run.keys.order, epoch))
+    compiled = jax.jit(
+        jax.vmap(draw) if keys.ndim else draw,
+        out_shardings=None
+        if run.config.stream_steps
+        else parallel.split(run.mesh, axis=keys.ndim + 1),
+    )
+    return lambda epoch: compiled(fold_in(keys, epoch))
 
 
 def fold_in(keys: PRNGKey, number: int | Array) -> PRNGKey:
@@ -141,7 +172,8 @@ def member(tree: PyTree, index: int) -> PyTree:
 
 def initial(run: Run) -> Saved:
     """The state before the first step, made by one compiled program."""
-    return jax.jit(partial(_initial, run))(run.keys)
+    layout = parallel.whole(run.mesh)
+    return jax.jit(partial(_initial, run), out_shardings=layout)(run.keys)
 
 
 def restore(run: Run) -> Saved | None:
@@ -157,7 +189,7 @@ def restore(run: Run) -> Saved | None:
         return None
     for report in found.damaged:
         print(f"warning: {report}", flush=True)
-    return found.tree
+    return parallel.replicate(run.mesh, found.tree)
 
 
 def _keys(seed: int | Array) -> Keys:

@@ -13,11 +13,10 @@ whole checkpoint, bit for bit.
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import (
@@ -34,22 +33,27 @@ from experiments import (
 )
 from experiments.configuration import Config
 from experiments.runs import Run, Saved
-from vae_jax.training import checkpoints, journal
-
-SCAN_STEPS = 1000  # of one compiled scan at most: how long an interrupt may wait
+from vae_jax.training import checkpoints, journal, parallel
 
 
 def main(config: Config) -> int:
     """Trains, or continues, the run; returns the exit status."""
     started = time.monotonic()
+    with cli.user_errors():
+        parallel.initialize(
+            config.coordinator_address,
+            num_processes=config.num_processes,
+            process_id=config.process_id,
+        )
     run = claim(config)
     with interrupts.deferred() as received:
-        saved = fit(run, restore(run), received, started=started)
+        saved = _fit_with_others(run, restore(run), received, started=started)
     if received:
         name = received[0].name
-        print(f"{name}: saved at step {saved.step}; the same command continues")
+        _say(f"{name}: saved at step {saved.step}; the same command continues")
         return 128 + received[0]
-    finish(run, saved)
+    if parallel.is_writer():
+        finish(_alone(run), parallel.local(saved))
     return 0
 
 
@@ -65,7 +69,8 @@ def claim(config: Config) -> Run:
         "protocol": protocol.stamp(config, run.data),
         "environment": protocol.environment(),
     }
-    rundir.write_json(run.workdir / rundir.RUN, about)
+    if parallel.is_writer():
+        rundir.write_json(run.workdir / rundir.RUN, about)
     return run
 
 
@@ -74,12 +79,12 @@ def restore(run: Run) -> Saved:
     saved = runs.restore(run)
     if saved is None:
         return runs.initial(run)
-    print(f"continuing {run.workdir} from step {saved.step}", flush=True)
+    _say(f"continuing {run.workdir} from step {saved.step}")
     return saved
 
 
 def fit(
-    run: Run, saved: Saved, received: Sequence[signal.Signals], *, started: float
+    run: Run, saved: Saved, received: list[signal.Signals], *, started: float
 ) -> Saved:
     """Runs the epochs that are left, writing rows and checkpoints on the way.
 
@@ -90,24 +95,18 @@ def fit(
             trains in the workdir.
     """
     total = run.config.num_epochs * run.steps_per_epoch
-    quantity = protocol.quantity(run.config, run.data)
-    scan, draw = runs.scan(run), runs.order(run)
-    train = jnp.asarray(run.data.prepared.train)
+    scan, feed = runs.scan(run), runs.feed(run)
     validate = validation.build(run)
     step = last_saved = saved.step
-    saved_at, order, told = started, None, 0.0
+    saved_at = started
     with contextlib.ExitStack() as opened:
-        opened.enter_context(rundir.locked(run.workdir))
-        log = journal.open(run.workdir, resume_step=step or None)
-        opened.callback(log.close)
-        show = _progress(run, total, step, opened)
-        while step < total and not received and not _is_stopped(run, saved):
-            epoch, offset = divmod(step, run.steps_per_epoch)
-            if offset == 0 or order is None:
-                order = draw(epoch)
+        opened.callback(feed.close)
+        note = _diary(run, opened, step=step, total=total, started=started)
+        while step < total and not _is_stopped(run, saved):
+            if interrupts.shared(received):
+                break
             clock = time.monotonic()
-            part = order[..., offset : offset + SCAN_STEPS, :]
-            state, info = scan(saved.run, train, part)
+            state, info = scan(saved.run, *feed.at(step))
             info = jax.tree.map(np.asarray, info)
             seconds = time.monotonic() - clock
             row = metrics.of_scan(run, step, info, seconds=seconds)
@@ -116,11 +115,7 @@ def fit(
             if validate is not None and step % run.steps_per_validation == 0:
                 saved, measured = validation.update(run, saved, validate)
                 row |= measured
-            row |= metrics.collapse(run, row)
-            row = protocol.named(row, quantity=quantity)
-            log.write(row | {"elapsed": time.monotonic() - started})
-            show(step, **metrics.shown(row))
-            told = metrics.tell_of_collapse(row, told)
+            note(row)
             if time.monotonic() - saved_at > run.config.checkpoint_seconds:
                 _save(run, saved)
                 last_saved, saved_at = step, time.monotonic()
@@ -129,18 +124,64 @@ def fit(
     return saved
 
 
-def _progress(
-    run: Run, total: int, step: int, opened: contextlib.ExitStack
-) -> Callable[..., None]:
-    if not run.config.progress:
-        return lambda step, **shown: None
-    progress = journal.progress(total, initial=step, unit="step")
-    opened.callback(progress.close)
-    return progress.update
+def _fit_with_others(
+    run: Run, saved: Saved, received: list[signal.Signals], *, started: float
+) -> Saved:
+    """`fit`, and the way out when another process of the run is gone."""
+    try:
+        return fit(run, saved, received, started=started)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).splitlines()[0][:120]
+        parallel.leave(
+            f"another process of this run is gone ({reason}); "
+            "start all of them again with the same commands: the run continues from "
+            "its newest checkpoint"
+        )
+
+
+def _alone(run: Run) -> Run:
+    """The run as one process has it: several leave their mesh when they are done."""
+    return run._replace(mesh=None) if jax.process_count() > 1 else run
+
+
+def _say(line: str) -> None:
+    if parallel.is_writer():
+        print(line, flush=True)
+
+
+def _diary(
+    run: Run, opened: contextlib.ExitStack, *, step: int, total: int, started: float
+) -> Callable[[metrics.Row], None]:
+    """What takes up each row: journal, progress, and warnings; of one process alone."""
+    if not parallel.is_writer():
+        return lambda row: None
+    quantity = protocol.quantity(run.config, run.data)
+    opened.enter_context(rundir.locked(run.workdir))
+    log = journal.open(run.workdir, resume_step=step or None)
+    opened.callback(log.close)
+    progress = None
+    if run.config.progress:
+        progress = journal.progress(total, initial=step, unit="step")
+        opened.callback(progress.close)
+    told = 0.0
+
+    def note(row: metrics.Row) -> None:
+        nonlocal told
+        row = protocol.named(row | metrics.collapse(run, row), quantity=quantity)
+        log.write(row | {"elapsed": time.monotonic() - started})
+        if progress is not None:
+            progress.update(row["step"], **metrics.shown(row))
+        told = metrics.tell_of_collapse(row, told)
+
+    return note
 
 
 def _save(run: Run, saved: Saved) -> None:
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, saved.step, saved)
+    if parallel.is_writer():
+        step, own = saved.step, parallel.local(saved)
+        checkpoints.save(run.workdir / rundir.CHECKPOINTS, step, own)
 
 
 def _is_stopped(run: Run, saved: Saved) -> bool:

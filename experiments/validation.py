@@ -27,14 +27,18 @@ def build(run: Run) -> Validate | None:
     if not len(prepared.valid) or run.config.algorithm == "mcem":
         return None
     valid = jnp.asarray(prepared.valid)
-    terms = measure.elbo_over_examples(run.model, prepared, num_samples=size)
+    terms = measure.elbo_over_examples(
+        run.model, prepared, num_samples=size, mesh=run.mesh
+    )
     importance = measure.importance_bound_over_examples(
-        run.model, prepared, num_samples=size
+        run.model, prepared, num_samples=size, mesh=run.mesh
     )
 
     codes = None
     if _has_cheap_codes(run.config) and len(valid) > 1:
-        codes = measure.codes_over_examples(run.config, run.model, prepared)
+        codes = measure.codes_over_examples(
+            run.config, run.model, prepared, mesh=run.mesh
+        )
 
     def validate(key: PRNGKey, params: Params) -> dict[str, float]:
         drawn = terms(key, params, valid)

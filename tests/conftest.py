@@ -1,4 +1,4 @@
-"""Strict JAX for every test: no silent promotion, no reused keys, four devices."""
+"""Strict JAX for every test: no silent promotion, no reused keys, eight devices."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture(autouse=True)

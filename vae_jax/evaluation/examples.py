@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from vae_jax.types import Params, PRNGKey, PyTree
@@ -14,6 +15,7 @@ def over_examples(
     *,
     batch_size: int,
     value: Callable[[Array], Array] = lambda x: x,
+    mesh: Mesh | None = None,
 ) -> Callable[[PRNGKey, Params, Float[Array, "N *X"]], PyTree]:
     """Compiles (key, params, data [N, *X]) -> results stacked on N.
 
@@ -25,6 +27,7 @@ def over_examples(
         evaluator: (key, params, x) -> any tree of arrays, for one example.
         batch_size: rows evaluated side by side; 1 evaluates them in turn.
         value: turns one raw row into x, where the data are kept as integers.
+        mesh: devices among which the rows are shared out; the results lie on each.
 
     Raises:
         ValueError: if batch_size is below one.
@@ -32,14 +35,35 @@ def over_examples(
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}.")
 
-    def run(key: PRNGKey, params: Params, data: Float[Array, "N *X"]) -> PyTree:
+    def of_rows(
+        key: PRNGKey, params: Params, index: Array, data: Float[Array, "N *X"]
+    ) -> PyTree:
         def one(row: tuple[Array, Array]) -> PyTree:
             i, raw = row
             return evaluator(jax.random.fold_in(key, i), params, value(raw))
 
-        rows = jnp.arange(data.shape[0]), data
-        return jax.lax.map(
-            one, rows, batch_size=None if batch_size == 1 else batch_size
-        )
+        size = None if batch_size == 1 else batch_size
+        return jax.lax.map(one, (index, data), batch_size=size)
 
-    return jax.jit(run)
+    def run(key: PRNGKey, params: Params, data: Float[Array, "N *X"]) -> PyTree:
+        return of_rows(key, params, jnp.arange(len(data)), data)
+
+    if mesh is None:
+        return jax.jit(run)
+    (axis,), size = mesh.axis_names, mesh.size
+    rows, same = PartitionSpec(axis), PartitionSpec()
+    of_shards = jax.shard_map(
+        of_rows,
+        mesh=mesh,
+        in_specs=(same, same, rows, rows),
+        out_specs=rows,
+        check_vma=False,  # evaluators start their scans from constants
+    )
+
+    def run_shared(key: PRNGKey, params: Params, data: Float[Array, "N *X"]) -> PyTree:
+        num = len(data)
+        index = jnp.arange(num + -num % size) % num  # some rows twice, to fill up
+        found = of_shards(key, params, index, data[index])
+        return jax.tree.map(lambda leaf: leaf[:num], found)
+
+    return jax.jit(run_shared, out_shardings=NamedSharding(mesh, same))

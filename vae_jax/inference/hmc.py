@@ -6,11 +6,11 @@ take their transitions from here. Products of matrices inside a log density run 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias, cast
+from types import ModuleType
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
-from blackjax.mcmc import hmc as kernel
 from jaxtyping import Array, Bool, Float
 
 from vae_jax import numerics
@@ -18,6 +18,9 @@ from vae_jax.types import Generative, Params, PRNGKey, Scalar, log_likelihood
 
 LogDensity: TypeAlias = Callable[[Array], Scalar]
 """z [D] -> the log of a density up to a constant, in nats."""
+
+State: TypeAlias = Any
+"""blackjax's HMCState: a position, its log density and the gradient of that."""
 
 _GAIN, _DECAY = 2.0, 0.6
 
@@ -67,7 +70,7 @@ def transition(
     """
     numerics.check_positive(num_leapfrog=num_leapfrog)
     with jax.default_matmul_precision("highest"):
-        state = kernel.init(position, log_density)
+        state = _kernel().init(position, log_density)
         state, info = _advance(key, log_density, state, step_size, num_leapfrog)
     return cast(Array, state.position), info
 
@@ -75,15 +78,15 @@ def transition(
 def _advance(
     key: PRNGKey,
     log_density: LogDensity,
-    state: kernel.HMCState,
+    state: State,
     step_size: float | Scalar,
     num_leapfrog: int,
-) -> tuple[kernel.HMCState, Info]:
+) -> tuple[State, Info]:
     """`transition` of a state that holds the log density and its gradient."""
     dtype = cast(Array, state.position).dtype
     size = cast(float, jnp.asarray(step_size, dtype))  # what the kernel declares
     mass = jnp.ones_like(cast(Array, state.position))
-    step = kernel.build_kernel()
+    step = _kernel().build_kernel()
     moved, info = step(key, state, log_density, size, mass, num_leapfrog)
     start = 0.5 * jnp.sum(cast(Array, info.momentum) ** 2) - state.logdensity
     error = info.energy - start
@@ -166,15 +169,15 @@ def samples(
         dtype = position.dtype
 
         def move(
-            key: PRNGKey, state: kernel.HMCState, log_step_size: Scalar
-        ) -> tuple[kernel.HMCState, Info]:
+            key: PRNGKey, state: State, log_step_size: Scalar
+        ) -> tuple[State, Info]:
             key_size, key_move = jax.random.split(key)
             step_size = jittered(key_size, jnp.exp(log_step_size), jitter=jitter)
             return _advance(key_move, log_density, state, step_size, num_leapfrog)
 
         def warm_up(
-            carry: tuple[kernel.HMCState, Scalar], t: Array
-        ) -> tuple[tuple[kernel.HMCState, Scalar], None]:
+            carry: tuple[State, Scalar], t: Array
+        ) -> tuple[tuple[State, Scalar], None]:
             state, log_step_size = carry
             # Keys split beforehand are an input of the scan, which `vmap` transposes;
             # jax_debug_key_reuse takes a transposed key for a used one.
@@ -186,15 +189,13 @@ def samples(
             return (state, log_step_size), None
 
         with jax.default_matmul_precision("highest"):
-            start = kernel.init(position, log_density)
+            start = _kernel().init(position, log_density)
             log_initial = jnp.log(jnp.asarray(initial_step_size, dtype))
             (start, log_step_size), _ = jax.lax.scan(
                 warm_up, (start, log_initial), jnp.arange(num_warmup)
             )
 
-            def draw(
-                state: kernel.HMCState, t: Array
-            ) -> tuple[kernel.HMCState, tuple[Array, Info]]:
+            def draw(state: State, t: Array) -> tuple[State, tuple[Array, Info]]:
                 key_t = jax.random.fold_in(key_draws, t)
                 state, info = move(key_t, state, log_step_size)
                 return state, (cast(Array, state.position), info)
@@ -298,3 +299,14 @@ def check_step_size(
         raise ValueError(f"initial_step_size must be positive, got {initial_step_size}")
     if not 0.0 <= jitter < 1.0:
         raise ValueError(f"jitter must lie in [0, 1), got {jitter}.")
+
+
+def _kernel() -> ModuleType:
+    """blackjax's kernel, imported when a chain is built.
+
+    blackjax computes as it is imported, and a run of several processes must be joined
+    (`parallel.initialize`) before anything is computed.
+    """
+    from blackjax.mcmc import hmc
+
+    return hmc

@@ -218,9 +218,21 @@ def _read(found: _Found) -> tuple[list[_Leaf], list[np.ndarray | None]]:
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    """A synchronous one of few, plain files: trained weights hardly compress."""
+    """A synchronous one of few, plain files: trained weights hardly compress.
+
+    Of this process alone: what it holds is whole, and it waits for no other.
+    """
+    alone = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=alone,
+        active_processes={alone},
+        barrier_sync_key_prefix=f"process_{alone}",
+    )
     return ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False)
+        ocp.PyTreeCheckpointHandler(
+            use_ocdbt=True, use_compression=False, multiprocessing_options=options
+        ),
+        multiprocessing_options=options,
     )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Int, Key
 
 from vae_jax.types import Algorithm, Batch, PRNGKey, PyTree, Scalar
@@ -46,14 +47,16 @@ def start(key: PRNGKey, algorithm: Algorithm, initial: PyTree) -> RunState:
 
 
 def scan(
-    algorithm: Algorithm, take: Take
+    algorithm: Algorithm, take: Take, *, layout: Sharding | None = None
 ) -> Callable[[RunState, Array, Int[Array, "S B"]], tuple[RunState, PyTree]]:
     """Compiles (state, data, order [S, B]) -> (state, info stacked on S).
 
     Row t of `order` names the data rows of step t. Step t uses fold_in(root key, t), so
     a run resumed from any state draws the noise it would have drawn, and any cut of an
-    epoch into scans ends in the same state. The state is donated: the caller's copy is
-    dead. One program is compiled for each shape of `order`.
+    epoch into scans ends in the same state (to rounding, where scans of another length
+    compile to other code). The state is donated: the caller's copy is
+    dead. One program is compiled for each shape of `order`. On several devices `layout`
+    is where state and info are left, and `order` lies split along B.
     """
 
     def run(
@@ -66,11 +69,14 @@ def scan(
         inner, info = jax.lax.scan(step, state.inner, (order, keys))
         return RunState(state.step + len(order), state.key, inner), info
 
-    return jax.jit(run, donate_argnums=0)
+    return jax.jit(run, donate_argnums=0, out_shardings=layout)
 
 
 def scan_together(
-    build: Callable[[Settings], Algorithm], take: Take
+    build: Callable[[Settings], Algorithm],
+    take: Take,
+    *,
+    layout: Sharding | None = None,
 ) -> Callable[
     [Settings, RunState, Array, Int[Array, "R S B"]], tuple[RunState, PyTree]
 ]:
@@ -103,7 +109,7 @@ def scan_together(
         info = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), info)
         return RunState(states.step + num_steps, states.key, inner), info
 
-    return jax.jit(run, donate_argnums=1)
+    return jax.jit(run, donate_argnums=1, out_shardings=layout)
 
 
 def _step(
