@@ -1,6 +1,7 @@
 """absl flags derived from a frozen dataclass: one declaration per option."""
 
 import dataclasses
+import signal
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +72,8 @@ def write_flagfile(config: Any) -> str:
 def run(config_cls: type[C], main: Callable[[C], int | None]) -> None:
     """Script entry point: parses sys.argv, calls main and exits with its status.
 
-    A `UsageError` is printed as one line, with exit status 1 (2 for bad flags).
+    A `UsageError` is printed as one line, with exit status 1 (2 for bad flags), and so
+    are a file that cannot be read or written and Ctrl-C (130): no bugs of the program.
     """
     if {"--help", "-help", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
         print(_help(config_cls, main.__module__))
@@ -82,8 +84,10 @@ def run(config_cls: type[C], main: Callable[[C], int | None]) -> None:
         _fail(error, 2)
     try:
         sys.exit(main(config) or 0)
-    except UsageError as error:
+    except (UsageError, OSError) as error:
         _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail(UsageError("interrupted"), 128 + signal.SIGINT)
 
 
 @contextmanager
@@ -162,6 +166,6 @@ def _help(config_cls: Any, module: str) -> str:
     return "\n".join(lines)
 
 
-def _fail(error: UsageError, status: int) -> typing.NoReturn:
+def _fail(error: Exception, status: int) -> typing.NoReturn:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(status)

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments import cli
 from experiments.configuration import Config
-from vae_jax.training import parallel
+from vae_jax.training import checkpoints, parallel
 
 FLAGS = "flags.txt"
 RUN = "run.json"
@@ -82,6 +82,24 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def storage_errors(workdir: pathlib.Path) -> Iterator[None]:
+    """Turns a write that fails, as on a full disk, into a line that says what is kept.
+
+    Raises:
+        UsageError: for any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        steps = checkpoints.steps(workdir / CHECKPOINTS)
+        kept = f"it is kept up to step {steps[-1]}" if steps else "no step was saved"
+        raise cli.UsageError(
+            f"the run in {workdir} stopped, as a file could not be written ({error}); "
+            f"{kept}: once it can be, the same command continues"
+        ) from error
+
+
 def read_config(workdir: pathlib.Path) -> Config:
     """The flags of the run in a workdir.
 
@@ -105,7 +123,10 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
+    try:
+        partial.write_text(text)
+    except OSError as error:  # of a full disk it does not name the file
+        raise OSError(error.errno, error.strerror, str(path)) from None
     os.replace(partial, path)
 
 

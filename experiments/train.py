@@ -46,14 +46,15 @@ def main(config: Config) -> int:
             process_id=config.process_id,
         )
     run = claim(config)
-    with interrupts.deferred() as received:
+    with interrupts.deferred() as received, rundir.storage_errors(run.workdir):
         saved = _fit_with_others(run, restore(run), received, started=started)
     if received:
         name = received[0].name
         _say(f"{name}: saved at step {saved.step}; the same command continues")
         return 128 + received[0]
     if parallel.is_writer():
-        finish(_alone(run), parallel.local(saved))
+        with rundir.storage_errors(run.workdir):
+            finish(_alone(run), parallel.local(saved))
     return 0
 
 
@@ -70,7 +71,8 @@ def claim(config: Config) -> Run:
         "environment": protocol.environment(),
     }
     if parallel.is_writer():
-        rundir.write_json(run.workdir / rundir.RUN, about)
+        with cli.user_errors():
+            rundir.write_json(run.workdir / rundir.RUN, about)
     return run
 
 

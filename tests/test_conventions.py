@@ -59,6 +59,11 @@ HEAVY = [
 ]
 FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "base", "misc"}
 FORBIDDEN_PARAMETERS = {"rng", "rng_key", "seed"}
+PICKLING = {
+    *("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"),
+    *("marshal", "torch"),
+}
+NUMPY_FILES = {"load", "save", "savez", "savez_compressed"}
 MAX_LINES = 400
 
 
@@ -212,6 +217,27 @@ def keyword_only_defaults(path, tree):
             yield f"{name}: parameters with defaults must come after *"
 
 
+def nothing_pickled(path, tree):
+    """No file is read by running what it says: NumPy's functions must say so."""
+    del path
+    for target in _imports("a.py", tree):
+        top, *rest = target.split(".")
+        if top in PICKLING or (
+            top == "numpy" and rest[-1:] and rest[-1] in NUMPY_FILES
+        ):
+            yield f"imports {target}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and "pickle" in node.attr:
+            yield f"uses {ast.unparse(node)}"
+        if not isinstance(node, ast.Call):
+            continue
+        module, _, name = ast.unparse(node.func).rpartition(".")
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        is_file = module in {"np", "numpy", "jnp", "jax.numpy"} and name in NUMPY_FILES
+        if given.get("allow_pickle", "None" if is_file else "False") != "False":
+            yield f"{ast.unparse(node)} needs allow_pickle=False"
+
+
 RULES = [
     import_direction,
     a_place_in_the_table,
@@ -221,6 +247,7 @@ RULES = [
     key_first,
     names_of_randomness,
     keyword_only_defaults,
+    nothing_pickled,
 ]
 
 
@@ -319,6 +346,15 @@ def test_bounds_divergences_and_estimators_load_nothing_heavy():
         (names_of_randomness, "vae_jax/a.py", "def f():\n  return lambda rng: rng"),
         (names_of_randomness, "vae_jax/a.py", "def f(*, seed=0): pass"),
         (keyword_only_defaults, "vae_jax/a.py", "def f(x, y=1): pass"),
+        (nothing_pickled, "vae_jax/a.py", "import pickle"),
+        (nothing_pickled, "experiments/a.py", "def f():\n  import torch.serialization"),
+        (nothing_pickled, "experiments/a.py", "from joblib import load"),
+        (nothing_pickled, "experiments/a.py", "from numpy import load"),
+        (nothing_pickled, "vae_jax/a.py", "np.load(path)"),
+        (nothing_pickled, "vae_jax/a.py", "jnp.load(path, allow_pickle=True)"),
+        (nothing_pickled, "vae_jax/a.py", "np.savez(file, **arrays)"),
+        (nothing_pickled, "vae_jax/a.py", "read(path, allow_pickle=trusted)"),
+        (nothing_pickled, "vae_jax/a.py", "frame = pandas.read_pickle(path)"),
     ],
 )
 def test_a_rule_finds_what_breaks_it(rule, path, source):
@@ -341,6 +377,7 @@ def test_a_rule_finds_what_breaks_it(rule, path, source):
         ("experiments/a.py", "from absl import app\nfrom vae_jax.training import loop"),
         ("experiments/a.py", "def f(x, y=1, seed=0):\n  '''A.'''"),
         ("vae_jax/a.py", "class A:\n  '''B.'''\n  def f(self, key):\n    '''C.'''"),
+        ("vae_jax/a.py", "np.load(path, allow_pickle=False), json.load(file), save(x)"),
     ],
 )
 def test_the_rules_let_good_code_pass(path, source):

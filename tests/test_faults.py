@@ -1,5 +1,6 @@
 """Interrupts, kills, damage and bad input: one clear line, and nothing lost."""
 
+import collections
 import pathlib
 import random
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from experiments import cli, rundir, train
 from tests.test_experiments import TINY, metrics, saved_arrays, tiny
-from vae_jax.training import journal
+from vae_jax.training import checkpoints, journal
 
 pytestmark = pytest.mark.uses_optax
 
@@ -61,33 +62,55 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
     assert [row["step"] for row in metrics(broken.workdir)] == list(range(10, 601, 10))
 
 
+def unfinished(config) -> dict[str, int]:
+    """What was being written or removed among a run's checkpoints, and since when."""
+    folder = pathlib.Path(config.workdir) / rundir.CHECKPOINTS
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob(".partial-*")}
+
+
+def where_it_fell(config, rows: int, leftovers: dict[str, int]) -> str:
+    """What a run did as it was killed, told from what lies in its workdir."""
+    new = [name for name, at in unfinished(config).items() if leftovers.get(name) != at]
+    if not new:
+        started = len(journal.read(config.workdir)) > rows
+        return "between saves" if started else "before its first row"
+    steps = checkpoints.steps(pathlib.Path(config.workdir) / rundir.CHECKPOINTS)
+    written = [name for name in new if int(name[9:19]) > max(steps, default=0)]
+    return "writing a checkpoint" if written else "removing an old one"
+
+
 @pytest.mark.long
 def test_fifty_kills_at_random_times_lose_nothing(tmp_path):
-    many = {"num_epochs": 1500, "checkpoint_seconds": 0.0}
+    many = {"num_epochs": 400, "checkpoint_seconds": 0.0}
     whole, broken = tiny(tmp_path / "whole", **many), tiny(tmp_path / "broken", **many)
     train.main(whole)
-    chance, during_a_save = random.Random(0), 0
-    for _ in range(50):
+    epoch = journal.read(whole.workdir)[-1]["elapsed"] / 400  # its save included
+    chance, fell, start = random.Random(0), collections.Counter(), 5.0
+    for number in range(50):
+        rows, leftovers = len(journal.read(broken.workdir)), unfinished(broken)
+        begun = time.monotonic()
         process = subprocess.Popen(
             command(broken), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        before, deadline = len(journal.read(broken.workdir)), time.monotonic() + 120.0
-        while len(journal.read(broken.workdir)) == before:
-            assert process.poll() is None, process.stderr.read().decode()  # pyright: ignore
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0.0, 0.5))
+        if number % 5 == 4:  # one in five anywhere on the way to its first row
+            time.sleep(chance.uniform(0.0, start))
+        else:
+            while len(journal.read(broken.workdir)) <= rows:
+                assert process.poll() is None, process.stderr.read().decode()  # pyright: ignore
+                assert time.monotonic() < begun + 120.0
+                time.sleep(0.005)
+            start = time.monotonic() - begun
+            time.sleep(chance.uniform(0.0, 4.0 * epoch))
         process.kill()
         assert process.wait(timeout=60.0) == -signal.SIGKILL, "it was still training"
-        saves = pathlib.Path(broken.workdir) / rundir.CHECKPOINTS
-        during_a_save += any(saves.glob(".partial-*"))
-    assert len(journal.read(broken.workdir)) < 1500
+        fell[where_it_fell(broken, rows, leftovers)] += 1
+    print(f"50 kills: {dict(fell)}; {len(journal.read(broken.workdir))} of 400 rows")
+    assert len(journal.read(broken.workdir)) < 400
     train.main(broken)
     for a, b in zip(saved_arrays(whole), saved_arrays(broken), strict=True):
         np.testing.assert_array_equal(a, b)
     assert metrics(whole.workdir) == metrics(broken.workdir)
-    print(f"{during_a_save} of 50 kills fell into a save")
-    assert during_a_save > 0
+    assert fell["writing a checkpoint"] >= 5
 
 
 @pytest.mark.slow

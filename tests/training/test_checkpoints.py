@@ -179,7 +179,7 @@ def test_a_flipped_bit_in_any_file_is_never_read_as_something_else(tmp_path):
             else:
                 assert bits(found.tree) == want
         path.write_bytes(whole)
-    assert num_detected >= 3 * len(files_of(tmp_path, 2)) - 3
+    assert num_detected == 3 * len(files_of(tmp_path, 2))
     assert restored(tmp_path, first).step == 2
 
 
@@ -251,6 +251,25 @@ def test_a_template_of_another_structure_is_refused(tmp_path, template):
     checkpoints.save(tmp_path, 1, {"a": jnp.zeros(3), "b": jnp.zeros(())})
     with pytest.raises(checkpoints.TemplateError, match="of another model"):
         checkpoints.restore(tmp_path, template)
+
+
+def test_a_write_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    state = {"a": jnp.arange(5.0)}
+    checkpoints.save(tmp_path, 1, state)
+
+    def fail(self, directory, args):
+        directory.mkdir()
+        (directory / "half").write_text("a")
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing:\n no space left")
+
+    monkeypatch.setattr(checkpoints.ocp.Checkpointer, "save", fail)
+    with pytest.raises(
+        OSError, match=r"0000000002 cannot be written .*no space"
+    ) as got:
+        checkpoints.save(tmp_path, 2, state)
+    assert "\n" not in str(got.value)
+    assert os.listdir(tmp_path) == ["0000000001"]
+    assert restored(tmp_path, state).step == 1
 
 
 def test_bad_arguments_are_refused(tmp_path):

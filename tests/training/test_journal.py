@@ -78,6 +78,19 @@ def test_after_a_resume_each_step_is_there_once(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("later", [-1e9, -3600.0, 0.0, 1e9])
+def test_after_a_resume_on_a_clock_that_jumped_each_step_is_there_once(
+    tmp_path, monkeypatch, later
+):
+    monkeypatch.setattr(time, "time", lambda: 1.7e9)
+    write_rows(tmp_path, range(6), valid_bound=1.0)
+    monkeypatch.setattr(time, "time", lambda: 1.7e9 + later)
+    write_rows(tmp_path, range(3, 8), resume_step=2, valid_bound=2.0)
+    assert [row["step"] for row in journal.read(tmp_path)] == list(range(8))
+    expected = [(s, 1.0) for s in range(3)] + [(s, 2.0) for s in range(3, 8)]
+    assert events(tmp_path)["valid_bound"] == expected
+
+
 def test_a_fresh_start_drops_the_old_rows(tmp_path):
     write_rows(tmp_path, range(4))
     write_rows(tmp_path, [0, 1], resume_step=None)

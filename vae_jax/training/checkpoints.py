@@ -12,12 +12,15 @@ and a sha256 over the leaves' names, dtypes, shapes and bytes, compared after.
 One process writes a directory; any number may read it.
 """
 
+import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +34,7 @@ from vae_jax.types import PyTree
 _FORMAT = 1
 _UNFINISHED = ".partial-"  # being written or being removed; swept by the next save
 _NAME = re.compile(r"(\d{10,})(?:\.(\d+))?")
+_OVERHEAD, _OVERHEAD_PER_LEAF = 128 << 10, 2 << 10  # bytes: Orbax's own files, card
 
 
 class Restored(NamedTuple):
@@ -86,7 +90,7 @@ def save(
 
     Raises:
       ValueError: `step` or `keep` out of range, or a leaf that is not an array.
-      OSError: the directory cannot be written.
+      OSError: the directory cannot be written, or has no room; nothing is left there.
     """
     if step < 0:
         raise ValueError(f"step must not be negative, got {step}.")
@@ -104,21 +108,11 @@ def save(
     name = f"{step:010d}" + (f".{max(attempts) + 1}" if attempts else "")
     partial = directory / (_UNFINISHED + name)
     partial.mkdir()
-    with _checkpointer() as checkpointer:
-        checkpointer.save(
-            (partial / "arrays").absolute(),
-            args=ocp.args.PyTreeSave(
-                {_slot(i): array for i, array in enumerate(arrays) if array is not None}
-            ),
-        )
-    card = {
-        "format": _FORMAT,
-        "step": step,
-        "leaves": [list(leaf) for leaf in leaves],
-        "files": _file_digests(partial / "arrays"),
-        "contents": _digest(step, leaves, arrays),
-    }
-    (partial / "card.json").write_text(json.dumps(card) + "\n")
+    try:
+        _write(partial, step, leaves, arrays)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # gives a full disk its room back
+        raise
     partial.rename(directory / name)
 
     earlier = [other for other in found if other.step < step and _complete(other)]
@@ -192,11 +186,72 @@ def _complete(found: _Found) -> bool:
     return (found.path / "card.json").is_file() and (found.path / "arrays").is_dir()
 
 
+def _write(
+    partial: Path,
+    step: int,
+    leaves: Sequence[_Leaf],
+    arrays: Sequence[np.ndarray | None],
+) -> None:
+    """Fills the folder of one checkpoint; OSError where that fails."""
+    tree = {_slot(i): array for i, array in enumerate(arrays) if array is not None}
+    size = sum(array.nbytes for array in tree.values())
+    _check_room(partial, size + _OVERHEAD + len(leaves) * _OVERHEAD_PER_LEAF)
+    try:
+        with _silent_threads(), _checkpointer() as checkpointer:
+            checkpointer.save(
+                (partial / "arrays").absolute(), args=ocp.args.PyTreeSave(tree)
+            )
+    except ValueError as error:  # what Orbax makes of a write that fails
+        reason = " ".join(str(error).split())[:160]
+        raise OSError(f"{partial} cannot be written ({reason})") from error
+    card = {
+        "format": _FORMAT,
+        "step": step,
+        "leaves": [list(leaf) for leaf in leaves],
+        "files": _file_digests(partial / "arrays"),
+        "contents": _digest(step, leaves, arrays),
+    }
+    (partial / "card.json").write_text(json.dumps(card) + "\n")
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """OSError if the disk has no `size` bytes left.
+
+    Orbax's threads meet a full disk with tracebacks on stderr that no caller can catch,
+    so the room is asked for before they start.
+    """
+    path = folder / "room"
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(
+                    error.errno, os.strerror(error.errno), str(folder)
+                ) from None
+        except AttributeError:
+            pass  # macOS has no such call
+    path.unlink()
+
+
+@contextmanager
+def _silent_threads() -> Iterator[None]:
+    """Keeps Orbax's threads from logging what its caller gets as an exception too."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def _read(found: _Found) -> tuple[list[_Leaf], list[np.ndarray | None]]:
     """A checkpoint's leaves, or any exception if it is not what was saved."""
     card = json.loads((found.path / "card.json").read_text())
     if card["format"] != _FORMAT:
         raise ValueError(f"the card has format {card['format']}, not {_FORMAT}")
+    if card["step"] != found.step:
+        raise ValueError(f"the card is of step {card['step']}")
     files = _file_digests(found.path / "arrays")
     if files != card["files"]:
         changed = dict(files.items() ^ card["files"].items())

@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -138,9 +139,11 @@ def _scalars(directory: Path, *, purge_step: int) -> Journal:
     from tensorboardX.proto import event_pb2, summary_pb2
 
     event, summary = cast(Any, event_pb2), cast(Any, summary_pb2)  # made at run time
-    # A name holds whole seconds, and a file of that name would be overwritten.
-    suffix = f".{os.getpid()}.{time.time_ns()}"
-    events = event_file_writer.EventsWriter(str(directory / "events"), suffix)
+    # TensorBoard reads files in the order of their names, which hold the clock's time
+    # behind the prefix; a clock may stand still or go backwards, a number does not.
+    numbers = re.findall(r"events\.part(\d{5})\.", " ".join(os.listdir(directory)))
+    prefix = f"events.part{max(map(int, numbers), default=0) + 1:05d}"
+    events = event_file_writer.EventsWriter(str(directory / prefix), f".{os.getpid()}")
 
     def append(step: int, **content: Any) -> None:
         events.write_event(event.Event(step=step, wall_time=time.time(), **content))
