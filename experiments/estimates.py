@@ -157,7 +157,7 @@ def annealed_importance_sampling(
     """log p-hat of rows by chains from the prior, or from q, to the posterior.
 
     Raises:
-        UsageError: if the chains never accept.
+        UsageError: if the chains never accept, or weights overflow.
     """
     estimator = annealed.ais(
         trained.model.generative,
@@ -165,7 +165,7 @@ def annealed_importance_sampling(
         recognition=trained.model.recognition if settings.base == "q" else None,
     )
     drawn = _over(trained, settings, estimator)(key, trained.params, data)
-    _check_accepted(drawn)
+    _check(drawn)
     return _summarized(drawn, doubts=[])
 
 
@@ -188,8 +188,8 @@ def _bidirectional(
         estimator, batch_size=_images_at_once(settings), mesh=trained.mesh
     )
     found = evaluate(key, trained.params, jnp.arange(settings.num_simulated))
-    _check_accepted(found.lower)
-    _check_accepted(found.upper)
+    _check(found.lower)
+    _check(found.upper)
     lower, upper = (
         np.asarray(side.log_p, np.float64) for side in (found.lower, found.upper)
     )
@@ -223,7 +223,7 @@ def _posterior_density(
         value=trained.data.prepared.value,
         mesh=trained.mesh,
     )(key, trained.params, data)
-    _check_accepted(drawn)
+    _check(drawn)
     doubts = []
     if z.shape[0] > 4:
         doubts.append(
@@ -270,8 +270,9 @@ def _over(
     )
 
 
-def _check_accepted(drawn: Any) -> None:
+def _check(drawn: Any) -> None:
     with cli.user_errors():
+        annealed.check_finite(np.asarray(drawn.log_p))
         annealed.check_accepted(
             np.asarray(drawn.acceptance), np.asarray(drawn.step_size)
         )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import cli, rundir, train
+from experiments.configuration import Config
 from tests.test_experiments import TINY, metrics, saved_arrays, tiny
 from vae_jax.training import checkpoints, journal
 
@@ -158,16 +159,79 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, caps
     assert [row["step"] for row in metrics(config.workdir)] == [10, 20]
 
 
-def test_a_bound_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
-    config = tiny(
-        tmp_path / "run",
-        optimizer="sgd",
-        learning_rate=1e30,
-        likelihood="normal",
-        binarization="none",
-    )
-    with pytest.raises(cli.UsageError, match=r"bound is (nan|-?inf) at step \d+; last"):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "optimizer": "sgd",
+            "learning_rate": 1e30,
+            "likelihood": "normal",
+            "binarization": "none",
+        },
+        pytest.param({"learning_rate": 1e4}, marks=pytest.mark.slow),
+        pytest.param(
+            {"learning_rate": 1e3, "algorithm": "wake_sleep"}, marks=pytest.mark.slow
+        ),
+    ],
+    ids=["sgd", "adam", "wake_sleep"],
+)
+def test_a_learning_rate_far_too_large_stops_the_run_and_names_the_step(
+    tmp_path, changes
+):
+    config = tiny(tmp_path / "run", **changes)
+    with pytest.raises(
+        cli.UsageError, match=r"bound is (nan|-?inf) at step \d+; last.*learning_rate"
+    ) as error:
         train.main(config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (cli.UsageError("a\n b"), 1, "error: a b\n"),
+        (OSError(28, "No space left", "file"), 1, "error: [Errno 28] No space left: "),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+    ],
+    ids=["usage", "disk", "ctrl-c"],
+)
+def test_what_is_no_bug_is_said_in_one_line(monkeypatch, capsys, error, status, said):
+    def fail(config):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(SystemExit) as exited:
+        cli.run(Config, fail)
+    assert exited.value.code == status
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert err.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(ValueError, match="broadcast"):
+        cli.run(Config, lambda config: np.zeros(2) + np.zeros(3))  # pyright: ignore
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_step_saves_what_there_is(tmp_path, number):
+    config = tiny(tmp_path / "run", num_epochs=2)
+    process = subprocess.Popen(
+        command(config), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120.0
+    while not (tmp_path / "run" / journal.METRICS).exists():  # compilation is ahead
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120.0)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in out + err
+    assert err.count(b"\n") <= 1
+    assert train.main(config) == 0
+    assert [row["step"] for row in metrics(config.workdir)] == [10, 20]
 
 
 @pytest.mark.slow

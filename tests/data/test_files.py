@@ -1,10 +1,14 @@
 import hashlib
 import http.server
+import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +36,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             self.wfile.write(body)
+            if "hold" in state:
+                self.wfile.flush()
+                state["hold"].wait(60.0)
 
     def log_message(self, format, *args):
         pass
@@ -108,6 +115,46 @@ def test_a_transfer_cut_short_leaves_nothing_behind(server, cache):
     with pytest.raises((FileNotFoundError, ValueError), match="tiny"):
         files.read_all("tiny", [tiny(server["url"])], data_dir=None)
     assert list(cache.iterdir()) == []
+
+
+FETCH = """
+import sys
+from functools import partial
+from vae_jax.data import files, formats
+url, sha256 = sys.argv[1:]
+read = partial(formats.read_idx, sha256=sha256)
+files.read_all("tiny", [files.File("tiny", url, sha256, read)], data_dir=None)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_a_download_leaves_no_file_of_the_final_name(
+    server, tmp_path
+):
+    server["body"], server["promised"] = CONTENT[:20], len(CONTENT)
+    server["hold"] = threading.Event()
+    process = subprocess.Popen(
+        [sys.executable, "-c", FETCH, server["url"], SHA256],
+        cwd=Path(files.__file__).parents[2],
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+    )
+    folder, deadline = tmp_path / "vae_jax" / "tiny", time.monotonic() + 60.0
+    while not any(folder.glob("*")):  # the half that came
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    server["hold"].set()
+    assert not (folder / "tiny").exists()
+    server["body"], server["promised"] = CONTENT, None
+    subprocess.run(
+        [sys.executable, "-c", FETCH, server["url"], SHA256],
+        cwd=Path(files.__file__).parents[2],
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+        check=True,
+    )
+    assert (folder / "tiny").read_bytes() == CONTENT
 
 
 def test_an_address_without_the_file_says_so(server):

@@ -292,6 +292,51 @@ def test_one_key_gives_both_directions_the_same_step_sizes():
 # Edge
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", [-5e4, 5e4])
+def test_weights_far_from_one_neither_overflow_nor_underflow(offset):
+    problem = problems.linear_gaussian(num_latents=2, num_features=4)
+    generative = problem.generative
+
+    def terms(params, x, z):
+        return generative.log_likelihood_terms(params, x, z) + offset / 4.0
+
+    chains = _chains(8, 3, num_pilot=4)
+
+    def estimates(generative):
+        up, down = (
+            annealed.ais(generative, chains),
+            annealed.reverse_ais(generative, chains),
+        )
+        key = jax.random.key(3)
+        return jax.jit(
+            lambda params, z: (
+                up(key, params, _X),
+                down(jax.random.clone(key), params, _X, z),
+            )
+        )(problem.params, jnp.zeros(2))
+
+    moved = estimates(generative._replace(log_likelihood_terms=terms))
+    for got, expected in zip(moved, estimates(generative), strict=True):
+        # An offset of 5e4 leaves the log weights, sums of 8 terms, 4e-2 nats.
+        np.testing.assert_allclose(got.log_p, expected.log_p + offset, atol=0.1)
+        np.testing.assert_allclose(
+            got.standard_error, expected.standard_error, rtol=0.2
+        )
+
+
+def test_log_weights_that_overflow_are_refused_and_counted():
+    problem = problems.linear_gaussian(num_latents=2, num_features=4)
+    estimate = annealed.ais(problem.generative, _chains(5, 3, num_pilot=4))
+    x = jnp.stack([_X, 1e25 * _X, -_X])  # its square is no float32
+    found = jax.jit(jax.vmap(estimate, in_axes=(0, None, 0)))(
+        jax.random.split(jax.random.key(0), 3), problem.params, x
+    )
+    annealed.check_finite(np.asarray(found.log_p)[[0, 2]])
+    with pytest.raises(ValueError, match=r"example 1, .* 1 of 3: .* overflow float32"):
+        annealed.check_finite(np.asarray(found.log_p))
+
+
 def test_chains_that_stand_still_are_refused_by_their_step_size():
     problem = problems.linear_gaussian(num_latents=2, num_features=4)
     chains = _chains(5, 3, num_pilot=0, initial_step_size=1e3)

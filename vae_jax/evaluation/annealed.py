@@ -131,6 +131,26 @@ def bidirectional(
     return estimate
 
 
+def check_finite(log_p: np.ndarray) -> None:
+    """Refuses estimates whose log weights overflowed.
+
+    Args:
+        log_p: of any number of examples.
+
+    Raises:
+        ValueError: if one is infinite or no number, saying how many and the first.
+    """
+    lost = ~np.isfinite(np.ravel(log_p))
+    if lost.any():
+        first = int(np.argmax(lost))
+        raise ValueError(
+            f"log p-hat is {np.ravel(log_p)[first]} for example {first}, and not "
+            f"finite in {lost.sum()} of {lost.size}: its log weights overflow "
+            f"{np.asarray(log_p).dtype}; look at that x, or at a standard deviation "
+            "of the model near zero"
+        )
+
+
 def check_accepted(acceptance: np.ndarray, step_size: np.ndarray) -> None:
     """Refuses results of chains that stood still, which bound log p(x) by nothing near.
 

@@ -1,0 +1,103 @@
+"""Numbers at the edge of float32: bounded, or stopped with the cause named."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import cli, evaluate, train
+from tests import problems
+from tests.test_experiments import metrics, tiny
+from vae_jax import divergences
+from vae_jax.estimators import sgvb
+
+pytestmark = pytest.mark.uses_optax
+
+
+def npz(folder, **arrays) -> dict:
+    """The flags of a run on arrays."""
+    np.savez(folder / "a.npz", allow_pickle=False, **arrays)
+    return {
+        "dataset": f"npz:{folder / 'a.npz'}",
+        "batch_size": 10,
+        "binarization": "none",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", ["normal_learned_std", "normal_per_pixel_std"])
+def test_a_std_driven_to_its_bound_stays_there_with_finite_gradients(
+    tmp_path, likelihood
+):
+    # One image, over and over: its density would grow without limit (Mattei & Frellsen
+    # 2018, arXiv:1802.04826).
+    data = npz(tmp_path, train=np.full((200, 4, 4), 0.5, np.float32))
+    changes = {"likelihood": likelihood, "min_std": 0.01, "learning_rate": 0.01}
+    config = tiny(tmp_path / "run", num_epochs=100, **changes, **data)
+    assert train.main(config) == 0
+    rows = metrics(config.workdir)
+    assert np.isfinite([list(row.values()) for row in rows]).all()
+    peak = -16.0 * math.log(0.01 * math.sqrt(2.0 * math.pi))
+    best = max(row["reconstruction"] for row in rows)
+    assert 0.8 * peak < best <= peak
+
+
+@pytest.mark.parametrize("log_std", [-40.0, 40.0])
+def test_the_elbo_and_its_gradient_are_finite_far_from_the_posteriors_scale(log_std):
+    problem, params = _with_log_std(log_std)
+    value, slopes = _elbo(problem, params)
+    assert jnp.isfinite(value)
+    assert value < -30.0
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+
+
+def test_an_elbo_beyond_float32_is_not_taken_for_a_number():
+    value, _ = _elbo(*_with_log_std(60.0))
+    assert not jnp.isfinite(value)
+
+
+def _with_log_std(log_std: float):
+    """A linear model whose q(z | x) has this log std for every x."""
+    problem = problems.linear_gaussian(num_latents=1, num_features=2)
+    layer = problem.params.recognition["encoder"]["output"]
+    bias = layer["bias"].at[1].set(log_std)
+    layer = {"kernel": layer["kernel"].at[:, 1].set(0.0), "bias": bias}
+    recognition = {**problem.params.recognition, "encoder": {"output": layer}}
+    return problem, problem.params._replace(recognition=recognition)
+
+
+def _elbo(problem, params):
+    elbo = sgvb.sgvb_b(
+        problem.generative,
+        problem.recognition,
+        num_samples=1,
+        kl=divergences.diag_normal_to_standard_normal,
+    )
+    x = jnp.array([0.3, -0.8])
+    return jax.jit(jax.value_and_grad(elbo, argnums=1))(jax.random.key(0), params, x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ais", "hmc_density"])
+def test_an_image_whose_weights_overflow_is_named(tmp_path, method):
+    rows = np.random.default_rng(0).random((30, 4), np.float32)
+    data = npz(tmp_path, train=rows[:20], test=np.vstack([rows[20:], rows[:1] * 1e25]))
+    config = tiny(tmp_path / "run", likelihood="normal", num_epochs=1, **data)
+    train.main(config)
+    with pytest.raises(
+        cli.UsageError, match=r"example 10, .* 1 of 11: .* float32"
+    ) as e:
+        evaluate.main(
+            evaluate.Config(
+                config.workdir,
+                evidence=method,
+                eval_samples=2,
+                num_temperatures=5,
+                num_chains=2,
+                num_leapfrog=2,
+                hmc_samples=12,
+            )
+        )
+    assert "\n" not in str(e.value)
