@@ -1,7 +1,9 @@
 """The original files themselves: run with --data_dir."""
 
 import gzip
+import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,14 @@ def test_every_data_set_of_original_files_says_where_it_came_from():
     for files in originals.FILES.values():
         for file in files:
             assert file.url.rsplit("/", 1)[1] in (file.name, f"{file.name}.gz")
+
+
+def test_every_original_file_is_read_against_a_checksum_of_its_content():
+    checked = [file for files in originals.FILES.values() for file in files]
+    assert len(checked) == 12
+    for file in checked:
+        assert isinstance(file.read, partial)
+        assert re.fullmatch("[0-9a-f]{64}", file.read.keywords["sha256"]), file.name
 
 
 def test_mnist_has_its_known_mean_and_holds_out_the_last_ten_thousand(data_dir):
