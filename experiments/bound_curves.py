@@ -6,7 +6,7 @@ r"""The lower bound while training, by AEVB and by wake-sleep: Figure 2 of AEVB.
 Kingma & Welling 2013 (arXiv:1312.6114). For each number of latents and each algorithm
 one run of `experiments.train`, equal in all else: --run_flagfile names a flag file of
 it, --run_flags adds to that. At points evenly spaced in the logarithm the ELBO is
-measured on the first --num_train_images training rows and on the test rows, by the same
+measured on --num_train_images training rows and on the test rows, by the same
 noise at each point. An interrupted comparison goes on where it stopped, and a larger
 --num_epochs extends it. Each run keeps its points in bound_curve.json in its workdir;
 bound_curves.json and bound_curves.png hold them all.

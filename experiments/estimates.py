@@ -80,7 +80,7 @@ def side_by_side(
     keys are those of METHODS, so a method's figures do not depend on the others asked.
     """
     check(trained, methods)
-    data = measure.rows(trained, split=split, num_images=num_images)
+    data = measure.spread_rows(trained, split=split, num_images=num_images)
     found: dict[str, Estimated] = {}
     for name in methods:
         key = keys[METHODS.index(name)]

@@ -60,7 +60,7 @@ class Config(measure.WorkdirFlags):
     hmc_samples: int = cli.flag(
         500, "Draws of the chain that hmc_density fits to; as many before and after."
     )
-    num_images: int = cli.flag(0, "Images of the split, from its start; 0 for all.")
+    num_images: int = cli.flag(0, "Images of the split, at equal distances; 0 for all.")
     seed: int = cli.flag(0, "Seed of the samples.")
 
     def __post_init__(self) -> None:

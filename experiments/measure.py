@@ -205,7 +205,7 @@ def bound(
         num_samples=num_samples,
         mesh=trained.mesh,
     )
-    data = rows(trained, split=split, num_images=num_images)
+    data = spread_rows(trained, split=split, num_images=num_images)
     terms = evaluate(key, trained.params, data)
     reconstruction, kl = (np.asarray(term, np.float64) for term in terms)
     return {
@@ -238,7 +238,7 @@ def latents(
         value=trained.data.prepared.value,
         mesh=trained.mesh,
     )
-    data = rows(trained, split=split, num_images=num_images)
+    data = spread_rows(trained, split=split, num_images=num_images)
     means, kls = evaluate(jax.random.key(0), trained.params, data)
     per_latent = np.asarray(kls, np.float64).mean(axis=0)
     active = representation.active_units(means) if len(means) > 1 else np.nan

@@ -60,7 +60,7 @@ def reconstructions(
         z = recognition.sample(key, params, recognition.encode(params, x))
         return {"x": x, "z": z, "mean": generative.mean_observation(params, z)}
 
-    rows = measure.rows(trained, split=split, num_images=num)
+    rows = measure.spread_rows(trained, split=split, num_images=num)
     return _arrays(jax.jit(jax.vmap(reconstruct))(jax.random.split(key, num), rows))
 
 

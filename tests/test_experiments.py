@@ -137,6 +137,22 @@ def test_a_run_writes_its_files(trained_workdir):
 
 
 @pytest.mark.slow
+def test_fewer_images_lie_at_equal_distances_in_the_split(trained_workdir):
+    # The first rows of some splits are all of one class.
+    trained = measure.load_trained(trained_workdir, checkpoint="last")
+    rows = measure.rows(trained, split="test")[np.array([0, 89, 178, 268, 357])]
+    kl = trained.model.closed_form.kl_per_latent
+
+    def of_row(row):
+        x = trained.data.prepared.value(row)
+        return kl(trained.params, trained.model.recognition.encode(trained.params, x))
+
+    expected = np.mean([of_row(row) for row in rows], axis=0)
+    found = measure.latents(trained, split="test", num_images=5)["kl_per_latent"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_evaluate_reports_each_figure_it_promises(trained_workdir, capsys):
     config = evaluate.Config(
         workdir=str(trained_workdir), eval_samples=3, importance_samples=20
