@@ -73,38 +73,55 @@ def build(config: Config) -> Run:
         UsageError: for data, sizes or flags that do not fit together.
     """
     with cli.user_errors():
-        data = protocol.load(config)
-        num_rows = len(data.source.train)
-        if config.batch_size > num_rows:
-            raise ValueError(
-                f"--batch_size={config.batch_size} is larger than the training split "
-                f"of {num_rows} rows"
-            )
-        if config.early_stopping and not len(data.source.valid):
-            raise ValueError(
-                f"--early_stopping needs a validation split, {config.dataset} has none"
-            )
-        mesh = parallel.data_mesh(config.num_devices)
-        if mesh is not None and config.batch_size % mesh.size:
-            raise ValueError(
-                f"--batch_size={config.batch_size} does not divide among the "
-                f"{mesh.size} devices of --num_devices"
-            )
-        together = members.expand(config)
-        first = together[0]
-        model = models.build(first, data.x_shape)
-        steps_per_epoch = num_rows // config.batch_size
-        algorithm = algorithms.build(
-            first, model, num_data=num_rows, steps_per_epoch=steps_per_epoch
-        )
+        return of_data(config, protocol.load(config))
+
+
+def of_data(config: Config, data: protocol.Dataset) -> Run:
+    """The records of a run on data that are there.
+
+    Raises:
+        ValueError: for sizes or flags that do not fit together.
+    """
+    mesh = parallel.data_mesh(config.num_devices)
+    num_rows = len(data.source.train)
+    _check(config, data, mesh)
+    together = members.expand(config)
+    first, many = together[0], members.are_many(config)
+    model = models.build(first, data.x_shape)
+    steps_per_epoch = num_rows // config.batch_size
+    algorithm = algorithms.build(
+        first, model, num_data=num_rows, steps_per_epoch=steps_per_epoch
+    )
     seeds = jnp.asarray([member.seed for member in together])
-    many = members.are_many(config)
-    keys = jax.vmap(_keys)(seeds) if many else _keys(config.seed)
-    workdir = config.directory()
     return Run(
-        *(config, data, model, keys, workdir, steps_per_epoch, algorithm, together),
+        config=config,
+        data=data,
+        model=model,
+        keys=jax.vmap(_keys)(seeds) if many else _keys(config.seed),
+        workdir=config.directory(),
+        steps_per_epoch=steps_per_epoch,
+        algorithm=algorithm,
+        members=together,
         mesh=mesh,
     )
+
+
+def _check(config: Config, data: protocol.Dataset, mesh: Mesh | None) -> None:
+    num_rows = len(data.source.train)
+    if config.batch_size > num_rows:
+        raise ValueError(
+            f"--batch_size={config.batch_size} is larger than the training split "
+            f"of {num_rows} rows"
+        )
+    if config.early_stopping and not len(data.source.valid):
+        raise ValueError(
+            f"--early_stopping needs a validation split, {config.dataset} has none"
+        )
+    if mesh is not None and config.batch_size % mesh.size:
+        raise ValueError(
+            f"--batch_size={config.batch_size} does not divide among the "
+            f"{mesh.size} devices of --num_devices"
+        )
 
 
 Scan = Callable[[loop.RunState, Array, Array], tuple[loop.RunState, PyTree]]

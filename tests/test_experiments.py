@@ -141,7 +141,9 @@ def test_fewer_images_lie_at_equal_distances_in_the_split(trained_workdir):
     # The first rows of some splits are all of one class.
     trained = measure.load_trained(trained_workdir, checkpoint="last")
     rows = measure.rows(trained, split="test")[np.array([0, 89, 178, 268, 357])]
-    kl = trained.model.closed_form.kl_per_latent
+    closed = trained.model.closed_form
+    assert closed is not None
+    kl = closed.kl_per_latent
 
     def of_row(row):
         x = trained.data.prepared.value(row)
