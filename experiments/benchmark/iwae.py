@@ -1,0 +1,48 @@
+r"""Importance-weighted training, k = 50: the step against its products and PyTorch's.
+
+    python -m experiments.benchmark.iwae --data_dir=DIR
+
+Burda et al. 2016 (arXiv:1509.00519) with one stochastic layer, 784-200-200-50, batches
+of 20 images drawn afresh, Adam. As `train_step`, with the bound of k samples as the
+objective of all.
+"""
+
+import dataclasses
+
+from experiments import cli
+from experiments.benchmark import comparison, contenders, parts, rounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(comparison.Flags):
+    """One benchmark; every field is a flag."""
+
+    binarization: str = cli.flag(
+        "dynamic", "Training pixels.", choices=("none", "dynamic")
+    )
+    batch_size: int = cli.flag(20, "Examples per step.")
+    num_latents: int = cli.flag(50, "Latents.")
+    hidden: tuple[int, ...] = cli.flag((200, 200), "Units of the hidden layers.")
+    estimator: str = cli.flag("iwae", "Objective.", choices=("iwae",))
+    num_samples: int = cli.flag(50, "Importance samples, k.")
+    num_steps: int = cli.flag(200, "Steps of one pass; 0 for the whole data set.")
+    contenders: str = cli.flag("ours,torch,torch_compile", "Comma-separated.")
+
+
+def main(config: Config) -> int:
+    """Measures, prints and writes."""
+    given = contenders.problem(config)
+    extra = {"matrix products": parts.all_products(given)}
+    race = comparison.run(config, given, extra)
+    table = comparison.rows(race)
+    if "ours" in race.seconds:
+        table["products / ours"] = race.ratio("matrix products", "ours")
+    rounds.print_table(
+        table, comparison.notes(race, quantity=comparison.quantity(given))
+    )
+    comparison.write(config, race)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)

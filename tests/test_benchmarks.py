@@ -1,0 +1,289 @@
+"""The benchmarks on a tiny problem: what they time, and when they warn."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cli
+from experiments.benchmark import (
+    comparison,
+    contenders,
+    importance_sampling,
+    iwae,
+    ours,
+    parts,
+    process,
+    rounds,
+    scaling,
+    start,
+    train_step,
+    whole,
+)
+
+pytestmark = pytest.mark.uses_optax
+
+TINY: dict[str, Any] = {
+    "dataset": "digits",
+    "hidden": (8,),
+    "num_latents": 2,
+    "batch_size": 20,
+    "num_steps": 3,
+    "contenders": "ours",
+}
+RACE: dict[str, Any] = {"num_rounds": 2, "measure_memory": False}
+FLAGS = contenders.Flags(**TINY)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return contenders.problem(FLAGS)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_a_problem_has_the_shapes_of_its_flags(problem):
+    assert problem.train.shape == (60, 8, 8)
+    assert (problem.num_steps, problem.num_latents, problem.hidden) == (3, 2, (8,))
+    assert [len(layer.kernel) for layer in problem.start.encoder] == [64, 8]
+    assert [len(layer.bias) for layer in problem.start.decoder] == [8, 64]
+    assert 0.0 < problem.test.max() <= 1.0
+
+
+def test_weights_go_into_our_parameters_and_back(problem):
+    model, _ = ours.built(problem)
+    back = ours.weights(ours.params(model, problem.start))
+    jax.tree.map(np.testing.assert_array_equal, back, problem.start)
+
+
+@pytest.mark.parametrize("estimator", ["sgvb_b", "iwae"])
+def test_an_epoch_of_ours_climbs_the_objective(problem, estimator):
+    given = problem._replace(estimator=estimator, num_samples=2)
+    contender = ours.contender("ours", given)
+    before = ours.objective(given, contender.weights())
+    for _ in range(5):
+        assert contender.epoch() > 0.0
+    assert ours.objective(given, contender.weights()) > before
+
+
+@pytest.mark.slow
+def test_more_samples_of_the_ruler_give_a_tighter_bound(problem):
+    first, many = (
+        ours.objective(problem._replace(estimator="iwae", num_samples=k), problem.start)
+        for k in (1, 50)
+    )
+    assert many > first
+
+
+def test_the_products_of_a_step_are_those_of_its_layers(problem):
+    work = sum(parts.flops(*shape) for shape in parts.products(problem))
+    layers = [*problem.start.encoder, *problem.start.decoder]
+    forward = sum(2 * 20 * layer.kernel.size for layer in layers)
+    first = 2 * 20 * layers[0].kernel.size  # x needs no derivative
+    assert work == 3 * forward - first
+    more = parts.products(problem._replace(num_samples=3))
+    assert sum(parts.flops(*shape) for shape in more) > work
+
+
+@pytest.mark.slow
+def test_every_part_of_a_step_takes_time(problem):
+    built = [*train_step.PARTS.values(), parts.one_a_dispatch]
+    dynamic = problem._replace(dynamic=True, num_samples=2)
+    assert all(part(dynamic)() > 0.0 for part in built)
+
+
+def test_a_peer_a_nat_away_is_no_contender():
+    assert contenders.verdict(-100.0, -100.9) == ""
+    assert contenders.verdict(-100.0, -101.2) == "no contender: -1.2 nats"
+
+
+def test_a_peer_that_is_not_installed_is_left_out_and_named(monkeypatch, capsys):
+    missing = ("no_such_package", "no.such.module")
+    monkeypatch.setitem(contenders.MODULES, "torch", missing)
+    assert contenders.installed(["ours", "torch"]) == ["ours"]
+    assert (
+        "torch: left out, no_such_package is not installed" in capsys.readouterr().out
+    )
+
+
+def test_a_race_says_who_is_no_contender(capsys):
+    seconds = {"ours": [1.0, 2.0], "torch": [2.0, 2.0]}
+    race = comparison.Race(seconds, {"ours": -1.0, "torch": -3.0}, {"torch": 5.0})
+    said = comparison.notes(race, quantity="bound")
+    assert said["torch, ms"] == "bound -3.00, 5 MiB, no contender: -2.0 nats"
+    rounds.print_table(comparison.rows(race), said)
+    printed = capsys.readouterr().out
+    assert "no contender" in printed
+    assert "ours / torch" in printed
+
+
+def test_work_of_others_is_warned_of(monkeypatch, capsys):
+    others = iter([0.0, 1e6])
+    monkeypatch.setattr(rounds, "_others_seconds", lambda: next(others))
+    found = rounds.interleaved({"a": lambda: 1.0}, num_rounds=3)
+    assert found == {"a": [1.0, 1.0, 1.0]}
+    assert "figures are suspect" in capsys.readouterr().out
+
+
+def test_the_training_step_is_set_beside_its_limit(tmp_path, capsys):
+    path = tmp_path / "step.json"
+    config = train_step.Config(
+        **TINY, **RACE, estimators="dreg", parts=False, output=str(path)
+    )
+    assert train_step.main(config) == 0
+    printed = capsys.readouterr().out
+    assert "(products + optimizer) / ours" in printed
+    assert "dreg / sgvb_b" in printed
+    result = read(path)
+    assert set(result["seconds"]) == {"ours", "matrix products", "optimizer", "dreg"}
+    assert result["flops"] > 0
+
+
+@pytest.mark.slow
+def test_the_parts_and_the_rest_are_the_whole_step(tmp_path, capsys):
+    path = tmp_path / "step.json"
+    config = train_step.Config(**TINY, **RACE, output=str(path))
+    assert train_step.main(config) == 0
+    assert "where the time of our step goes" in capsys.readouterr().out
+    race = comparison.Race(read(path)["seconds"], {}, {})
+    table = train_step.shares(race)
+    whole_step = sum(table[name] for name in [*train_step.PARTS, "rest"])
+    np.testing.assert_allclose(whole_step, 1.0)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_iwae_measures_and_writes(tmp_path, capsys):
+    path = tmp_path / "iwae.json"
+    config = iwae.Config(**TINY, **RACE, num_samples=3, output=str(path))
+    assert iwae.main(config) == 0
+    assert "bound" in capsys.readouterr().out
+    assert len(read(path)["seconds"]["ours"]) == 2
+
+
+@pytest.mark.slow
+def test_scaling_moves_one_number_at_a_time(tmp_path, capsys):
+    path = tmp_path / "scaling.json"
+    few: dict[str, Any] = {
+        "batch_sizes": (10,),
+        "latents": (3,),
+        "units": (4,),
+        "samples": (2,),
+    }
+    config = scaling.Config(**TINY, **RACE, **few, num_rows=40, output=str(path))
+    assert scaling.main(config) == 0
+    assert "microseconds an example" in capsys.readouterr().out
+    axes = [point["axis"] for point in read(path)["points"]]
+    assert axes == ["batch_size", "num_latents", "hidden", "num_samples"]
+
+
+@pytest.fixture
+def children(monkeypatch, problem):
+    """The cache folders of processes that are asked for, none of them run."""
+    folders = []
+
+    def finished(config, environment):
+        assert config.contenders == "ours"
+        folders.append(environment["JAX_COMPILATION_CACHE_DIR"])
+        return process.Finished(1.0, 2.0, 3.0, problem.start)
+
+    monkeypatch.setattr(process, "finished", finished)
+    return folders
+
+
+def test_only_cached_starts_share_a_folder(tmp_path, children):
+    path = tmp_path / "start.json"
+    config = start.Config(**TINY, num_rounds=2, output=str(path))
+    assert start.main(config) == 0
+    times = {"ours, cold": [1.0, 1.0], "ours, cached": [1.0, 1.0]}
+    assert read(path)["seconds"] == times
+    assert read(path)["peak_mib"] == {"ours": 3.0}
+    assert len(children) == 6  # each once before the rounds
+    assert len(set(children)) == 4
+
+
+@pytest.mark.slow
+def test_a_process_tells_when_it_was_ready_and_what_it_reached(tmp_path, problem):
+    config = process.Config(**TINY, num_epochs=2)
+    done = process.finished(config, process.caches(str(tmp_path)))
+    assert 0.0 < done.first < done.seconds
+    assert done.peak_mib > 0.0
+    reached = ours.objective(problem, done.weights)
+    assert reached > ours.objective(problem, problem.start)
+    assert list((tmp_path / "jax").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("children")
+def test_whole_processes_reach_what_they_print(tmp_path, capsys):
+    path = tmp_path / "whole.json"
+    config = whole.Config(**TINY, num_epochs=2, num_rounds=1, output=str(path))
+    assert whole.main(config) == 0
+    result = read(path)
+    assert set(result["objectives"]) == {"ours", "experiments.train"}
+    assert "ours / experiments.train" in capsys.readouterr().out
+
+
+def test_a_process_hands_on_its_weights(tmp_path, problem, capsys):
+    path = tmp_path / "weights.npz"
+    assert process.main(process.Config(**TINY, output=str(path))) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == process.FIRST
+    assert json.loads(printed[-1])["peak_mib"] > 0.0
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(process._load(str(path)))]
+    assert shapes == [np.shape(leaf) for leaf in jax.tree.leaves(problem.start)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in contenders.MODULES if n != "ours"])
+def test_a_peer_reaches_what_ours_reaches(problem, name):
+    pytest.importorskip(contenders.MODULES[name][0])
+    assert contenders.fitting([name], problem) == [name]
+    reached = {}
+    for each in ("ours", name):
+        with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):  # NumPyro
+            contender = contenders.module(each).contender(each, problem)
+            for _ in range(130):  # past the steep descent, where noise is seen
+                contender.epoch()
+        reached[each] = ours.objective(problem, contender.weights())
+    assert contenders.verdict(reached["ours"], reached[name]) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torch", "pythae"])
+def test_a_peer_evaluates_as_ours_does(problem, name):
+    pytest.importorskip(contenders.MODULES[name][0])
+    images = problem.test[:5] > 0.5
+    weights = importance_sampling.near_prior(problem.start)
+    own, other = (
+        contenders.module(each).evaluator(weights, (8, 8), 1000)(images)
+        for each in ("ours", name)
+    )
+    np.testing.assert_allclose(own, other, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (train_step.Config, {"num_rounds": 0}, "--num_rounds must be positive, got 0"),
+        (train_step.Config, {"batch_size": 0}, "--batch_size must be positive, got 0"),
+        (whole.Config, {"contenders": "ours,keras"}, "--contenders: keras unknown"),
+        (process.Config, {"contenders": "ours,torch"}, "--contenders must be one name"),
+        (process.Config, {"num_epochs": 0}, "--num_epochs must be positive, got 0"),
+    ],
+)
+def test_numbers_that_make_no_benchmark_are_refused(config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config(), **changes)
+
+
+def test_data_that_are_no_bytes_are_refused(tmp_path):
+    path = tmp_path / "rows.npz"
+    np.savez(path, train=np.zeros((30, 4), np.float32))
+    flags = contenders.Flags(dataset=f"npz:{path}")
+    with pytest.raises(cli.UsageError, match="plain bytes"):
+        contenders.problem(flags)
