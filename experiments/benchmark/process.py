@@ -82,20 +82,25 @@ def finished(config: Config, environment: Mapping[str, str]) -> Finished:
         config = dataclasses.replace(config, output=output)
         flags = cli.write_flagfile(config).splitlines()
         started, first, line = time.perf_counter(), float("nan"), ""
-        with subprocess.Popen(
-            [sys.executable, "-m", __name__, *flags],
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as child:
+        errors = pathlib.Path(folder, "errors")
+        with (
+            errors.open("w") as stderr,
+            subprocess.Popen(
+                [sys.executable, "-m", __name__, *flags],
+                env=os.environ | environment,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            ) as child,
+        ):
             assert child.stdout is not None
             for line in child.stdout:
                 if line.strip() == FIRST:
                     first = time.perf_counter() - started
         seconds = time.perf_counter() - started
         if child.returncode:
-            raise RuntimeError(f"{' '.join(flags)} failed: {child.returncode}")
+            said = errors.read_text()[-1000:]
+            raise RuntimeError(f"{' '.join(flags)}: exit {child.returncode}\n{said}")
         return Finished(first, seconds, json.loads(line)["peak_mib"], _load(output))
 
 
