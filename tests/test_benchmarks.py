@@ -14,6 +14,7 @@ from experiments.benchmark import (
     contenders,
     importance_sampling,
     iwae,
+    layouts,
     ours,
     parts,
     process,
@@ -287,3 +288,20 @@ def test_data_that_are_no_bytes_are_refused(tmp_path):
     flags = contenders.Flags(dataset=f"npz:{path}")
     with pytest.raises(cli.UsageError, match="plain bytes"):
         contenders.problem(flags)
+
+
+@pytest.mark.slow
+def test_layouts_are_timed_side_by_side(tmp_path, capsys):
+    config = layouts.Config(
+        hidden=(4,), num_latents=2, seeds=(2,), num_devices=2, num_rounds=2,
+        num_steps=4, stream_steps=2, output=str(tmp_path / "layouts.json"),
+    )  # fmt: skip
+    assert layouts.main(config) == 0
+    names = {layouts.BASE, "2 seeds", "rows from the host", "2 devices"}
+    assert set(read(tmp_path / "layouts.json")["seconds"]) == names
+    assert f"{layouts.BASE} / 2 seeds" in capsys.readouterr().out
+
+
+def test_a_round_of_broken_pieces_is_refused():
+    with pytest.raises(cli.UsageError, match="no multiple of --stream_steps=3"):
+        cli.parse(layouts.Config, ["layouts", "--num_steps=4", "--stream_steps=3"])

@@ -64,9 +64,10 @@ FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "common", "base", "misc
 FORBIDDEN_PARAMETERS = {"rng", "rng_key", "seed"}
 PICKLING = {
     *("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"),
-    *("marshal", "torch"),
+    "marshal",
 }
 NUMPY_FILES = {"load", "save", "savez", "savez_compressed"}
+TORCH_FILES = {"load", "save", "serialization"}
 MAX_LINES = 400
 
 
@@ -225,9 +226,8 @@ def nothing_pickled(path, tree):
     del path
     for target in _imports("a.py", tree):
         top, *rest = target.split(".")
-        if top in PICKLING or (
-            top == "numpy" and rest[-1:] and rest[-1] in NUMPY_FILES
-        ):
+        reads = {"numpy": NUMPY_FILES, "torch": TORCH_FILES}.get(top, set())
+        if top in PICKLING or reads & set(rest):
             yield f"imports {target}"
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and "pickle" in node.attr:
@@ -236,6 +236,8 @@ def nothing_pickled(path, tree):
             continue
         module, _, name = ast.unparse(node.func).rpartition(".")
         given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if module == "torch" and name in TORCH_FILES:
+            yield f"{ast.unparse(node)} pickles"
         is_file = module in {"np", "numpy", "jnp", "jax.numpy"} and name in NUMPY_FILES
         if given.get("allow_pickle", "None" if is_file else "False") != "False":
             yield f"{ast.unparse(node)} needs allow_pickle=False"
@@ -352,6 +354,7 @@ def test_bounds_divergences_and_estimators_load_nothing_heavy():
         (keyword_only_defaults, "vae_jax/a.py", "def f(x, y=1): pass"),
         (nothing_pickled, "vae_jax/a.py", "import pickle"),
         (nothing_pickled, "experiments/a.py", "def f():\n  import torch.serialization"),
+        (nothing_pickled, "experiments/a.py", "torch.load(path)"),
         (nothing_pickled, "experiments/a.py", "from joblib import load"),
         (nothing_pickled, "experiments/a.py", "from numpy import load"),
         (nothing_pickled, "vae_jax/a.py", "np.load(path)"),

@@ -120,11 +120,11 @@ def _save(path: str, weights: Weights) -> None:
         for i, layer in enumerate(layers)
         for name, array in layer._asdict().items()
     }
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
 
 
 def _load(path: str) -> Weights:
-    with np.load(path) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         parts = {}
         for part in Weights._fields:
             number = sum(name.startswith(part) for name in arrays.files) // 2
