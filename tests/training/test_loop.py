@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -238,6 +239,18 @@ def test_rows_sharded_over_four_devices_train_as_on_one():
     np.testing.assert_allclose(sharded.bound, info.bound, rtol=1e-5)
     for a, b in zip(_numbers(expected), _numbers(got), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_no_weight_is_copied_at_a_step():
+    # What the backward pass reads is overwritten in place, on the compiler of users.
+    algorithm, state = _start()
+    compiled = loop.scan(algorithm, _take).lower(state, *_arguments()).compile()
+    body = compiled.as_text().split("ENTRY")[0]
+    shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(state.inner.params)}
+    matrices = [f"f32[{','.join(map(str, s))}]" for s in shapes if len(s) == 2]
+    assert matrices
+    for shape in matrices:
+        assert not re.search(rf"= {re.escape(shape)}\S* copy\(", body), shape
 
 
 # Until a value comes to rest
