@@ -62,6 +62,7 @@ def test_weights_go_into_our_parameters_and_back(problem):
     jax.tree.map(np.testing.assert_array_equal, back, problem.start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["sgvb_b", "iwae"])
 def test_an_epoch_of_ours_climbs_the_objective(problem, estimator):
     given = problem._replace(estimator=estimator, num_samples=2)
@@ -131,6 +132,7 @@ def test_work_of_others_is_warned_of(monkeypatch, capsys):
     assert "figures are suspect" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_training_step_is_set_beside_its_limit(tmp_path, capsys):
     path = tmp_path / "step.json"
     config = train_step.Config(

@@ -118,7 +118,7 @@ def test_kl_warmup_is_refused_where_there_is_no_closed_form_kl():
 
 @pytest.mark.slow
 def test_a_run_writes_its_files(trained_workdir):
-    names = {path.name.split(".out.")[0] for path in trained_workdir.iterdir()}
+    names = {path.name.split(".part")[0] for path in trained_workdir.iterdir()}
     assert names == {
         *("flags.txt", "run.json", "metrics.jsonl", "events", "checkpoints"),
         *("result.json", "training_curves.png", "reconstructions.png"),

@@ -44,6 +44,7 @@ def test_a_std_driven_to_its_bound_stays_there_with_finite_gradients(
     assert 0.8 * peak < best <= peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_std", [-40.0, 40.0])
 def test_the_elbo_and_its_gradient_are_finite_far_from_the_posteriors_scale(log_std):
     problem, params = _with_log_std(log_std)

@@ -156,6 +156,7 @@ def is_refused(card: pathlib.Path, content: bytes) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_card_changed_in_any_byte_or_cut_at_any_is_refused(tmp_path):
     card = saved_card(tmp_path)
     whole = card.read_bytes()

@@ -126,6 +126,7 @@ def test_forward_and_reverse_stand_on_their_sides_about_j_over_2t_away(
         assert 0.5 * expected < distance.mean() < 2.0 * expected
 
 
+@pytest.mark.slow
 def test_twice_the_temperatures_halve_the_gap():
     gaps = []
     for num_temperatures in (50, 100):
@@ -325,6 +326,7 @@ def test_weights_far_from_one_neither_overflow_nor_underflow(offset):
         )
 
 
+@pytest.mark.slow
 def test_log_weights_that_overflow_are_refused_and_counted():
     problem = problems.linear_gaussian(num_latents=2, num_features=4)
     estimate = annealed.ais(problem.generative, _chains(5, 3, num_pilot=4))

@@ -1,5 +1,6 @@
 import functools
 import re
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -244,7 +245,9 @@ def test_rows_sharded_over_four_devices_train_as_on_one():
 def test_no_weight_is_copied_at_a_step():
     # What the backward pass reads is overwritten in place, on the compiler of users.
     algorithm, state = _start()
-    compiled = loop.scan(algorithm, _take).lower(state, *_arguments()).compile()
+    compiled = (
+        cast(Any, loop.scan(algorithm, _take)).lower(state, *_arguments()).compile()
+    )
     body = compiled.as_text().split("ENTRY")[0]
     shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(state.inner.params)}
     matrices = [f"f32[{','.join(map(str, s))}]" for s in shapes if len(s) == 2]

@@ -158,7 +158,12 @@ def train_and_test(
         first.set_title("start not shown", fontsize="x-small", loc="right")
     handles, labels = first.get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside right upper", fontsize="x-small", frameon=False
+        handles,
+        labels,
+        loc="outside right upper",
+        fontsize="x-small",
+        frameon=False,
+        handlelength=3.5,  # so that dashes are seen as such
     )
     return figure
 
