@@ -173,6 +173,7 @@ def test_evaluate_reports_each_figure_it_promises(trained_workdir, capsys):
     assert (trained_workdir / "evaluation_test.txt").read_text()
 
 
+@pytest.mark.slow
 def test_generate_and_reconstruct_write_arrays(trained_workdir):
     folder = str(trained_workdir)
     generate.main(generate.Config(workdir=folder, num=3, manifold_size=4))

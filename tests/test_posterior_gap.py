@@ -70,6 +70,7 @@ def test_every_part_is_measured_drawn_and_kept(tmp_path, capsys):
     assert (tmp_path / "lagging.json").stat().st_mtime_ns == before, "read back"
 
 
+@pytest.mark.slow
 def test_a_diagonal_q_moves_the_optimum_and_a_full_one_does_not(x64):
     result = gap_family.optima()
     np.testing.assert_allclose(result["log_p"]["std"], 0.5, atol=1e-6)
@@ -98,6 +99,7 @@ def test_the_population_has_the_covariance_of_the_model(x64):
     np.testing.assert_allclose(rows.T @ rows / len(rows), wanted, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_distance_to_the_truth_is_none_once_the_latents_are_turned_back(x64):
     model = gap_models.nonlinear(hidden=3, num_nodes=80, q_nodes=60)
     truth = model.truth(jax.random.key(0))

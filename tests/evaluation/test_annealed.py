@@ -361,6 +361,7 @@ def test_a_pilot_mends_a_step_size_that_is_far_too_large():
     assert 0.4 < found.acceptance < 0.9
 
 
+@pytest.mark.slow
 def test_the_mean_log_weight_lies_further_out_than_the_estimate():
     found, _, _ = _simulated(50, 300, 4)
     assert (found.lower.mean_log_weight <= found.lower.log_p + 1e-5).all()

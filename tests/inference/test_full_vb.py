@@ -91,6 +91,7 @@ def test_value_and_gradient_are_unbiased_on_bayesian_linear_regression(x64):
     testing.assert_mean_equals(change.generative, slope)
 
 
+@pytest.mark.slow
 def test_it_finds_the_best_factorized_posterior_of_linear_regression(x64):
     inputs, outputs = _data()
     x = jnp.asarray(np.column_stack([inputs, outputs]))

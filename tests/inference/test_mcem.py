@@ -65,6 +65,7 @@ def _largest_mean_log_p(data, num_latents, std):
 # The fit
 
 
+@pytest.mark.slow
 def test_theta_approaches_maximum_likelihood_at_the_target_acceptance():
     problem, data = _problem(), _data()
     schedule = optax.linear_schedule(0.05, 0.0, 5 * 800)

@@ -76,6 +76,7 @@ def test_each_step_is_an_ascent_with_the_numbers_of_the_steps_before(normalize):
         np.testing.assert_allclose(infos[t].bound, values[-1].mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_baseline_approaches_the_bound_and_cuts_the_variance():
     problem = problems.binary_model()
     states, _ = _run(problem, 60)

@@ -332,6 +332,7 @@ def test_stepwise_em_rises_and_ends_near_whole_data_em(covariance):
     np.testing.assert_allclose(end, info.log_p[-1], atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_step_size_of_one_is_whole_data_em(x64):
     x = rows(num_rows=50)[0]
     params = start(x)

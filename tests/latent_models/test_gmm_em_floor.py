@@ -60,6 +60,7 @@ def test_identical_rows_leave_every_component_at_the_floor(covariance):
         np.testing.assert_allclose(got, 1e-3 * np.eye(2), rtol=1e-3, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_floor_clips_eigenvalues_and_the_bound_still_rises(x64):
     x = rows()[0] * np.array([1.0, 1.0, 0.01])
     floor = 0.04
