@@ -54,7 +54,7 @@ def main(config: Config) -> int:
         return 128 + received[0]
     if parallel.is_writer():
         with rundir.storage_errors(run.workdir):
-            finish(_alone(run), parallel.local(saved))
+            finish(*_alone(run, saved))
     return 0
 
 
@@ -143,9 +143,11 @@ def _fit_with_others(
         )
 
 
-def _alone(run: Run) -> Run:
+def _alone(run: Run, saved: Saved) -> tuple[Run, Saved]:
     """The run as one process has it: several leave their mesh when they are done."""
-    return run._replace(mesh=None) if jax.process_count() > 1 else run
+    if jax.process_count() == 1:
+        return run, saved
+    return run._replace(mesh=None), parallel.local(saved)
 
 
 def _say(line: str) -> None:

@@ -1,7 +1,9 @@
 """The same run on several devices, several processes, and fed from the host."""
 
 import dataclasses
+import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -77,6 +79,19 @@ def test_a_run_saved_on_some_devices_resumes_on_others(tmp_path, alone, before, 
     config = dataclasses.replace(config, num_devices=after)
     fitted(config)
     assert_same_run(config, alone)
+
+
+@pytest.mark.slow
+def test_a_run_on_two_devices_is_measured_there_to_its_end(tmp_path):
+    one = tiny(tmp_path / "one", num_epochs=1)
+    two = dataclasses.replace(one, workdir=str(tmp_path / "two"), num_devices=2)
+    found = []
+    for config in (one, two):
+        assert train.main(config) == 0
+        assert (pathlib.Path(config.workdir) / "samples.png").is_file()
+        result = pathlib.Path(config.workdir) / "result.json"
+        found.append(json.loads(result.read_text())["elbo"])
+    assert found[1] == pytest.approx(found[0], abs=1e-4)
 
 
 @pytest.mark.slow
