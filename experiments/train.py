@@ -132,8 +132,8 @@ def _fit_with_others(
     """`fit`, and the way out when another process of the run is gone."""
     try:
         return fit(run, saved, received, started=started)
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not parallel.is_lost_process(error):
             raise
         reason = str(error).splitlines()[0][:120]
         parallel.leave(

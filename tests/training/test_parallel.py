@@ -55,6 +55,23 @@ def test_rows_can_be_gathered_wherever_they_lie(sharded):
     np.testing.assert_array_equal(taken, rows[np.asarray(index)])
 
 
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (ValueError("UNKNOWN: Gloo AllGather failed: closed by peer"), True),
+        (jax.errors.JaxRuntimeError("INTERNAL: Gloo all-reduce failed"), True),
+        (ValueError("num_rows=3 is less than batch_size=5"), False),
+        (RuntimeError("UNKNOWN: Gloo AllGather failed"), False),
+    ],
+)
+def test_the_loss_of_another_process_is_told_from_other_errors(
+    monkeypatch, error, lost
+):
+    assert not parallel.is_lost_process(error)  # alone, there is none to lose
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert parallel.is_lost_process(error) == lost
+
+
 def test_an_axis_is_cut_and_the_others_are_whole():
     layout = parallel.split(parallel.data_mesh(2), axis=1)
     order = jax.device_put(jnp.zeros((3, 4), jnp.int32), layout)

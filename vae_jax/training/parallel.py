@@ -6,6 +6,7 @@ runs is the program of one device, up to the order of those sums.
 """
 
 import os
+import re
 import sys
 from typing import NoReturn
 
@@ -20,6 +21,7 @@ from vae_jax.types import PyTree
 AXIS = "data"  # the mesh's only axis
 AUTOMATIC = "auto"  # the coordinator's address where the cluster tells it
 HEARTBEAT = 10  # seconds of silence after which a process counts as gone
+_STATUS = re.compile(r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED): ")
 
 
 def initialize(
@@ -64,6 +66,19 @@ def any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def is_lost_process(error: Exception) -> bool:
+    """Whether an error is one that the loss of another process leaves in this one.
+
+    The runtime's error for a transfer that failed; some of its statuses (UNKNOWN, by
+    which a closed connection is reported) arrive as a plain ValueError.
+    """
+    if jax.process_count() == 1:
+        return False
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return True
+    return isinstance(error, ValueError) and bool(_STATUS.match(str(error)))
 
 
 def leave(message: str) -> NoReturn:
