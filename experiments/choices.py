@@ -145,7 +145,7 @@ def _check_stream(config: Config) -> None:
             f"--stream_steps does not go with --algorithm={config.algorithm}, which "
             "keeps a state for each row of the data set"
         )
-    if config.num_seeds > 1 or config.sweep:
+    if config.trains_many:
         raise ValueError(
             "--stream_steps does not go with --num_seeds and --sweep: each run has an "
             "order of its own, and would be sent rows of its own"
@@ -168,7 +168,7 @@ def _check_estimator(config: Config) -> None:
 
 
 def _check_early_stopping(config: Config) -> None:
-    if config.early_stopping and (config.num_seeds > 1 or config.sweep):
+    if config.early_stopping and config.trains_many:
         raise ValueError(
             "--early_stopping ends one run at its own time: leave it out where runs "
             "train together (--num_seeds, --sweep); the best weights of each are kept"

@@ -199,6 +199,11 @@ class Config:
         choices.check(self)
 
     @property
+    def trains_many(self) -> bool:
+        """Whether several runs train together, their states stacked on an axis R."""
+        return self.num_seeds > 1 or bool(self.sweep)
+
+    @property
     def gradient(self) -> str:
         """The estimator that is ascended: that of --algorithm, or --estimator."""
         return NAMED_ESTIMATORS.get(self.algorithm, self.estimator)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments import cli, members, models, protocol, rundir, runs
+from experiments import cli, models, protocol, rundir, runs
 from experiments.configuration import Config
 from vae_jax.data import batches
 from vae_jax.estimators import importance
@@ -364,7 +364,7 @@ def of_runs(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> list[Traine
     Raises:
         UsageError: if the best are wanted and no validation bound was taken.
     """
-    if not members.are_many(run.config):
+    if not run.config.trains_many:
         return [of_run(run, saved, checkpoint=checkpoint)]
     found = []
     for i, config in enumerate(run.members):

@@ -13,11 +13,6 @@ from experiments.configuration import Config
 SWEPT = {"learning_rate": float, "beta": float, "kl_warmup": int}
 
 
-def are_many(config: Config) -> bool:
-    """Whether the states of several runs are stacked, on a leading axis R."""
-    return config.num_seeds > 1 or bool(config.sweep)
-
-
 def expand(config: Config) -> tuple[Config, ...]:
     """The configuration of each run as it would be alone.
 
@@ -55,24 +50,28 @@ def names(config: Config) -> list[str]:
 
 
 def summary(config: Config, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The numbers of all runs, and their mean over the seeds for each swept value.
-
-    The standard deviation is that of one run, with S - 1 in the denominator; there is
-    none for a single seed.
-    """
+    """The numbers of all runs, and their mean over the seeds for each swept value."""
     size = config.num_seeds
     table = []
     for i, value in enumerate(_values(config.sweep)):
         own = metrics[i * size : (i + 1) * size]
         row: dict[str, Any] = dict(value)
         for name in (n for n, number in own[0].items() if isinstance(number, float)):
-            drawn = np.array([run[name] for run in own])
-            row[name] = float(drawn.mean())
-            if size > 1:
-                row[f"{name}_std"] = float(drawn.std(ddof=1))
+            row |= mean_and_std(name, np.array([run[name] for run in own]))
         table.append(row)
     each = [{"name": n, **m} for n, m in zip(names(config), metrics, strict=True)]
     return {"num_seeds": size, "over_seeds": table, "runs": each}
+
+
+def mean_and_std(name: str, values: np.ndarray) -> dict[str, float]:
+    """The mean of a number over runs [S], and their standard deviation.
+
+    That of one run, with S - 1 in the denominator; there is none for a single one.
+    """
+    found = {name: float(values.mean())}
+    if len(values) > 1:
+        found[f"{name}_std"] = float(values.std(ddof=1))
+    return found
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:

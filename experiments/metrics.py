@@ -48,10 +48,7 @@ def over_runs(name: str, values: np.ndarray) -> Row:
     """One run's number; of runs [R] that train together, the mean, std and each."""
     if not values.ndim:
         return {name: float(values)}
-    row: Row = {name: float(values.mean()), f"each_{name}": values.tolist()}
-    if len(values) > 1:
-        row[f"{name}_std"] = float(values.std(ddof=1))
-    return row
+    return members.mean_and_std(name, values) | {f"each_{name}": values.tolist()}
 
 
 def collapse(run: Run, row: Row) -> Row:
@@ -126,7 +123,7 @@ def _report_divergence(
     whole = checkpoints.steps(run.workdir / rundir.CHECKPOINTS)
     back = f"checkpoint of step {whole[-1]}" if whole else "no checkpoint yet"
     of_run = ""
-    if members.are_many(run.config):
+    if run.config.trains_many:
         of_run = f" of the run with {members.names(run.config)[which]}"
     raise cli.UsageError(
         f"the {fitted.replace('_', ' ')}{of_run} is {values[which, at]} at step "

@@ -86,7 +86,7 @@ def of_data(config: Config, data: protocol.Dataset) -> Run:
     num_rows = len(data.source.train)
     _check(config, data, mesh)
     together = members.expand(config)
-    first, many = together[0], members.are_many(config)
+    first, many = together[0], config.trains_many
     model = models.build(first, data.x_shape)
     steps_per_epoch = num_rows // config.batch_size
     algorithm = algorithms.build(
@@ -133,7 +133,7 @@ def scan(run: Run) -> Scan:
     Of runs together: order [R, S, B], and all state and info with a leading R.
     """
     take, layout = run.data.prepared.take, parallel.whole(run.mesh)
-    if not members.are_many(run.config):
+    if not run.config.trains_many:
         return loop.scan(run.algorithm, take, layout=layout)
 
     def build(numbers: gradient.Settings) -> Algorithm:

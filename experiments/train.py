@@ -210,7 +210,7 @@ def finish(run: Run, saved: Saved) -> None:
     ]
     said = [f"  {name:<28}{number:12.4f}" for name, number in bounds[0].items()]
     result: dict[str, Any] = bounds[0]
-    if members.are_many(run.config):
+    if run.config.trains_many:
         result = members.summary(run.config, bounds)
         said = members.lines(result)
     stamp = {"protocol": protocol.stamp(run.config, run.data)}

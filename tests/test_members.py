@@ -172,4 +172,4 @@ def test_the_members_are_every_value_with_every_seed():
     config = Config(seed=3, num_seeds=2, sweep="learning_rate=1e-3,1e-2")
     found = [(run.learning_rate, run.seed) for run in members.expand(config)]
     assert found == [(1e-3, 3), (1e-3, 4), (1e-2, 3), (1e-2, 4)]
-    assert not any(members.are_many(run) for run in members.expand(config))
+    assert not any(run.trains_many for run in members.expand(config))
