@@ -10,11 +10,13 @@ import pytest
 # Most of the suite's time is compilation, and many tests compile the same programs.
 # The environment hands the cache on to the workers and to subprocesses.
 # LLVM's optimizations are most of compiling and pay off in long runs only; so do XLA's
-# fusion emitters (a later jaxlib may not know the flag, and unknown ones abort). XLA's
-# own passes stay as they are. `XLA_FLAGS= pytest` runs the machine code of users.
+# fusion emitters and code generation in parallel parts (a later jaxlib may not know the
+# flags, and unknown ones abort). XLA's own passes stay as they are.
+# `XLA_FLAGS= pytest` runs the machine code of users.
 QUICK_CODE = "--xla_backend_optimization_level=0"
 if jax.__version__.startswith("0.10."):
     QUICK_CODE += " --xla_cpu_use_fusion_emitters=false"
+    QUICK_CODE += " --xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", QUICK_CODE)
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 OWNS_CACHE = "PYTEST_XDIST_WORKER" not in os.environ
