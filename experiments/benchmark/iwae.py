@@ -4,7 +4,8 @@ r"""Importance-weighted training, k = 50: the step against its products and PyTo
 
 Burda et al. 2016 (arXiv:1509.00519) with one stochastic layer, 784-200-200-50, batches
 of 20 images drawn afresh, Adam. As `train_step`, with the bound of k samples as the
-objective of all.
+objective of all. Bounds compare after some 12,000 steps: at 1,600 they rise by a nat in
+100 steps, and two seeds of one contender differ by 3.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ class Config(comparison.Flags):
     hidden: tuple[int, ...] = cli.flag((200, 200), "Units of the hidden layers.")
     estimator: str = cli.flag("iwae", "Objective.", choices=("iwae",))
     num_samples: int = cli.flag(50, "Importance samples, k.")
-    num_steps: int = cli.flag(200, "Steps of one pass; 0 for the whole data set.")
+    num_steps: int = cli.flag(1500, "Steps of one pass; 0 for the whole data set.")
     contenders: str = cli.flag("ours,torch,torch_compile", "Comma-separated.")
 
 
