@@ -28,7 +28,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 SIDE = {"training": {"types"}, "data": {"types"}, "plots": set()}
 EXCEPTIONS = {("inference", "vae_jax.training.gradient")}
 FENCES = {  # third-party package: where it may be imported
-    "flax": ("vae_jax/networks.py",),
+    "flax": ("vae_jax/networks.py", "experiments/benchmark/peers/"),
     "optax": (
         "vae_jax/training/gradient.py",
         "vae_jax/inference/",

@@ -27,6 +27,8 @@ MODULES = {  # name: the package it needs, and the module here that drives it
     "torch_compile": ("torch", f"{_PEERS}.torch_vae"),
     "numpyro": ("numpyro", f"{_PEERS}.numpyro_vae"),
     "pythae": ("pythae", f"{_PEERS}.pythae_vae"),
+    "flax": ("flax", f"{_PEERS}.flax_vae"),
+    "flax_jit": ("flax", f"{_PEERS}.flax_vae"),
 }
 
 

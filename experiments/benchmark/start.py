@@ -19,7 +19,7 @@ import numpy as np
 from experiments import cli, rundir
 from experiments.benchmark import comparison, contenders, process, rounds
 
-COMPILED = ("ours", "torch_compile", "numpyro")
+COMPILED = ("ours", "torch_compile", "numpyro", "flax", "flax_jit")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ bytes. In interleaved rounds beside it:
   optimizer's memory traffic (Adam's update alone, 23 MB a step),
 - with `--parts` where the time goes: every part alone. What is left of the step is
   what they cost by being together; a negative rest is what fusion saves,
-- PyTorch eager and compiled, NumPyro's SVI, Pythae's trainer, as far as they are
-  installed (`pip install -e '.[benchmark]'`): the same start, the same rows, fresh
-  noise. A peer whose objective on the test rows ends more than a nat from ours is no
-  contender,
+- PyTorch eager and compiled, NumPyro's SVI, Pythae's trainer, Flax's example with its
+  step as published (not compiled) and compiled, as far as they are installed
+  (`pip install -e '.[benchmark]'`): the same start, the same rows, fresh noise. A peer
+  whose objective on the test rows ends more than a nat from ours is no contender,
 - with `--estimators=iwae,dreg` the steps of other estimators with one sample.
 """
 

@@ -37,6 +37,9 @@ class Config(contenders.Flags):
     num_steps: int = cli.flag(0, "Steps of one pass; 0 for the whole data set.")
     num_epochs: int = cli.flag(10, "Passes over the rows.")
     num_rounds: int = cli.flag(5, "Interleaved rounds.")
+    contenders: str = cli.flag(
+        "ours,torch,torch_compile,numpyro,pythae,flax_jit", "Comma-separated."
+    )
     command: bool = cli.flag(
         True, "Run experiments.train too (on all rows, whatever --num_steps is)."
     )
