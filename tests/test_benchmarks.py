@@ -231,6 +231,7 @@ def test_whole_processes_reach_what_they_print(tmp_path, capsys):
     assert "ours / experiments.train" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_process_hands_on_its_weights(tmp_path, problem, capsys):
     path = tmp_path / "weights.npz"
     assert process.main(process.Config(**TINY, output=str(path))) == 0

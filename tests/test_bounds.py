@@ -155,6 +155,7 @@ def test_the_jackknife_moves_with_its_weights(x64, order):
     np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_each_order_of_the_jackknife_has_less_bias(x64):
     # The model of the stated amount above; its K-sample bounds by quadrature.
     s, eps = 0.5, np.linspace(-9.0, 9.0, 801)

@@ -229,6 +229,7 @@ def test_evaluation_settings_do_not_change_training(tmp_path):
     assert bounds[0] == bounds[1]
 
 
+@pytest.mark.slow
 def test_a_workdir_of_other_flags_is_refused_and_kept(trained_workdir):
     before = (trained_workdir / "flags.txt").read_text()
     with pytest.raises(cli.UsageError, match="--seed=0 there, 1 now"):
@@ -236,6 +237,7 @@ def test_a_workdir_of_other_flags_is_refused_and_kept(trained_workdir):
     assert (trained_workdir / "flags.txt").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_shorter_run_and_another_schedule_are_refused(trained_workdir):
     with pytest.raises(cli.UsageError, match="num_epochs"):
         train.main(tiny(trained_workdir, num_epochs=1))
@@ -243,6 +245,7 @@ def test_a_shorter_run_and_another_schedule_are_refused(trained_workdir):
         train.main(tiny(trained_workdir, schedule="cosine", num_epochs=5))
 
 
+@pytest.mark.slow
 def test_noresume_does_not_overwrite_a_run(trained_workdir):
     with pytest.raises(cli.UsageError, match="--noresume"):
         train.main(tiny(trained_workdir, resume=False))
@@ -316,6 +319,7 @@ def test_a_workdir_without_a_run_is_a_clear_error(tmp_path):
         measure.load_trained(tmp_path, checkpoint="last")
 
 
+@pytest.mark.slow
 def test_the_run_record_names_versions_and_device(trained_workdir):
     about = json.loads((trained_workdir / rundir.RUN).read_text())["environment"]
     assert about["packages"]["jax"] == jax.__version__

@@ -133,6 +133,7 @@ def test_the_distance_to_the_truth_is_none_once_the_latents_are_turned_back(x64)
     assert same.of_posterior > 0.5, "the same turn is no use to another theta"
 
 
+@pytest.mark.slow
 def test_k_updates_of_phi_come_before_one_of_theta(x64):
     model = gap_models.linear(full=False)
     objective = gap_training.bound_of(model, num_samples=1)

@@ -154,6 +154,7 @@ def test_full_normal_samples_have_its_mean_covariance_and_entropy(x64):
     testing.assert_mean_equals(log_q, -entropy)
 
 
+@pytest.mark.slow
 def test_full_normal_gradients_agree_with_finite_differences(x64):
     key = jax.random.key(3)
 
@@ -215,6 +216,7 @@ def _flow_inputs():
     return jax.jit(FLOW.init)(jax.random.key(0)), jnp.asarray(h)
 
 
+@pytest.mark.slow
 def test_a_flow_has_a_density_that_integrates_to_one(x64):
     params, h = _flow_inputs()
     first, second = jnp.linspace(-1.0, 8.0, 361), jnp.linspace(-7.5, 2.5, 401)

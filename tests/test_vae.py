@@ -124,6 +124,7 @@ def test_the_lecture_decoder_has_means_in_0_1_and_variances_in_1_e(x64):
     assert (variances < np.e).all()
 
 
+@pytest.mark.slow
 def test_the_lecture_decoder_has_the_log_likelihood_of_scipy_and_samples_from_it(x64):
     generative, params = _lecture_model()
     x, z = np.array([0.4, -1.0, 2.0]), np.array([0.3, -1.2])
@@ -271,6 +272,7 @@ def test_the_vamp_prior_is_scipys_mixture_of_q_at_clipped_pseudo_inputs(x64):
     np.testing.assert_allclose(got, np.log(np.mean(densities)), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_ancestral_samples_of_the_vamp_prior_have_the_mixtures_moments():
     generative, recognition, params = _vamp()
     inputs = params.generative["prior"]["pseudo_inputs"]
@@ -304,6 +306,7 @@ def test_a_batch_encodes_the_pseudo_inputs_once():
     assert sorted(_shapes_of_products(program.jaxpr)) == [(7, 4), (7, 4)]
 
 
+@pytest.mark.slow
 def test_gradients_of_the_vamp_prior_reach_encoder_and_pseudo_inputs(x64):
     generative, _, params = _vamp()
     inputs = np.full((3, *X_SHAPE), 0.4) + 0.1 * np.arange(3)[:, None, None]

@@ -63,6 +63,7 @@ def test_the_gap_between_them_is_the_divergence_from_the_posterior(x64):
     assert divergence > 1e-3
 
 
+@pytest.mark.slow
 def test_a_layered_posterior_is_summed_over_all_its_layers(x64):
     sizes, x = (2, 1, 1), jnp.asarray(X)
     generative = sigmoid_belief.generative(sizes, (5,))
@@ -162,6 +163,7 @@ def test_log_evidence_has_no_gradient_in_phi():
 # Transformation
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop():
     problem, params = problems.binary_model(), problems.binary_model().params
     xs = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 5)).astype(float)

@@ -290,6 +290,7 @@ def test_jit_and_vmap_agree_with_a_loop(estimator):
         )
 
 
+@pytest.mark.slow
 def test_sharding_the_batch_over_four_devices_changes_nothing():
     problem = problems.linear_gaussian()
     total = sgvb.data_set_total(_estimators(problem, 2)["b"], num_data=8)

@@ -339,6 +339,7 @@ def test_log_weights_that_overflow_are_refused_and_counted():
         annealed.check_finite(np.asarray(found.log_p))
 
 
+@pytest.mark.slow
 def test_chains_that_stand_still_are_refused_by_their_step_size():
     problem = problems.linear_gaussian(num_latents=2, num_features=4)
     chains = _chains(5, 3, num_pilot=0, initial_step_size=1e3)
@@ -352,6 +353,7 @@ def test_chains_that_stand_still_are_refused_by_their_step_size():
         annealed.check_accepted(np.array([0.6, np.nan]), np.array([0.1, 0.1]))
 
 
+@pytest.mark.slow
 def test_a_pilot_mends_a_step_size_that_is_far_too_large():
     problem = problems.linear_gaussian(num_latents=2, num_features=4)
     chains = _chains(20, 8, num_pilot=60, initial_step_size=50.0)

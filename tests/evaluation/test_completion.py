@@ -165,6 +165,7 @@ def test_importance_sampling_has_the_conditional_and_the_evidence(x64):
     np.testing.assert_array_equal(np.asarray(found.mean)[~HIDDEN], np.array(X)[~HIDDEN])
 
 
+@pytest.mark.slow
 def test_weights_of_the_mean_sum_to_one_while_the_largest_grows_chunk_by_chunk():
     generative, exact, params = _model()
     constant = generative._replace(mean_observation=lambda params, z: jnp.ones(5))

@@ -162,6 +162,7 @@ def test_placed_nodes_converge_to_the_grid_on_a_nonlinear_model(x64):
     np.testing.assert_allclose(fine, wanted, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_nodes_on_the_prior_miss_a_narrow_posterior_that_placed_nodes_meet(x64):
     problem = problems.linear_gaussian(num_latents=2, num_features=5, std=0.01)
     generative, params = problem.generative, problem.params
@@ -283,6 +284,7 @@ def test_an_encoder_of_other_latents_or_no_normal_is_refused():
 # All completions
 
 
+@pytest.mark.slow
 def test_summing_all_completions_is_leaving_out_the_terms_of_the_holes(x64):
     """Both evidences of a partial image, and importance sampling within its errors."""
     generative, recognition, _ = _images()
@@ -315,6 +317,7 @@ def test_summing_all_completions_of_binary_latents_is_enumerating_them_once(x64)
     np.testing.assert_allclose(got, 0.0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_another_number_of_holes_than_promised_gives_nan_and_none_the_evidence(x64):
     problem = problems.binary_model()
     x = jnp.array([1.0, jnp.nan, 0.0, jnp.nan, 1.0])

@@ -107,6 +107,7 @@ def test_the_local_fit_is_the_best_diagonal_normal(x64):
         np.testing.assert_allclose(value, exact_bound(problem, x, h), atol=0.03)
 
 
+@pytest.mark.slow
 def test_the_gap_splits_into_approximation_and_amortization(x64):
     problem, xs, (found, _) = diagonal_fits()
     for i, x in enumerate(xs):
@@ -120,6 +121,7 @@ def test_the_gap_splits_into_approximation_and_amortization(x64):
         np.testing.assert_allclose(both, one.inference.lower, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_local_flow_reaches_a_correlated_posterior(x64):
     problem, x = problem_of_two(), jnp.asarray(X[0])
     # With an affine network a coupling makes every normal of two latents.
@@ -155,6 +157,7 @@ def test_a_search_that_does_not_rest_is_not_converged(learning_rate):
 # Parameters of their own
 
 
+@pytest.mark.slow
 def test_parameters_in_h_leave_the_density_as_it_is():
     flow = flows.affine_coupling(networks.mlp(2, (3,), 2), 2, context_width=1)
     posterior = posteriors.flow(posteriors.diag_normal(2), flow)

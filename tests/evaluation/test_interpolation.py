@@ -48,6 +48,7 @@ def test_without_an_arc_the_path_is_straight(x64, end):
     )
 
 
+@pytest.mark.slow
 def test_the_arc_keeps_its_dtype_compiles_batches_and_differentiates():
     a, b, t = (jnp.asarray(v, jnp.float32) for v in (A, B, TIMES))
     got = jax.jit(jax.vmap(interpolation.spherical, (0, 0, None)))(

@@ -73,6 +73,7 @@ def test_equal_sets_have_precision_and_recall_one_and_sets_apart_zero():
     assert mode.recall < 0.01
 
 
+@pytest.mark.slow
 def test_mmd_is_the_sum_over_pairs_without_the_diagonal(x64):
     x, y = normals(0, 30, 2), normals(1, 20, 2) + 1
     kernel = [np.exp(-distances(*pair) ** 2 / (2 * 0.7**2)) for pair in
@@ -114,6 +115,7 @@ def test_the_median_distance_is_over_different_rows(x64):
     np.testing.assert_allclose(got, np.sqrt(18.0), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_compiled_and_eager_agree():
     x, y = normals(0, 6, 2), normals(1, 6, 2)
     for function in (sample_quality.nearest, sample_quality.precision_recall):

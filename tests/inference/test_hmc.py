@@ -95,6 +95,7 @@ def test_the_acceptance_after_warm_up_is_the_target(target, initial):
     assert (chains.step_size > 0.05).all()
 
 
+@pytest.mark.slow
 def test_the_energy_error_goes_as_the_square_of_the_step_size(x64):
     z = _draw_exactly(2_000)
     errors = []

@@ -116,6 +116,7 @@ def _one_step(**settings):
     return problem, state, batch, after, info
 
 
+@pytest.mark.slow
 def test_only_the_chains_of_the_batch_move_and_each_from_where_it_was():
     _, state, batch, after, _ = _one_step(initial_step_size=1e-3, num_leapfrog=2)
     moved = np.abs(after.chains - state.chains).max(1)

@@ -90,6 +90,7 @@ def test_the_baseline_approaches_the_bound_and_cuts_the_variance():
     assert spread[1] < 0.5 * spread[0]
 
 
+@pytest.mark.slow
 def test_the_callers_monitor_is_what_is_reported():
     problem = problems.binary_model()
     _, infos = _run(problem, 1, monitor=lambda key, params, x: {"x": x.sum()})

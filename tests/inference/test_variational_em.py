@@ -133,6 +133,7 @@ def test_only_the_rows_of_the_batch_move_and_noise_is_the_steps_own():
     jax.tree.map(np.testing.assert_array_equal, whole.inner, halves.inner)
 
 
+@pytest.mark.slow
 def test_a_prior_on_theta_reaches_the_m_step():
     problem = problems.linear_gaussian()
     x = _rows(problem, 4)

@@ -46,6 +46,7 @@ def test_moments_are_the_sums_over_rows_under_scipys_posterior(
     np.testing.assert_allclose(got.total, weight.sum(), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_far_from_zero_float32_keeps_the_digits_of_the_deviations():
     x = np.random.default_rng(0).normal(size=(50, D)) + 4096.0
     x = np.round(x * 256) / 256  # exact in float32

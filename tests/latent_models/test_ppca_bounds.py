@@ -77,6 +77,7 @@ def test_the_bound_is_the_mean_of_its_integrand_over_q(x64):
     np.testing.assert_allclose(got, shares @ integrand(eps), rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_no_diagonal_normal_has_a_greater_bound_than_the_best(x64):
     params, x = _params(num_latents=3), jnp.asarray(X)
     mean, log_std = jax.jit(ppca_bounds.best_diagonal)(params, x)

@@ -164,6 +164,7 @@ def test_samples_of_prior_and_posterior_have_their_probabilities(sizes):
         testing.assert_mean_equals(counted, np.exp([log_prob(row) for row in zs]))
 
 
+@pytest.mark.slow
 def test_observations_have_the_mean_that_z_1_gives_them():
     sizes = (2, 3)
     generative, _, params = _model(sizes)

@@ -219,6 +219,7 @@ def test_jit_agrees_with_eager():
     _assert_close(got, expected)
 
 
+@pytest.mark.slow
 def test_a_batch_sharded_over_four_devices_takes_the_step_of_one_device():
     problem, batch = problems.linear_gaussian(), _batch()
     algorithm = gradient.ascent(_objective(problem), optax.sgd(0.1))

@@ -223,6 +223,7 @@ def test_a_state_that_holds_its_start_twice_can_be_scanned():
     np.testing.assert_array_equal(state.inner["average"].generative, np.ones(2))
 
 
+@pytest.mark.slow
 def test_rows_sharded_over_four_devices_train_as_on_one():
     algorithm, state = _start()
     expected, info = loop.scan(algorithm, _take)(state, *_arguments())
