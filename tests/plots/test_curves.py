@@ -152,6 +152,16 @@ def test_a_steep_start_is_cut_off_and_said():
     assert figure.axes[0].get_title(loc="right") == "start not shown"
 
 
+def test_a_start_far_below_leaves_no_room_above_the_end():
+    x = [10.0**i for i in range(7)]
+    curve = [-4e5, -100.0, 500.0, 800.0, 1000.0, 1200.0, 1300.0]
+    panels = {"": {"a": (x, curve, curve)}}
+    figure = curves.train_and_test(panels, x_label="x", y_label="y")
+    low, high = figure.axes[0].get_ylim()
+    assert -2500.0 < low < 500.0
+    assert 1300.0 < high < 1700.0
+
+
 def test_train_and_test_without_panels_or_values():
     with pytest.raises(ValueError, match="at least one panel"):
         curves.train_and_test({}, x_label="x", y_label="y")

@@ -207,15 +207,20 @@ def _settled_limits(curves: Sequence[np.ndarray]) -> tuple[float, float] | None:
     """Limits that show all but the first quarter, or None where those show it too.
 
     The highest and lowest hundredth of the rest are no reason to widen the limits, and
-    changes under a twentieth of the value are no reason to narrow them.
+    changes under a twentieth of the value are no reason to narrow them. Nothing far
+    beyond the greatest and least value is shown.
     """
     points = np.concatenate(curves)
     first, last = points[:, 0].min(), points[:, 0].max()
     late = points[points[:, 0] >= first + 0.25 * (last - first), 1]
     low, middle, high = np.percentile(late, [1.0, 50.0, 99.0])
     whole = np.ptp(points[:, 1])
-    span = max(high - low, 0.05 * abs(middle), 0.005 * whole)
+    change = max(high - low, 0.05 * abs(middle))
+    span = max(change, 0.005 * whole)
     if whole <= 3.0 * span:
         return None
-    margin = 0.5 * (span - (high - low)) + 0.1 * span
-    return low - margin, high + margin
+    margin, beyond = 0.5 * (span - (high - low)) + 0.1 * span, 0.35 * change
+    return (
+        max(low - margin, points[:, 1].min() - beyond),
+        min(high + margin, points[:, 1].max() + beyond),
+    )
