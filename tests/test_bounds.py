@@ -106,6 +106,23 @@ def test_renyi_has_the_named_bounds_at_its_ends(x64):
     np.testing.assert_allclose(near, LOG_W.max(), rtol=1e-3)
 
 
+def test_renyi_keeps_its_digits_next_to_the_elbo():
+    log_w = -100.0 + np.random.default_rng(0).normal(size=50)
+    for gap in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
+        # To second order in the gap: the mean and half the gap times the variance.
+        expected = log_w.mean() + 0.5 * gap * log_w.var()
+        got = bounds.renyi(jnp.asarray(log_w, jnp.float32), alpha=1.0 - gap)
+        np.testing.assert_allclose(got, expected, atol=gap**2 + 3e-5)
+
+
+def test_an_impossible_draw_lowers_renyi_as_it_lowers_iwae():
+    log_w = jnp.array([-jnp.inf, 0.0, -1.0])
+    np.testing.assert_allclose(
+        bounds.renyi(log_w, alpha=0.0), bounds.iwae(log_w), rtol=1e-6
+    )
+    assert bounds.renyi(log_w, alpha=2.0) == -jnp.inf
+
+
 def test_renyi_does_not_increase_in_alpha():
     rows = 3.0 * jax.random.normal(jax.random.key(0), (50, 6))
     levels = [
@@ -206,3 +223,13 @@ def test_each_bound_is_the_weight_where_all_are_equal(x64, bound):
 def test_bad_settings_of_a_bound_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(jnp.asarray(LOG_W))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_jackknife_loses_no_digits_to_the_size_of_the_weights(order):
+    log_w = np.random.default_rng(0).normal(size=50).astype(np.float32)
+    far, near = jnp.asarray(log_w - np.float32(1024.0)), jnp.asarray(log_w)
+    # The same bits are left of both once the greatest is taken off.
+    near = (near - 1024.0) + 1024.0
+    got = bounds.jackknife(far, order=order) + 1024.0
+    np.testing.assert_allclose(got, bounds.jackknife(near, order=order), atol=2e-3)

@@ -356,3 +356,15 @@ def test_full_normal_kl_is_zero_at_the_prior_and_keeps_its_digits_near_it():
 def test_full_normal_kl_refuses_a_factor_of_another_size(shape):
     with pytest.raises(ValueError, match=r"scale_tril must be \[D, D\] .* got \("):
         divergences.full_normal_to_standard_normal(jnp.zeros(3), jnp.ones(shape))
+
+
+@pytest.mark.parametrize("logit", [-1.0, -50.0, -200.0])
+def test_what_p_removes_and_q_keeps_is_infinite_however_little_it_is(logit):
+    q, p = jnp.array([0.0, logit]), jnp.array([0.0, -jnp.inf])
+    assert divergences.categorical_to_categorical(q, p) == jnp.inf
+    assert divergences.bernoulli_to_bernoulli(q[1:], p[1:]) == jnp.inf
+    for kl in (
+        divergences.categorical_to_categorical,
+        divergences.bernoulli_to_bernoulli,
+    ):
+        assert not np.isnan(jax.grad(kl)(q, p)).any()

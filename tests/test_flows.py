@@ -329,6 +329,7 @@ def test_the_planar_equation_is_solved_to_rounding_from_one_end_to_the_other(x64
         (lambda: flows.affine_coupling(LINEAR, 0), "num_latents .* got 0"),
         (lambda: flows.affine_coupling(LINEAR, 2, context_width=-1), "width .* got -1"),
         (lambda: _coupling(max_log_scale=0.0), "max_log_scale .* got 0.0"),
+        (lambda: _coupling(max_log_scale=np.inf), "max_log_scale .* got inf"),
         (lambda: flows.inverse_autoregressive(LINEAR, 0), "num_latents .* got 0"),
         (
             lambda: flows.inverse_autoregressive(LINEAR, 2, context_width=-1),

@@ -143,7 +143,7 @@ def test_an_affine_map_to_nothing_is_refused():
         networks.linear(3, 0)
 
 
-@pytest.mark.parametrize("std", [0.0, -0.1])
+@pytest.mark.parametrize("std", [0.0, -0.1, np.nan, np.inf])
 def test_an_initial_std_that_is_not_positive_is_refused(std):
     with pytest.raises(ValueError, match=f"std .*{std}"):
         networks.normal(std=std)

@@ -275,6 +275,14 @@ def test_small_concentrations_stay_on_the_simplex():
     np.testing.assert_allclose(z.sum(1), 1.0, rtol=1e-5)
 
 
+@pytest.mark.parametrize("log_concentration", [-1e4, -200.0, -90.0, 89.0, 1e4])
+def test_concentrations_beyond_the_floats_stay_on_the_simplex(log_concentration):
+    logs = jnp.full(3, log_concentration, jnp.float32)
+    z = np.asarray(reparameterize.dirichlet(jax.random.key(0), logs))
+    assert np.isfinite(z).all()
+    np.testing.assert_allclose(z.sum(), 1.0, rtol=1e-5)
+
+
 def test_entries_above_the_diagonal_are_not_read():
     eps, mean = jnp.array([0.5, -1.0]), jnp.zeros(2)
     full = jnp.array([[1.0, 7.0], [0.5, 2.0]])

@@ -181,11 +181,13 @@ def _kl_terms(
     """
     q, p = jnp.exp(log_q), jnp.exp(log_p)
     impossible = jnp.isneginf(log_q)
-    u = jnp.where(impossible, 0.0, log_p - log_q)
+    forbidden = jnp.isneginf(log_p) & ~impossible  # q may underflow: inf, not 0 * inf
+    u = jnp.where(impossible | forbidden, 0.0, log_p - log_q)
     unlikely = u > 1.0  # under q, compared with p
     near = q * _exp_less_linear(jnp.where(unlikely, 0.0, u))
     far = p - q - q * jnp.where(unlikely, u, 0.0)
-    return jnp.where(impossible, p, jnp.where(unlikely, far, near))
+    possible = jnp.where(forbidden, jnp.inf, jnp.where(unlikely, far, near))
+    return jnp.where(impossible, p, possible)
 
 
 @jax.custom_jvp

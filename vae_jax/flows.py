@@ -9,6 +9,7 @@ example, or its own parameters, or both. Scales come as logarithms bounded by a 
 see `affine_coupling`.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -329,5 +330,7 @@ def _check_sizes(num_latents: int, context_width: int, max_log_scale: float) -> 
     _check_num_latents(num_latents)
     if context_width < 0:
         raise ValueError(f"context_width must not be negative, got {context_width}.")
-    if max_log_scale <= 0.0:
-        raise ValueError(f"max_log_scale must be positive, got {max_log_scale}.")
+    if not 0.0 < max_log_scale < math.inf:
+        raise ValueError(
+            f"max_log_scale must be positive and finite, got {max_log_scale}."
+        )

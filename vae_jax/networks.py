@@ -1,5 +1,6 @@
 """Flax networks behind the `Network` record; the only module that imports Flax."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -30,10 +31,10 @@ def normal(*, std: float) -> Initializer:
     The paper writes N(0, 0.01), which reads as a variance: std 0.1.
 
     Raises:
-        ValueError: if std is not positive.
+        ValueError: if std is not positive and finite.
     """
-    if std <= 0.0:
-        raise ValueError(f"std must be positive, got {std}.")
+    if not 0.0 < std < math.inf:
+        raise ValueError(f"std must be positive and finite, got {std}.")
     draw = nn.initializers.normal(std)
     return Initializer(draw, draw)
 

@@ -84,6 +84,14 @@ def mean_and_scale_tril(
     return mean, jnp.tril(lower, -1) + scale
 
 
+def packed(
+    mean: Float[Array, " D"], scale_tril: Float[Array, "D D"]
+) -> Float[Array, " H"]:
+    """The h of `full_normal` that `mean_and_scale_tril` reads as these two."""
+    logs = jnp.tril(scale_tril, -1) + jnp.diag(jnp.log(jnp.diagonal(scale_tril)))
+    return jnp.concatenate([mean, logs[jnp.tril_indices(mean.shape[0])]])
+
+
 def full_normal_log_prob(
     z: Float[Array, " D"], mean: Float[Array, " D"], scale_tril: Float[Array, "D D"]
 ) -> Scalar:

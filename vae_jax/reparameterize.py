@@ -20,6 +20,8 @@ shape and dtype of the parameters, one independent draw per entry; one sample pe
 `vmap` over keys for more.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -244,7 +246,8 @@ def dirichlet(
 
     The logarithms of C gammas of rate one are drawn by `jax.random.loggamma`, whose
     derivative with respect to the concentration is implicit (the fourth route), and
-    `dirichlet_from_log_gammas` divides them by their sum (the third).
+    `dirichlet_from_log_gammas` divides them by their sum (the third). Concentrations
+    are clipped to what the dtype holds: 2e-35 to 5e34 in float32.
 
     Raises:
         ValueError: if log_concentration is not one axis of at least one entry.
@@ -253,7 +256,8 @@ def dirichlet(
         raise ValueError(
             f"log_concentration must be [C], got {log_concentration.shape}."
         )
-    concentration = jnp.exp(log_concentration)
+    limit = 0.9 * math.log(float(jnp.finfo(log_concentration.dtype).max))
+    concentration = jnp.exp(jnp.clip(log_concentration, -limit, limit))
     log_gammas = jax.random.loggamma(
         key, concentration, dtype=jnp.result_type(log_concentration)
     )

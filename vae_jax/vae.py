@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from vae_jax import priors
@@ -19,6 +20,8 @@ from vae_jax.types import (
     Scalar,
 )
 
+_APART = 2**31  # fold_in(key, i) is split(key, n)[i], and no split is as long
+
 
 def decoder_model(
     decoder: Network, prior: Conditional, likelihood: Likelihood
@@ -33,8 +36,8 @@ def decoder_model(
     if prior.width != 0:
         raise ValueError(f"the prior is conditional on h of width {prior.width}.")
 
-    def nothing() -> Array:
-        return jnp.zeros((0,))
+    def nothing(params: Params) -> Array:
+        return jnp.zeros((0,), _dtype(params.generative))
 
     def init(key: PRNGKey) -> PyTree:
         key_decoder, key_prior, key_likelihood = jax.random.split(key, 3)
@@ -48,10 +51,10 @@ def decoder_model(
         return decoder.apply(params.generative["decoder"], z)
 
     def sample_prior(key: PRNGKey, params: Params) -> Array:
-        return prior.sample(key, params.generative["prior"], nothing())
+        return prior.sample(key, params.generative["prior"], nothing(params))
 
     def log_prior(params: Params, z: Array) -> Scalar:
-        return prior.log_prob(params.generative["prior"], nothing(), z)
+        return prior.log_prob(params.generative["prior"], nothing(params), z)
 
     def log_likelihood_terms(params: Params, x: Array, z: Array) -> Array:
         h = decode(params, z)
@@ -99,6 +102,13 @@ def encoder_model(encoder: Network, posterior: Conditional) -> Recognition:
     return Recognition(init, encode, sample, log_prob)
 
 
+def _dtype(params: PyTree) -> DTypeLike:
+    """What networks and densities of these parameters compute in."""
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    return jnp.result_type(float, *floating)
+
+
 def check_latents(
     generative: Generative, recognition: Recognition, params: Params, x: Array
 ) -> None:
@@ -129,11 +139,12 @@ def masked(
 ) -> tuple[Generative, Recognition]:
     r"""The two models of partial observations, in which NaN marks a missing entry.
 
-    An observation model factorizes over the entries of x, so $\log p(x_{obs}|z)$ is
-    the sum of the terms of those that are there: the other terms are zero. q(z | x_obs)
-    is that of x with `fill` in the holes, as Mattei & Frellsen 2019 (arXiv:1812.02633)
-    have it. Every bound, estimator and evaluator of the pair is then one of
-    log p(x_obs); for x without holes it is what it was.
+    Where the observation model factorizes over the entries of x, as `types.Likelihood`
+    asks (a mixture of full covariance does not), $\log p(x_{obs}|z)$ is the sum of the
+    terms of those that are there: the other terms are zero. q(z | x_obs) is that of x
+    with `fill` in the holes, as Mattei & Frellsen 2019 (arXiv:1812.02633) have it.
+    Every bound, estimator and evaluator of the pair is then one of log p(x_obs); for x
+    without holes it is what it was. A sleep phase still dreams of whole x.
 
     No NaN reaches a network, a density or a gradient: entries are replaced before
     anything is computed, and terms again after. Likelihoods see zeros in the holes.
@@ -172,7 +183,7 @@ def with_baseline(recognition: Recognition, network: Network) -> Recognition:
 
     def init(key: PRNGKey) -> PyTree:
         # The recognition model starts as it would without a baseline.
-        key_baseline = jax.random.fold_in(jax.random.clone(key), 1)
+        key_baseline = jax.random.fold_in(jax.random.clone(key), _APART)
         return recognition.init(key) | {"baseline": network.init(key_baseline)}
 
     return recognition._replace(init=init)
@@ -216,7 +227,7 @@ def with_vamp_prior(
 
     def init(key: PRNGKey) -> PyTree:
         # The rest starts as it would with another prior.
-        key_inputs = jax.random.fold_in(jax.random.clone(key), 1)
+        key_inputs = jax.random.fold_in(jax.random.clone(key), _APART)
         inputs = jax.random.uniform(key_inputs, (num_components, *x_shape))
         return generative.init(key) | {"prior": {"pseudo_inputs": inputs}}
 

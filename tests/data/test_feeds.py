@@ -77,3 +77,18 @@ def test_an_error_on_the_host_reaches_the_one_who_waits():
     with pytest.raises(IndexError):
         feed.at(0)
     feed.close()
+
+
+def test_runs_that_train_together_stream_the_rows_of_each():
+    def draw_two(epoch):
+        return jax.numpy.stack([draw(epoch), draw(epoch + 100)])
+
+    streamed = feeds.streamed(draw_two, ROWS, steps_per_epoch=STEPS, max_steps=3)
+    resident = feeds.resident(
+        draw_two, jax.numpy.asarray(ROWS), steps_per_epoch=STEPS, max_steps=3
+    )
+    for step in (0, 3):
+        (data, order), (whole, wanted) = streamed.at(step), resident.at(step)
+        seen = np.asarray(data)[np.asarray(order)]
+        np.testing.assert_array_equal(seen, np.asarray(whole)[np.asarray(wanted)])
+    streamed.close()

@@ -8,6 +8,7 @@ import pytest
 from tests import problems, testing
 from vae_jax import divergences, likelihoods, networks, posteriors, priors, vae
 from vae_jax.estimators import relaxed
+from vae_jax.latent_models import sigmoid_belief
 from vae_jax.types import Params
 
 X = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
@@ -297,3 +298,20 @@ def test_straight_through_refuses_a_mean_that_does_not_fit_z():
     )
     with pytest.raises(ValueError, match="q must be factorial"):
         objective(jax.random.key(0), problem.params, jnp.asarray(X))
+
+
+def test_logits_of_one_layer_of_several_are_refused():
+    sizes = (3, 2)
+    generative = sigmoid_belief.generative(sizes, (5,))
+    recognition = sigmoid_belief.recognition(sizes, (5,))
+    key_theta, key_phi = jax.random.split(jax.random.key(0))
+    params = Params(generative.init(key_theta), recognition.init(key_phi))
+    objective = relaxed.binary_concrete(
+        generative,
+        recognition,
+        num_samples=1,
+        kl=lambda params, h: jnp.zeros(()),
+        temperature=0.5,
+    )
+    with pytest.raises(ValueError, match=r"draws z of shape \(5,\), its logits \(3,\)"):
+        objective(jax.random.key(1), params, jnp.ones(5))

@@ -220,3 +220,13 @@ def test_vimco_is_finite_where_one_weight_dominates():
 def test_bad_settings_are_refused_when_built(name, settings, message):
     with pytest.raises(ValueError, match=message):
         _build(name, problems.binary_model(), **settings)
+
+
+def test_holes_reach_no_baseline():
+    problem, x = problems.binary_model(), jnp.asarray(X).at[1].set(jnp.nan)
+    pair = vae.masked(problem.generative, problem.recognition)
+    masked = problem._replace(generative=pair[0], recognition=pair[1])
+    objective, params, _ = _nvil(masked, num_samples=2)
+    found = jax.value_and_grad(objective, argnums=1)(jax.random.key(0), params, x)
+    for leaf in jax.tree.leaves(found):
+        assert np.isfinite(leaf).all()

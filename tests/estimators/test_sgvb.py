@@ -339,6 +339,8 @@ def test_an_empty_data_set_and_a_negative_weight_decay_are_refused():
         sgvb.with_normal_prior_on_theta(objective, num_data=0)
     with pytest.raises(ValueError, match=r"weight_decay .*-1\.0"):
         sgvb.with_normal_prior_on_theta(objective, num_data=5, weight_decay=-1.0)
+    with pytest.raises(ValueError, match=r"weight_decay must be finite.* got nan"):
+        sgvb.with_normal_prior_on_theta(objective, num_data=5, weight_decay=np.nan)
 
 
 def test_the_terms_of_any_q_are_unbiased_without_a_closed_form(x64):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import problems
-from vae_jax import posteriors, vae
+from vae_jax import flows, networks, posteriors, vae
 from vae_jax.estimators import enumerated
 from vae_jax.evaluation import exact, laplace, marginal
 from vae_jax.latent_models import ppca
@@ -331,3 +331,25 @@ def test_another_number_of_holes_than_promised_gives_nan_and_none_the_evidence(x
         exact.all_completions(problem.log_p, num_missing=-1)
     with pytest.raises(ValueError, match="25 bits"):
         exact.all_completions(problem.log_p, num_missing=25)
+
+
+@pytest.mark.parametrize("measure", ["elbo", "posterior_divergence"])
+def test_a_flow_whose_h_could_be_that_of_a_normal_gives_no_number(x64, measure):
+    generative, _ = problems.bernoulli_vae()
+    coupling = flows.affine_coupling(
+        networks.mlp(1, (4,), 2, initializer=networks.normal(std=1.0)), 2
+    )
+    q = vae.encoder_model(
+        networks.linear(6, 4), posteriors.flow(posteriors.diag_normal(2), coupling)
+    )
+    key_theta, key_phi = jax.random.split(jax.random.key(0))
+    params = Params(generative.init(key_theta), q.init(key_phi))
+    x = jnp.ones((2, 3))
+    log_p = exact.grid_quadrature(generative, **GRID)
+    build = {
+        "elbo": lambda: exact.elbo(generative, q, num_latents=2),
+        "posterior_divergence": lambda: exact.posterior_divergence(
+            generative, q, log_p, num_latents=2
+        ),
+    }[measure]
+    assert np.isnan(jax.jit(build())(params, x))

@@ -59,6 +59,16 @@ def test_the_first_update_is_the_exact_gradient_of_log_p(x64):
     np.testing.assert_allclose(info.gradient_norm, optax.tree.norm(slope), rtol=1e-7)
 
 
+def test_an_optimizer_with_weight_decay_leaves_phi_as_it_is():
+    generative, params, x = _model()
+    params = params._replace(recognition={"encoder": jnp.ones(3)})
+    decay = optax.adamw(0.1, weight_decay=0.5)
+    fit = quadrature_em.quadrature_em(generative, decay, **GRID)
+    state = fit.init(jax.random.key(0), params)
+    after, _ = jax.jit(fit.step)(jax.random.key(0), state, _batch(x))
+    np.testing.assert_array_equal(after.params.recognition["encoder"], jnp.ones(3))
+
+
 def test_images_that_rule_nodes_out_give_no_nan():
     generative, params, x = _model()
     params = jax.tree.map(lambda w: 200.0 * w, params)

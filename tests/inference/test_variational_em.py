@@ -165,3 +165,16 @@ def test_a_prior_on_theta_reaches_the_m_step():
 def test_bad_settings_are_refused_when_built(changes):
     with pytest.raises(ValueError, match=f"{next(iter(changes))} must be positive"):
         _fit(problems.linear_gaussian(), **changes)
+
+
+def test_an_optimizer_with_weight_decay_leaves_phi_as_it_is():
+    problem = problems.linear_gaussian()
+    fit = _fit(problem, optimizer=optax.adamw(0.1, weight_decay=0.5), num_steps=1)
+    state = jax.jit(fit.init)(jax.random.key(0), problem.params)
+    batch = Batch(_rows(problem, 2), jnp.arange(2), jnp.ones(2))
+    after, _ = jax.jit(fit.step)(jax.random.key(0), state, batch)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        after.params.recognition,
+        problem.params.recognition,
+    )

@@ -226,3 +226,13 @@ def test_layers_that_are_none_or_empty_are_refused(sizes):
             build(sizes, SHAPE)
         with pytest.raises(ValueError, match="x_shape must have positive sizes"):
             build((2,), (2, 0))
+
+
+def test_a_z_of_another_length_is_refused():
+    generative, recognition, params = _model((2, 3))
+    x = jnp.asarray(X)
+    h = recognition.encode(params, x)
+    with pytest.raises(ValueError, match=r"z must be \[5\], got \(2,\)"):
+        generative.log_likelihood_terms(params, x, jnp.ones(2))
+    with pytest.raises(ValueError, match=r"z must be \[5\], got \(2,\)"):
+        recognition.log_prob(params, h, jnp.ones(2))

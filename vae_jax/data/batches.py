@@ -120,7 +120,7 @@ def values(*, offset: float = 0.0, divisor: float = 1.0) -> Value:
     Raises:
       ValueError: a divisor that is not positive.
     """
-    if divisor <= 0:
+    if not divisor > 0:
         raise ValueError(f"divisor={divisor} is not positive")
 
     def value(raw: Array) -> Float[Array, "..."]:

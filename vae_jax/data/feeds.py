@@ -56,14 +56,14 @@ def streamed(
 
     def fetch(step: int) -> tuple[Array, Array]:
         epoch, offset = divmod(step, steps_per_epoch)
-        index = order_of(epoch)[offset : offset + max_steps]
+        index = order_of(epoch)[..., offset : offset + max_steps, :]
         order = jnp.arange(index.size, dtype=jnp.int32).reshape(index.shape)
         return place(np.asarray(rows[index.reshape(-1)])), order
 
     def at(step: int) -> tuple[Array, Array]:
         data, order = (ready.pop(step, None) or pool.submit(fetch, step)).result()
         ready.clear()
-        following = step + len(order)
+        following = step + order.shape[-2]
         ready[following] = pool.submit(fetch, following)
         return data, order
 

@@ -135,10 +135,10 @@ def stick_the_landing(
     """The K-sample bound with the path gradient for phi: no noise where q is exact.
 
     Roeder et al. 2017 (arXiv:1703.09194). Value: one draw of L_K. Gradient: unbiased
-    for theta. For phi unbiased at K = 1 alone, where the score it leaves out has mean
-    zero; for K > 1 the weighted score has not, and the gradient is biased for that of
-    L_K (Tucker et al. 2018): use `dreg` there. Where q(z | x) = p(z | x) it is zero
-    for phi, sample by sample.
+    for theta, where q does not read it. For phi unbiased at K = 1 alone, where the
+    score it leaves out has mean zero; for K > 1 the weighted score has not, and the
+    gradient is biased for that of L_K (Tucker et al. 2018): use `dreg` there. Where
+    q(z | x) = p(z | x) it is zero for phi, sample by sample.
 
     Raises:
         ValueError: if num_samples is below one.

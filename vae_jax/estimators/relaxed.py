@@ -173,9 +173,15 @@ def _concrete(
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         h = recognition.encode(params, x)
         fixed = params._replace(generative=stop_gradient(params.generative))
+        drawn = jax.eval_shape(recognition.sample, key, params, h).shape
 
         def reconstruct(key: PRNGKey) -> Scalar:
             hard, soft = draw(key, h, jnp.asarray(temperature, h.dtype))
+            if hard.shape != drawn:
+                raise ValueError(
+                    f"q draws z of shape {drawn}, its logits {hard.shape}: q must be "
+                    "factorial, with its logits as h."
+                )
             at_hard = log_likelihood(generative, params, x, stop_gradient(hard))
             at_soft = log_likelihood(generative, fixed, x, soft)
             return numerics.attach_gradient(at_hard, at_hard + at_soft)

@@ -105,7 +105,7 @@ def nvil(
     Args:
         generative: the joint p(x, z).
         recognition: q, with a baseline.
-        network: x -> [1].
+        network: x -> [1]; it sees zeros in the place of NaN (`vae.masked`).
         num_samples: L, averaged.
         baseline: as in `score_function`.
         scale: as in `score_function`.
@@ -117,7 +117,8 @@ def nvil(
         raise ValueError(f"scale must be positive, got {scale}.")
 
     def predict(params: Params, x: Array) -> Scalar:
-        return network.apply(params.recognition["baseline"], x)[0] + baseline
+        seen = jnp.where(jnp.isnan(x), 0.0, x)
+        return network.apply(params.recognition["baseline"], seen)[0] + baseline
 
     def signal(params: Params, x: Array, log_w: Array) -> Array:
         return (log_w - predict(params, x)) / scale

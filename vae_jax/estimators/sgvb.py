@@ -5,6 +5,7 @@ every objective here is an unbiased draw of the ELBO of one example, in nats, wh
 its gradient is weighted with.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -185,12 +186,14 @@ def with_normal_prior_on_theta(
     estimates 1/N of the data set's total. The value stays that of `objective`.
 
     Raises:
-        ValueError: if num_data is below one or weight_decay is negative.
+        ValueError: if num_data is below one, or weight_decay negative or not finite.
     """
     if num_data < 1:
         raise ValueError(f"num_data must be positive, got {num_data}.")
-    if weight_decay < 0.0:
-        raise ValueError(f"weight_decay must not be negative, got {weight_decay}.")
+    if not 0.0 <= weight_decay < math.inf:
+        raise ValueError(
+            f"weight_decay must be finite and not be negative, got {weight_decay}."
+        )
 
     def penalized(key: PRNGKey, params: Params, x: Array) -> Scalar:
         value = objective(key, params, x)

@@ -77,7 +77,7 @@ def posterior(
         # the condition number, as Sigma itself would have.
         triangle = jnp.linalg.qr((vectors / jnp.sqrt(values)[None]).T, mode="r")
         scale_tril = triangle.T * jnp.sign(jnp.diagonal(triangle))[None]
-        return _packed(mode, scale_tril)
+        return posteriors.packed(mode, scale_tril)
 
     return Recognition(
         lambda key: (),
@@ -89,9 +89,3 @@ def posterior(
 
 def _tiny(z: Array) -> Float[Array, ""]:
     return jnp.asarray(jnp.finfo(z.dtype).tiny, z.dtype)
-
-
-def _packed(mean: Array, scale_tril: Array) -> Array:
-    """As `posteriors.mean_and_scale_tril` reads it."""
-    logs = jnp.tril(scale_tril, -1) + jnp.diag(jnp.log(jnp.diagonal(scale_tril)))
-    return jnp.concatenate([mean, logs[jnp.tril_indices(mean.shape[0])]])

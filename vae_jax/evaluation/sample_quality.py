@@ -95,7 +95,6 @@ def precision_recall(
                 f"num_neighbors must be at least 1 and below the {rows.shape[0]} rows "
                 f"of {name}, got {num_neighbors}."
             )
-    samples, data = _centered(samples, data)
     return PrecisionRecall(
         _covered(samples, data, num_neighbors), _covered(data, samples, num_neighbors)
     )
@@ -126,10 +125,10 @@ def mmd(x: Float[Array, "N D"], y: Float[Array, "M D"], *, bandwidth: float) -> 
         )
     if not bandwidth > 0.0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth}.")
-    x, y = _centered(x, y)
     rate = -0.5 / bandwidth**2
 
     def means(rows: Array, others: Array) -> Array:
+        rows, others = _centered(rows, others)
         return jax.lax.map(
             lambda row: jnp.exp(rate * _squared_distances(row, others)).mean(),
             rows,
@@ -138,6 +137,7 @@ def mmd(x: Float[Array, "N D"], y: Float[Array, "M D"], *, bandwidth: float) -> 
 
     def within(rows: Array) -> Scalar:
         num, places = rows.shape[0], jnp.arange(rows.shape[0])
+        rows, _ = _centered(rows, rows)
 
         def one(pair: tuple[Array, Array]) -> Scalar:
             i, row = pair
@@ -189,6 +189,7 @@ def _squared_distances(row: Float[Array, " D"], others: Float[Array, "M D"]) -> 
 
 def _covered(rows: Array, others: Array, num_neighbors: int) -> Scalar:
     """The share of rows inside the balls of the others."""
+    rows, others = _centered(rows, others)
     places = jnp.arange(others.shape[0])
 
     def radius(pair: tuple[Array, Array]) -> Scalar:

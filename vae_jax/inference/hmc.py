@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vae_jax import numerics
+from vae_jax import numerics, posteriors
 from vae_jax.types import Generative, Params, PRNGKey, Scalar, log_likelihood
 
 LogDensity: TypeAlias = Callable[[Array], Scalar]
@@ -275,9 +275,7 @@ def normal_fit(
         variances = jnp.maximum(jnp.diagonal(covariance), least)
         off_diagonal = covariance - jnp.diag(jnp.diagonal(covariance))
         shrunk = (1.0 - shrinkage) * off_diagonal + jnp.diag(variances)
-        scale = inflation * jnp.linalg.cholesky(shrunk)
-        logs = jnp.tril(scale, -1) + jnp.diag(jnp.log(jnp.diagonal(scale)))
-        return jnp.concatenate([mean, logs[jnp.tril_indices(num_latents)]])
+        return posteriors.packed(mean, inflation * jnp.linalg.cholesky(shrunk))
 
     return fit
 

@@ -64,6 +64,7 @@ def quadrature_em(
     """
     if num_updates < 1:
         raise ValueError(f"num_updates must be positive, got {num_updates}.")
+    optimizer = gradient.of_theta(optimizer)
     nodes, log_weight = numerics.grid(num_latents, num_nodes=num_nodes, limit=limit)
 
     def log_terms(params: Params, x: Array) -> Float[Array, " Q"]:

@@ -109,7 +109,7 @@ def variational_em(
     )
     ascent = gradient.ascent(
         objective if weight_decay else cast(Objective, bound),
-        optimizer,
+        gradient.of_theta(optimizer),
         norm_every=norm_every,
     )
 

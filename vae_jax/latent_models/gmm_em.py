@@ -54,7 +54,8 @@ def em(
     `step` reads batch.x [B, D] and batch.weight [B]: whole-data EM where the batch is
     the data set. Its key is not read.
 
-    A component that holds less than one row keeps its mean and scale and is counted in
+    Weights count rows: 2 is the row twice. A component that holds less than one row (of
+    the mean weight, where that is below one) keeps its mean and scale and is counted in
     `num_collapsed`; its share is still updated. A covariance with an eigenvalue below
     min_variance has it raised, which is the M-step under that constraint, so that the
     bounds still rise; it is counted in `num_at_floor`. With finite rows, parameters are
@@ -103,8 +104,10 @@ def em(
         rate = jnp.ones((), old.mean.dtype)
         if step_size is not None:
             rate = jnp.asarray(step_size(state.step), old.mean.dtype)
+        num_rows = (batch.weight > 0.0).sum(dtype=batch.weight.dtype)
+        one_row = jnp.minimum(1.0, moments.total / jnp.maximum(num_rows, 1.0))
         new, shift, num_collapsed, num_at_floor = _maximize(
-            old, moments, rate, min_variance, added_variance
+            old, moments, rate, one_row, min_variance, added_variance
         )
         total = jnp.maximum(moments.total, jnp.finfo(rate.dtype).tiny)
         info = EMInfo(
@@ -160,6 +163,7 @@ def _maximize(
     old: gmm_scales.Tables,
     moments: gmm_moments.Moments,
     rate: Scalar,
+    one_row: Scalar,
     min_variance: float,
     added_variance: float,
 ) -> tuple[gmm_scales.Tables, Float[Array, "K D"], Array, Array]:
@@ -179,10 +183,10 @@ def _maximize(
     second = second + weight * moments.second
 
     # A share in rows: those of the batch, or as many as the running average holds.
-    collapsed = n * total / rate < 1.0
+    collapsed = n * total / rate < one_row
     shift = jnp.where(collapsed[:, None], 0.0, b / jnp.maximum(n, tiny)[:, None])
     pooled = gmm_scales.pool(old.scale, n)
-    kept = gmm_scales.expand(old.scale, pooled * total / rate < 1.0)
+    kept = gmm_scales.expand(old.scale, pooled * total / rate < one_row)
     rows = gmm_scales.expand(old.scale, jnp.maximum(pooled, tiny))
     variance = kind.about(second, n, b, shift) / rows
     scale, at_floor = kind.rescale(

@@ -54,7 +54,9 @@ def start(
     pooled, _ = kind.rescale(
         single, second, min_variance=min_variance, added_variance=0.0
     )
-    logits = jnp.log(jnp.maximum(one_hot.sum(0), 1.0) / weight.sum())
+    # A mean that no row is nearest to starts with the share of one.
+    one_row = jnp.minimum(1.0, weight.mean())
+    logits = jnp.log(jnp.maximum(one_hot.sum(0), one_row) / weight.sum())
     scale = jnp.broadcast_to(pooled, scale.shape)
     mixture = gmm_scales.Tables(jax.nn.log_softmax(logits), mean, scale)
     return Params(gmm_scales.parameters(mixture, covariance=covariance), ())

@@ -103,10 +103,7 @@ def recognition(num_latents: int, *, min_std: float = 1e-3) -> Recognition:
         gain, scale_tril = _posterior(w, log_std)
         with jax.default_matmul_precision("highest"):
             mean = gain @ (x.reshape(-1) - mu)
-        # As `posteriors.mean_and_scale_tril` reads it.
-        log_scale = jnp.diag(jnp.log(jnp.diagonal(scale_tril)))
-        packed = (jnp.tril(scale_tril, -1) + log_scale)[jnp.tril_indices(num_latents)]
-        return jnp.concatenate([mean, packed])
+        return posteriors.packed(mean, scale_tril)
 
     return Recognition(
         lambda key: (),

@@ -161,12 +161,18 @@ def recognition(
 def _layers(
     layer_sizes: Sequence[int],
 ) -> tuple[tuple[int, ...], Callable[[Array], list[Array]]]:
-    """The sizes as a checked tuple, and z -> [z_1, ..., z_L]."""
+    """The sizes as a checked tuple, and z -> [z_1, ..., z_L] for z of their length."""
     sizes = tuple(layer_sizes)
     if not sizes or min(sizes) < 1:
         raise ValueError(f"layer_sizes must be positive, at least one, got {sizes}.")
     ends = np.cumsum(sizes)[:-1]
-    return sizes, lambda z: jnp.split(z, ends)
+
+    def split(z: Array) -> list[Array]:
+        if z.shape != (sum(sizes),):
+            raise ValueError(f"z must be [{sum(sizes)}], got {z.shape}.")
+        return jnp.split(z, ends)
+
+    return sizes, split
 
 
 def _name(i: int) -> str:

@@ -87,6 +87,17 @@ def ascent(
     )
 
 
+def of_theta(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer of `params.generative` alone; phi stays as it is.
+
+    Weight decay in the optimizer, or a prior that is a function of the encoder
+    (`vae.with_vamp_prior`), would move phi too.
+    """
+    return optax.partition(
+        {"theta": optimizer, "phi": optax.set_to_zero()}, Params("theta", "phi")
+    )
+
+
 def scheduled_ascent(
     build: Callable[[Settings], Objective],
     optimizer: optax.GradientTransformation,
