@@ -171,11 +171,7 @@ def about(config: Config, run_config: TrainConfig) -> dict[str, Any]:
                 f"--num_train_images={config.num_train_images} is more than the "
                 f"{num_rows} training rows of {run_config.dataset}"
             )
-        if protocol.quantity(run_config, data) == "cross-entropy":
-            raise ValueError(
-                "real-valued pixels under --likelihood=bernoulli have no likelihood to "
-                "bound: binarize them"
-            )
+        protocol.check_likelihood(run_config, data)
     ((chooser, readers),) = READ_BY["min_std"]
     has_floor = getattr(run_config, chooser) in readers
     return {

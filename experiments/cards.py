@@ -5,15 +5,14 @@ generative, recognition, params = cards.load_model("model.safetensors")
 """
 
 import dataclasses
-import json
 import math
+import operator
 import os
-import pathlib
 from typing import Any
 
 import jax
 
-from experiments import cli, measure, models, protocol
+from experiments import cli, measure, members, models, protocol, rundir
 from experiments.configuration import Config
 from vae_jax import artifacts
 from vae_jax.data import sources
@@ -33,7 +32,7 @@ def of_trained(trained: measure.Trained) -> artifacts.Card:
     what was measured of these parameters in the workdir, and the versions.
 
     Raises:
-        ValueError: if a file of results is no JSON.
+        UsageError: if a file of results is damaged.
     """
     config = trained.config
     left_out = cli.display_flags(Config) | LOCAL
@@ -47,7 +46,7 @@ def of_trained(trained: measure.Trained) -> artifacts.Card:
         },
         "protocol": protocol.stamp(config, trained.data),
         "step": trained.step,
-        "results": _results(config.directory(), trained.step),
+        "results": _results(trained),
         "environment": protocol.environment(),
     }
 
@@ -113,17 +112,19 @@ def latents(trained: measure.Trained) -> jax.ShapeDtypeStruct:
     return jax.eval_shape(trained.model.generative.sample_prior, key, trained.params)
 
 
-def _results(folder: pathlib.Path, step: int) -> dict[str, dict[str, Any]]:
-    """The figures in a workdir that were measured at a step, by the file's name.
+def _results(trained: measure.Trained) -> dict[str, dict[str, Any]]:
+    """The figures in its workdir that are the model's own, by the file's name.
 
-    Single figures and settings only: the workdir keeps the lists. A figure that is not
-    finite is left out.
+    Those of its step and, of runs that trained together, of its run. Single figures and
+    settings only: the workdir keeps the lists. A figure that is not finite is left out.
     """
-    found = {}
+    folder, found = trained.config.directory(), {}
     for name in RESULTS:
         path = folder / name
-        result = json.loads(path.read_text()) if path.is_file() else {}
-        if result.get("step") == step:
+        if not path.is_file():
+            continue
+        result = _of_member(trained.config, rundir.read_json(path))
+        if result.get("step") == trained.step:
             found[path.stem] = {
                 name: value
                 for name, value in result.items()
@@ -131,6 +132,18 @@ def _results(folder: pathlib.Path, step: int) -> dict[str, dict[str, Any]]:
                 or (isinstance(value, float) and math.isfinite(value))
             }
     return found
+
+
+def _of_member(config: Config, result: dict[str, Any]) -> dict[str, Any]:
+    """What a result says of the run of config; nothing where it is another's."""
+    whole = rundir.read_config(config.directory())
+    if not whole.trains_many:
+        return result
+    identity = operator.attrgetter("seed", *members.SWEPT)
+    own = [identity(run) for run in members.expand(whole)].index(identity(config))
+    if "runs" in result:
+        return result | result["runs"][own]
+    return result if result.get("member") == own else {}
 
 
 def _config(path: str | os.PathLike[str], flags: dict[str, Any]) -> Config:

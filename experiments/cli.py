@@ -131,6 +131,8 @@ def _read(config_cls: Any, values: flags.FlagValues) -> dict[str, Any]:
     for name, value in read.items():
         if types[name] == tuple[int, ...]:
             read[name] = _integers(name, value)
+        elif types[name] is int and not -(2**31) <= value < 2**31:
+            raise ValueError(f"--{name}={value} does not fit into 32 bits")
     return read
 
 

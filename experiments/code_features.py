@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from sklearn import decomposition
 
-from experiments import measure
+from experiments import cli, measure
 from vae_jax.evaluation import clustering, probes
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -75,6 +75,10 @@ def of_rows(
         np.asarray(value(part)).reshape(len(part), -1)
         for part in (rows.train, rows.test)
     )
+    if any(np.isnan(part).any() for part in pixels):
+        raise cli.UsageError(
+            "codes are compared with pixels, and pixels are missing in these rows"
+        )
     keys = jax.random.split(jax.random.key(settings.seed))
     sampled = settings.codes == "sample"
     codes = tuple(

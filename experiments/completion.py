@@ -137,6 +137,11 @@ def complete(config: Config) -> tuple[dict[str, Any], pictures.Arrays]:
         )
         x = _images(config, trained)
         hidden = hidden_entries(config, x)
+        if not (hidden & ~np.isnan(x)).any():
+            raise ValueError(
+                f"--mask={config.mask} hides no entry of these {len(x)} images whose "
+                "value is known: there is nothing to compare a completion with"
+            )
         partial = jax.vmap(masks.hide)(x, jnp.asarray(hidden))
     settings = completion_methods.Settings(
         *(getattr(config, name) for name in completion_methods.Settings._fields)
@@ -185,11 +190,12 @@ def main(config: Config) -> int:
         rundir.write_json(path, result)
         rundir.write_text(path.with_suffix(".txt"), table)
         pictures.save_arrays(path.with_suffix(".npz"), arrays)
-        if arrays["x"].ndim in (3, 4):
+        drawn = arrays["x"].ndim in (3, 4)
+        if drawn:
             figure = completions.table(*_shown(arrays, config.num_shown))
             files.save(figure, path.with_suffix(".png"))
     print(table)
-    print(f"written to {path}, .txt, .npz and .png")
+    print(f"written to {path}, .txt, .npz{' and .png' if drawn else ''}")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import pathlib
 import sys
@@ -97,11 +96,11 @@ def _point(run: runs.Run, saved: runs.Saved, epoch: int) -> Point:
 def _read(path: pathlib.Path, settings: dict[str, Any]) -> list[Point]:
     if not path.exists():
         return []
-    content = json.loads(path.read_text())
+    content = rundir.read_json(path)
     for name, value in settings.items():
-        if content[name] != value:
+        if content.get(name) != value:
             raise cli.UsageError(
-                f"{path} was measured with --{name}={content[name]}, {value} now: "
+                f"{path} was measured with --{name}={content.get(name)}, {value} now: "
                 "remove it, or choose another --workdir"
             )
     return content["points"]

@@ -309,6 +309,11 @@ def _main(config: Config, folder: Any) -> int:
             covariance=config.covariance,
             min_variance=config.min_variance,
         )
+        if config.max_components > len(x):
+            raise ValueError(
+                f"--max_components={config.max_components} is more than the {len(x)} "
+                "training rows"
+            )
     params, info, end = iterate(config, start, x)
     curve = sandwich(info)
     result: dict[str, Any] = {

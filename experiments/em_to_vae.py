@@ -18,16 +18,16 @@ variational EM -21.019, 0.084 (4.5 s), by AEVB -21.674, 0.238 (1.3 s), by wake-s
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import algorithms, cli, measure, reports, rundir, runs, timed
+from experiments import algorithms, cli, measure, reports, runs, timed
 from experiments.configuration import Config as TrainConfig
 from vae_jax.evaluation import exact, examples
 from vae_jax.inference import quadrature_em
@@ -72,6 +72,12 @@ class Config:
             if getattr(self, name) < 1:
                 value = getattr(self, name)
                 raise ValueError(f"--{name} must be positive, got {value}")
+        if self.num_updates < 1:
+            raise ValueError(f"--num_updates must be positive, got {self.num_updates}")
+        for name in ("num_nodes", "check_nodes"):
+            if getattr(self, name) < 2:
+                value = getattr(self, name)
+                raise ValueError(f"--{name} must be at least 2, got {value}")
         unknown = [m for m in self.methods.split(",") if m not in METHODS]
         if unknown:
             raise ValueError(
@@ -203,13 +209,9 @@ def run(config: Config, folder: pathlib.Path) -> dict[str, Any]:
     print("".join(f"{f'{s} {q}':>13}" for s in SPLITS for q in QUANTITIES), end="")
     print(f"{'grid change':>13}")
     for name in config.methods.split(","):
-        path = folder / f"{name}.json"
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        flags = json.loads(json.dumps(_of_method(config)))
-        if kept.get("config") != flags:
-            kept = {"config": flags, "curve": train(config, name)}
-            rundir.write_json(path, kept)
-        curve = result[name] = kept["curve"]
+        curve = result[name] = reports.kept(
+            folder / f"{name}.json", _of_method(config), partial(train, config, name)
+        )
         numbers = [curve[f"{s}_{q}"][-1] for s in SPLITS for q in QUANTITIES]
         print(
             f"{name:<12}{curve['epoch'][-1]:7d}{curve['seconds'][-1]:9.1f}"

@@ -100,6 +100,8 @@ class Config:
             )
         if min(self.num_draws, self.reference_draws) < 2:
             raise ValueError("--num_draws and --reference_draws must be two or more")
+        if not self.epochs:
+            raise ValueError("--epochs must hold at least one stop")
         if sorted(set(self.epochs)) != list(self.epochs) or min(self.epochs) < 0:
             raise ValueError(f"--epochs must rise from 0 or more, got {self.epochs}")
         if self.budget < 1 or self.seconds < 0.0:

@@ -77,6 +77,10 @@ class Config(measure.WorkdirFlags):
             if getattr(self, name) < 0:
                 value = getattr(self, name)
                 raise ValueError(f"--{name} must not be negative, got {value}")
+        if self.member < -1:
+            raise ValueError(
+                f"--member must be -1, for all, or a run's number, got {self.member}"
+            )
         measure.check_importance_samples(self.importance_samples)
         estimates.parse(self.evidence)
 
@@ -116,6 +120,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "num_images": config.num_images
         or len(getattr(first.data.prepared, config.split)),
         "step": first.step,
+        "member": config.member,
         "checkpoint": config.checkpoint,
         "eval_samples": config.eval_samples,
         "importance_samples": config.importance_samples,
@@ -156,13 +161,21 @@ def table(result: dict[str, Any]) -> str:
         f"{result['step']}; {stamp['quantity']}, {stamp['units']}",
         "",
     ]
-    lines.extend(members.lines(result) if "runs" in result else _of_one(result))
+    lines.extend(_of_many(result) if "runs" in result else _of_one(result))
     if stamp["quantity"] == "cross-entropy":
         lines.append(
             "Targets are not binary: these are cross-entropies, and log p(x) of no "
             "Bernoulli model; --binarization=static or dynamic gives one."
         )
     return "\n".join(lines)
+
+
+def _of_many(result: dict[str, Any]) -> list[str]:
+    lines = members.lines(result)
+    for run in result["runs"]:
+        if run["evidence"]:
+            lines.extend(["", f"{run['name']}:", *estimates.table(run["evidence"])])
+    return lines
 
 
 def _of_one(result: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments import measure, train
+from experiments import cli, measure, protocol, train
 from experiments.configuration import Config as TrainConfig
 from vae_jax import posteriors
 from vae_jax.estimators import enumerated
@@ -118,7 +118,24 @@ def trained_case(
     temperatures: tuple[int, ...],
     num_images: int,
 ) -> Case:
-    """A trained VAE with real latents on test images: no exact answer."""
+    """A trained VAE with real latents on test images: no exact answer.
+
+    Raises:
+        UsageError: for flags or data that have none, before it is trained.
+    """
+    with cli.user_errors():
+        data = protocol.load(config)
+        protocol.check_likelihood(config, data)
+        if config.posterior == "bernoulli" or config.trains_many:
+            raise ValueError(
+                "--digits_flagfile must be of one run with real latents: not "
+                "--posterior=bernoulli, --num_seeds or --sweep"
+            )
+        if num_images > len(data.prepared.test):
+            raise ValueError(
+                f"--num_images={num_images} is more than the {len(data.prepared.test)} "
+                f"test rows of {config.dataset}"
+            )
     trained = _trained(config)
     generative, recognition = trained.model.pair
     data = measure.rows(trained, split="test", num_images=num_images)

@@ -53,6 +53,7 @@ from experiments import (
     estimates,
     local_fits,
     measure,
+    protocol,
     reports,
     train,
     variants,
@@ -138,7 +139,6 @@ def train_configs(config: Config) -> dict[str, TrainConfig]:
         "flow": {
             "posterior": "coupling",
             "flow_layers": config.flow_layers,
-            "estimator": "sgvb_a",  # the KL of a flow has no closed form
         },
     }
     shared = variants.base(
@@ -147,6 +147,8 @@ def train_configs(config: Config) -> dict[str, TrainConfig]:
         taken=("workdir", "data_dir", "posterior"),
     )
     local_fits.check(shared)
+    if shared.algorithm == "aevb" and shared.estimator == "sgvb_b":
+        own["flow"]["estimator"] = "sgvb_a"  # the KL of a flow has no closed form
     found = {}
     for name in config.models.split(","):
         if name not in own:
@@ -164,7 +166,11 @@ def train_configs(config: Config) -> dict[str, TrainConfig]:
 def main(config: Config) -> int:
     """Trains, measures, prints, writes and draws."""
     folder, results = reports.claim(config.workdir), {}
-    for name, run in train_configs(config).items():
+    runs = train_configs(config)
+    with cli.user_errors():
+        first = next(iter(runs.values()))
+        protocol.check_likelihood(first, protocol.load(first))
+    for name, run in runs.items():
         if status := train.main(run):
             sys.exit(status)  # interrupted: the same command goes on from here
         results[name] = reports.kept(

@@ -17,7 +17,6 @@ Measured by quick.flags with seed 0 (1.5 min of CPU time): test ELBO -21.53, -19
 """
 
 import dataclasses
-import json
 import pathlib
 import sys
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import cli, measure, pictures, reports, train, variants
+from experiments import cli, measure, pictures, reports, rundir, train, variants
 from experiments.configuration import Config as TrainConfig
 from vae_jax.plots import files, images
 
@@ -69,8 +68,14 @@ class Config:
             raise ValueError(
                 f"--latents must hold {PLANE}, the manifold's, got {self.latents}"
             )
-        if train_configs(self)[0].posterior == "bernoulli":
+        run = train_configs(self)[0]
+        if run.posterior == "bernoulli":
             raise ValueError("--posterior=bernoulli has no plane to draw")
+        if not run.has_standard_prior:
+            raise ValueError(
+                "the manifold lies on quantiles of a standard normal: not --prior="
+                f"{run.prior}, not --top_latents"
+            )
 
 
 def train_configs(config: Config) -> list[TrainConfig]:
@@ -98,7 +103,7 @@ def trained(run_config: TrainConfig) -> tuple[measure.Trained, dict[str, Any]]:
     """
     if status := train.main(run_config):
         sys.exit(status)  # interrupted: the same command goes on from here
-    result = json.loads((run_config.directory() / "result.json").read_text())
+    result = rundir.read_json(run_config.directory() / "result.json")
     found = measure.load_trained(run_config.workdir, checkpoint="auto")
     if not pictures.is_image(found):
         raise cli.UsageError(

@@ -130,6 +130,11 @@ def train_configs(config: Config) -> list[TrainConfig]:
     shared = variants.base(config.run_flagfile, config.run_flags)
     if not config.train_sizes:
         raise ValueError("--train_sizes must hold at least one size")
+    if shared.posterior == "bernoulli" or shared.top_latents:
+        raise ValueError(
+            "chains and fitted normals need real latents of one layer: not "
+            "--posterior=bernoulli, not --top_latents"
+        )
     folder, made = pathlib.Path(config.workdir), []
     for size in config.train_sizes:
         for algorithm in config.algorithms.split(","):
@@ -146,6 +151,11 @@ def train_configs(config: Config) -> list[TrainConfig]:
                     progress=False,
                 )
             )
+    if not made:
+        raise ValueError(
+            f"--algorithms={config.algorithms} fits none of --train_sizes="
+            f"{config.train_sizes}: mcem fits --mcem_train_sizes alone"
+        )
     return made
 
 
@@ -189,6 +199,7 @@ def _with_epochs(config: Config, run_config: TrainConfig) -> tuple[TrainConfig, 
     """
     with cli.user_errors():
         data = protocol.load(run_config)
+        protocol.check_likelihood(run_config, data)
         for split in SPLITS:
             rows = len(getattr(data.source, split))
             if rows < config.num_images:

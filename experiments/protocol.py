@@ -78,25 +78,40 @@ def quantity(config: Config, data: Dataset) -> str:
     return "cross-entropy"
 
 
-def named(metrics: dict[str, float], *, quantity: str) -> dict[str, float]:
-    """Metrics under the names that are true of them.
+def check_likelihood(config: Config, data: Dataset) -> None:
+    """Refuses targets that no Bernoulli model has a likelihood of.
+
+    Raises:
+        ValueError: for real-valued pixels under --likelihood=bernoulli.
+    """
+    if quantity(config, data) == "cross-entropy":
+        raise ValueError(
+            "real-valued pixels under --likelihood=bernoulli have no likelihood to "
+            "bound: binarize them"
+        )
+
+
+def named(metrics: dict[str, Any], *, quantity: str) -> dict[str, Any]:
+    """Metrics, numbers or a list of each run's, under the names that are true of them.
 
     Under a Bernoulli likelihood with real-valued targets the reconstruction is minus a
     cross-entropy and nothing bounds a likelihood: the names then say so.
     """
     if quantity != "cross-entropy":
         return metrics
-    renamed: dict[str, float] = {}
-    for name, number in metrics.items():
-        if name.endswith("reconstruction"):
-            renamed[name.replace("reconstruction", "cross_entropy")] = -number
-        elif name.endswith(("bound", "elbo", "log_joint")):
-            stem = name
+    renamed: dict[str, Any] = {}
+    for name, value in metrics.items():
+        stem, std = name.removesuffix("_std"), "_std" * name.endswith("_std")
+        if stem.endswith("reconstruction"):
+            if not std:
+                value = (-np.asarray(value)).tolist()
+            renamed[stem.replace("reconstruction", "cross_entropy") + std] = value
+        elif stem.endswith(("bound", "elbo", "log_joint")):
             for ending in ("bound", "elbo", "log_joint"):
                 stem = stem.removesuffix(ending)
-            renamed[f"{stem}cross_entropy_objective"] = number
+            renamed[f"{stem}cross_entropy_objective{std}"] = value
         else:
-            renamed[name] = number
+            renamed[name] = value
     return renamed
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments import cli, measure, pictures, samplers
+from vae_jax.data import sources
 from vae_jax.evaluation import sample_quality
 from vae_jax.types import PRNGKey
 
@@ -35,12 +36,17 @@ def measured(
     q(z | x) of the draws. The nearest training row is looked for among all of them.
 
     Raises:
-        UsageError: without a test split, or for no more rows than neighbors.
+        UsageError: without a test split, for rows with entries missing, or for no more
+            rows than neighbors.
     """
     prepared = trained.data.prepared
     if not len(prepared.test):
         raise cli.UsageError(
             f"--quality needs a test split, {trained.config.dataset} has none"
+        )
+    if any(sources.missing_entries(s).any() for s in (prepared.train, prepared.test)):
+        raise cli.UsageError(
+            "--quality measures distances to whole rows, and these have entries missing"
         )
     num = min(num_rows, len(prepared.test), len(prepared.train))
     if num_neighbors >= num:

@@ -18,7 +18,7 @@ class Config(measure.WorkdirFlags):
     """One set of reconstructions; every field is a flag."""
 
     split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
-    num: int = cli.flag(50, "Images, from the start of the split.")
+    num: int = cli.flag(50, "Images, at equal distances in the split.")
     seed: int = cli.flag(0, "Seed of z.")
 
     def __post_init__(self) -> None:
@@ -42,11 +42,13 @@ def main(config: Config) -> int:
     )
     with cli.user_errors():
         pictures.save_arrays(folder / "reconstructions.npz", arrays)
+        drawn = ""
         if pictures.is_image(trained):
+            drawn = " and reconstructions.png"
             pictures.draw_reconstructions(arrays, folder / "reconstructions.png")
     print(
-        f"{config.num} images of the {config.split} split and their reconstructions "
-        f"written to {folder / 'reconstructions.npz'} and reconstructions.png"
+        f"{config.num} rows of the {config.split} split and their reconstructions "
+        f"written to {folder / 'reconstructions.npz'}{drawn}"
     )
     return 0
 

@@ -39,11 +39,11 @@ def kept(path: pathlib.Path, flags: dict[str, Any], make: Callable[[], Any]) -> 
     So a comparison that was interrupted continues behind its last finished part.
 
     Raises:
-        UsageError: if the file cannot be written.
+        UsageError: if the file is damaged or cannot be written.
     """
     flags = json.loads(json.dumps(flags))
     if path.is_file():
-        found = json.loads(path.read_text())
+        found = rundir.read_json(path)
         if found.get("config") == flags:
             return found["result"]
     result = make()

@@ -102,6 +102,8 @@ class Config(measure.WorkdirFlags):
             if getattr(self, name) < 0:
                 value = getattr(self, name)
                 raise ValueError(f"--{name} must not be negative, got {value}")
+        if self.num_test == 1:
+            raise ValueError("--num_test must be 0, for all, or at least 2, got 1")
         if self.surgery_samples < 2:
             raise ValueError(
                 f"--surgery_samples must be at least 2, to know the error, got "
@@ -365,7 +367,7 @@ def main(config: Config) -> int:
     print(text)
     first = pathlib.Path(folders[0]).expanduser()
     if len(results) == 1:
-        print(f"written to {first / 'representation.json'}, latents.png, neighbors.png")
+        print(f"written to {first}: representation.json, .txt and pictures")
         return 0
     path = first / "representation_seeds.json"
     with cli.user_errors():

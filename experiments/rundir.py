@@ -57,6 +57,21 @@ def make(workdir: pathlib.Path) -> None:
         raise PermissionError(f"no permission to write in --workdir={workdir}")
 
 
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+        UsageError: if it is there no more, or damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise cli.UsageError(f"{path} cannot be read ({error}): remove it") from error
+    if not isinstance(content, dict):
+        raise cli.UsageError(f"{path} holds no results: remove it")
+    return content
+
+
 @contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps other processes from training in a workdir while this one does.

@@ -34,7 +34,13 @@ def base(run_flagfile: str, run_flags: str, *, taken: Sequence[str] = VARIED) ->
             "flags"
         )
     files = [f"--flagfile={run_flagfile}"] if run_flagfile else []
-    return cli.parse(Config, ["train", *files, *more])
+    config = cli.parse(Config, ["train", *files, *more])
+    if config.trains_many:
+        raise cli.UsageError(
+            "the runs of a comparison train one by one: --num_seeds and --sweep are "
+            "for experiments.train"
+        )
+    return config
 
 
 def runs(

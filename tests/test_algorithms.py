@@ -121,6 +121,9 @@ def test_em_to_vae_measures_each_method_and_keeps_what_is_done(tmp_path, capsys)
     [
         ({"methods": "em,gibbs"}, "gibbs unknown; known: em, mcem"),
         ({"num_points": 0}, "--num_points must be positive"),
+        ({"check_nodes": 0}, "--check_nodes must be at least 2"),
+        ({"num_nodes": 1}, "--num_nodes must be at least 2"),
+        ({"num_updates": 0}, "--num_updates must be positive"),
     ],
 )
 def test_what_em_to_vae_cannot_compare_is_named(changes, message):

@@ -1,5 +1,6 @@
 """The scripts about EM, run in process with tiny configurations."""
 
+import dataclasses
 import json
 
 import jax
@@ -125,6 +126,8 @@ def test_fewer_rows_than_components_is_a_one_line_error(tmp_path):
     config = em.Config(workdir=str(tmp_path), num_rows=3, num_components=4)
     with pytest.raises(cli.UsageError, match="3 rows, fewer than num_components=4"):
         em.main(config)
+    with pytest.raises(cli.UsageError, match="--max_components=8 is more than the 5"):
+        em.main(dataclasses.replace(config, num_rows=5))
 
 
 @pytest.mark.parametrize(

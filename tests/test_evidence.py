@@ -168,3 +168,23 @@ def test_the_benchmark_of_importance_sampling_measures_memory_and_speed(tmp_path
     assert result["peak_beyond_imports_mib"] > 0.0
     assert {len(times) for times in result["seconds"].values()} == {2}
     assert min(min(times) for times in result["seconds"].values()) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--binarization=none", "no likelihood to bound"),
+        ("--posterior=bernoulli\n--estimator=vimco\n--num_samples=2", "real latents"),
+        ("--num_seeds=2", "real latents"),
+        ("", "--num_images=1000 is more than the 447 test rows"),
+    ],
+)
+def test_a_model_of_no_comparison_is_refused_before_it_is_trained(
+    tmp_path, flags, said
+):
+    flagfile = tmp_path / "digits.flags"
+    flagfile.write_text(f"--dataset=digits\n{flags}\n")
+    config = evidence.Config(digits_flagfile=str(flagfile), num_images=1000)
+    with pytest.raises(cli.UsageError, match=said):
+        evidence.case(config, "digits", tmp_path)
+    assert not (tmp_path / "digits").exists()

@@ -99,6 +99,7 @@ def test_a_written_flag_file_parses_back(tmp_path):
         ("--num_latents=-3", "--num_latents must be positive, got -3"),
         ("--weight_decay=-1", "--weight_decay must not be negative"),
         ("--hidden=3,x", "--hidden=3,x"),
+        ("--seed=3000000000", "--seed=3000000000 does not fit into 32 bits"),
         ("--hidden=3,0", "--hidden must hold positive sizes"),
         ("--optimizer=adm", "optimizer"),
         ("--learning_rate=nan", "--learning_rate must be positive"),

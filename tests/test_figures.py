@@ -17,6 +17,8 @@ from experiments import (
     course,
     manifold,
     marginal_likelihood,
+    reports,
+    rundir,
     train,
     variants,
 )
@@ -132,6 +134,24 @@ def test_flags_of_wake_sleep_reach_its_runs_alone():
         ("marginal_likelihood", "--hmc_samples=3", "do not span --num_latents=3"),
         ("marginal_likelihood", "--train_sizes=", "--train_sizes must hold"),
         ("marginal_likelihood", "--algorithms=em", "--algorithm=em is unknown"),
+        (
+            "marginal_likelihood",
+            "--run_flags=--posterior=bernoulli --estimator=vimco",
+            "not --posterior=bernoulli",
+        ),
+        (
+            "marginal_likelihood",
+            "--run_flags=--top_latents=2 --estimator=iwae",
+            "not --top_latents",
+        ),
+        ("bound_curves", "--run_flags=--num_seeds=2", "train one by one"),
+        ("manifold", "--run_flags=--sweep=beta=1,2", "train one by one"),
+        ("manifold", "--run_flags=--prior=vamp --estimator=iwae", "not --prior=vamp"),
+        (
+            "manifold",
+            "--run_flags=--top_latents=2 --estimator=iwae",
+            "not --top_latents",
+        ),
         ("manifold", "--latents=3,4", "--latents must hold 2"),
         ("manifold", "--manifold_size=0", "--manifold_size must be positive"),
         ("manifold", "--num_epochs=-1", "--num_epochs must not be negative"),
@@ -161,6 +181,29 @@ def test_data_without_both_bounds_are_refused_before_the_work(tmp_path, changes,
     with pytest.raises(cli.UsageError, match=said):
         bound_curves.main(config)
     assert not list((tmp_path / "w").iterdir())
+
+
+def test_monte_carlo_em_without_its_sizes_fits_nothing():
+    flags = ["--algorithms=mcem", "--train_sizes=200"]
+    with pytest.raises(cli.UsageError, match="mcem fits --mcem_train_sizes alone"):
+        cli.parse(marginal_likelihood.Config, ["figure", *flags])
+
+
+def test_a_cross_entropy_is_no_marginal_likelihood(tmp_path):
+    flags = "--binarization=none"
+    config = marginal_likelihood.Config(workdir=str(tmp_path), run_flags=flags)
+    with pytest.raises(cli.UsageError, match="no likelihood to bound"):
+        marginal_likelihood.main(config)
+
+
+@pytest.mark.parametrize("content", ['{"eval_samples": 2, "poi', "[1, 2]"])
+def test_a_damaged_file_of_points_is_one_line(tmp_path, content):
+    (tmp_path / "points.json").write_text(content)
+    with pytest.raises(cli.UsageError, match=r"points\.json .*: remove it"):
+        rundir.read_json(tmp_path / "points.json")
+    flags = {"a": 1}
+    with pytest.raises(cli.UsageError, match="remove it"):
+        reports.kept(tmp_path / "points.json", flags, lambda: None)
 
 
 @pytest.mark.parametrize("script", list(SCRIPTS.values()))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import cli, inference_gaps, measure
+from experiments.configuration import Config
 from tests.test_experiments import FLAGS
 from vae_jax.latent_models import ppca, ppca_bounds
 
@@ -32,6 +33,7 @@ def test_a_flag_file_of_inference_gaps_parses(path):
         ("--tolerance=0", "--tolerance must be positive"),
         ("--flow_rate=0", "--flow_rate must be positive"),
         ("--eval_samples=15", "--eval_samples must be a multiple of --local_samples"),
+        ("--run_flags=--num_seeds=2", "train one by one"),
         ("--run_flags=--posterior=iaf", "--posterior is set by the comparison's own"),
         ("--run_flags=--algorithm=vem", "--algorithm=vem do not fit"),
     ],
@@ -100,3 +102,19 @@ def test_on_a_linear_vae_the_best_q_and_log_p_are_the_closed_forms(tmp_path, cap
     assert inference_gaps.main(config) == 0, "read back, not measured again"
     assert (tmp_path / "diagonal.json").stat().st_mtime_ns == measured
     assert "approximation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        ("", "sgvb_a"),
+        ("--estimator=iwae --num_samples=5", "iwae"),
+        ("--algorithm=rws --num_samples=5", Config().estimator),
+    ],
+)
+def test_a_flow_is_trained_by_the_estimator_of_the_others(flags, wanted):
+    """But for the one that needs a KL in closed form."""
+    config = inference_gaps.Config(models="diagonal,flow", run_flags=flags)
+    runs = inference_gaps.train_configs(config)
+    assert runs["flow"].estimator == wanted
+    assert runs["diagonal"].estimator in (wanted, "sgvb_b")

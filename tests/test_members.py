@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, evaluate, generate, measure, members, runs, train
+from experiments import cards, cli, evaluate, generate, measure, members, runs, train
 from experiments.configuration import Config
 from tests.test_experiments import tiny
 from vae_jax.training import journal
@@ -115,6 +115,41 @@ def test_runs_together_resume_bit_for_bit_and_are_evaluated_together(tmp_path, c
         own = [run[name] for run in found["runs"]]
         assert found["over_seeds"][1][name] == pytest.approx(np.mean(own[2:]))
         assert alone[name] == own[3]
+    text = (tmp_path / "whole" / "evaluation_test.txt").read_text()
+    assert text.count("log p(x), nats: mean over images") == 4
+    _check_cards(whole, found, alone)
+
+
+def _check_cards(config, together, alone):
+    """A card has its own run's figures, from all together or from it alone."""
+    trained = measure.load_all(config.workdir, checkpoint="auto")
+    path = config.directory() / "evaluation_test.json"
+    for one, run in zip(trained, together["runs"], strict=True):
+        results = cards.of_trained(one)["results"]
+        assert results["evaluation_test"]["elbo"] == run["elbo"]
+        assert results["result"]["name"] == run["name"]
+    path.write_text(json.dumps(alone))
+    assert "evaluation_test" not in cards.of_trained(trained[0])["results"]
+    assert (
+        cards.of_trained(trained[3])["results"]["evaluation_test"]["elbo"]
+        == alone["elbo"]
+    )
+
+
+@pytest.mark.slow
+def test_runs_together_on_real_valued_targets_report_cross_entropies(tmp_path):
+    config = tiny(tmp_path, num_seeds=2, num_epochs=1, binarization="none")
+    assert train.main(config) == 0
+    (row,) = journal.read(tmp_path)
+    assert len(row["each_cross_entropy_objective"]) == 2
+    assert min(row["each_cross_entropy"]) > 0.0
+    assert row["cross_entropy_std"] > 0.0
+    assert not {name for name in row if "bound" in name or "elbo" in name}
+
+
+def test_a_member_below_all_is_refused():
+    with pytest.raises(cli.UsageError, match="--member must be -1"):
+        cli.parse(evaluate.Config, ["evaluate", "--member=-5"])
 
 
 def _saved(config):

@@ -184,6 +184,15 @@ def test_real_valued_images_report_coverage(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_mask_that_hides_nothing_known_is_one_line(workdir):
+    config = completion.Config(
+        workdir=str(workdir), mask="random", fraction=1e-9, **STEPS
+    )
+    with pytest.raises(cli.UsageError, match="hides no entry of these 3 images"):
+        completion.complete(config)
+
+
+@pytest.mark.slow
 def test_a_mask_of_the_wrong_shape_is_one_line(tmp_path, workdir):
     for shape in ((4, 4), (2, 8, 8)):
         np.save(tmp_path / "mask.npy", np.ones(shape, bool))

@@ -66,6 +66,13 @@ def test_the_limits_show_where_the_run_ends_up():
     assert axes.get_title(loc="right") == "start not shown"
 
 
+def test_two_points_are_both_shown():
+    rows = [{"epoch": e, "kl": value} for e, value in enumerate([900.0, 7.0])]
+    axes = curves.training_curves(rows, panels={"KL": ["kl"]}).axes[0]
+    assert axes.get_title(loc="right") == ""
+    assert axes.get_ylim()[1] > 900.0
+
+
 def test_a_flat_end_does_not_narrow_the_limits_to_nothing():
     rows = [{"epoch": e, "kl": 7.0 * (1.0 - np.exp(-e))} for e in range(100)]
     low, high = curves.training_curves(rows, panels={"KL": ["kl"]}).axes[0].get_ylim()

@@ -203,6 +203,9 @@ def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
         axes.set_title("start not shown", fontsize="small", color="0.45", loc="right")
 
 
+_FEWEST = 3  # places that a curve must have after the start that is cut off
+
+
 def _settled_limits(curves: Sequence[np.ndarray]) -> tuple[float, float] | None:
     """Limits that show all but the first quarter, or None where those show it too.
 
@@ -212,7 +215,10 @@ def _settled_limits(curves: Sequence[np.ndarray]) -> tuple[float, float] | None:
     """
     points = np.concatenate(curves)
     first, last = points[:, 0].min(), points[:, 0].max()
-    late = points[points[:, 0] >= first + 0.25 * (last - first), 1]
+    is_late = points[:, 0] >= first + 0.25 * (last - first)
+    if len(np.unique(points[is_late, 0])) < _FEWEST:
+        return None
+    late = points[is_late, 1]
     low, middle, high = np.percentile(late, [1.0, 50.0, 99.0])
     whole = np.ptp(points[:, 1])
     change = max(high - low, 0.05 * abs(middle))
