@@ -9,7 +9,6 @@ from scipy import special, stats
 from tests import problems, testing
 from vae_jax import likelihoods, networks, posteriors, priors, types, vae
 from vae_jax.estimators import sgvb
-from vae_jax.latent_models import sigmoid_belief
 from vae_jax.training import gradient
 from vae_jax.types import Batch, Conditional, Likelihood, Network, Params
 
@@ -236,17 +235,6 @@ def test_a_baseline_is_kept_beside_the_recognition_models_own_parameters():
     params = vae.with_baseline(recognition, network).init(jax.random.key(0))
     assert set(params) == {"encoder", "posterior", "baseline"}
     assert params["baseline"]["output"]["kernel"].shape == (6, 1)
-
-
-def test_a_baseline_starts_from_noise_of_its_own():
-    """fold_in(key, i) is split(key, n)[i]: the layers of q are made of such keys."""
-    recognition = sigmoid_belief.recognition((5, 5), (5,), hidden=(7,))
-    network = networks.mlp(5, (7,), 1)
-    params = vae.with_baseline(recognition, network).init(jax.random.key(0))
-    own = params["baseline"]["hidden_0"]["kernel"]
-    for name in set(params) - {"baseline"}:
-        for leaf in jax.tree.leaves(params[name]):
-            assert leaf.shape != own.shape or (leaf != own).all()
 
 
 def test_float32_parameters_give_float32_draws_and_densities_under_x64(x64):

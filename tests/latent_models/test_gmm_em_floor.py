@@ -113,3 +113,18 @@ def test_a_batch_without_weight_leaves_the_mixture_where_it_is():
         np.testing.assert_array_equal(
             state.params.generative[name], params.generative[name]
         )
+
+
+@pytest.mark.parametrize("share", [1e-3, 0.5])
+def test_weights_below_one_give_the_fit_of_equal_weights(x64, share):
+    """Starts and collapse are told by rows, which weights of 1/N must not all be."""
+    x = rows(num_rows=60)[0]
+    ends = []
+    for weight in (np.ones(60), np.full(60, share)):
+        params = start(x, weight=jnp.asarray(weight))
+        ends.append(run(gmm.em(), params, batch_of(x, weight), 5))
+        assert not ends[-1][1].num_collapsed.any()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10),
+        *[(state.params.generative, info) for state, info in ends],
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import problems, testing
-from vae_jax import networks
+from vae_jax import networks, vae
 from vae_jax.latent_models import sigmoid_belief
 from vae_jax.types import Params, log_joint
 
@@ -236,3 +236,14 @@ def test_a_z_of_another_length_is_refused():
         generative.log_likelihood_terms(params, x, jnp.ones(2))
     with pytest.raises(ValueError, match=r"z must be \[5\], got \(2,\)"):
         recognition.log_prob(params, h, jnp.ones(2))
+
+
+def test_a_baseline_starts_from_noise_of_its_own():
+    """fold_in(key, i) is split(key, n)[i]: the layers of q are made of such keys."""
+    recognition = sigmoid_belief.recognition((5, 5), (5,), hidden=(7,))
+    network = networks.mlp(5, (7,), 1)
+    params = vae.with_baseline(recognition, network).init(jax.random.key(0))
+    own = params["baseline"]["hidden_0"]["kernel"]
+    for name in set(params) - {"baseline"}:
+        for leaf in jax.tree.leaves(params[name]):
+            assert leaf.shape != own.shape or (leaf != own).all()
