@@ -105,7 +105,8 @@ def em(
         if step_size is not None:
             rate = jnp.asarray(step_size(state.step), old.mean.dtype)
         num_rows = (batch.weight > 0.0).sum(dtype=batch.weight.dtype)
-        one_row = jnp.minimum(1.0, moments.total / jnp.maximum(num_rows, 1.0))
+        mean_weight = moments.total / jnp.maximum(num_rows, 1.0)
+        one_row = jnp.where(num_rows > 0.0, jnp.minimum(1.0, mean_weight), 1.0)
         new, shift, num_collapsed, num_at_floor = _maximize(
             old, moments, rate, one_row, min_variance, added_variance
         )
