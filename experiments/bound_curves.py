@@ -39,17 +39,14 @@ from typing import Any
 
 import jax
 
-from experiments import (
-    cli,
-    course,
-    measure,
-    protocol,
-    reports,
-    runs,
-    variants,
-)
-from experiments.choices import READ_BY
-from experiments.configuration import Config as TrainConfig
+from experiments.choices.choices import READ_BY
+from experiments.choices.config import Config as TrainConfig
+from experiments.command import flags as cli
+from experiments.command import report as reports
+from experiments.measures import measure
+from experiments.runs import comparison as course
+from experiments.runs import protocol, variants
+from experiments.runs import run as runs
 from vae_jax.plots import curves, files
 
 CURVE = "bound_curve.json"

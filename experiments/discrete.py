@@ -28,9 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments import cli, measure, objectives, protocol, reports, timed
-from experiments.choices import FITTING_POSTERIORS
-from experiments.configuration import Config as TrainConfig
+from experiments.choices import estimators as objectives
+from experiments.choices.choices import FITTING_POSTERIORS
+from experiments.choices.config import Config as TrainConfig
+from experiments.command import flags as cli
+from experiments.command import report as reports
+from experiments.measures import measure
+from experiments.runs import protocol, timed
 from vae_jax import vae
 from vae_jax.estimators import importance
 from vae_jax.evaluation import examples, marginal

@@ -27,8 +27,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import algorithms, cli, measure, reports, runs, timed
-from experiments.configuration import Config as TrainConfig
+from experiments.choices import algorithms
+from experiments.choices.config import Config as TrainConfig
+from experiments.command import flags as cli
+from experiments.command import report as reports
+from experiments.measures import measure
+from experiments.runs import run as runs
+from experiments.runs import timed
 from vae_jax.evaluation import exact, examples
 from vae_jax.inference import quadrature_em
 from vae_jax.plots import curves, files

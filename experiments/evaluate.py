@@ -18,7 +18,12 @@ from typing import Any
 
 import jax
 
-from experiments import cli, estimates, measure, members, protocol, rundir
+from experiments.choices import sweep as members
+from experiments.command import flags as cli
+from experiments.measures import evidence as estimates
+from experiments.measures import measure
+from experiments.runs import protocol
+from experiments.runs import workdir as rundir
 
 POSITIVE = (
     *("eval_samples", "num_temperatures", "num_chains", "num_leapfrog"),

@@ -29,7 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments import cli, reports
+from experiments.command import flags as cli
+from experiments.command import report as reports
 from vae_jax import likelihoods, posteriors
 from vae_jax.estimators import importance
 from vae_jax.plots import curves, files

@@ -24,8 +24,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import cli, measure, pictures, reports, rundir, train, variants
-from experiments.configuration import Config as TrainConfig
+from experiments import train
+from experiments.choices.config import Config as TrainConfig
+from experiments.command import flags as cli
+from experiments.command import report as reports
+from experiments.measures import measure, pictures
+from experiments.runs import variants
+from experiments.runs import workdir as rundir
 from vae_jax.plots import files, images
 
 ROWS = COLUMNS = 10  # samples of each model

@@ -32,18 +32,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import (
-    cli,
-    course,
-    estimates,
-    measure,
-    models,
-    protocol,
-    reports,
-    runs,
-    variants,
-)
-from experiments.configuration import Config as TrainConfig
+from experiments.choices import models
+from experiments.choices.config import Config as TrainConfig
+from experiments.command import flags as cli
+from experiments.command import report as reports
+from experiments.measures import evidence as estimates
+from experiments.measures import measure
+from experiments.runs import comparison as course
+from experiments.runs import protocol, variants
+from experiments.runs import run as runs
 from vae_jax.evaluation import examples, hmc_density
 from vae_jax.inference import mcem
 from vae_jax.plots import curves, files

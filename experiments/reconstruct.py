@@ -10,7 +10,8 @@ import pathlib
 
 import jax
 
-from experiments import cli, measure, pictures
+from experiments.command import flags as cli
+from experiments.measures import measure, pictures
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,11 @@ import sys
 
 import numpy as np
 
-from experiments import cli, evaluate, measure, reports, train, validation
-from experiments.configuration import Config as TrainConfig
+from experiments import evaluate, train
+from experiments.choices.config import Config as TrainConfig
+from experiments.command import flags as cli
+from experiments.command import report as reports
+from experiments.measures import measure, validation
 from vae_jax.training import journal
 
 EVAL_EVERY = 5  # epochs between validation bounds

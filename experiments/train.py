@@ -19,20 +19,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import (
-    cli,
-    interrupts,
-    measure,
-    members,
-    metrics,
-    pictures,
-    protocol,
-    rundir,
-    runs,
-    validation,
-)
-from experiments.configuration import Config
-from experiments.runs import Run, Saved
+from experiments.choices import sweep as members
+from experiments.choices.config import Config
+from experiments.command import flags as cli
+from experiments.measures import measure, pictures, validation
+from experiments.runs import interrupts, metrics, protocol
+from experiments.runs import run as runs
+from experiments.runs import workdir as rundir
+from experiments.runs.run import Run, Saved
 from vae_jax.training import checkpoints, journal, parallel
 
 

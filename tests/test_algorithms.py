@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, em_to_vae, evaluate, train
-from experiments.configuration import Config
+from experiments import em_to_vae, evaluate, train
+from experiments.choices.config import Config
+from experiments.command import flags as cli
 from tests.test_experiments import metrics, tiny
 
 pytestmark = pytest.mark.uses_optax

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli
 from experiments.benchmark import (
     comparison,
     contenders,
@@ -24,6 +23,7 @@ from experiments.benchmark import (
     train_step,
     whole,
 )
+from experiments.command import flags as cli
 
 pytestmark = pytest.mark.uses_optax
 

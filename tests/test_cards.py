@@ -1,4 +1,4 @@
-"""experiments.cards: what a model's file says of it, and the model rebuilt from it."""
+"""experiments.export.cards: what a model's file says, and the model rebuilt from it."""
 
 import dataclasses
 
@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cards, measure, models, protocol
-from experiments.configuration import Config
+from experiments.choices import models
+from experiments.choices.config import Config
+from experiments.export import cards
+from experiments.measures import measure
+from experiments.runs import protocol
 from vae_jax import artifacts
 
 TINY = Config(hidden=(5,), num_latents=2)

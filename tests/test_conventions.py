@@ -320,7 +320,7 @@ def test_bounds_divergences_and_estimators_load_nothing_heavy():
         (import_direction, "vae_jax/vae.py", "from vae_jax import training"),
         (import_direction, "vae_jax/vae.py", "def f():\n  from vae_jax import unknown"),
         (import_direction, "vae_jax/__init__.py", "from vae_jax import types"),
-        (import_direction, "vae_jax/vae.py", "import experiments.cli"),
+        (import_direction, "vae_jax/vae.py", "import experiments.train"),
         (import_direction, "vae_jax/estimators/a.py", "from vae_jax import evaluation"),
         (import_direction, "vae_jax/estimators/a.py", "from .. import inference"),
         (import_direction, "vae_jax/training/a.py", "from vae_jax import numerics"),

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, em, em_densities
 from experiments.benchmark import em as benchmark
+from experiments.command import flags as cli
+from experiments.em import command as em
+from experiments.em import densities as em_densities
 from tests import problems
 from tests.test_experiments import FLAGS
 from vae_jax.types import Params

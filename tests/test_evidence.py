@@ -11,8 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, evaluate, evidence, train
+from experiments import evaluate, train
 from experiments.benchmark import importance_sampling as benchmark
+from experiments.command import flags as cli
+from experiments.evidence import command as evidence
 from tests.test_experiments import FLAGS, TINY
 
 pytestmark = [pytest.mark.uses_optax, pytest.mark.slow]
@@ -151,7 +153,9 @@ def test_a_bad_flag_of_the_comparison_is_named(flag, said):
 
 @pytest.mark.parametrize("name", ["quick", "full"])
 def test_the_flag_files_of_the_comparison_parse(name):
-    path = pathlib.Path(cli.__file__).parent / "flags" / "evidence" / f"{name}.flags"
+    path = (
+        pathlib.Path(cli.__file__).parents[1] / "flags" / "evidence" / f"{name}.flags"
+    )
     assert cli.parse(evidence.Config, ["evidence", f"--flagfile={path}"]).workdir
 
 

@@ -8,22 +8,18 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import (
-    cli,
-    evaluate,
-    generate,
-    measure,
-    protocol,
-    reconstruct,
-    rundir,
-    train,
-)
-from experiments.configuration import Config
+from experiments import evaluate, reconstruct, train
+from experiments.choices.config import Config
+from experiments.command import flags as cli
+from experiments.generate import command as generate
+from experiments.measures import measure
+from experiments.runs import protocol
+from experiments.runs import workdir as rundir
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
 
-FLAGS = pathlib.Path(cli.__file__).parent / "flags"
+FLAGS = pathlib.Path(cli.__file__).parents[1] / "flags"
 TINY = Config(
     hidden=(8,),
     num_latents=2,

@@ -12,7 +12,12 @@ import pytest
 import safetensors.numpy
 
 import vae_jax
-from experiments import cards, cli, export, measure, pictures, protocol, runs
+from experiments.command import flags as cli
+from experiments.export import cards
+from experiments.export import command as export
+from experiments.measures import measure, pictures
+from experiments.runs import protocol
+from experiments.runs import run as runs
 from tests import testing
 from tests.test_cards import ARCHITECTURES, TINY, untrained
 from vae_jax import artifacts

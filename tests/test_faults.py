@@ -11,14 +11,16 @@ import time
 import numpy as np
 import pytest
 
-from experiments import cli, rundir, train
-from experiments.configuration import Config
+from experiments import train
+from experiments.choices.config import Config
+from experiments.command import flags as cli
+from experiments.runs import workdir as rundir
 from tests.test_experiments import TINY, metrics, saved_arrays, tiny
 from vae_jax.training import checkpoints, journal
 
 pytestmark = pytest.mark.uses_optax
 
-ROOT = pathlib.Path(cli.__file__).parent.parent
+ROOT = pathlib.Path(cli.__file__).parents[2]
 LONG = {"num_epochs": 60, "checkpoint_seconds": 0.0}
 
 

@@ -11,22 +11,17 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import (
-    bound_curves,
-    cli,
-    course,
-    manifold,
-    marginal_likelihood,
-    reports,
-    rundir,
-    train,
-    variants,
-)
+from experiments import bound_curves, manifold, marginal_likelihood, train
+from experiments.command import flags as cli
+from experiments.command import report as reports
+from experiments.runs import comparison as course
+from experiments.runs import variants
+from experiments.runs import workdir as rundir
 from tests.test_experiments import metrics
 
 pytestmark = pytest.mark.uses_optax
 
-FLAGS = pathlib.Path(cli.__file__).parent / "flags"
+FLAGS = pathlib.Path(cli.__file__).parents[1] / "flags"
 SCRIPTS = {
     "bound_curves": bound_curves,
     "manifold": manifold,

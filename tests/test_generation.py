@@ -8,7 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, generate, measure, paths, pictures, samplers, train
+from experiments import train
+from experiments.command import flags as cli
+from experiments.generate import command as generate
+from experiments.generate import paths, samplers
+from experiments.measures import measure, pictures
 from tests import testing
 from tests.test_experiments import tiny
 

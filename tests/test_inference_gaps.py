@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, inference_gaps, measure
-from experiments.configuration import Config
+from experiments.choices.config import Config
+from experiments.command import flags as cli
+from experiments.inference_gaps import command as inference_gaps
+from experiments.measures import measure
 from tests.test_experiments import FLAGS
 from vae_jax.latent_models import ppca, ppca_bounds
 

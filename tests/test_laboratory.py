@@ -7,20 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import (
-    algorithms,
-    choices,
-    cli,
-    discrete,
-    estimator_variance,
-    gradient_snr,
-    models,
-    objectives,
-    runs,
-    tighter_bounds,
-    train,
-)
-from experiments.configuration import Config
+from experiments import discrete, gradient_snr, tighter_bounds, train
+from experiments.choices import algorithms, choices, models
+from experiments.choices import estimators as objectives
+from experiments.choices.config import Config
+from experiments.command import flags as cli
+from experiments.estimator_variance import command as estimator_variance
+from experiments.runs import run as runs
 from tests.test_experiments import tiny
 from vae_jax.data import batches
 from vae_jax.training import journal, loop

@@ -7,8 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cards, cli, evaluate, generate, measure, members, runs, train
-from experiments.configuration import Config
+from experiments import evaluate, train
+from experiments.choices import sweep as members
+from experiments.choices.config import Config
+from experiments.command import flags as cli
+from experiments.export import cards
+from experiments.generate import command as generate
+from experiments.measures import measure
+from experiments.runs import run as runs
 from tests.test_experiments import tiny
 from vae_jax.training import journal
 

@@ -10,16 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import (
-    cli,
-    completion,
-    completion_measures,
-    measure,
-    models,
-    protocol,
-    train,
-)
-from experiments.configuration import Config
+from experiments import train
+from experiments.choices import models
+from experiments.choices.config import Config
+from experiments.command import flags as cli
+from experiments.completion import command as completion
+from experiments.completion import scores as completion_measures
+from experiments.measures import measure
+from experiments.runs import protocol
 from tests.test_experiments import FLAGS, metrics, saved_arrays, tiny
 from vae_jax.training import journal
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, evaluate, train
+from experiments import evaluate, train
+from experiments.command import flags as cli
 from tests import problems
 from tests.test_experiments import metrics, tiny
 from vae_jax import divergences

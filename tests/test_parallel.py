@@ -14,8 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, evaluate, rundir, runs, train
-from experiments.configuration import Config
+from experiments import evaluate, train
+from experiments.choices.config import Config
+from experiments.command import flags as cli
+from experiments.runs import run as runs
+from experiments.runs import workdir as rundir
 from tests.test_experiments import metrics, saved_arrays, tiny
 from vae_jax.training import checkpoints, journal
 

@@ -8,7 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, gap_family, gap_models, gap_training, posterior_gap
+from experiments.command import flags as cli
+from experiments.posterior_gap import command as posterior_gap
+from experiments.posterior_gap import family as gap_family
+from experiments.posterior_gap import models as gap_models
+from experiments.posterior_gap import training as gap_training
 from tests.test_experiments import FLAGS
 from vae_jax.types import Batch, Params, log_joint
 

@@ -7,7 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, measure, metrics, representation, train
+from experiments import train
+from experiments.command import flags as cli
+from experiments.measures import measure
+from experiments.representation import command as representation
+from experiments.runs import metrics
 from tests.test_experiments import FLAGS, tiny
 from vae_jax.training import journal
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, evaluate, train
-from experiments.configuration import Config
+from experiments import evaluate, train
+from experiments.choices.config import Config
+from experiments.command import flags as cli
 from vae_jax.data import sources
 from vae_jax.estimators import enumerated
 from vae_jax.evaluation import marginal
@@ -18,7 +19,7 @@ from vae_jax.types import Params
 
 pytestmark = [pytest.mark.uses_optax, pytest.mark.long]
 
-FLAGS = pathlib.Path(cli.__file__).parent / "flags" / "train"
+FLAGS = pathlib.Path(cli.__file__).parents[1] / "flags" / "train"
 
 
 def trained(name: str, workdir: pathlib.Path, **changes) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments import cli, rundir
 from experiments.benchmark import contenders, ours, process, rounds
+from experiments.command import flags as cli
+from experiments.runs import workdir as rundir
 
 
 @dataclasses.dataclass(frozen=True)

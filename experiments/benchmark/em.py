@@ -24,8 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import mixture
 
-from experiments import cli, rundir
 from experiments.benchmark import rounds
+from experiments.command import flags as cli
+from experiments.runs import workdir as rundir
 from vae_jax.latent_models import gmm
 from vae_jax.types import Batch, Params, PyTree
 

@@ -23,8 +23,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experiments import cli, measure, rundir
 from experiments.benchmark import contenders, memory, parts, rounds
+from experiments.command import flags as cli
+from experiments.measures import measure
+from experiments.runs import workdir as rundir
 
 SHAPE = (28, 28)
 PEERS = ("torch", "pythae")

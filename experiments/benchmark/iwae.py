@@ -10,8 +10,8 @@ objective of all. Bounds compare after some 12,000 steps: at 1,600 they rise by 
 
 import dataclasses
 
-from experiments import cli
 from experiments.benchmark import comparison, contenders, parts, rounds
+from experiments.command import flags as cli
 
 
 @dataclasses.dataclass(frozen=True)

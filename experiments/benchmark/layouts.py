@@ -18,9 +18,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from experiments import cli, protocol, rundir, runs
 from experiments.benchmark import rounds
-from experiments.configuration import Config as TrainConfig
+from experiments.choices.config import Config as TrainConfig
+from experiments.command import flags as cli
+from experiments.runs import protocol
+from experiments.runs import run as runs
+from experiments.runs import workdir as rundir
 from vae_jax.data import batches, sources
 
 BASE = "one seed, resident"

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import algorithms, measure, models
 from experiments.benchmark.contenders import Contender, Layer, Problem, Weights
-from experiments.configuration import Config
+from experiments.choices import algorithms, models
+from experiments.choices.config import Config
+from experiments.measures import measure
 from vae_jax.data import batches
 from vae_jax.estimators import importance
 from vae_jax.evaluation import examples

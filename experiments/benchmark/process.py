@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import cli
 from experiments.benchmark import contenders, memory
 from experiments.benchmark.contenders import Layer, Weights
+from experiments.command import flags as cli
 
 FIRST = "first pass"
 MIN_CACHED = {  # JAX's thresholds keep small programs out of its cache

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments import cli, rundir
 from experiments.benchmark import comparison, contenders, parts, rounds
+from experiments.command import flags as cli
+from experiments.runs import workdir as rundir
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experiments import cli, rundir
 from experiments.benchmark import comparison, contenders, process, rounds
+from experiments.command import flags as cli
+from experiments.runs import workdir as rundir
 
 COMPILED = ("ours", "torch_compile", "numpyro", "flax", "flax_jit")
 

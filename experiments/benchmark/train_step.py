@@ -22,8 +22,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experiments import cli
 from experiments.benchmark import comparison, contenders, ours, parts, rounds
+from experiments.command import flags as cli
 
 PARTS = {  # in the order of the table
     "matrix products": parts.all_products,

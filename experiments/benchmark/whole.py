@@ -22,8 +22,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from experiments import cli
 from experiments.benchmark import comparison, contenders, ours, process, rounds
+from experiments.command import flags as cli
 
 COMMAND = "experiments.train"
 

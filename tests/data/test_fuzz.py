@@ -16,8 +16,8 @@ import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments import cli
-from experiments.configuration import Config
+from experiments.choices.config import Config
+from experiments.command import flags as cli
 from vae_jax.data import formats
 from vae_jax.training import checkpoints
 

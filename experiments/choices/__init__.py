@@ -1,0 +1,1 @@
+"""What flags can choose."""

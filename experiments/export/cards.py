@@ -1,0 +1,171 @@
+"""What a model carried elsewhere says of itself, and the model rebuilt from that.
+
+from experiments import cards
+generative, recognition, params = cards.load_model("model.safetensors")
+"""
+
+import dataclasses
+import math
+import operator
+import os
+from typing import Any
+
+import jax
+
+from experiments.choices import models
+from experiments.choices import sweep as members
+from experiments.choices.config import Config
+from experiments.command import flags as cli
+from experiments.measures import measure
+from experiments.runs import protocol
+from experiments.runs import workdir as rundir
+from vae_jax import artifacts
+from vae_jax.data import sources
+from vae_jax.types import Generative, Params, Recognition
+
+LOCAL = {"workdir", "data_dir"}  # flags that mean nothing on another machine
+RESULTS = (
+    "result.json",
+    *(f"evaluation_{split}.json" for split in sources.SPLITS),
+)
+
+
+def of_trained(trained: measure.Trained) -> artifacts.Card:
+    """The card of a trained model.
+
+    What x and z are, the flags that rebuild the records, the data's protocol, the step,
+    what was measured of these parameters in the workdir, and the versions.
+
+    Raises:
+        UsageError: if a file of results is damaged.
+    """
+    config = trained.config
+    left_out = cli.display_flags(Config) | LOCAL
+    return {
+        "x": observation(trained),
+        "z": {"shape": list(latents(trained).shape)},
+        "flags": {
+            name: value
+            for name, value in dataclasses.asdict(config).items()
+            if name not in left_out
+        },
+        "protocol": protocol.stamp(config, trained.data),
+        "step": trained.step,
+        "results": _results(trained),
+        "environment": protocol.environment(),
+    }
+
+
+def load_model(
+    path: str | os.PathLike[str],
+) -> tuple[Generative, Recognition, Params]:
+    """The records and the parameters that `experiments.export --what=model` wrote.
+
+    The parameters are those that were exported, bit for bit. No data are read.
+
+    Raises:
+        ValueError: as `artifacts.load_model`; a card without this library's flags.
+        OSError: the file cannot be read.
+    """
+
+    def build(card: artifacts.Card) -> tuple[Generative, Recognition]:
+        try:
+            flags, shape = card["flags"], card["x"]["shape"]
+        except KeyError as error:
+            raise ValueError(
+                f"{path}: its card has no {error}, so that the records cannot be "
+                "rebuilt: build them and call artifacts.load_model"
+            ) from error
+        return models.build(_config(path, flags), tuple(shape)).pair
+
+    return artifacts.load_model(path, build)
+
+
+def observation(trained: measure.Trained) -> dict[str, Any]:
+    """What x is: its shape and dtype, and how it is made from what the data hold."""
+    source, binarization = trained.data.source, trained.config.binarization
+    shifted = f"(stored + {source.offset:g})" if source.offset else "stored"
+    value = f"{shifted} / {source.divisor:g}"
+    return {
+        "shape": list(trained.data.x_shape),
+        "dtype": str(rows(trained).dtype),
+        "stored_dtype": str(source.train.dtype),
+        "offset": source.offset,
+        "divisor": source.divisor,
+        "binarization": binarization,
+        "holes": {
+            "refuse": "none: NaN gives NaN",
+            "nan": "NaN marks a missing entry",
+        }[trained.config.missing],
+        "value": {
+            "none": f"x = {value}",
+            "threshold": f"x = 1 where {value} >= 0.5, else 0",
+        }.get(binarization, f"x = 1 with probability {value}, else 0"),
+    }
+
+
+def rows(trained: measure.Trained) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of one x."""
+    stored = trained.data.source.train
+    raw = jax.ShapeDtypeStruct(stored.shape[1:], stored.dtype)
+    return jax.eval_shape(trained.data.prepared.value, raw)
+
+
+def latents(trained: measure.Trained) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of one z."""
+    key = jax.eval_shape(jax.random.key, 0)
+    return jax.eval_shape(trained.model.generative.sample_prior, key, trained.params)
+
+
+def _results(trained: measure.Trained) -> dict[str, dict[str, Any]]:
+    """The figures in its workdir that are the model's own, by the file's name.
+
+    Those of its step and, of runs that trained together, of its run. Single figures and
+    settings only: the workdir keeps the lists. A figure that is not finite is left out.
+    """
+    folder, found = trained.config.directory(), {}
+    for name in RESULTS:
+        path = folder / name
+        if not path.is_file():
+            continue
+        result = _of_member(trained.config, rundir.read_json(path))
+        if result.get("step") == trained.step:
+            found[path.stem] = {
+                name: value
+                for name, value in result.items()
+                if isinstance(value, str | int)
+                or (isinstance(value, float) and math.isfinite(value))
+            }
+    return found
+
+
+def _of_member(config: Config, result: dict[str, Any]) -> dict[str, Any]:
+    """What a result says of the run of config; nothing where it is another's."""
+    whole = rundir.read_config(config.directory())
+    if not whole.trains_many:
+        return result
+    identity = operator.attrgetter("seed", *members.SWEPT)
+    own = [identity(run) for run in members.expand(whole)].index(identity(config))
+    if "runs" in result:
+        return result | result["runs"][own]
+    return result if result.get("member") == own else {}
+
+
+def _config(path: str | os.PathLike[str], flags: dict[str, Any]) -> Config:
+    """The flags of a card.
+
+    Raises:
+        ValueError: if one is unknown, or has a value that it cannot have.
+    """
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    unknown = sorted(flags.keys() - fields.keys())
+    if unknown:
+        raise ValueError(
+            f"{path}: its card has flags that this vae_jax does not know: "
+            f"{', '.join(unknown)}"
+        )
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(fields[name].default, tuple) else value
+        for name, value in flags.items()
+    }
+    return Config(**values)

@@ -1,0 +1,216 @@
+r"""Carries a trained model elsewhere: as parameters with a card, or as functions.
+
+    python -m experiments.export --workdir=runs/digits
+    python -m experiments.export --workdir=runs/digits --what=encoder
+    python -m experiments.export --check=runs/digits/encoder.stablehlo
+
+--what=model writes model.safetensors: the parameters, and a card that says what x is,
+the data's protocol, the flags, the results and the versions. `cards.load_model(path)`
+makes (generative, recognition, params) of it again.
+
+The others write NAME.stablehlo, with the same card in NAME.stablehlo.json: encoder (x
+-> mean and standard deviation of q(z | x)), decoder (z -> mean of x), sampler (key data
+-> x) and log_weight (key data, x -> log p(x, z) - log q(z | x) in nats). They take
+arrays [B, ...] of any B, and run on CPU, CUDA and TPU where jax, numpy and flatbuffers
+alone are installed:
+
+    import jax.export
+    import numpy as np
+    encoder = jax.export.deserialize(open("encoder.stablehlo", "rb").read())
+    mean, std = jax.jit(encoder.call)(np.zeros((3, 8, 8), np.float32))
+    print(encoder.in_avals, encoder.out_avals, mean.shape)
+
+Key data are pairs of uint32, a pair for each row, that do not repeat.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from experiments.choices.choices import WITHOUT_ENCODER
+from experiments.choices.config import Config as TrainConfig
+from experiments.command import flags as cli
+from experiments.export import cards
+from experiments.measures import measure
+from experiments.runs import protocol
+from vae_jax import artifacts, posteriors
+
+WHAT = ("model", "encoder", "decoder", "sampler", "log_weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(measure.WorkdirFlags):
+    """One export; every field is a flag."""
+
+    what: str = cli.flag("model", "What is written.", choices=WHAT)
+    out: str = cli.flag(
+        "", "File to write; WHAT.safetensors or WHAT.stablehlo in the workdir if empty."
+    )
+    check: str = cli.flag(
+        "", "Instead of an export: a file written before, to check and to describe."
+    )
+
+
+class Exported(NamedTuple):
+    """A function of one example, its inputs by name, and what it returns in words."""
+
+    function: Callable[..., Any]
+    inputs: dict[str, jax.ShapeDtypeStruct]
+    returns: str
+
+
+def encoder(trained: measure.Trained) -> Exported:
+    """x -> mean and standard deviation of q(z | x), or h where those are not known.
+
+    Raises:
+        ValueError: for an algorithm that trains no encoder.
+    """
+    config, (_, recognition) = trained.config, trained.model.pair
+    if config.algorithm in WITHOUT_ENCODER:
+        raise ValueError(
+            f"--algorithm={config.algorithm} trains no encoder: its q is searched for "
+            "each x; --what=log_weight exports that search"
+        )
+    inputs = {"x": cards.rows(trained)}
+    moments = _moments(config)
+    if moments is None:
+        return Exported(
+            lambda x: recognition.encode(trained.params, x),
+            inputs,
+            f"h, from which q(z | x) of --posterior={config.posterior} --top_latents="
+            f"{config.top_latents} is made: its mean has no closed form",
+        )
+    return Exported(
+        lambda x: moments(recognition.encode(trained.params, x)),
+        inputs,
+        "mean and standard deviation of each latent under q(z | x)",
+    )
+
+
+def decoder(trained: measure.Trained) -> Exported:
+    """z -> E[x | z]."""
+    generative, params = trained.model.generative, trained.params
+    return Exported(
+        lambda z: generative.mean_observation(params, z),
+        {"z": cards.latents(trained)},
+        "the mean of x under p(x | z)",
+    )
+
+
+def sampler(trained: measure.Trained) -> Exported:
+    """Key data -> x ~ p(x)."""
+    return Exported(
+        artifacts.sampler(trained.model.generative, trained.params),
+        {"key_data": artifacts.KEY_DATA},
+        "x drawn from p(x): z from the prior, then x from p(x | z)",
+    )
+
+
+def log_weight(trained: measure.Trained) -> Exported:
+    """Key data and x -> the log weight of one importance sample.
+
+    Raises:
+        ValueError: where p(x | z) is no likelihood of these data.
+    """
+    if protocol.quantity(trained.config, trained.data) == "cross-entropy":
+        raise ValueError(
+            "--what=log_weight: targets are not binary, so the model has no log p(x) "
+            "to weigh; train with --binarization=static or dynamic"
+        )
+    return Exported(
+        artifacts.log_weight(*trained.model.pair, trained.params),
+        {"key_data": artifacts.KEY_DATA, "x": cards.rows(trained)},
+        "log w = log p(x, z) - log q(z | x) in nats for one z ~ q(z | x); the log of "
+        "the mean of w over many keys estimates log p(x), from below on average",
+    )
+
+
+FUNCTIONS = {f.__name__: f for f in (encoder, decoder, sampler, log_weight)}
+
+
+def export(config: Config) -> str:
+    """Writes what is asked for and says in words what was written.
+
+    Raises:
+        UsageError: for a run, a choice or a path with which that cannot be done.
+    """
+    suffix = "safetensors" if config.what == "model" else "stablehlo"
+    name = f"{config.what}.{suffix}"
+    path = pathlib.Path(config.out or pathlib.Path(config.workdir) / name).expanduser()
+    if config.out:
+        with cli.user_errors():
+            _check_writable(path)
+    trained = config.load()
+    with cli.user_errors():
+        card = cards.of_trained(trained)
+        if config.what == "model":
+            artifacts.save_model(path, trained.params, card)
+            return f"written to {path}"
+        exported = FUNCTIONS[config.what](trained)
+    card |= {"function": config.what, "returns": exported.returns}
+    function, inputs = exported.function, exported.inputs
+    try:
+        artifacts.save_function(path, function, inputs, card)
+    except OSError as error:
+        raise cli.UsageError(str(error)) from error
+    return f"written to {path} and {path.name}.json"
+
+
+def described(path: str) -> str:
+    """The card of a file that was written before, which it is checked to be.
+
+    Raises:
+        UsageError: if it is damaged, or of another version.
+    """
+    with cli.user_errors():
+        if path.endswith(".stablehlo") or pathlib.Path(f"{path}.json").is_file():
+            return json.dumps(artifacts.load_function(path).card, indent=2)
+        cards.load_model(path)
+        return json.dumps(artifacts.read_model(path)[1], indent=2)
+
+
+def main(config: Config) -> int:
+    """Exports, or checks."""
+    print(described(config.check) if config.check else export(config))
+    return 0
+
+
+def _moments(config: TrainConfig) -> Callable[[Array], tuple[Array, Array]] | None:
+    """h -> mean and standard deviation of each latent; None if not in closed form."""
+
+    def diag_normal(h: Array) -> tuple[Array, Array]:
+        mean, log_std = jnp.split(h, 2)
+        return mean, jnp.exp(log_std)
+
+    def full_normal(h: Array) -> tuple[Array, Array]:
+        mean, scale = posteriors.mean_and_scale_tril(h, config.num_latents)
+        return mean, jnp.sqrt((scale**2).sum(axis=1))
+
+    def bernoulli(h: Array) -> tuple[Array, Array]:
+        on, off = jax.nn.sigmoid(h), jax.nn.sigmoid(-h)
+        return on, jnp.sqrt(on * off)
+
+    known = {f.__name__: f for f in (diag_normal, full_normal, bernoulli)}
+    return None if config.top_latents else known.get(config.posterior)
+
+
+def _check_writable(path: pathlib.Path) -> None:
+    """Refuses a path before the work that would be lost at it.
+
+    Raises:
+        ValueError: a folder in its place, or none to hold it.
+        PermissionError: a folder that cannot be written.
+    """
+    if path.is_dir():
+        raise ValueError(f"--out={path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out={path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write in {path.parent}")

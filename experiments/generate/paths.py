@@ -1,0 +1,139 @@
+"""Ways through the latent space of a trained model, decoded: arrays and pictures."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments.command import flags as cli
+from experiments.measures import measure
+from experiments.measures.pictures import Arrays
+from vae_jax.evaluation import interpolation
+from vae_jax.plots import files, images
+from vae_jax.types import PRNGKey
+
+PRIOR_DRAWS = 1000  # whose 1st to 99th percentiles a traversal spans
+KINDS = {"linear": interpolation.linear, "spherical": interpolation.spherical}
+
+
+def chosen(trained: measure.Trained, *, split: str, places: tuple[int, ...]) -> Array:
+    """The images of a split at these places, as stored.
+
+    Raises:
+        UsageError: if the split is empty or a place is beyond it.
+    """
+    size = len(getattr(trained.data.prepared, split))
+    outside = [place for place in places if not 0 <= place < size]
+    if outside:
+        raise cli.UsageError(
+            f"--images={','.join(map(str, places))}: {outside[0]} is none of the "
+            f"{size} rows of the {split} split, 0 to {size - 1}"
+            if size
+            else f"{trained.config.dataset} has no rows in its {split} split"
+        )
+    with cli.user_errors():
+        whole = measure.rows(trained, split=split, num_images=max(places) + 1)
+    return whole[jnp.array(places)]
+
+
+def between(
+    key: PRNGKey, trained: measure.Trained, data: Array, *, num_steps: int
+) -> Arrays:
+    """Straight and spherical paths from the first code to the second, and so on.
+
+    data [2 P, *X] holds pairs one after the other. For each kind: z [P, T, D] and the
+    means of p(x | z) [P, T, *X]; x [2 P, *X] are the images themselves.
+    """
+    codes = jnp.asarray(measure.codes(key, trained, data))
+    times = jnp.linspace(0.0, 1.0, num_steps, dtype=codes.dtype)
+    found = {"x": np.asarray(trained.data.prepared.value(data))}
+    for name, kind in KINDS.items():
+        z = jax.jit(jax.vmap(kind, (0, 0, None)))(codes[::2], codes[1::2], times)
+        found |= {f"{name}_z": np.asarray(z), f"{name}_mean": _decoded(trained, z)}
+    return found
+
+
+def along(
+    key: PRNGKey, trained: measure.Trained, row: Array, *, num_steps: int, num: int
+) -> Arrays:
+    """One latent at a time of an image's code, over the prior's width: x stays else.
+
+    Of the `num` latents with the greatest mean KL on the reported split, the greatest
+    first; by the variance of their codes where q has no KL per latent. Values run from
+    the 1st to the 99th percentile of the prior's draws; bits take 0 and 1. Of two
+    stochastic layers those of the lower one, which alone the decoder reads.
+
+    Returns latents [L], their kl or variance [L], z [L, T, D] and mean [L, T, *X].
+    """
+    key_code, key_order, key_prior = jax.random.split(key, 3)
+    score, what = _scores(key_order, trained)
+    order = np.argsort(-score)[: min(num, len(score))]
+    code = jnp.asarray(measure.codes(key_code, trained, row[None]))[0]
+    if trained.config.posterior == "bernoulli":
+        code = jnp.round(code)
+        ends = jnp.array([[0.0], [1.0]], code.dtype) * jnp.ones((1, len(order)))
+        num_steps = 2
+    else:
+        sample = trained.model.generative.sample_prior
+        keys = jax.random.split(key_prior, PRIOR_DRAWS)
+        draws = jax.jit(jax.vmap(sample, (0, None)))(keys, trained.params)
+        ends = jnp.percentile(draws[:, order], jnp.array([1.0, 99.0]), axis=0)
+    values = jnp.linspace(ends[0], ends[1], num_steps, axis=1, dtype=code.dtype)
+    z = interpolation.along_latents(code, jnp.asarray(order), values)
+    mean = _decoded(trained, z)
+    return {
+        "latents": order,
+        what: score[order],
+        "z": np.asarray(z),
+        "mean": mean,
+        "x": np.asarray(trained.data.prepared.value(row)),
+    }
+
+
+def draw_between(arrays: Arrays, folder: pathlib.Path) -> None:
+    """A picture of each kind of path: the images themselves at both ends."""
+    for name in KINDS:
+        mean = arrays[f"{name}_mean"]
+        first, last = arrays["x"][::2, None], arrays["x"][1::2, None]
+        blank = np.ones_like(first)
+        tiles = np.concatenate([first, blank, mean, blank, last], axis=1)
+        figure = images.grid(
+            tiles.reshape(-1, *tiles.shape[2:]),
+            num_columns=tiles.shape[1],
+            title=f"Between the codes of two images, {name} (means of p(x | z))",
+        )
+        files.save(figure, folder / f"interpolation_{name}.png")
+
+
+def draw_along(arrays: Arrays, path: pathlib.Path) -> None:
+    """A row of means for each latent, that of the greatest KL at the top."""
+    mean = arrays["mean"]
+    by = "KL" if "kl" in arrays else "variance of the code"
+    names = ", ".join(f"z_{latent + 1}" for latent in arrays["latents"])
+    figure = images.grid(
+        mean.reshape(-1, *mean.shape[2:]),
+        num_columns=mean.shape[1],
+        title=f"One latent moves, greatest {by} at the top: {names}",
+    )
+    files.save(figure, path)
+
+
+def _scores(key: PRNGKey, trained: measure.Trained) -> tuple[np.ndarray, str]:
+    """What the latents that the decoder reads are ordered by, and its name."""
+    split = measure.test_split(trained)
+    size = min(measure.DECODED_ROWS, len(getattr(trained.data.prepared, split)))
+    found = measure.latents(trained, split=split, num_images=size)
+    if "kl_per_latent" in found:
+        return np.asarray(found["kl_per_latent"]), "kl"
+    data = measure.rows(trained, split=split, num_images=size)
+    codes = measure.codes(key, trained, data)[:, : trained.config.num_latents]
+    return codes.var(axis=0), "variance"
+
+
+def _decoded(trained: measure.Trained, z: Array) -> np.ndarray:
+    """Means of p(x | z) of codes [A, T, D]."""
+    mean = trained.model.generative.mean_observation
+    decode = jax.vmap(jax.vmap(mean, in_axes=(None, 0)), in_axes=(None, 0))
+    return np.asarray(jax.jit(decode)(trained.params, z))

@@ -1,0 +1,199 @@
+"""Arrays and pictures from a trained model: samples, reconstructions, the manifold."""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments.measures import measure
+from experiments.runs import protocol
+from vae_jax.plots import curves, files, images, latents
+from vae_jax.training import journal
+from vae_jax.types import PRNGKey
+
+Arrays = dict[str, np.ndarray]
+METRICS = {  # what a run is drawn by, where it reports it, and the unit
+    "bound": "nats per example",
+    "log_joint": "nats per example",
+    "reconstruction": "nats per example",
+    "kl": "nats per example",
+    "acceptance": "share of HMC's proposals",
+    "gradient_norm": "of the mean over a batch",
+}
+
+
+def samples(
+    key: PRNGKey,
+    trained: measure.Trained,
+    *,
+    num: int,
+    sample_z: Callable[[PRNGKey], Array] | None = None,
+) -> Arrays:
+    """z from the prior, then x from the decoder: z, the means of x, and draws of x.
+
+    sample_z, key -> z, takes the prior's place if given.
+    """
+    generative, params = trained.model.generative, trained.params
+
+    def sample(key: PRNGKey) -> dict[str, Array]:
+        key_z, key_x = jax.random.split(key)
+        if sample_z is None:
+            z = generative.sample_prior(key_z, params)
+        else:
+            z = sample_z(key_z)
+        x = generative.sample_observation(key_x, params, z)
+        return {"z": z, "mean": generative.mean_observation(params, z), "x": x}
+
+    return _arrays(jax.jit(jax.vmap(sample))(jax.random.split(key, num)))
+
+
+def reconstructions(
+    key: PRNGKey, trained: measure.Trained, *, split: str, num: int
+) -> Arrays:
+    """x of a split, one z from q(z | x) each, and the mean of p(x | z) there."""
+    (generative, recognition), params = trained.model.pair, trained.params
+
+    def reconstruct(key: PRNGKey, row: Array) -> dict[str, Array]:
+        x = trained.data.prepared.value(row)
+        z = recognition.sample(key, params, recognition.encode(params, x))
+        return {"x": x, "z": z, "mean": generative.mean_observation(params, z)}
+
+    rows = measure.spread_rows(trained, split=split, num_images=num)
+    return _arrays(jax.jit(jax.vmap(reconstruct))(jax.random.split(key, num), rows))
+
+
+def manifold(trained: measure.Trained, *, size: int) -> np.ndarray:
+    """Means of p(x | z) [R, C, *X] on a grid of the unit square, for two latents.
+
+    The grid is taken through the inverse CDF of the prior, so that each tile stands
+    for the same prior mass: Figure 4 of AEVB (arXiv:1312.6114).
+    """
+    axis = jax.scipy.stats.norm.ppf((jnp.arange(size) + 0.5) / size)
+    z = jnp.stack(jnp.meshgrid(axis, axis[::-1]), axis=-1)
+    decode = jax.vmap(trained.model.generative.mean_observation, in_axes=(None, 0))
+    return np.asarray(jax.jit(jax.vmap(decode, in_axes=(None, 0)))(trained.params, z))
+
+
+def _arrays(tree: dict[str, Array]) -> Arrays:
+    return {name: np.asarray(array) for name, array in tree.items()}
+
+
+def save_arrays(path: pathlib.Path, arrays: Arrays) -> None:
+    """Writes an .npz whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    partial.replace(path)
+
+
+def draw_samples(
+    arrays: Arrays, path: pathlib.Path, *, source: str = "the prior"
+) -> None:
+    """Draws the means of sampled images."""
+    title = f"Samples, z from {source} (means of p(x | z))"
+    files.save(images.grid(arrays["mean"], num_columns=10, title=title), path)
+
+
+def draw_reconstructions(arrays: Arrays, path: pathlib.Path) -> None:
+    """Draws images above their reconstructions."""
+    title = "Each image above its reconstruction"
+    figure = images.pairs(arrays["x"], arrays["mean"], num_columns=10, title=title)
+    files.save(figure, path)
+
+
+def draw_manifold(tiles: np.ndarray, path: pathlib.Path) -> None:
+    """Draws the two-dimensional manifold."""
+    title = "Means of p(x | z) over the prior's quantiles"
+    files.save(images.manifold(tiles, title=title), path)
+
+
+def draw_latents(
+    codes: np.ndarray, labels: np.ndarray | None, path: pathlib.Path, *, what: str
+) -> None:
+    """Draws codes [N, D] coloured by label: one or two latents, or the first two
+    principal components of more.
+    """
+    size = codes.shape[1]
+    title = f"Codes of {len(codes)} rows: {what}"
+    if size == 1:
+        figure = latents.histogram(codes[:, 0], labels, x_label="z_1", title=title)
+    elif size == 2:
+        figure = latents.scatter(
+            codes, labels, x_label="z_1", y_label="z_2", title=title
+        )
+    else:
+        centered = codes - codes.mean(axis=0, keepdims=True)
+        _, sizes, directions = np.linalg.svd(centered, full_matrices=False)
+        shares = 100.0 * sizes**2 / max(float((sizes**2).sum()), 1e-30)
+        axes = [
+            f"principal component {i + 1} of {size} latents ({shares[i]:.0f}% of their "
+            "variance)"
+            for i in range(2)
+        ]
+        figure = latents.scatter(
+            centered @ directions[:2].T,
+            labels,
+            x_label=axes[0],
+            y_label=axes[1],
+            title=title,
+        )
+    files.save(figure, path)
+
+
+def draw_neighbors(queries: np.ndarray, found: np.ndarray, path: pathlib.Path) -> None:
+    """Draws test images [Q, *X] with their nearest training images [Q, K, *X]."""
+    blank = np.ones_like(queries)
+    tiles = np.concatenate([queries[:, None], blank[:, None], found], axis=1)
+    figure = images.grid(
+        tiles.reshape(-1, *queries.shape[1:]),
+        num_columns=tiles.shape[1],
+        title="Test images, and the training images of the nearest codes",
+    )
+    files.save(figure, path)
+
+
+def draw_curves(trained: measure.Trained, workdir: pathlib.Path) -> None:
+    """Draws the metrics of the run so far."""
+    quantity = protocol.quantity(trained.config, trained.data)
+    rows, panels = journal.read(workdir), {}
+    reported = {name for row in rows for name in row}
+    for metric, unit in METRICS.items():
+        names = [metric, f"valid_{metric}"]
+        shown = [*protocol.named(dict.fromkeys(names, 0.0), quantity=quantity)]
+        if reported & set(shown):
+            panels[f"{shown[0].replace('_', ' ')}, {unit}"] = shown
+    figure = curves.training_curves(rows, panels=panels)
+    files.save(figure, workdir / "training_curves.png")
+
+
+def of_run(key: PRNGKey, trained: measure.Trained, workdir: pathlib.Path) -> None:
+    """The pictures that every training run ends with."""
+    draw_curves(trained, workdir)
+    if not is_image(trained):
+        print(f"observations of shape {trained.data.x_shape} are no images: not drawn")
+        return
+    key_samples, key_reconstructions = jax.random.split(key)
+    draw_samples(samples(key_samples, trained, num=100), workdir / "samples.png")
+    split = measure.test_split(trained)
+    num = min(50, len(getattr(trained.data.prepared, split)))
+    drawn = reconstructions(key_reconstructions, trained, split=split, num=num)
+    draw_reconstructions(drawn, workdir / "reconstructions.png")
+    if has_manifold(trained):
+        draw_manifold(manifold(trained, size=20), workdir / "manifold.png")
+
+
+def is_image(trained: measure.Trained) -> bool:
+    """Whether an observation can be drawn: [H, W] or [H, W, 3]."""
+    shape = trained.data.x_shape
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+
+
+def has_manifold(trained: measure.Trained) -> bool:
+    """Whether the latents are two with a normal prior, below an image."""
+    config = trained.config
+    normal = config.posterior != "bernoulli" and config.has_standard_prior
+    plane = config.num_latents == 2 and normal
+    return plane and is_image(trained)

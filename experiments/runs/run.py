@@ -1,0 +1,225 @@
+"""A training run, or several that train together: records, keys, and checkpoints.
+
+Of runs that train together (`experiments.choices.sweep`) every array of the state has a
+leading axis R, one entry a run; a single run's have none.
+"""
+
+import pathlib
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from experiments.choices import algorithms, models
+from experiments.choices import sweep as members
+from experiments.choices.config import Config
+from experiments.command import flags as cli
+from experiments.runs import protocol
+from experiments.runs import workdir as rundir
+from vae_jax.data import batches, feeds
+from vae_jax.training import checkpoints, gradient, loop, parallel
+from vae_jax.types import Algorithm, Params, PRNGKey, PyTree
+
+SCAN_STEPS = 1000  # of one compiled scan at most: how long an interrupt may wait
+
+
+class Keys(NamedTuple):
+    """The branches of the root key: evaluation and order never change training."""
+
+    init: PRNGKey
+    steps: PRNGKey
+    order: PRNGKey
+    evaluation: PRNGKey
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds."""
+
+    run: loop.RunState
+    best: Params  # of the best validation bound; the newest where none was taken
+    best_bound: Float[Array, ""]
+    best_step: Int[Array, ""]
+
+    @property
+    def step(self) -> int:
+        """Steps taken, which are the same for runs that train together."""
+        return int(np.max(np.asarray(self.run.step)))
+
+
+class Run(NamedTuple):
+    """What stays the same from the first step to the last."""
+
+    config: Config
+    data: protocol.Dataset
+    model: models.Model
+    keys: Keys
+    workdir: pathlib.Path
+    steps_per_epoch: int
+    algorithm: Algorithm
+    members: tuple[Config, ...]  # what each run is alone; one, or those together
+    mesh: Mesh | None  # the devices that share each batch; None: a single one
+
+    @property
+    def steps_per_validation(self) -> int:
+        """Steps between validation bounds."""
+        return self.config.eval_every * self.steps_per_epoch
+
+
+def build(config: Config) -> Run:
+    """Reads the data and builds the records; writes nothing.
+
+    Raises:
+        UsageError: for data, sizes or flags that do not fit together.
+    """
+    with cli.user_errors():
+        return of_data(config, protocol.load(config))
+
+
+def of_data(config: Config, data: protocol.Dataset) -> Run:
+    """The records of a run on data that are there.
+
+    Raises:
+        ValueError: for sizes or flags that do not fit together.
+    """
+    mesh = parallel.data_mesh(config.num_devices)
+    num_rows = len(data.source.train)
+    _check(config, data, mesh)
+    together = members.expand(config)
+    first, many = together[0], config.trains_many
+    model = models.build(first, data.x_shape)
+    steps_per_epoch = num_rows // config.batch_size
+    algorithm = algorithms.build(
+        first, model, num_data=num_rows, steps_per_epoch=steps_per_epoch
+    )
+    seeds = jnp.asarray([member.seed for member in together])
+    return Run(
+        config=config,
+        data=data,
+        model=model,
+        keys=jax.vmap(_keys)(seeds) if many else _keys(config.seed),
+        workdir=config.directory(),
+        steps_per_epoch=steps_per_epoch,
+        algorithm=algorithm,
+        members=together,
+        mesh=mesh,
+    )
+
+
+def _check(config: Config, data: protocol.Dataset, mesh: Mesh | None) -> None:
+    num_rows = len(data.source.train)
+    if config.batch_size > num_rows:
+        raise ValueError(
+            f"--batch_size={config.batch_size} is larger than the training split "
+            f"of {num_rows} rows"
+        )
+    if config.early_stopping and not len(data.source.valid):
+        raise ValueError(
+            f"--early_stopping needs a validation split, {config.dataset} has none"
+        )
+    if mesh is not None and config.batch_size % mesh.size:
+        raise ValueError(
+            f"--batch_size={config.batch_size} does not divide among the "
+            f"{mesh.size} devices of --num_devices"
+        )
+
+
+Scan = Callable[[loop.RunState, Array, Array], tuple[loop.RunState, PyTree]]
+
+
+def scan(run: Run) -> Scan:
+    """Compiles (state, data, order [S, B]) -> (state, info): the steps of `order`.
+
+    Of runs together: order [R, S, B], and all state and info with a leading R.
+    """
+    take, layout = run.data.prepared.take, parallel.whole(run.mesh)
+    if not run.config.trains_many:
+        return loop.scan(run.algorithm, take, layout=layout)
+
+    def build(numbers: gradient.Settings) -> Algorithm:
+        return algorithms.build(
+            run.members[0],
+            run.model,
+            num_data=len(run.data.prepared.train),
+            steps_per_epoch=run.steps_per_epoch,
+            numbers=numbers,
+        )
+
+    numbers = members.numbers(run.config, run.members)
+    return partial(loop.scan_together(build, take, layout=layout), numbers)
+
+
+def feed(run: Run) -> feeds.Feed:
+    """step -> the data and the order of the steps that one scan takes from there."""
+    config, rows = run.config, run.data.prepared.train
+    size = {"steps_per_epoch": run.steps_per_epoch}
+    if config.stream_steps:
+        place = partial(parallel.place_rows, run.mesh, sharded=False)
+        return feeds.streamed(
+            _order(run), rows, max_steps=config.stream_steps, place=place, **size
+        )
+    data = parallel.place_rows(run.mesh, rows, sharded=config.shard_data)
+    return feeds.resident(_order(run), data, max_steps=SCAN_STEPS, **size)
+
+
+def _order(run: Run) -> feeds.Draw:
+    """Compiles epoch -> the rows of its steps [S, B]; [R, S, B] of runs together."""
+    size, keys = len(run.data.prepared.train), run.keys.order
+    draw = partial(batches.order, num_rows=size, batch_size=run.config.batch_size)
+    compiled = jax.jit(
+        jax.vmap(draw) if keys.ndim else draw,
+        out_shardings=None
+        if run.config.stream_steps
+        else parallel.split(run.mesh, axis=keys.ndim + 1),
+    )
+    return lambda epoch: compiled(fold_in(keys, epoch))
+
+
+def fold_in(keys: PRNGKey, number: int | Array) -> PRNGKey:
+    """jax.random.fold_in of one key, or of each of [R] keys."""
+    if not keys.ndim:
+        return jax.random.fold_in(keys, number)
+    return jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(number, keys.shape))
+
+
+def member(tree: PyTree, index: int) -> PyTree:
+    """The arrays of one of the runs that are stacked in a tree."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def initial(run: Run) -> Saved:
+    """The state before the first step, made by one compiled program."""
+    layout = parallel.whole(run.mesh)
+    return jax.jit(partial(_initial, run), out_shardings=layout)(run.keys)
+
+
+def restore(run: Run) -> Saved | None:
+    """The newest whole checkpoint of a run, damaged ones reported; None without any.
+
+    Raises:
+        UsageError: if all are damaged, or hold another model.
+    """
+    template = jax.eval_shape(partial(_initial, run), run.keys)
+    with cli.user_errors():
+        found = checkpoints.restore(run.workdir / rundir.CHECKPOINTS, template)
+    if found is None:
+        return None
+    for report in found.damaged:
+        print(f"warning: {report}", flush=True)
+    return parallel.replicate(run.mesh, found.tree)
+
+
+def _keys(seed: int | Array) -> Keys:
+    return Keys(*jax.random.split(jax.random.key(seed), 4))
+
+
+def _initial(run: Run, keys: Keys) -> Saved:
+    if keys.init.ndim:
+        return jax.vmap(partial(_initial, run))(keys)
+    params = run.model.init(keys.init)
+    state = loop.start(keys.steps, run.algorithm, params)
+    return Saved(state, params, jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))

@@ -1,0 +1,169 @@
+"""A workdir: what a run writes, under which names, and who may continue it."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from experiments.choices.config import Config
+from experiments.command import flags as cli
+from vae_jax.training import checkpoints, parallel
+
+FLAGS = "flags.txt"
+RUN = "run.json"
+CHECKPOINTS = "checkpoints"
+LOCK = "lock"
+ONE_PROCESS = {"coordinator_address": "", "num_processes": 1, "process_id": 0}
+
+
+def claim(config: Config) -> pathlib.Path:
+    """Creates the workdir, or takes up the run in it if the flags are the same.
+
+    A larger --num_epochs under a constant rate, and display flags, extend or repaint a
+    run; any other difference would make it a mixture of two.
+
+    Raises:
+        UsageError: for other flags, a path that is a file or cannot be written, a
+            run found under --noresume.
+    """
+    workdir = config.directory()
+    with cli.user_errors():
+        make(workdir)
+        if (workdir / FLAGS).exists():
+            _check_same_run(workdir, config)
+        if parallel.is_writer():
+            of_all = dataclasses.replace(config, **ONE_PROCESS)
+            write_text(workdir / FLAGS, cli.write_flagfile(of_all))
+    return workdir
+
+
+def make(workdir: pathlib.Path) -> None:
+    """Creates a folder to write in, where there is none.
+
+    Raises:
+        ValueError: if it is a file.
+        PermissionError: if it cannot be written.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(
+            f"--workdir={workdir} is a file: name a folder, or move the file"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not os.access(workdir, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write in --workdir={workdir}")
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+        UsageError: if it is there no more, or damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise cli.UsageError(f"{path} cannot be read ({error}): remove it") from error
+    if not isinstance(content, dict):
+        raise cli.UsageError(f"{path} holds no results: remove it")
+    return content
+
+
+@contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from training in a workdir while this one does.
+
+    The operating system lets go of the lock when the process ends, however it ends: a
+    killed run is never in the way of the one that resumes it.
+
+    Raises:
+        UsageError: if another process trains there, naming it.
+    """
+    with (workdir / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise cli.UsageError(
+                f"another process ({file.read().strip() or 'starting'}) is training in "
+                f"{workdir}: wait for it, or choose another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()}")
+        file.flush()
+        yield
+
+
+@contextmanager
+def storage_errors(workdir: pathlib.Path) -> Iterator[None]:
+    """Turns a write that fails, as on a full disk, into a line that says what is kept.
+
+    Raises:
+        UsageError: for any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        steps = checkpoints.steps(workdir / CHECKPOINTS)
+        kept = f"it is kept up to step {steps[-1]}" if steps else "no step was saved"
+        raise cli.UsageError(
+            f"the run in {workdir} stopped, as a file could not be written ({error}); "
+            f"{kept}: once it can be, the same command continues"
+        ) from error
+
+
+def read_config(workdir: pathlib.Path) -> Config:
+    """The flags of the run in a workdir.
+
+    Raises:
+        UsageError: if there is no run, or its flag file does not parse.
+    """
+    path = workdir / FLAGS
+    if not path.is_file():
+        raise cli.UsageError(
+            f"{workdir} holds no run ({FLAGS} is missing): train one with "
+            f"python -m experiments.train --workdir={workdir}"
+        )
+    return cli.parse(Config, ["train", f"--flagfile={path}"])
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes JSON whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(text)
+    except OSError as error:  # of a full disk it does not name the file
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    os.replace(partial, path)
+
+
+def _check_same_run(workdir: pathlib.Path, config: Config) -> None:
+    if not config.resume:
+        raise ValueError(
+            f"--noresume, but {workdir} holds a run: choose another --workdir, or "
+            "remove it"
+        )
+    before = read_config(workdir)
+    ignored = cli.display_flags(Config) | {"workdir", "data_dir"}
+    if before.schedule == config.schedule == "constant" and (
+        config.num_epochs >= before.num_epochs
+    ):
+        ignored = ignored | {"num_epochs"}
+    differing = [
+        f"--{f.name}={getattr(before, f.name)} there, {getattr(config, f.name)} now"
+        for f in dataclasses.fields(Config)
+        if f.name not in ignored and getattr(before, f.name) != getattr(config, f.name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{workdir} holds a run made with other flags ({'; '.join(differing)}): "
+            "choose another --workdir, or give the flags in its flags.txt"
+        )
