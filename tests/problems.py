@@ -269,6 +269,98 @@ def _binary_model(
     )
 
 
+def k_sample_bound_of_table(
+    problem: BinaryModel, *, num_samples: int
+) -> Callable[[Params, Array], Scalar]:
+    """(params, x) -> L_K of binary latents, exactly, from the table of them all."""
+
+    def bound(params: Params, x: Array) -> Scalar:
+        _, q, p = problem.table(params, x)
+        return testing.expected_log_mean_exp(
+            jnp.log(p) - jnp.log(q), q, num_samples=num_samples
+        )
+
+    return bound
+
+
+def log_q_of_dreams(problem: BinaryModel) -> Callable[[Params, Array], Scalar]:
+    """(params, x) -> E[log q(z | x)] over the model's own x and z, held fixed.
+
+    From the tables of every x: what the sleep phase climbs in phi, whatever x it sees.
+    """
+    num_pixels = problem.params.generative["decoder"]["output"]["bias"].shape[0]
+    every_x = binary_rows(num_pixels)
+
+    def fit(params: Params, x: Array) -> Scalar:
+        fixed = params._replace(generative=jax.lax.stop_gradient(params.generative))
+
+        def one(x: Array) -> Scalar:
+            _, q, p = problem.table(fixed, x)
+            return p @ jnp.log(q)  # p(x, z): the posterior weighted with p(x)
+
+        return jax.vmap(one)(jnp.asarray(every_x, x.dtype)).sum()
+
+    return fit
+
+
+class CategoricalModel(NamedTuple):
+    """One-hot latents [D, C] below a learned prior, and their ELBO exactly."""
+
+    generative: Generative
+    recognition: Recognition  # posteriors.categorical: h is the logits, [D, C] raveled
+    params: Params
+    elbo: Callable[[Params, Array], Scalar]  # params, x -> nats, over all C^D choices
+
+
+def categorical_model(
+    *, num_latents: int = 2, num_classes: int = 3, num_pixels: int = 5
+) -> CategoricalModel:
+    """x | z ~ Bernoulli(sigmoid(W z + b)), q(z | x) = Cat(softmax(V x + c))."""
+    double = jnp.result_type(float) == jnp.float64
+    return _categorical_model(num_latents, num_classes, num_pixels, double)
+
+
+@functools.cache
+def _categorical_model(
+    num_latents: int, num_classes: int, num_pixels: int, double: bool
+) -> CategoricalModel:
+    del double  # as in _linear_gaussian
+    start, shape = networks.normal(std=1.0), (num_latents, num_classes)
+    generative = vae.decoder_model(
+        networks.linear(math.prod(shape), num_pixels, initializer=start),
+        priors.categorical(*shape),
+        likelihoods.bernoulli((num_pixels,)),
+    )
+    recognition = vae.encoder_model(
+        networks.linear(num_pixels, math.prod(shape), initializer=start),
+        posteriors.categorical(*shape),
+    )
+    keys = jax.random.split(jax.random.key(7), 3)
+    theta = jax.jit(generative.init)(keys[0])
+    theta["prior"] = {"logits": jax.random.normal(keys[1], shape)}
+    params = Params(theta, jax.jit(recognition.init)(keys[2]))
+    choices = itertools.product(np.eye(num_classes), repeat=num_latents)
+    rows = np.array(list(choices))  # [C^D, D, C]
+
+    def chances(logits: Array, rows: Array) -> Array:
+        p = jnp.exp(logits)
+        p = p / p.sum(axis=1, keepdims=True)
+        return jnp.prod((rows * p[None]).sum(axis=2), axis=1)
+
+    def elbo(params: Params, x: Array) -> Scalar:
+        z = jnp.asarray(rows, x.dtype)
+        decoder = params.generative["decoder"]["output"]
+        encoder = params.recognition["encoder"]["output"]
+        logits_x = z.reshape(len(rows), -1) @ decoder["kernel"] + decoder["bias"][None]
+        p = 1.0 / (1.0 + jnp.exp(-logits_x))
+        p_x = jnp.prod(x[None] * p + (1.0 - x[None]) * (1.0 - p), axis=1)
+        p_z = chances(params.generative["prior"]["logits"], z)
+        q = chances((x @ encoder["kernel"] + encoder["bias"]).reshape(shape), z)
+        return jnp.sum(q * jnp.log(p_x * p_z / q))
+
+    return CategoricalModel(generative, recognition, params, jax.jit(elbo))
+
+
 def lecture_decoder(num_latents: int, num_features: int) -> Network:
     """The lecture's worked example: h = [A z + c, B z + d], theta = (A, B, c, d)."""
 

@@ -1,12 +1,9 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import problems, testing
-from vae_jax import divergences, likelihoods, networks, posteriors, priors, vae
+from tests import estimands, problems, testing
 from vae_jax.estimators import relaxed
 from vae_jax.latent_models import sigmoid_belief
 from vae_jax.types import Params
@@ -16,64 +13,12 @@ NUM_DRAWS = 20_000
 CLASSES = 3
 
 
-def _kl(params, h):
-    logits = params.generative["prior"]["logits"]
-    return divergences.bernoulli_to_bernoulli(h, logits)
-
-
-def _categorical_kl(params, h):
-    logits = params.generative["prior"]["logits"]
-    return divergences.categorical_to_categorical(h.reshape(logits.shape), logits)
-
-
-def _categorical_model():
-    """Two latents of three classes, its parameters, and the ELBO by brute force."""
-    start = networks.normal(std=1.0)
-    generative = vae.decoder_model(
-        networks.linear(2 * CLASSES, 5, initializer=start),
-        priors.categorical(2, CLASSES),
-        likelihoods.bernoulli((5,)),
-    )
-    recognition = vae.encoder_model(
-        networks.linear(5, 2 * CLASSES, initializer=start),
-        posteriors.categorical(2, CLASSES),
-    )
-    keys = jax.random.split(jax.random.key(7), 3)
-    theta = jax.jit(generative.init)(keys[0])
-    theta["prior"] = {"logits": jax.random.normal(keys[1], (2, CLASSES))}
-    params = Params(theta, jax.jit(recognition.init)(keys[2]))
-    choices = list(itertools.product(range(CLASSES), repeat=2))
-    rows = np.eye(CLASSES)[np.array(choices)]  # [9, 2, 3]
-
-    def elbo(params, x):
-        decoder = params.generative["decoder"]["output"]
-        encoder = params.recognition["encoder"]["output"]
-        prior = jnp.exp(params.generative["prior"]["logits"])
-        q = jnp.exp((x @ encoder["kernel"] + encoder["bias"]).reshape(2, CLASSES))
-        prior = prior / prior.sum(1, keepdims=True)
-        q = q / q.sum(1, keepdims=True)
-        nats = 0.0
-        for (i, j), z in zip(choices, rows, strict=True):
-            logits = jnp.asarray(z.ravel()) @ decoder["kernel"] + decoder["bias"]
-            p = 1.0 / (1.0 + jnp.exp(-logits))
-            p_x = jnp.prod(x * p + (1.0 - x) * (1.0 - p))
-            q_z, p_z = q[0, i] * q[1, j], prior[0, i] * prior[1, j]
-            nats += q_z * jnp.log(p_x * p_z / q_z)
-        return nats
-
-    return generative, recognition, params, elbo
-
-
-def _binary_model():
-    problem = problems.binary_model()
-    return problem.generative, problem.recognition, problem.params, problem.elbo
-
-
 def _builder(name):
-    """(generative, recognition, params, elbo), and (T, num_samples) -> objective."""
+    """A problem, and (T, num_samples) -> objective."""
     binary = name in ("straight_through", "binary_concrete")
-    model = _binary_model() if binary else _categorical_model()
-    pair, kl = model[:2], _kl if binary else _categorical_kl
+    problem = problems.binary_model() if binary else problems.categorical_model()
+    pair = problem.generative, problem.recognition
+    kl = estimands.binary_kl if binary else estimands.class_kl
 
     def build(temperature, num_samples=1):
         keywords = {"num_samples": num_samples, "kl": kl}
@@ -86,7 +31,7 @@ def _builder(name):
             return relaxed.gumbel_softmax(*pair, num_classes=CLASSES, **keywords)
         return relaxed.binary_concrete(*pair, **keywords)
 
-    return model, build
+    return problem, build
 
 
 def _softmax(h):
@@ -116,9 +61,9 @@ def _rows(tree, num):
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.slow
 def test_value_and_theta_are_unbiased_and_phi_is_not(x64, name):
-    (_, _, params, elbo), build = _builder(name)
-    x = jnp.asarray(X)
-    value, slope = jax.jit(jax.value_and_grad(elbo))(params, x)
+    problem, build = _builder(name)
+    params, x = problem.params, jnp.asarray(X)
+    value, slope = jax.jit(jax.value_and_grad(problem.elbo))(params, x)
     keys = jax.random.split(jax.random.key(1), NUM_DRAWS)
 
     @jax.jit
@@ -144,7 +89,8 @@ def test_value_and_theta_are_unbiased_and_phi_is_not(x64, name):
 
 @pytest.mark.parametrize("name", ["straight_through", "binary_concrete"])
 def test_more_samples_average_independent_draws(x64, name):
-    (_, _, params, _), build = _builder(name)
+    problem, build = _builder(name)
+    params = problem.params
 
     def spread(num_samples):
         keys = jax.random.split(jax.random.key(2), 4000)
@@ -160,7 +106,8 @@ def test_more_samples_average_independent_draws(x64, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPERED)
 def test_theta_sees_the_discrete_sample_and_phi_the_relaxed_one_alone(x64, name):
-    (generative, recognition, params, _), build = _builder(name)
+    problem, build = _builder(name)
+    generative, recognition, params = problem[:3]
     x, temperature, key = jnp.asarray(X), 0.7, jax.random.key(4)
     binary = name == "binary_concrete"
     shape = (4,) if binary else (2, CLASSES)
@@ -178,7 +125,7 @@ def test_theta_sees_the_discrete_sample_and_phi_the_relaxed_one_alone(x64, name)
             top = 0.0 if binary else noisy.max(-1, keepdims=True) - 1e-9
             z = (noisy > top).astype(float)
         reconstruction = generative.log_likelihood_terms(both, x, z).sum()
-        kl = _kl if binary else _categorical_kl
+        kl = estimands.binary_kl if binary else estimands.class_kl
         return reconstruction - kl(both, recognition.encode(both, x))
 
     value, slopes = jax.jit(jax.value_and_grad(build(temperature), 1))(key, params, x)
@@ -200,12 +147,12 @@ def test_straight_through_is_exact_where_the_reconstruction_is_affine_in_z(x64):
         log_likelihood_terms=lambda params, x, z: slopes * z
     )
     objective = relaxed.straight_through(
-        affine, problem.recognition, num_samples=1, kl=_kl
+        affine, problem.recognition, num_samples=1, kl=estimands.binary_kl
     )
 
     def exact(params):
         h = problem.recognition.encode(params, x)
-        return slopes @ jax.nn.sigmoid(h) - _kl(params, h)
+        return slopes @ jax.nn.sigmoid(h) - estimands.binary_kl(params, h)
 
     got = jax.jit(jax.grad(objective, 1))(jax.random.key(0), problem.params, x)
     expected = jax.jit(jax.grad(exact))(problem.params)
@@ -218,7 +165,7 @@ def test_straight_through_reads_every_digit_of_the_discrete_sample():
     h = problem.recognition.encode(problem.params, x)
     z = problem.recognition.sample(jax.random.clone(key), problem.params, h)
     terms = problem.generative.log_likelihood_terms(problem.params, x, z)
-    expected = terms.sum() - _kl(problem.params, h)
+    expected = terms.sum() - estimands.binary_kl(problem.params, h)
     got = build(None)(key, problem.params, x)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
@@ -229,8 +176,8 @@ def test_straight_through_reads_every_digit_of_the_discrete_sample():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["straight_through", "binary_concrete"])
 def test_jit_and_vmap_agree_with_a_loop(name):
-    (_, _, params, _), build = _builder(name)
-    objective = build(0.5, 2)
+    problem, build = _builder(name)
+    params, objective = problem.params, build(0.5, 2)
     keys = jax.random.split(jax.random.key(0), 3)
     xs = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 5)).astype(float)
     function = jax.value_and_grad(objective, 1)
@@ -251,7 +198,8 @@ def test_jit_and_vmap_agree_with_a_loop(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_certain_latents_leave_value_and_gradient_finite(name):
-    (_, _, params, _), build = _builder(name)
+    problem, build = _builder(name)
+    params = problem.params
     encoder = params.recognition["encoder"]["output"]
     signs = jnp.where(jnp.arange(encoder["bias"].size) % 2, 200.0, -200.0)
     phi = params.recognition | {"encoder": {"output": encoder | {"bias": signs}}}
@@ -276,13 +224,14 @@ def test_a_temperature_that_is_not_positive_is_refused(name, temperature):
 
 
 def test_fewer_classes_than_two_are_refused():
-    model = _categorical_model()
+    problem = problems.categorical_model()
     with pytest.raises(ValueError, match="num_classes must be at least two, got 1"):
         relaxed.gumbel_softmax(
-            *model[:2],
+            problem.generative,
+            problem.recognition,
             num_classes=1,
             num_samples=1,
-            kl=_categorical_kl,
+            kl=estimands.class_kl,
             temperature=1.0,
         )
 
@@ -293,7 +242,7 @@ def test_straight_through_refuses_a_mean_that_does_not_fit_z():
         problem.generative,
         problem.recognition,
         num_samples=1,
-        kl=_kl,
+        kl=estimands.binary_kl,
         mean=lambda h: jax.nn.sigmoid(h[:1]),
     )
     with pytest.raises(ValueError, match="q must be factorial"):

@@ -16,15 +16,6 @@ def _build(problem, **settings):
     )
 
 
-def _exact_bound(problem, num_samples):
-    def bound(params, x):
-        _, q, p = problem.table(params, x)
-        log_w = jnp.log(p) - jnp.log(q)
-        return testing.expected_log_mean_exp(log_w, q, num_samples=num_samples)
-
-    return bound
-
-
 def _fixed_theta(params):
     return Params(jax.lax.stop_gradient(params.generative), params.recognition)
 
@@ -35,21 +26,6 @@ def _log_q_under_the_posterior(problem):
     def fit(params, x):
         _, q, p = problem.table(_fixed_theta(params), x)
         return (p / p.sum()) @ jnp.log(q)
-
-    return fit
-
-
-def _log_q_over_dreams(problem):
-    """E[log q(z | x)] over the model's own x and z, from the tables of every x."""
-    every_x = jnp.asarray(problems.binary_rows(len(X)))
-
-    def fit(params, x):
-        def one(x):
-            _, q, p = problem.table(_fixed_theta(params), x)
-            return p @ jnp.log(q)  # p(x, z): the posterior weighted with p(x)
-
-        del x
-        return jax.vmap(one)(every_x).sum()
 
     return fit
 
@@ -65,7 +41,7 @@ def test_wake_sleep_climbs_the_elbo_in_theta_and_fits_dreams_in_phi(x64, num_sam
     exact, exact_grads = jax.jit(jax.value_and_grad(problem.elbo))(problem.params, x)
     testing.assert_mean_equals(values, exact)
     testing.assert_mean_equals(grads.generative, exact_grads.generative)
-    fit = jax.jit(jax.grad(_log_q_over_dreams(problem)))(problem.params, x)
+    fit = jax.jit(jax.grad(problems.log_q_of_dreams(problem)))(problem.params, x)
     testing.assert_mean_equals(grads.recognition, fit.recognition)
 
 
@@ -91,7 +67,11 @@ def test_theta_climbs_the_k_sample_bound_without_bias(x64, num_samples):
     problem, x = problems.binary_model(), jnp.asarray(X)
     objective = _build(problem, num_samples=num_samples)
     values, grads = testing.draws(objective, problem.params, x)
-    bound = jax.jit(jax.value_and_grad(_exact_bound(problem, num_samples)))
+    bound = jax.jit(
+        jax.value_and_grad(
+            problems.k_sample_bound_of_table(problem, num_samples=num_samples)
+        )
+    )
     exact, exact_grads = bound(problem.params, x)
     testing.assert_mean_equals(values, exact)
     testing.assert_mean_equals(grads.generative, exact_grads.generative)
@@ -118,7 +98,7 @@ def test_the_sleep_phase_is_unbiased_for_the_models_own_x(x64):
     problem, x = problems.binary_model(), jnp.asarray(X)
     objective = _build(problem, num_samples=1, sleep_share=1.0)
     _, grads = testing.draws(objective, problem.params, x)
-    exact = jax.jit(jax.grad(_log_q_over_dreams(problem)))(problem.params, x)
+    exact = jax.jit(jax.grad(problems.log_q_of_dreams(problem)))(problem.params, x)
     testing.assert_mean_equals(grads.recognition, exact.recognition)
 
 
