@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,6 +176,33 @@ def test_path_gradients_have_no_noise_in_phi_where_q_is_exact(x64, name, num_sam
     ordinary = _build("iwae", problem, num_samples=num_samples)
     _, grads = testing.draws(ordinary, params, x, num_draws=50)
     assert min(leaf.std() for leaf in jax.tree.leaves(grads.recognition)) > 0.01
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+@pytest.mark.parametrize("name", ["stick_the_landing", "dreg"])
+def test_path_gradients_hold_a_flows_own_parameters_fixed_too(x64, name, num_samples):
+    # A flow that is the identity leaves q at the posterior, and moves q's density.
+    problem, x = problems.linear_gaussian(num_latents=2), jnp.asarray(X)
+    decoder = {"output": {"kernel": jnp.diag(jnp.array([0.9, -0.5])), "bias": x}}
+    theta = problem.params.generative | {"decoder": decoder}
+    params = _at_the_posterior(
+        problem._replace(params=problem.params._replace(generative=theta))
+    )
+    coupling = flows.affine_coupling(networks.linear(1, 2), 2)
+    q = posteriors.flow(posteriors.diag_normal(2), coupling)
+    recognition = vae.encoder_model(networks.linear(2, q.width), q)
+    flow = jax.tree.map(jnp.zeros_like, q.init(jax.random.key(0)))
+    params = params._replace(recognition=params.recognition | {"posterior": flow})
+    pair = problem.generative, recognition
+    phi = {}
+    for built in (name, "iwae"):
+        objective = getattr(importance, built)(*pair, num_samples=num_samples)
+        _, grads = testing.draws(objective, params, x, num_draws=50)
+        phi[built] = grads.recognition
+    zero = jax.tree.map(jnp.zeros_like, phi[name])
+    chex.assert_trees_all_close(phi[name], zero, atol=1e-9)
+    of_flow = jax.tree.leaves(phi["iwae"]["posterior"])
+    assert max(float(leaf.std()) for leaf in of_flow) > 0.01  # the score is not zero
 
 
 @pytest.mark.parametrize("alpha", [-1.0, 0.5, 2.0])
