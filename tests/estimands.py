@@ -124,21 +124,21 @@ def straight_through(problem):
     return surrogate
 
 
-def binary_concrete(temperature):
+def binary_concrete(temperature, *, step=0.4):
     """Two relaxed bits, by the trapezoidal rule over their logistic noise."""
-    grid = np.arange(-36.0, 36.1, 0.4)
+    grid = np.arange(-36.0, 36.1, step)
     noise = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
     density = np.prod(0.25 / np.cosh(0.5 * noise) ** 2, axis=1)
 
     def relax(h, noise):
         return jax.nn.sigmoid((h + noise) / temperature)
 
-    return _relaxed(noise, density, relax, binary_kl)
+    return _relaxed(noise, step**2 * density, relax, binary_kl)
 
 
-def gumbel_softmax(temperature):
+def gumbel_softmax(temperature, *, step=0.4):
     """One relaxed choice of three: Gumbel noise less the third's is two numbers."""
-    grid = np.arange(-36.0, 36.1, 0.4)
+    grid = np.arange(-36.0, 36.1, step)
     noise = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
     powers = np.exp(-noise)
     density = 2.0 * powers.prod(1) / (1.0 + powers.sum(1)) ** 3
@@ -147,12 +147,10 @@ def gumbel_softmax(temperature):
         noisy = h + jnp.append(noise, 0.0)
         return jax.nn.softmax(noisy / temperature)[None]
 
-    return _relaxed(noise, density, relax, class_kl)
+    return _relaxed(noise, step**2 * density, relax, class_kl)
 
 
-def _relaxed(noise, density, relax, kl):
-    weights = density / density.sum()
-
+def _relaxed(noise, weights, relax, kl):
     def of(problem):
         def surrogate(params, x):
             h = problem.recognition.encode(params, x)

@@ -88,26 +88,6 @@ def test_pairs_are_independent_of_each_other(x64):
 
 
 @pytest.mark.slow
-def test_jit_and_vmap_agree_with_a_loop():
-    problem = problems.binary_model()
-    objective = _disarm(problem, 4)
-    value_and_grad = jax.value_and_grad(objective, argnums=1)
-    keys = jax.random.split(jax.random.key(0), 3)
-    xs = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 5)).astype(float)
-    batched = jax.jit(jax.vmap(value_and_grad, in_axes=(0, None, 0)))
-    got = batched(jax.random.clone(keys), problem.params, xs)
-    eager = objective(jax.random.clone(keys)[0], problem.params, xs[0])
-    np.testing.assert_allclose(got[0][0], eager, rtol=1e-5)
-    single = jax.jit(value_and_grad)
-    for i in range(3):
-        jax.tree.map(
-            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5),
-            got,
-            single(keys[i], problem.params, xs[i]),
-        )
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("logit", [-200.0, 200.0])
 def test_certain_bits_leave_value_and_gradient_finite(logit):
     problem = problems.binary_model()
@@ -118,9 +98,3 @@ def test_certain_bits_leave_value_and_gradient_finite(logit):
     expected = log_joint(problem.generative, problem.params, jnp.asarray(X), z)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_array_equal(slope, np.zeros(4))
-
-
-@pytest.mark.parametrize("num_samples", [-2, 0, 1, 3])
-def test_samples_that_do_not_make_pairs_are_refused(num_samples):
-    with pytest.raises(ValueError, match=f"num_samples .*even.* {num_samples}"):
-        _disarm(problems.binary_model(), num_samples)

@@ -33,22 +33,7 @@ def _nvil(problem, **settings):
 # Gradient
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("score_function", {"num_samples": 1}),
-        ("score_function", {"num_samples": 3, "baseline": -4.0}),
-        ("leave_one_out", {"num_samples": 2}),
-        ("leave_one_out", {"num_samples": 5}),
-    ],
-)
-def test_the_gradient_is_unbiased_for_the_elbo(x64, name, settings):
-    problem = problems.binary_model()
-    objective = _build(name, problem, **settings)
-    testing.assert_unbiased(objective, problem.params, jnp.asarray(X), problem.elbo)
-
-
-@pytest.mark.parametrize("num_samples", [2, 3, 8])
+@pytest.mark.parametrize("num_samples", [2, 8])
 @pytest.mark.slow
 def test_vimco_is_unbiased_for_the_k_sample_bound(x64, num_samples):
     problem = problems.binary_model()
@@ -59,9 +44,8 @@ def test_vimco_is_unbiased_for_the_k_sample_bound(x64, num_samples):
 
 def test_the_oracle_is_the_elbo_at_one_sample_and_has_converged(x64):
     problem, x = problems.binary_model(), jnp.asarray(X)
-    got = jax.jit(
-        jax.value_and_grad(problems.k_sample_bound_of_table(problem, num_samples=1))
-    )(problem.params, x)
+    bound = problems.k_sample_bound_of_table(problem, num_samples=1)
+    got = jax.jit(jax.value_and_grad(bound))(problem.params, x)
     expected = jax.jit(jax.value_and_grad(problem.elbo))(problem.params, x)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9),
@@ -70,7 +54,7 @@ def test_the_oracle_is_the_elbo_at_one_sample_and_has_converged(x64):
     )
 
 
-@pytest.mark.parametrize("name", ["score_function", "leave_one_out", "vimco"])
+@pytest.mark.parametrize("name", ["leave_one_out", "vimco"])
 def test_the_gradient_is_unbiased_for_continuous_latents_too(x64, name):
     problem, x = problems.linear_gaussian(), jnp.array([0.4, -1.0])
     objective = _build(name, problem, num_samples=3)
@@ -98,26 +82,6 @@ def test_a_scale_divides_the_gradient_of_phi_alone(x64):
         scaled,
         (plain[0], expected),
     )
-
-
-def test_nvil_is_unbiased_and_its_baseline_descends_the_squared_error(x64):
-    problem, x = problems.binary_model(), jnp.asarray(X)
-    objective, params, network = _nvil(problem, num_samples=2, baseline=-3.0)
-
-    def bound(params, x):
-        elbo = problem.elbo(params, x)
-        predicted = network.apply(params.recognition["baseline"], x)[0] - 3.0
-        error = jax.lax.stop_gradient(elbo) - predicted
-        surrogate = elbo - 0.5 * error**2
-        return (
-            elbo
-            + surrogate
-            - jax.lax.stop_gradient(surrogate)
-            - elbo
-            + (jax.lax.stop_gradient(elbo))
-        )
-
-    testing.assert_unbiased(objective, params, x, bound)
 
 
 def test_baselines_cut_the_variance_of_phi(x64):
@@ -179,15 +143,6 @@ def test_the_score_function_has_the_known_variance_for_a_square(x64):
 # Transformation and edge
 
 
-@pytest.mark.parametrize("name", ["score_function", "leave_one_out", "vimco"])
-@pytest.mark.slow
-def test_jit_and_vmap_agree_with_a_loop(name):
-    problem = problems.binary_model()
-    xs = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 5)).astype(jnp.float32)
-    objective = _build(name, problem, num_samples=3)
-    testing.assert_same_compiled_and_batched(objective, problem.params, xs)
-
-
 def test_vimco_is_finite_where_one_weight_dominates():
     # Without the careful difference the signal is the logarithm of a rounded zero.
     log_w = jnp.array([0.0, -300.0, -310.0])
@@ -195,21 +150,6 @@ def test_vimco_is_finite_where_one_weight_dominates():
     expected = np.array([-300.0 + np.log1p(np.exp(-5.0) + np.exp(-10.0)), 0.0, 0.0])
     expected -= np.log(3.0)
     np.testing.assert_allclose(without, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("score_function", {"num_samples": 0}, "num_samples .*0"),
-        ("score_function", {"num_samples": 1, "scale": 0.0}, "scale .*0"),
-        ("leave_one_out", {"num_samples": 1}, "two or more, got 1"),
-        ("vimco", {"num_samples": 1}, "two or more, got 1"),
-        ("nvil", {"num_samples": 1, "scale": -1.0, "network": None}, "scale .*-1"),
-    ],
-)
-def test_bad_settings_are_refused_when_built(name, settings, message):
-    with pytest.raises(ValueError, match=message):
-        _build(name, problems.binary_model(), **settings)
 
 
 def test_holes_reach_no_baseline():
