@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import algorithms, cli, measure, reports, runs, timed
+from experiments import algorithms, cli, measure, protocol, reports, runs, timed
 from experiments.configuration import Config as TrainConfig
 from vae_jax.evaluation import exact, examples
 from vae_jax.inference import quadrature_em
@@ -96,16 +96,7 @@ def build(config: Config, method: str) -> tuple[runs.Run, Algorithm]:
     own: dict[str, Any] = {} if method == "em" else {"algorithm": method}
     if method == "mcem":
         own["num_updates"] = config.num_updates
-    flags = TrainConfig(
-        dataset=config.dataset,
-        data_dir=config.data_dir,
-        num_latents=NUM_LATENTS,
-        hidden=config.hidden,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-        **own,
-    )
+    flags = dataclasses.replace(_flags(config), **own)
     run = runs.build(flags)
     if method != "em":
         return run, run.algorithm
@@ -204,13 +195,16 @@ def _measurement(
 
 def run(config: Config, folder: pathlib.Path) -> dict[str, Any]:
     """Every method in turn; one that was finished with these flags is read back."""
+    with cli.user_errors():
+        data = protocol.load(_flags(config))
+    made_with = _of_method(config) | {"sha256": data.sha256}
     result = {}
     print(f"{'':<12}{'epochs':>7}{'seconds':>9}", end="")
     print("".join(f"{f'{s} {q}':>13}" for s in SPLITS for q in QUANTITIES), end="")
     print(f"{'grid change':>13}")
     for name in config.methods.split(","):
         curve = result[name] = reports.kept(
-            folder / f"{name}.json", _of_method(config), partial(train, config, name)
+            folder / f"{name}.json", made_with, partial(train, config, name)
         )
         numbers = [curve[f"{s}_{q}"][-1] for s in SPLITS for q in QUANTITIES]
         print(
@@ -220,6 +214,19 @@ def run(config: Config, folder: pathlib.Path) -> dict[str, Any]:
             flush=True,
         )
     return result
+
+
+def _flags(config: Config) -> TrainConfig:
+    """The flags of `experiments.train` that all methods share."""
+    return TrainConfig(
+        dataset=config.dataset,
+        data_dir=config.data_dir,
+        num_latents=NUM_LATENTS,
+        hidden=config.hidden,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+    )
 
 
 def _of_method(config: Config) -> dict[str, Any]:

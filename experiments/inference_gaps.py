@@ -169,7 +169,8 @@ def main(config: Config) -> int:
     runs = train_configs(config)
     with cli.user_errors():
         first = next(iter(runs.values()))
-        protocol.check_likelihood(first, protocol.load(first))
+        data = protocol.load(first)
+        protocol.check_likelihood(first, data)
     for name, run in runs.items():
         if status := train.main(run):
             sys.exit(status)  # interrupted: the same command goes on from here
@@ -178,6 +179,7 @@ def main(config: Config) -> int:
             {
                 "measurement": dataclasses.asdict(config) | {"models": ""},
                 "run": dataclasses.asdict(run),
+                "sha256": data.sha256,
             },
             partial(_gaps, config, run),
         )

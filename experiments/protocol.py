@@ -25,6 +25,11 @@ class Dataset(NamedTuple):
         """Shape of one observation."""
         return self.source.train.shape[1:]
 
+    @property
+    def sha256(self) -> str:
+        """What tells these rows from any others."""
+        return sources.digest(self.source)
+
 
 def load(config: Config) -> Dataset:
     """Loads and binarizes the data set of a configuration.
@@ -57,6 +62,7 @@ def stamp(config: Config, data: Dataset) -> dict[str, Any]:
     return {
         "dataset": source.name,
         "origin": source.origin,
+        "sha256": data.sha256,
         "split_sizes": {s: len(getattr(source, s)) for s in sources.SPLITS},
         "binarization": config.binarization,
         "data_seed": config.data_seed,

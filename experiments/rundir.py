@@ -41,6 +41,41 @@ def claim(config: Config) -> pathlib.Path:
     return workdir
 
 
+def check_data(workdir: pathlib.Path, stamp: dict[str, Any]) -> None:
+    """Refuses other data than those that the run in a workdir was made with.
+
+    Says so where the run was written before data were recorded by a digest; nothing
+    where there is no run yet.
+
+    Args:
+        workdir: the folder of a training run.
+        stamp: the protocol of the data that are there now.
+
+    Raises:
+        UsageError: naming the data and both digests, or a damaged run.json.
+    """
+    path = workdir / RUN
+    if not path.is_file() and not checkpoints.steps(workdir / CHECKPOINTS):
+        return
+    before = read_json(path).get("protocol", {}) if path.is_file() else {}
+    known = "sha256" if "sha256" in before else "origin"
+    there, now = (about.get(known, "") for about in (before, stamp))
+    if there and there != now:
+        if known == "sha256":
+            there, now = f"sha256 {there[:12]}", f"{now[:12]}"
+        raise cli.UsageError(
+            f"{stamp['dataset']} does not hold the data that the run in {workdir} was "
+            f"made with ({there} there, {now} now): restore them, or choose another "
+            "--workdir"
+        )
+    if known != "sha256" and parallel.is_writer():
+        print(
+            f"note: {path} has no digest of the data: that {stamp['dataset']} still "
+            "holds what the run was made with is taken on trust",
+            flush=True,
+        )
+
+
 def make(workdir: pathlib.Path) -> None:
     """Creates a folder to write in, where there is none.
 

@@ -197,8 +197,10 @@ def restore(run: Run) -> Saved | None:
     """The newest whole checkpoint of a run, damaged ones reported; None without any.
 
     Raises:
-        UsageError: if all are damaged, or hold another model.
+        UsageError: if all are damaged, or hold another model, or the data are not those
+            that it was trained on.
     """
+    rundir.check_data(run.workdir, protocol.stamp(run.config, run.data))
     template = jax.eval_shape(partial(_initial, run), run.keys)
     with cli.user_errors():
         found = checkpoints.restore(run.workdir / rundir.CHECKPOINTS, template)

@@ -66,6 +66,7 @@ def claim(config: Config) -> Run:
     """
     run = runs.build(config)
     rundir.claim(config)
+    rundir.check_data(run.workdir, protocol.stamp(config, run.data))
     about = {
         "protocol": protocol.stamp(config, run.data),
         "environment": protocol.environment(),

@@ -290,17 +290,6 @@ def test_nan_in_the_data_is_refused_and_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_images_of_another_shape_than_the_checkpoints_are_refused(tmp_path):
-    data = tmp_path / "a.npz"
-    config = tiny(tmp_path / "run", dataset=f"npz:{data}", batch_size=10, num_epochs=1)
-    np.savez(data, train=np.eye(20, dtype=np.uint8).reshape(20, 4, 5))
-    assert train.main(config) == 0
-    np.savez(data, train=np.eye(20, dtype=np.uint8).reshape(20, 2, 10)[:, :, :3])
-    with pytest.raises(cli.UsageError, match=r"shape|holds"):
-        train.main(tiny(tmp_path / "run", dataset=f"npz:{data}", batch_size=10))
-
-
-@pytest.mark.slow
 def test_vectors_train_without_pictures(tmp_path, capsys):
     data = tmp_path / "a.npz"
     np.savez(data, train=np.random.default_rng(0).random((30, 5), np.float32))

@@ -136,6 +136,19 @@ def missing_entries(array: np.ndarray) -> np.ndarray:
     return np.isnan(array)
 
 
+def digest(source: Source) -> str:
+    """sha256 of the rows of all splits and of their scale, whatever file held them.
+
+    Labels are left out: they may be added to a file after a model was trained on it.
+    """
+    found = hashlib.sha256(repr((source.offset, source.divisor)).encode())
+    for split in SPLITS:
+        array = np.ascontiguousarray(getattr(source, split))
+        found.update(f"{split} {array.dtype} {array.shape}".encode())
+        found.update(array.reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
+
+
 def held_out(
     name: str,
     arrays: Mapping[str, np.ndarray],
