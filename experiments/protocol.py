@@ -56,6 +56,18 @@ def load(config: Config) -> Dataset:
     return Dataset(source, prepared)
 
 
+def value_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
+    """Least and greatest value of each split that holds any."""
+    found = {}
+    for split in sources.SPLITS:
+        rows = getattr(source, split)
+        if not sources.missing_entries(rows).all():
+            ends = np.nanmin(rows), np.nanmax(rows)
+            low, high = ((float(end) + source.offset) / source.divisor for end in ends)
+            found[split] = low, high
+    return found
+
+
 def stamp(config: Config, data: Dataset) -> dict[str, Any]:
     """The protocol behind a result: data, split sizes, binarization, likelihood."""
     source = data.source
@@ -167,10 +179,11 @@ def _is_binary(source: sources.Source) -> bool:
 
 
 def _check_unit_interval(source: sources.Source, config: Config) -> None:
-    low = (float(np.nanmin(source.train)) + source.offset) / source.divisor
-    high = (float(np.nanmax(source.train)) + source.offset) / source.divisor
-    if config.binarization == "none" and (low < 0.0 or high > 1.0):
-        raise ValueError(
-            f"--likelihood=bernoulli needs values in [0, 1], {source.name} has "
-            f"[{low:g}, {high:g}]: use --likelihood=normal_per_pixel_std or binarize"
-        )
+    """Refuses values that are no targets of a Bernoulli, in any split."""
+    for split, (low, high) in value_ranges(source).items():
+        if config.binarization == "none" and (low < 0.0 or high > 1.0):
+            raise ValueError(
+                f"--likelihood=bernoulli needs values in [0, 1], the {split} split of "
+                f"{source.name} has [{low:g}, {high:g}]: scale it, or take "
+                "--likelihood=normal_per_pixel_std"
+            )
