@@ -78,24 +78,19 @@ def load_model(
 
 def observation(trained: measure.Trained) -> dict[str, Any]:
     """What x is: its shape and dtype, and how it is made from what the data hold."""
-    source, binarization = trained.data.source, trained.config.binarization
-    shifted = f"(stored + {source.offset:g})" if source.offset else "stored"
-    value = f"{shifted} / {source.divisor:g}"
+    source = trained.data.source
     return {
         "shape": list(trained.data.x_shape),
         "dtype": str(rows(trained).dtype),
         "stored_dtype": str(source.train.dtype),
         "offset": source.offset,
         "divisor": source.divisor,
-        "binarization": binarization,
+        "binarization": trained.config.settled.binarization,
         "holes": {
             "refuse": "none: NaN gives NaN",
             "nan": "NaN marks a missing entry",
         }[trained.config.missing],
-        "value": {
-            "none": f"x = {value}",
-            "threshold": f"x = 1 where {value} >= 0.5, else 0",
-        }.get(binarization, f"x = 1 with probability {value}, else 0"),
+        "value": protocol.reading(trained.config, source),
     }
 
 

@@ -192,7 +192,10 @@ def main(config: Config) -> int:
         pictures.save_arrays(path.with_suffix(".npz"), arrays)
         drawn = arrays["x"].ndim in (3, 4)
         if drawn:
-            figure = completions.table(*_shown(arrays, config.num_shown))
+            figure = completions.table(
+                *_shown(arrays, config.num_shown),
+                limits=pictures.limits_of(arrays["x"]),
+            )
             files.save(figure, path.with_suffix(".png"))
     print(table)
     print(f"written to {path}, .txt, .npz{' and .png' if drawn else ''}")

@@ -35,9 +35,10 @@ class Config:
         0, "Training rows that are used, from the start; 0 for all of them."
     )
     binarization: str = cli.flag(
-        "threshold",
-        "How pixels become zeros and ones.",
-        choices=("none", "threshold", "static", "dynamic"),
+        "auto",
+        "How pixels become zeros and ones. auto: threshold, but none for npz and tfds, "
+        "which have to be zeros and ones already under --likelihood=bernoulli.",
+        choices=("auto", "none", "threshold", "static", "dynamic"),
     )
     missing: str = cli.flag(
         "refuse",
@@ -207,6 +208,18 @@ class Config:
     def gradient(self) -> str:
         """The estimator that is ascended: that of --algorithm, or --estimator."""
         return NAMED_ESTIMATORS.get(self.algorithm, self.estimator)
+
+    @property
+    def settled(self) -> "Config":
+        """The same with what --binarization=auto stands for in its place.
+
+        What a run is built of and writes to its workdir. Whether data are fit to be
+        read so, `protocol.load` knows, which is given the flags as they are.
+        """
+        if self.binarization != "auto":
+            return self
+        chosen = "none" if sources.is_own(self.dataset) else "threshold"
+        return dataclasses.replace(self, binarization=chosen)
 
     @property
     def has_standard_prior(self) -> bool:

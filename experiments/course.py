@@ -66,7 +66,7 @@ def _curve(config: Config, measurement: Measurement, *, points: int) -> list[Poi
             if epoch * run.steps_per_epoch < int(saved.run.step):
                 print(f"{run.workdir}: epoch {epoch} is past and not measured")
                 continue
-            part = dataclasses.replace(config, num_epochs=epoch)
+            part = dataclasses.replace(run.config, num_epochs=epoch)
             saved = train.fit(
                 run._replace(config=part), saved, received, started=started
             )

@@ -51,7 +51,9 @@ class Config:
     dataset: str = cli.flag("digits", "Data set, as in experiments.train.")
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
     binarization: str = cli.flag(
-        "threshold", "Pixels.", choices=("threshold", "static", "dynamic")
+        "auto",
+        "Pixels, as in experiments.train.",
+        choices=("auto", "threshold", "static", "dynamic"),
     )
     layers: tuple[int, ...] = cli.flag((32,), "Binary units of each layer, x's first.")
     hidden: tuple[int, ...] = cli.flag((), "Hidden units of each layer of q.")
@@ -187,13 +189,12 @@ def train(config: Config, fit: Fit, data: protocol.Dataset) -> dict[str, Any]:
 def run(config: Config) -> dict[str, Any]:
     """Trains by each estimator in turn."""
     with cli.user_errors():
-        data = protocol.load(
-            TrainConfig(
-                dataset=config.dataset,
-                data_dir=config.data_dir,
-                binarization=config.binarization,
-            )
+        flags = TrainConfig(
+            dataset=config.dataset,
+            data_dir=config.data_dir,
+            binarization=config.binarization,
         )
+        data = protocol.load(flags)
         for split in ("train", "test"):
             if not len(getattr(data.source, split)):
                 raise ValueError(f"{config.dataset} has no {split} split")
@@ -211,6 +212,7 @@ def run(config: Config) -> dict[str, Any]:
             f"{len(config.layers)} layers; what fits: {', '.join(known)}"
         )
     result = {}
+    print(protocol.opening(flags, data))
     print(f"{'':<24}{'test bound':>12}{'log p(x)':>10}{'s.e.':>8}{'seconds':>9}")
     for name in names:
         got = result[name] = train(config, known[name], data)

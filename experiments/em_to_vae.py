@@ -197,6 +197,7 @@ def run(config: Config, folder: pathlib.Path) -> dict[str, Any]:
     """Every method in turn; one that was finished with these flags is read back."""
     with cli.user_errors():
         data = protocol.load(_flags(config))
+    print(protocol.opening(_flags(config), data))
     made_with = _of_method(config) | {"sha256": data.sha256}
     result = {}
     print(f"{'':<12}{'epochs':>7}{'seconds':>9}", end="")

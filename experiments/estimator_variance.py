@@ -71,7 +71,9 @@ class Config:
     dataset: str = cli.flag("digits", "Data set, as in experiments.train.")
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
     binarization: str = cli.flag(
-        "threshold", "Pixels.", choices=("threshold", "static")
+        "auto",
+        "Pixels, as in experiments.train.",
+        choices=("auto", "threshold", "static"),
     )
     num_latents: int = cli.flag(16, "Latent dimensions.")
     hidden: tuple[int, ...] = cli.flag((200,), "Units of the hidden layers.")
@@ -262,6 +264,7 @@ def run_all(config: Config) -> dict[str, Any]:
     with cli.user_errors():
         flags = train_config(config)
     run = runs.build(flags)
+    print(protocol.opening(run.config, run.data))
     _chosen(config, cases(run.model, 0.0, config.num_samples))
     key_measure, key_rows, key_batch = jax.random.split(run.keys.evaluation, 3)
     prepared = run.data.prepared

@@ -117,17 +117,17 @@ def main(config: Config) -> int:
         )
         source, suffix = "a mixture fitted to codes", "_mixture"
     arrays = pictures.samples(key_samples, trained, num=config.num, sample_z=sample_z)
-    drawable = pictures.is_image(trained)
+    drawable, limits = pictures.is_image(trained), pictures.limits(trained)
     written = [f"samples{suffix}"]
     with cli.user_errors():
         pictures.save_arrays(folder / f"samples{suffix}.npz", arrays)
         if drawable:
             path = folder / f"samples{suffix}.png"
-            pictures.draw_samples(arrays, path, source=source)
+            pictures.draw_samples(arrays, path, limits=limits, source=source)
         if pictures.has_manifold(trained):
             tiles = pictures.manifold(trained, size=config.manifold_size)
             pictures.save_arrays(folder / "manifold.npz", {"mean": tiles})
-            pictures.draw_manifold(tiles, folder / "manifold.png")
+            pictures.draw_manifold(tiles, folder / "manifold.png", limits=limits)
             written.append("manifold")
     if joined is not None:
         written += explore(
@@ -185,9 +185,11 @@ def explore(
         for name, arrays in found.items():
             pictures.save_arrays(folder / f"{name}.npz", arrays)
         if drawable:
-            paths.draw_along(found["traversal"], folder / "traversal.png")
-        if drawable and "interpolation" in found:
-            paths.draw_between(found["interpolation"], folder)
+            limits = pictures.limits(trained)
+            path = folder / "traversal.png"
+            paths.draw_along(found["traversal"], path, limits=limits)
+            if "interpolation" in found:
+                paths.draw_between(found["interpolation"], folder, limits=limits)
     return list(found)
 
 

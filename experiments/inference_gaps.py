@@ -178,7 +178,7 @@ def main(config: Config) -> int:
             folder / f"{name}.json",
             {
                 "measurement": dataclasses.asdict(config) | {"models": ""},
-                "run": dataclasses.asdict(run),
+                "run": dataclasses.asdict(run.settled),
                 "sha256": data.sha256,
             },
             partial(_gaps, config, run),

@@ -112,10 +112,10 @@ def trained(run_config: TrainConfig) -> tuple[measure.Trained, dict[str, Any]]:
     return found, result
 
 
-def side_by_side(sheets: list[np.ndarray]) -> np.ndarray:
+def side_by_side(sheets: list[np.ndarray], *, white: float = 1.0) -> np.ndarray:
     """Sheets of images [ROWS * COLUMNS, *X] as rows of one, blanks between them."""
     rows = [sheet.reshape(ROWS, COLUMNS, *sheet.shape[1:]) for sheet in sheets]
-    blank = np.ones((ROWS, 1, *sheets[0].shape[1:]), np.float32)
+    blank = np.full((ROWS, 1, *sheets[0].shape[1:]), white, np.float32)
     spaced = [part for sheet in rows for part in (blank, sheet)][1:]
     tiles = np.concatenate(spaced, axis=1)
     return tiles.reshape(-1, *tiles.shape[2:])
@@ -124,17 +124,17 @@ def side_by_side(sheets: list[np.ndarray]) -> np.ndarray:
 def main(config: Config) -> int:
     """Trains, samples, draws and writes."""
     folder = reports.claim(config.workdir)
-    sheets, results = {}, {}
+    sheets, results, limits = {}, {}, (0.0, 1.0)
     for run_config in train_configs(config):
         num_latents = run_config.num_latents
         model, results[num_latents] = trained(run_config)
         key = jax.random.fold_in(jax.random.key(config.seed), num_latents)
         drawn = pictures.samples(key, model, num=ROWS * COLUMNS)
-        sheets[num_latents] = drawn["mean"]
+        sheets[num_latents], limits = drawn["mean"], pictures.limits(model)
         if num_latents == PLANE:
             _draw_manifold(config, model, folder)
     with cli.user_errors():
-        _draw_samples(sheets, folder)
+        _draw_samples(sheets, folder, limits)
     reports.write(folder / "manifold.json", config, {"runs": results})
     return 0
 
@@ -145,18 +145,22 @@ def _draw_manifold(
     tiles = pictures.manifold(model, size=config.manifold_size)
     with cli.user_errors():
         pictures.save_arrays(folder / "manifold.npz", {"mean": tiles})
-        pictures.draw_manifold(tiles, folder / "manifold.png")
+        path = folder / "manifold.png"
+        pictures.draw_manifold(tiles, path, limits=pictures.limits(model))
 
 
-def _draw_samples(sheets: dict[int, np.ndarray], folder: pathlib.Path) -> None:
+def _draw_samples(
+    sheets: dict[int, np.ndarray], folder: pathlib.Path, limits: pictures.Limits
+) -> None:
     arrays = {f"mean_{num_latents}": sheet for num_latents, sheet in sheets.items()}
     pictures.save_arrays(folder / "samples.npz", arrays)
-    tiles = side_by_side(list(sheets.values()))
+    tiles = side_by_side(list(sheets.values()), white=limits[1])
     sizes = ", ".join(map(str, sheets))
     figure = images.grid(
         tiles,
         num_columns=len(sheets) * (COLUMNS + 1) - 1,
         title=f"Samples (means of p(x | z)), N_z = {sizes} from left to right",
+        limits=limits,
     )
     files.save(figure, folder / "samples.png")
 

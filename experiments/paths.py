@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments import cli, measure
-from experiments.pictures import Arrays
+from experiments.pictures import Arrays, Limits
 from vae_jax.evaluation import interpolation
 from vae_jax.plots import files, images
 from vae_jax.types import PRNGKey
@@ -91,22 +91,23 @@ def along(
     }
 
 
-def draw_between(arrays: Arrays, folder: pathlib.Path) -> None:
+def draw_between(arrays: Arrays, folder: pathlib.Path, *, limits: Limits) -> None:
     """A picture of each kind of path: the images themselves at both ends."""
     for name in KINDS:
         mean = arrays[f"{name}_mean"]
         first, last = arrays["x"][::2, None], arrays["x"][1::2, None]
-        blank = np.ones_like(first)
+        blank = np.full_like(first, limits[1])
         tiles = np.concatenate([first, blank, mean, blank, last], axis=1)
         figure = images.grid(
             tiles.reshape(-1, *tiles.shape[2:]),
             num_columns=tiles.shape[1],
             title=f"Between the codes of two images, {name} (means of p(x | z))",
+            limits=limits,
         )
         files.save(figure, folder / f"interpolation_{name}.png")
 
 
-def draw_along(arrays: Arrays, path: pathlib.Path) -> None:
+def draw_along(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
     """A row of means for each latent, that of the greatest KL at the top."""
     mean = arrays["mean"]
     by = "KL" if "kl" in arrays else "variance of the code"
@@ -115,6 +116,7 @@ def draw_along(arrays: Arrays, path: pathlib.Path) -> None:
         mean.reshape(-1, *mean.shape[2:]),
         num_columns=mean.shape[1],
         title=f"One latent moves, greatest {by} at the top: {names}",
+        limits=limits,
     )
     files.save(figure, path)
 

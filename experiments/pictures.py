@@ -14,6 +14,8 @@ from vae_jax.training import journal
 from vae_jax.types import PRNGKey
 
 Arrays = dict[str, np.ndarray]
+Limits = tuple[float, float]
+"""The values of x that are drawn in black and in white."""
 METRICS = {  # what a run is drawn by, where it reports it, and the unit
     "bound": "nats per example",
     "log_joint": "nats per example",
@@ -88,25 +90,50 @@ def save_arrays(path: pathlib.Path, arrays: Arrays) -> None:
     partial.replace(path)
 
 
+def limits(trained: measure.Trained) -> Limits:
+    """The values of x that are drawn in black and in white.
+
+    0 and 1 where all x lie between them, else the least and the greatest of all splits.
+    """
+    if trained.config.settled.binarization != "none":
+        return 0.0, 1.0
+    ranges = protocol.value_ranges(trained.data.source).values()
+    return limits_of(np.asarray([*ranges]))
+
+
+def limits_of(values: np.ndarray) -> Limits:
+    """The same of values that are there, NaN left out."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if low >= 0.0 and high <= 1.0:
+        return 0.0, 1.0
+    return low, high if high > low else low + 1.0
+
+
 def draw_samples(
-    arrays: Arrays, path: pathlib.Path, *, source: str = "the prior"
+    arrays: Arrays, path: pathlib.Path, *, limits: Limits, source: str = "the prior"
 ) -> None:
     """Draws the means of sampled images."""
     title = f"Samples, z from {source} (means of p(x | z))"
-    files.save(images.grid(arrays["mean"], num_columns=10, title=title), path)
-
-
-def draw_reconstructions(arrays: Arrays, path: pathlib.Path) -> None:
-    """Draws images above their reconstructions."""
-    title = "Each image above its reconstruction"
-    figure = images.pairs(arrays["x"], arrays["mean"], num_columns=10, title=title)
+    figure = images.grid(arrays["mean"], num_columns=10, title=title, limits=limits)
     files.save(figure, path)
 
 
-def draw_manifold(tiles: np.ndarray, path: pathlib.Path) -> None:
+def draw_reconstructions(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
+    """Draws images above their reconstructions."""
+    figure = images.pairs(
+        arrays["x"],
+        arrays["mean"],
+        num_columns=10,
+        title="Each image above its reconstruction",
+        limits=limits,
+    )
+    files.save(figure, path)
+
+
+def draw_manifold(tiles: np.ndarray, path: pathlib.Path, *, limits: Limits) -> None:
     """Draws the two-dimensional manifold."""
     title = "Means of p(x | z) over the prior's quantiles"
-    files.save(images.manifold(tiles, title=title), path)
+    files.save(images.manifold(tiles, title=title, limits=limits), path)
 
 
 def draw_latents(
@@ -142,14 +169,17 @@ def draw_latents(
     files.save(figure, path)
 
 
-def draw_neighbors(queries: np.ndarray, found: np.ndarray, path: pathlib.Path) -> None:
+def draw_neighbors(
+    queries: np.ndarray, found: np.ndarray, path: pathlib.Path, *, limits: Limits
+) -> None:
     """Draws test images [Q, *X] with their nearest training images [Q, K, *X]."""
-    blank = np.ones_like(queries)
+    blank = np.full_like(queries, limits[1])
     tiles = np.concatenate([queries[:, None], blank[:, None], found], axis=1)
     figure = images.grid(
         tiles.reshape(-1, *queries.shape[1:]),
         num_columns=tiles.shape[1],
         title="Test images, and the training images of the nearest codes",
+        limits=limits,
     )
     files.save(figure, path)
 
@@ -175,13 +205,16 @@ def of_run(key: PRNGKey, trained: measure.Trained, workdir: pathlib.Path) -> Non
         print(f"observations of shape {trained.data.x_shape} are no images: not drawn")
         return
     key_samples, key_reconstructions = jax.random.split(key)
-    draw_samples(samples(key_samples, trained, num=100), workdir / "samples.png")
+    black_white = limits(trained)
+    drawn = samples(key_samples, trained, num=100)
+    draw_samples(drawn, workdir / "samples.png", limits=black_white)
     split = measure.test_split(trained)
     num = min(50, len(getattr(trained.data.prepared, split)))
     drawn = reconstructions(key_reconstructions, trained, split=split, num=num)
-    draw_reconstructions(drawn, workdir / "reconstructions.png")
+    draw_reconstructions(drawn, workdir / "reconstructions.png", limits=black_white)
     if has_manifold(trained):
-        draw_manifold(manifold(trained, size=20), workdir / "manifold.png")
+        tiles = manifold(trained, size=20)
+        draw_manifold(tiles, workdir / "manifold.png", limits=black_white)
 
 
 def is_image(trained: measure.Trained) -> bool:

@@ -45,7 +45,11 @@ def main(config: Config) -> int:
         drawn = ""
         if pictures.is_image(trained):
             drawn = " and reconstructions.png"
-            pictures.draw_reconstructions(arrays, folder / "reconstructions.png")
+            pictures.draw_reconstructions(
+                arrays,
+                folder / "reconstructions.png",
+                limits=pictures.limits(trained),
+            )
     print(
         f"{config.num} rows of the {config.split} split and their reconstructions "
         f"written to {folder / 'reconstructions.npz'}{drawn}"

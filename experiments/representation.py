@@ -224,6 +224,7 @@ def draw(
         np.asarray(value(rows.test[:num])),
         images.reshape(*near.shape, *trained.data.x_shape),
         folder / "neighbors.png",
+        limits=pictures.limits(trained),
     )
 
 

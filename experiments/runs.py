@@ -73,7 +73,7 @@ def build(config: Config) -> Run:
         UsageError: for data, sizes or flags that do not fit together.
     """
     with cli.user_errors():
-        return of_data(config, protocol.load(config))
+        return of_data(config.settled, protocol.load(config))
 
 
 def of_data(config: Config, data: protocol.Dataset) -> Run:

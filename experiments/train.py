@@ -65,15 +65,17 @@ def claim(config: Config) -> Run:
         UsageError: for whatever is wrong with what the user gave.
     """
     run = runs.build(config)
-    rundir.claim(config)
-    rundir.check_data(run.workdir, protocol.stamp(config, run.data))
+    rundir.claim(run.config)
+    stamp = protocol.stamp(run.config, run.data)
+    rundir.check_data(run.workdir, stamp)
     about = {
-        "protocol": protocol.stamp(config, run.data),
+        "protocol": stamp,
         "environment": protocol.environment(),
     }
     if parallel.is_writer():
         with cli.user_errors():
             rundir.write_json(run.workdir / rundir.RUN, about)
+    _say(protocol.opening(run.config, run.data))
     return run
 
 

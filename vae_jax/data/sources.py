@@ -49,8 +49,9 @@ def load(
     test_labels) and `tfds:NAME` (TensorFlow Datasets). The validation split is the
     last `valid_size` training rows where the source does not fix it: 10,000 of MNIST
     and Fashion-MNIST, none of an npz file, a tenth of a TensorFlow data set. With
-    `valid_size` 0 all training rows train. NaN is refused, or with `missing` "nan"
-    taken for a missing entry.
+    `valid_size` 0 all training rows train. Integers of npz and tfds are shades from 0
+    to 255, or zeros and ones; floats are the values themselves. NaN is refused, or with
+    `missing` "nan" taken for a missing entry.
 
     Raises:
       ValueError: an unknown name, data that is not what it should be (each with the
@@ -177,13 +178,32 @@ def held_out(
     return split(arrays), split(labels)
 
 
-def image_divisor(*arrays: np.ndarray) -> float:
+def image_divisor(name: str, arrays: Mapping[str, np.ndarray]) -> float:
     """The divisor to [0, 1] of stored images: 255 for 8 bits, 1 for zeros and ones.
 
     Floats are taken as they are.
+
+    Raises:
+      ValueError: integers that are neither, as no value of a split reaches half of 255.
     """
-    integers = all(array.dtype.kind in "ui" for array in arrays)
-    return 255.0 if integers and any((array > 1).any() for array in arrays) else 1.0
+    integers = all(array.dtype.kind in "ui" for array in arrays.values())
+    if not integers or not any((array > 1).any() for array in arrays.values()):
+        return 1.0
+    for split, array in arrays.items():
+        if array.size and 0 < array.max() < 128:
+            raise ValueError(
+                f"{name}: {split} holds integers up to {array.max()}, which are taken "
+                "for shades from 0 to 255: store floats, in [0, 1] if they are shades"
+            )
+    return 255.0
+
+
+def is_own(name: str) -> bool:
+    """Whether a data set is the user's own: npz:PATH or tfds:NAME.
+
+    The protocols of the others, how they are split and binarized, are published.
+    """
+    return ":" in name
 
 
 def refuse_valid_size(name: str, valid_size: int | None) -> None:
@@ -324,6 +344,7 @@ def _npz(name: str, data_dir: PathLike | None, valid_size: int | None) -> Source
     }
     if missing := set(labels) - set(arrays):
         raise ValueError(f"{path}: labels without rows for {sorted(missing)}")
+    divisor = image_divisor(name, arrays)
     if "valid" in arrays:
         refuse_valid_size(name, valid_size)
     elif valid_size:
@@ -335,7 +356,7 @@ def _npz(name: str, data_dir: PathLike | None, valid_size: int | None) -> Source
         arrays,
         labels,
         offset=0.0,
-        divisor=image_divisor(*arrays.values()),
+        divisor=divisor,
         origin=f"npz file {path.name}, sha256 {digest}",
     )
 
@@ -345,6 +366,7 @@ def _tfds(name: str, data_dir: PathLike | None, valid_size: int | None) -> Sourc
 
     prepared = tfds_arrays.read(name.partition(":")[2], data_dir=data_dir)
     arrays, labels = prepared.arrays, prepared.labels
+    divisor = image_divisor(name, arrays)
     if "valid" in arrays:
         refuse_valid_size(name, valid_size)
     else:
@@ -355,7 +377,7 @@ def _tfds(name: str, data_dir: PathLike | None, valid_size: int | None) -> Sourc
         arrays,
         labels,
         offset=0.0,
-        divisor=image_divisor(*arrays.values()),
+        divisor=divisor,
         origin=f"TensorFlow Datasets {prepared.full_name}",
     )
 
