@@ -71,7 +71,7 @@ def update(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, dict[str,
     else:  # one by one: validation has its own memory, and is compiled once
         drawn = [validate(keys[i], runs.member(params, i)) for i in range(len(keys))]
         found = {name: np.array([each[name] for each in drawn]) for name in drawn[0]}
-    bound = jnp.asarray(found[WATCHED[run.config.watch]], jnp.float32)
+    bound = jnp.asarray(found[WATCHED[run.config.watch]], saved.best_bound.dtype)
     better = bound > saved.best_bound
 
     def chosen(new: jax.Array, old: jax.Array) -> jax.Array:

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import cli, rundir, train
+from experiments import cli, rundir, runs, train
 from experiments.configuration import Config
 from tests.test_experiments import TINY, metrics, saved_arrays, tiny
 from vae_jax.training import checkpoints, journal
@@ -303,6 +304,28 @@ def test_vectors_train_without_pictures(tmp_path, capsys):
     assert train.main(config) == 0
     assert "no images" in capsys.readouterr().out
     assert not (tmp_path / "run" / "samples.png").exists()
+
+
+@pytest.mark.parametrize("num_seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_in_double_precision_is_taken_up_and_a_single_one_named(
+    tmp_path, x64, num_seeds
+):
+    config = tiny(tmp_path / "run", num_epochs=1, num_seeds=num_seeds)
+    run = train.claim(config)
+    start = runs.initial(run)
+    saved = train.fit(run, start, [], started=0.0)
+    assert (saved.best_step > 0).all()  # a validation bound was taken
+    found = runs.restore(run)
+    assert found is not None
+    for tree in (saved, found):
+        assert jax.tree.map(lambda leaf: leaf.dtype, tree) == jax.tree.map(
+            lambda leaf: leaf.dtype, start
+        )
+    with (
+        jax.enable_x64(False),
+        pytest.raises(cli.UsageError, match=r"another precision .*JAX_ENABLE_X64=1"),
+    ):
+        runs.restore(runs.build(config))
 
 
 def test_missing_data_is_one_quick_clear_error(tmp_path):

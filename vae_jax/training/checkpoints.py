@@ -34,6 +34,7 @@ from vae_jax.types import PyTree
 _FORMAT = 1
 _UNFINISHED = ".partial-"  # being written or being removed; swept by the next save
 _NAME = re.compile(r"(\d{10,})(?:\.(\d+))?")
+_PRNGS = {"key<fry>": "threefry2x32", "key<rbg>": "rbg", "key<urbg>": "unsafe_rbg"}
 _OVERHEAD, _OVERHEAD_PER_LEAF = 128 << 10, 2 << 10  # bytes: Orbax's own files, card
 
 
@@ -358,8 +359,29 @@ def _file_digests(directory: Path) -> dict[str, str]:
     }
 
 
+def _setting(there: str, here: str) -> str:
+    """What a dtype goes by: a setting of JAX, or else the model."""
+    if there in _PRNGS and here in _PRNGS:
+        return f"PRNG (set JAX_DEFAULT_PRNG_IMPL={_PRNGS[there]}, which it was made by)"
+    if {there, here} == {"float32", "float64"}:
+        double = int(there == "float64")
+        return f"precision (set JAX_ENABLE_X64={double}, by which it was made)"
+    return "model"
+
+
 def _difference(path: Path, held: Sequence[_Leaf], wanted: Sequence[_Leaf]) -> str:
-    """One line that names the first leaf in which two trees differ, and how many do."""
+    """One line that names the first leaf in which two trees differ, and how many do.
+
+    Trees that differ in their dtypes alone are of one model: what is named is then the
+    setting of JAX that their dtypes go by.
+    """
+    if [leaf._replace(dtype="") for leaf in held] == [
+        leaf._replace(dtype="") for leaf in wanted
+    ]:
+        pairs = zip(held, wanted, strict=True)
+        there, here = next(pair for pair in pairs if pair[0] != pair[1])
+        reason = _setting(there.dtype, here.dtype)
+        return f"{path} is of another {reason}: it holds {there}, the template {here}"
     only_held = [leaf for leaf in held if leaf not in wanted]
     only_wanted = [leaf for leaf in wanted if leaf not in held]
     first = [
