@@ -19,10 +19,6 @@ from vae_jax.data import sources
 from vae_jax.types import Generative, Params, Recognition
 
 LOCAL = {"workdir", "data_dir"}  # flags that mean nothing on another machine
-RESULTS = (
-    "result.json",
-    *(f"evaluation_{split}.json" for split in sources.SPLITS),
-)
 
 
 def of_trained(trained: measure.Trained) -> artifacts.Card:
@@ -40,7 +36,7 @@ def of_trained(trained: measure.Trained) -> artifacts.Card:
         "x": observation(trained),
         "z": {"shape": list(latents(trained).shape)},
         "flags": {
-            name: value
+            name: str(value) if value in (math.inf, -math.inf) else value
             for name, value in dataclasses.asdict(config).items()
             if name not in left_out
         },
@@ -113,12 +109,18 @@ def _results(trained: measure.Trained) -> dict[str, dict[str, Any]]:
     Those of its step and, of runs that trained together, of its run. Single figures and
     settings only: the workdir keeps the lists. A figure that is not finite is left out.
     """
-    folder, found = trained.config.directory(), {}
-    for name in RESULTS:
-        path = folder / name
+    folder, own, found = trained.config.directory(), _member(trained.config), {}
+    evaluations = [f"evaluation_{split}" for split in sources.SPLITS]
+    alone = [] if own is None else [f"{e}_member_{own}" for e in evaluations]
+    for name in ("result", *evaluations, *alone):
+        path = folder / f"{name}.json"
         if not path.is_file():
             continue
-        result = _of_member(trained.config, rundir.read_json(path))
+        result = rundir.read_json(path)
+        if own is not None and "runs" in result:
+            result |= result["runs"][own]
+        elif own is not None and result.get("member") != own:
+            continue
         if result.get("step") == trained.step:
             found[path.stem] = {
                 name: value
@@ -129,16 +131,16 @@ def _results(trained: measure.Trained) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _of_member(config: Config, result: dict[str, Any]) -> dict[str, Any]:
-    """What a result says of the run of config; nothing where it is another's."""
-    whole = rundir.read_config(config.directory())
+def _member(config: Config) -> int | None:
+    """Which of the runs that trained together config's is; None of a run alone."""
+    folder = config.directory()
+    if not (folder / rundir.FLAGS).is_file():
+        return None  # a model that was never trained has no results either
+    whole = rundir.read_config(folder)
     if not whole.trains_many:
-        return result
+        return None
     identity = operator.attrgetter("seed", *members.SWEPT)
-    own = [identity(run) for run in members.expand(whole)].index(identity(config))
-    if "runs" in result:
-        return result | result["runs"][own]
-    return result if result.get("member") == own else {}
+    return [identity(run) for run in members.expand(whole)].index(identity(config))
 
 
 def _config(path: str | os.PathLike[str], flags: dict[str, Any]) -> Config:
@@ -154,8 +156,9 @@ def _config(path: str | os.PathLike[str], flags: dict[str, Any]) -> Config:
             f"{path}: its card has flags that this vae_jax does not know: "
             f"{', '.join(unknown)}"
         )
+    readers = {tuple: tuple, float: float}  # an infinite one is written as text
     values: dict[str, Any] = {
-        name: tuple(value) if isinstance(fields[name].default, tuple) else value
+        name: readers.get(type(fields[name].default), lambda value: value)(value)
         for name, value in flags.items()
     }
     return Config(**values)

@@ -103,7 +103,7 @@ def _read(path: pathlib.Path, settings: dict[str, Any]) -> list[Point]:
                 f"{path} was measured with --{name}={content.get(name)}, {value} now: "
                 "remove it, or choose another --workdir"
             )
-    return content["points"]
+    return rundir.measured(content["points"])
 
 
 def _say(run: runs.Run, point: Point, shown: tuple[str, ...]) -> None:

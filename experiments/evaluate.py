@@ -5,7 +5,8 @@ r"""Measures a trained model: its bound, log p(x), and what its latents carry.
 
 Prints and writes to the workdir (evaluation_SPLIT.json and .txt) for one split: ELBO,
 reconstruction and KL, KL per latent, log p(x) by importance sampling with its standard
-error and effective sample size, active units; stamped with the protocol.
+error and effective sample size, active units; stamped with the protocol. What is of
+some --num_images or of one --member alone has that in its files' names.
 
 --evidence names more estimators of log p(x), printed side by side with what speaks
 against them: annealed importance sampling (from below), bidirectional Monte Carlo (both
@@ -195,12 +196,23 @@ def _of_one(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _name(config: Config, result: dict[str, Any]) -> str:
+    """Of the files: that of a part of the split or of the runs is a name of its own."""
+    name = f"evaluation_{config.split}"
+    if result["num_images"] < result["protocol"]["split_sizes"][config.split]:
+        name += f"_{result['num_images']}_images"
+    whole = rundir.read_config(pathlib.Path(config.workdir).expanduser())
+    if config.member >= 0 and whole.trains_many:
+        name += f"_member_{config.member}"
+    return name
+
+
 def main(config: Config) -> int:
     """Measures, prints and writes."""
     result = evaluate(config)
     folder = pathlib.Path(config.workdir).expanduser()
     with cli.user_errors():
-        path = folder / f"evaluation_{config.split}.json"
+        path = folder / f"{_name(config, result)}.json"
         rundir.write_json(path, result)
         rundir.write_text(path.with_suffix(".txt"), table(result))
     print(table(result))

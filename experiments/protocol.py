@@ -11,6 +11,7 @@ import vae_jax
 from experiments.configuration import Config
 from vae_jax.data import batches, sources
 
+SPREADS = ("_std", "_standard_error")  # endings of what says how sure a number is
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -150,15 +151,16 @@ def named(metrics: dict[str, Any], *, quantity: str) -> dict[str, Any]:
         return metrics
     renamed: dict[str, Any] = {}
     for name, value in metrics.items():
-        stem, std = name.removesuffix("_std"), "_std" * name.endswith("_std")
+        spread = next((end for end in SPREADS if name.endswith(end)), "")
+        stem = name.removesuffix(spread)
         if stem.endswith("reconstruction"):
-            if not std:
+            if not spread:
                 value = (-np.asarray(value)).tolist()
-            renamed[stem.replace("reconstruction", "cross_entropy") + std] = value
+            renamed[stem.replace("reconstruction", "cross_entropy") + spread] = value
         elif stem.endswith(("bound", "elbo", "log_joint")):
             for ending in ("bound", "elbo", "log_joint"):
                 stem = stem.removesuffix(ending)
-            renamed[f"{stem}cross_entropy_objective{std}"] = value
+            renamed[f"{stem}cross_entropy_objective{spread}"] = value
         else:
             renamed[name] = value
     return renamed

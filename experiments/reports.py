@@ -1,7 +1,6 @@
 """What a comparison leaves: a folder claimed first, results with their origin."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -41,11 +40,11 @@ def kept(path: pathlib.Path, flags: dict[str, Any], make: Callable[[], Any]) -> 
     Raises:
         UsageError: if the file is damaged or cannot be written.
     """
-    flags = json.loads(json.dumps(flags))
+    flags = rundir.plain(flags)
     if path.is_file():
         found = rundir.read_json(path)
         if found.get("config") == flags:
-            return found["result"]
+            return rundir.measured(found["result"])
     result = make()
     with cli.user_errors():
         rundir.write_json(path, {"config": flags, "result": result})

@@ -158,6 +158,12 @@ def measured(config: Config, folder: str, *, seed: int) -> dict[str, Any]:
     """All measurements of one run, drawn and written to it."""
     trained = config.load(folder)
     rows = code_features.load_rows(config.settings, trained)
+    for name, part in (("train", rows.train), (rows.split, rows.test)):
+        if len(part) < 2:
+            raise cli.UsageError(
+                f"the {name} split of {trained.config.dataset} gives a single row, and "
+                "codes are compared with each other: it takes two or more"
+            )
     for name in ("num_neighbors", "num_clusters"):
         if getattr(config, name) > len(rows.train):
             raise cli.UsageError(

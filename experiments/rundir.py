@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -166,8 +167,22 @@ def read_config(workdir: pathlib.Path) -> Config:
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes JSON whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Writes JSON whole or not at all; what is not finite as null."""
+    write_text(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def plain(content: Any) -> Any:
+    """What `write_json` writes: lists for tuples, None for what is not finite."""
+    return json.loads(json.dumps(content), parse_constant=lambda name: None)
+
+
+def measured(content: Any) -> Any:
+    """Measurements that were read back, NaN where they hold None."""
+    if isinstance(content, dict):
+        return {name: measured(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [measured(value) for value in content]
+    return math.nan if content is None else content
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -75,6 +75,14 @@ def test_a_model_of_any_architecture_comes_back_bit_for_bit(tmp_path, digits, na
     assert programs[0] == programs[1]
 
 
+def test_an_infinite_flag_is_carried_in_a_card(tmp_path, digits):
+    trained = untrained(digits, estimator="renyi", alpha=-np.inf, num_samples=2)
+    path = tmp_path / "model.safetensors"
+    artifacts.save_model(path, trained.params, cards.of_trained(trained))
+    assert artifacts.read_model(path)[1]["flags"]["alpha"] == "-inf"
+    cards.load_model(path)
+
+
 @pytest.mark.parametrize(
     ("binarization", "offset", "said"),
     [

@@ -34,7 +34,9 @@ def test_evaluate_puts_the_estimators_side_by_side(tmp_path, capsys):
     assert train.main(dataclasses.replace(TINY, workdir=workdir)) == 0
     config = evaluate.Config(workdir, evidence="is,ais,bdmc,hmc_density", **FEW)
     assert evaluate.main(config) == 0
-    result = json.loads((tmp_path / "run" / "evaluation_test.json").read_text())
+    result = json.loads(
+        (tmp_path / "run" / "evaluation_test_3_images.json").read_text()
+    )
     evidence = result["evidence"]
     assert list(evidence) == ["is", "ais", "bdmc", "hmc_density"]
     assert evidence["is"]["log_p"] == result["log_p"]
