@@ -1,6 +1,7 @@
 """absl flags derived from a frozen dataclass: one declaration per option."""
 
 import dataclasses
+import os
 import signal
 import sys
 import typing
@@ -58,10 +59,11 @@ def parse(config_cls: type[C], argv: Sequence[str]) -> C:
     try:
         leftover = values(list(argv))[1:]
         if leftover:
-            raise UsageError(f"unexpected arguments: {' '.join(leftover)}")
+            raise ValueError(f"unexpected arguments: {' '.join(leftover)}")
         return config_cls(**_read(config_cls, values))
     except (flags.Error, ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
+        path = _faulty_file(config_cls, argv)
+        raise UsageError(f"{path}: {error}" if path else str(error)) from error
 
 
 def write_flagfile(config: Any) -> str:
@@ -74,16 +76,31 @@ def run(config_cls: type[C], main: Callable[[C], int | None]) -> None:
 
     A `UsageError` is printed as one line, with exit status 1 (2 for bad flags), and so
     are a file that cannot be read or written and Ctrl-C (130): no bugs of the program.
+    Where nobody reads what is printed any more, as after `| head`, it ends without a
+    word (141, as a shell has it).
     """
+    try:
+        _run(config_cls, main)
+    except BrokenPipeError:
+        # Python flushes what is left at exit, and would complain of it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _run(config_cls: type[C], main: Callable[[C], int | None]) -> typing.NoReturn:
     if {"--help", "-help", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
-        print(_help(config_cls, main.__module__))
+        print(_help(config_cls, main.__module__), flush=True)
         sys.exit(0)
     try:
         config = parse(config_cls, sys.argv)
     except UsageError as error:
         _fail(error, 2)
     try:
-        sys.exit(main(config) or 0)
+        status = main(config) or 0
+        sys.stdout.flush()
+        sys.exit(status)
+    except BrokenPipeError:
+        raise
     except (UsageError, OSError) as error:
         _fail(error, 1)
     except KeyboardInterrupt:
@@ -99,8 +116,29 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
+
+
+def _faulty_file(config_cls: Any, argv: Sequence[str]) -> str:
+    """The first flag file among the arguments that does not parse alone, or nothing.
+
+    One that cannot be opened is named by the error itself.
+    """
+    for given in argv[1:]:
+        name, _, path = given.lstrip("-").partition("=")
+        if name != "flagfile" or not os.path.isfile(path):
+            continue
+        values = flags.FlagValues()
+        _define(config_cls, values)
+        try:
+            if values([argv[0], given])[1:]:
+                return path
+        except (flags.Error, ValueError):
+            return path
+    return ""
 
 
 def _define(config_cls: Any, values: flags.FlagValues) -> None:

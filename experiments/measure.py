@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from experiments import cli, models, protocol, rundir, runs
 from experiments.configuration import Config
-from vae_jax.data import batches
+from vae_jax.data import batches, sources
 from vae_jax.estimators import importance
 from vae_jax.evaluation import examples, marginal, representation, weights
 from vae_jax.training import parallel
@@ -178,13 +178,19 @@ def spread_rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
 
 def _num_rows(trained: Trained, split: str, num_images: int) -> int:
     """num_images, or all rows of a split for 0, checked against what it holds."""
-    size = len(getattr(trained.data.prepared, split))
-    if not size or num_images > size:
+    sizes = {s: len(getattr(trained.data.prepared, s)) for s in sources.SPLITS}
+    if not sizes[split]:
+        others = ", ".join(name for name, size in sizes.items() if size)
         raise ValueError(
-            f"{trained.config.dataset} has {size} rows in its {split} split, "
-            f"--num_images={num_images} asked for"
+            f"{trained.config.dataset} has no rows in its {split} split: {others} may "
+            "be chosen"
         )
-    return num_images or size
+    if num_images > sizes[split]:
+        raise ValueError(
+            f"--num_images={num_images} is more than the {sizes[split]} rows of the "
+            f"{split} split of {trained.config.dataset}: give as many or fewer"
+        )
+    return num_images or sizes[split]
 
 
 def bound(

@@ -36,7 +36,12 @@ def main(config: Config) -> int:
     trained = config.load()
     folder = pathlib.Path(config.workdir).expanduser()
     with cli.user_errors():
-        measure.rows(trained, split=config.split, num_images=config.num)
+        size = len(measure.rows(trained, split=config.split))
+    if config.num > size:
+        raise cli.UsageError(
+            f"--num={config.num} is more than the {size} rows of the {config.split} "
+            f"split of {trained.config.dataset}: give as many or fewer"
+        )
     arrays = pictures.reconstructions(
         jax.random.key(config.seed), trained, split=config.split, num=config.num
     )

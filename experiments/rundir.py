@@ -142,6 +142,8 @@ def storage_errors(workdir: pathlib.Path) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # of what is printed, not of a file
+        raise
     except OSError as error:
         steps = checkpoints.steps(workdir / CHECKPOINTS)
         kept = f"it is kept up to step {steps[-1]}" if steps else "no step was saved"
@@ -160,10 +162,15 @@ def read_config(workdir: pathlib.Path) -> Config:
     path = workdir / FLAGS
     if not path.is_file():
         raise cli.UsageError(
-            f"{workdir} holds no run ({FLAGS} is missing): train one with "
-            f"python -m experiments.train --workdir={workdir}"
+            f"{workdir} holds no run ({FLAGS} is missing): name the folder of one, or "
+            f"give python -m experiments.train --workdir={workdir} and the data set "
+            "that it is to be of (--dataset, or a --flagfile)"
         )
-    return cli.parse(Config, ["train", f"--flagfile={path}"])
+    try:
+        return cli.parse(Config, ["train", f"--flagfile={path}"])
+    except cli.UsageError as error:
+        said = str(error).removeprefix(f"{path}: ")
+        raise cli.UsageError(f"{path}: {said}") from error
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

@@ -79,7 +79,7 @@ def train_config(config: Config, estimator: str, rate: str, seed: int) -> TrainC
         hidden=config.hidden,
         estimator=estimator,
         num_samples=config.num_samples,
-        learning_rate=float(rate),
+        learning_rate=_rate(rate),
         num_epochs=config.num_epochs,
         early_stopping=config.early_stopping,
         eval_every=EVAL_EVERY,
@@ -88,6 +88,15 @@ def train_config(config: Config, estimator: str, rate: str, seed: int) -> TrainC
         seed=seed,
         progress=False,
     )
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(
+            f"--learning_rates: {text} is no number; give some, separated by commas"
+        ) from None
 
 
 def best_rate(config: Config, estimator: str, seed: int) -> tuple[float, TrainConfig]:
