@@ -17,13 +17,7 @@ sandwich.png, components.png, responsibilities.png (its first two features) and
 densities.png: p(x) of the lecture's sigmoid-affine decoder, of a tanh decoder and of a
 mixture fitted to the first two features, in the unit square.
 
-All in float64. Measured with seed 0 on 2 cores that other work shared:
-`quick.flags` (2 min): log p(x) -2.754843 from one start, scikit-learn's the same in all
-six decimals; best test log p(x) at K = 4, the number of clusters drawn from; accuracy
-0.967, adjusted Rand index 0.912. `full.flags` (digits on 10 principal components, K =
-10): log p(x) -3.789185, scikit-learn's the same in all six decimals; accuracy 0.700,
-normalized mutual information 0.692, adjusted Rand index 0.536, 0.548 of the variance
-explained; best test log p(x) -6.197 at K = 9.
+All in float64.
 """
 
 import dataclasses

@@ -9,12 +9,6 @@ Each starts from the same theta with the same optimizer. Reported of both splits
 p(x), the bound of the method's own q (for Monte Carlo EM a normal fitted to HMC draws)
 and the gap between them, KL(q || posterior). The clock counts training steps alone. The
 grid's own error is reported too, as the largest change on a finer one.
-
-Measured by quick.flags with seed 0 on 2 cores that other work shared (4 min; seconds
-are of training): test log p(x) and gap by exact EM -18.071, 0 (122 s), by Monte Carlo
-EM -18.927, 4.169 (1.7 s; a posterior of several modes is far from one normal), by
-variational EM -21.019, 0.084 (4.5 s), by AEVB -21.674, 0.238 (1.3 s), by wake-sleep
--21.868, 0.200 (0.8 s).
 """
 
 import dataclasses

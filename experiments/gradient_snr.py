@@ -12,12 +12,6 @@ slopes with their standard errors beside theory; writes snr.json and snr.png.
 `--setting=one` takes the gradient at one x, `data_set` its mean over all x, as the
 paper does. The squared SNR is corrected for the noise of its own mean, which near the
 optimum is most of it: (mean^2 - variance / n) / variance, averaged over dimensions.
-
-Measured with seed 0 on 2 cores. First command (95 s): IWAE encoder -0.489 (standard
-error 0.044), decoder +0.483 (0.001); DReG encoder +0.355 (0.001); sticking the landing,
-whose gradient is biased, +0.456 (0.001). Second command (185 s): -0.44 (0.34), +0.407
-(0.009), +0.420 (0.007), +0.476 (0.008): so near the optimum that the encoder's signal
-needs many more draws.
 """
 
 import dataclasses

@@ -10,19 +10,11 @@ twice: by the paper's appendix D (HMC draws from the posterior, a normal fitted 
 of them, the reciprocal of the mean weight of the others: in expectation above
 log p(x)), and by importance sampling (in expectation below it). The importance samples
 are drawn from normals fitted to HMC draws: Monte Carlo EM has no q, and an encoder that
-has overfitted 1,000 rows is no proposal for test images (200 of them, after 1e7 samples
-of AEVB: 5,000 samples from the encoder give -174.0, at an effective sample size of 4,
-and from fitted normals -162.8, at 3,900; appendix D gives -162.6).
+has overfitted 1,000 rows is no proposal for test images.
 
 The paper trains with 50,000 rows and with 1,000, and applies Monte Carlo EM to the
 1,000 alone: one step of it takes a gradient of every leapfrog step and update. An
 interrupted comparison goes on where it stopped.
-
-Measured by quick.flags (digits, 2e5 samples a curve) with seed 0 on 2 cores that other
-work shared (5 min): test log p(x) by appendix D and by importance sampling -20.316 and
--20.337 (AEVB), -20.569 and -20.574 (wake-sleep), -18.828 and -18.863 (Monte Carlo EM)
-with 1,000 rows; -22.566 and -22.574, -23.064 and -23.061, -22.010 and -22.084 with 200,
-where Monte Carlo EM has -15.013 on the rows it trains on.
 """
 
 import dataclasses

@@ -127,8 +127,8 @@ def _without_copies() -> dict[str, bool] | None:
     """What keeps XLA's CPU compiler from copying weights at every step.
 
     A weight that the backward pass reads, and the update then overwrites in place, is
-    copied first unless copies are placed by the order of a whole region: 8% of the AEVB
-    step. None where the compiler is another, or a later one that knows no such option.
+    copied first unless copies are placed by the order of a whole region. None where the
+    compiler is another, or a later one that knows no such option.
     """
     options = {"xla_cpu_copy_insertion_use_region_analysis": True}
     if jax.default_backend() != "cpu":
