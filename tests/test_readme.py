@@ -178,7 +178,7 @@ def test_the_rules_let_good_texts_pass():
     assert not list(wide_cells(f"| {'a' * 100} \\| b | {'c' * 100} |\n{'d' * 200}"))
     assert not list(broken_links("[a](README.md#more) [b](https://c.d/e)", ROOT))
     assert re.search(MACHINE_PATH, "from " + "/ho" + "me/somebody/data")
-    assert not re.search(MACHINE_PATH, "https://a.b/home/ runs/tmp/ ~/work/")
+    assert not re.search(MACHINE_PATH, "https://a.b/home/ runs/mnt/ ~/mnt/")
 
 
 # The tables of the library
