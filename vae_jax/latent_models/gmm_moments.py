@@ -128,17 +128,11 @@ def _incomplete_by_factors(mixture: gmm_scales.Tables, x: Float[Array, "R D"]) -
     of_row = jax.vmap(gmm_missing.complete, in_axes=(0, 0, None))
     got = jax.vmap(of_row, in_axes=(None, None, 0), out_axes=1)(scales, mixture.mean, x)
 
-    def whitened(columns: Array) -> Array:
-        # Solves that wait for `complete`: see `gmm_scales` on factorizations that XLA
-        # runs side by side.
-        return jax.scipy.linalg.solve_triangular(scales, columns, lower=True)
-
     def spread(shares: Array) -> Array:
         total = jnp.einsum("kr,krij->kij", shares, got.covariance, precision="highest")
-        return gmm_scales.pool(mixture.scale, whitened(whitened(total).mT))
+        return gmm_scales.pool(mixture.scale, total)
 
-    eps = whitened(got.deviation.mT)
-    return _Rows(eps, got.terms.sum(2), got.entropy, spread)
+    return _Rows(got.eps.mT, got.terms.sum(2), got.entropy, spread)
 
 
 def _incomplete_by_logarithms(
