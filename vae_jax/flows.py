@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.types import Network, PRNGKey, PyTree, Scalar
 
 Map: TypeAlias = Callable[
@@ -200,7 +201,7 @@ def inverse_autoregressive(
             return y.at[d].set(y_d), log_scale[d]
 
         start = jnp.zeros_like(z)
-        y, log_scale = jax.lax.scan(solve_next, start, jnp.arange(num_latents))
+        y, log_scale = numerics.scan(solve_next, start, jnp.arange(num_latents))
         return y, log_scale.sum()
 
     return _checked(num_latents, Flow(context_width, network.init, forward, inverse))

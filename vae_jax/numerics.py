@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,52 @@ def over_rows(function: Callable[..., PyTree], *rows: PyTree) -> PyTree:
         return jax.vmap(function)(*rows)
     only = jax.tree.map(lambda leaf: leaf[0], rows)
     return jax.tree.map(lambda leaf: leaf[None], function(*only))
+
+
+def scan(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    start: PyTree,
+    xs: PyTree,
+    *,
+    length: int | None = None,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` from a start that may hold constants, inside `jax.shard_map` too.
+
+    There a carry must begin as it goes on, varying over the devices or not, and an
+    array of zeros that is written out does not vary.
+    """
+
+    def first(leaf: Array) -> Array:
+        return leaf[0] if len(leaf) else jnp.zeros_like(leaf, shape=leaf.shape[1:])
+
+    def once(carry: PyTree) -> PyTree:
+        return step(carry, jax.tree.map(first, xs))[0]
+
+    start = _as_carried(once, start)
+    return jax.lax.scan(step, start, xs, length=length, reverse=reverse)
+
+
+def while_loop(
+    goes_on: Callable[[Any], Array], step: Callable[[Any], Any], start: PyTree
+) -> Any:
+    """`jax.lax.while_loop` from a start that may hold constants, as `scan` does."""
+    return jax.lax.while_loop(goes_on, step, _as_carried(step, start))
+
+
+def _as_carried(step: Callable[[PyTree], PyTree], start: PyTree) -> PyTree:
+    """The start, varying over the devices in every leaf that steps make vary."""
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return start
+
+    def widened(leaf: Array, like: jax.ShapeDtypeStruct) -> Array:
+        never = jnp.zeros_like(like, dtype=bool)  # varies as `like` does
+        return jnp.where(never, leaf, leaf)
+
+    types = None
+    while types != (types := [jax.typeof(leaf) for leaf in jax.tree.leaves(start)]):
+        start = jax.tree.map(widened, start, jax.eval_shape(step, start))
+    return start
 
 
 def unpack_tril(packed: Float[Array, " P"], size: int) -> Float[Array, "{size} {size}"]:
@@ -184,7 +231,7 @@ def sum_over_binary(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
         jax.eval_shape(chunk_sum, starts[0]),
     )
-    return jax.lax.scan(add, (zeros, zeros), starts)[0][0]
+    return scan(add, (zeros, zeros), starts)[0][0]
 
 
 def log_sum_exp_over_binary(
@@ -223,7 +270,7 @@ def log_sum_exp_over_binary(
     zero = jnp.zeros((), log_dtype)
     # The least finite number and not minus infinity: inf - inf is no number.
     least = jnp.asarray(jnp.finfo(log_dtype).min, log_dtype)
-    top, total, _ = jax.lax.scan(add, (least, zero, zero), starts)[0]
+    top, total, _ = scan(add, (least, zero, zero), starts)[0]
     return top + jnp.log(total)
 
 

@@ -212,7 +212,7 @@ def importance(
         least = jnp.full((), jnp.finfo(x.dtype).min, x.dtype)
         carry = least, zero, jnp.zeros_like(x)
         chunks = jnp.arange(num_samples // chunk)
-        (_, total, mean), (z, log_w) = jax.lax.scan(add, carry, chunks)
+        (_, total, mean), (z, log_w) = numerics.scan(add, carry, chunks)
         flat = z.reshape(num_samples, *z.shape[2:])
         return flat, log_w.reshape(-1), mean / total
 
@@ -336,7 +336,7 @@ def _run(
     def one(state: _State, t: Array) -> tuple[_State, Scalar]:
         return step(jax.random.fold_in(key, t), params, x, state)
 
-    return jax.lax.scan(one, state, jnp.arange(num_steps))
+    return numerics.scan(one, state, jnp.arange(num_steps))
 
 
 def _draws(
@@ -355,7 +355,7 @@ def _draws(
         state, acceptance = _run(key_s, step, params, x, state, thin)
         return state, (state, acceptance)
 
-    return jax.lax.scan(one, state, jnp.arange(num_draws))[1]
+    return numerics.scan(one, state, jnp.arange(num_draws))[1]
 
 
 def _completions(

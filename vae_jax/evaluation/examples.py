@@ -57,7 +57,7 @@ def over_examples(
         mesh=mesh,
         in_specs=(same, same, rows, rows),
         out_specs=rows,
-        check_vma=False,  # evaluators start their scans from constants
+        check_vma=False,  # an evaluator may scan from constants by itself
     )
 
     def run_shared(key: PRNGKey, params: Params, data: Float[Array, "N *X"]) -> PyTree:

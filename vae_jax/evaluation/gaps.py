@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vae_jax import bounds
+from vae_jax import bounds, numerics
 from vae_jax.estimators import importance
 from vae_jax.inference import variational_em
 from vae_jax.types import (
@@ -180,7 +180,7 @@ def fit_local(
 
         num_chunks = num_evaluated // num_samples
         zero = jnp.zeros((), h.dtype)
-        return jax.lax.scan(add, zero, jnp.arange(num_chunks))[0] / num_chunks
+        return numerics.scan(add, zero, jnp.arange(num_chunks))[0] / num_chunks
 
     def fit(key: PRNGKey, params: Params, x: Array, start: Array) -> LocalFit:
         if start.shape != (posterior.width,):
@@ -204,7 +204,7 @@ def fit_local(
             )
 
         unknown = jnp.full((), jnp.nan, start.dtype)
-        at = jax.lax.while_loop(
+        at = numerics.while_loop(
             lambda at: ~at.converged & (at.num_rounds < max_rounds),
             one_round,
             LocalFit(

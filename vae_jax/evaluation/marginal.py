@@ -183,6 +183,6 @@ def _streamed(
         dtype = jax.eval_shape(draw, key).dtype
         start = weights.start(num_samples, dtype)
         chunks = jnp.arange(num_samples // chunk)
-        return weights.summary(jax.lax.scan(add_chunk, start, chunks)[0], num_samples)
+        return weights.summary(numerics.scan(add_chunk, start, chunks)[0], num_samples)
 
     return estimate

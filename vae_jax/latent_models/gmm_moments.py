@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.latent_models import gmm_missing, gmm_scales
 from vae_jax.types import Scalar
 
@@ -72,7 +73,7 @@ def over_rows(
     def add(total: Moments, rows: tuple[Array, Array]) -> tuple[Moments, None]:
         return jax.tree.map(jnp.add, total, block(rows)), None
 
-    return jax.lax.scan(add, zeros, blocks)[0]
+    return numerics.scan(add, zeros, blocks)[0]
 
 
 def _blocks(rows: Float[Array, "B *X"], size: int) -> Float[Array, "S R *X"]:

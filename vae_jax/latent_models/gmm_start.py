@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.latent_models import gmm_em, gmm_scales
 from vae_jax.types import Batch, Params, PRNGKey, PyTree
 
@@ -211,7 +212,7 @@ def _plus_plus(
         distance = _squared_distances(x, chosen[None])[:, 0]
         return (means.at[i].set(chosen), jnp.minimum(nearest, distance)), None
 
-    return jax.lax.scan(add, (means, nearest), jnp.arange(1, num))[0][0]
+    return numerics.scan(add, (means, nearest), jnp.arange(1, num))[0][0]
 
 
 def _squared_distances(
