@@ -38,10 +38,20 @@ def test_results_are_those_of_a_loop_over_rows_whatever_the_batch_size(batch_siz
         np.testing.assert_array_equal(got["noise"][i], expected["noise"])
 
 
-def test_every_row_draws_fresh_noise():
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_every_row_draws_fresh_noise(impl):
     run = examples.over_examples(_noisy, batch_size=4)
-    noise = run(jax.random.key(0), PARAMS, _data(9))["noise"]
+    noise = run(jax.random.key(0, impl=impl), PARAMS, _data(9))["noise"]
     assert np.unique(noise).size == 18
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_rows_keep_their_noise_without_the_batches_after_them(impl):
+    run = examples.over_examples(_noisy, batch_size=3)
+    few, many = (
+        run(jax.random.key(0, impl=impl), PARAMS, _data(num))["noise"] for num in (3, 9)
+    )
+    np.testing.assert_array_equal(few, many[:3])
 
 
 def test_rows_kept_as_integers_are_turned_into_values_one_by_one():
