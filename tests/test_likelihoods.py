@@ -84,6 +84,22 @@ def test_bernoulli_terms_and_their_gradient_are_finite_for_any_logit(logit, x):
     np.testing.assert_allclose(slope, x - (logit > 0.0), atol=1e-6)
 
 
+@pytest.mark.parametrize("logit", [-np.inf, np.inf])
+def test_an_infinite_logit_is_a_certain_bit(logit):
+    terms = likelihoods.bernoulli_terms
+    bit = jnp.float32(logit > 0.0)
+    value, slopes = jax.value_and_grad(terms, (0, 1))(jnp.float32(logit), bit)
+    assert value == 0.0
+    assert slopes == (0.0, 0.0)
+    assert jax.hessian(terms)(jnp.float32(logit), bit) == 0.0
+    for other in (1.0 - bit, jnp.float32(0.5)):
+        assert terms(jnp.float32(logit), other) == -jnp.inf
+    # Beside it, the other entries have the gradients that they have alone.
+    logits, x = jnp.array([0.3, logit, -1.2]), jnp.array([1.0, bit, 0.0])
+    got = jax.grad(lambda logits: terms(logits, x).sum())(logits)
+    np.testing.assert_allclose(got, x - jax.nn.sigmoid(logits), rtol=1e-6)
+
+
 def test_bernoulli_terms_gradients_agree_with_finite_differences(x64):
     x = jnp.array([0.0, 1.0, 1.0])
     check_grads(

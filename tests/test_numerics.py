@@ -107,6 +107,31 @@ def test_results_have_the_dtype_of_the_arguments(x64, dtype):
     assert numerics.attach_gradient(row[0], row[1]).dtype == dtype
 
 
+# times_log
+
+
+def test_what_never_is_costs_nothing():
+    weight, log_p = jnp.array([0.0, 0.5, 1.0, 0.0]), jnp.array([-np.inf, -2.0, 0.0, 3])
+    got = numerics.times_log(weight, log_p)
+    np.testing.assert_array_equal(got, [0.0, -1.0, 0.0, 0.0])
+    assert numerics.times_log(0.5, jnp.asarray(-jnp.inf)) == -jnp.inf
+    assert jnp.isnan(numerics.times_log(0.0, jnp.asarray(jnp.nan)))
+
+
+def test_the_gradient_of_a_choice_passes_by_a_removed_class(x64):
+    def log_prob(logits, z):
+        return numerics.times_log(z, jax.nn.log_softmax(logits)).sum()
+
+    logits, z = jnp.array([0.3, -jnp.inf, 1.0]), jnp.array([0.0, 0.0, 1.0])
+    slope, of_z = jax.grad(log_prob, (0, 1))(logits, z)
+    p = np.exp([0.3, -np.inf, 1.0]) / np.exp([0.3, -np.inf, 1.0]).sum()
+    np.testing.assert_allclose(slope, z - p, rtol=1e-9)
+    np.testing.assert_allclose(of_z, [np.log(p[0]), 0.0, np.log(p[2])], rtol=1e-9)
+    curvature = jax.hessian(log_prob)(logits, z)
+    np.testing.assert_allclose(curvature, np.outer(p, p) - np.diag(p), atol=1e-12)
+    check_grads(log_prob, (jnp.array([0.3, -0.4, 1.0]), z), order=2, modes=("rev",))
+
+
 # over_samples
 
 

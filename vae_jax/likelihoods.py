@@ -20,14 +20,19 @@ from vae_jax.types import Likelihood, PRNGKey, PyTree
 def bernoulli_terms(
     logits: Float[Array, "*X"], x: Float[Array, "*X"]
 ) -> Float[Array, "*X"]:
-    r"""Per-entry log Bernoulli(x; sigmoid(logits)) in nats, finite for any logit.
+    r"""Per-entry log Bernoulli(x; sigmoid(logits)) in nats, finite for finite logits.
 
     AEVB (arXiv:1312.6114) appendix C.1, written as x l - log(1 + exp(l)): the form
-    through log(1 - sigmoid(l)) gives NaN gradients at a logit of 90. A real-valued x in
-    [0, 1] is accepted as a soft target; the result is then minus a cross-entropy and no
-    log-probability.
+    through log(1 - sigmoid(l)) gives NaN gradients at a logit of 90. An infinite logit
+    is a certain bit, of log-probability zero where x is that bit and minus infinity
+    where it is not, with a gradient of zero. A real-valued x in [0, 1] is accepted as a
+    soft target; the result is then minus a cross-entropy and no log-probability.
     """
-    return x * logits - numerics.softplus(logits)
+    certain = jnp.isinf(logits)
+    finite = jnp.where(certain, 0.0, logits)
+    missed = jnp.where(logits > 0.0, x != 1.0, x != 0.0)
+    ends = jnp.where(missed, -jnp.inf, 0.0)
+    return jnp.where(certain, ends, x * finite - numerics.softplus(finite))
 
 
 def normal_terms(

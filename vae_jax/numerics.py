@@ -48,6 +48,18 @@ def _scale_gradient_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return scale_gradient(x, factor), stop_gradient(factor) * dx
 
 
+def times_log(
+    weight: Float[Array, "*X"] | float, log_p: Float[Array, "*X"]
+) -> Float[Array, "*X"]:
+    """weight * log_p with 0 * -inf = 0, the limit of p log p: what never is costs none.
+
+    There the derivative in log_p is the weight's zero, and the one in the weight, which
+    has no limit, is zero too.
+    """
+    nothing = jnp.isneginf(log_p) & (weight == 0.0)
+    return weight * jnp.where(nothing, 0.0, log_p)
+
+
 def log_sum_exp_without_each(log_w: Float[Array, " K"]) -> Float[Array, " K"]:
     """Entry k is log sum_{j != k} exp(log_w_j), from K - 1 terms and no difference.
 
