@@ -54,7 +54,7 @@ def test_log_mean_exp_is_the_same_under_jit_and_vmap():
 # attach_gradient
 
 
-@pytest.mark.parametrize("size", [1.0, 1e5, 1e20])
+@pytest.mark.parametrize("size", [1.0, 1e5, 1e20, np.inf, -np.inf, np.nan])
 def test_attach_gradient_keeps_every_digit_of_the_value(size):
     value = jnp.float32(-100.123)
     assert numerics.attach_gradient(value, jnp.float32(size)) == value
@@ -67,6 +67,10 @@ def test_attach_gradient_differentiates_as_the_surrogate(x64):
     value, slope = jax.value_and_grad(function)(jnp.asarray(1.7))
     np.testing.assert_allclose(value, np.sin(1.7), rtol=1e-9)
     np.testing.assert_allclose(slope, 3.0 * 1.7**2, rtol=1e-9)
+    second = jax.grad(jax.grad(function))(jnp.asarray(1.7))
+    np.testing.assert_allclose(second, 6.0 * 1.7, rtol=1e-9)
+    _, forward = jax.jvp(function, (jnp.asarray(1.7),), (jnp.asarray(2.0),))
+    np.testing.assert_allclose(forward, 6.0 * 1.7**2, rtol=1e-9)
 
 
 # softplus

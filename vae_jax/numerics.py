@@ -20,15 +20,23 @@ def log_mean_exp(log_w: Float[Array, " K"]) -> Scalar:
     return jax.nn.logsumexp(log_w) - jnp.log(jnp.asarray(log_w.shape[0], log_w.dtype))
 
 
-def attach_gradient(value: Scalar, surrogate: Scalar) -> Scalar:
-    """Returns a scalar that reads as `value` and differentiates as `surrogate`.
+@jax.custom_jvp
+def attach_gradient(
+    value: Float[Array, "*X"], surrogate: Float[Array, "*X"]
+) -> Float[Array, "*X"]:
+    """Returns an array that reads as `value` and differentiates as `surrogate`.
 
     An estimator whose surrogate is not its bound ends here, so the number that is
-    logged is the bound and never the surrogate. The difference is taken between
-    equal numbers: `stop_gradient(value - surrogate) + surrogate` loses the value's
-    digits when the surrogate is large.
+    logged is the bound and never the surrogate: exactly, whatever the surrogate's size,
+    and also where that is no number.
     """
-    return stop_gradient(value) + (surrogate - stop_gradient(surrogate))
+    del surrogate
+    return value
+
+
+@attach_gradient.defjvp
+def _attach_gradient_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    return attach_gradient(*primals), tangents[1]
 
 
 @jax.custom_jvp
