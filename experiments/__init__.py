@@ -1,1 +1,1 @@
-"""Experiment scripts: one command, one claim."""
+"""Experiment scripts: one command, one claim; README.md here holds the results."""

@@ -12,25 +12,15 @@ noise at each point. An interrupted comparison goes on where it stopped, and a l
 bound_curves.json and bound_curves.png hold them all.
 
 The flag files: quick (digits), mnist, mnist_200 and mnist_no_weight_decay (the paper's
-protocol on the fixed binarization; 360 epochs of 50,000 rows are 1.8e7 samples) and
-frey_face (1e7 samples). A density is as high as its noise is low: the decoder's log std
-of Frey Face is at least log(--min_std) = log(0.01), in the JSON as min_log_std. Pilots
-of 1e5 samples (N_z = 10; Adagrad 0.01, 0.02, 0.1 and Adam 0.001) chose Adagrad at 0.01
-there: test bounds 864 and 580 by AEVB and wake-sleep; at 0.1 both diverge.
+protocol on the fixed binarization) and frey_face. A density is as high as its noise is
+low: the decoder's log std of Frey Face is at least log(--min_std), in the JSON as
+min_log_std.
 
 On MNIST wake-sleep starts from Glorot's weights (--wake_sleep_flags), AEVB from the
 paper's N(0, 0.1^2). From those, wake-sleep's first dreams are noise, and the q that is
-fitted to them is far too wide on the digits: at N_z = 20 the bound is -2e11 after an
-epoch and -4e6 after 18. From Glorot's it is -152 after 4, from N(0, 0.01^2) -191.
-
-The paper's N(0, 0.01) may name a variance or a standard deviation, and at N_z = 200
-that decides: test bounds by AEVB after 360 epochs are -104.34 from N(0, 0.1^2), -100.76
-from Glorot's weights, -99.75 from N(0, 0.01^2), with which mnist_200 starts both
-algorithms. Of the paper's Adagrad steps 0.01 is the best there too: after 6 epochs
-AEVB's train bound is -162 with it, -188 with 0.02, and 0.1 diverges at once.
-
-Measured by quick with seed 0 (2 min of CPU time): test bound -21.708 and -22.231 by
-AEVB and wake-sleep at N_z = 2, -18.907 and -19.128 at N_z = 10; standard error 0.2.
+fitted to them is far too wide on the digits. The paper's N(0, 0.01) may name a variance
+or a standard deviation, and at N_z = 200 that decides: mnist_200 starts both algorithms
+from N(0, 0.01^2).
 """
 
 import dataclasses
@@ -39,14 +29,12 @@ from typing import Any
 
 import jax
 
-from experiments.choices.choices import READ_BY
+from experiments.choices import rows
 from experiments.choices.config import Config as TrainConfig
-from experiments.command import flags as cli
-from experiments.command import report as reports
+from experiments.choices.densities import LIKELIHOODS
+from experiments.command import cli, report
 from experiments.measures import measure
-from experiments.runs import comparison as course
-from experiments.runs import protocol, variants
-from experiments.runs import run as runs
+from experiments.runs import comparison, protocol, runs, trained_runs, variants
 from vae_jax.plots import curves, files
 
 CURVE = "bound_curve.json"
@@ -123,18 +111,18 @@ def train_configs(config: Config) -> list[TrainConfig]:
 
 def main(config: Config) -> int:
     """Trains, measures, prints, writes and draws."""
-    folder = reports.claim(config.workdir)
+    folder = report.claim(config.workdir)
     configs = train_configs(config)
     stated = about(config, configs[0])
     rows, panels = [], {}
-    measurement = course.Measurement(
+    measurement = comparison.Measurement(
         CURVE,
         {name: getattr(config, name) for name in ("eval_samples", "num_train_images")},
         lambda run, saved: _measured(config, run, saved),
         shown=("train_bound", "test_bound"),
     )
     for run_config in configs:
-        points = course.curve(run_config, measurement, points=config.points)
+        points = comparison.curve(run_config, measurement, points=config.points)
         row = {
             "num_latents": run_config.num_latents,
             "algorithm": run_config.algorithm,
@@ -154,7 +142,7 @@ def main(config: Config) -> int:
     )
     with cli.user_errors():
         files.save(figure, folder / "bound_curves.png")
-    reports.write(folder / "bound_curves.json", config, stated | {"runs": rows})
+    report.write(folder / "bound_curves.json", config, stated | {"runs": rows})
     return 0
 
 
@@ -175,8 +163,7 @@ def about(config: Config, run_config: TrainConfig) -> dict[str, Any]:
                 f"{num_rows} training rows of {run_config.dataset}"
             )
         protocol.check_likelihood(run_config, data)
-    ((chooser, readers),) = READ_BY["min_std"]
-    has_floor = getattr(run_config, chooser) in readers
+    has_floor = "min_std" in rows.read_by(LIKELIHOODS[run_config.likelihood])
     return {
         "protocol": protocol.stamp(run_config, data),
         "min_log_std": math.log(run_config.min_std) if has_floor else None,
@@ -184,9 +171,9 @@ def about(config: Config, run_config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> course.Point:
+def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> comparison.Point:
     """Both bounds, by one key for all points."""
-    trained = measure.of_run(run, saved, checkpoint="last")
+    trained = trained_runs.of_run(run, saved, checkpoint="last")
     key_train, key_test = jax.random.split(jax.random.fold_in(run.keys.evaluation, 0))
     on_train, on_test = (
         measure.bound(

@@ -9,16 +9,9 @@ Each starts from the same theta with the same optimizer. Reported of both splits
 p(x), the bound of the method's own q (for Monte Carlo EM a normal fitted to HMC draws)
 and the gap between them, KL(q || posterior). The clock counts training steps alone. The
 grid's own error is reported too, as the largest change on a finer one.
-
-Measured by quick.flags with seed 0 on 2 cores that other work shared (4 min; seconds
-are of training): test log p(x) and gap by exact EM -18.071, 0 (122 s), by Monte Carlo
-EM -18.927, 4.169 (1.7 s; a posterior of several modes is far from one normal), by
-variational EM -21.019, 0.084 (4.5 s), by AEVB -21.674, 0.238 (1.3 s), by wake-sleep
--21.868, 0.200 (0.8 s).
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -29,26 +22,35 @@ import numpy as np
 
 from experiments.choices import algorithms
 from experiments.choices.config import Config as TrainConfig
-from experiments.command import flags as cli
-from experiments.command import report as reports
+from experiments.command import cli, report
 from experiments.measures import measure
-from experiments.runs import run as runs
-from experiments.runs import timed
+from experiments.runs import protocol, runs, timed
 from vae_jax.evaluation import exact, examples
 from vae_jax.inference import quadrature_em
 from vae_jax.plots import curves, files
 from vae_jax.training import loop
-from vae_jax.types import Algorithm
+from vae_jax.types import Algorithm, Params
 
 NUM_LATENTS = 2
 METHODS = ("em", "mcem", "vem", "wake_sleep", "aevb")
 SPLITS = ("train", "test")
 QUANTITIES = {"log_p": "log p(x)", "elbo": "bound", "gap": "log p(x) - bound"}
 ROWS_AT_ONCE = 10  # of the evaluation's grid
+COLUMNS = (
+    report.field("", "method", width=12),
+    report.field("epochs", "epoch", width=6),
+    report.field("seconds", "seconds", ".1f", 8),
+    *(
+        report.field(f"{split} {name}", f"{split}_{name}", ".3f", 12)
+        for split in SPLITS
+        for name in QUANTITIES
+    ),
+    report.field("grid change", "grid_change", ".1e", 12),
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(cli.Flags):
     """One comparison; every field is a flag."""
 
     workdir: str = cli.flag("runs/em_to_vae", "Where the results are written.")
@@ -58,36 +60,23 @@ class Config:
     hidden: tuple[int, ...] = cli.flag((50,), "Units of encoder and decoder.")
     batch_size: int = cli.flag(100, "Images per step.")
     learning_rate: float = cli.flag(3e-3, "Of Adam.")
-    num_updates: int = cli.flag(5, "Updates of theta per E-step (em, mcem).")
-    num_epochs: int = cli.flag(500, "Passes over the training split.")
-    num_points: int = cli.flag(12, "Points of each curve, evenly in log epochs.")
-    num_nodes: int = cli.flag(32, "A side of EM's grid.")
-    check_nodes: int = cli.flag(64, "A side of the evaluation's grid.")
-    eval_samples: int = cli.flag(100, "Samples per image of the bound.")
-    num_images: int = cli.flag(200, "Images of each split that are evaluated.")
+    num_updates: int = cli.flag(5, "Updates of theta an E-step (em, mcem).", least=1)
+    num_epochs: int = cli.flag(500, "Passes over the training split.", least=1)
+    num_points: int = cli.flag(12, "Points of a curve, even in log epochs.", least=1)
+    num_nodes: int = cli.flag(32, "A side of EM's grid.", least=2)
+    check_nodes: int = cli.flag(64, "A side of the evaluation's grid.", least=2)
+    eval_samples: int = cli.flag(100, "Samples per image of the bound.", least=1)
+    num_images: int = cli.flag(200, "Images of each split to evaluate.", least=1)
     seed: int = cli.flag(0, "Seed of the weights, the order and the noise.")
 
-    def __post_init__(self) -> None:
-        """Refuses what cannot be compared.
-
-        Raises:
-            ValueError: naming the flag and its value.
-        """
-        for name in ("num_epochs", "num_points", "num_images", "eval_samples"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be positive, got {value}")
-        if self.num_updates < 1:
-            raise ValueError(f"--num_updates must be positive, got {self.num_updates}")
-        for name in ("num_nodes", "check_nodes"):
-            if getattr(self, name) < 2:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be at least 2, got {value}")
+    def check(self) -> None:
+        """Refuses unknown methods, and what `experiments.train` would refuse."""
         unknown = [m for m in self.methods.split(",") if m not in METHODS]
         if unknown:
             raise ValueError(
                 f"--methods: {', '.join(unknown)} unknown; known: {', '.join(METHODS)}"
             )
+        train_config(self)
 
 
 def points(config: Config) -> list[int]:
@@ -96,28 +85,25 @@ def points(config: Config) -> list[int]:
     return sorted({round(epoch) for epoch in spaced})
 
 
+def train_config(config: Config, **changes: Any) -> TrainConfig:
+    """The flags of `experiments.train` that all methods share, and those of one."""
+    shared = ("dataset", "data_dir", "hidden", "batch_size", "learning_rate", "seed")
+    flags = {name: getattr(config, name) for name in shared}
+    return TrainConfig(**flags, num_latents=NUM_LATENTS, **changes)
+
+
 def build(config: Config, method: str) -> tuple[runs.Run, Algorithm]:
     """The model of a method and what fits it."""
-    own: dict[str, Any] = {} if method == "em" else {"algorithm": method}
+    changes: dict[str, Any] = {} if method == "em" else {"algorithm": method}
     if method == "mcem":
-        own["num_updates"] = config.num_updates
-    flags = TrainConfig(
-        dataset=config.dataset,
-        data_dir=config.data_dir,
-        num_latents=NUM_LATENTS,
-        hidden=config.hidden,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-        **own,
-    )
-    run = runs.build(flags)
+        changes["num_updates"] = config.num_updates
+    run = runs.build(train_config(config, **changes))
     if method != "em":
         return run, run.algorithm
-    optimizer = algorithms.optimizer(flags, steps_per_epoch=run.steps_per_epoch)
+    steps = algorithms.Steps(len(run.data.source.train), run.steps_per_epoch)
     return run, quadrature_em.quadrature_em(
-        run.model.joint,
-        optimizer,
+        run.model.generative,
+        algorithms.optimizer(run.config, steps),
         num_latents=NUM_LATENTS,
         num_nodes=config.num_nodes,
         num_updates=config.num_updates,
@@ -125,118 +111,86 @@ def build(config: Config, method: str) -> tuple[runs.Run, Algorithm]:
 
 
 def train(config: Config, method: str) -> dict[str, Any]:
-    """The curve of one method."""
+    """The curve of one method, and its grid's error at the end."""
+    size = config.num_images
     with cli.user_errors():
         run, algorithm = build(config, method)
+        prepared = run.data.prepared
         for split in SPLITS:
-            rows = len(getattr(run.data.prepared, split))
-            if rows < config.num_images:
+            rows = len(getattr(prepared, split))
+            if rows < size:
                 raise ValueError(
-                    f"--num_images={config.num_images}, but the {split} split has "
-                    f"{rows} rows"
+                    f"--num_images={size}, but the {split} split has {rows} rows"
                 )
-    start = loop.start(run.keys.steps, algorithm, run.model.init(run.keys.init))
-    state, found = timed.curve(
-        start,
-        algorithm,
-        run.data.prepared,
-        key_order=run.keys.order,
-        batch_size=config.batch_size,
-        epochs_per_scan=1,
-        points=points(config),
-        measure=_measurement(config, run, with_q=method != "em"),
-    )
-    return {**found, "grid_change": _grid_change(config, run, state.inner)}
-
-
-def _evidence(run: runs.Run, *, num_nodes: int) -> Callable[..., Any]:
-    """Compiles (key, params, rows [N, *X]) -> log p(x) of each row on a grid."""
-    grid = exact.grid_quadrature(
-        run.model.joint, num_latents=NUM_LATENTS, num_nodes=num_nodes
-    )
-    return examples.over_examples(
-        lambda key, params, x: grid(params, x),
-        batch_size=ROWS_AT_ONCE,
-        value=run.data.prepared.value,
-    )
-
-
-def _grid_change(config: Config, run: runs.Run, state: Any) -> float:
-    """The largest change of a test image's log p(x) on a grid half as fine again."""
-    rows = jnp.asarray(run.data.prepared.test[: config.num_images])
-    found = [
-        np.asarray(
-            _evidence(run, num_nodes=num_nodes)(
-                jax.random.clone(run.keys.evaluation), state.params, rows
-            ),
-            np.float64,
-        )
-        for num_nodes in (config.check_nodes, config.check_nodes * 3 // 2)
-    ]
-    return float(np.abs(found[0] - found[1]).max())
-
-
-def _measurement(
-    config: Config, run: runs.Run, *, with_q: bool
-) -> Callable[[Any], dict[str, float]]:
-    """state -> log p(x), bound and gap of both splits, means in nats."""
-    prepared, size = run.data.prepared, config.num_images
-    evidence = _evidence(run, num_nodes=config.check_nodes)
+    log_p = _log_p(run, num_nodes=config.check_nodes)
     terms = measure.elbo_over_examples(
         run.model, prepared, num_samples=config.eval_samples
     )
 
-    def measured(state: Any) -> dict[str, float]:
-        found = {}
+    def at(state: Any) -> dict[str, float]:
+        """log p(x), bound and gap of both splits, means in nats."""
+        result = {}
         for split in SPLITS:
             rows = jnp.asarray(getattr(prepared, split)[:size])
-            key = jax.random.clone(run.keys.evaluation)
-            log_p = np.asarray(evidence(key, state.params, rows), np.float64).mean()
-            elbo = log_p  # exact EM's q is the posterior on the grid
-            if with_q:
+            evidence = elbo = log_p(state.params, rows).mean()
+            if method != "em":  # whose q is the posterior on the grid
                 key = jax.random.clone(run.keys.evaluation)
                 reconstruction, kl = terms(key, state.params, rows)
                 elbo = np.asarray(reconstruction - kl, np.float64).mean()
-            found |= {
-                f"{split}_log_p": float(log_p),
-                f"{split}_elbo": float(elbo),
-                f"{split}_gap": float(log_p - elbo),
-            }
-        return found
+            numbers = (float(evidence), float(elbo), float(evidence - elbo))
+            names = (f"{split}_{name}" for name in QUANTITIES)
+            result |= dict(zip(names, numbers, strict=True))
+        return result
 
-    return measured
-
-
-def run(config: Config, folder: pathlib.Path) -> dict[str, Any]:
-    """Every method in turn; one that was finished with these flags is read back."""
-    result = {}
-    print(f"{'':<12}{'epochs':>7}{'seconds':>9}", end="")
-    print("".join(f"{f'{s} {q}':>13}" for s in SPLITS for q in QUANTITIES), end="")
-    print(f"{'grid change':>13}")
-    for name in config.methods.split(","):
-        curve = result[name] = reports.kept(
-            folder / f"{name}.json", _of_method(config), partial(train, config, name)
-        )
-        numbers = [curve[f"{s}_{q}"][-1] for s in SPLITS for q in QUANTITIES]
-        print(
-            f"{name:<12}{curve['epoch'][-1]:7d}{curve['seconds'][-1]:9.1f}"
-            + "".join(f"{number:13.3f}" for number in numbers)
-            + f"{curve['grid_change']:13.1e}",
-            flush=True,
-        )
-    return result
+    state, curve = timed.curve(
+        loop.start(run.keys.steps, algorithm, run.model.init(run.keys.init)),
+        algorithm,
+        prepared,
+        key_order=run.keys.order,
+        batch_size=config.batch_size,
+        epochs_per_scan=1,
+        points=points(config),
+        measure=at,
+    )
+    finer = _log_p(run, num_nodes=config.check_nodes * 3 // 2)
+    params, rows = state.inner.params, jnp.asarray(prepared.test[:size])
+    change = np.abs(log_p(params, rows) - finer(params, rows)).max()
+    return {**curve, "grid_change": float(change)}
 
 
-def _of_method(config: Config) -> dict[str, Any]:
-    """The flags that a method's curve depends on."""
-    ignored = ("workdir", "methods", "data_dir")
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in ignored}
+def _log_p(run: runs.Run, *, num_nodes: int) -> Callable[[Params, Any], np.ndarray]:
+    """(params, rows [N, *X]) -> log p(x) of each row on a grid."""
+    grid = exact.grid_quadrature(
+        run.model.generative, num_latents=NUM_LATENTS, num_nodes=num_nodes
+    )
+    evaluate = examples.over_examples(
+        lambda key, params, x: grid(params, x),
+        batch_size=ROWS_AT_ONCE,
+        value=run.data.prepared.value,
+    )
+    key = run.keys.evaluation  # a grid draws nothing
+    return lambda params, rows: np.asarray(
+        evaluate(jax.random.clone(key), params, rows), np.float64
+    )
 
 
 def main(config: Config) -> int:
-    """Fits, prints, writes and draws."""
-    folder = reports.claim(config.workdir)
-    result = run(config, folder)
+    """Fits, prints, writes and draws; a method finished with these flags is read."""
+    folder, result, shared = report.claim(config.workdir), {}, train_config(config)
+    with cli.user_errors():
+        data = protocol.load(shared)
+    print(protocol.opening(shared, data))
+    ignored = ("workdir", "methods", "data_dir")
+    flags = {k: v for k, v in dataclasses.asdict(config).items() if k not in ignored}
+    print(report.heading(COLUMNS))
+    for name in config.methods.split(","):
+        curve = result[name] = report.cached(
+            folder / f"{name}.json",
+            flags | {"sha256": data.sha256},
+            partial(train, config, name),
+        )
+        last = {k: v[-1] for k, v in curve.items() if isinstance(v, list)}
+        print(report.line(COLUMNS, {**curve, **last, "method": name}), flush=True)
     panels = {
         f"{label}, test": {
             name: (curve["seconds"], curve[f"test_{quantity}"])
@@ -249,7 +203,7 @@ def main(config: Config) -> int:
     )
     with cli.user_errors():
         files.save(figure, folder / "em_to_vae.png")
-    reports.write(folder / "em_to_vae.json", config, {"methods": result})
+    report.write(folder / "em_to_vae.json", config, {"methods": result})
     return 0
 
 

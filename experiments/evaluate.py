@@ -5,7 +5,8 @@ r"""Measures a trained model: its bound, log p(x), and what its latents carry.
 
 Prints and writes to the workdir (evaluation_SPLIT.json and .txt) for one split: ELBO,
 reconstruction and KL, KL per latent, log p(x) by importance sampling with its standard
-error and effective sample size, active units; stamped with the protocol.
+error and effective sample size, active units; stamped with the protocol. What is of
+some --num_images or of one --member alone has that in its files' names.
 
 --evidence names more estimators of log p(x), printed side by side with what speaks
 against them: annealed importance sampling (from below), bidirectional Monte Carlo (both
@@ -18,12 +19,11 @@ from typing import Any
 
 import jax
 
-from experiments.choices import sweep as members
-from experiments.command import flags as cli
+from experiments.choices import sweep
+from experiments.command import cli, report
 from experiments.measures import evidence as estimates
 from experiments.measures import measure
-from experiments.runs import protocol
-from experiments.runs import workdir as rundir
+from experiments.runs import protocol, rundir, trained_runs
 
 POSITIVE = (
     *("eval_samples", "num_temperatures", "num_chains", "num_leapfrog"),
@@ -36,7 +36,7 @@ OF_IS = (  # named without their method, which has been the default's from the s
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(measure.WorkdirFlags):
+class Config(trained_runs.WorkdirFlags):
     """One evaluation; every field is a flag."""
 
     member: int = cli.flag(
@@ -109,16 +109,16 @@ def evaluate(config: Config) -> dict[str, Any]:
     """All measurements of one split, under the names that are true of them.
 
     Of runs that trained together: of each, with means and standard deviations over the
-    seeds (`members.summary`).
+    seeds (`sweep.summary`).
     """
     trained = [config.load()] if config.member >= 0 else config.load_all()
     with cli.user_errors():
-        measure.rows(trained[0], split=config.split, num_images=config.num_images)
+        trained_runs.rows(trained[0], split=config.split, num_images=config.num_images)
     first, measured = trained[0], [_measured(config, one) for one in trained]
     result = measured[0]
     if len(trained) > 1:
         whole = rundir.read_config(pathlib.Path(config.workdir).expanduser())
-        result = members.summary(whole, measured)
+        result = sweep.summary(whole, measured)
     return {
         **result,
         "split": config.split,
@@ -132,11 +132,11 @@ def evaluate(config: Config) -> dict[str, Any]:
         "evidence_settings": config.settings._asdict(),
         "seed": config.seed,
         "protocol": protocol.stamp(first.config, first.data),
-        "environment": protocol.environment(),
+        "environment": report.environment(),
     }
 
 
-def _measured(config: Config, trained: measure.Trained) -> dict[str, Any]:
+def _measured(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:
     quantity = protocol.quantity(trained.config, trained.data)
     root = jax.random.key(config.seed)
     key_bound, *keys = jax.random.split(root, 1 + len(estimates.METHODS))
@@ -176,7 +176,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _of_many(result: dict[str, Any]) -> list[str]:
-    lines = members.lines(result)
+    lines = sweep.lines(result)
     for run in result["runs"]:
         if run["evidence"]:
             lines.extend(["", f"{run['name']}:", *estimates.table(run["evidence"])])
@@ -200,14 +200,25 @@ def _of_one(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _name(config: Config, result: dict[str, Any]) -> str:
+    """Of the files: that of a part of the split or of the runs is a name of its own."""
+    name = f"evaluation_{config.split}"
+    if result["num_images"] < result["protocol"]["split_sizes"][config.split]:
+        name += f"_{result['num_images']}_images"
+    whole = rundir.read_config(pathlib.Path(config.workdir).expanduser())
+    if config.member >= 0 and whole.trains_many:
+        name += f"_member_{config.member}"
+    return name
+
+
 def main(config: Config) -> int:
     """Measures, prints and writes."""
     result = evaluate(config)
     folder = pathlib.Path(config.workdir).expanduser()
     with cli.user_errors():
-        path = folder / f"evaluation_{config.split}.json"
-        rundir.write_json(path, result)
-        rundir.write_text(path.with_suffix(".txt"), table(result))
+        path = folder / f"{_name(config, result)}.json"
+        report.write_json(path, result)
+        report.write_text(path.with_suffix(".txt"), table(result))
     print(table(result))
     print(f"written to {path} and {path.with_suffix('.txt').name}")
     return 0

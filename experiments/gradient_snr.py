@@ -12,29 +12,25 @@ slopes with their standard errors beside theory; writes snr.json and snr.png.
 `--setting=one` takes the gradient at one x, `data_set` its mean over all x, as the
 paper does. The squared SNR is corrected for the noise of its own mean, which near the
 optimum is most of it: (mean^2 - variance / n) / variance, averaged over dimensions.
-
-Measured with seed 0 on 2 cores. First command (95 s): IWAE encoder -0.489 (standard
-error 0.044), decoder +0.483 (0.001); DReG encoder +0.355 (0.001); sticking the landing,
-whose gradient is biased, +0.456 (0.001). Second command (185 s): -0.44 (0.34), +0.407
-(0.009), +0.420 (0.007), +0.476 (0.008): so near the optimum that the encoder's signal
-needs many more draws.
 """
 
 import dataclasses
 import time
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.command import flags as cli
-from experiments.command import report as reports
-from vae_jax import likelihoods, posteriors
+from experiments.command import cli, report
+from experiments.command.report import field
+from vae_jax import likelihoods, posteriors, vae
 from vae_jax.estimators import importance
+from vae_jax.evaluation import gradient_noise
 from vae_jax.plots import curves, files
-from vae_jax.types import Generative, Objective, Params, PRNGKey, Recognition, Scalar
+from vae_jax.types import ExampleObjective, Generative, Model, Params, PRNGKey, Scalar
 
 VARIANCE = 2.0 / 3.0  # of q
 GROUPS = 20  # of draws, whose spread gives the standard errors
@@ -44,51 +40,43 @@ ESTIMATORS = {
     "dreg": importance.dreg,
     "stick_the_landing": importance.stick_the_landing,
 }
+PARTS = {"encoder": "recognition", "decoder": "generative"}
 THEORY = {("iwae", "encoder"): -0.5, ("iwae", "decoder"): 0.5}
+COLUMNS = [
+    field("log SNR against log K", "name", width=28),
+    field("slope", "slope", ".3f", 7),
+    field("s.e.", "standard_error", ".3f", 7),
+    field("theory", "theory", "g", 7),
+]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(cli.Flags):
     """One experiment; every field is a flag."""
 
     workdir: str = cli.flag("runs/gradient_snr", "Where the results are written.")
     setting: str = cli.flag(
         "one", "Gradients at one x or their mean over all.", choices=("one", "data_set")
     )
-    num_latents: int = cli.flag(20, "D.")
-    num_data: int = cli.flag(1024, "Rows x, N.")
-    std: float = cli.flag(0.1, "Of the perturbation of mu and b.")
-    num_samples: tuple[int, ...] = cli.flag((4, 16, 64, 256), "Values of K.")
-    num_draws: int = cli.flag(20_000, "Gradients for each K.")
+    num_latents: int = cli.flag(20, "D.", least=1)
+    num_data: int = cli.flag(1024, "Rows x, N.", least=1)
+    std: float = cli.flag(0.1, "Of the perturbation of mu and b.", above=0)
+    num_samples: tuple[int, ...] = cli.flag((4, 16, 64, 256), "Values of K.", least=1)
+    num_draws: int = cli.flag(20_000, "Gradients for each K.", least=2 * GROUPS)
     seed: int = cli.flag(0, "Seed of the data, the perturbation and the noise.")
 
-    def __post_init__(self) -> None:
-        """Refuses numbers that give no slope.
-
-        Raises:
-            ValueError: naming the flag and its value.
-        """
-        if len(set(self.num_samples)) < 2 or min(self.num_samples) < 1:
+    def check(self) -> None:
+        """Refuses a single K, which has no slope."""
+        if len(set(self.num_samples)) < 2:
             raise ValueError(
-                f"--num_samples must hold two positive sizes, got {self.num_samples}"
+                f"--num_samples must hold two sizes or more, got {self.num_samples}"
             )
-        if self.num_draws < 2 * GROUPS:
-            raise ValueError(
-                f"--num_draws must be {2 * GROUPS} or more, got {self.num_draws}"
-            )
-        for name in ("num_latents", "num_data"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be positive, got {value}")
-        if not self.std > 0.0:
-            raise ValueError(f"--std must be positive, got {self.std}")
 
 
 class Toy(NamedTuple):
     """The records, perturbed parameters and data."""
 
-    generative: Generative
-    recognition: Recognition
+    model: Model
     params: Params
     x: Float[Array, "N D"]
 
@@ -117,12 +105,7 @@ def toy(key: PRNGKey, config: Config) -> Toy:
         sample_observation=lambda key, params, z: z + jax.random.normal(key, (size,)),
         mean_observation=lambda params, z: z,
     )
-    recognition = Recognition(
-        init=lambda key: jnp.zeros(size),
-        encode=encode,
-        sample=lambda key, params, h: q.sample(key, (), h),
-        log_prob=lambda params, h, z: q.log_prob((), h, z),
-    )
+    recognition = vae.recognition(encode, q, init=lambda key: jnp.zeros(size))
     key_mu, key_x, key_decoder, key_encoder = jax.random.split(key, 4)
     mu = jax.random.normal(key_mu, (size,))
     x = mu[None] + np.sqrt(2.0) * jax.random.normal(key_x, (config.num_data, size))
@@ -131,134 +114,92 @@ def toy(key: PRNGKey, config: Config) -> Toy:
         best + config.std * jax.random.normal(key_decoder, (size,)),
         0.5 * best + config.std * jax.random.normal(key_encoder, (size,)),
     )
-    return Toy(generative, recognition, params, x)
+    return Toy(vae.model(generative, recognition), params, x)
 
 
-class Moments(NamedTuple):
-    """Sums of gradients and of their squares, for each group of draws."""
-
-    total: Params  # [G, D]
-    squares: Params  # [G, D]
-    num_draws: int  # of each group
-
-
-def moments(key: PRNGKey, toy: Toy, objective: Objective, config: Config) -> Moments:
-    """Draws the gradients of one K."""
-    num_x = config.num_data if config.setting == "data_set" else 1
+def moments(
+    key: PRNGKey, toy: Toy, objective: ExampleObjective, config: Config
+) -> gradient_noise.Moments:
+    """Of the gradients of one K, in GROUPS groups."""
+    x = toy.x if config.setting == "data_set" else toy.x[:1]
     num_draws = config.num_draws // GROUPS
-    gradient = jax.grad(objective, argnums=1)
-
-    def draw(key: PRNGKey) -> Params:
-        keys = jax.random.split(key, num_x)
-        each = jax.vmap(gradient, in_axes=(0, None, 0))(keys, toy.params, toy.x[:num_x])
-        return jax.tree.map(lambda g: g.mean(0), each)
-
-    def group(key: PRNGKey) -> tuple[Params, Params]:
-        grads = jax.lax.map(
-            draw, jax.random.split(key, num_draws), batch_size=_side_by_side(num_x)
-        )
-        return (
-            jax.tree.map(lambda g: g.sum(0), grads),
-            jax.tree.map(lambda g: (g**2).sum(0), grads),
-        )
-
-    total, squares = jax.jit(lambda key: jax.lax.map(group, key))(
-        jax.random.split(key, GROUPS)
+    limit = max(1, ROWS // (256 * len(x)))
+    run = gradient_noise.moments(
+        gradient_noise.of_batch(objective),
+        num_draws=num_draws,
+        batch_size=max(n for n in range(1, limit + 1) if num_draws % n == 0),
     )
-    return Moments(total, squares, num_draws)
+
+    @jax.jit
+    def of_groups(keys: Array) -> gradient_noise.Moments:
+        return jax.lax.map(lambda key: run(key, toy.params, x), keys)
+
+    return of_groups(jax.random.split(key, GROUPS))
 
 
-def _side_by_side(num_x: int) -> int:
-    return max(1, ROWS // (256 * num_x))
+class Slope(NamedTuple):
+    """The slope of log SNR against log K, and the SNR at each K."""
+
+    slope: float
+    standard_error: float
+    snr: list[float]
 
 
-def log_snr(total: np.ndarray, squares: np.ndarray, count: int) -> float:
-    """log SNR of [D] sums over count draws, corrected for the noise of the mean.
+def slope(
+    moments: Sequence[gradient_noise.Moments], num_samples: Sequence[int]
+) -> Slope:
+    """The least-squares slope over groups of gradients of each K."""
 
-    NaN where the noise leaves no signal.
-    """
-    mean = total / count
-    variance = (squares / count - mean**2) * count / (count - 1)
-    squared = np.mean((mean**2 - variance / count) / variance)
-    return float(0.5 * np.log(squared)) if squared > 0.0 else float("nan")
+    def fitted(pooled: Sequence[gradient_noise.Moments]) -> float:
+        points = [gradient_noise.log_snr(m) for m in pooled]
+        return float(np.polyfit(np.log(num_samples), points, 1)[0])
 
-
-def slope(drawn: list[Moments], part: str, num_samples: tuple[int, ...]) -> dict:
-    """The fitted slope of log SNR against log K, its jackknife error and the points."""
-    sums = [
-        tuple(
-            np.asarray(getattr(m, part), np.float64) for m in (one.total, one.squares)
-        )
-        for one in drawn
-    ]
-    count = drawn[0].num_draws
-
-    def fit(kept: np.ndarray) -> tuple[float, list[float]]:
-        points = [
-            log_snr(total[kept].sum(0), squares[kept].sum(0), count * kept.sum())
-            for total, squares in sums
-        ]
-        return float(np.polyfit(np.log(num_samples), points, 1)[0]), points
-
-    every = np.ones(GROUPS, bool)
-    fitted, points = fit(every)
-    without = np.array([fit(np.arange(GROUPS) != g)[0] for g in range(GROUPS)])
-    error = np.sqrt((GROUPS - 1) / GROUPS * ((without - without.mean()) ** 2).sum())
-    return {
-        "slope": fitted,
-        "standard_error": float(error),
-        "snr": np.exp(points).tolist(),
-    }
+    snr = [np.exp(gradient_noise.log_snr(gradient_noise.pool(m))) for m in moments]
+    return Slope(*gradient_noise.jackknife(fitted, moments), [*map(float, snr)])
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Slopes of every estimator, for the encoder's b and the decoder's mu."""
+def slopes(config: Config) -> dict[str, dict[str, Slope]]:
+    """Of each estimator, for the encoder's b and the decoder's mu; prints them."""
     key_toy, key_draws = jax.random.split(jax.random.key(config.seed))
-    model = toy(key_toy, config)
-    pair, result = (model.generative, model.recognition), {}
+    model, results = toy(key_toy, config), {}
+    print(report.heading(COLUMNS), flush=True)
     for i, (name, build) in enumerate(ESTIMATORS.items()):
-        drawn = [
+        key, results[name] = jax.random.fold_in(key_draws, i), {}
+        sampled = [
             moments(
-                jax.random.fold_in(jax.random.fold_in(key_draws, i), k),
+                jax.random.fold_in(key, k),
                 model,
-                build(*pair, num_samples=k),
+                build(model.model, num_samples=k),
                 config,
             )
             for k in config.num_samples
         ]
-        result[name] = {
-            "encoder": slope(drawn, "recognition", config.num_samples),
-            "decoder": slope(drawn, "generative", config.num_samples),
-        }
-    return result
+        for part, params in PARTS.items():
+            of_part = [gradient_noise.part(m, params) for m in sampled]
+            result = results[name][part] = slope(of_part, config.num_samples)
+            row = {"name": f"{name}, {part}", "theory": THEORY.get((name, part))}
+            print(report.line(COLUMNS, row | result._asdict()), flush=True)
+    return results
 
 
 def main(config: Config) -> int:
     """Measures, prints, writes and draws."""
-    folder, started = reports.claim(config.workdir), time.monotonic()
-    result = run(config)
-    print(f"{'log SNR against log K':<28}{'slope':>8}{'s.e.':>8}{'theory':>8}")
-    for name, parts in result.items():
-        for part, fitted in parts.items():
-            theory = THEORY.get((name, part))
-            print(
-                f"{name + ', ' + part:<28}{fitted['slope']:8.3f}"
-                f"{fitted['standard_error']:8.3f}"
-                f"{'' if theory is None else theory:>8}"
-            )
+    folder, started = report.claim(config.workdir), time.monotonic()
+    results = slopes(config)
     seconds = time.monotonic() - started
     panels = {
-        part: {
-            name: (config.num_samples, parts[part]["snr"])
-            for name, parts in result.items()
-        }
-        for part in ("encoder", "decoder")
+        part: {name: (config.num_samples, r[part].snr) for name, r in results.items()}
+        for part in PARTS
     }
     figure = curves.series(panels, x_label="K", y_label="SNR", log="xy")
     with cli.user_errors():
         files.save(figure, folder / "snr.png")
     print(f"{seconds:.0f} s")
-    reports.write(folder / "snr.json", config, {"slopes": result, "seconds": seconds})
+    content = {
+        name: {part: result._asdict() for part, result in parts.items()}
+        for name, parts in results.items()
+    }
+    report.write(folder / "snr.json", config, {"slopes": content, "seconds": seconds})
     return 0
 
 

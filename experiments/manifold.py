@@ -11,9 +11,6 @@ side (samples.png, .npz); manifold.json has the test bound of each.
 
 The runs of AEVB that `experiments.bound_curves` has trained in the same --workdir with
 the same flags are taken up.
-
-Measured by quick.flags with seed 0 (1.5 min of CPU time): test ELBO -21.53, -19.32,
--19.05, -19.01 at N_z = 2, 5, 10, 20.
 """
 
 import dataclasses
@@ -26,11 +23,9 @@ import numpy as np
 
 from experiments import train
 from experiments.choices.config import Config as TrainConfig
-from experiments.command import flags as cli
-from experiments.command import report as reports
-from experiments.measures import measure, pictures
-from experiments.runs import variants
-from experiments.runs import workdir as rundir
+from experiments.command import cli, report
+from experiments.measures import pictures
+from experiments.runs import trained_runs, variants
 from vae_jax.plots import files, images
 
 ROWS = COLUMNS = 10  # samples of each model
@@ -100,7 +95,7 @@ def train_configs(config: Config) -> list[TrainConfig]:
     )
 
 
-def trained(run_config: TrainConfig) -> tuple[measure.Trained, dict[str, Any]]:
+def trained(run_config: TrainConfig) -> tuple[trained_runs.Trained, dict[str, Any]]:
     """A model, trained or taken up, and what `train` says of it.
 
     Raises:
@@ -108,8 +103,8 @@ def trained(run_config: TrainConfig) -> tuple[measure.Trained, dict[str, Any]]:
     """
     if status := train.main(run_config):
         sys.exit(status)  # interrupted: the same command goes on from here
-    result = rundir.read_json(run_config.directory() / "result.json")
-    found = measure.load_trained(run_config.workdir, checkpoint="auto")
+    result = report.read_json(run_config.directory() / "result.json")
+    found = trained_runs.load_trained(run_config.workdir, checkpoint="auto")
     if not pictures.is_image(found):
         raise cli.UsageError(
             f"observations of shape {found.data.x_shape} are no images to draw"
@@ -117,10 +112,10 @@ def trained(run_config: TrainConfig) -> tuple[measure.Trained, dict[str, Any]]:
     return found, result
 
 
-def side_by_side(sheets: list[np.ndarray]) -> np.ndarray:
+def side_by_side(sheets: list[np.ndarray], *, white: float = 1.0) -> np.ndarray:
     """Sheets of images [ROWS * COLUMNS, *X] as rows of one, blanks between them."""
     rows = [sheet.reshape(ROWS, COLUMNS, *sheet.shape[1:]) for sheet in sheets]
-    blank = np.ones((ROWS, 1, *sheets[0].shape[1:]), np.float32)
+    blank = np.full((ROWS, 1, *sheets[0].shape[1:]), white, np.float32)
     spaced = [part for sheet in rows for part in (blank, sheet)][1:]
     tiles = np.concatenate(spaced, axis=1)
     return tiles.reshape(-1, *tiles.shape[2:])
@@ -128,40 +123,44 @@ def side_by_side(sheets: list[np.ndarray]) -> np.ndarray:
 
 def main(config: Config) -> int:
     """Trains, samples, draws and writes."""
-    folder = reports.claim(config.workdir)
-    sheets, results = {}, {}
+    folder = report.claim(config.workdir)
+    sheets, results, limits = {}, {}, (0.0, 1.0)
     for run_config in train_configs(config):
         num_latents = run_config.num_latents
         model, results[num_latents] = trained(run_config)
         key = jax.random.fold_in(jax.random.key(config.seed), num_latents)
         drawn = pictures.samples(key, model, num=ROWS * COLUMNS)
-        sheets[num_latents] = drawn["mean"]
+        sheets[num_latents], limits = drawn["mean"], pictures.limits(model)
         if num_latents == PLANE:
             _draw_manifold(config, model, folder)
     with cli.user_errors():
-        _draw_samples(sheets, folder)
-    reports.write(folder / "manifold.json", config, {"runs": results})
+        _draw_samples(sheets, folder, limits)
+    report.write(folder / "manifold.json", config, {"runs": results})
     return 0
 
 
 def _draw_manifold(
-    config: Config, model: measure.Trained, folder: pathlib.Path
+    config: Config, model: trained_runs.Trained, folder: pathlib.Path
 ) -> None:
     tiles = pictures.manifold(model, size=config.manifold_size)
     with cli.user_errors():
         pictures.save_arrays(folder / "manifold.npz", {"mean": tiles})
-        pictures.draw_manifold(tiles, folder / "manifold.png")
+        path = folder / "manifold.png"
+        pictures.draw_manifold(tiles, path, limits=pictures.limits(model))
 
 
-def _draw_samples(sheets: dict[int, np.ndarray], folder: pathlib.Path) -> None:
+def _draw_samples(
+    sheets: dict[int, np.ndarray], folder: pathlib.Path, limits: pictures.Limits
+) -> None:
     arrays = {f"mean_{num_latents}": sheet for num_latents, sheet in sheets.items()}
     pictures.save_arrays(folder / "samples.npz", arrays)
-    tiles = side_by_side(list(sheets.values()))
+    tiles = side_by_side(list(sheets.values()), white=limits[1])
     sizes = ", ".join(map(str, sheets))
     figure = images.grid(
         tiles,
         num_columns=len(sheets) * (COLUMNS + 1) - 1,
         title=f"Samples (means of p(x | z)), N_z = {sizes} from left to right",
+        limits=limits,
     )
     files.save(figure, folder / "samples.png")
 

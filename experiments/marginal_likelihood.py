@@ -10,19 +10,11 @@ twice: by the paper's appendix D (HMC draws from the posterior, a normal fitted 
 of them, the reciprocal of the mean weight of the others: in expectation above
 log p(x)), and by importance sampling (in expectation below it). The importance samples
 are drawn from normals fitted to HMC draws: Monte Carlo EM has no q, and an encoder that
-has overfitted 1,000 rows is no proposal for test images (200 of them, after 1e7 samples
-of AEVB: 5,000 samples from the encoder give -174.0, at an effective sample size of 4,
-and from fitted normals -162.8, at 3,900; appendix D gives -162.6).
+has overfitted 1,000 rows is no proposal for test images.
 
 The paper trains with 50,000 rows and with 1,000, and applies Monte Carlo EM to the
 1,000 alone: one step of it takes a gradient of every leapfrog step and update. An
 interrupted comparison goes on where it stopped.
-
-Measured by quick.flags (digits, 2e5 samples a curve) with seed 0 on 2 cores that other
-work shared (5 min): test log p(x) by appendix D and by importance sampling -20.316 and
--20.337 (AEVB), -20.569 and -20.574 (wake-sleep), -18.828 and -18.863 (Monte Carlo EM)
-with 1,000 rows; -22.566 and -22.574, -23.064 and -23.061, -22.010 and -22.084 with 200,
-where Monte Carlo EM has -15.013 on the rows it trains on.
 """
 
 import dataclasses
@@ -34,13 +26,11 @@ import numpy as np
 
 from experiments.choices import models
 from experiments.choices.config import Config as TrainConfig
-from experiments.command import flags as cli
-from experiments.command import report as reports
+from experiments.command import cli, report
 from experiments.measures import evidence as estimates
 from experiments.measures import measure
-from experiments.runs import comparison as course
-from experiments.runs import protocol, variants
-from experiments.runs import run as runs
+from experiments.runs import comparison, protocol, runs, trained_runs, variants
+from vae_jax import vae
 from vae_jax.evaluation import examples, hmc_density
 from vae_jax.inference import mcem
 from vae_jax.plots import curves, files
@@ -158,9 +148,9 @@ def train_configs(config: Config) -> list[TrainConfig]:
 
 def main(config: Config) -> int:
     """Trains, measures, prints, writes and draws."""
-    folder = reports.claim(config.workdir)
+    folder = report.claim(config.workdir)
     rows, panels = [], {}
-    measurement = course.Measurement(
+    measurement = comparison.Measurement(
         CURVE,
         {name: getattr(config, name) for name in SETTINGS},
         lambda run, saved: _measured(config, run, saved),
@@ -168,7 +158,7 @@ def main(config: Config) -> int:
     )
     for run_config in train_configs(config):
         run_config, num_train = _with_epochs(config, run_config)
-        points = course.curve(run_config, measurement, points=config.points)
+        points = comparison.curve(run_config, measurement, points=config.points)
         row = {"num_train": num_train, "algorithm": run_config.algorithm}
         rows.append(row | points[-1] | {"curve": points})
         drawn = panels.setdefault(f"N_train = {num_train:,}", {})
@@ -184,7 +174,7 @@ def main(config: Config) -> int:
     )
     with cli.user_errors():
         files.save(figure, folder / "marginal_likelihood.png")
-    reports.write(folder / "marginal_likelihood.json", config, {"runs": rows})
+    report.write(folder / "marginal_likelihood.json", config, {"runs": rows})
     return 0
 
 
@@ -212,9 +202,9 @@ def _with_epochs(config: Config, run_config: TrainConfig) -> tuple[TrainConfig, 
     return dataclasses.replace(run_config, num_epochs=epochs), num_train
 
 
-def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> course.Point:
+def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> comparison.Point:
     """Both estimates of both splits, by the same noise at each point."""
-    trained = measure.of_run(run, saved, checkpoint="last")
+    trained = trained_runs.of_run(run, saved, checkpoint="last")
     evaluate = examples.over_examples(
         hmc_density.hmc_density(
             run.model.generative,
@@ -232,7 +222,7 @@ def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> course.Point:
         key_hmc, key_importance = jax.random.split(
             jax.random.fold_in(run.keys.evaluation, i)
         )
-        rows = measure.rows(trained, split=split, num_images=config.num_images)
+        rows = trained_runs.rows(trained, split=split, num_images=config.num_images)
         found = evaluate(key_hmc, trained.params, rows)
         log_p = np.asarray(found.log_p, np.float64)
         sampled = estimates.importance_sampling(
@@ -248,7 +238,9 @@ def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> course.Point:
     return point
 
 
-def _with_proposal(config: Config, trained: measure.Trained) -> measure.Trained:
+def _with_proposal(
+    config: Config, trained: trained_runs.Trained
+) -> trained_runs.Trained:
     """The model with the q that its importance samples are drawn from."""
     if config.proposal == "own":
         return trained
@@ -260,8 +252,7 @@ def _with_proposal(config: Config, trained: measure.Trained) -> measure.Trained:
         inflation=INFLATION,
         **models.CHAIN_OF_FITTED_NORMAL,
     )
-    model = trained.model._replace(recognition=fitted, closed_form=None)
-    return trained._replace(model=model)
+    return trained._replace(model=vae.model(trained.model.generative, fitted))
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

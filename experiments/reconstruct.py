@@ -10,12 +10,13 @@ import pathlib
 
 import jax
 
-from experiments.command import flags as cli
-from experiments.measures import measure, pictures
+from experiments.command import cli
+from experiments.measures import pictures
+from experiments.runs import trained_runs
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(measure.WorkdirFlags):
+class Config(trained_runs.WorkdirFlags):
     """One set of reconstructions; every field is a flag."""
 
     split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
@@ -37,7 +38,12 @@ def main(config: Config) -> int:
     trained = config.load()
     folder = pathlib.Path(config.workdir).expanduser()
     with cli.user_errors():
-        measure.rows(trained, split=config.split, num_images=config.num)
+        size = len(trained_runs.rows(trained, split=config.split))
+    if config.num > size:
+        raise cli.UsageError(
+            f"--num={config.num} is more than the {size} rows of the {config.split} "
+            f"split of {trained.config.dataset}: give as many or fewer"
+        )
     arrays = pictures.reconstructions(
         jax.random.key(config.seed), trained, split=config.split, num=config.num
     )
@@ -46,7 +52,11 @@ def main(config: Config) -> int:
         drawn = ""
         if pictures.is_image(trained):
             drawn = " and reconstructions.png"
-            pictures.draw_reconstructions(arrays, folder / "reconstructions.png")
+            pictures.draw_reconstructions(
+                arrays,
+                folder / "reconstructions.png",
+                limits=pictures.limits(trained),
+            )
     print(
         f"{config.num} rows of the {config.split} split and their reconstructions "
         f"written to {folder / 'reconstructions.npz'}{drawn}"

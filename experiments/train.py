@@ -19,14 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.choices import sweep as members
+from experiments.choices import sweep
 from experiments.choices.config import Config
-from experiments.command import flags as cli
+from experiments.command import cli, report
 from experiments.measures import measure, pictures, validation
-from experiments.runs import interrupts, metrics, protocol
-from experiments.runs import run as runs
-from experiments.runs import workdir as rundir
-from experiments.runs.run import Run, Saved
+from experiments.runs import interrupts, metrics, protocol, rundir, runs, trained_runs
+from experiments.runs.runs import Run, Saved
 from vae_jax.training import checkpoints, journal, parallel
 
 
@@ -59,14 +57,17 @@ def claim(config: Config) -> Run:
         UsageError: for whatever is wrong with what the user gave.
     """
     run = runs.build(config)
-    rundir.claim(config)
+    rundir.claim(run.config)
+    stamp = protocol.stamp(run.config, run.data)
+    rundir.check_data(run.workdir, stamp)
     about = {
-        "protocol": protocol.stamp(config, run.data),
-        "environment": protocol.environment(),
+        "protocol": stamp,
+        "environment": report.environment(),
     }
     if parallel.is_writer():
         with cli.user_errors():
-            rundir.write_json(run.workdir / rundir.RUN, about)
+            report.write_json(run.workdir / rundir.RUN, about)
+    _say(protocol.opening(run.config, run.data))
     return run
 
 
@@ -192,9 +193,9 @@ def _is_stopped(run: Run, saved: Saved) -> bool:
 
 def finish(run: Run, saved: Saved) -> None:
     """The test bound, said and written, and the pictures: those of the first run."""
-    trained = measure.of_runs(run, saved, checkpoint="auto")
+    trained = trained_runs.of_runs(run, saved, checkpoint="auto")
     keys = runs.fold_in(run.keys.evaluation, 0).reshape(-1)
-    split, size = measure.test_split(trained[0]), run.config.eval_samples
+    split, size = trained_runs.test_split(trained[0]), run.config.eval_samples
     quantity = protocol.quantity(run.config, run.data)
     bounds = [
         protocol.named(
@@ -205,11 +206,11 @@ def finish(run: Run, saved: Saved) -> None:
     said = [f"  {name:<28}{number:12.4f}" for name, number in bounds[0].items()]
     result: dict[str, Any] = bounds[0]
     if run.config.trains_many:
-        result = members.summary(run.config, bounds)
-        said = members.lines(result)
+        result = sweep.summary(run.config, bounds)
+        said = sweep.lines(result)
     stamp = {"protocol": protocol.stamp(run.config, run.data)}
     result = {"split": split, "step": trained[0].step, **result, **stamp}
-    rundir.write_json(run.workdir / "result.json", result)
+    report.write_json(run.workdir / "result.json", result)
     print(f"{split} split, step {trained[0].step}, {quantity}, nats per example:")
     print("\n".join(said))
     pictures.of_run(jax.random.fold_in(keys[0], 1), trained[0], run.workdir)

@@ -14,7 +14,9 @@ from jaxtyping import Array
 from tests import testing
 from vae_jax import likelihoods, networks, posteriors, priors, vae
 from vae_jax.types import (
+    Family,
     Generative,
+    Model,
     Network,
     Params,
     Recognition,
@@ -39,6 +41,11 @@ class LinearGaussian(NamedTuple):
     kl: Callable[[Params, Array], Scalar]  # KL(q || p(z)), nats
     elbo: Callable[[Params, Array], Scalar]  # reconstruction - kl, nats
     posterior: Callable[[Params, Array], tuple[Array, Array]]  # mean [D], cov [D, D]
+
+    @property
+    def model(self) -> Model:
+        """The pair, as estimators and evaluators take it."""
+        return vae.model(self.generative, self.recognition)
 
 
 def linear_gaussian(
@@ -110,12 +117,7 @@ def _linear_gaussian(
         mean, covariance = posterior(params, x)
         return jnp.concatenate([mean, 0.5 * jnp.log(jnp.diag(covariance))])
 
-    exact = Recognition(
-        init=lambda key: (),
-        encode=encode_exactly,
-        sample=lambda key, params, h: density.sample(key, (), h),
-        log_prob=lambda params, h, z: density.log_prob((), h, z),
-    )
+    exact = vae.recognition(encode_exactly, density)
     return LinearGaussian(
         generative,
         recognition,
@@ -157,6 +159,12 @@ def k_sample_bound(
         )
 
     return jax.jit(bound)
+
+
+def without_closed_forms(problem: LinearGaussian) -> LinearGaussian:
+    """The problem with a q of a family that no closed form knows."""
+    own = problem.recognition._replace(family=Family("a normal of one's own"))
+    return problem._replace(recognition=own)
 
 
 def widened(
@@ -209,6 +217,11 @@ class BinaryModel(NamedTuple):
     log_p: Callable[[Params, Array], Scalar]  # params, x -> log p(x), nats
     table: Callable[[Params, Array], tuple[Array, Array, Array]]
     # params, x -> z [2^D, D], q(z | x) [2^D], p(x, z) [2^D]
+
+    @property
+    def model(self) -> Model:
+        """The pair, as estimators and evaluators take it."""
+        return vae.model(self.generative, self.recognition)
 
 
 def binary_model(
@@ -267,6 +280,103 @@ def _binary_model(
     return BinaryModel(
         generative, recognition, params, jax.jit(elbo), jax.jit(log_p), jax.jit(table)
     )
+
+
+def k_sample_bound_of_table(
+    problem: BinaryModel, *, num_samples: int
+) -> Callable[[Params, Array], Scalar]:
+    """(params, x) -> L_K of binary latents, exactly, from the table of them all."""
+
+    def bound(params: Params, x: Array) -> Scalar:
+        _, q, p = problem.table(params, x)
+        return testing.expected_log_mean_exp(
+            jnp.log(p) - jnp.log(q), q, num_samples=num_samples
+        )
+
+    return bound
+
+
+def log_q_of_dreams(problem: BinaryModel) -> Callable[[Params, Array], Scalar]:
+    """(params, x) -> E[log q(z | x)] over the model's own x and z, held fixed.
+
+    From the tables of every x: what the sleep phase climbs in phi, whatever x it sees.
+    """
+    num_pixels = problem.params.generative["decoder"]["output"]["bias"].shape[0]
+    every_x = binary_rows(num_pixels)
+
+    def fit(params: Params, x: Array) -> Scalar:
+        fixed = params._replace(generative=jax.lax.stop_gradient(params.generative))
+
+        def one(x: Array) -> Scalar:
+            _, q, p = problem.table(fixed, x)
+            return p @ jnp.log(q)  # p(x, z): the posterior weighted with p(x)
+
+        return jax.vmap(one)(jnp.asarray(every_x, x.dtype)).sum()
+
+    return fit
+
+
+class CategoricalModel(NamedTuple):
+    """One-hot latents [D, C] below a learned prior, and their ELBO exactly."""
+
+    generative: Generative
+    recognition: Recognition  # posteriors.categorical: h is the logits, [D, C] raveled
+    params: Params
+    elbo: Callable[[Params, Array], Scalar]  # params, x -> nats, over all C^D choices
+
+    @property
+    def model(self) -> Model:
+        """The pair, as estimators and evaluators take it."""
+        return vae.model(self.generative, self.recognition)
+
+
+def categorical_model(
+    *, num_latents: int = 2, num_classes: int = 3, num_pixels: int = 5
+) -> CategoricalModel:
+    """x | z ~ Bernoulli(sigmoid(W z + b)), q(z | x) = Cat(softmax(V x + c))."""
+    double = jnp.result_type(float) == jnp.float64
+    return _categorical_model(num_latents, num_classes, num_pixels, double)
+
+
+@functools.cache
+def _categorical_model(
+    num_latents: int, num_classes: int, num_pixels: int, double: bool
+) -> CategoricalModel:
+    del double  # as in _linear_gaussian
+    start, shape = networks.normal(std=1.0), (num_latents, num_classes)
+    generative = vae.decoder_model(
+        networks.linear(math.prod(shape), num_pixels, initializer=start),
+        priors.categorical(*shape),
+        likelihoods.bernoulli((num_pixels,)),
+    )
+    recognition = vae.encoder_model(
+        networks.linear(num_pixels, math.prod(shape), initializer=start),
+        posteriors.categorical(*shape),
+    )
+    keys = jax.random.split(jax.random.key(7), 3)
+    theta = jax.jit(generative.init)(keys[0])
+    theta["prior"] = {"logits": jax.random.normal(keys[1], shape)}
+    params = Params(theta, jax.jit(recognition.init)(keys[2]))
+    choices = itertools.product(np.eye(num_classes), repeat=num_latents)
+    rows = np.array(list(choices))  # [C^D, D, C]
+
+    def chances(logits: Array, rows: Array) -> Array:
+        p = jnp.exp(logits)
+        p = p / p.sum(axis=1, keepdims=True)
+        return jnp.prod((rows * p[None]).sum(axis=2), axis=1)
+
+    def elbo(params: Params, x: Array) -> Scalar:
+        z = jnp.asarray(rows, x.dtype)
+        decoder = params.generative["decoder"]["output"]
+        encoder = params.recognition["encoder"]["output"]
+        logits_x = z.reshape(len(rows), -1) @ decoder["kernel"] + decoder["bias"][None]
+        p = 1.0 / (1.0 + jnp.exp(-logits_x))
+        p_x = jnp.prod(x[None] * p + (1.0 - x[None]) * (1.0 - p), axis=1)
+        p_z = chances(params.generative["prior"]["logits"], z)
+        q = chances((x @ encoder["kernel"] + encoder["bias"]).reshape(shape), z)
+        return jnp.sum(q * jnp.log(p_x * p_z / q))
+
+    return CategoricalModel(generative, recognition, params, jax.jit(elbo))
 
 
 def lecture_decoder(num_latents: int, num_features: int) -> Network:

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import em_to_vae, evaluate, train
 from experiments.choices.config import Config
-from experiments.command import flags as cli
+from experiments.command import cli
 from tests.test_experiments import metrics, tiny
 
 pytestmark = pytest.mark.uses_optax
@@ -122,8 +122,9 @@ def test_em_to_vae_measures_each_method_and_keeps_what_is_done(tmp_path, capsys)
     [
         ({"methods": "em,gibbs"}, "gibbs unknown; known: em, mcem"),
         ({"num_points": 0}, "--num_points must be positive"),
-        ({"check_nodes": 0}, "--check_nodes must be at least 2"),
-        ({"num_nodes": 1}, "--num_nodes must be at least 2"),
+        ({"check_nodes": 0}, "--check_nodes must be 2 or more, got 0"),
+        ({"num_nodes": 1}, "--num_nodes must be 2 or more, got 1"),
+        ({"batch_size": 0}, "--batch_size must be positive, got 0"),
         ({"num_updates": 0}, "--num_updates must be positive"),
     ],
 )

@@ -19,16 +19,12 @@ from vae_jax import (
     priors,
     vae,
 )
-from vae_jax.types import Params
 
 CARD = {"about": "rings, in °", "numbers": [1, 0.1, 1e-300], "nested": {"b": 1, "a": 2}}
 
 
-def initial(generative, recognition):
-    key_theta, key_phi = jax.random.split(jax.random.key(3))
-    return Params(
-        jax.jit(generative.init)(key_theta), jax.jit(recognition.init)(key_phi)
-    )
+def initial(model):
+    return jax.jit(model.init)(jax.random.key(3))
 
 
 def learned_everywhere():
@@ -45,14 +41,14 @@ def learned_everywhere():
         likelihoods.normal_learned_std((2, 2)),
     )
     encoder = networks.mlp(4, (3,), posterior.width)
-    return generative, vae.encoder_model(encoder, posterior)
+    return vae.model(generative, vae.encoder_model(encoder, posterior))
 
 
 @pytest.fixture(scope="module")
 def small():
-    """The records of a small model, and its parameters."""
-    generative, recognition = problems.bernoulli_vae()
-    return (generative, recognition), initial(generative, recognition)
+    """A small model, and its parameters."""
+    model = vae.model(*problems.bernoulli_vae())
+    return model, initial(model)
 
 
 def saved(path, small):
@@ -83,17 +79,17 @@ def rewritten(path, change):
 
 
 def test_a_model_comes_back_bit_for_bit_with_its_card(tmp_path):
-    records = learned_everywhere()
-    params, path = initial(*records), tmp_path / "model.safetensors"
+    model = learned_everywhere()
+    params, path = initial(model), tmp_path / "model.safetensors"
     artifacts.save_model(path, params, CARD)
     cards = []
 
     def remembering(card):
         cards.append(card)
-        return records
+        return model
 
-    *again, loaded = artifacts.load_model(path, remembering)
-    assert tuple(again) == records
+    again, loaded = artifacts.load_model(path, remembering)
+    assert again is model
     assert cards == [CARD]
     assert jax.tree.structure(loaded) == jax.tree.structure(params)
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
@@ -126,14 +122,15 @@ def test_every_dtype_and_shape_is_kept(tmp_path, dtype):
 
 def test_double_precision_is_kept_or_refused_and_never_rounded(tmp_path):
     with jax.enable_x64(True):
-        records, params = (problem := problems.linear_gaussian())[:2], problem.params
+        problem = problems.linear_gaussian()
+        model, params = problem.model, problem.params
         artifacts.save_model(tmp_path / "a", params, CARD)
-        loaded = artifacts.load_model(tmp_path / "a", lambda card: records)[2]
+        loaded = artifacts.load_model(tmp_path / "a", lambda card: model)[1]
         for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
             assert a.dtype == jnp.float64
             np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match=r"bias is float64: load it under jax\.enable"):
-        artifacts.load_model(tmp_path / "a", lambda card: records)
+        artifacts.load_model(tmp_path / "a", lambda card: model)
 
 
 def test_an_array_that_is_missing_unknown_or_of_another_shape_is_named(tmp_path, small):
@@ -332,7 +329,8 @@ def test_the_sampler_draws_z_and_then_x(x64):
 
 def test_under_the_exact_posterior_every_log_weight_is_log_p_of_x(x64):
     problem = problems.linear_gaussian()
-    weigh = artifacts.log_weight(problem.generative, problem.exact, problem.params)
+    model = vae.model(problem.generative, problem.exact)
+    weigh = artifacts.log_weight(model, problem.params)
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), 5))
     x = jax.random.normal(jax.random.key(1), (5, 2))
     log_p = jax.jit(jax.vmap(problem.log_p, (None, 0)))(problem.params, x)
@@ -342,7 +340,8 @@ def test_under_the_exact_posterior_every_log_weight_is_log_p_of_x(x64):
 def test_weights_average_to_p_of_x(x64):
     problem = problems.linear_gaussian()
     wide = problems.widened(problem.exact, log_factor=0.3, shift=0.2)
-    weigh = artifacts.log_weight(problem.generative, wide, problem.params)
+    model = vae.model(problem.generative, wide)
+    weigh = artifacts.log_weight(model, problem.params)
     keys = jax.random.key_data(jax.random.split(jax.random.key(2), 20_000))
     x = jnp.array([0.7, -0.4])
     log_w = jax.jit(jax.vmap(weigh, in_axes=(0, None)))(keys, x)

@@ -23,7 +23,7 @@ from experiments.benchmark import (
     train_step,
     whole,
 )
-from experiments.command import flags as cli
+from experiments.command import cli
 
 pytestmark = pytest.mark.uses_optax
 

@@ -123,6 +123,21 @@ def test_an_impossible_draw_lowers_renyi_as_it_lowers_iwae():
     assert bounds.renyi(log_w, alpha=2.0) == -jnp.inf
 
 
+@pytest.mark.parametrize("alpha", [1e20, 1e39, 1e300, -1e20, -1e39, -1e300])
+def test_renyi_of_an_order_beyond_the_dtype_is_the_extreme_weight(alpha):
+    chosen = np.argmin(LOG_W) if alpha > 0.0 else np.argmax(LOG_W)
+    bound = partial(bounds.renyi, alpha=alpha)
+    value, slope = jax.value_and_grad(bound)(jnp.asarray(LOG_W, jnp.float32))
+    np.testing.assert_allclose(value, LOG_W[chosen], rtol=1e-6)
+    np.testing.assert_allclose(slope, np.eye(4)[chosen], atol=1e-6)
+
+
+def test_renyi_of_a_large_order_keeps_the_least_weight():
+    log_w = jnp.array([0.0, 3e20, -2e20])  # (1 - alpha) times this overflows
+    got = bounds.renyi(log_w, alpha=1e18 + 1.0)
+    np.testing.assert_allclose(got, -2e20, rtol=1e-6)
+
+
 def test_renyi_does_not_increase_in_alpha():
     rows = 3.0 * jax.random.normal(jax.random.key(0), (50, 6))
     levels = [
@@ -192,6 +207,82 @@ def test_each_order_of_the_jackknife_has_less_bias(x64):
 
 
 # All
+
+
+ORDERS = [-3.0, 0.5, 1.0, 2.0]
+
+
+def _without_logs(log_w):
+    """Name -> each bound of the weights themselves, in NumPy's extended reals."""
+    w = np.exp(log_w)
+    with np.errstate(divide="ignore"):
+        mean = np.log(w.mean())
+        powers = {
+            f"renyi {a}": log_w.mean()
+            if a == 1.0
+            else np.log((w ** (1.0 - a)).mean()) / (1.0 - a)
+            for a in ORDERS
+        }
+        return powers | {
+            "elbo": log_w.mean(),
+            "iwae": mean,
+            "VR-max": log_w.max(),
+            "ciwae 0": mean,
+            "ciwae 0.3": 0.3 * log_w.mean() + 0.7 * mean,
+            "ciwae 1": log_w.mean(),
+            "miwae": np.log(w.reshape(2, 2).mean(1)).mean(),
+        }
+
+
+def _each(log_w):
+    of_orders = {f"renyi {a}": bounds.renyi(log_w, alpha=a) for a in ORDERS}
+    of_betas = {f"ciwae {b:g}": bounds.ciwae(log_w, beta=b) for b in (0.0, 0.3, 1.0)}
+    return (
+        of_orders
+        | of_betas
+        | {
+            "elbo": bounds.elbo(log_w),
+            "iwae": bounds.iwae(log_w),
+            "VR-max": bounds.renyi(log_w, alpha=-np.inf),
+            "miwae": bounds.miwae(log_w.reshape(2, 2)),
+        }
+    )
+
+
+@pytest.mark.parametrize("impossible", [(0,), (0, 1), (0, 2, 3), (0, 1, 2, 3)])
+def test_weights_of_zero_leave_every_bound_its_value(x64, impossible):
+    log_w = LOG_W.copy()
+    log_w[list(impossible)] = -np.inf
+    expected, got = _without_logs(log_w), _each(jnp.asarray(log_w))
+    assert expected.keys() == got.keys()
+    for name in got:
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-9, err_msg=name)
+        if np.isfinite(expected[name]):
+            slope = jax.grad(lambda log_w, n=name: _each(log_w)[n])(jnp.asarray(log_w))
+            np.testing.assert_array_equal(slope[np.array(impossible)], 0.0)
+            np.testing.assert_allclose(slope.sum(), 1.0, rtol=1e-9, err_msg=name)
+    traced = jax.jit(lambda beta: bounds.ciwae(jnp.asarray(log_w), beta=beta))(0.0)
+    np.testing.assert_allclose(traced, expected["iwae"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("num_possible", [0, 1, 2, 3])
+def test_the_jackknife_needs_a_weight_in_every_subset(x64, order, num_possible):
+    log_w = np.where(np.arange(4) < num_possible, LOG_W, -np.inf)
+    bound = partial(bounds.jackknife, order=order)
+    value, slope = jax.value_and_grad(bound)(jnp.asarray(log_w))
+    if num_possible <= order:
+        assert value == -jnp.inf
+        return
+    total = 0.0
+    for j in range(order + 1):
+        kept = itertools.combinations(np.exp(log_w), 4 - j)
+        mean = np.mean([np.log(np.mean(subset)) for subset in kept])
+        scale = math.factorial(j) * math.factorial(order - j)
+        total += (-1) ** j * (4 - j) ** order / scale * mean
+    np.testing.assert_allclose(value, total, rtol=1e-9)
+    assert np.isfinite(slope).all()
+    np.testing.assert_array_equal(slope[num_possible:], 0.0)
 
 
 @pytest.mark.parametrize("bound", NAMED.values(), ids=NAMED.keys())

@@ -10,8 +10,7 @@ import pytest
 from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.export import cards
-from experiments.measures import measure
-from experiments.runs import protocol
+from experiments.runs import protocol, trained_runs
 from vae_jax import artifacts
 
 TINY = Config(hidden=(5,), num_latents=2)
@@ -38,17 +37,17 @@ def digits():
     return protocol.load(TINY)
 
 
-def untrained(data, **changes) -> measure.Trained:
+def untrained(data, **changes) -> trained_runs.Trained:
     """A model of the flags with random parameters, none of which is zero."""
     config = dataclasses.replace(TINY, **changes)
-    model = models.build(config, data.x_shape)
+    model = models.build(config, data.x_shape).model
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     generator = np.random.default_rng(1)
     params = jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * generator.normal(size=leaf.shape), leaf.dtype),
         shapes,
     )
-    return measure.Trained(config, data, model, params, 7)
+    return trained_runs.Trained(config, data, model, params, 7)
 
 
 def marks(name):
@@ -65,17 +64,25 @@ def test_a_model_of_any_architecture_comes_back_bit_for_bit(tmp_path, digits, na
     trained = untrained(digits, **ARCHITECTURES[name])
     path = tmp_path / "model.safetensors"
     artifacts.save_model(path, trained.params, cards.of_trained(trained))
-    generative, recognition, params = cards.load_model(path)
+    model, params = cards.load_model(path)
     assert jax.tree.structure(params) == jax.tree.structure(trained.params)
     for a, b in zip(*map(jax.tree.leaves, (params, trained.params)), strict=True):
         assert a.dtype == b.dtype
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     inputs = artifacts.KEY_DATA, cards.rows(trained)
     programs = [  # the same text is the same function, with no need to compile it
-        jax.jit(artifacts.log_weight(*records, params)).lower(*inputs).as_text()
-        for records in ((generative, recognition), trained.model.pair)
+        jax.jit(artifacts.log_weight(records, params)).lower(*inputs).as_text()
+        for records in (model, trained.model)
     ]
     assert programs[0] == programs[1]
+
+
+def test_an_infinite_flag_is_carried_in_a_card(tmp_path, digits):
+    trained = untrained(digits, estimator="renyi", alpha=-np.inf, num_samples=2)
+    path = tmp_path / "model.safetensors"
+    artifacts.save_model(path, trained.params, cards.of_trained(trained))
+    assert artifacts.read_model(path)[1]["flags"]["alpha"] == "-inf"
+    cards.load_model(path)
 
 
 @pytest.mark.parametrize(

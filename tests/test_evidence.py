@@ -13,7 +13,8 @@ import pytest
 
 from experiments import evaluate, train
 from experiments.benchmark import importance_sampling as benchmark
-from experiments.command import flags as cli
+from experiments.command import cli
+from experiments.evidence import cases
 from experiments.evidence import command as evidence
 from tests.test_experiments import FLAGS, TINY
 
@@ -36,7 +37,9 @@ def test_evaluate_puts_the_estimators_side_by_side(tmp_path, capsys):
     assert train.main(dataclasses.replace(TINY, workdir=workdir)) == 0
     config = evaluate.Config(workdir, evidence="is,ais,bdmc,hmc_density", **FEW)
     assert evaluate.main(config) == 0
-    result = json.loads((tmp_path / "run" / "evaluation_test.json").read_text())
+    result = json.loads(
+        (tmp_path / "run" / "evaluation_test_3_images.json").read_text()
+    )
     evidence = result["evidence"]
     assert list(evidence) == ["is", "ais", "bdmc", "hmc_density"]
     assert evidence["is"]["log_p"] == result["log_p"]
@@ -141,7 +144,7 @@ def test_the_bias_of_log_p_hat_falls_as_its_law_and_p_hat_has_none(compared):
         ("--parts=linear,cubic", "cubic"),
         ("--samples=0", "--samples"),
         ("--samples=750", "multiples"),
-        ("--temperatures=", "--temperatures"),
+        ("--temperatures=", "--temperatures must hold at least one number"),
         ("--num_bits=0", "--num_bits"),
         ("--bias_repeats=1", "--bias_repeats"),
     ],
@@ -188,7 +191,9 @@ def test_a_model_of_no_comparison_is_refused_before_it_is_trained(
 ):
     flagfile = tmp_path / "digits.flags"
     flagfile.write_text(f"--dataset=digits\n{flags}\n")
-    config = evidence.Config(digits_flagfile=str(flagfile), num_images=1000)
+    config = evidence.Config(
+        workdir=str(tmp_path), digits_flagfile=str(flagfile), num_images=1000
+    )
     with pytest.raises(cli.UsageError, match=said):
-        evidence.case(config, "digits", tmp_path)
+        cases.digits(config)
     assert not (tmp_path / "digits").exists()

@@ -10,11 +10,10 @@ import pytest
 
 from experiments import evaluate, reconstruct, train
 from experiments.choices.config import Config
-from experiments.command import flags as cli
+from experiments.command import cli
 from experiments.generate import command as generate
 from experiments.measures import measure
-from experiments.runs import protocol
-from experiments.runs import workdir as rundir
+from experiments.runs import protocol, rundir, trained_runs
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
@@ -136,11 +135,10 @@ def test_a_run_writes_its_files(trained_workdir):
 @pytest.mark.slow
 def test_fewer_images_lie_at_equal_distances_in_the_split(trained_workdir):
     # The first rows of some splits are all of one class.
-    trained = measure.load_trained(trained_workdir, checkpoint="last")
-    rows = measure.rows(trained, split="test")[np.array([0, 89, 178, 268, 357])]
-    closed = trained.model.closed_form
-    assert closed is not None
-    kl = closed.kl_per_latent
+    trained = trained_runs.load_trained(trained_workdir, checkpoint="last")
+    rows = trained_runs.rows(trained, split="test")[np.array([0, 89, 178, 268, 357])]
+    kl = trained.model.kl
+    assert kl is not None
 
     def of_row(row):
         x = trained.data.prepared.value(row)
@@ -305,7 +303,7 @@ def test_early_stopping_stops_keeps_the_best_and_stays_stopped(tmp_path):
     assert len(rows) < 60
     best = max(rows, key=lambda row: row["valid_bound"])
     assert rows[-1]["epoch"] - best["epoch"] == 3
-    trained = measure.load_trained(config.workdir, checkpoint="auto")
+    trained = trained_runs.load_trained(config.workdir, checkpoint="auto")
     assert trained.step == best["step"]
     train.main(config)
     assert metrics(config.workdir) == rows
@@ -313,7 +311,7 @@ def test_early_stopping_stops_keeps_the_best_and_stays_stopped(tmp_path):
 
 def test_a_workdir_without_a_run_is_a_clear_error(tmp_path):
     with pytest.raises(cli.UsageError, match="holds no run"):
-        measure.load_trained(tmp_path, checkpoint="last")
+        trained_runs.load_trained(tmp_path, checkpoint="last")
 
 
 @pytest.mark.slow

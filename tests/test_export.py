@@ -12,12 +12,11 @@ import pytest
 import safetensors.numpy
 
 import vae_jax
-from experiments.command import flags as cli
+from experiments.command import cli
 from experiments.export import cards
 from experiments.export import command as export
-from experiments.measures import measure, pictures
-from experiments.runs import protocol
-from experiments.runs import run as runs
+from experiments.measures import pictures
+from experiments.runs import protocol, runs, trained_runs
 from tests import testing
 from tests.test_cards import ARCHITECTURES, TINY, untrained
 from vae_jax import artifacts
@@ -79,7 +78,7 @@ def test_the_card_says_what_x_is_and_where_the_numbers_come_from(workdir):
     }
     for name, result in results.items():
         (workdir / f"{name}.json").write_text(json.dumps(result))
-    trained = measure.load_trained(workdir, checkpoint="last")
+    trained = trained_runs.load_trained(workdir, checkpoint="last")
     export.main(export.Config(workdir=str(workdir)))
     card = artifacts.read_model(workdir / "model.safetensors")[1]
     assert card == json.loads(json.dumps(cards.of_trained(trained)))

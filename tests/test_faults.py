@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import train
 from experiments.choices.config import Config
-from experiments.command import flags as cli
-from experiments.runs import workdir as rundir
+from experiments.command import cli
+from experiments.runs import rundir, runs
 from tests.test_experiments import TINY, metrics, saved_arrays, tiny
 from vae_jax.training import checkpoints, journal
 
@@ -120,7 +121,7 @@ def test_fifty_kills_at_random_times_lose_nothing(tmp_path):
 def test_a_second_process_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path):
     config = tiny(tmp_path / "run", num_epochs=2)
     held = (
-        "import pathlib, sys, time\nfrom experiments import rundir\n"
+        "import pathlib, sys, time\nfrom experiments.runs import rundir\n"
         "with rundir.locked(pathlib.Path(sys.argv[1])):\n"
         "    print('held', flush=True)\n    time.sleep(300)"
     )
@@ -292,17 +293,6 @@ def test_nan_in_the_data_is_refused_and_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_images_of_another_shape_than_the_checkpoints_are_refused(tmp_path):
-    data = tmp_path / "a.npz"
-    config = tiny(tmp_path / "run", dataset=f"npz:{data}", batch_size=10, num_epochs=1)
-    np.savez(data, train=np.eye(20, dtype=np.uint8).reshape(20, 4, 5))
-    assert train.main(config) == 0
-    np.savez(data, train=np.eye(20, dtype=np.uint8).reshape(20, 2, 10)[:, :, :3])
-    with pytest.raises(cli.UsageError, match=r"shape|holds"):
-        train.main(tiny(tmp_path / "run", dataset=f"npz:{data}", batch_size=10))
-
-
-@pytest.mark.slow
 def test_vectors_train_without_pictures(tmp_path, capsys):
     data = tmp_path / "a.npz"
     np.savez(data, train=np.random.default_rng(0).random((30, 5), np.float32))
@@ -316,6 +306,28 @@ def test_vectors_train_without_pictures(tmp_path, capsys):
     assert train.main(config) == 0
     assert "no images" in capsys.readouterr().out
     assert not (tmp_path / "run" / "samples.png").exists()
+
+
+@pytest.mark.parametrize("num_seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_in_double_precision_is_taken_up_and_a_single_one_named(
+    tmp_path, x64, num_seeds
+):
+    config = tiny(tmp_path / "run", num_epochs=1, num_seeds=num_seeds)
+    run = train.claim(config)
+    start = runs.initial(run)
+    saved = train.fit(run, start, [], started=0.0)
+    assert (saved.best_step > 0).all()  # a validation bound was taken
+    found = runs.restore(run)
+    assert found is not None
+    for tree in (saved, found):
+        assert jax.tree.map(lambda leaf: leaf.dtype, tree) == jax.tree.map(
+            lambda leaf: leaf.dtype, start
+        )
+    with (
+        jax.enable_x64(False),
+        pytest.raises(cli.UsageError, match=r"another precision .*JAX_ENABLE_X64=1"),
+    ):
+        runs.restore(runs.build(config))
 
 
 def test_missing_data_is_one_quick_clear_error(tmp_path):

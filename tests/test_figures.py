@@ -12,11 +12,8 @@ import numpy as np
 import pytest
 
 from experiments import bound_curves, manifold, marginal_likelihood, train
-from experiments.command import flags as cli
-from experiments.command import report as reports
-from experiments.runs import comparison as course
-from experiments.runs import variants
-from experiments.runs import workdir as rundir
+from experiments.command import cli, report
+from experiments.runs import comparison, variants
 from tests.test_experiments import metrics
 
 pytestmark = pytest.mark.uses_optax
@@ -195,10 +192,10 @@ def test_a_cross_entropy_is_no_marginal_likelihood(tmp_path):
 def test_a_damaged_file_of_points_is_one_line(tmp_path, content):
     (tmp_path / "points.json").write_text(content)
     with pytest.raises(cli.UsageError, match=r"points\.json .*: remove it"):
-        rundir.read_json(tmp_path / "points.json")
+        report.read_json(tmp_path / "points.json")
     flags = {"a": 1}
     with pytest.raises(cli.UsageError, match="remove it"):
-        reports.kept(tmp_path / "points.json", flags, lambda: None)
+        report.cached(tmp_path / "points.json", flags, lambda: None)
 
 
 @pytest.mark.parametrize("script", list(SCRIPTS.values()))
@@ -212,11 +209,11 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path, script):
 
 
 def test_the_points_are_even_in_the_logarithm_and_end_with_the_last_epoch():
-    assert course.epochs_measured(1, points=4) == [1]
-    assert course.epochs_measured(100, points=2) == [1, 3, 10, 32, 100]
-    found = course.epochs_measured(360, points=4)
+    assert comparison.epochs_measured(1, points=4) == [1]
+    assert comparison.epochs_measured(100, points=2) == [1, 3, 10, 32, 100]
+    found = comparison.epochs_measured(360, points=4)
     assert found == [1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 360]
-    assert set(found) <= {360, *course.epochs_measured(5000, points=4)}
+    assert set(found) <= {360, *comparison.epochs_measured(5000, points=4)}
 
 
 @pytest.mark.slow

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from experiments import train
-from experiments.command import flags as cli
+from experiments.command import cli
 from experiments.generate import command as generate
 from experiments.generate import paths, samplers
 from experiments.measures import measure, pictures
+from experiments.runs import trained_runs
 from tests import testing
 from tests.test_experiments import tiny
 
@@ -30,7 +31,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(workdir):
-    return measure.load_trained(workdir, checkpoint="last")
+    return trained_runs.load_trained(workdir, checkpoint="last")
 
 
 @pytest.mark.slow
@@ -76,7 +77,7 @@ def test_a_path_goes_from_code_to_code_and_is_decoded(trained):
 
 @pytest.mark.slow
 def test_a_traversal_moves_the_latents_of_greatest_kl_over_the_prior(trained):
-    row = measure.rows(trained, split="test", num_images=1)[0]
+    row = trained_runs.rows(trained, split="test", num_images=1)[0]
     got = paths.along(jax.random.key(0), trained, row, num_steps=3, num=2)
     kl = np.array(measure.latents(trained, split="test")["kl_per_latent"])
     np.testing.assert_array_equal(got["latents"], np.argsort(-kl)[:2])
@@ -93,7 +94,7 @@ def test_the_mixture_has_the_moments_of_the_codes_it_is_fitted_to(trained):
     key_fit, key_draw, key_codes = jax.random.split(jax.random.key(0), 3)
     sample = samplers.of_mixture(key_fit, trained, num_components=2, num_rows=0)
     drawn = jax.jit(jax.vmap(sample))(jax.random.split(key_draw, 20_000))
-    data = measure.rows(trained, split="train")
+    data = trained_runs.rows(trained, split="train")
     codes = measure.codes(key_codes, trained, data, sampled=True)
     # The codes drawn here are others than those fitted to: a thousand of each.
     spread = 5.0 * codes.std(0) * np.sqrt(2 / 1000)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from experiments.choices.config import Config
-from experiments.command import flags as cli
+from experiments.command import cli
 from experiments.inference_gaps import command as inference_gaps
-from experiments.measures import measure
+from experiments.runs import trained_runs
 from tests.test_experiments import FLAGS
 from vae_jax.latent_models import ppca, ppca_bounds
 
@@ -73,12 +73,12 @@ def test_on_a_linear_vae_the_best_q_and_log_p_are_the_closed_forms(tmp_path, cap
         tolerance=0.01,
     )
     assert inference_gaps.main(config) == 0
-    trained = measure.load_trained(tmp_path / "diagonal", checkpoint="last")
+    trained = trained_runs.load_trained(tmp_path / "diagonal", checkpoint="last")
     found = json.loads((tmp_path / "inference_gaps.json").read_text())
     exact = {"min_std": trained.config.min_std}
     for split in inference_gaps.SPLITS:
         got = found["models"]["diagonal"][split]
-        rows = measure.spread_rows(trained, split=split, num_images=10)
+        rows = trained_runs.spread_rows(trained, split=split, num_images=10)
         rows = trained.data.prepared.value(rows)
 
         def mean_of(function, rows=rows):

@@ -84,6 +84,22 @@ def test_bernoulli_terms_and_their_gradient_are_finite_for_any_logit(logit, x):
     np.testing.assert_allclose(slope, x - (logit > 0.0), atol=1e-6)
 
 
+@pytest.mark.parametrize("logit", [-np.inf, np.inf])
+def test_an_infinite_logit_is_a_certain_bit(logit):
+    terms = likelihoods.bernoulli_terms
+    bit = jnp.float32(logit > 0.0)
+    value, slopes = jax.value_and_grad(terms, (0, 1))(jnp.float32(logit), bit)
+    assert value == 0.0
+    assert slopes == (0.0, 0.0)
+    assert jax.hessian(terms)(jnp.float32(logit), bit) == 0.0
+    for other in (1.0 - bit, jnp.float32(0.5)):
+        assert terms(jnp.float32(logit), other) == -jnp.inf
+    # Beside it, the other entries have the gradients that they have alone.
+    logits, x = jnp.array([0.3, logit, -1.2]), jnp.array([1.0, bit, 0.0])
+    got = jax.grad(lambda logits: terms(logits, x).sum())(logits)
+    np.testing.assert_allclose(got, x - jax.nn.sigmoid(logits), rtol=1e-6)
+
+
 def test_bernoulli_terms_gradients_agree_with_finite_differences(x64):
     x = jnp.array([0.0, 1.0, 1.0])
     check_grads(
@@ -264,3 +280,83 @@ def test_an_initial_std_below_the_bound_is_refused():
 def test_an_observation_without_entries_is_refused(build):
     with pytest.raises(ValueError, match=r"x_shape .*\(2, 0\)"):
         build((2, 0))
+
+
+# What the number is
+
+
+NAN, INF = float("nan"), float("inf")
+BINARY, SOFT, OUTSIDE = [0.0, 1.0, 1.0], [0.0, 0.3, 1.0], [-0.5, 2.0, 1.0]
+OF_NORMALS = [name for name in ALL if name != "bernoulli"]
+
+
+def _rows(entries):
+    """Two images of X_SHAPE and of these entries, over and over."""
+    return np.resize(np.asarray(entries), (3, *X_SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("entries", "quantity"),
+    [
+        (BINARY, "log-likelihood"),
+        ([0, 1], "log-likelihood"),
+        ([False, True], "log-likelihood"),
+        ([0.0, 0.0], "log-likelihood"),
+        ([*BINARY, NAN], "log-likelihood"),
+        ([NAN, NAN], "log-likelihood"),  # no entry contradicts it
+        (SOFT, "cross-entropy"),
+        ([*SOFT, NAN], "cross-entropy"),
+        ([0.0, 1.0, 1.0, 1.0 - 1e-7], "cross-entropy"),
+    ],
+)
+def test_a_bernoullis_number_is_a_likelihood_of_bits_alone(entries, quantity):
+    likelihood = likelihoods.bernoulli(X_SHAPE)
+    assert likelihood.quantity(_rows(entries)) == quantity
+    assert likelihood.quantity(jnp.asarray(_rows(entries))) == quantity
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (OUTSIDE, r"got -0\.5 to 2\.0"),
+        ([*OUTSIDE, NAN], r"got -0\.5 to 2\.0"),
+        ([0, 255], "got 0 to 255"),
+        ([0.0, 1.0 + 1e-6], r"got 0\.0 to 1\.0"),
+        ([-1e-6, 1.0], "got -1e-06 to 1"),
+        ([0.0, INF], r"got 0\.0 to inf"),
+        ([-INF, NAN], "got -inf to -inf"),
+    ],
+)
+def test_a_bernoulli_has_no_number_for_data_outside_the_unit_interval(entries, message):
+    named = rf"Bernoulli likelihood needs x in \[0, 1\], {message}"
+    with pytest.raises(ValueError, match=named):
+        likelihoods.bernoulli(X_SHAPE).quantity(_rows(entries))
+
+
+@pytest.mark.parametrize("name", OF_NORMALS)
+@pytest.mark.parametrize(
+    "entries", [BINARY, SOFT, OUTSIDE, [*OUTSIDE, NAN], [NAN], [0, 255], [1e30]]
+)
+def test_a_normals_number_is_a_density_whatever_the_data(name, entries):
+    assert ALL[name][0].quantity(_rows(entries)) == "log-density"
+
+
+@pytest.mark.parametrize("name", OF_NORMALS)
+@pytest.mark.parametrize("entries", [[0.0, INF], [-INF, NAN]])
+def test_a_normal_has_no_number_for_infinite_data(name, entries):
+    with pytest.raises(ValueError, match="normal likelihood needs finite x"):
+        ALL[name][0].quantity(_rows(entries))
+
+
+def test_a_likelihood_of_ones_own_sees_the_entries_that_are_there():
+    seen = []
+    likelihood = likelihoods.likelihood(
+        (2,),
+        width=2,
+        sample=lambda key, params, h: h,
+        mean=lambda params, h: h,
+        log_prob_terms=lambda params, h, x: h,
+        quantity=lambda x: seen.append(x.tolist()) or "log-density",
+    )
+    assert likelihood.quantity(np.array([[0.5, NAN], [NAN, 2.0]])) == "log-density"
+    assert seen == [[0.5, 2.0]]

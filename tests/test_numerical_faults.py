@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from experiments import evaluate, train
-from experiments.command import flags as cli
+from experiments.command import cli
 from tests import problems
 from tests.test_experiments import metrics, tiny
-from vae_jax import divergences
-from vae_jax.estimators import sgvb
+from vae_jax import vae
+from vae_jax.estimators import importance, score_function, sgvb, wake_sleep
 
 pytestmark = pytest.mark.uses_optax
 
@@ -71,14 +71,42 @@ def _with_log_std(log_std: float):
 
 
 def _elbo(problem, params):
-    elbo = sgvb.sgvb_b(
-        problem.generative,
-        problem.recognition,
-        num_samples=1,
-        kl=divergences.diag_normal_to_standard_normal,
-    )
+    elbo = sgvb.sgvb_b(problem.model, num_samples=1)
     x = jnp.array([0.3, -0.8])
     return jax.jit(jax.value_and_grad(elbo, argnums=1))(jax.random.key(0), params, x)
+
+
+SAMPLED = {
+    "dreg": importance.dreg,
+    "vimco": score_function.vimco,
+    "reweighted_wake_sleep": wake_sleep.reweighted_wake_sleep,
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_samples_that_cannot_be_leave_an_estimator_its_value(name):
+    """Its surrogate is no number where 0 meets the logarithm of 0; its bound is one."""
+    problem = problems.linear_gaussian()
+
+    def terms(params, x, z):
+        possible = problem.generative.log_likelihood_terms(params, x, z)
+        return jnp.where(z[0] > 0.0, possible, -jnp.inf)
+
+    generative = problem.generative._replace(log_likelihood_terms=terms)
+    model = vae.model(generative, problem.recognition)
+    objective = SAMPLED[name](model, num_samples=4)
+    x, values = jnp.array([0.3, -0.8]), []
+    for seed in range(5):
+        key = jax.random.key(seed)
+        value, slopes = jax.value_and_grad(objective, argnums=1)(
+            jax.random.clone(key), problem.params, x
+        )
+        plain = importance.iwae(model, num_samples=4)
+        np.testing.assert_allclose(value, plain(key, problem.params, x), rtol=1e-5)
+        values.append(value)
+        if name != "vimco" and np.isfinite(value):
+            assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+    assert np.isfinite(values).any()
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_log_mean_exp_is_the_same_under_jit_and_vmap():
 # attach_gradient
 
 
-@pytest.mark.parametrize("size", [1.0, 1e5, 1e20])
+@pytest.mark.parametrize("size", [1.0, 1e5, 1e20, np.inf, -np.inf, np.nan])
 def test_attach_gradient_keeps_every_digit_of_the_value(size):
     value = jnp.float32(-100.123)
     assert numerics.attach_gradient(value, jnp.float32(size)) == value
@@ -67,6 +67,10 @@ def test_attach_gradient_differentiates_as_the_surrogate(x64):
     value, slope = jax.value_and_grad(function)(jnp.asarray(1.7))
     np.testing.assert_allclose(value, np.sin(1.7), rtol=1e-9)
     np.testing.assert_allclose(slope, 3.0 * 1.7**2, rtol=1e-9)
+    second = jax.grad(jax.grad(function))(jnp.asarray(1.7))
+    np.testing.assert_allclose(second, 6.0 * 1.7, rtol=1e-9)
+    _, forward = jax.jvp(function, (jnp.asarray(1.7),), (jnp.asarray(2.0),))
+    np.testing.assert_allclose(forward, 6.0 * 1.7**2, rtol=1e-9)
 
 
 # softplus
@@ -105,6 +109,31 @@ def test_results_have_the_dtype_of_the_arguments(x64, dtype):
     assert numerics.softplus(row).dtype == dtype
     assert numerics.log_mean_exp(row).dtype == dtype
     assert numerics.attach_gradient(row[0], row[1]).dtype == dtype
+
+
+# times_log
+
+
+def test_what_never_is_costs_nothing():
+    weight, log_p = jnp.array([0.0, 0.5, 1.0, 0.0]), jnp.array([-np.inf, -2.0, 0.0, 3])
+    got = numerics.times_log(weight, log_p)
+    np.testing.assert_array_equal(got, [0.0, -1.0, 0.0, 0.0])
+    assert numerics.times_log(0.5, jnp.asarray(-jnp.inf)) == -jnp.inf
+    assert jnp.isnan(numerics.times_log(0.0, jnp.asarray(jnp.nan)))
+
+
+def test_the_gradient_of_a_choice_passes_by_a_removed_class(x64):
+    def log_prob(logits, z):
+        return numerics.times_log(z, jax.nn.log_softmax(logits)).sum()
+
+    logits, z = jnp.array([0.3, -jnp.inf, 1.0]), jnp.array([0.0, 0.0, 1.0])
+    slope, of_z = jax.grad(log_prob, (0, 1))(logits, z)
+    p = np.exp([0.3, -np.inf, 1.0]) / np.exp([0.3, -np.inf, 1.0]).sum()
+    np.testing.assert_allclose(slope, z - p, rtol=1e-9)
+    np.testing.assert_allclose(of_z, [np.log(p[0]), 0.0, np.log(p[2])], rtol=1e-9)
+    curvature = jax.hessian(log_prob)(logits, z)
+    np.testing.assert_allclose(curvature, np.outer(p, p) - np.diag(p), atol=1e-12)
+    check_grads(log_prob, (jnp.array([0.3, -0.4, 1.0]), z), order=2, modes=("rev",))
 
 
 # over_samples
@@ -353,3 +382,16 @@ def test_sums_over_binary_refuse_what_is_too_long_or_cannot_be_counted(reduce):
 def test_sums_over_binary_give_z_the_dtype_asked_for(x64, dtype):
     for reduce in (numerics.sum_over_binary, numerics.log_sum_exp_over_binary):
         assert reduce(jnp.sum, num_bits=2, dtype=dtype).dtype == dtype
+
+
+@pytest.mark.parametrize(("degrees", "flip"), [(33, 1.0), (33, -1.0), (355, 1.0)])
+def test_the_best_rotation_is_found_to_a_degree(x64, degrees, flip):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    wanted = np.diag([1.0, flip]) @ np.array([[c, -s], [s, c]])
+
+    def cost(rotations):
+        return jnp.abs(rotations - wanted[None]).sum((1, 2))
+
+    rotation, got = numerics.best_rotation(cost)
+    np.testing.assert_allclose(rotation, wanted, atol=1e-12)
+    assert got == flip * degrees

@@ -16,9 +16,8 @@ import pytest
 
 from experiments import evaluate, train
 from experiments.choices.config import Config
-from experiments.command import flags as cli
-from experiments.runs import run as runs
-from experiments.runs import workdir as rundir
+from experiments.command import cli
+from experiments.runs import rundir, runs
 from tests.test_experiments import metrics, saved_arrays, tiny
 from vae_jax.training import checkpoints, journal
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.command import flags as cli
+from experiments.command import cli
 from experiments.posterior_gap import command as posterior_gap
 from experiments.posterior_gap import family as gap_family
 from experiments.posterior_gap import models as gap_models

@@ -186,7 +186,7 @@ def test_full_normal_refuses_a_size_below_one_and_an_h_of_another_length():
     with pytest.raises(ValueError, match="num_latents must be positive, got 0"):
         posteriors.full_normal(0)
     with pytest.raises(
-        ValueError, match=r"packed must be \[3\] for size 2, got \(4,\)"
+        ValueError, match=r"full_normal reads h of 5 entries, got \(6,\)"
     ):
         FULL.log_prob((), jnp.zeros(6), jnp.zeros(2))
 
@@ -263,7 +263,7 @@ def test_a_flow_reads_the_h_of_its_base_and_then_its_context(x64):
     np.testing.assert_allclose(planar.log_prob(own, still, z), expected, rtol=1e-12)
     drawn = planar.sample(jax.random.clone(key), own, still)
     np.testing.assert_allclose(drawn, base.sample(key, (), jnp.asarray(H)), rtol=1e-12)
-    with pytest.raises(ValueError, match=r"context must be \[5\], got \(6,\)"):
+    with pytest.raises(ValueError, match=r"flow reads h of 9 entries, got \(10,\)"):
         planar.log_prob(own, jnp.zeros(10), z)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from experiments import train
-from experiments.command import flags as cli
+from experiments.command import cli
 from experiments.measures import measure
 from experiments.representation import command as representation
-from experiments.runs import metrics
+from experiments.runs import metrics, trained_runs
 from tests.test_experiments import FLAGS, tiny
 from vae_jax.training import journal
 
@@ -137,8 +137,8 @@ def test_any_posterior_has_codes(tmp_path, changes, capsys):
 
 @pytest.mark.slow
 def test_codes_are_the_same_at_every_call_unless_they_are_sampled(seeds):
-    trained = measure.load_trained(seeds[0], checkpoint="last")
-    data = measure.rows(trained, split="test", num_images=7)
+    trained = trained_runs.load_trained(seeds[0], checkpoint="last")
+    data = trained_runs.rows(trained, split="test", num_images=7)
     keys = jax.random.split(jax.random.key(0), 4)
     first, second = (measure.codes(key, trained, data) for key in keys[:2])
     np.testing.assert_array_equal(first, second)

@@ -10,7 +10,8 @@ import pytest
 
 from experiments import evaluate, train
 from experiments.choices.config import Config
-from experiments.command import flags as cli
+from experiments.command import cli
+from vae_jax import vae
 from vae_jax.data import sources
 from vae_jax.estimators import enumerated
 from vae_jax.evaluation import marginal
@@ -73,7 +74,9 @@ def test_thirty_binary_features_are_summed_over_when_asked():
         enumerated.log_evidence(generative, num_latents=30, max_terms=2**30)
     )(params, x)
     estimate = jax.jit(
-        marginal.importance_sampling(generative, recognition, num_samples=100_000)
+        marginal.importance_sampling(
+            vae.model(generative, recognition), num_samples=100_000
+        )
     )(jax.random.key(2), params, x)
     print(f"log p(x) by 2^30 terms {exact:.4f}, by sampling {estimate.log_p:.4f}")
     assert abs(estimate.log_p - exact) < 5.0 * estimate.standard_error

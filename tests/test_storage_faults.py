@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from experiments import train
-from experiments.command import flags as cli
-from experiments.runs import run as runs
-from experiments.runs import workdir as rundir
+from experiments.command import cli
+from experiments.runs import rundir, runs
 from tests.test_experiments import metrics, saved_arrays, tiny
 from tests.test_faults import ROOT, command
 from vae_jax.training import checkpoints, journal

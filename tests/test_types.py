@@ -3,14 +3,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import problems
 from vae_jax import types
 from vae_jax.types import Generative, Params
 
 RECORDS = {
     types.Params: ("generative", "recognition"),
     types.Batch: ("x", "index", "weight"),
-    types.Conditional: ("width", "init", "sample", "log_prob"),
-    types.Likelihood: ("width", "init", "sample", "mean", "log_prob_terms"),
+    types.Family: ("name", "parameters"),
+    types.Conditional: (
+        "shape",
+        "width",
+        "init",
+        "sample",
+        "log_prob",
+        "sample_and_log_prob",
+        "moments",
+        "family",
+    ),
+    types.Likelihood: (
+        "width",
+        "init",
+        "sample",
+        "mean",
+        "log_prob_terms",
+        "quantity",
+    ),
     types.Network: ("init", "apply"),
     types.Generative: (
         "init",
@@ -19,9 +37,29 @@ RECORDS = {
         "log_likelihood_terms",
         "sample_observation",
         "mean_observation",
+        "prior_family",
+        "quantity",
     ),
-    types.Recognition: ("init", "encode", "sample", "log_prob"),
+    types.Recognition: (
+        "init",
+        "encode",
+        "sample",
+        "log_prob",
+        "sample_and_log_prob",
+        "moments",
+        "family",
+    ),
+    types.Draw: ("z", "log_likelihood", "log_prior", "log_posterior", "kl"),
+    types.Model: ("generative", "recognition", "draw", "kl"),
+    types.Objective: ("init", "value"),
     types.Algorithm: ("init", "step"),
+}
+DEFAULTS = {
+    types.Family: {"parameters": None},
+    types.Generative: {
+        "prior_family": types.Family("a prior without closed forms"),
+        "quantity": None,
+    },
 }
 
 
@@ -42,9 +80,9 @@ Z = jnp.array([1.0, -1.0])
 
 
 @pytest.mark.parametrize("record", RECORDS)
-def test_records_hold_their_fields_in_this_order_and_no_defaults(record):
+def test_records_hold_their_fields_in_this_order_and_hardly_a_default(record):
     assert record._fields == RECORDS[record]
-    assert record._field_defaults == {}
+    assert record._field_defaults == DEFAULTS.get(record, {})
     assert record.__bases__ == (tuple,)
 
 
@@ -78,3 +116,12 @@ def test_params_are_a_tree_that_keeps_theta_and_phi_apart():
     assert isinstance(doubled, Params)
     np.testing.assert_array_equal(doubled.generative["a"], 2.0 * np.ones(2))
     np.testing.assert_array_equal(doubled.recognition["b"], np.zeros(3))
+
+
+def test_a_draw_of_the_joint_is_z_of_the_prior_and_x_at_it():
+    generative, _ = problems.bernoulli_vae()
+    params, key = Params(generative.init(jax.random.key(0)), ()), jax.random.key(1)
+    z, x = types.sample_joint(jax.random.clone(key), generative, params)
+    key_z, key_x = jax.random.split(key)
+    np.testing.assert_array_equal(z, generative.sample_prior(key_z, params))
+    np.testing.assert_array_equal(x, generative.sample_observation(key_x, params, z))

@@ -1,16 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.test_util import check_grads
 from scipy import special, stats
 
 from tests import problems, testing
 from vae_jax import likelihoods, networks, posteriors, priors, types, vae
-from vae_jax.estimators import sgvb
-from vae_jax.training import gradient
-from vae_jax.types import Batch, Conditional, Likelihood, Network, Params
+from vae_jax.types import Family, Network, Params
 
 X_SHAPE = (2, 3)
 
@@ -84,12 +81,13 @@ def _lecture_likelihood(num_features):
         mean, log_std = moments(h)
         return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, h.dtype)
 
-    return Likelihood(
+    return likelihoods.likelihood(
+        (num_features,),
         width=2 * num_features,
-        init=lambda key: (),
         sample=sample,
         mean=lambda params, h: moments(h)[0],
         log_prob_terms=lambda params, h, x: likelihoods.normal_terms(*moments(h), x),
+        quantity=lambda x: "log-density",
     )
 
 
@@ -154,20 +152,28 @@ def test_every_part_gets_a_key_and_the_parameters_of_its_own():
     def network(width):
         return Network(jax.random.key_data, lambda params, x: jnp.zeros(width))
 
-    def density(width):
-        def log_prob(params, h, y):
-            return params.sum().astype(jnp.float32)
+    def nats(params):
+        return params.sum().astype(jnp.float32)
 
-        return Conditional(
-            width, jax.random.key_data, lambda key, params, h: params, log_prob
+    def density(width):
+        return types.conditional(
+            Family("own", lambda params, h: (params,)),
+            (2,),
+            width=width,
+            init=jax.random.key_data,
+            sample=lambda key, params, h: params,
+            log_prob=lambda params, h, y: nats(params),
+            moments=lambda params, h: (params, 2 * params),
         )
 
-    likelihood = Likelihood(
-        3,
-        jax.random.key_data,
+    likelihood = likelihoods.likelihood(
+        (3,),
+        width=3,
+        init=jax.random.key_data,
         sample=lambda key, params, h: params,
         mean=lambda params, h: params,
         log_prob_terms=lambda params, h, x: params,
+        quantity=lambda x: "log-density",
     )
     generative = vae.decoder_model(network(3), density(0), likelihood)
     recognition = vae.encoder_model(network(4), density(4))
@@ -175,17 +181,27 @@ def test_every_part_gets_a_key_and_the_parameters_of_its_own():
     params = Params(generative.init(key_theta), recognition.init(key_phi))
     keys = {tuple(np.asarray(leaf).tolist()) for leaf in jax.tree.leaves(params)}
     assert len(keys) == 5
-    key, x, z = jax.random.key(1), jnp.zeros(3), jnp.zeros(2)
+    key, x, z, h = jax.random.key(1), jnp.zeros(3), jnp.zeros(2), jnp.zeros(4)
+    of_prior, of_q = generative.prior_family, recognition.family
+    assert of_prior.name == of_q.name == "own"
+    assert of_prior.parameters
+    assert of_q.parameters
+    assert recognition.moments
     prior, noise = params.generative["prior"], params.generative["likelihood"]
     posterior = params.recognition["posterior"]
     for got, expected in [
         (generative.sample_prior(key, params), prior),
-        (generative.log_prior(params, z), prior.sum().astype(jnp.float32)),
+        (generative.log_prior(params, z), nats(prior)),
+        (of_prior.parameters(params)[0], prior),
         (generative.log_likelihood_terms(params, x, z), noise),
         (generative.sample_observation(key, params, z), noise),
         (generative.mean_observation(params, z), noise),
-        (recognition.sample(key, params, jnp.zeros(4)), posterior),
-        (recognition.log_prob(params, x, z), posterior.sum().astype(jnp.float32)),
+        (recognition.sample(key, params, h), posterior),
+        (recognition.log_prob(params, h, z), nats(posterior)),
+        (recognition.sample_and_log_prob(key, params, h)[0], posterior),
+        (recognition.sample_and_log_prob(key, params, h)[1], nats(posterior)),
+        (recognition.moments(params, h)[1], 2 * posterior),
+        (of_q.parameters(params, h)[0], posterior),
     ]:
         np.testing.assert_array_equal(got, expected)
 
@@ -247,149 +263,12 @@ def test_float32_parameters_give_float32_draws_and_densities_under_x64(x64):
     assert z.dtype == generative.log_prior(params, z).dtype == jnp.float32
 
 
-# The VampPrior
-
-
-def _vamp(*, num_components=3):
-    """A model, its recognition model and parameters with pseudo-inputs at random."""
-    encoder, posterior = networks.mlp(6, (4,), 4), posteriors.diag_normal(2)
-    recognition = vae.encoder_model(encoder, posterior)
-    base, _ = problems.bernoulli_vae(x_shape=X_SHAPE)
-    generative = vae.with_vamp_prior(
-        base, encoder, posterior, num_components=num_components, x_shape=X_SHAPE
-    )
-    key_theta, key_phi = jax.random.split(jax.random.key(0))
-    theta = jax.jit(generative.init)(key_theta)
-    return generative, recognition, Params(theta, jax.jit(recognition.init)(key_phi))
-
-
-def _with_pseudo_inputs(params, inputs):
-    prior = {"prior": {"pseudo_inputs": jnp.asarray(inputs)}}
-    return params._replace(generative=params.generative | prior)
-
-
-def test_the_vamp_prior_is_scipys_mixture_of_q_at_clipped_pseudo_inputs(x64):
-    generative, recognition, params = _vamp()
-    inputs = np.random.default_rng(0).normal(0.5, 0.7, size=(3, *X_SHAPE))
-    assert (inputs < 0.0).any()
-    assert (inputs > 1.0).any()
-    params, z = _with_pseudo_inputs(params, inputs), np.array([0.3, -1.0])
-    densities = []
-    for u in np.clip(inputs, 0.0, 1.0):
-        mean, log_std = np.split(recognition.encode(params, jnp.asarray(u)), 2)
-        densities.append(stats.norm.pdf(z, mean, np.exp(log_std)).prod())
-    got = jax.jit(generative.log_prior)(params, jnp.asarray(z))
-    np.testing.assert_allclose(got, np.log(np.mean(densities)), rtol=1e-9)
-
-
-@pytest.mark.slow
-def test_ancestral_samples_of_the_vamp_prior_have_the_mixtures_moments():
-    generative, recognition, params = _vamp()
-    inputs = params.generative["prior"]["pseudo_inputs"]
-    h = np.asarray(jax.vmap(recognition.encode, (None, 0))(params, inputs))
-    mean, variance = h[:, :2], np.exp(2.0 * h[:, 2:])
-    keys = jax.random.split(jax.random.key(1), 20_000)
-    z = jax.jit(jax.vmap(generative.sample_prior, (0, None)))(keys, params)
-    testing.assert_mean_equals(z, mean.mean(0))
-    testing.assert_mean_equals(z**2, (mean**2 + variance).mean(0))
-    x = generative.sample_observation(jax.random.key(2), params, z[0])
-    assert x.shape == X_SHAPE
-
-
-def _shapes_of_products(jaxpr):
-    """The shape of every matrix product in a program."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation.outvars[0].aval.shape
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")
-        ):
-            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
-                yield from _shapes_of_products(getattr(inner, "jaxpr", inner))
-
-
-def test_a_batch_encodes_the_pseudo_inputs_once():
-    generative, _, params = _vamp(num_components=7)
-    log_prior = jax.vmap(jax.vmap(generative.log_prior, (None, 0)), (None, 0))
-    zs = jnp.zeros((11, 5, 2))  # examples, samples
-    program = jax.make_jaxpr(log_prior)(params, zs)
-    assert sorted(_shapes_of_products(program.jaxpr)) == [(7, 4), (7, 4)]
-
-
-@pytest.mark.slow
-def test_gradients_of_the_vamp_prior_reach_encoder_and_pseudo_inputs(x64):
-    generative, _, params = _vamp()
-    inputs = np.full((3, *X_SHAPE), 0.4) + 0.1 * np.arange(3)[:, None, None]
-    inputs[0, 0, 0], inputs[1, 1, 2] = -0.5, 1.5  # clipped: no gradient
-    params, z = _with_pseudo_inputs(params, inputs), jnp.array([0.3, -1.0])
-    log_prior = jax.jit(lambda params: generative.log_prior(params, z))
-    slope = jax.jit(jax.grad(log_prior))(params)
-    assert all(np.all(leaf) for leaf in jax.tree.leaves(slope.recognition))
-    reached = np.asarray(slope.generative["prior"]["pseudo_inputs"]) != 0.0
-    assert reached.sum() == reached.size - 2
-    assert not reached[0, 0, 0]
-    assert not reached[1, 1, 2]
-    check_grads(log_prior, (params,), order=1, modes=("rev",))
-
-
-def test_the_vamp_prior_takes_the_place_of_the_models_own():
-    encoder, posterior = networks.linear(6, 4), posteriors.diag_normal(2)
-    base = vae.decoder_model(
-        networks.linear(2, 6),
-        priors.normal_mixture(2, 5),
-        likelihoods.bernoulli(X_SHAPE),
-    )
-    generative = vae.with_vamp_prior(
-        base, encoder, posterior, num_components=3, x_shape=X_SHAPE
-    )
-    theta = jax.jit(generative.init)(jax.random.key(0))
-    expected = jax.jit(base.init)(jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, theta["decoder"], expected["decoder"])
-    assert set(theta["prior"]) == {"pseudo_inputs"}
-    inputs = theta["prior"]["pseudo_inputs"]
-    assert inputs.shape == (3, *X_SHAPE)
-    assert (inputs >= 0.0).all()
-    assert (inputs <= 1.0).all()
-
-
-@pytest.mark.parametrize(
-    ("num_components", "x_shape", "named"),
-    [(0, X_SHAPE, "num_components .*0"), (3, (2, 0), r"x_shape .*\(2, 0\)")],
-)
-def test_pseudo_inputs_that_are_none_are_refused(num_components, x_shape, named):
-    base, _ = problems.bernoulli_vae(x_shape=X_SHAPE)
-    parts = base, networks.linear(6, 4), posteriors.diag_normal(2)
-    with pytest.raises(ValueError, match=named):
-        vae.with_vamp_prior(*parts, num_components=num_components, x_shape=x_shape)
-
-
-@pytest.mark.uses_optax
-@pytest.mark.slow
-def test_estimator_a_trains_with_the_vamp_prior_and_moves_its_pseudo_inputs():
-    generative, recognition, params = _vamp()
-    objective = sgvb.sgvb_a(generative, recognition, num_samples=2)
-    algorithm = gradient.ascent(objective, optax.adam(1e-2))
-    x = jnp.asarray(np.random.default_rng(0).uniform(size=(32, *X_SHAPE)) < 0.2, float)
-    batch = Batch(x, jnp.arange(32), jnp.ones(32))
-
-    @jax.jit
-    def train(params):
-        keys = jax.random.split(jax.random.key(1), 200)
-        start = algorithm.init(jax.random.key(2), params)
-        return jax.lax.scan(lambda s, key: algorithm.step(key, s, batch), start, keys)
-
-    state, info = train(params)
-    assert info.bound[-20:].mean() > info.bound[:20].mean() + 0.5
-    moved = state.params.generative["prior"]["pseudo_inputs"]
-    before = params.generative["prior"]["pseudo_inputs"]
-    assert np.abs(moved - before).mean() > 1e-2
-
-
 def test_an_encoder_of_other_latents_is_refused_with_both_shapes_named():
     generative, recognition, params = _model()
     x = jnp.zeros(X_SHAPE)
-    vae.check_latents(generative, recognition, params, x)
+    vae.check_latents(vae.model(generative, recognition), params, x)
     _, other = problems.bernoulli_vae(x_shape=X_SHAPE, num_latents=3)
     wrong = params._replace(recognition=other.init(jax.random.key(0)))
+    mixed = vae.model(generative, other)
     with pytest.raises(ValueError, match=r"^[^\n]*\(3,\)[^\n]*\(2,\)\.$"):
-        vae.check_latents(generative, other, wrong, x)
+        vae.check_latents(mixed, wrong, x)

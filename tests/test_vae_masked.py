@@ -1,5 +1,6 @@
 """The models of partial observations, `vae.masked`."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +25,7 @@ def _model():
 
 def test_the_log_likelihood_is_the_sum_over_observed_entries(x64):
     problem = problems.linear_gaussian(num_features=3, std=0.8)
-    generative, _ = vae.masked(problem.generative, problem.recognition)
+    generative = vae.masked(problem.model).generative
     x, z = jnp.array([0.3, NAN, -2.0]), jnp.array([0.5])
     terms = generative.log_likelihood_terms(problem.params, x, z)
     mean = np.asarray(problem.generative.mean_observation(problem.params, z))
@@ -36,7 +37,7 @@ def test_the_log_likelihood_is_the_sum_over_observed_entries(x64):
 @pytest.mark.parametrize("fill", [0.0, 0.25])
 def test_the_encoder_sees_the_fill_in_the_holes(fill):
     generative, recognition, params = _model()
-    _, masked = vae.masked(generative, recognition, fill=fill)
+    masked = vae.masked(vae.model(generative, recognition), fill=fill).recognition
     filled = jnp.where(jnp.isnan(jnp.array(X)), fill, jnp.array(X))
     np.testing.assert_array_equal(
         masked.encode(params, jnp.array(X)), recognition.encode(params, filled)
@@ -45,55 +46,59 @@ def test_the_encoder_sees_the_fill_in_the_holes(fill):
 
 def test_an_observation_without_holes_is_seen_as_before():
     generative, recognition, params = _model()
-    pair = vae.masked(generative, recognition, fill=0.5)
+    masked = vae.masked(vae.model(generative, recognition), fill=0.5)
     x, z = jnp.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]), jnp.array([0.2, -0.4])
     np.testing.assert_array_equal(
-        pair[0].log_likelihood_terms(params, x, z),
+        masked.generative.log_likelihood_terms(params, x, z),
         generative.log_likelihood_terms(params, x, z),
     )
     np.testing.assert_array_equal(
-        pair[1].encode(params, x), recognition.encode(params, x)
+        masked.recognition.encode(params, x), recognition.encode(params, x)
     )
 
 
 def test_masking_twice_is_masking_once():
     generative, recognition, params = _model()
-    once = vae.masked(generative, recognition)
-    twice = vae.masked(*once)
-    x, z = jnp.array(X), jnp.array([0.2, -0.4])
-    for (joint, q), (other_joint, other_q) in [(once, twice)]:
-        terms = joint.log_likelihood_terms(params, x, z)
-        other_terms = other_joint.log_likelihood_terms(params, x, z)
-        np.testing.assert_array_equal(terms, other_terms)
-        np.testing.assert_array_equal(q.encode(params, x), other_q.encode(params, x))
+    once = vae.masked(vae.model(generative, recognition))
+    twice = vae.masked(once)
+    x, z, key = jnp.array(X), jnp.array([0.2, -0.4]), jax.random.key(1)
+    found = []
+    for model in (once, twice):
+        h = model.recognition.encode(params, x)
+        terms = model.generative.log_likelihood_terms(params, x, z)
+        drawn = model.draw(jax.random.clone(key), params, x, h)
+        found.append((h, terms, drawn))
+    chex.assert_trees_all_equal(*found)
 
 
 def test_no_nan_reaches_a_gradient(x64):
     generative, recognition, params = _model()
-    pair = vae.masked(generative, recognition)
+    masked = vae.masked(vae.model(generative, recognition))
     x, z = jnp.array(X), jnp.array([0.2, -0.4])
 
     def difference(params, z):
-        h = pair[1].encode(params, x)
-        return types.log_joint(pair[0], params, x, z) - pair[1].log_prob(params, h, z)
+        h = masked.recognition.encode(params, x)
+        return types.log_joint(
+            masked.generative, params, x, z
+        ) - masked.recognition.log_prob(params, h, z)
 
     grads = jax.jit(jax.grad(difference, argnums=(0, 1)))(params, z)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     check_grads(jax.jit(difference), (params, z), order=1, modes=("rev",))
-    of_x = jax.grad(lambda x: types.log_likelihood(pair[0], params, x, z))(x)
+    of_x = jax.grad(lambda x: types.log_likelihood(masked.generative, params, x, z))(x)
     np.testing.assert_array_equal(of_x[np.isnan(X)], 0.0)
     assert np.isfinite(of_x).all()
 
 
 def test_jit_and_vmap_agree_with_a_loop():
     generative, recognition, params = _model()
-    pair = vae.masked(generative, recognition)
+    masked = vae.masked(vae.model(generative, recognition))
     holes = jax.random.bernoulli(jax.random.key(1), 0.5, (4, 2, 3))
     xs, z = jnp.where(holes, jnp.nan, 1.0), jnp.array([0.2, -0.4])
 
     def one(x):
-        terms = pair[0].log_likelihood_terms(params, x, z)
-        return terms, pair[1].encode(params, x)
+        terms = masked.generative.log_likelihood_terms(params, x, z)
+        return terms, masked.recognition.encode(params, x)
 
     got = jax.jit(jax.vmap(one))(xs)
     for i in range(4):
@@ -105,7 +110,7 @@ def test_jit_and_vmap_agree_with_a_loop():
 def test_a_fill_that_is_not_finite_is_refused(fill):
     generative, recognition, _ = _model()
     with pytest.raises(ValueError, match=f"fill must be finite, got {fill}"):
-        vae.masked(generative, recognition, fill=fill)
+        vae.masked(vae.model(generative, recognition), fill=fill)
 
 
 def test_a_linear_decoder_trains_on_what_is_there_alone():
@@ -114,7 +119,7 @@ def test_a_linear_decoder_trains_on_what_is_there_alone():
         networks.linear(1, 2), priors.standard_normal(1), likelihoods.bernoulli((2,))
     )
     _, recognition, _ = _model()
-    generative, _ = vae.masked(model, recognition)
+    generative = vae.masked(vae.model(model, recognition)).generative
     params = Params(model.init(jax.random.key(0)), ())
 
     def total(params):

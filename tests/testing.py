@@ -20,6 +20,8 @@ def largest_z(samples, expected):
     found = 0.0
     leaves = jax.tree.leaves(samples), jax.tree.leaves(expected)
     for drawn, exact in zip(*leaves, strict=True):
+        if not drawn.size:
+            continue
         got, want = np.asarray(drawn, np.float64), np.asarray(exact, np.float64)
         error = got.std(0, ddof=1) / np.sqrt(got.shape[0])
         z = np.abs(got.mean(0) - want) / np.maximum(error, 1e-12 + 1e-9 * np.abs(want))
@@ -79,3 +81,18 @@ def assert_same_compiled_and_batched(objective, params, xs):
             got,
             compiled(keys[i], params, xs[i]),
         )
+
+
+def affine(seed, num_inputs, num_outputs, *, scale=0.6):
+    """Parameters of `networks.linear` in the default float type."""
+    rng, dtype = np.random.default_rng(seed), jnp.result_type(float)
+    kernel = scale * rng.normal(size=(num_inputs, num_outputs))
+    bias = scale * rng.normal(size=num_outputs)
+    layer = {"kernel": jnp.asarray(kernel, dtype), "bias": jnp.asarray(bias, dtype)}
+    return {"output": layer}
+
+
+def affine_mean(seed, num_inputs, size):
+    """As `affine`, to [mean, log std] of which the log std is constant."""
+    layer = affine(seed, num_inputs, 2 * size)["output"]
+    return {"output": layer | {"kernel": layer["kernel"].at[:, size:].set(0.0)}}

@@ -38,8 +38,9 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Array, UInt32
 
+from vae_jax import writing
 from vae_jax.estimators import importance
-from vae_jax.types import Generative, Params, PyTree, Recognition, Scalar
+from vae_jax.types import Generative, Model, Params, PyTree, Scalar, sample_joint
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 KEY_DATA = jax.ShapeDtypeStruct((2,), np.uint32)  # of one key, as functions take it
@@ -84,14 +85,14 @@ def save_model(path: str | os.PathLike[str], params: Params, card: Card) -> None
 
 def load_model(
     path: str | os.PathLike[str],
-    build: Callable[[Card], tuple[Generative, Recognition]],
-) -> tuple[Generative, Recognition, Params]:
+    build: Callable[[Card], Model],
+) -> tuple[Model, Params]:
     """The model that `save_model` wrote, its parameters bit for bit.
 
     Args:
         path: of the file.
-        build: makes the records from the card; their `init` says which arrays there
-            must be, and of which shapes.
+        build: makes the model from the card; its `init` says which arrays there must
+            be, and of which shapes.
 
     Raises:
         ValueError: as `read_model`; an array that is missing, unknown or of another
@@ -100,15 +101,8 @@ def load_model(
         OSError: the file cannot be read.
     """
     arrays, card = read_model(path)
-    generative, recognition = build(card)
-
-    def init() -> Params:
-        key_generative, key_recognition = jax.random.split(jax.random.key(0))
-        return Params(
-            generative.init(key_generative), recognition.init(key_recognition)
-        )
-
-    template = jax.eval_shape(init)
+    model = build(card)
+    template = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     wanted = _named(template)
     for name in sorted(arrays.keys() ^ wanted.keys()):
         word = "is missing" if name in wanted else "is unknown to the model of its card"
@@ -121,7 +115,7 @@ def load_model(
             )
     leaves = [_loaded(path, name, arrays[name]) for name in wanted]
     params = jax.tree.unflatten(jax.tree.structure(template), leaves)
-    return generative, recognition, params
+    return model, params
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], Card]:
@@ -211,11 +205,11 @@ def load_function(path: str | os.PathLike[str]) -> Function:
         raise FileNotFoundError(f"{path} has no card beside it, {beside.name}.")
     try:
         written = json.loads(beside.read_text())
-        found, version = written["format"], written["version"]
+        kind, version = written["format"], written["version"]
         digests, card = (written["sha256"], written["card_sha256"]), written["card"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{beside} is damaged, or no card of a function.") from error
-    _check_format(beside, found, version, _FUNCTION)
+    _check_format(beside, kind, version, _FUNCTION)
     if _digest(_as_text(card), {}) != digests[1]:
         raise ValueError(f"{beside} is damaged: it is not what was saved.")
     if hashlib.sha256(content).hexdigest() != digests[0]:
@@ -239,26 +233,22 @@ def sampler(generative: Generative, params: Params) -> Callable[[Array], Array]:
 
     def draw(key_data: UInt32[Array, "2"]) -> Array:
         key = jax.random.wrap_key_data(key_data, impl=_KEYS)
-        key_z, key_x = jax.random.split(key)
-        z = generative.sample_prior(key_z, params)
-        return generative.sample_observation(key_x, params, z)
+        return sample_joint(key, generative, params)[1]
 
     return draw
 
 
-def log_weight(
-    generative: Generative, recognition: Recognition, params: Params
-) -> Callable[[Array, Array], Scalar]:
+def log_weight(model: Model, params: Params) -> Callable[[Array, Array], Scalar]:
     """(key data [2], x [*X]) -> log w = log p(x, z) - log q(z | x), one z ~ q, in nats.
 
     w is an unbiased draw of p(x); the log of the mean of K of them, for K keys, is a
     draw of the K-sample bound (arXiv:1509.00519, equation 8), which rises to log p(x).
     """
-    draw = importance.log_weights(generative, recognition, num_samples=1)
+    draw = importance.log_weights(model, num_samples=1)
 
     def weigh(key_data: UInt32[Array, "2"], x: Array) -> Scalar:
         key = jax.random.wrap_key_data(key_data, impl=_KEYS)
-        return draw(key, params, x, recognition.encode(params, x))[0]
+        return draw(key, params, x, model.recognition.encode(params, x))[0]
 
     return weigh
 
@@ -326,15 +316,15 @@ def _as_text(card: Card) -> str:
 
 
 def _check_format(
-    path: str | os.PathLike[str], found: Any, version: Any, wanted: str
+    path: str | os.PathLike[str], kind: Any, version: Any, wanted: str
 ) -> None:
     """Refuses another kind of file, and another version of this one.
 
     Raises:
         ValueError: saying what was found.
     """
-    if found != wanted:
-        raise ValueError(f"{path} is no {wanted} file: its format is {found!r}.")
+    if kind != wanted:
+        raise ValueError(f"{path} is no {wanted} file: its format is {kind!r}.")
     if str(version) != str(_FORMAT):
         raise ValueError(
             f"{path} has version {version} of its format, and this vae_jax reads "
@@ -352,10 +342,5 @@ def _card_path(path: Path) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing.atomically(path) as file:
+        file.write(content)

@@ -50,7 +50,8 @@ def renyi(log_w: Float[Array, " K"], *, alpha: float) -> Scalar:
     (arXiv:1602.02311), section 4.1: alpha = 1 is the ELBO (the limit), 0 is IWAE, minus
     infinity is VR-max, the largest log weight. It does not increase in alpha, so in
     expectation it is below log p(x) for every alpha >= 0; a negative alpha gives a
-    bound from above as K grows, which a small K pulls down by an unknown amount.
+    bound from above as K grows, which a small K pulls down by an unknown amount. At
+    alpha >= 1 a single weight of zero makes it minus infinity.
 
     Raises:
         ValueError: if alpha is NaN or plus infinity.
@@ -61,13 +62,17 @@ def renyi(log_w: Float[Array, " K"], *, alpha: float) -> Scalar:
         return log_w.max()
     if alpha == 1.0:
         return elbo(log_w)
-    top = _top(log_w)
-    powers = (1.0 - alpha) * (log_w - top)
+    # The weight that counts most becomes one, so that no power overflows. Beyond this
+    # power no other weight counts.
+    limit = float(jnp.finfo(log_w.dtype).max) ** 0.5
+    power = min(max(1.0 - alpha, -limit), limit)
+    chief = _finite(log_w.max() if power > 0.0 else log_w.min())
+    powers = power * (log_w - chief)
     # Near alpha = 1 what is divided by 1 - alpha is as small, and must keep its digits.
     is_near = jnp.all(jnp.abs(powers) < 0.5)
     near = jnp.log1p(jnp.expm1(jnp.where(is_near, powers, 0.0)).mean())
     far = numerics.log_mean_exp(jnp.where(is_near, 0.0, powers))
-    return top + jnp.where(is_near, near, far) / (1.0 - alpha)
+    return chief + jnp.where(is_near, near, far) / power
 
 
 def check_alpha(alpha: float) -> None:
@@ -83,14 +88,17 @@ def check_alpha(alpha: float) -> None:
 def ciwae(log_w: Float[Array, " K"], *, beta: float | Scalar) -> Scalar:
     """beta ELBO + (1 - beta) IWAE from the same samples: a lower bound, in nats.
 
-    The combination of Rainforth et al. 2018 (arXiv:1802.04537), section 5.
+    The combination of Rainforth et al. 2018 (arXiv:1802.04537), section 5. At beta = 0
+    a weight of zero is IWAE's alone.
 
     Raises:
         ValueError: if beta is a number outside [0, 1].
     """
     if isinstance(beta, float | int) and not 0.0 <= beta <= 1.0:
         raise ValueError(f"beta must lie in [0, 1], got {beta}.")
-    return beta * elbo(log_w) + (1.0 - beta) * iwae(log_w)
+    return numerics.times_log(beta, elbo(log_w)) + numerics.times_log(
+        1.0 - beta, iwae(log_w)
+    )
 
 
 def miwae(log_w: Float[Array, "M K"]) -> Scalar:
@@ -113,7 +121,7 @@ def jackknife(log_w: Float[Array, " K"], *, order: int) -> Scalar:
     log p(x) falls from O(1/K) to O(1/K^(m+1)); it may have either sign, so its mean may
     lie above log p(x). Order 0 is IWAE. Costs O(K^(m+1)). Terms of the size of K^m
     times the spread of log w cancel: in float32 a K of 100 leaves some 0.01 nats of
-    rounding at order 2.
+    rounding at order 2. Minus infinity where all weights of a subset are zero.
 
     Raises:
         ValueError: if order is not 0, 1 or 2, or leaves no sample of K.
@@ -126,13 +134,15 @@ def jackknife(log_w: Float[Array, " K"], *, order: int) -> Scalar:
         raise ValueError(
             f"order {order} needs more than {order} samples, got {num_samples}."
         )
-    top = _top(log_w)  # the factors sum to one, so what is taken off comes back whole
-    log_w, total = log_w - top, jnp.zeros((), log_w.dtype)
-    for left_out in range(order + 1):
+    top = _finite(log_w.max())  # the factors sum to one: it comes back whole
+    means = [_mean_without(log_w - top, left_out) for left_out in range(order + 1)]
+    total = jnp.zeros((), log_w.dtype)
+    for left_out, mean in enumerate(means):
         scale = math.factorial(left_out) * math.factorial(order - left_out)
         factor = (-1) ** left_out * (num_samples - left_out) ** order / scale
-        total += factor * _mean_without(log_w, left_out)
-    return top + total
+        total += factor * mean
+    # The smallest subsets are the first to have no weight.
+    return jnp.where(jnp.isneginf(means[-1]), -jnp.inf, top + total)
 
 
 def _mean_without(log_w: Float[Array, " K"], left_out: int) -> Scalar:
@@ -147,10 +157,10 @@ def _mean_without(log_w: Float[Array, " K"], left_out: int) -> Scalar:
     return log_sums.mean() - math.log(num_samples - left_out)
 
 
-def _top(log_w: Float[Array, " K"]) -> Scalar:
-    """The greatest log weight as a constant, zero where that is infinite."""
-    top = stop_gradient(log_w.max())
-    return jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top))
+def _finite(log_w: Scalar) -> Scalar:
+    """A log weight as a constant, zero where it is infinite."""
+    log_w = stop_gradient(log_w)
+    return jnp.where(jnp.isfinite(log_w), log_w, jnp.zeros_like(log_w))
 
 
 def _check(log_w: Float[Array, " K"]) -> None:

@@ -14,6 +14,7 @@ close to p, where differences of logarithms cancel, and rounding makes none nega
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -170,6 +171,45 @@ def categorical_to_categorical(
     return jnp.sum(_kl_terms(log_q, log_p))
 
 
+def closed_kl(q: str, p: str) -> Callable[..., Float[Array, " G"]] | None:
+    """KL(q || p) by the names of the two families, in nats of each group of latents.
+
+    Takes q's parameters and then p's (`types.Family`). Each latent is a group of its
+    own where both families factorize; else there is one. None where no closed form is
+    known.
+
+    Raises:
+        ValueError: when traced, if q and p are of different sizes.
+    """
+    factorized = _FACTORIZED.get((q, p))
+    if factorized is not None:
+
+        def of_each(*parameters: Array) -> Float[Array, " G"]:
+            shapes = [parameter.shape for parameter in parameters]
+            if len(set(shapes)) > 1:
+                raise ValueError(
+                    f"the parameters of {q} as q and of {p} as the prior must have one "
+                    f"shape, got {', '.join(map(str, shapes))}."
+                )
+            groups = [parameter[:, None] for parameter in parameters]
+            return jax.vmap(factorized)(*groups)
+
+        return of_each
+    joint = _JOINT.get((q, p))
+    return None if joint is None else lambda *parameters: joint(*parameters)[None]
+
+
+_FACTORIZED: dict[tuple[str, str], Callable[..., Scalar]] = {
+    ("diag_normal", "standard_normal"): diag_normal_to_standard_normal,
+    ("diag_normal", "diag_normal"): diag_normal_to_diag_normal,
+    ("bernoulli", "bernoulli"): bernoulli_to_bernoulli,
+    ("categorical", "categorical"): categorical_to_categorical,
+}
+_JOINT: dict[tuple[str, str], Callable[..., Scalar]] = {
+    ("full_normal", "standard_normal"): full_normal_to_standard_normal,
+}
+
+
 def _kl_terms(
     log_q: Float[Array, "*X"], log_p: Float[Array, "*X"]
 ) -> Float[Array, "*X"]:
@@ -184,9 +224,9 @@ def _kl_terms(
     forbidden = jnp.isneginf(log_p) & ~impossible  # q may underflow: inf, not 0 * inf
     u = jnp.where(impossible | forbidden, 0.0, log_p - log_q)
     unlikely = u > 1.0  # under q, compared with p
-    near = q * _exp_less_linear(jnp.where(unlikely, 0.0, u))
+    close = q * _exp_less_linear(jnp.where(unlikely, 0.0, u))
     far = p - q - q * jnp.where(unlikely, u, 0.0)
-    possible = jnp.where(forbidden, jnp.inf, jnp.where(unlikely, far, near))
+    possible = jnp.where(forbidden, jnp.inf, jnp.where(unlikely, far, close))
     return jnp.where(impossible, p, possible)
 
 

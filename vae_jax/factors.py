@@ -1,22 +1,21 @@
-r"""Several named factors as one density: z is their concatenation, in a fixed order.
+r"""Several named factors as one density: z is one vector with a named layout.
 
-A density over z = [z_1, z_2, ...] is written as a Bayesian network of `Conditional`s:
-`product` for independent parts, `chain` for one part given another. What they return
-is a `Conditional` again, so they nest, serve as posteriors and as priors, and are
-sampled with a gradient where their factors are. The two-layer model of Burda et al.
-2016 (arXiv:1509.00519), section 5, is
+A density over z = [z_1, z_2, ...] is a Bayesian network of `Conditional`s, written from
+its roots down. What `joint` returns is a `Conditional` again, so it serves as posterior
+and as prior, and is sampled with a gradient where its factors are. A posterior goes up
+from the part next to x and a prior down to it; `layout` is the order in z that both
+share. The two-layer model of Burda et al. 2016 (arXiv:1509.00519), section 5, is
 
-    z1, z2 = Factor("z1", 100, diag_normal(100)), Factor("z2", 50, diag_normal(50))
-    posterior = chain(z1, mlp(100, (100, 100), 100), z2)            # q(z1|x) q(z2|z1)
-    top = Factor("z2", 50, standard_normal(50))
-    prior = chain(top, mlp(50, (100, 100), 200), z1, first_is_last=True)
-    decoder = reading("z1", mlp(100, (200, 200), 784), (z1, z2))    # p(x|z1)
+    z = layout({"z1": 100, "z2": 50})
+    posterior = joint(z, [Factor("z1", diag_normal(100)),         # q(z1|x) q(z2|z1)
+                          Factor("z2", diag_normal(50), parent="z1", network=up)])
+    prior = joint(z, [Factor("z2", standard_normal(50)),          # p(z2) p(z1|z2)
+                      Factor("z1", diag_normal(100), parent="z2", network=down)])
 
-with z = [z1, z2] for all three. A conditional density does not know how long its event
-is, so every factor states it.
+and a decoder that reads z1 alone applies its network to `z.split(latents)["z1"]`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,153 +23,189 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vae_jax.types import Conditional, Network, PRNGKey, PyTree, Scalar
+from vae_jax.types import (
+    Conditional,
+    Family,
+    Network,
+    PRNGKey,
+    PyTree,
+    Scalar,
+    conditional,
+)
+
+
+class Layout(NamedTuple):
+    """Where each named part lies in one flat vector.
+
+    Attributes:
+        sizes: entries of every part, in the order of the vector.
+        split: vector -> its parts by name.
+        join: parts by name -> vector.
+    """
+
+    sizes: dict[str, int]
+    split: Callable[[Array], dict[str, Array]]
+    join: Callable[[Mapping[str, Array]], Array]
 
 
 class Factor(NamedTuple):
-    """One named part of z and its density, of a vector of `size` entries."""
+    """The density of one named part, of a vector of its size.
+
+    Attributes:
+        name: of the part.
+        density: of the part, given what `network` makes of its parent.
+        parent: the parent's name; a root has none, and reads its own share of h.
+        network: the parent's value to the h of `density`.
+    """
 
     name: str
-    size: int
     density: Conditional
+    parent: str | None = None
+    network: Network | None = None
+
+    @property
+    def link(self) -> str:
+        """What the network's parameters are called."""
+        return f"{self.name}_given_{self.parent}"
 
 
-def product(factors: Sequence[Factor]) -> Conditional:
-    """Independent parts given h: log p(z | h) is the sum of the factors' own.
-
-    h is the concatenation of what the factors are conditioned on, in their order, and
-    so is z. Parameters are a dictionary by the factors' names.
+def layout(sizes: Mapping[str, int]) -> Layout:
+    """The layout of parts of these sizes, in their order.
 
     Raises:
-        ValueError: for no factor, two of one name, or a size below one; when called, if
-            h or z is not as long as all factors together.
+        ValueError: for no part or a size below one; from `split`, if the vector is not
+            as long as all parts together.
     """
-    split_z = split(factors)
-    widths = [factor.density.width for factor in factors]
+    if not sizes or min(sizes.values()) < 1:
+        raise ValueError(f"sizes must be positive, at least one, got {dict(sizes)}.")
+    names, ends = list(sizes), np.cumsum(list(sizes.values()))
 
-    def split_h(h: Array) -> list[Array]:
-        _check_length("h", h, sum(widths))
-        return jnp.split(h, np.cumsum(widths)[:-1])
+    def split(z: Float[Array, " D"]) -> dict[str, Array]:
+        if z.shape != (ends[-1],):
+            raise ValueError(f"z must be [{ends[-1]}] for {names}, got {z.shape}.")
+        return dict(zip(names, jnp.split(z, ends[:-1]), strict=True))
 
-    def init(key: PRNGKey) -> PyTree:
-        keys = jax.random.split(key, len(factors))
-        pairs = zip(factors, keys, strict=True)
-        return {factor.name: factor.density.init(key) for factor, key in pairs}
+    def join(parts: Mapping[str, Array]) -> Float[Array, " D"]:
+        return jnp.concatenate([parts[name] for name in names])
 
-    def sample(key: PRNGKey, params: PyTree, h: Float[Array, " H"]) -> Array:
-        keys, hs = jax.random.split(key, len(factors)), split_h(h)
-        parts = [
-            factor.density.sample(key, params[factor.name], h)
-            for factor, key, h in zip(factors, keys, hs, strict=True)
-        ]
-        return jnp.concatenate(parts)
-
-    def log_prob(params: PyTree, h: Float[Array, " H"], z: Array) -> Scalar:
-        parts, nats = split_z(z), []
-        for factor, h_part in zip(factors, split_h(h), strict=True):
-            own = params[factor.name]
-            nats.append(factor.density.log_prob(own, h_part, parts[factor.name]))
-        return jnp.stack(nats).sum()
-
-    return Conditional(sum(widths), init, sample, log_prob)
+    return Layout(dict(sizes), split, join)
 
 
-def chain(
-    first: Factor, network: Network, second: Factor, *, first_is_last: bool = False
-) -> Conditional:
-    """p(first | h) p(second | network(first)), one part given another.
+def joint(layout: Layout, factors: Sequence[Factor]) -> Conditional:
+    """The product of the factors, each given its parent: a density of the whole vector.
 
-    z = [first, second], or [second, first] with `first_is_last`: a posterior goes up
-    from the part next to x and the prior down to it, and both need one order. Any part
-    may be a chain or a product itself; three layers z = [z1, z2, z3] are
-
-        chain(z1, up1, Factor("above", n2 + n3, chain(z2, up2, z3)))
-        chain(Factor("above", n2 + n3, chain(z3, down2, z2, first_is_last=True)),
-              reading("z2", down1, (z2, z3)), z1, first_is_last=True)
-
-    Parameters are a dictionary: the factors' own by their names, and the network's as
-    `SECOND_given_FIRST`.
+    log p(z | h) is the sum of the factors' own. h is the concatenation of what the
+    roots are conditioned on, in their order. Parameters are a dictionary: those of the
+    densities by their names, of the networks as `NAME_given_PARENT`.
 
     Args:
-        first: given h; its width is that of the whole.
-        network: the first part to the h of the second.
-        second: given the first part.
-        first_is_last: whether the first part is at the end of z.
+        layout: the order of the parts in z.
+        factors: one for each part, a parent before its children.
 
     Raises:
-        ValueError: for two factors of one name or a size below one; when called, if z
-            is not as long as both, or the network's output not as the second's width.
+        ValueError: unless each part has one factor of its size, whose parent stands
+            before it and has a network; when traced, if a network's output is not as
+            wide as its density reads.
     """
-    split_z = split((second, first) if first_is_last else (first, second))
-    link = f"{second.name}_given_{first.name}"
+    _check(layout, factors)
+    roots = [factor for factor in factors if factor.parent is None]
+    width = sum(factor.density.width for factor in roots)
+    ends = np.cumsum([factor.density.width for factor in roots])[:-1]
 
-    def condition(params: PyTree, part: Array) -> Array:
-        h = network.apply(params[link], part)
-        _check_length(f"the network's output, {link},", h, second.density.width)
+    def context(
+        params: PyTree, factor: Factor, h_of: dict[str, Array], parts: dict[str, Array]
+    ) -> Array:
+        if factor.network is None or factor.parent is None:
+            return h_of[factor.name]
+        h = factor.network.apply(params[factor.link], parts[factor.parent])
+        if h.shape != (factor.density.width,):
+            raise ValueError(
+                f"the network {factor.link} gives {h.shape}, but the density of "
+                f"{factor.name} reads [{factor.density.width}]."
+            )
         return h
 
+    def split_h(h: Array) -> dict[str, Array]:
+        names = [factor.name for factor in roots]
+        return dict(zip(names, jnp.split(h, ends), strict=True))
+
     def init(key: PRNGKey) -> PyTree:
-        key_first, key_network, key_second = jax.random.split(key, 3)
-        return {
-            first.name: first.density.init(key_first),
-            link: network.init(key_network),
-            second.name: second.density.init(key_second),
-        }
+        inits: dict[str, Callable[[PRNGKey], PyTree]] = {}
+        for factor in factors:
+            if factor.network is not None:
+                inits[factor.link] = factor.network.init
+            inits[factor.name] = factor.density.init
+        keys = jax.random.split(key, len(inits))
+        pairs = zip(inits.items(), keys, strict=True)
+        return {name: start(key) for (name, start), key in pairs}
 
     def sample(key: PRNGKey, params: PyTree, h: Float[Array, " H"]) -> Array:
-        key_first, key_second = jax.random.split(key)
-        start = first.density.sample(key_first, params[first.name], h)
-        given = condition(params, start)
-        end = second.density.sample(key_second, params[second.name], given)
-        return jnp.concatenate([end, start] if first_is_last else [start, end])
+        keys, h_of = jax.random.split(key, len(factors)), split_h(h)
+        parts: dict[str, Array] = {}
+        for factor, key_part in zip(factors, keys, strict=True):
+            h_part = context(params, factor, h_of, parts)
+            parts[factor.name] = factor.density.sample(
+                key_part, params[factor.name], h_part
+            )
+        return layout.join(parts)
 
     def log_prob(params: PyTree, h: Float[Array, " H"], z: Array) -> Scalar:
-        parts = split_z(z)
-        start, end = parts[first.name], parts[second.name]
-        given = condition(params, start)
-        log_p = first.density.log_prob(params[first.name], h, start)
-        return log_p + second.density.log_prob(params[second.name], given, end)
+        h_of, parts = split_h(h), layout.split(z)
+        nats = [
+            factor.density.log_prob(
+                params[factor.name],
+                context(params, factor, h_of, parts),
+                parts[factor.name],
+            )
+            for factor in factors
+        ]
+        return jnp.stack(nats).sum()
 
-    return Conditional(first.density.width, init, sample, log_prob)
+    def sample_and_log_prob(
+        key: PRNGKey, params: PyTree, h: Float[Array, " H"]
+    ) -> tuple[Array, Scalar]:
+        keys, h_of = jax.random.split(key, len(factors)), split_h(h)
+        parts: dict[str, Array] = {}
+        nats = []
+        for factor, key_part in zip(factors, keys, strict=True):
+            h_part = context(params, factor, h_of, parts)
+            part, log_p = factor.density.sample_and_log_prob(
+                key_part, params[factor.name], h_part
+            )
+            parts[factor.name] = part
+            nats.append(log_p)
+        return layout.join(parts), jnp.stack(nats).sum()
 
-
-def reading(name: str, network: Network, factors: Sequence[Factor]) -> Network:
-    """A network that is given all of z and reads the factor of that name alone.
-
-    Raises:
-        ValueError: if no factor has the name, and as `split`.
-    """
-    split_z = split(factors)
-    known = [factor.name for factor in factors]
-    if name not in known:
-        raise ValueError(f"no factor is named {name!r}; there are {', '.join(known)}.")
-    return network._replace(
-        apply=lambda params, z: network.apply(params, split_z(z)[name])
+    return conditional(
+        Family("joint"),
+        (sum(layout.sizes.values()),),
+        width=width,
+        init=init,
+        sample=sample,
+        log_prob=log_prob,
+        sample_and_log_prob=sample_and_log_prob,
     )
 
 
-def split(factors: Sequence[Factor]) -> Callable[[Array], dict[str, Array]]:
-    """z -> its parts by name, for z the concatenation of the factors in their order.
-
-    Raises:
-        ValueError: for no factor, two of one name, or a size below one; when called, if
-            z is not as long as all factors together.
-    """
+def _check(layout: Layout, factors: Sequence[Factor]) -> None:
     names = [factor.name for factor in factors]
-    sizes = [factor.size for factor in factors]
-    if len(set(names)) != len(names) or not names:
-        raise ValueError(f"factors must be named apart, at least one, got {names}.")
-    if min(sizes) < 1:
-        raise ValueError(f"factors must have positive sizes, got {sizes}.")
-    ends = np.cumsum(sizes)[:-1]
-
-    def parts(z: Array) -> dict[str, Array]:
-        _check_length("z", z, sum(sizes))
-        return dict(zip(names, jnp.split(z, ends), strict=True))
-
-    return parts
-
-
-def _check_length(name: str, value: Array, length: int) -> None:
-    if value.shape != (length,):
-        raise ValueError(f"{name} must be [{length}], got {value.shape}.")
+    if sorted(names) != sorted(layout.sizes):
+        raise ValueError(
+            f"factors must be one for each of {list(layout.sizes)}, got {names}."
+        )
+    for i, factor in enumerate(factors):
+        size = layout.sizes[factor.name]
+        if factor.density.shape != (size,):
+            raise ValueError(
+                f"the density of {factor.name} is of shape {factor.density.shape}, but "
+                f"the layout has [{size}]."
+            )
+        if (factor.parent is None) != (factor.network is None):
+            raise ValueError(
+                f"{factor.name} needs parent and network, or neither, got "
+                f"parent={factor.parent!r}."
+            )
+        if factor.parent is not None and factor.parent not in names[:i]:
+            raise ValueError(
+                f"{factor.name} is given {factor.parent!r}, which must stand before it."
+            )

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.types import Network, PRNGKey, PyTree, Scalar
 
 Map: TypeAlias = Callable[
@@ -200,7 +201,7 @@ def inverse_autoregressive(
             return y.at[d].set(y_d), log_scale[d]
 
         start = jnp.zeros_like(z)
-        y, log_scale = jax.lax.scan(solve_next, start, jnp.arange(num_latents))
+        y, log_scale = numerics.scan(solve_next, start, jnp.arange(num_latents))
         return y, log_scale.sum()
 
     return _checked(num_latents, Flow(context_width, network.init, forward, inverse))
@@ -233,11 +234,11 @@ def chain(*flows: Flow) -> Flow:
 
     def parts(params: PyTree, context: Array) -> list[tuple[Flow, PyTree, Array]]:
         _check_shape("context", context, width)
-        found, start = [], 0
-        for flow, own in zip(flows, params, strict=True):
-            found.append((flow, own, context[start : start + flow.width]))
+        pieces, start = [], 0
+        for flow, flow_params in zip(flows, params, strict=True):
+            pieces.append((flow, flow_params, context[start : start + flow.width]))
             start += flow.width
-        return found
+        return pieces
 
     def init(key: PRNGKey) -> PyTree:
         keys = jax.random.split(key, len(flows))
@@ -245,15 +246,15 @@ def chain(*flows: Flow) -> Flow:
 
     def forward(params: PyTree, context: Array, y: Array) -> tuple[Array, Scalar]:
         total = jnp.zeros((), y.dtype)
-        for flow, own, read in parts(params, context):
-            y, log_det = flow.forward(own, read, y)
+        for flow, flow_params, read in parts(params, context):
+            y, log_det = flow.forward(flow_params, read, y)
             total += log_det
         return y, total
 
     def inverse(params: PyTree, context: Array, z: Array) -> tuple[Array, Scalar]:
         total = jnp.zeros((), z.dtype)
-        for flow, own, read in reversed(parts(params, context)):
-            z, log_det = flow.inverse(own, read, z)
+        for flow, flow_params, read in reversed(parts(params, context)):
+            z, log_det = flow.inverse(flow_params, read, z)
             total += log_det
         return z, total
 

@@ -20,14 +20,19 @@ from vae_jax.types import Likelihood, PRNGKey, PyTree
 def bernoulli_terms(
     logits: Float[Array, "*X"], x: Float[Array, "*X"]
 ) -> Float[Array, "*X"]:
-    r"""Per-entry log Bernoulli(x; sigmoid(logits)) in nats, finite for any logit.
+    r"""Per-entry log Bernoulli(x; sigmoid(logits)) in nats, finite for finite logits.
 
     AEVB (arXiv:1312.6114) appendix C.1, written as x l - log(1 + exp(l)): the form
-    through log(1 - sigmoid(l)) gives NaN gradients at a logit of 90. A real-valued x in
-    [0, 1] is accepted as a soft target; the result is then minus a cross-entropy and no
-    log-probability.
+    through log(1 - sigmoid(l)) gives NaN gradients at a logit of 90. An infinite logit
+    is a certain bit, of log-probability zero where x is that bit and minus infinity
+    where it is not, with a gradient of zero. A real-valued x in [0, 1] is accepted as a
+    soft target; the result is then minus a cross-entropy and no log-probability.
     """
-    return x * logits - numerics.softplus(logits)
+    certain = jnp.isinf(logits)
+    finite = jnp.where(certain, 0.0, logits)
+    missed = jnp.where(logits > 0.0, x != 1.0, x != 0.0)
+    ends = jnp.where(missed, -jnp.inf, 0.0)
+    return jnp.where(certain, ends, x * finite - numerics.softplus(finite))
 
 
 def normal_terms(
@@ -42,8 +47,66 @@ def normal_terms(
     return -(0.5 * eps**2 + log_std + 0.5 * jnp.log(2.0 * jnp.pi))
 
 
+def likelihood(
+    x_shape: tuple[int, ...],
+    *,
+    width: int,
+    sample: Callable[[PRNGKey, PyTree, Array], Array],
+    mean: Callable[[PyTree, Array], Array],
+    log_prob_terms: Callable[[PyTree, Array, Array], Array],
+    quantity: Callable[[np.ndarray], str],
+    init: Callable[[PRNGKey], PyTree] = lambda key: (),
+) -> Likelihood:
+    """An observation model that compares what it is given with what it declares.
+
+    Args:
+        x_shape: shape of one observation.
+        width: length of h.
+        sample: key, params, h -> x.
+        mean: params, h -> E[x | h].
+        log_prob_terms: params, h, x -> nats whose sum is log p(x | h).
+        quantity: rows of x, complete entries alone and flat -> what the number is, or
+            a ValueError where p has no number for them.
+        init: key -> own parameters; none by default.
+
+    Raises:
+        ValueError: when traced, if h is not [width] or x not of x_shape.
+    """
+
+    def check_h(h: Array) -> None:
+        if h.shape != (width,):
+            raise ValueError(
+                f"the likelihood of x of shape {x_shape} reads h of {width} entries, "
+                f"got {h.shape}."
+            )
+
+    def checked_sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
+        check_h(h)
+        return sample(key, params, h)
+
+    def checked_mean(params: PyTree, h: Array) -> Array:
+        check_h(h)
+        return mean(params, h)
+
+    def checked_terms(params: PyTree, h: Array, x: Array) -> Array:
+        check_h(h)
+        if x.shape != x_shape:
+            raise ValueError(f"the likelihood is of x of {x_shape}, got {x.shape}.")
+        return log_prob_terms(params, h, x)
+
+    def of_rows(x: np.ndarray) -> str:
+        entries = np.asarray(x).ravel()
+        return quantity(entries[~np.isnan(entries)])
+
+    return Likelihood(width, init, checked_sample, checked_mean, checked_terms, of_rows)
+
+
 def bernoulli(x_shape: tuple[int, ...]) -> Likelihood:
-    """Independent Bernoulli entries; h holds their logits."""
+    """Independent Bernoulli entries; h holds their logits.
+
+    On x of 0. and 1. its number is a log-likelihood; on x inside [0, 1] minus a
+    cross-entropy, and no log-probability.
+    """
 
     def logits(h: Array) -> Array:
         return h.reshape(x_shape)
@@ -62,7 +125,21 @@ def bernoulli(x_shape: tuple[int, ...]) -> Likelihood:
         # Flat, then shaped: loops over a short last axis vectorize badly.
         return bernoulli_terms(h, x.reshape(-1)).reshape(x_shape)
 
-    return Likelihood(_size(x_shape), lambda key: (), sample, mean, log_prob_terms)
+    def quantity(x: np.ndarray) -> str:
+        if not np.all((x >= 0.0) & (x <= 1.0)):
+            raise ValueError(
+                f"a Bernoulli likelihood needs x in [0, 1], got {x.min()} to {x.max()}."
+            )
+        return "log-likelihood" if np.all((x == 0) | (x == 1)) else "cross-entropy"
+
+    return likelihood(
+        x_shape,
+        width=_size(x_shape),
+        sample=sample,
+        mean=mean,
+        log_prob_terms=log_prob_terms,
+        quantity=quantity,
+    )
 
 
 def normal(
@@ -172,7 +249,20 @@ def _normal(
     def log_prob_terms(params: PyTree, h: Array, x: Array) -> Array:
         return normal_terms(*moments(params, h), x)
 
-    return Likelihood(width, init, sample, mean, log_prob_terms)
+    def quantity(x: np.ndarray) -> str:
+        if not np.all(np.isfinite(x)):
+            raise ValueError("a normal likelihood needs finite x.")
+        return "log-density"
+
+    return likelihood(
+        x_shape,
+        width=width,
+        init=init,
+        sample=sample,
+        mean=mean,
+        log_prob_terms=log_prob_terms,
+        quantity=quantity,
+    )
 
 
 def _mean(

@@ -62,6 +62,12 @@ def mlp(
 
     Raises:
         ValueError: for a size below one.
+
+    Examples:
+        >>> network = mlp(64, (32,), 10)
+        >>> params = network.init(jax.random.key(0))
+        >>> network.apply(params, jnp.zeros((8, 8))).shape
+        (10,)
     """
     sizes = (num_inputs, *hidden, num_outputs)
     if min(sizes) < 1:

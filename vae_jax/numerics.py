@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +20,23 @@ def log_mean_exp(log_w: Float[Array, " K"]) -> Scalar:
     return jax.nn.logsumexp(log_w) - jnp.log(jnp.asarray(log_w.shape[0], log_w.dtype))
 
 
-def attach_gradient(value: Scalar, surrogate: Scalar) -> Scalar:
-    """Returns a scalar that reads as `value` and differentiates as `surrogate`.
+@jax.custom_jvp
+def attach_gradient(
+    value: Float[Array, "*X"], surrogate: Float[Array, "*X"]
+) -> Float[Array, "*X"]:
+    """Returns an array that reads as `value` and differentiates as `surrogate`.
 
     An estimator whose surrogate is not its bound ends here, so the number that is
-    logged is the bound and never the surrogate. The difference is taken between
-    equal numbers: `stop_gradient(value - surrogate) + surrogate` loses the value's
-    digits when the surrogate is large.
+    logged is the bound and never the surrogate: exactly, whatever the surrogate's size,
+    and also where that is no number.
     """
-    return stop_gradient(value) + (surrogate - stop_gradient(surrogate))
+    del surrogate
+    return value
+
+
+@attach_gradient.defjvp
+def _attach_gradient_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    return attach_gradient(*primals), tangents[1]
 
 
 @jax.custom_jvp
@@ -45,6 +54,18 @@ def scale_gradient(x: Float[Array, "*X"], factor: Scalar) -> Float[Array, "*X"]:
 def _scale_gradient_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (x, factor), (dx, _) = primals, tangents
     return scale_gradient(x, factor), stop_gradient(factor) * dx
+
+
+def times_log(
+    weight: Float[Array, "*X"] | float, log_p: Float[Array, "*X"]
+) -> Float[Array, "*X"]:
+    """weight * log_p with 0 * -inf = 0, the limit of p log p: what never is costs none.
+
+    There the derivative in log_p is the weight's zero, and the one in the weight, which
+    has no limit, is zero too.
+    """
+    nothing = jnp.isneginf(log_p) & (weight == 0.0)
+    return weight * jnp.where(nothing, 0.0, log_p)
 
 
 def log_sum_exp_without_each(log_w: Float[Array, " K"]) -> Float[Array, " K"]:
@@ -66,6 +87,17 @@ def check_positive(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"{name} must be positive, got {number}.")
+
+
+def check_not_negative(**numbers: float | Scalar) -> None:
+    """Refuses negative numbers and NaN; a traced one passes.
+
+    Raises:
+        ValueError: if a number is negative.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, float | int) and not number >= 0.0:
+            raise ValueError(f"{name} must not be negative, got {number}.")
 
 
 def over_samples(
@@ -91,6 +123,52 @@ def over_rows(function: Callable[..., PyTree], *rows: PyTree) -> PyTree:
         return jax.vmap(function)(*rows)
     only = jax.tree.map(lambda leaf: leaf[0], rows)
     return jax.tree.map(lambda leaf: leaf[None], function(*only))
+
+
+def scan(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    start: PyTree,
+    xs: PyTree,
+    *,
+    length: int | None = None,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` from a start that may hold constants, inside `jax.shard_map` too.
+
+    There a carry must begin as it goes on, varying over the devices or not, and an
+    array of zeros that is written out does not vary.
+    """
+
+    def first(leaf: Array) -> Array:
+        return leaf[0] if len(leaf) else jnp.zeros_like(leaf, shape=leaf.shape[1:])
+
+    def once(carry: PyTree) -> PyTree:
+        return step(carry, jax.tree.map(first, xs))[0]
+
+    start = _as_carried(once, start)
+    return jax.lax.scan(step, start, xs, length=length, reverse=reverse)
+
+
+def while_loop(
+    goes_on: Callable[[Any], Array], step: Callable[[Any], Any], start: PyTree
+) -> Any:
+    """`jax.lax.while_loop` from a start that may hold constants, as `scan` does."""
+    return jax.lax.while_loop(goes_on, step, _as_carried(step, start))
+
+
+def _as_carried(step: Callable[[PyTree], PyTree], start: PyTree) -> PyTree:
+    """The start, varying over the devices in every leaf that steps make vary."""
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return start
+
+    def widened(leaf: Array, like: jax.ShapeDtypeStruct) -> Array:
+        never = jnp.zeros_like(like, dtype=bool)  # varies as `like` does
+        return jnp.where(never, leaf, leaf)
+
+    types = None
+    while types != (types := [jax.typeof(leaf) for leaf in jax.tree.leaves(start)]):
+        start = jax.tree.map(widened, start, jax.eval_shape(step, start))
+    return start
 
 
 def unpack_tril(packed: Float[Array, " P"], size: int) -> Float[Array, "{size} {size}"]:
@@ -184,7 +262,7 @@ def sum_over_binary(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
         jax.eval_shape(chunk_sum, starts[0]),
     )
-    return jax.lax.scan(add, (zeros, zeros), starts)[0][0]
+    return scan(add, (zeros, zeros), starts)[0][0]
 
 
 def log_sum_exp_over_binary(
@@ -223,7 +301,7 @@ def log_sum_exp_over_binary(
     zero = jnp.zeros((), log_dtype)
     # The least finite number and not minus infinity: inf - inf is no number.
     least = jnp.asarray(jnp.finfo(log_dtype).min, log_dtype)
-    top, total, _ = jax.lax.scan(add, (least, zero, zero), starts)[0]
+    top, total, _ = scan(add, (least, zero, zero), starts)[0]
     return top + jnp.log(total)
 
 
@@ -302,3 +380,37 @@ def grid(num_dims: int, *, num_nodes: int, limit: float) -> tuple[np.ndarray, fl
     axes = np.meshgrid(*[axis] * num_dims, indexing="ij")
     nodes = np.stack(axes, axis=-1).reshape(-1, num_dims)
     return nodes, num_dims * math.log(spacing)
+
+
+def best_rotation(
+    cost: Callable[[Float[Array, "R 2 2"]], Float[Array, " R"]],
+) -> tuple[np.ndarray, float]:
+    r"""The rotation or reflection of the plane of least cost, and its angle in degrees.
+
+    $R = diag(1, f)\,R_a$, f = 1 or -1: of both f the angles a in steps of ten degrees,
+    then those about the best in steps of one. A least cost in a valley narrower than
+    ten degrees may be missed.
+
+    Args:
+        cost: of several matrices at once.
+
+    Returns:
+        R [2, 2], and a from 0 to 359, with a minus sign where R is a reflection.
+    """
+
+    def rotations(degrees: np.ndarray, flips: np.ndarray) -> np.ndarray:
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        rows = np.stack([c, -s], -1), np.stack([flips * s, flips * c], -1)
+        return np.stack(rows, 1)
+
+    def least(degrees: np.ndarray, flips: np.ndarray) -> tuple[float, float]:
+        matrices = jnp.asarray(rotations(degrees, flips), jnp.result_type(float))
+        i = int(np.argmin(np.asarray(cost(matrices))))
+        return degrees[i], flips[i]
+
+    coarse = np.arange(0.0, 360.0, 10.0)
+    angle, flip = least(np.tile(coarse, 2), np.repeat([1.0, -1.0], len(coarse)))
+    fine = angle + np.arange(-9.0, 10.0)
+    angle, flip = least(fine, np.full(len(fine), flip))
+    (rotation,) = rotations(np.array([angle]), np.array([flip]))
+    return rotation, float(flip * (angle % 360.0))

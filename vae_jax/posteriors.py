@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vae_jax import flows, likelihoods, numerics, reparameterize
-from vae_jax.types import Conditional, PRNGKey, PyTree, Scalar
+from vae_jax.types import Conditional, Family, PRNGKey, PyTree, Scalar, conditional
 
 
 def diag_normal(num_latents: int) -> Conditional:
@@ -17,8 +17,7 @@ def diag_normal(num_latents: int) -> Conditional:
     Raises:
         ValueError: if num_latents is below one.
     """
-    if num_latents < 1:
-        raise ValueError(f"num_latents must be positive, got {num_latents}.")
+    numerics.check_positive(num_latents=num_latents)
 
     def sample(key: PRNGKey, params: PyTree, h: Float[Array, " H"]) -> Array:
         del params
@@ -30,7 +29,23 @@ def diag_normal(num_latents: int) -> Conditional:
         mean, log_std = jnp.split(h, 2)
         return diag_normal_log_prob(z, mean, log_std)
 
-    return Conditional(2 * num_latents, lambda key: (), sample, log_prob)
+    def parameters(params: PyTree, h: Float[Array, " H"]) -> tuple[Array, Array]:
+        del params
+        mean, log_std = jnp.split(h, 2)
+        return mean, log_std
+
+    def moments(params: PyTree, h: Float[Array, " H"]) -> tuple[Array, Array]:
+        mean, log_std = parameters(params, h)
+        return mean, jnp.exp(log_std)
+
+    return conditional(
+        Family("diag_normal", parameters),
+        (num_latents,),
+        width=2 * num_latents,
+        sample=sample,
+        log_prob=log_prob,
+        moments=moments,
+    )
 
 
 def diag_normal_log_prob(
@@ -51,8 +66,7 @@ def full_normal(num_latents: int) -> Conditional:
     Raises:
         ValueError: if num_latents is below one.
     """
-    if num_latents < 1:
-        raise ValueError(f"num_latents must be positive, got {num_latents}.")
+    numerics.check_positive(num_latents=num_latents)
     width = num_latents + num_latents * (num_latents + 1) // 2
 
     def sample(key: PRNGKey, params: PyTree, h: Float[Array, " H"]) -> Array:
@@ -64,7 +78,32 @@ def full_normal(num_latents: int) -> Conditional:
         del params
         return full_normal_log_prob(z, *mean_and_scale_tril(h, num_latents))
 
-    return Conditional(width, lambda key: (), sample, log_prob)
+    def sample_and_log_prob(
+        key: PRNGKey, params: PyTree, h: Float[Array, " H"]
+    ) -> tuple[Array, Scalar]:
+        mean, scale_tril = parameters(params, h)
+        eps = jax.random.normal(key, mean.shape, mean.dtype)
+        z = reparameterize.location_cholesky_from_noise(eps, mean, scale_tril)
+        log_scale = jnp.log(jnp.diagonal(scale_tril))
+        return z, -(0.5 * eps**2 + log_scale + 0.5 * jnp.log(2.0 * jnp.pi)).sum()
+
+    def parameters(params: PyTree, h: Float[Array, " H"]) -> tuple[Array, Array]:
+        del params
+        return mean_and_scale_tril(h, num_latents)
+
+    def moments(params: PyTree, h: Float[Array, " H"]) -> tuple[Array, Array]:
+        mean, scale_tril = parameters(params, h)
+        return mean, jnp.linalg.norm(scale_tril, axis=1)
+
+    return conditional(
+        Family("full_normal", parameters),
+        (num_latents,),
+        width=width,
+        sample=sample,
+        log_prob=log_prob,
+        sample_and_log_prob=sample_and_log_prob,
+        moments=moments,
+    )
 
 
 def mean_and_scale_tril(
@@ -106,7 +145,8 @@ def flow(base: Conditional, flow: flows.Flow) -> Conditional:
 
     z = f(y) with y ~ base, so log q(z) = log base(f^{-1}(z)) - log|det dz/dy|: Rezende
     & Mohamed 2015 (arXiv:1505.05770) equation 5. `log_prob` inverts the flow, at the
-    cost that the flow states. Parameters are a dictionary with `base` and `flow`.
+    cost that the flow states; `sample_and_log_prob` takes log|det dz/dy| from the way
+    forward. Parameters are a dictionary with `base` and `flow`.
     """
 
     def init(key: PRNGKey) -> PyTree:
@@ -123,7 +163,23 @@ def flow(base: Conditional, flow: flows.Flow) -> Conditional:
         y, log_det = flow.inverse(params["flow"], context, z)
         return base.log_prob(params["base"], h_base, y) - log_det
 
-    return Conditional(base.width + flow.width, init, sample, log_prob)
+    def sample_and_log_prob(
+        key: PRNGKey, params: PyTree, h: Float[Array, " H"]
+    ) -> tuple[Array, Scalar]:
+        h_base, context = jnp.split(h, [base.width])
+        y, log_prob = base.sample_and_log_prob(key, params["base"], h_base)
+        z, log_det = flow.forward(params["flow"], context, y)
+        return z, log_prob - log_det
+
+    return conditional(
+        Family("flow"),
+        base.shape,
+        width=base.width + flow.width,
+        init=init,
+        sample=sample,
+        log_prob=log_prob,
+        sample_and_log_prob=sample_and_log_prob,
+    )
 
 
 def bernoulli(num_latents: int) -> Conditional:
@@ -136,8 +192,7 @@ def bernoulli(num_latents: int) -> Conditional:
     Raises:
         ValueError: if num_latents is below one.
     """
-    if num_latents < 1:
-        raise ValueError(f"num_latents must be positive, got {num_latents}.")
+    numerics.check_positive(num_latents=num_latents)
 
     def sample(key: PRNGKey, params: PyTree, h: Float[Array, " D"]) -> Array:
         del params
@@ -147,7 +202,19 @@ def bernoulli(num_latents: int) -> Conditional:
         del params
         return likelihoods.bernoulli_terms(h, z).sum()
 
-    return Conditional(num_latents, lambda key: (), sample, log_prob)
+    def moments(params: PyTree, h: Float[Array, " D"]) -> tuple[Array, Array]:
+        del params
+        p = jax.nn.sigmoid(h)
+        return p, jnp.sqrt(p * jax.nn.sigmoid(-h))
+
+    return conditional(
+        Family("bernoulli", lambda params, h: (h,)),
+        (num_latents,),
+        width=num_latents,
+        sample=sample,
+        log_prob=log_prob,
+        moments=moments,
+    )
 
 
 def categorical(num_latents: int, num_classes: int) -> Conditional:
@@ -158,8 +225,7 @@ def categorical(num_latents: int, num_classes: int) -> Conditional:
     Raises:
         ValueError: if num_latents is below one or num_classes below two.
     """
-    if num_latents < 1:
-        raise ValueError(f"num_latents must be positive, got {num_latents}.")
+    numerics.check_positive(num_latents=num_latents)
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least two, got {num_classes}.")
 
@@ -172,4 +238,19 @@ def categorical(num_latents: int, num_classes: int) -> Conditional:
         del params
         return (z * jax.nn.log_softmax(h.reshape(num_latents, num_classes))).sum()
 
-    return Conditional(num_latents * num_classes, lambda key: (), sample, log_prob)
+    def logits(params: PyTree, h: Float[Array, " H"]) -> tuple[Array]:
+        del params
+        return (h.reshape(num_latents, num_classes),)
+
+    def moments(params: PyTree, h: Float[Array, " H"]) -> tuple[Array, Array]:
+        p = jax.nn.softmax(logits(params, h)[0])
+        return p, jnp.sqrt(p * (1.0 - p))
+
+    return conditional(
+        Family("categorical", logits),
+        (num_latents, num_classes),
+        width=num_latents * num_classes,
+        sample=sample,
+        log_prob=log_prob,
+        moments=moments,
+    )

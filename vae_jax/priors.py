@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vae_jax import likelihoods, numerics, reparameterize
-from vae_jax.types import Conditional, PRNGKey, PyTree, Scalar
+from vae_jax.types import Conditional, Family, PRNGKey, PyTree, Scalar, conditional
 
 
 def standard_normal(num_latents: int) -> Conditional:
@@ -14,8 +14,7 @@ def standard_normal(num_latents: int) -> Conditional:
     Raises:
         ValueError: if num_latents is below one.
     """
-    if num_latents < 1:
-        raise ValueError(f"num_latents must be positive, got {num_latents}.")
+    numerics.check_positive(num_latents=num_latents)
 
     def sample(key: PRNGKey, params: PyTree, h: Array) -> Float[Array, " D"]:
         del params
@@ -25,7 +24,18 @@ def standard_normal(num_latents: int) -> Conditional:
         del params, h
         return -(0.5 * z**2 + 0.5 * jnp.log(2.0 * jnp.pi)).sum()
 
-    return Conditional(0, lambda key: (), sample, log_prob)
+    def moments(params: PyTree, h: Array) -> tuple[Array, Array]:
+        del params
+        return jnp.zeros((num_latents,), h.dtype), jnp.ones((num_latents,), h.dtype)
+
+    return conditional(
+        Family("standard_normal", lambda params, h: ()),
+        (num_latents,),
+        width=0,
+        sample=sample,
+        log_prob=log_prob,
+        moments=moments,
+    )
 
 
 def bernoulli(num_latents: int) -> Conditional:
@@ -36,8 +46,7 @@ def bernoulli(num_latents: int) -> Conditional:
     Raises:
         ValueError: if num_latents is below one.
     """
-    if num_latents < 1:
-        raise ValueError(f"num_latents must be positive, got {num_latents}.")
+    numerics.check_positive(num_latents=num_latents)
 
     def init(key: PRNGKey) -> PyTree:
         del key
@@ -52,7 +61,14 @@ def bernoulli(num_latents: int) -> Conditional:
         del h
         return likelihoods.bernoulli_terms(params["logits"], z).sum()
 
-    return Conditional(0, init, sample, log_prob)
+    return conditional(
+        Family("bernoulli", lambda params, h: (params["logits"],)),
+        (num_latents,),
+        width=0,
+        init=init,
+        sample=sample,
+        log_prob=log_prob,
+    )
 
 
 def categorical(num_latents: int, num_classes: int) -> Conditional:
@@ -63,8 +79,7 @@ def categorical(num_latents: int, num_classes: int) -> Conditional:
     Raises:
         ValueError: if num_latents is below one or num_classes below two.
     """
-    if num_latents < 1:
-        raise ValueError(f"num_latents must be positive, got {num_latents}.")
+    numerics.check_positive(num_latents=num_latents)
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least two, got {num_classes}.")
 
@@ -81,7 +96,14 @@ def categorical(num_latents: int, num_classes: int) -> Conditional:
         del h
         return (z * jax.nn.log_softmax(params["logits"])).sum()
 
-    return Conditional(0, init, sample, log_prob)
+    return conditional(
+        Family("categorical", lambda params, h: (params["logits"],)),
+        (num_latents, num_classes),
+        width=0,
+        init=init,
+        sample=sample,
+        log_prob=log_prob,
+    )
 
 
 def normal_mixture(num_latents: int, num_components: int) -> Conditional:
@@ -96,10 +118,7 @@ def normal_mixture(num_latents: int, num_components: int) -> Conditional:
     Raises:
         ValueError: if num_latents or num_components is below one.
     """
-    if num_latents < 1:
-        raise ValueError(f"num_latents must be positive, got {num_latents}.")
-    if num_components < 1:
-        raise ValueError(f"num_components must be positive, got {num_components}.")
+    numerics.check_positive(num_latents=num_latents, num_components=num_components)
 
     def init(key: PRNGKey) -> PyTree:
         shape = (num_components, num_latents)
@@ -122,7 +141,14 @@ def normal_mixture(num_latents: int, num_components: int) -> Conditional:
         log_p = each(params["mean"], params["log_std"], z).sum(1)
         return jax.nn.logsumexp(jax.nn.log_softmax(params["logits"]) + log_p)
 
-    return Conditional(0, init, sample, log_prob)
+    return conditional(
+        Family("normal_mixture"),
+        (num_latents,),
+        width=0,
+        init=init,
+        sample=sample,
+        log_prob=log_prob,
+    )
 
 
 def equal_mixture(component: Conditional) -> Conditional:
@@ -143,4 +169,11 @@ def equal_mixture(component: Conditional) -> Conditional:
         each = jax.vmap(component.log_prob, in_axes=(None, 0, None))
         return numerics.log_mean_exp(each(params, h, z))
 
-    return Conditional(component.width, component.init, sample, log_prob)
+    return conditional(
+        Family("equal_mixture"),
+        component.shape,
+        width=component.width,
+        init=component.init,
+        sample=sample,
+        log_prob=log_prob,
+    )

@@ -1,17 +1,21 @@
-"""Composition: networks and densities in, a joint and a recognition model out."""
+"""Composition: networks and densities in, a joint, a recognition model and both out."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vae_jax import priors
+from vae_jax import divergences, priors
 from vae_jax.types import (
     Conditional,
+    Draw,
+    Family,
     Generative,
     Likelihood,
+    Model,
     Network,
     Params,
     PRNGKey,
@@ -23,15 +27,84 @@ from vae_jax.types import (
 _APART = 2**31  # fold_in(key, i) is split(key, n)[i], and no split is as long
 
 
+def model(
+    generative: Generative,
+    recognition: Recognition,
+    *,
+    kl: Callable[[Params, PyTree], Float[Array, " G"]] | None = None,
+) -> Model:
+    """The pair, with a draw composed of their functions.
+
+    The KL of a draw is in closed form where `divergences.closed_kl` knows the families
+    of q and of the prior, or where `kl` gives it; else it is log q(z | x) - log p(z).
+    So a closed form never meets a prior that it is not of.
+
+    Args:
+        generative: the joint p(x, z).
+        recognition: q(z | x), of the same z.
+        kl: (params, h) -> KL(q || prior) in nats of each group of latents, for families
+            of one's own.
+
+    Examples:
+        >>> from vae_jax import likelihoods, networks, posteriors
+        >>> p = decoder_model(
+        ...     networks.linear(2, 3),
+        ...     priors.standard_normal(2),
+        ...     likelihoods.normal((3,), std=0.5),
+        ... )
+        >>> q = encoder_model(networks.linear(3, 4), posteriors.diag_normal(2))
+        >>> pair = model(p, q)
+        >>> params = pair.init(jax.random.key(0))
+        >>> x = jnp.ones(3)
+        >>> drawn = pair.draw(jax.random.key(1), params, x, q.encode(params, x))
+        >>> drawn.z.shape, drawn.log_likelihood.shape, drawn.kl.shape
+        ((2,), (3,), (2,))
+    """
+    closed = kl or _closed_kl(generative.prior_family, recognition.family)
+
+    def draw(key: PRNGKey, params: Params, x: Array, h: PyTree) -> Draw:
+        z, log_q = recognition.sample_and_log_prob(key, params, h)
+        log_prior = generative.log_prior(params, z)
+        groups = (log_q - log_prior)[None] if closed is None else closed(params, h)
+        terms = generative.log_likelihood_terms(params, x, z)
+        return Draw(z, terms, log_prior, log_q, groups)
+
+    return Model(generative, recognition, draw, closed)
+
+
+def _closed_kl(
+    prior: Family, posterior: Family
+) -> Callable[[Params, PyTree], Float[Array, " G"]] | None:
+    of_q, of_p = posterior.parameters, prior.parameters
+    form = divergences.closed_kl(posterior.name, prior.name)
+    if form is None or of_q is None or of_p is None:
+        return None
+    return lambda params, h: form(*of_q(params, h), *of_p(params))
+
+
 def decoder_model(
     decoder: Network, prior: Conditional, likelihood: Likelihood
 ) -> Generative:
     """p(x, z) from an unconditional prior and a decoder that feeds the likelihood.
 
+    The decoder's output may have any shape of as many entries as the likelihood reads.
     Its parameters are a dictionary with `decoder`, `prior` and `likelihood`.
 
     Raises:
-        ValueError: if the prior is conditional.
+        ValueError: if the prior is conditional; when traced, if the decoder gives more
+            or fewer entries than the likelihood reads.
+
+    Examples:
+        >>> from vae_jax import likelihoods, networks
+        >>> p = decoder_model(
+        ...     networks.mlp(2, (16,), 64),
+        ...     priors.standard_normal(2),
+        ...     likelihoods.bernoulli((8, 8)),
+        ... )
+        >>> params = Params(p.init(jax.random.key(0)), ())
+        >>> z = p.sample_prior(jax.random.key(1), params)
+        >>> z.shape, p.mean_observation(params, z).shape
+        ((2,), (8, 8))
     """
     if prior.width != 0:
         raise ValueError(f"the prior is conditional on h of width {prior.width}.")
@@ -48,7 +121,8 @@ def decoder_model(
         }
 
     def decode(params: Params, z: Array) -> Array:
-        return decoder.apply(params.generative["decoder"], z)
+        h = decoder.apply(params.generative["decoder"], z)
+        return _flat("decoder", h, "likelihood", likelihood.width)
 
     def sample_prior(key: PRNGKey, params: Params) -> Array:
         return prior.sample(key, params.generative["prior"], nothing(params))
@@ -67,6 +141,12 @@ def decoder_model(
     def mean_observation(params: Params, z: Array) -> Array:
         return likelihood.mean(params.generative["likelihood"], decode(params, z))
 
+    of_prior = prior.family.parameters
+
+    def prior_parameters(params: Params) -> tuple[Array, ...]:
+        assert of_prior is not None
+        return of_prior(params.generative["prior"], nothing(params))
+
     return Generative(
         init,
         sample_prior,
@@ -74,13 +154,28 @@ def decoder_model(
         log_likelihood_terms,
         sample_observation,
         mean_observation,
+        Family(prior.family.name, of_prior and prior_parameters),
+        likelihood.quantity,
     )
 
 
 def encoder_model(encoder: Network, posterior: Conditional) -> Recognition:
     """q(z | x) from an encoder that feeds an approximate posterior.
 
+    The encoder's output may have any shape of as many entries as the posterior reads.
     Its parameters are a dictionary with `encoder` and `posterior`.
+
+    Raises:
+        ValueError: when traced, if the encoder gives more or fewer entries than that.
+
+    Examples:
+        >>> from vae_jax import networks, posteriors
+        >>> q = encoder_model(networks.mlp(64, (16,), 4), posteriors.diag_normal(2))
+        >>> params = Params((), q.init(jax.random.key(0)))
+        >>> h = q.encode(params, jnp.zeros((8, 8)))
+        >>> z, log_q = q.sample_and_log_prob(jax.random.key(1), params, h)
+        >>> h.shape, z.shape, log_q.shape
+        ((4,), (2,), ())
     """
 
     def init(key: PRNGKey) -> PyTree:
@@ -91,15 +186,55 @@ def encoder_model(encoder: Network, posterior: Conditional) -> Recognition:
         }
 
     def encode(params: Params, x: Array) -> Array:
-        return encoder.apply(params.recognition["encoder"], x)
+        h = encoder.apply(params.recognition["encoder"], x)
+        return _flat("encoder", h, "posterior", posterior.width)
 
-    def sample(key: PRNGKey, params: Params, h: Array) -> Array:
-        return posterior.sample(key, params.recognition["posterior"], h)
+    return recognition(
+        encode,
+        posterior,
+        init=init,
+        read=lambda params: params.recognition["posterior"],
+    )
 
-    def log_prob(params: Params, h: Array, z: Array) -> Scalar:
-        return posterior.log_prob(params.recognition["posterior"], h, z)
 
-    return Recognition(init, encode, sample, log_prob)
+def recognition(
+    encode: Callable[[Params, Array], Array],
+    density: Conditional,
+    *,
+    init: Callable[[PRNGKey], PyTree] = lambda key: (),
+    read: Callable[[Params], PyTree] = lambda params: (),
+) -> Recognition:
+    """q(z | x) = density(z | h) at h = encode(params, x).
+
+    Args:
+        encode: params, x -> h.
+        density: of z given h.
+        init: key -> params.recognition; nothing by default.
+        read: params -> the density's own parameters; none by default.
+    """
+    moments, parameters = density.moments, density.family.parameters
+    return Recognition(
+        init=init,
+        encode=encode,
+        sample=lambda key, params, h: density.sample(key, read(params), h),
+        log_prob=lambda params, h, z: density.log_prob(read(params), h, z),
+        sample_and_log_prob=lambda key, params, h: density.sample_and_log_prob(
+            key, read(params), h
+        ),
+        moments=moments and (lambda params, h: moments(read(params), h)),
+        family=Family(
+            density.family.name,
+            parameters and (lambda params, h: parameters(read(params), h)),
+        ),
+    )
+
+
+def _flat(part: str, h: Array, reader: str, width: int) -> Array:
+    if h.size != width:
+        raise ValueError(
+            f"the {part} gives {h.size} entries, but the {reader} reads {width}."
+        )
+    return h.reshape(-1)
 
 
 def _dtype(params: PyTree) -> DTypeLike:
@@ -109,9 +244,7 @@ def _dtype(params: PyTree) -> DTypeLike:
     return jnp.result_type(float, *floating)
 
 
-def check_latents(
-    generative: Generative, recognition: Recognition, params: Params, x: Array
-) -> None:
+def check_latents(model: Model, params: Params, x: Array) -> None:
     """Refuses a q(z | x) whose z has not the shape of the generative model's z.
 
     A z of another shape would fail deep inside the decoder, or be broadcast and give a
@@ -121,57 +254,73 @@ def check_latents(
         ValueError: naming both shapes.
     """
 
+    recognition = model.recognition
+
     def sample(key: PRNGKey, params: Params, x: Array) -> Array:
         return recognition.sample(key, params, recognition.encode(params, x))
 
     key = jax.eval_shape(jax.random.key, 0)
-    drawn = jax.eval_shape(sample, key, params, x).shape
-    wanted = jax.eval_shape(generative.sample_prior, key, params).shape
-    if drawn != wanted:
+    z_shape = jax.eval_shape(sample, key, params, x).shape
+    wanted = jax.eval_shape(model.generative.sample_prior, key, params).shape
+    if z_shape != wanted:
         raise ValueError(
-            f"the recognition model draws z of shape {drawn}, but the generative model "
-            f"has z of shape {wanted}."
+            f"the recognition model draws z of shape {z_shape}, but the generative "
+            f"model has z of shape {wanted}."
         )
 
 
-def masked(
-    generative: Generative, recognition: Recognition, *, fill: float = 0.0
-) -> tuple[Generative, Recognition]:
-    r"""The two models of partial observations, in which NaN marks a missing entry.
+def masked(model: Model, *, fill: float = 0.0) -> Model:
+    r"""The model of partial observations, in which NaN marks a missing entry.
 
-    Where the observation model factorizes over the entries of x, as `types.Likelihood`
-    asks (a mixture of full covariance does not), $\log p(x_{obs}|z)$ is the sum of the
-    terms of those that are there: the other terms are zero. q(z | x_obs) is that of x
-    with `fill` in the holes, as Mattei & Frellsen 2019 (arXiv:1812.02633) have it.
-    Every bound, estimator and evaluator of the pair is then one of log p(x_obs); for x
-    without holes it is what it was. A sleep phase still dreams of whole x.
+    Where the observation model factorizes over the entries of x (a mixture of full
+    covariance does not), $\log p(x_{obs}|z)$ is the sum of the terms of those that are
+    there: the other terms are zero. q(z | x_obs) is that of x with `fill` in the holes,
+    as Mattei & Frellsen 2019 (arXiv:1812.02633) have it. Every bound, estimator and
+    evaluator of the model is then one of log p(x_obs); for x without holes it is what
+    it was. A sleep phase still dreams of whole x.
 
     No NaN reaches a network, a density or a gradient: entries are replaced before
     anything is computed, and terms again after. Likelihoods see zeros in the holes.
 
     Args:
-        generative: the joint p(x, z).
-        recognition: its encoder, for complete x.
+        model: of complete x.
         fill: what the encoder sees in the holes, in the units of x.
 
     Raises:
-        ValueError: if fill is not finite.
+        ValueError: if fill is not finite; when traced, if the terms of the likelihood
+            are not one for each entry of x.
     """
     if not math.isfinite(fill):
         raise ValueError(f"fill must be finite, got {fill}.")
+    generative, recognition = model.generative, model.recognition
+
+    def observed(terms: Array, x: Array) -> Array:
+        if terms.shape != x.shape:
+            raise ValueError(
+                f"the likelihood has terms of shape {terms.shape} for x of {x.shape}: "
+                "only one that factorizes over the entries of x can leave some out."
+            )
+        return jnp.where(jnp.isnan(x), 0.0, terms)
+
+    def without_holes(x: Array) -> Array:
+        return jnp.where(jnp.isnan(x), 0.0, x)
 
     def log_likelihood_terms(params: Params, x: Array, z: Array) -> Array:
-        missing = jnp.isnan(x)
-        filled = jnp.where(missing, 0.0, x)
-        terms = generative.log_likelihood_terms(params, filled, z)
-        return jnp.where(missing, 0.0, terms)
+        terms = generative.log_likelihood_terms(params, without_holes(x), z)
+        return observed(terms, x)
 
-    def encode(params: Params, x: Array) -> Array:
+    def encode(params: Params, x: Array) -> PyTree:
         return recognition.encode(params, jnp.where(jnp.isnan(x), fill, x))
 
-    return (
+    def draw(key: PRNGKey, params: Params, x: Array, h: PyTree) -> Draw:
+        whole = model.draw(key, params, without_holes(x), h)
+        return whole._replace(log_likelihood=observed(whole.log_likelihood, x))
+
+    return Model(
         generative._replace(log_likelihood_terms=log_likelihood_terms),
         recognition._replace(encode=encode),
+        draw,
+        model.kl,
     )
 
 
@@ -233,17 +382,24 @@ def with_vamp_prior(
 
     def components(params: Params) -> Float[Array, "C H"]:
         inputs = jnp.clip(params.generative["prior"]["pseudo_inputs"], 0.0, 1.0)
-        encode = jax.vmap(encoder.apply, in_axes=(None, 0))
-        return encode(params.recognition["encoder"], inputs)
+
+        def encode(x: Array) -> Array:
+            h = encoder.apply(params.recognition["encoder"], x)
+            return _flat("encoder", h, "posterior", posterior.width)
+
+        return jax.vmap(encode)(inputs)
 
     def sample_prior(key: PRNGKey, params: Params) -> Array:
-        own = params.recognition["posterior"]
-        return mixture.sample(key, own, components(params))
+        posterior_params = params.recognition["posterior"]
+        return mixture.sample(key, posterior_params, components(params))
 
     def log_prior(params: Params, z: Array) -> Scalar:
-        own = params.recognition["posterior"]
-        return mixture.log_prob(own, components(params), z)
+        posterior_params = params.recognition["posterior"]
+        return mixture.log_prob(posterior_params, components(params), z)
 
     return generative._replace(
-        init=init, sample_prior=sample_prior, log_prior=log_prior
+        init=init,
+        sample_prior=sample_prior,
+        log_prior=log_prior,
+        prior_family=Family("vamp"),
     )

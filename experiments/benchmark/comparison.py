@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmark import contenders, ours, process, rounds
-from experiments.command import flags as cli
-from experiments.runs import workdir as rundir
+from experiments.command import cli, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +110,7 @@ def write(flags: Any, race: Race, more: Mapping[str, Any] | None = None) -> None
         "peak_mib": race.peaks,
         "ratios": ratios,
     }
-    rundir.write_json(pathlib.Path(flags.output), content | dict(more or {}))
+    report.write_json(pathlib.Path(flags.output), content | dict(more or {}))
 
 
 def of_process(flags: contenders.Flags, **changes: Any) -> process.Config:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.command import flags as cli
+from experiments.command import cli
 from vae_jax.data import sources
 
 TOLERANCE = 1.0  # nats from our objective, beyond which a peer fits something else

@@ -25,8 +25,7 @@ import numpy as np
 from sklearn import mixture
 
 from experiments.benchmark import rounds
-from experiments.command import flags as cli
-from experiments.runs import workdir as rundir
+from experiments.command import cli, report
 from vae_jax.latent_models import gmm
 from vae_jax.types import Batch, Params, PyTree
 
@@ -157,7 +156,7 @@ def main(config: Config) -> int:
     if config.output:
         medians = {name: float(np.median(ratio)) for name, ratio in ratios.items()}
         content = dataclasses.asdict(config) | {"seconds": seconds, "ratios": medians}
-        rundir.write_json(pathlib.Path(config.output), content)
+        report.write_json(pathlib.Path(config.output), content)
     return 0
 
 

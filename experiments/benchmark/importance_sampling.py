@@ -24,9 +24,8 @@ from collections.abc import Callable
 import numpy as np
 
 from experiments.benchmark import contenders, memory, parts, rounds
-from experiments.command import flags as cli
+from experiments.command import cli, report
 from experiments.measures import measure
-from experiments.runs import workdir as rundir
 
 SHAPE = (28, 28)
 PEERS = ("torch", "pythae")
@@ -62,7 +61,7 @@ def main(config: Config) -> int:
         rounds.print_table(_rows(timed), _notes(config, means))
         content |= {"seconds": timed, "log_p": means}
     if config.output:
-        rundir.write_json(pathlib.Path(config.output), content)
+        report.write_json(pathlib.Path(config.output), content)
     return 0
 
 

@@ -20,10 +20,8 @@ import numpy as np
 
 from experiments.benchmark import rounds
 from experiments.choices.config import Config as TrainConfig
-from experiments.command import flags as cli
-from experiments.runs import protocol
-from experiments.runs import run as runs
-from experiments.runs import workdir as rundir
+from experiments.command import cli, report
+from experiments.runs import protocol, runs
 from vae_jax.data import batches, sources
 
 BASE = "one seed, resident"
@@ -124,7 +122,7 @@ def main(config: Config) -> int:
     rounds.print_table(micro | faster)
     if config.output:
         content = dataclasses.asdict(config) | {"seconds": seconds}
-        rundir.write_json(pathlib.Path(config.output), content)
+        report.write_json(pathlib.Path(config.output), content)
     return 0
 
 

@@ -11,10 +11,10 @@ from experiments.choices import algorithms, models
 from experiments.choices.config import Config
 from experiments.measures import measure
 from vae_jax.data import batches
-from vae_jax.estimators import importance
+from vae_jax.estimators import importance, sgvb
 from vae_jax.evaluation import examples
 from vae_jax.training import loop
-from vae_jax.types import Algorithm, Params, PyTree
+from vae_jax.types import Algorithm, Model, Params, PyTree
 
 RULER_SAMPLES = 10  # of z per test image, for the ELBO
 
@@ -46,7 +46,7 @@ def contender(name: str, problem: Problem, *, estimator: str = "") -> Contender:
     return Contender(epoch, lambda: weights(state[0].inner.params))
 
 
-def built(problem: Problem, estimator: str = "") -> tuple[models.Model, Algorithm]:
+def built(problem: Problem, estimator: str = "") -> tuple[Model, Algorithm]:
     """The model of a problem and the algorithm that fits it."""
     config = Config(
         batch_size=problem.batch_size,
@@ -56,11 +56,9 @@ def built(problem: Problem, estimator: str = "") -> tuple[models.Model, Algorith
         num_samples=problem.num_samples,
         learning_rate=problem.learning_rate,
     )
-    model = models.build(config, problem.train.shape[1:])
-    fit = algorithms.build(
-        config, model, num_data=len(problem.train), steps_per_epoch=problem.num_steps
-    )
-    return model, fit
+    parts = models.build(config, problem.train.shape[1:])
+    steps = algorithms.Steps(len(problem.train), problem.num_steps)
+    return parts.model, algorithms.build(config, parts, steps)
 
 
 def take(problem: Problem) -> batches.Take:
@@ -77,10 +75,10 @@ def objective(problem: Problem, reached: Weights) -> float:
     model, _ = built(problem)
     if problem.estimator == "iwae":
         num_samples = problem.num_samples
-        value = importance.iwae(*model.pair, num_samples=num_samples)
+        value = importance.iwae(model, num_samples=num_samples)
     else:
         num_samples = RULER_SAMPLES
-        terms = models.elbo_terms(model, num_samples=num_samples)
+        terms = sgvb.elbo_terms(model, num_samples=num_samples)
 
         def elbo(key: jax.Array, params: Params, x: jax.Array) -> jax.Array:
             reconstruction, kl = terms(key, params, x)
@@ -105,7 +103,7 @@ def evaluator(reached: Weights, shape: tuple[int, ...], num_samples: int):
         num_latents=len(reached.decoder[0].kernel),
         hidden=tuple(len(layer.bias) for layer in reached.encoder[:-1]),
     )
-    model = models.build(config, shape)
+    model = models.build(config, shape).model
     evaluate = measure.evidence_over_examples(
         model, num_samples=num_samples, value=lambda x: x.astype(jnp.float32)
     )
@@ -117,7 +115,7 @@ def evaluator(reached: Weights, shape: tuple[int, ...], num_samples: int):
     return log_p
 
 
-def params(model: models.Model, given: Weights) -> Params:
+def params(model: Model, given: Weights) -> Params:
     """The model's parameters with the weights of the two perceptrons."""
     empty = model.init(jax.random.key(0))
     return Params(

@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.benchmark import contenders, memory
 from experiments.benchmark.contenders import Layer, Weights
-from experiments.command import flags as cli
+from experiments.command import cli
 
 FIRST = "first pass"
 MIN_CACHED = {  # JAX's thresholds keep small programs out of its cache

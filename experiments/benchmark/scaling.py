@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmark import comparison, contenders, parts, rounds
-from experiments.command import flags as cli
-from experiments.runs import workdir as rundir
+from experiments.command import cli, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,7 @@ def main(config: Config) -> int:
             print(f"{point['axis']:<14}{point['value']:>6}{_each(config, point, step)}")
     if config.output:
         content = dataclasses.asdict(config) | {"points": found}
-        rundir.write_json(pathlib.Path(config.output), content)
+        report.write_json(pathlib.Path(config.output), content)
     return 0
 
 

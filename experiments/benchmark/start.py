@@ -17,8 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from experiments.benchmark import comparison, contenders, process, rounds
-from experiments.command import flags as cli
-from experiments.runs import workdir as rundir
+from experiments.command import cli, report
 
 COMPILED = ("ours", "torch_compile", "numpyro", "flax", "flax_jit")
 
@@ -67,7 +66,7 @@ def main(config: Config) -> int:
     rounds.print_table(table, notes)
     if config.output:
         content = dataclasses.asdict(config) | {"seconds": seconds, "peak_mib": peaks}
-        rundir.write_json(pathlib.Path(config.output), content)
+        report.write_json(pathlib.Path(config.output), content)
     return 0
 
 

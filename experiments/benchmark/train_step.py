@@ -7,7 +7,7 @@ float32, Adam) as `experiments.train` runs it: one compiled scan over device-res
 bytes. In interleaved rounds beside it:
 
 - the limit: the step's matrix products alone, each on its own shapes; and with them the
-  optimizer's memory traffic (Adam's update alone, 23 MB a step),
+  optimizer's memory traffic (Adam's update alone),
 - with `--parts` where the time goes: every part alone. What is left of the step is
   what they cost by being together; a negative rest is what fusion saves,
 - PyTorch eager and compiled, NumPyro's SVI, Pythae's trainer, Flax's example with its
@@ -23,7 +23,7 @@ from collections.abc import Callable
 import numpy as np
 
 from experiments.benchmark import comparison, contenders, ours, parts, rounds
-from experiments.command import flags as cli
+from experiments.command import cli
 
 PARTS = {  # in the order of the table
     "matrix products": parts.all_products,

@@ -23,7 +23,7 @@ from typing import TypeAlias
 import numpy as np
 
 from experiments.benchmark import comparison, contenders, ours, process, rounds
-from experiments.command import flags as cli
+from experiments.command import cli
 
 COMMAND = "experiments.train"
 

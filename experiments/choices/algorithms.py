@@ -1,181 +1,272 @@
-"""From flags to the algorithm that fits the model, and its optimizer."""
+"""The algorithms, optimizers and schedules that flags can name, and the fit of one."""
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
-from experiments.choices import estimators as objectives
-from experiments.choices import models
-from experiments.choices.config import Config
+from experiments.choices import estimators, rows
+from experiments.choices.densities import POSTERIORS, Posterior
+from experiments.choices.rows import NO_FLAGS
+from vae_jax.estimators import sgvb
 from vae_jax.inference import full_vb, mcem, variational_em
 from vae_jax.training import gradient
-from vae_jax.types import Algorithm, Params, PRNGKey
+from vae_jax.types import (
+    Algorithm,
+    Conditional,
+    Model,
+    Network,
+    Params,
+    PRNGKey,
+)
 
 STAIRCASE_STAGES = 8
 LONG_EPOCH = 100  # steps, from which every tenth reports the gradient's norm
 
 
-def build(
-    config: Config,
-    model: models.Model,
-    *,
-    num_data: int,
-    steps_per_epoch: int,
-    numbers: Mapping[str, jax.Array] | None = None,
-) -> Algorithm:
-    """The fit that the flags ask for.
+class Parts(NamedTuple):
+    """What a fit is made of, and what only some fits need.
 
-    numbers take the place of flags of the same names, and may be traced.
-
-    Raises:
-        ValueError: where a number does not fit the estimator or the algorithm.
+    Attributes:
+        model: p and q, as they are evaluated.
+        at_theta: p and q of a given theta: `model`, but for full_vb's mean theta.
+        posterior: q(z | h).
+        baseline: x -> [1], where the estimator learns one.
     """
-    if numbers:
-        config = _with_numbers(config, numbers)
-    make = {"mcem": _mcem, "vem": _vem, "full_vb": _full_vb}
-    return make.get(config.algorithm, _ascent)(config, model, num_data, steps_per_epoch)
+
+    model: Model
+    at_theta: Model
+    posterior: Conditional
+    baseline: Network | None
 
 
-def optimizer(config: Config, *, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optax optimizer with its schedule, clipping first."""
-    rate = _schedule(config, steps_per_epoch)
-    make = {
-        "sgd": optax.sgd,
-        "adam": lambda rate: gradient.adam(rate, eps=config.adam_epsilon),
-        "adamax": optax.adamax,
-        "rmsprop": optax.rmsprop,
-        # The paper's Adagrad starts its sums at zero; optax would start at 0.1.
-        "adagrad": lambda rate: optax.adagrad(rate, initial_accumulator_value=0.0),
-    }[config.optimizer]
-    if config.clip_norm:
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), make(rate))
-    return make(rate)
+class Steps(NamedTuple):
+    """The rows and the steps of a run.
+
+    Attributes:
+        num_data: rows of the training split.
+        per_epoch: steps of one pass over them.
+        traced: numbers that take the place of flags of the same names.
+    """
+
+    num_data: int
+    per_epoch: int
+    traced: Mapping[str, Any] = NO_FLAGS
+
+    @property
+    def norm_every(self) -> int:
+        """Steps between two that report the gradient's norm."""
+        return 10 if self.per_epoch >= LONG_EPOCH else 1
 
 
-def _ascent(
-    config: Config, model: models.Model, num_data: int, steps_per_epoch: int
-) -> Algorithm:
+class Fit(NamedTuple):
+    """A way to fit the model.
+
+    Attributes:
+        build: flags, parts, steps, own numbers -> the algorithm.
+        flags: keyword of `build` -> the flag that fills it.
+        reads: further flags that mean something under this choice.
+        estimator: what it ascends if not --estimator.
+        has_encoder: whether there is a phi; else q is found for each x when wanted.
+        fits: which q it is of.
+        splits_bound: whether its bound is an objective's, of which the KL is a part.
+    """
+
+    build: Callable[..., Algorithm]
+    flags: Mapping[str, str] = NO_FLAGS
+    reads: tuple[str, ...] = ()
+    estimator: str = ""
+    has_encoder: bool = True
+    fits: Callable[[Posterior], bool] = lambda q: True
+    splits_bound: bool = True
+
+
+def _ascent(config: Any, parts: Parts, steps: Steps) -> Algorithm:
     """Ascent of one estimator, with the memory that some of them keep."""
-    warmup_steps = config.kl_warmup * steps_per_epoch
-
-    def settings(step: jax.Array) -> gradient.Settings:
-        if isinstance(warmup_steps, int) and not warmup_steps:
-            return {}
-        # A traced warm-up of no steps is over at the first.
-        return {"warmup": jnp.minimum(1.0, (step + 1.0) / jnp.maximum(warmup_steps, 1))}
-
-    return objectives.algorithm(
-        config.gradient,
-        _objective(config, model, num_data, weight_decay=config.weight_decay),
-        optimizer(config, steps_per_epoch=steps_per_epoch),
-        settings=settings,
-        monitor=_monitor(config, model),
-        norm_every=_norm_every(steps_per_epoch),
+    objective = estimators.objective(
+        config,
+        parts.at_theta,
+        num_data=steps.num_data,
+        weight_decay=config.weight_decay,
+        warmup_steps=_warmup(config, steps),
+        network=parts.baseline,
+        traced=steps.traced,
+    )
+    return gradient.ascent(
+        objective,
+        optimizer(config, steps),
+        monitor=_monitor(config, parts.at_theta),
+        norm_every=steps.norm_every,
     )
 
 
-def _with_numbers(config: Config, numbers: Mapping[str, jax.Array]) -> Config:
-    """The flags with traced numbers, whose values were checked before they were."""
-    traced = copy.copy(config)
-    vars(traced).update(numbers)
-    return traced
-
-
-def _full_vb(
-    config: Config, model: models.Model, num_data: int, steps_per_epoch: int
-) -> Algorithm:
-    prior_std = config.weight_decay**-0.5
-    monitor = _monitor(config, model)
-
-    def with_theta(key: PRNGKey, params: Params, x: jax.Array) -> dict[str, jax.Array]:
-        kl_theta = full_vb.kl_to_prior(params.generative, prior_std=prior_std)
-        return {**monitor(key, params, x), "kl_theta": kl_theta}
-
-    return full_vb.full_vb(
-        _objective(config, model, num_data, weight_decay=0.0)({}),
-        optimizer(config, steps_per_epoch=steps_per_epoch),
-        num_data=num_data,
-        prior_std=prior_std,
-        monitor=with_theta,
-        norm_every=_norm_every(steps_per_epoch),
+def _full_vb(config: Any, parts: Parts, steps: Steps) -> Algorithm:
+    given_theta = estimators.objective(
+        config,
+        parts.at_theta,
+        num_data=steps.num_data,
+        warmup_steps=_warmup(config, steps),
+        network=parts.baseline,
+        traced=steps.traced,
+    )
+    objective = full_vb.full_vb(
+        given_theta, num_data=steps.num_data, prior_std=config.weight_decay**-0.5
+    )
+    return gradient.ascent(
+        objective,
+        optimizer(config, steps),
+        monitor=_monitor(config, parts.model),
+        norm_every=steps.norm_every,
     )
 
 
 def _vem(
-    config: Config, model: models.Model, num_data: int, steps_per_epoch: int
+    config: Any, parts: Parts, steps: Steps, *, num_steps: int, learning_rate: float
 ) -> Algorithm:
     return variational_em.variational_em(
-        model.joint,
-        models.posterior(config),
-        optimizer(config, steps_per_epoch=steps_per_epoch),
-        num_data=num_data,
+        parts.model.generative,
+        parts.posterior,
+        optimizer(config, steps),
+        num_data=steps.num_data,
         num_samples=config.num_samples,
-        num_steps=config.e_steps,
-        learning_rate=config.e_rate,
+        num_steps=num_steps,
+        learning_rate=learning_rate,
         weight_decay=config.weight_decay,
-        norm_every=_norm_every(steps_per_epoch),
+        norm_every=steps.norm_every,
     )
 
 
-def _mcem(
-    config: Config, model: models.Model, num_data: int, steps_per_epoch: int
-) -> Algorithm:
+def _mcem(config: Any, parts: Parts, steps: Steps, **numbers: Any) -> Algorithm:
+    updates = steps._replace(per_epoch=steps.per_epoch * config.num_updates)
     return mcem.mcem(
-        model.joint,
-        optimizer(config, steps_per_epoch=steps_per_epoch * config.num_updates),
-        num_data=num_data,
-        num_leapfrog=config.num_leapfrog,
-        target_acceptance=config.target_acceptance,
-        num_updates=config.num_updates,
+        parts.model.generative,
+        optimizer(config, updates),
+        num_data=steps.num_data,
         weight_decay=config.weight_decay,
+        **numbers,
     )
 
 
-def _objective(
-    config: Config, model: models.Model, num_data: int, *, weight_decay: float
-) -> objectives.Build:
-    closed = model.closed_form
-    return objectives.builder(
-        config,
-        (model.joint, model.recognition),
-        kl=closed and closed.kl,
-        network=model.baseline,
-        num_data=num_data,
-        weight_decay=weight_decay,
-    )
+_WITH_Q = ("num_samples", "posterior")
+_WITH_ENCODER = (*_WITH_Q, "encoder_hidden")
+ALGORITHMS = {
+    "aevb": Fit(_ascent, reads=(*_WITH_ENCODER, "estimator")),
+    "wake_sleep": Fit(_ascent, reads=_WITH_ENCODER, estimator="wake_sleep"),
+    "rws": Fit(_ascent, reads=_WITH_ENCODER, estimator="reweighted_wake_sleep"),
+    "mcem": Fit(
+        _mcem,
+        {
+            "num_leapfrog": "num_leapfrog",
+            "target_acceptance": "target_acceptance",
+            "num_updates": "num_updates",
+        },
+        has_encoder=False,
+        splits_bound=False,
+    ),
+    "vem": Fit(
+        _vem,
+        {"num_steps": "e_steps", "learning_rate": "e_rate"},
+        _WITH_Q,
+        has_encoder=False,
+        fits=lambda q: q.continuous and not q.own_parameters,
+        splits_bound=False,
+    ),
+    "full_vb": Fit(
+        _full_vb,
+        reads=(*_WITH_ENCODER, "estimator", "theta_std"),
+        fits=lambda q: q.continuous,
+        splits_bound=False,
+    ),
+}
 
 
-def _norm_every(steps_per_epoch: int) -> int:
-    return 10 if steps_per_epoch >= LONG_EPOCH else 1
+class Optimizer(NamedTuple):
+    """An optax optimizer.
+
+    Attributes:
+        build: learning rate, own numbers -> the transformation.
+        flags: keyword of `build` -> the flag that fills it.
+        reads: further flags that mean something under this choice.
+    """
+
+    build: Callable[..., optax.GradientTransformation]
+    flags: Mapping[str, str] = NO_FLAGS
+    reads: tuple[str, ...] = ()
 
 
-def _schedule(config: Config, steps_per_epoch: int) -> optax.ScalarOrSchedule:
-    rate = config.learning_rate
-    if config.schedule == "constant":
-        return rate
-    if config.schedule == "cosine":
-        return optax.cosine_decay_schedule(rate, config.num_epochs * steps_per_epoch)
-    # Burda et al. 2016: 3^i passes at rate 10^(-i/7), i = 0..7, 3,280 in all.
-    ends = [(3**i - 1) // 2 * steps_per_epoch for i in range(1, STAIRCASE_STAGES)]
+OPTIMIZERS = {
+    "sgd": Optimizer(optax.sgd),
+    # The paper's Adagrad starts its sums at zero; optax would start at 0.1.
+    "adagrad": Optimizer(lambda rate: optax.adagrad(rate, initial_accumulator_value=0)),
+    "adam": Optimizer(gradient.adam, {"eps": "adam_epsilon"}),
+    "adamax": Optimizer(optax.adamax),
+    "rmsprop": Optimizer(optax.rmsprop),
+}
+
+
+def _staircase(rate: Any, num_steps: int, num_epochs: int) -> optax.Schedule:
+    """Burda et al. 2016: 3^i passes at rate 10^(-i/7), i = 0..7, 3,280 in all."""
+    per_epoch = num_steps // num_epochs
+    ends = [(3**i - 1) // 2 * per_epoch for i in range(1, STAIRCASE_STAGES)]
     return optax.piecewise_constant_schedule(rate, dict.fromkeys(ends, 10 ** (-1 / 7)))
 
 
-def _monitor(config: Config, model: models.Model) -> gradient.Monitor:
+SCHEDULES: dict[str, Callable[[Any, int, int], optax.ScalarOrSchedule]] = {
+    "constant": lambda rate, num_steps, num_epochs: rate,
+    "cosine": lambda rate, num_steps, num_epochs: optax.cosine_decay_schedule(
+        rate, num_steps
+    ),
+    "staircase": _staircase,
+}
+
+
+def build(config: Any, parts: Parts, steps: Steps) -> Algorithm:
+    """The fit that the flags ask for.
+
+    Raises:
+        ValueError: where a number does not fit the estimator or the algorithm.
+    """
+    row = ALGORITHMS[config.algorithm]
+    return row.build(config, parts, steps, **rows.numbers(row, config, steps.traced))
+
+
+def optimizer(config: Any, steps: Steps) -> optax.GradientTransformation:
+    """The optax optimizer with its schedule, clipping first."""
+    rate = SCHEDULES[config.schedule](
+        steps.traced.get("learning_rate", config.learning_rate),
+        config.num_epochs * steps.per_epoch,
+        config.num_epochs,
+    )
+    row = OPTIMIZERS[config.optimizer]
+    made = row.build(rate, **rows.numbers(row, config, steps.traced))
+    if not config.clip_norm:
+        return made
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), made)
+
+
+def fitting(posterior: str) -> list[str]:
+    """The algorithms of that q."""
+    return [n for n, row in ALGORITHMS.items() if row.fits(POSTERIORS[posterior])]
+
+
+def _warmup(config: Any, steps: Steps) -> int | Array:
+    return steps.traced.get("kl_warmup", config.kl_warmup) * steps.per_epoch
+
+
+def _monitor(config: Any, model: Model) -> gradient.Monitor:
     """The KL where it has a closed form, else both terms of the ELBO.
 
     A closed form draws no noise, so the step already holds all it needs. Noise drawn
     twice is computed twice, and a second decoding with it.
     """
-    closed = model.closed_form
+    closed = model.kl
     if closed is None:
-        terms = models.elbo_terms(model, num_samples=config.num_samples)
+        terms = sgvb.elbo_terms(model, num_samples=config.num_samples)
         return lambda key, params, x: terms(key, params, x)._asdict()
 
-    def kl_alone(key: PRNGKey, params: Params, x: jax.Array) -> dict[str, jax.Array]:
+    def kl_alone(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
         del key
-        return {"kl": closed.kl(params, model.recognition.encode(params, x))}
+        return {"kl": closed(params, model.recognition.encode(params, x)).sum()}
 
     return kl_alone

@@ -3,21 +3,22 @@
 import dataclasses
 import pathlib
 
-from experiments.choices import choices
-from experiments.choices.choices import (
-    ALGORITHMS,
-    ESTIMATORS,
+from experiments.choices import estimators, rows
+from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
+from experiments.choices.densities import (
+    ACTIVATIONS,
+    INITIALIZERS,
     LIKELIHOODS,
-    NAMED_ESTIMATORS,
     POSTERIORS,
     PRIORS,
 )
-from experiments.command import flags as cli
+from experiments.choices.estimators import ESTIMATORS
+from experiments.command import cli
 from vae_jax.data import sources
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(cli.Flags):
     """One training run: a function of these flags and of nothing else."""
 
     workdir: str = cli.flag("", "Where the run is written; runs/DATASET if empty.")
@@ -28,17 +29,20 @@ class Config:
         "tfds:NAME.",
     )
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
-    data_seed: int = cli.flag(0, "Seed of binarization and splits, apart from --seed.")
+    data_seed: int = cli.flag(
+        0, "Seed of binarization and splits, apart from --seed.", least=0
+    )
     valid_size: int = cli.flag(
-        -1, "Training rows kept for validation; -1 is the data set's custom."
+        -1, "Training rows kept for validation; -1 is the data set's custom.", least=-1
     )
     num_train: int = cli.flag(
-        0, "Training rows that are used, from the start; 0 for all of them."
+        0, "Training rows that are used, from the start; 0 for all of them.", least=0
     )
     binarization: str = cli.flag(
-        "threshold",
-        "How pixels become zeros and ones.",
-        choices=("none", "threshold", "static", "dynamic"),
+        "auto",
+        "How pixels become zeros and ones. auto: threshold, but none for npz and tfds, "
+        "which have to be zeros and ones already under --likelihood=bernoulli.",
+        choices=("auto", "none", "threshold", "static", "dynamic"),
     )
     missing: str = cli.flag(
         "refuse",
@@ -47,12 +51,17 @@ class Config:
         choices=sources.MISSING,
     )
     missing_rate: float = cli.flag(
-        0.0, "Share of train and valid made missing at random, once (missing=nan)."
+        0.0,
+        "Share of train and valid made missing at random, once (missing=nan).",
+        least=0,
+        below=1,
     )
     # Model.
     likelihood: str = cli.flag("bernoulli", "p(x | z).", choices=LIKELIHOODS)
-    std: float = cli.flag(0.1, "Fixed (or initial) std of the normal likelihoods.")
-    min_std: float = cli.flag(0.01, "Lower bound of a learned std.")
+    std: float = cli.flag(
+        0.1, "Fixed (or initial) std of the normal likelihoods.", above=0
+    )
+    min_std: float = cli.flag(0.01, "Lower bound of a learned std.", above=0)
     squash_mean: bool = cli.flag(
         False, "Normal likelihoods: means through a sigmoid, for data in [0, 1]."
     )
@@ -61,34 +70,40 @@ class Config:
         "q(z | x); bernoulli has binary latents with a learned prior.",
         choices=POSTERIORS,
     )
-    flow_layers: int = cli.flag(4, "Flows of --posterior=planar, coupling or iaf.")
+    flow_layers: int = cli.flag(
+        4, "Flows of --posterior=planar, coupling or iaf.", least=1
+    )
     prior: str = cli.flag(
         "standard_normal",
         "p(z) of continuous latents: fixed, a learned mixture of normals, or that of q "
         "at learned pseudo-inputs.",
         choices=PRIORS,
     )
-    num_components: int = cli.flag(50, "Components of --prior=normal_mixture and vamp.")
-    top_latents: int = cli.flag(
-        0, "Latents of a second stochastic layer above --num_latents; 0: none."
+    num_components: int = cli.flag(
+        50, "Components of --prior=normal_mixture and vamp.", least=1
     )
-    num_latents: int = cli.flag(16, "Latent dimensions, N_z.")
+    top_latents: int = cli.flag(
+        0, "Latents of a second stochastic layer above --num_latents; 0: none.", least=0
+    )
+    num_latents: int = cli.flag(16, "Latent dimensions, N_z.", least=1)
     hidden: tuple[int, ...] = cli.flag(
-        (200,), "Units of the encoder's hidden layers; the decoder mirrors them."
+        (200,),
+        "Units of the encoder's hidden layers; the decoder mirrors them.",
+        least=1,
     )
     encoder_hidden: tuple[int, ...] = cli.flag(
-        (), "Units of the encoder's hidden layers, if not those of --hidden."
+        (), "Units of the encoder's hidden layers, if not those of --hidden.", least=1
     )
     activation: str = cli.flag(
         "tanh",
         "Hidden units of encoder and decoder.",
-        choices=("tanh", "relu", "softplus", "gelu", "elu"),
+        choices=ACTIVATIONS,
     )
     init: str = cli.flag(
         "glorot",
         "Initial weights of encoder and decoder: Glorot's uniform, or a normal of std "
         "0.01 or 0.1.",
-        choices=("glorot", "normal_0.01", "normal_0.1"),
+        choices=INITIALIZERS,
     )
     # Objective.
     algorithm: str = cli.flag(
@@ -99,52 +114,69 @@ class Config:
         choices=ALGORITHMS,
     )
     estimator: str = cli.flag("sgvb_b", "Gradient estimator.", choices=ESTIMATORS)
-    num_samples: int = cli.flag(1, "Samples of z per example: L of SGVB, K of IWAE.")
-    num_outer: int = cli.flag(1, "Outer samples of miwae and piwae, M.")
+    num_samples: int = cli.flag(
+        1, "Samples of z per example: L of SGVB, K of IWAE.", least=1
+    )
+    num_outer: int = cli.flag(1, "Outer samples of miwae and piwae, M.", least=1)
     beta: float = cli.flag(
-        1.0, "Weight of the KL (sgvb_b); the ELBO's share of the bound (ciwae)."
+        1.0,
+        "Weight of the KL (sgvb_b); the ELBO's share of the bound (ciwae).",
+        least=0,
     )
     alpha: float = cli.flag(0.5, "Order of the Renyi bound.")
     jackknife_order: int = cli.flag(1, "Order of the jackknife bound: 0, 1 or 2.")
-    free_nats: float = cli.flag(0.1, "KL that each latent has for free (free_bits).")
-    capacity: float = cli.flag(20.0, "Nats that the KL is pulled to (capacity).")
-    capacity_strength: float = cli.flag(10.0, "How strongly (capacity).")
-    temperature: float = cli.flag(0.5, "Of the relaxed bits (binary_concrete).")
+    free_nats: float = cli.flag(
+        0.1, "KL that each latent has for free (free_bits).", least=0
+    )
+    capacity: float = cli.flag(
+        20.0, "Nats that the KL is pulled to (capacity).", least=0
+    )
+    capacity_strength: float = cli.flag(10.0, "How strongly (capacity).", least=0)
+    temperature: float = cli.flag(
+        0.5, "Of the relaxed bits (binary_concrete).", above=0
+    )
     sleep_share: float = cli.flag(
-        0.0, "Share of the sleep phase in phi's gradient (rws)."
+        0.0, "Share of the sleep phase in phi's gradient (rws).", least=0
     )
-    num_leapfrog: int = cli.flag(10, "Leapfrog steps of each E-step (mcem).")
+    num_leapfrog: int = cli.flag(10, "Leapfrog steps of each E-step (mcem).", least=1)
     target_acceptance: float = cli.flag(
-        0.9, "Acceptance that HMC's step size is tuned to (mcem)."
+        0.9, "Acceptance that HMC's step size is tuned to (mcem).", above=0, below=1
     )
-    num_updates: int = cli.flag(5, "Updates of theta after each E-step (mcem).")
-    e_steps: int = cli.flag(20, "Steps of the search for each q (vem).")
-    e_rate: float = cli.flag(0.1, "Step size of that search (vem).")
-    theta_std: float = cli.flag(0.01, "Initial std of q(theta) (full_vb).")
+    num_updates: int = cli.flag(
+        5, "Updates of theta after each E-step (mcem).", least=1
+    )
+    e_steps: int = cli.flag(20, "Steps of the search for each q (vem).", least=1)
+    e_rate: float = cli.flag(0.1, "Step size of that search (vem).", above=0)
+    theta_std: float = cli.flag(0.01, "Initial std of q(theta) (full_vb).", above=0)
     weight_decay: float = cli.flag(
         0.0,
         "Precision of the normal prior on theta (MAP, or full_vb's prior); 1 is the "
         "AEVB paper's.",
+        least=0,
     )
     kl_warmup: int = cli.flag(
-        0, "Epochs over which the KL's weight in the gradient rises to 1 (sgvb_b)."
+        0,
+        "Epochs over which the KL's weight in the gradient rises to 1 (sgvb_b).",
+        least=0,
     )
     # Optimization.
-    optimizer: str = cli.flag(
-        "adam", "Optimizer.", choices=("sgd", "adagrad", "adam", "adamax", "rmsprop")
-    )
-    adam_epsilon: float = cli.flag(1e-8, "Added to Adam's denominator (adam).")
-    learning_rate: float = cli.flag(1e-3, "Step size, before the schedule.")
+    optimizer: str = cli.flag("adam", "Optimizer.", choices=OPTIMIZERS)
+    adam_epsilon: float = cli.flag(1e-8, "Added to Adam's denominator (adam).", above=0)
+    learning_rate: float = cli.flag(1e-3, "Step size, before the schedule.", above=0)
     schedule: str = cli.flag(
         "constant",
         "Step size over time; staircase holds 10^(-i/7) for 3^i epochs, i = 0, 1, ...",
-        choices=("constant", "cosine", "staircase"),
+        choices=SCHEDULES,
     )
-    clip_norm: float = cli.flag(0.0, "Greatest norm of the gradient; 0 for no limit.")
-    batch_size: int = cli.flag(100, "Examples per step, M.")
-    num_epochs: int = cli.flag(300, "Passes over the training split.")
+    clip_norm: float = cli.flag(
+        0.0, "Greatest norm of the gradient; 0 for no limit.", least=0
+    )
+    batch_size: int = cli.flag(100, "Examples per step, M.", least=1)
+    num_epochs: int = cli.flag(300, "Passes over the training split.", least=1)
     early_stopping: int = cli.flag(
-        0, "Stop after that many epochs without a better validation bound; 0: never."
+        0,
+        "Stop after that many epochs without a better validation bound; 0: never.",
+        least=0,
     )
     watch: str = cli.flag(
         "elbo",
@@ -152,9 +184,9 @@ class Config:
         "or the bound of --valid_samples importance samples.",
         choices=("elbo", "importance"),
     )
-    seed: int = cli.flag(0, "Seed of weights, order and noise.")
+    seed: int = cli.flag(0, "Seed of weights, order and noise.", least=0)
     # Several runs in one program.
-    num_seeds: int = cli.flag(1, "Runs that train together, from --seed on.")
+    num_seeds: int = cli.flag(1, "Runs that train together, from --seed on.", least=1)
     sweep: str = cli.flag(
         "",
         "NAME=V1,V2,...: runs that differ in --learning_rate, --beta or --kl_warmup "
@@ -162,7 +194,7 @@ class Config:
     )
     # Where it runs: to rounding, none of these changes a number.
     num_devices: int = cli.flag(
-        1, "Devices that share each batch; 0 for all there are.", display=True
+        1, "Devices that share each batch; 0 for all there are.", display=True, least=0
     )
     shard_data: bool = cli.flag(
         False, "Share the training rows out among the devices.", display=True
@@ -172,6 +204,7 @@ class Config:
         "Keep the training rows on the host and send those of so many steps at a time; "
         "0: all rows lie on the device.",
         display=True,
+        least=0,
     )
     coordinator_address: str = cli.flag(
         "",
@@ -179,25 +212,40 @@ class Config:
         "tells it.",
         display=True,
     )
-    num_processes: int = cli.flag(1, "Processes of the run.", display=True)
-    process_id: int = cli.flag(0, "Which process this is, from 0.", display=True)
+    num_processes: int = cli.flag(1, "Processes of the run.", display=True, least=1)
+    process_id: int = cli.flag(
+        0, "Which process this is, from 0.", display=True, least=0
+    )
     # Watching.
-    eval_every: int = cli.flag(1, "Epochs between validation bounds.")
-    valid_samples: int = cli.flag(10, "Samples per image of the validation bound.")
-    eval_samples: int = cli.flag(100, "Samples per image of the final test bound.")
+    eval_every: int = cli.flag(1, "Epochs between validation bounds.", least=1)
+    valid_samples: int = cli.flag(
+        10, "Samples per image of the validation bound.", least=1
+    )
+    eval_samples: int = cli.flag(
+        100, "Samples per image of the final test bound.", least=1
+    )
     checkpoint_seconds: float = cli.flag(
-        30.0, "Least seconds between checkpoints.", display=True
+        30.0, "Least seconds between checkpoints.", display=True, least=0
     )
     resume: bool = cli.flag(True, "Continue the run found in --workdir.", display=True)
     progress: bool = cli.flag(True, "Show the bound while training.", display=True)
 
-    def __post_init__(self) -> None:
-        """Refuses numbers and combinations that no run can have.
+    def check(self) -> None:
+        """Refuses combinations that no run can have.
 
         Raises:
-            ValueError: naming the flag, its value and the fix.
+            ValueError: naming the flags, their values and the fix.
         """
-        choices.check(self)
+        for refuse in (
+            _missing,
+            _prior,
+            _choices,
+            _readers,
+            _estimator,
+            _stream,
+            _early_stopping,
+        ):
+            refuse(self)
 
     @property
     def trains_many(self) -> bool:
@@ -207,7 +255,19 @@ class Config:
     @property
     def gradient(self) -> str:
         """The estimator that is ascended: that of --algorithm, or --estimator."""
-        return NAMED_ESTIMATORS.get(self.algorithm, self.estimator)
+        return ALGORITHMS[self.algorithm].estimator or self.estimator
+
+    @property
+    def settled(self) -> "Config":
+        """The same with what --binarization=auto stands for in its place.
+
+        What a run is built of and writes to its workdir. Whether data are fit to be
+        read so, `protocol.load` knows, which is given the flags as they are.
+        """
+        if self.binarization != "auto":
+            return self
+        chosen = "none" if sources.is_own(self.dataset) else "threshold"
+        return dataclasses.replace(self, binarization=chosen)
 
     @property
     def has_standard_prior(self) -> bool:
@@ -219,3 +279,139 @@ class Config:
         name = self.dataset.removeprefix("npz:").removeprefix("tfds:")
         stem = pathlib.Path(name).stem
         return pathlib.Path(self.workdir or f"runs/{stem}").expanduser()
+
+
+def _missing(config: Config) -> None:
+    if config.missing_rate and config.missing != "nan":
+        raise ValueError(
+            f"--missing_rate says nothing to --missing={config.missing}: it is read by "
+            "nan"
+        )
+    if config.missing == "nan" and config.algorithm == "wake_sleep":
+        raise ValueError(
+            "--missing=nan does not go with --algorithm=wake_sleep, whose q is fitted "
+            "to whole dreams alone"
+        )
+
+
+def _prior(config: Config) -> None:
+    if config.has_standard_prior:
+        return
+    has_encoder = ALGORITHMS[config.algorithm].has_encoder
+    if not POSTERIORS[config.posterior].continuous:
+        raise ValueError(
+            "--prior and --top_latents are of continuous latents, "
+            "--posterior=bernoulli has its own prior"
+        )
+    if config.prior == "vamp" and not has_encoder:
+        raise ValueError(
+            f"--prior=vamp is made of the encoder, which --algorithm="
+            f"{config.algorithm} has not"
+        )
+    if config.top_latents and (
+        config.prior != "standard_normal"
+        or config.posterior != "diag_normal"
+        or not has_encoder
+    ):
+        raise ValueError(
+            "--top_latents goes with an encoder, --prior=standard_normal and "
+            "--posterior=diag_normal, which hold for each of its layers"
+        )
+
+
+def _choices(config: Config) -> None:
+    """Refuses an algorithm or an estimator that is not of the q or the prior."""
+    algorithm, q = ALGORITHMS[config.algorithm], POSTERIORS[config.posterior]
+    if not algorithm.fits(q):
+        fitting = [name for name, row in POSTERIORS.items() if algorithm.fits(row)]
+        raise ValueError(
+            f"--algorithm={config.algorithm} does not fit --posterior="
+            f"{config.posterior}; what fits: {', '.join(fitting)}"
+        )
+    if not algorithm.has_encoder:
+        return
+    if config.gradient not in estimators.fitting(config.posterior):
+        raise ValueError(
+            f"--estimator={config.gradient} does not fit --posterior="
+            f"{config.posterior}; what fits: "
+            f"{', '.join(estimators.fitting(config.posterior))}"
+        )
+    closed = config.has_standard_prior or not q.continuous
+    fitting = estimators.fitting(config.posterior, closed_kl=closed)
+    if config.gradient not in fitting:
+        raise ValueError(
+            f"--estimator={config.gradient} needs the closed-form KL of a normal to "
+            f"N(0, I), which --prior={config.prior} --top_latents="
+            f"{config.top_latents} have not; what fits: {', '.join(fitting)}"
+        )
+
+
+def _readers(config: Config) -> None:
+    """Refuses a flag that was given and that nothing reads."""
+    given = [
+        field.name
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != field.default
+    ]
+    chosen = {
+        "algorithm": (config.algorithm, ALGORITHMS),
+        "estimator": (config.gradient, ESTIMATORS),
+        "posterior": (config.posterior, POSTERIORS),
+        "prior": (config.prior, PRIORS),
+        "likelihood": (config.likelihood, LIKELIHOODS),
+        "optimizer": (config.optimizer, OPTIMIZERS),
+    }
+    for chooser, (name, table) in chosen.items():
+        if chooser == "estimator" and not ALGORITHMS[config.algorithm].has_encoder:
+            chooser, name = "algorithm", config.algorithm  # it ascends none of them
+        reason = rows.unread(chooser, name, table, given)
+        if reason:
+            raise ValueError(reason)
+
+
+def _estimator(config: Config) -> None:
+    if config.estimator == "ciwae" and not config.beta < 1.0:
+        raise ValueError(
+            f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
+            f"ELBO alone), got {config.beta}"
+        )
+    if config.algorithm == "full_vb" and not config.weight_decay:
+        raise ValueError(
+            "--algorithm=full_vb needs a --weight_decay above 0: the precision of "
+            "its prior on theta"
+        )
+
+
+def _stream(config: Config) -> None:
+    if not config.stream_steps:
+        return
+    if not ALGORITHMS[config.algorithm].has_encoder:
+        raise ValueError(
+            f"--stream_steps does not go with --algorithm={config.algorithm}, which "
+            "keeps a state for each row of the data set"
+        )
+    if config.trains_many:
+        raise ValueError(
+            "--stream_steps does not go with --num_seeds and --sweep: each run has an "
+            "order of its own, and would be sent rows of its own"
+        )
+    if config.shard_data:
+        raise ValueError("--shard_data and --stream_steps are two ways: choose one")
+
+
+def _early_stopping(config: Config) -> None:
+    if config.early_stopping and config.trains_many:
+        raise ValueError(
+            "--early_stopping ends one run at its own time: leave it out where runs "
+            "train together (--num_seeds, --sweep); the best weights of each are kept"
+        )
+    if config.early_stopping and config.algorithm == "mcem":
+        raise ValueError(
+            "--early_stopping needs a validation bound, and mcem has no q to take "
+            "one with while it trains"
+        )
+    if config.early_stopping and config.early_stopping < config.eval_every:
+        raise ValueError(
+            f"--early_stopping={config.early_stopping} is below --eval_every="
+            f"{config.eval_every}: the validation bound would never be seen twice"
+        )

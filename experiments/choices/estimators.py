@@ -1,164 +1,200 @@
-"""From the name of an estimator, and the flags that it reads, to an objective."""
+"""The estimators that flags can name, a row each, and the objective of one."""
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array
 
-from experiments.choices.config import Config
-from vae_jax import divergences, networks
+from experiments.choices import rows
+from experiments.choices.densities import POSTERIORS, Posterior
+from experiments.choices.rows import NO_FLAGS
+from vae_jax import networks
 from vae_jax.estimators import (
     disarm,
     importance,
     multiply_weighted,
     regularized,
     relaxed,
+    running_baseline,
     score_function,
     sgvb,
     wake_sleep,
 )
-from vae_jax.inference import running_baseline
 from vae_jax.training import gradient
-from vae_jax.types import (
-    Algorithm,
-    Generative,
-    Network,
-    Objective,
-    Params,
-    Recognition,
-    Scalar,
-)
+from vae_jax.types import ExampleObjective, Model, Network, Objective, per_example
 
-Pair: TypeAlias = tuple[Generative, Recognition]
-KL: TypeAlias = Callable[[Params, Array], Scalar]  # params, h -> nats
-Build: TypeAlias = Callable[[gradient.Settings], Objective]
-
-WITH_RUNNING_BASELINE = ("running_baseline", "nvil")
 BASELINE_UNITS = 100
-BUILDERS: dict[str, Callable[..., Objective]] = {
-    "sgvb_a": sgvb.sgvb_a,
-    "sgvb_b": sgvb.sgvb_b,
-    "free_bits": regularized.free_bits,
-    "capacity": regularized.capacity,
-    "iwae": importance.iwae,
-    "stick_the_landing": importance.stick_the_landing,
-    "dreg": importance.dreg,
-    "ciwae": importance.ciwae,
-    "renyi": importance.renyi,
-    "jackknife": importance.jackknife,
-    "miwae": multiply_weighted.miwae,
-    "piwae": multiply_weighted.piwae,
-    "score_function": score_function.score_function,
-    "running_baseline": score_function.score_function,
-    "leave_one_out": score_function.leave_one_out,
-    "nvil": score_function.nvil,
-    "vimco": score_function.vimco,
-    "wake_sleep": wake_sleep.wake_sleep,
-    "reweighted_wake_sleep": wake_sleep.reweighted_wake_sleep,
-    "straight_through": relaxed.straight_through,
-    "binary_concrete": relaxed.binary_concrete,
-    "disarm": disarm.disarm,
+
+
+class Estimator(NamedTuple):
+    """An estimator of the gradient of a bound.
+
+    Attributes:
+        build: model, num_samples, own numbers -> its function of one example.
+        flags: keyword of `build` -> the flag that fills it.
+        reads: further flags that mean something under this choice.
+        fits: which q it is of.
+        of_elbo: whether its value is an ELBO, so that bound + KL = reconstruction.
+        closed_kl: whether it needs the KL of q to the prior in closed form.
+        remembers: whether it takes a running baseline and its scale.
+        learns_baseline: whether it takes a network of x as its baseline.
+        decodings: decoder evaluations of each sample.
+    """
+
+    build: Callable[..., ExampleObjective]
+    flags: Mapping[str, str] = NO_FLAGS
+    reads: tuple[str, ...] = ()
+    fits: Callable[[Posterior], bool] = lambda q: q.continuous
+    of_elbo: bool = False
+    closed_kl: bool = False
+    remembers: bool = False
+    learns_baseline: bool = False
+    decodings: int = 1
+
+
+def _any(q: Posterior) -> bool:
+    del q
+    return True
+
+
+def _with_closed_kl(q: Posterior) -> bool:
+    return q.closed_kl
+
+
+def _factorized(q: Posterior) -> bool:
+    return q.factorizes
+
+
+def _bits(q: Posterior) -> bool:
+    return not q.continuous
+
+
+ESTIMATORS = {
+    "sgvb_a": Estimator(sgvb.sgvb_a, of_elbo=True),
+    "sgvb_b": Estimator(
+        sgvb.sgvb_b,
+        {"beta": "beta"},
+        ("kl_warmup",),
+        fits=_with_closed_kl,
+        of_elbo=True,
+        closed_kl=True,
+    ),
+    "free_bits": Estimator(
+        regularized.free_bits,
+        {"min_nats": "free_nats"},
+        fits=_factorized,
+        of_elbo=True,
+        closed_kl=True,
+    ),
+    "capacity": Estimator(
+        regularized.capacity,
+        {"nats": "capacity", "strength": "capacity_strength"},
+        fits=_with_closed_kl,
+        of_elbo=True,
+        closed_kl=True,
+    ),
+    "iwae": Estimator(importance.iwae),
+    "stick_the_landing": Estimator(importance.stick_the_landing),
+    "dreg": Estimator(importance.dreg),
+    "ciwae": Estimator(importance.ciwae, {"beta": "beta"}),
+    "renyi": Estimator(importance.renyi, {"alpha": "alpha"}),
+    "jackknife": Estimator(importance.jackknife, {"order": "jackknife_order"}),
+    "miwae": Estimator(multiply_weighted.miwae, {"num_outer": "num_outer"}),
+    "piwae": Estimator(multiply_weighted.piwae, {"num_outer": "num_outer"}),
+    "score_function": Estimator(score_function.score_function, fits=_any, of_elbo=True),
+    "running_baseline": Estimator(
+        score_function.score_function, fits=_any, of_elbo=True, remembers=True
+    ),
+    "leave_one_out": Estimator(score_function.leave_one_out, fits=_any, of_elbo=True),
+    "nvil": Estimator(
+        score_function.nvil,
+        fits=_any,
+        of_elbo=True,
+        remembers=True,
+        learns_baseline=True,
+    ),
+    "vimco": Estimator(score_function.vimco, fits=_any),
+    "wake_sleep": Estimator(
+        wake_sleep.wake_sleep, fits=_any, of_elbo=True, decodings=2
+    ),
+    "reweighted_wake_sleep": Estimator(
+        wake_sleep.reweighted_wake_sleep, {"sleep_share": "sleep_share"}, fits=_any
+    ),
+    "straight_through": Estimator(relaxed.straight_through, fits=_bits, of_elbo=True),
+    "binary_concrete": Estimator(
+        relaxed.binary_concrete,
+        {"temperature": "temperature"},
+        fits=_bits,
+        of_elbo=True,
+        decodings=2,
+    ),
+    "disarm": Estimator(disarm.disarm, fits=_bits, of_elbo=True),
 }
 
 
-def builder(
-    config: Config,
-    pair: Pair,
+def fitting(posterior: str, *, closed_kl: bool = True) -> list[str]:
+    """The estimators of that q, those that need a closed KL only where there is one."""
+    return [
+        name
+        for name, row in ESTIMATORS.items()
+        if row.fits(POSTERIORS[posterior]) and (closed_kl or not row.closed_kl)
+    ]
+
+
+def objective(
+    config: Any,
+    model: Model,
     *,
-    kl: KL | None,
-    network: Network | None,
     num_data: int,
     weight_decay: float = 0.0,
-) -> Build:
-    """settings of a step -> the objective that the flags ask for.
+    warmup_steps: int | Array = 0,
+    network: Network | None = None,
+    traced: Mapping[str, Any] = NO_FLAGS,
+) -> Objective:
+    """The objective that the flags ask for, with the memory that some of them keep.
 
     Args:
         config: the flags.
-        pair: the joint and q.
-        kl: KL(q || prior) in closed form, which relaxed estimators need.
-        network: the baseline that nvil learns.
+        model: p and q.
         num_data: rows of the training split, for the prior on theta.
         weight_decay: the precision of that prior; none at 0.
+        warmup_steps: over which beta rises to its value.
+        network: the baseline that nvil learns.
+        traced: numbers that take the place of flags of the same names.
 
     Raises:
         ValueError: where a number does not fit the estimator.
     """
+    row = ESTIMATORS[config.gradient]
+    own = rows.numbers(row, config, traced)
+    if row.learns_baseline:
+        own["network"] = network
 
-    def build(settings: gradient.Settings) -> Objective:
-        own = _arguments(config, settings, kl, network)
-        objective = BUILDERS[config.gradient](
-            *pair, num_samples=config.num_samples, **own
-        )
+    def build(**changed: Any) -> ExampleObjective:
+        function = row.build(model, num_samples=config.num_samples, **own | changed)
         if not weight_decay:
-            return objective
+            return function
         return sgvb.with_normal_prior_on_theta(
-            objective, num_data=num_data, weight_decay=weight_decay
+            function, num_data=num_data, weight_decay=weight_decay
         )
 
-    # Once here, so that what does not fit is said before anything runs.
-    build({"baseline": jnp.zeros(()), "scale": jnp.ones(()), "warmup": jnp.ones(())})
-    return build
-
-
-def algorithm(
-    estimator: str,
-    build: Build,
-    optimizer: optax.GradientTransformation,
-    *,
-    settings: Callable[[Array], gradient.Settings] = lambda step: {},
-    monitor: gradient.Monitor = lambda key, params, x: {},
-    norm_every: int = 1,
-) -> Algorithm:
-    """The ascent of an estimator, with the memory that some of them keep."""
-    if estimator in WITH_RUNNING_BASELINE:
+    plain = build()  # so that what does not fit is said before anything runs
+    if row.remembers:
         return running_baseline.running_baseline(
-            lambda baseline, scale: build({"baseline": baseline, "scale": scale}),
-            optimizer,
-            monitor=monitor,
-            norm_every=norm_every,
+            lambda baseline, scale: build(baseline=baseline, scale=scale)
         )
-    return gradient.scheduled_ascent(
-        build, optimizer, settings=settings, monitor=monitor, norm_every=norm_every
-    )
+    if isinstance(warmup_steps, int) and not warmup_steps:
+        return per_example(plain)
 
+    def settings(step: Array) -> gradient.Settings:
+        # A traced warm-up of no steps is over at the first.
+        share = jnp.minimum(1.0, (step + 1.0) / jnp.maximum(warmup_steps, 1))
+        return {"beta": own["beta"] * share}
 
-def bernoulli_kl_per_latent(params: Params, h: Array) -> Array:
-    """KL of each bit of a factorial q with logits h to the learned prior, nats [D]."""
-    logits = params.generative["prior"]["logits"]
-    return jax.vmap(divergences.bernoulli_to_bernoulli)(h[:, None], logits[:, None])
+    return gradient.scheduled(lambda s: build(**s), settings)
 
 
 def baseline(num_entries: int) -> Network:
     """The network of a baseline that is learned from x."""
     return networks.mlp(num_entries, (BASELINE_UNITS,), 1)
-
-
-def _arguments(
-    config: Config, settings: gradient.Settings, kl: KL | None, network: Network | None
-) -> dict[str, Any]:
-    """What a builder takes beside the records and num_samples."""
-    of_normal = {"kl": divergences.diag_normal_to_standard_normal}
-    running = {k: v for k, v in settings.items() if k in ("baseline", "scale")}
-    table: dict[str, Callable[[], dict[str, Any]]] = {
-        "sgvb_b": lambda: (
-            of_normal | {"beta": config.beta * settings.get("warmup", 1.0)}
-        ),
-        "free_bits": lambda: of_normal | {"min_nats": config.free_nats},
-        "capacity": lambda: (
-            of_normal | {"nats": config.capacity, "strength": config.capacity_strength}
-        ),
-        "ciwae": lambda: {"beta": config.beta},
-        "renyi": lambda: {"alpha": config.alpha},
-        "jackknife": lambda: {"order": config.jackknife_order},
-        "miwae": lambda: {"num_outer": config.num_outer},
-        "piwae": lambda: {"num_outer": config.num_outer},
-        "running_baseline": lambda: running,
-        "nvil": lambda: running | {"network": network},
-        "reweighted_wake_sleep": lambda: {"sleep_share": config.sleep_share},
-        "straight_through": lambda: {"kl": kl},
-        "binary_concrete": lambda: {"kl": kl, "temperature": config.temperature},
-    }
-    return table.get(config.gradient, dict)()

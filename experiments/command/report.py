@@ -1,14 +1,74 @@
-"""What a comparison leaves: a folder claimed first, results with their origin."""
+"""How a result leaves a command: as a printed table, and as JSON with its origin."""
 
 import dataclasses
 import json
+import math
+import os
 import pathlib
-from collections.abc import Callable
-from typing import Any
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
 
-from experiments.command import flags as cli
-from experiments.runs import protocol
-from experiments.runs import workdir as rundir
+import jax
+
+import vae_jax
+from experiments.command import cli
+from vae_jax import writing
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Column(NamedTuple):
+    """One column of a printed table.
+
+    Attributes:
+        title: its heading.
+        value: of a row -> what stands in the cell; None leaves it empty.
+        form: how a number is written, such as ".2f" or "+.1%".
+        width: of the column, without the blank before it; the first column of a table
+            is set to the left, the others to the right.
+    """
+
+    title: str
+    value: Callable[[Any], Any]
+    form: str = ""
+    width: int = 10
+
+
+def field(title: str, name: str, form: str = "", width: int = 10) -> Column:
+    """The column of one entry of rows that are dictionaries; empty where it is not."""
+    return Column(title, lambda row: row.get(name), form, width)
+
+
+def table(columns: Sequence[Column], rows: Iterable[Any]) -> str:
+    """Heading and rows, a line each."""
+    return "\n".join([heading(columns), *(line(columns, row) for row in rows)])
+
+
+def heading(columns: Sequence[Column]) -> str:
+    """The titles of the columns, to stand above lines that come one by one."""
+    return _aligned(columns, [column.title for column in columns])
+
+
+def line(columns: Sequence[Column], row: Any) -> str:
+    """One row, to be printed as soon as it is known."""
+    return _aligned(columns, [_cell(column, row) for column in columns])
+
+
+def _cell(column: Column, row: Any) -> str:
+    value = column.value(row)
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else format(value, column.form)
+
+
+def _aligned(columns: Sequence[Column], cells: Sequence[str]) -> str:
+    first, *others = [
+        f"{cell:{'<' if i == 0 else '>'}{column.width}}"
+        for i, (column, cell) in enumerate(zip(columns, cells, strict=True))
+    ]
+    return " ".join([first, *others]).rstrip()
 
 
 def claim(workdir: str) -> pathlib.Path:
@@ -19,8 +79,24 @@ def claim(workdir: str) -> pathlib.Path:
     """
     folder = pathlib.Path(workdir).expanduser()
     with cli.user_errors():
-        rundir.make(folder)
+        make(folder)
     return folder
+
+
+def make(workdir: pathlib.Path) -> None:
+    """Creates a folder to write in, where there is none.
+
+    Raises:
+        ValueError: if it is a file.
+        PermissionError: if it cannot be written.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(
+            f"--workdir={workdir} is a file: name a folder, or move the file"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not os.access(workdir, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write in --workdir={workdir}")
 
 
 def write(path: pathlib.Path, config: Any, result: dict[str, Any]) -> None:
@@ -28,14 +104,14 @@ def write(path: pathlib.Path, config: Any, result: dict[str, Any]) -> None:
     content = {
         **result,
         "config": dataclasses.asdict(config),
-        "environment": protocol.environment(),
+        "environment": environment(),
     }
     with cli.user_errors():
-        rundir.write_json(path, content)
+        write_json(path, content)
     print(f"written to {path.parent}")
 
 
-def kept(path: pathlib.Path, flags: dict[str, Any], make: Callable[[], Any]) -> Any:
+def cached(path: pathlib.Path, flags: dict[str, Any], make: Callable[[], Any]) -> Any:
     """The result in a file that was made with the same flags, else made and written.
 
     So a comparison that was interrupted continues behind its last finished part.
@@ -43,12 +119,65 @@ def kept(path: pathlib.Path, flags: dict[str, Any], make: Callable[[], Any]) -> 
     Raises:
         UsageError: if the file is damaged or cannot be written.
     """
-    flags = json.loads(json.dumps(flags))
+    flags = plain(flags)
     if path.is_file():
-        found = rundir.read_json(path)
+        found = read_json(path)
         if found.get("config") == flags:
-            return found["result"]
+            return measured(found["result"])
     result = make()
     with cli.user_errors():
-        rundir.write_json(path, {"config": flags, "result": result})
+        write_json(path, {"config": flags, "result": result})
     return result
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+        UsageError: if it is there no more, or damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise cli.UsageError(f"{path} cannot be read ({error}): remove it") from error
+    if not isinstance(content, dict):
+        raise cli.UsageError(f"{path} holds no results: remove it")
+    return content
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes JSON whole or not at all; what is not finite as null."""
+    write_text(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def plain(content: Any) -> Any:
+    """What `write_json` writes: lists for tuples, None for what is not finite."""
+    return json.loads(json.dumps(content), parse_constant=lambda name: None)
+
+
+def measured(content: Any) -> Any:
+    """Measurements that were read back, NaN where they hold None."""
+    if isinstance(content, dict):
+        return {name: measured(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [measured(value) for value in content]
+    return math.nan if content is None else content
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with writing.atomically(path) as file:
+        file.write(text.encode())
+
+
+def environment() -> dict[str, Any]:
+    """Versions and device of this process."""
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "packages": {"vae_jax": vae_jax.__version__}
+        | {name: metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": f"{device.platform}: {device.device_kind}",
+        "num_devices": jax.device_count(),
+    }

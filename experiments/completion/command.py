@@ -20,12 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.command import flags as cli
+from experiments.command import cli, report
 from experiments.completion import methods as completion_methods
 from experiments.completion import scores as completion_measures
 from experiments.measures import measure, pictures
-from experiments.runs import protocol
-from experiments.runs import workdir as rundir
+from experiments.runs import protocol, trained_runs
 from vae_jax.evaluation import masks
 from vae_jax.plots import completions, files
 
@@ -35,7 +34,7 @@ NOT_NEGATIVE = ("num_images", "num_warmup", "num_burn_in", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(measure.WorkdirFlags):
+class Config(trained_runs.WorkdirFlags):
     """One set of completions; every field is a flag."""
 
     split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
@@ -169,7 +168,7 @@ def complete(config: Config) -> tuple[dict[str, Any], pictures.Arrays]:
         "step": trained.step,
         "seed": config.seed,
         "protocol": protocol.stamp(trained.config, trained.data),
-        "environment": protocol.environment(),
+        "environment": report.environment(),
     }
     arrays = {"x": truth, "hidden": hidden}
     for name, method in found.items():
@@ -184,25 +183,28 @@ def main(config: Config) -> int:
     path = folder / f"completion_{config.name}.json"
     table = completion_measures.table(result)
     with cli.user_errors():
-        rundir.write_json(path, result)
-        rundir.write_text(path.with_suffix(".txt"), table)
+        report.write_json(path, result)
+        report.write_text(path.with_suffix(".txt"), table)
         pictures.save_arrays(path.with_suffix(".npz"), arrays)
         drawn = arrays["x"].ndim in (3, 4)
         if drawn:
-            figure = completions.table(*_shown(arrays, config.num_shown))
+            figure = completions.table(
+                *_shown(arrays, config.num_shown),
+                limits=pictures.limits_of(arrays["x"]),
+            )
             files.save(figure, path.with_suffix(".png"))
     print(table)
     print(f"written to {path}, .txt, .npz{' and .png' if drawn else ''}")
     return 0
 
 
-def _images(config: Config, trained: measure.Trained) -> Array:
+def _images(config: Config, trained: trained_runs.Trained) -> Array:
     """Images [N, *X] of the split, at equal distances in it.
 
     Raises:
         ValueError: if it holds fewer.
     """
-    rows = measure.spread_rows(
+    rows = trained_runs.spread_rows(
         trained, split=config.split, num_images=config.num_images
     )
     return trained.data.prepared.value(rows)
@@ -239,7 +241,7 @@ def _read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(stored.astype(bool), shape)
 
 
-def _notes(hidden: np.ndarray, trained: measure.Trained) -> list[str]:
+def _notes(hidden: np.ndarray, trained: trained_runs.Trained) -> list[str]:
     """What a reader has to know before the numbers."""
     notes = []
     all_hidden = int(hidden.reshape(len(hidden), -1).all(1).sum())

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from experiments.choices.choices import WITHOUT_ENCODER
+from experiments.choices.algorithms import ALGORITHMS
 from experiments.measures import measure
+from experiments.runs import trained_runs
 from vae_jax import vae
 from vae_jax.evaluation import completion, examples, marginal, weights
 from vae_jax.inference import mcem
-from vae_jax.types import Generative, Params, PRNGKey, Recognition
+from vae_jax.types import Model, Params, PRNGKey
 
 METHODS = ("pseudo_gibbs", "metropolis_within_gibbs", "importance")
 PROPOSALS = ("chain", "encoder")
@@ -58,7 +59,11 @@ def parse(names: str) -> tuple[str, ...]:
 
 
 def fitting(
-    methods: tuple[str, ...], trained: measure.Trained, *, proposal: str, chain: int
+    methods: tuple[str, ...],
+    trained: trained_runs.Trained,
+    *,
+    proposal: str,
+    chain: int,
 ) -> tuple[str, ...]:
     """The methods, if the model has what they need.
 
@@ -67,7 +72,7 @@ def fitting(
             binary latents or of fewer draws than latents.
     """
     config = trained.config
-    if config.algorithm in WITHOUT_ENCODER and (
+    if not ALGORITHMS[config.algorithm].has_encoder and (
         methods != ("importance",) or proposal != "chain"
     ):
         raise ValueError(
@@ -90,7 +95,7 @@ def fitting(
 
 def run(
     key: PRNGKey,
-    trained: measure.Trained,
+    trained: trained_runs.Trained,
     partial: Array,
     truth: Array,
     methods: tuple[str, ...],
@@ -100,19 +105,19 @@ def run(
 
     Both chains take the same number of steps before and between their draws.
     """
-    pair = vae.masked(*trained.model.pair)
-    score = completion.log_likelihood_of_truth(pair[0])
+    model = vae.masked(trained.model)
+    score = completion.log_likelihood_of_truth(model.generative)
     steps = {"num_draws": settings.num_draws, "thin": settings.thin}
     warmup, burn_in = settings.num_warmup, settings.num_burn_in
     make = {
         "pseudo_gibbs": lambda: completion.pseudo_gibbs(
-            *pair, num_warmup=warmup + burn_in, **steps
+            model, num_warmup=warmup + burn_in, **steps
         ),
         "metropolis_within_gibbs": lambda: completion.metropolis_within_gibbs(
-            *pair, num_warmup=warmup, num_burn_in=burn_in, **steps
+            model, num_warmup=warmup, num_burn_in=burn_in, **steps
         ),
         "importance": lambda: completion.importance(
-            *_proposal(trained, settings),
+            _proposal(trained, settings),
             num_samples=settings.importance_samples,
             num_draws=settings.num_draws,
             chunk_size=min(measure.IMPORTANCE_CHUNK, settings.importance_samples),
@@ -141,7 +146,7 @@ def run(
 
 def log_likelihood(
     key: PRNGKey,
-    trained: measure.Trained,
+    trained: trained_runs.Trained,
     partial: Array,
     truth: Array,
     found: dict[str, Found],
@@ -153,9 +158,8 @@ def log_likelihood(
     standard error as a mean over images of their kind, and what speaks against them.
     The same proposal for both.
     """
-    pair = _proposal(trained, settings)
     estimate = marginal.importance_sampling(
-        *pair,
+        _proposal(trained, settings),
         num_samples=settings.importance_samples,
         chunk_size=min(measure.IMPORTANCE_CHUNK, settings.importance_samples),
     )
@@ -187,17 +191,15 @@ def log_likelihood(
     return result
 
 
-def _proposal(
-    trained: measure.Trained, settings: Settings
-) -> tuple[Generative, Recognition]:
+def _proposal(trained: trained_runs.Trained, settings: Settings) -> Model:
     """The joint of partial x, and the q that importance sampling draws from."""
-    generative, recognition = vae.masked(*trained.model.pair)
+    masked = vae.masked(trained.model)
     if settings.proposal == "encoder":
-        return generative, recognition
+        return masked
     config = trained.config
     fitted = mcem.fitted_normal(
         jax.random.key(config.seed),
-        generative,
+        masked.generative,
         num_latents=config.num_latents + config.top_latents,
         num_samples=settings.chain,
         num_warmup=settings.chain,
@@ -205,4 +207,4 @@ def _proposal(
         num_starts=1000,
         inflation=INFLATION,
     )
-    return generative, fitted
+    return vae.model(masked.generative, fitted)

@@ -6,6 +6,7 @@ import numpy as np
 
 from experiments.completion.methods import Found
 from experiments.measures import measure
+from experiments.runs import trained_runs
 
 NUM_BINS = 10
 NOMINAL = 0.9  # of predictive intervals
@@ -24,10 +25,10 @@ SHOWN = {  # what a table shows of a method, by its unit
 }
 
 
-def training_values(trained: measure.Trained) -> np.ndarray:
+def training_values(trained: trained_runs.Trained) -> np.ndarray:
     """Up to 10,000 training observations [N, *X]; NaN where they have holes."""
     size = min(len(trained.data.prepared.train), 10_000)
-    rows = measure.rows(trained, split="train", num_images=size)
+    rows = trained_runs.rows(trained, split="train", num_images=size)
     raw_or_drawn = np.asarray(rows)
     if trained.config.binarization == "dynamic":
         return raw_or_drawn

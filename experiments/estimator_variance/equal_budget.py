@@ -2,19 +2,19 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from experiments.choices import models
 from experiments.choices.config import Config
-from experiments.estimator_variance import gradients
 from experiments.measures import measure
-from experiments.runs import run as runs
+from experiments.runs import runs, trained_runs
 from vae_jax.data import batches
 from vae_jax.estimators import sgvb
-from vae_jax.training import gradient, loop
+from vae_jax.evaluation import gradient_noise
+from vae_jax.training import loop
 from vae_jax.types import Params, PRNGKey
 
 LEVELS = (1, 2, 5, 10, 20, 50, 100)  # values of L
@@ -29,68 +29,60 @@ def against_batch(
     budget: int,
     num_draws: int,
     seconds: float,
-) -> list[dict[str, float]]:
-    """L samples of M images at equal L x M: the step's variance, and equal time.
+) -> Iterator[dict[str, float]]:
+    """For each L: the variance of a step's gradient, and the bounds at equal time.
 
     The variance is that of minibatches drawn anew, so that it holds what the choice of
     images adds; the bounds are those after that many seconds of training.
     """
-    prepared, rows = run.data.prepared, []
-    data = jnp.asarray(prepared.train)
-    for i, samples in enumerate(_divisors(budget)):
-        size = budget // samples
-        if size > len(data):
+    take, data = run.data.prepared.take, jnp.asarray(run.data.prepared.train)
+    divisors = [n for n in LEVELS if budget % n == 0]
+    for i, num_samples in enumerate(divisors):
+        batch_size = budget // num_samples
+        if batch_size > len(data):
             continue
-        objective = gradient.over_batch(
-            sgvb.sgvb_b(*run.model.pair, num_samples=samples, kl=models.kl)
+        gradient = gradient_noise.of_batch(
+            sgvb.sgvb_b(run.model, num_samples=num_samples)
         )
 
         def of_step(
-            key: PRNGKey, params: Params, size: int = size, objective=objective
+            key: PRNGKey, params: Params, size: int = batch_size, gradient=gradient
         ) -> Params:
             key_rows, key_take, key_noise = jax.random.split(key, 3)
             index = jax.random.randint(key_rows, (size,), 0, len(data))
-            x = prepared.take(key_take, data, index).x
-            return jax.grad(objective, argnums=1)(key_noise, params, x)
+            return gradient(key_noise, params, take(key_take, data, index).x)
 
-        drawn = gradients.moments(
-            jax.random.fold_in(key, i), of_step, params, num_draws
+        moments = jax.jit(gradient_noise.moments(of_step, num_draws=num_draws))(
+            jax.random.fold_in(key, i), params
         )
-        rows.append(
-            {
-                "num_samples": samples,
-                "batch_size": size,
-                "theta_variance": gradients.total(drawn.variance.generative),
-                "phi_variance": gradients.total(drawn.variance.recognition),
-            }
-            | trained_for(run.config, samples, size, seconds=seconds)
+        theta, phi = (
+            gradient_noise.total_variance(gradient_noise.part(moments, part))
+            for part in Params._fields
         )
-    return rows
+        sizes = {"num_samples": num_samples, "batch_size": batch_size}
+        row = sizes | {"theta_variance": theta, "phi_variance": phi}
+        if seconds:
+            config = dataclasses.replace(run.config, **sizes)
+            row |= trained_for(config, seconds=seconds)
+        yield row
 
 
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0 and n in LEVELS]
-
-
-def trained_for(
-    config: Config, num_samples: int, batch_size: int, *, seconds: float
-) -> dict[str, float]:
+def trained_for(config: Config, *, seconds: float) -> dict[str, float]:
     """The bounds after so many seconds of steps, and of nothing but steps."""
-    if not seconds:
-        return {}
-    changed = {"num_samples": num_samples, "batch_size": batch_size}
-    run = runs.build(dataclasses.replace(config, **changed))
+    run = runs.build(config)
     prepared = run.data.prepared
     data, scan = jnp.asarray(prepared.train), loop.scan(run.algorithm, prepared.take)
     key_order, key_bound = jax.random.split(run.keys.order)
 
     def rows_of(look: int) -> Array:
-        drawn, epoch, key = [], 0, jax.random.fold_in(key_order, look)
-        while sum(map(len, drawn)) < STEPS_BETWEEN_LOOKS:
-            key_epoch = jax.random.fold_in(key, epoch)
-            drawn.append(batches.order(key_epoch, len(data), batch_size=batch_size))
-            epoch += 1
-        return jax.block_until_ready(jnp.concatenate(drawn)[:STEPS_BETWEEN_LOOKS])
+        key = jax.random.fold_in(key_order, look)
+        epochs = [
+            batches.order(
+                jax.random.fold_in(key, epoch), len(data), batch_size=config.batch_size
+            )
+            for epoch in range(-(-STEPS_BETWEEN_LOOKS // run.steps_per_epoch))
+        ]
+        return jax.block_until_ready(jnp.concatenate(epochs)[:STEPS_BETWEEN_LOOKS])
 
     state = runs.initial(run).run
     jax.block_until_ready(scan(jax.tree.map(jnp.copy, state), data, rows_of(0)))
@@ -100,12 +92,12 @@ def trained_for(
         state, info = scan(state, data, order)
         jax.block_until_ready(info)
         look, spent = look + 1, spent + time.monotonic() - started
-    trained = measure.Trained(
+    trained = trained_runs.Trained(
         run.config, run.data, run.model, state.inner.params, int(state.step)
     )
-    found: dict[str, float] = {"steps": trained.step}
-    for split in ("train", measure.test_split(trained)):
+    row: dict[str, float] = {"steps": trained.step}
+    for split in ("train", trained_runs.test_split(trained)):
         key = jax.random.clone(key_bound)
         bound = measure.bound(key, trained, split=split, num_samples=100)
-        found[f"{split}_elbo"] = bound["elbo"]
-    return found
+        row[f"{split}_elbo"] = bound["elbo"]
+    return row

@@ -12,14 +12,8 @@ over repeats and the exact log p(x) as a line, on
 
 and the `bias` of log p-hat where p-hat has none: the mean of log p-hat - log p(x)
 against K, beside -Var(w / p(x)) / (2 K), its law where the weights have a variance.
-
-Measured by quick.flags with seed 0 on 2 cores that other work shared (8 min), 10,000
-samples: `linear`, exact -28.434, uniform -32.27 +- 3.29, prior -28.44 +- 0.10, the best
-diagonal q -28.43 +- 0.03; AIS with 1,000 temperatures -28.42 +- 0.08. The box of side 9
-is 9^10 unit cubes, and the posterior fills a small part of one.
 """
 
-import dataclasses
 import pathlib
 import time
 from typing import Any
@@ -28,135 +22,74 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.choices.config import Config as TrainConfig
-from experiments.command import flags as cli
-from experiments.command import report as reports
-from experiments.evidence import cases as evidence_cases
-from vae_jax import posteriors
+from experiments.command import cli, report
+from experiments.evidence import cases
+from experiments.evidence.config import Config
+from experiments.measures import measure
+from vae_jax import posteriors, vae
 from vae_jax.evaluation import marginal
 from vae_jax.latent_models import ppca
 from vae_jax.plots import curves, estimates, files
 from vae_jax.types import Params
 
-PARTS = ("linear", "binary", "digits", "bias")
-RESULT = "evidence.json"
+FIELDS = ("budget", "decodings", "seconds", "mean", "spread")
 BIAS_SAMPLES = (1, 2, 5, 10, 20, 50, 100, 200)
 WIDER = 1.3  # the proposal's std over the posterior's, where the bias is measured
+ESTIMATES = (
+    report.field("", "method", width=27),
+    report.field("budget", "budget", width=8),
+    report.field("decodings", "decodings", width=10),
+    report.field("log p-hat", "mean", ".3f", 11),
+    report.field("spread", "spread", ".3f", 8),
+    report.field("seconds", "seconds", ".2g", 9),
+)
+BIAS = (
+    report.field("K", "num_samples", width=4),
+    report.field("log p-hat - log p", "bias", ".5f", 18),
+    report.field("s.e.", "bias_error", ".5f", 8),
+    report.field("law", "law", ".5f", 9),
+    report.field("p-hat / p", "ratio", ".4f", 9),
+    report.field("s.e.", "ratio_error", ".4f", 7),
+)
+AXES = {
+    "decodings": "decodings of z for each image",
+    "seconds": "seconds for each image",
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """One comparison; every field is a flag."""
-
-    workdir: str = cli.flag("runs/evidence", "Where it is written.")
-    parts: str = cli.flag(",".join(PARTS), "Comma-separated parts.")
-    samples: tuple[int, ...] = cli.flag(
-        (10, 100, 1000, 10_000), "Samples of z; those above 500 are multiples of it."
-    )
-    temperatures: tuple[int, ...] = cli.flag((10, 100, 1000), "Temperatures of AIS.")
-    num_repeats: int = cli.flag(20, "Repeats of every estimate.")
-    num_bits: int = cli.flag(16, "Binary features, all of whose vectors are summed.")
-    binary_epochs: int = cli.flag(200, "Epochs that the belief net is trained for.")
-    digits_flagfile: str = cli.flag(
-        "experiments/flags/train/digits.flags", "Flag file of the trained VAE."
-    )
-    num_images: int = cli.flag(5, "Test images of the trained VAE.")
-    bias_repeats: int = cli.flag(100_000, "Repeats of every K in `bias`.")
-    seed: int = cli.flag(0, "Seed of the estimates.")
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be compared.
-
-        Raises:
-            ValueError: naming the flag and its value.
-        """
-        for name in ("num_repeats", "num_bits", "binary_epochs", "num_images"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be positive, got {value}")
-        for name in ("samples", "temperatures"):
-            if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"--{name} must hold positive sizes")
-        for k in self.samples:
-            if k > evidence_cases.CHUNK and k % evidence_cases.CHUNK:
-                raise ValueError(
-                    f"--samples above {evidence_cases.CHUNK} must be multiples of it, "
-                    f"got {k}"
-                )
-        if self.bias_repeats < 2:
-            raise ValueError(f"--bias_repeats must be 2 or more: {self.bias_repeats}")
-        unknown = [part for part in self.parts.split(",") if part not in PARTS]
-        if unknown:
-            raise ValueError(
-                f"--parts: {', '.join(unknown)} unknown; known: {', '.join(PARTS)}"
-            )
-
-
-def case(config: Config, part: str, folder: pathlib.Path) -> evidence_cases.Case:
-    """The model of a part, trained where it has to be."""
-    if part == "linear":
-        return evidence_cases.linear_case(config.samples, config.temperatures)
-    if part == "binary":
-        return evidence_cases.binary_case(
-            str(folder / f"belief_net_{config.num_bits}"),
-            num_bits=config.num_bits,
-            num_epochs=config.binary_epochs,
-            samples=config.samples,
-        )
-    argv = [
-        "train",
-        f"--flagfile={config.digits_flagfile}",
-        f"--workdir={folder / 'digits'}",
-        "--noprogress",
-    ]
-    return evidence_cases.trained_case(
-        cli.parse(TrainConfig, argv),
-        samples=config.samples,
-        temperatures=config.temperatures,
-        num_images=config.num_images,
-    )
-
-
-def compare(config: Config, on: evidence_cases.Case) -> dict[str, dict[str, list]]:
+def compare(config: Config, case: cases.Case) -> dict[str, dict[str, list]]:
     """Each method's mean, spread over repeats, decodings and seconds, by budget."""
     keys = jax.random.split(jax.random.key(config.seed), config.num_repeats)
-    found: dict[str, dict[str, list]] = {}
-    for name, method in on.methods.items():
-        rows: dict[str, list] = {
-            "budget": [],
-            "decodings": [],
-            "seconds": [],
-            "mean": [],
-            "spread": [],
-        }
+    result: dict[str, dict[str, list]] = {}
+    print(report.heading(ESTIMATES))
+    for name, method in case.methods.items():
+        columns = result[name] = {column: [] for column in FIELDS}
         for budget in method.budgets:
-            values, seconds = _repeated(on, method.build(budget), keys)
-            rows["budget"].append(budget)
-            rows["decodings"].append(method.decodings(budget))
-            rows["seconds"].append(seconds / values.size)
-            rows["mean"].append(float(values.mean()))
-            spread = values.mean(axis=1).std(ddof=1) if len(values) > 1 else np.nan
-            rows["spread"].append(float(spread))
-            print(
-                f"  {name:<28}{budget:>8}{rows['mean'][-1]:12.3f} +- "
-                f"{rows['spread'][-1]:.3f} ({rows['seconds'][-1]:.2g} s)",
-                flush=True,
-            )
-        found[name] = rows
-    return found
+            values, seconds = _repeated(case, method.build(budget), keys)
+            means = values.mean(axis=1)
+            row = {
+                "budget": budget,
+                "decodings": method.decodings(budget),
+                "seconds": seconds / values.size,
+                "mean": float(values.mean()),
+                "spread": float(means.std(ddof=1)) if len(means) > 1 else np.nan,
+            }
+            for column, number in row.items():
+                columns[column].append(number)
+            print(report.line(ESTIMATES, {"method": name, **row}), flush=True)
+    return result
 
 
 def _repeated(
-    on: evidence_cases.Case, estimate: evidence_cases.Estimate, keys: jax.Array
+    case: cases.Case, estimate: cases.Estimate, keys: jax.Array
 ) -> tuple[np.ndarray, float]:
     """Estimates [R, N], and the seconds of all of them without compilation."""
 
     def of_key(key: jax.Array) -> jax.Array:
-        each = jax.random.split(key, len(on.data))
-        return jax.vmap(estimate, in_axes=(0, None, 0))(each, on.params, on.data)
+        each = jax.random.split(key, len(case.data))
+        return jax.vmap(estimate, (0, None, 0))(each, case.params, case.data).log_p
 
-    run = jax.jit(lambda keys: jax.lax.map(of_key, keys))
-    compiled = run.lower(keys).compile()
+    compiled = jax.jit(lambda keys: jax.lax.map(of_key, keys)).lower(keys).compile()
     start = time.perf_counter()
     values = np.asarray(compiled(keys), np.float64)
     return values, time.perf_counter() - start
@@ -164,110 +97,85 @@ def _repeated(
 
 def bias(config: Config) -> dict[str, list[float]]:
     """The mean of log p-hat - log p(x) at each K, its law, and p-hat / p(x)."""
-    num_latents, generative = 2, ppca.generative(2, (4,))
-    weights = jnp.array([[1.0, 0.4, -0.3, 0.8], [0.2, -1.0, 0.5, 0.3]])
-    theta = {
-        "decoder": {"output": {"kernel": weights, "bias": jnp.zeros(4)}},
-        "prior": (),
-        "likelihood": {"log_std": jnp.zeros(())},
-    }
-    params, x = Params(theta, ()), jnp.array([1.0, -0.5, 0.3, 0.8])
-    h = ppca.recognition(num_latents).encode(params, x)
-    mean, scale_tril = posteriors.mean_and_scale_tril(h, num_latents)
+    kernel = jnp.array([[1.0, 0.4, -0.3, 0.8], [0.2, -1.0, 0.5, 0.3]])
+    params = Params(ppca.parameters(kernel.T, jnp.zeros(4), jnp.zeros(())), ())
+    x = jnp.array([1.0, -0.5, 0.3, 0.8])
+    h = ppca.recognition(2).encode(params, x)
+    mean, scale_tril = posteriors.mean_and_scale_tril(h, 2)
     marginal_std = jnp.sqrt(jnp.diagonal(scale_tril @ scale_tril.T))
     wide = jnp.concatenate([mean, jnp.log(WIDER * marginal_std)])
-    proposal = evidence_cases.normal_at(wide)
+    model = vae.model(ppca.generative(2, (4,)), cases.normal_at(wide))
     exact = ppca.log_evidence(params, x)
 
-    def ratios(num_samples: int) -> np.ndarray:
-        estimate = marginal.importance_sampling(
-            generative, proposal, num_samples=num_samples, chunk_size=num_samples
-        )
-        keys = jax.random.split(
-            jax.random.fold_in(jax.random.key(config.seed), num_samples),
-            config.bias_repeats,
-        )
+    def log_ratios(k: int) -> np.ndarray:
+        estimate = marginal.importance_sampling(model, num_samples=k, chunk_size=k)
+        key = jax.random.fold_in(jax.random.key(config.seed), k)
         one = jax.jit(jax.vmap(lambda key: estimate(key, params, x).log_p - exact))
-        return np.asarray(one(keys), np.float64)
+        return np.asarray(one(jax.random.split(key, config.bias_repeats)), np.float64)
 
-    variance = float(np.exp(ratios(1)).var(ddof=1))
-    rows: dict[str, list[float]] = {
-        "num_samples": [],
-        "bias": [],
-        "bias_error": [],
-        "law": [],
-        "ratio": [],
-        "ratio_error": [],
-    }
+    variance = float(np.exp(log_ratios(1)).var(ddof=1))
+    rows = []
+    print(report.heading(BIAS))
     for k in BIAS_SAMPLES:
-        logs = ratios(k)
-        rows["num_samples"].append(k)
-        rows["bias"].append(float(logs.mean()))
-        rows["bias_error"].append(float(logs.std(ddof=1) / len(logs) ** 0.5))
-        rows["law"].append(-variance / (2.0 * k))
-        ratio = np.exp(logs)
-        rows["ratio"].append(float(ratio.mean()))
-        rows["ratio_error"].append(float(ratio.std(ddof=1) / len(ratio) ** 0.5))
-        print(
-            f"  K = {k:>4}: mean of log p-hat - log p {rows['bias'][-1]:9.5f} +- "
-            f"{rows['bias_error'][-1]:.5f}, law {rows['law'][-1]:9.5f}; mean of "
-            f"p-hat / p {ratio.mean():.4f} +- {rows['ratio_error'][-1]:.4f}",
-            flush=True,
+        logs = log_ratios(k)
+        rows.append(
+            {
+                "num_samples": k,
+                "bias": float(logs.mean()),
+                "bias_error": measure.standard_error(logs),
+                "law": -variance / (2.0 * k),
+                "ratio": float(np.exp(logs).mean()),
+                "ratio_error": measure.standard_error(np.exp(logs)),
+            }
         )
-    return rows
+        print(report.line(BIAS, rows[-1]), flush=True)
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def draw(folder: pathlib.Path, result: dict[str, Any]) -> None:
     """The estimates against decodings and seconds, and the bias against K."""
-    compared = [part for part in PARTS if part in result and part != "bias"]
-    exact = {
-        part: result[part]["exact"]
-        for part in compared
-        if result[part]["exact"] is not None
-    }
-    for axis, label in (
-        ("decodings", "decodings of z for each image"),
-        ("seconds", "seconds for each image"),
-    ):
+    compared = {part: result[part] for part in cases.CASES if part in result}
+    exact = {part: rows["exact"] for part, rows in compared.items()}
+    for axis, label in AXES.items() if compared else ():
         panels = {
             part: {
                 name: (rows[axis], rows["mean"], rows["spread"])
-                for name, rows in result[part]["methods"].items()
+                for name, rows in of_part["methods"].items()
             }
-            for part in compared
+            for part, of_part in compared.items()
         }
-        if panels:
-            figure = estimates.estimates(
-                panels, exact=exact, x_label=label, y_label="log p(x), nats"
-            )
-            files.save(figure, folder / f"evidence_against_{axis}.png")
+        figure = estimates.estimates(
+            panels,
+            exact={part: value for part, value in exact.items() if value is not None},
+            x_label=label,
+            y_label="log p(x), nats",
+        )
+        files.save(figure, folder / f"evidence_against_{axis}.png")
     if "bias" in result:
-        rows = result["bias"]
-        k = rows["num_samples"]
-        panels = {
-            "log p(x) less the mean of log p-hat, nats": {
-                "measured": (k, [-b for b in rows["bias"]]),
-                "Var(w / p(x)) / (2 K)": (k, [-b for b in rows["law"]]),
-            }
+        k = result["bias"]["num_samples"]
+        lines = {"measured": "bias", "Var(w / p(x)) / (2 K)": "law"}
+        panel = {
+            label: (k, np.negative(result["bias"][name]))
+            for label, name in lines.items()
         }
-        figure = curves.series(panels, x_label="K", y_label="nats", log="xy")
+        title = "log p(x) less the mean of log p-hat, nats"
+        figure = curves.series({title: panel}, x_label="K", y_label="nats", log="xy")
         files.save(figure, folder / "bias.png")
 
 
 def main(config: Config) -> int:
     """Compares, prints, writes and draws."""
-    folder = reports.claim(config.workdir)
-    result: dict[str, Any] = {}
+    folder, result = report.claim(config.workdir), {}
     for part in config.parts.split(","):
         print(f"{part}:", flush=True)
         if part == "bias":
             result[part] = bias(config)
             continue
-        on = case(config, part, folder)
-        if on.exact is not None:
-            print(f"  exact {on.exact:.4f}", flush=True)
-        result[part] = {"exact": on.exact, "methods": compare(config, on)}
+        case = cases.CASES[part](config)
+        if case.exact is not None:
+            print(f"  exact {case.exact:.4f}", flush=True)
+        result[part] = {"exact": case.exact, "methods": compare(config, case)}
     with cli.user_errors():
         draw(folder, result)
-    reports.write(folder / RESULT, config, result)
+    report.write(folder / "evidence.json", config, result)
     return 0

@@ -1,7 +1,8 @@
 """What a model carried elsewhere says of itself, and the model rebuilt from that.
 
+from experiments.command import report
 from experiments import cards
-generative, recognition, params = cards.load_model("model.safetensors")
+model, params = cards.load_model("model.safetensors")
 """
 
 import dataclasses
@@ -12,25 +13,18 @@ from typing import Any
 
 import jax
 
-from experiments.choices import models
-from experiments.choices import sweep as members
+from experiments.choices import models, sweep
 from experiments.choices.config import Config
-from experiments.command import flags as cli
-from experiments.measures import measure
-from experiments.runs import protocol
-from experiments.runs import workdir as rundir
+from experiments.command import cli, report
+from experiments.runs import protocol, rundir, trained_runs
 from vae_jax import artifacts
 from vae_jax.data import sources
-from vae_jax.types import Generative, Params, Recognition
+from vae_jax.types import Model, Params
 
 LOCAL = {"workdir", "data_dir"}  # flags that mean nothing on another machine
-RESULTS = (
-    "result.json",
-    *(f"evaluation_{split}.json" for split in sources.SPLITS),
-)
 
 
-def of_trained(trained: measure.Trained) -> artifacts.Card:
+def of_trained(trained: trained_runs.Trained) -> artifacts.Card:
     """The card of a trained model.
 
     What x and z are, the flags that rebuild the records, the data's protocol, the step,
@@ -45,21 +39,21 @@ def of_trained(trained: measure.Trained) -> artifacts.Card:
         "x": observation(trained),
         "z": {"shape": list(latents(trained).shape)},
         "flags": {
-            name: value
+            name: str(value) if value in (math.inf, -math.inf) else value
             for name, value in dataclasses.asdict(config).items()
             if name not in left_out
         },
         "protocol": protocol.stamp(config, trained.data),
         "step": trained.step,
         "results": _results(trained),
-        "environment": protocol.environment(),
+        "environment": report.environment(),
     }
 
 
 def load_model(
     path: str | os.PathLike[str],
-) -> tuple[Generative, Recognition, Params]:
-    """The records and the parameters that `experiments.export --what=model` wrote.
+) -> tuple[Model, Params]:
+    """The model and the parameters that `experiments.export --what=model` wrote.
 
     The parameters are those that were exported, bit for bit. No data are read.
 
@@ -68,7 +62,7 @@ def load_model(
         OSError: the file cannot be read.
     """
 
-    def build(card: artifacts.Card) -> tuple[Generative, Recognition]:
+    def build(card: artifacts.Card) -> Model:
         try:
             flags, shape = card["flags"], card["x"]["shape"]
         except KeyError as error:
@@ -76,59 +70,60 @@ def load_model(
                 f"{path}: its card has no {error}, so that the records cannot be "
                 "rebuilt: build them and call artifacts.load_model"
             ) from error
-        return models.build(_config(path, flags), tuple(shape)).pair
+        return models.build(_config(path, flags), tuple(shape)).model
 
     return artifacts.load_model(path, build)
 
 
-def observation(trained: measure.Trained) -> dict[str, Any]:
+def observation(trained: trained_runs.Trained) -> dict[str, Any]:
     """What x is: its shape and dtype, and how it is made from what the data hold."""
-    source, binarization = trained.data.source, trained.config.binarization
-    shifted = f"(stored + {source.offset:g})" if source.offset else "stored"
-    value = f"{shifted} / {source.divisor:g}"
+    source = trained.data.source
     return {
         "shape": list(trained.data.x_shape),
         "dtype": str(rows(trained).dtype),
         "stored_dtype": str(source.train.dtype),
         "offset": source.offset,
         "divisor": source.divisor,
-        "binarization": binarization,
+        "binarization": trained.config.settled.binarization,
         "holes": {
             "refuse": "none: NaN gives NaN",
             "nan": "NaN marks a missing entry",
         }[trained.config.missing],
-        "value": {
-            "none": f"x = {value}",
-            "threshold": f"x = 1 where {value} >= 0.5, else 0",
-        }.get(binarization, f"x = 1 with probability {value}, else 0"),
+        "value": protocol.reading(trained.config, source),
     }
 
 
-def rows(trained: measure.Trained) -> jax.ShapeDtypeStruct:
+def rows(trained: trained_runs.Trained) -> jax.ShapeDtypeStruct:
     """Shape and dtype of one x."""
     stored = trained.data.source.train
     raw = jax.ShapeDtypeStruct(stored.shape[1:], stored.dtype)
     return jax.eval_shape(trained.data.prepared.value, raw)
 
 
-def latents(trained: measure.Trained) -> jax.ShapeDtypeStruct:
+def latents(trained: trained_runs.Trained) -> jax.ShapeDtypeStruct:
     """Shape and dtype of one z."""
     key = jax.eval_shape(jax.random.key, 0)
     return jax.eval_shape(trained.model.generative.sample_prior, key, trained.params)
 
 
-def _results(trained: measure.Trained) -> dict[str, dict[str, Any]]:
+def _results(trained: trained_runs.Trained) -> dict[str, dict[str, Any]]:
     """The figures in its workdir that are the model's own, by the file's name.
 
     Those of its step and, of runs that trained together, of its run. Single figures and
     settings only: the workdir keeps the lists. A figure that is not finite is left out.
     """
-    folder, found = trained.config.directory(), {}
-    for name in RESULTS:
-        path = folder / name
+    folder, own, found = trained.config.directory(), _member(trained.config), {}
+    evaluations = [f"evaluation_{split}" for split in sources.SPLITS]
+    alone = [] if own is None else [f"{e}_member_{own}" for e in evaluations]
+    for name in ("result", *evaluations, *alone):
+        path = folder / f"{name}.json"
         if not path.is_file():
             continue
-        result = _of_member(trained.config, rundir.read_json(path))
+        result = report.read_json(path)
+        if own is not None and "runs" in result:
+            result |= result["runs"][own]
+        elif own is not None and result.get("member") != own:
+            continue
         if result.get("step") == trained.step:
             found[path.stem] = {
                 name: value
@@ -139,16 +134,16 @@ def _results(trained: measure.Trained) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _of_member(config: Config, result: dict[str, Any]) -> dict[str, Any]:
-    """What a result says of the run of config; nothing where it is another's."""
-    whole = rundir.read_config(config.directory())
+def _member(config: Config) -> int | None:
+    """Which of the runs that trained together config's is; None of a run alone."""
+    folder = config.directory()
+    if not (folder / rundir.FLAGS).is_file():
+        return None  # a model that was never trained has no results either
+    whole = rundir.read_config(folder)
     if not whole.trains_many:
-        return result
-    identity = operator.attrgetter("seed", *members.SWEPT)
-    own = [identity(run) for run in members.expand(whole)].index(identity(config))
-    if "runs" in result:
-        return result | result["runs"][own]
-    return result if result.get("member") == own else {}
+        return None
+    identity = operator.attrgetter("seed", *sweep.SWEPT)
+    return [identity(run) for run in sweep.expand(whole)].index(identity(config))
 
 
 def _config(path: str | os.PathLike[str], flags: dict[str, Any]) -> Config:
@@ -164,8 +159,9 @@ def _config(path: str | os.PathLike[str], flags: dict[str, Any]) -> Config:
             f"{path}: its card has flags that this vae_jax does not know: "
             f"{', '.join(unknown)}"
         )
+    readers = {tuple: tuple, float: float}  # an infinite one is written as text
     values: dict[str, Any] = {
-        name: tuple(value) if isinstance(fields[name].default, tuple) else value
+        name: readers.get(type(fields[name].default), lambda value: value)(value)
         for name, value in flags.items()
     }
     return Config(**values)

@@ -31,22 +31,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array
 
-from experiments.choices.choices import WITHOUT_ENCODER
-from experiments.choices.config import Config as TrainConfig
-from experiments.command import flags as cli
+from experiments.choices.algorithms import ALGORITHMS
+from experiments.command import cli
 from experiments.export import cards
-from experiments.measures import measure
-from experiments.runs import protocol
-from vae_jax import artifacts, posteriors
+from experiments.runs import protocol, trained_runs
+from vae_jax import artifacts
 
 WHAT = ("model", "encoder", "decoder", "sampler", "log_weight")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(measure.WorkdirFlags):
+class Config(trained_runs.WorkdirFlags):
     """One export; every field is a flag."""
 
     what: str = cli.flag("model", "What is written.", choices=WHAT)
@@ -66,20 +62,20 @@ class Exported(NamedTuple):
     returns: str
 
 
-def encoder(trained: measure.Trained) -> Exported:
+def encoder(trained: trained_runs.Trained) -> Exported:
     """x -> mean and standard deviation of q(z | x), or h where those are not known.
 
     Raises:
         ValueError: for an algorithm that trains no encoder.
     """
-    config, (_, recognition) = trained.config, trained.model.pair
-    if config.algorithm in WITHOUT_ENCODER:
+    config, recognition = trained.config, trained.model.recognition
+    if not ALGORITHMS[config.algorithm].has_encoder:
         raise ValueError(
             f"--algorithm={config.algorithm} trains no encoder: its q is searched for "
             "each x; --what=log_weight exports that search"
         )
     inputs = {"x": cards.rows(trained)}
-    moments = _moments(config)
+    moments = recognition.moments
     if moments is None:
         return Exported(
             lambda x: recognition.encode(trained.params, x),
@@ -88,13 +84,13 @@ def encoder(trained: measure.Trained) -> Exported:
             f"{config.top_latents} is made: its mean has no closed form",
         )
     return Exported(
-        lambda x: moments(recognition.encode(trained.params, x)),
+        lambda x: moments(trained.params, recognition.encode(trained.params, x)),
         inputs,
         "mean and standard deviation of each latent under q(z | x)",
     )
 
 
-def decoder(trained: measure.Trained) -> Exported:
+def decoder(trained: trained_runs.Trained) -> Exported:
     """z -> E[x | z]."""
     generative, params = trained.model.generative, trained.params
     return Exported(
@@ -104,7 +100,7 @@ def decoder(trained: measure.Trained) -> Exported:
     )
 
 
-def sampler(trained: measure.Trained) -> Exported:
+def sampler(trained: trained_runs.Trained) -> Exported:
     """Key data -> x ~ p(x)."""
     return Exported(
         artifacts.sampler(trained.model.generative, trained.params),
@@ -113,7 +109,7 @@ def sampler(trained: measure.Trained) -> Exported:
     )
 
 
-def log_weight(trained: measure.Trained) -> Exported:
+def log_weight(trained: trained_runs.Trained) -> Exported:
     """Key data and x -> the log weight of one importance sample.
 
     Raises:
@@ -125,7 +121,7 @@ def log_weight(trained: measure.Trained) -> Exported:
             "to weigh; train with --binarization=static or dynamic"
         )
     return Exported(
-        artifacts.log_weight(*trained.model.pair, trained.params),
+        artifacts.log_weight(trained.model, trained.params),
         {"key_data": artifacts.KEY_DATA, "x": cards.rows(trained)},
         "log w = log p(x, z) - log q(z | x) in nats for one z ~ q(z | x); the log of "
         "the mean of w over many keys estimates log p(x), from below on average",
@@ -180,25 +176,6 @@ def main(config: Config) -> int:
     """Exports, or checks."""
     print(described(config.check) if config.check else export(config))
     return 0
-
-
-def _moments(config: TrainConfig) -> Callable[[Array], tuple[Array, Array]] | None:
-    """h -> mean and standard deviation of each latent; None if not in closed form."""
-
-    def diag_normal(h: Array) -> tuple[Array, Array]:
-        mean, log_std = jnp.split(h, 2)
-        return mean, jnp.exp(log_std)
-
-    def full_normal(h: Array) -> tuple[Array, Array]:
-        mean, scale = posteriors.mean_and_scale_tril(h, config.num_latents)
-        return mean, jnp.sqrt((scale**2).sum(axis=1))
-
-    def bernoulli(h: Array) -> tuple[Array, Array]:
-        on, off = jax.nn.sigmoid(h), jax.nn.sigmoid(-h)
-        return on, jnp.sqrt(on * off)
-
-    known = {f.__name__: f for f in (diag_normal, full_normal, bernoulli)}
-    return None if config.top_latents else known.get(config.posterior)
 
 
 def _check_writable(path: pathlib.Path) -> None:

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.command import flags as cli
+from experiments.command import cli
 from experiments.measures import measure
-from experiments.measures.pictures import Arrays
+from experiments.measures.pictures import Arrays, Limits
+from experiments.runs import trained_runs
 from vae_jax.evaluation import interpolation
 from vae_jax.plots import files, images
 from vae_jax.types import PRNGKey
@@ -18,7 +19,9 @@ PRIOR_DRAWS = 1000  # whose 1st to 99th percentiles a traversal spans
 KINDS = {"linear": interpolation.linear, "spherical": interpolation.spherical}
 
 
-def chosen(trained: measure.Trained, *, split: str, places: tuple[int, ...]) -> Array:
+def chosen(
+    trained: trained_runs.Trained, *, split: str, places: tuple[int, ...]
+) -> Array:
     """The images of a split at these places, as stored.
 
     Raises:
@@ -34,12 +37,12 @@ def chosen(trained: measure.Trained, *, split: str, places: tuple[int, ...]) -> 
             else f"{trained.config.dataset} has no rows in its {split} split"
         )
     with cli.user_errors():
-        whole = measure.rows(trained, split=split, num_images=max(places) + 1)
+        whole = trained_runs.rows(trained, split=split, num_images=max(places) + 1)
     return whole[jnp.array(places)]
 
 
 def between(
-    key: PRNGKey, trained: measure.Trained, data: Array, *, num_steps: int
+    key: PRNGKey, trained: trained_runs.Trained, data: Array, *, num_steps: int
 ) -> Arrays:
     """Straight and spherical paths from the first code to the second, and so on.
 
@@ -56,7 +59,7 @@ def between(
 
 
 def along(
-    key: PRNGKey, trained: measure.Trained, row: Array, *, num_steps: int, num: int
+    key: PRNGKey, trained: trained_runs.Trained, row: Array, *, num_steps: int, num: int
 ) -> Arrays:
     """One latent at a time of an image's code, over the prior's width: x stays else.
 
@@ -92,22 +95,23 @@ def along(
     }
 
 
-def draw_between(arrays: Arrays, folder: pathlib.Path) -> None:
+def draw_between(arrays: Arrays, folder: pathlib.Path, *, limits: Limits) -> None:
     """A picture of each kind of path: the images themselves at both ends."""
     for name in KINDS:
         mean = arrays[f"{name}_mean"]
         first, last = arrays["x"][::2, None], arrays["x"][1::2, None]
-        blank = np.ones_like(first)
+        blank = np.full_like(first, limits[1])
         tiles = np.concatenate([first, blank, mean, blank, last], axis=1)
         figure = images.grid(
             tiles.reshape(-1, *tiles.shape[2:]),
             num_columns=tiles.shape[1],
             title=f"Between the codes of two images, {name} (means of p(x | z))",
+            limits=limits,
         )
         files.save(figure, folder / f"interpolation_{name}.png")
 
 
-def draw_along(arrays: Arrays, path: pathlib.Path) -> None:
+def draw_along(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
     """A row of means for each latent, that of the greatest KL at the top."""
     mean = arrays["mean"]
     by = "KL" if "kl" in arrays else "variance of the code"
@@ -116,23 +120,24 @@ def draw_along(arrays: Arrays, path: pathlib.Path) -> None:
         mean.reshape(-1, *mean.shape[2:]),
         num_columns=mean.shape[1],
         title=f"One latent moves, greatest {by} at the top: {names}",
+        limits=limits,
     )
     files.save(figure, path)
 
 
-def _scores(key: PRNGKey, trained: measure.Trained) -> tuple[np.ndarray, str]:
+def _scores(key: PRNGKey, trained: trained_runs.Trained) -> tuple[np.ndarray, str]:
     """What the latents that the decoder reads are ordered by, and its name."""
-    split = measure.test_split(trained)
+    split = trained_runs.test_split(trained)
     size = min(measure.DECODED_ROWS, len(getattr(trained.data.prepared, split)))
     found = measure.latents(trained, split=split, num_images=size)
     if "kl_per_latent" in found:
         return np.asarray(found["kl_per_latent"]), "kl"
-    data = measure.rows(trained, split=split, num_images=size)
+    data = trained_runs.rows(trained, split=split, num_images=size)
     codes = measure.codes(key, trained, data)[:, : trained.config.num_latents]
     return codes.var(axis=0), "variance"
 
 
-def _decoded(trained: measure.Trained, z: Array) -> np.ndarray:
+def _decoded(trained: trained_runs.Trained, z: Array) -> np.ndarray:
     """Means of p(x | z) of codes [A, T, D]."""
     mean = trained.model.generative.mean_observation
     decode = jax.vmap(jax.vmap(mean, in_axes=(None, 0)), in_axes=(None, 0))

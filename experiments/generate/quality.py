@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.command import flags as cli
+from experiments.command import cli
 from experiments.generate import samplers
 from experiments.measures import measure, pictures
+from experiments.runs import trained_runs
 from vae_jax.data import sources
 from vae_jax.evaluation import sample_quality
 from vae_jax.types import PRNGKey
@@ -25,7 +26,7 @@ mmd = jax.jit(sample_quality.mmd, static_argnames="bandwidth")
 
 def measured(
     key: PRNGKey,
-    trained: measure.Trained,
+    trained: trained_runs.Trained,
     sample_z: samplers.Sampler,
     *,
     num_rows: int,
@@ -58,7 +59,7 @@ def measured(
     key_samples, key_codes, *keys = jax.random.split(key, 4)
     drawn = pictures.samples(key_samples, trained, num=num, sample_z=sample_z)["x"]
     stored = {
-        name: jax.random.permutation(key, measure.rows(trained, split=name))
+        name: jax.random.permutation(key, trained_runs.rows(trained, split=name))
         for key, name in zip(keys, ("train", "test"), strict=True)
     }
     stored["test"] = stored["test"][:num]

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from experiments.command import flags as cli
+from experiments.command import cli
 from experiments.measures import measure
+from experiments.runs import trained_runs
 from vae_jax.latent_models import gmm
 from vae_jax.training import loop
 from vae_jax.types import Params, PRNGKey
@@ -20,7 +21,7 @@ MIN_VARIANCE = 1e-4  # of the mixture's covariances, in the units of z
 NUM_STARTS = 3
 
 
-def of_prior(trained: measure.Trained) -> Sampler:
+def of_prior(trained: trained_runs.Trained) -> Sampler:
     """z ~ p(z)."""
 
     def sample(key: PRNGKey) -> Array:
@@ -30,7 +31,7 @@ def of_prior(trained: measure.Trained) -> Sampler:
 
 
 def of_mixture(
-    key: PRNGKey, trained: measure.Trained, *, num_components: int, num_rows: int
+    key: PRNGKey, trained: trained_runs.Trained, *, num_components: int, num_rows: int
 ) -> Sampler:
     """z from a mixture of normals with full covariances, fitted by EM to codes.
 
@@ -56,7 +57,7 @@ def of_mixture(
             "rows that the mixture is fitted to"
         )
     key_codes, key_fit = jax.random.split(key)
-    data = measure.rows(trained, split="train", num_images=num_rows)
+    data = trained_runs.rows(trained, split="train", num_images=num_rows)
     codes = jnp.asarray(measure.codes(key_codes, trained, data, sampled=True))
     run = loop.until_converged(
         gmm.em(min_variance=MIN_VARIANCE),

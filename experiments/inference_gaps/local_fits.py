@@ -10,9 +10,9 @@ from jaxtyping import Array
 from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.measures import measure
-from vae_jax import flows, networks, posteriors
+from experiments.runs import trained_runs
+from vae_jax import flows, networks, posteriors, vae
 from vae_jax.evaluation import examples, gaps, marginal
-from vae_jax.inference import variational_em
 from vae_jax.types import Conditional, Params, PRNGKey, Recognition
 
 ROWS_AT_ONCE = 20
@@ -55,7 +55,7 @@ def check(config: Config) -> None:
 
 
 def over_rows(
-    trained: measure.Trained, settings: Settings
+    trained: trained_runs.Trained, settings: Settings
 ) -> Callable[[PRNGKey, Params, Array], dict[str, Fitted]]:
     """Compiles (key, params, rows [N, *X]) -> q* of each row: diagonal, and a flow.
 
@@ -115,7 +115,7 @@ def _fresh_flow(config: Config, num_layers: int) -> Conditional:
 
 
 def _searched(
-    trained: measure.Trained,
+    trained: trained_runs.Trained,
     family: Conditional,
     settings: Settings,
     *,
@@ -139,8 +139,7 @@ def _searched(
         key_search, key_evidence = jax.random.split(key)
         found = search(key_search, params, x, start)
         evidence = marginal.importance_sampling(
-            generative,
-            _at(family, found.h),
+            vae.model(generative, _at(family, found.h)),
             num_samples=settings.importance_samples,
             chunk_size=min(measure.IMPORTANCE_CHUNK, settings.importance_samples),
         )(key_evidence, params, x)
@@ -151,4 +150,4 @@ def _searched(
 
 def _at(family: Conditional, h: Array) -> Recognition:
     """q(z | h) whatever x is."""
-    return variational_em.free(family)._replace(encode=lambda params, x: h)
+    return vae.recognition(lambda params, x: h, family)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.command import flags as cli
+from experiments.command import cli
 from experiments.measures import measure
+from experiments.runs import trained_runs
 from vae_jax.evaluation import annealed, annealing, examples, hmc_density, weights
 from vae_jax.types import Params, PRNGKey, PyTree
 
@@ -54,7 +55,7 @@ def parse(names: str) -> tuple[str, ...]:
     return chosen
 
 
-def check(trained: measure.Trained, methods: tuple[str, ...]) -> None:
+def check(trained: trained_runs.Trained, methods: tuple[str, ...]) -> None:
     """Refuses a method that the model's latents do not allow.
 
     Raises:
@@ -69,7 +70,7 @@ def check(trained: measure.Trained, methods: tuple[str, ...]) -> None:
 
 def side_by_side(
     keys: Sequence[PRNGKey],
-    trained: measure.Trained,
+    trained: trained_runs.Trained,
     settings: Settings,
     methods: tuple[str, ...],
     *,
@@ -81,7 +82,7 @@ def side_by_side(
     keys are those of METHODS, so a method's figures do not depend on the others asked.
     """
     check(trained, methods)
-    data = measure.spread_rows(trained, split=split, num_images=num_images)
+    data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     found: dict[str, Estimated] = {}
     for name in methods:
         key = keys[METHODS.index(name)]
@@ -132,7 +133,7 @@ def table(evidence: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def importance_sampling(
-    key: PRNGKey, trained: measure.Trained, data: Array, *, num_samples: int
+    key: PRNGKey, trained: trained_runs.Trained, data: Array, *, num_samples: int
 ) -> Estimated:
     """log p-hat of rows by importance samples from q."""
     evaluate = measure.evidence_over_examples(
@@ -146,14 +147,14 @@ def importance_sampling(
 
 
 def _importance(
-    key: PRNGKey, trained: measure.Trained, settings: Settings, data: Array
+    key: PRNGKey, trained: trained_runs.Trained, settings: Settings, data: Array
 ) -> Estimated:
     number = settings.importance_samples
     return importance_sampling(key, trained, data, num_samples=number)
 
 
 def annealed_importance_sampling(
-    key: PRNGKey, trained: measure.Trained, settings: Settings, data: Array
+    key: PRNGKey, trained: trained_runs.Trained, settings: Settings, data: Array
 ) -> Estimated:
     """log p-hat of rows by chains from the prior, or from q, to the posterior.
 
@@ -171,7 +172,7 @@ def annealed_importance_sampling(
 
 
 def _bidirectional(
-    key: PRNGKey, trained: measure.Trained, settings: Settings, data: Array
+    key: PRNGKey, trained: trained_runs.Trained, settings: Settings, data: Array
 ) -> Estimated:
     """On images that the model draws, where an exact posterior draw is at hand."""
     del data
@@ -207,7 +208,7 @@ def _bidirectional(
 
 
 def _posterior_density(
-    key: PRNGKey, trained: measure.Trained, settings: Settings, data: Array
+    key: PRNGKey, trained: trained_runs.Trained, settings: Settings, data: Array
 ) -> Estimated:
     generative = trained.model.generative
     z = jax.eval_shape(generative.sample_prior, key, trained.params)
@@ -234,7 +235,7 @@ def _posterior_density(
 
 
 _BY_NAME: dict[
-    str, Callable[[PRNGKey, measure.Trained, Settings, Array], Estimated]
+    str, Callable[[PRNGKey, trained_runs.Trained, Settings, Array], Estimated]
 ] = {
     "is": _importance,
     "ais": annealed_importance_sampling,
@@ -243,7 +244,7 @@ _BY_NAME: dict[
 }
 
 
-def _chains(trained: measure.Trained, settings: Settings) -> annealing.Chains:
+def _chains(trained: trained_runs.Trained, settings: Settings) -> annealing.Chains:
     temperatures = SCHEDULES[settings.schedule](settings.num_temperatures)
     common = {"temperatures": temperatures, "num_chains": settings.num_chains}
     if trained.config.posterior == "bernoulli":
@@ -259,7 +260,7 @@ def _images_at_once(settings: Settings) -> int:
 
 
 def _over(
-    trained: measure.Trained,
+    trained: trained_runs.Trained,
     settings: Settings,
     estimator: Callable[[PRNGKey, Params, Array], PyTree],
 ) -> Callable[[PRNGKey, Params, Array], PyTree]:

@@ -1,27 +1,18 @@
-"""Measurements of a trained model over a split, and how to get one from a workdir."""
+"""Measurements of a trained model over a split."""
 
-import dataclasses
-import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments.choices import models
-from experiments.choices.config import Config
-from experiments.command import flags as cli
-from experiments.runs import protocol
-from experiments.runs import run as runs
-from experiments.runs import workdir as rundir
+from experiments.runs import trained_runs
 from vae_jax.data import batches
-from vae_jax.estimators import importance
+from vae_jax.estimators import importance, sgvb
 from vae_jax.evaluation import examples, marginal, representation, weights
-from vae_jax.training import parallel
-from vae_jax.types import Params, PRNGKey
+from vae_jax.types import Model, Params, PRNGKey
 
 DECODED_ROWS = 1000  # samples decoded side by side
 IMPORTANCE_CHUNK = 500  # importance samples decoded at a time
@@ -41,65 +32,8 @@ def check_importance_samples(number: int) -> None:
         )
 
 
-class Trained(NamedTuple):
-    """A model with the parameters of one checkpoint."""
-
-    config: Config
-    data: protocol.Dataset
-    model: models.Model
-    params: Params
-    step: int
-    mesh: Mesh | None = None  # devices that share the rows that are evaluated
-
-
-@dataclasses.dataclass(frozen=True)
-class WorkdirFlags:
-    """The flags of a script that takes a trained model from a workdir."""
-
-    workdir: str = cli.flag("runs/digits", "Folder of a training run.")
-    checkpoint: str = cli.flag(
-        "auto",
-        "best by validation bound, or last; auto: best if the run stops early.",
-        choices=("auto", "best", "last"),
-    )
-    data_dir: str = cli.flag("", "Data folder, if not the run's own.")
-    member: int = cli.flag(
-        0, "Which of the runs that trained together (--num_seeds, --sweep), from 0."
-    )
-    num_devices: int = cli.flag(
-        1, "Devices that share the rows; 0 for all there are.", display=True
-    )
-
-    def load(self, workdir: str | pathlib.Path = "") -> Trained:
-        """The model in this workdir, or in another by the same flags.
-
-        Raises:
-            UsageError: as `load_trained`.
-        """
-        return load_trained(
-            workdir or self.workdir,
-            checkpoint=self.checkpoint,
-            data_dir=self.data_dir,
-            member=self.member,
-            num_devices=self.num_devices,
-        )
-
-    def load_all(self) -> list[Trained]:
-        """The model of every run that trained together in the workdir.
-
-        Raises:
-            UsageError: as `load_trained`.
-        """
-        return load_all(
-            self.workdir,
-            checkpoint=self.checkpoint,
-            data_dir=self.data_dir,
-            num_devices=self.num_devices,
-        )
-
-
 def elbo_over_examples(
-    model: models.Model,
+    model: Model,
     prepared: batches.Prepared,
     *,
     num_samples: int,
@@ -107,7 +41,7 @@ def elbo_over_examples(
 ) -> Callable[[PRNGKey, Params, Array], Any]:
     """Compiles (key, params, rows [N, *X]) -> ELBO terms of each row."""
     return examples.over_examples(
-        models.elbo_terms(model, num_samples=num_samples),
+        sgvb.elbo_terms(model, num_samples=num_samples),
         batch_size=max(1, DECODED_ROWS // num_samples),
         value=prepared.value,
         mesh=mesh,
@@ -115,7 +49,7 @@ def elbo_over_examples(
 
 
 def importance_bound_over_examples(
-    model: models.Model,
+    model: Model,
     prepared: batches.Prepared,
     *,
     num_samples: int,
@@ -123,7 +57,7 @@ def importance_bound_over_examples(
 ) -> Callable[[PRNGKey, Params, Array], Array]:
     """Compiles (key, params, rows [N, *X]) -> the K-sample bound of each row."""
     return examples.over_examples(
-        importance.iwae(*model.pair, num_samples=num_samples),
+        importance.iwae(model, num_samples=num_samples),
         batch_size=max(1, DECODED_ROWS // num_samples),
         value=prepared.value,
         mesh=mesh,
@@ -131,7 +65,7 @@ def importance_bound_over_examples(
 
 
 def evidence_over_examples(
-    model: models.Model,
+    model: Model,
     *,
     num_samples: int,
     value: Callable[[Array], Array],
@@ -140,7 +74,7 @@ def evidence_over_examples(
     """Compiles (key, params, rows [N, *X]) -> log p(x) of each row, sampled from q."""
     chunk = min(IMPORTANCE_CHUNK, num_samples)
     estimate = marginal.importance_sampling(
-        *model.pair, num_samples=num_samples, chunk_size=chunk
+        model, num_samples=num_samples, chunk_size=chunk
     )
     batch_size = max(1, IMPORTANCE_CHUNK // chunk)
     return examples.over_examples(
@@ -148,52 +82,9 @@ def evidence_over_examples(
     )
 
 
-def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
-    """Rows of a split on the device, the first num_images of them if not 0.
-
-    The training rows of a dynamically binarized data set are raw, on another scale:
-    they are drawn once here, from a fixed key.
-
-    Raises:
-        ValueError: if the split is empty or holds fewer rows.
-    """
-    prepared = trained.data.prepared
-    num = _num_rows(trained, split, num_images)
-    array = jnp.asarray(getattr(prepared, split)[:num])
-    if split == "train" and trained.config.binarization == "dynamic":
-        key = jax.random.key(trained.config.data_seed)
-        return prepared.take(key, array, jnp.arange(len(array))).x
-    return array
-
-
-def spread_rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
-    """Rows at equal distances in a split, num_images of them if not 0.
-
-    Some splits are sorted: the first hundreds of the test rows of `binarized_mnist`
-    are of one class.
-
-    Raises:
-        ValueError: as `rows`.
-    """
-    num = _num_rows(trained, split, num_images)
-    whole = rows(trained, split=split)
-    return whole[np.arange(num) * len(whole) // num]
-
-
-def _num_rows(trained: Trained, split: str, num_images: int) -> int:
-    """num_images, or all rows of a split for 0, checked against what it holds."""
-    size = len(getattr(trained.data.prepared, split))
-    if not size or num_images > size:
-        raise ValueError(
-            f"{trained.config.dataset} has {size} rows in its {split} split, "
-            f"--num_images={num_images} asked for"
-        )
-    return num_images or size
-
-
 def bound(
     key: PRNGKey,
-    trained: Trained,
+    trained: trained_runs.Trained,
     *,
     split: str,
     num_samples: int,
@@ -209,7 +100,7 @@ def bound(
         num_samples=num_samples,
         mesh=trained.mesh,
     )
-    data = spread_rows(trained, split=split, num_images=num_images)
+    data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     terms = evaluate(key, trained.params, data)
     reconstruction, kl = (np.asarray(term, np.float64) for term in terms)
     return {
@@ -221,20 +112,20 @@ def bound(
 
 
 def latents(
-    trained: Trained, *, split: str, num_images: int = 0
+    trained: trained_runs.Trained, *, split: str, num_images: int = 0
 ) -> dict[str, list[float] | float]:
     """KL of each latent in nats, averaged over a split, and the active units.
 
     Empty for a q that does not factorize: its latents have no KL of their own.
     """
-    closed = trained.model.closed_form
-    if closed is None:
+    kl, moments = trained.model.kl, trained.model.recognition.moments
+    if kl is None or moments is None or not _factorizes(trained.model):
         return {}
 
     def evaluator(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array]:
         del key
         h = trained.model.recognition.encode(params, x)
-        return closed.mean(h), closed.kl_per_latent(params, h)
+        return moments(params, h)[0], kl(params, h)
 
     evaluate = examples.over_examples(
         evaluator,
@@ -242,15 +133,20 @@ def latents(
         value=trained.data.prepared.value,
         mesh=trained.mesh,
     )
-    data = spread_rows(trained, split=split, num_images=num_images)
+    data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     means, kls = evaluate(jax.random.key(0), trained.params, data)
     per_latent = np.asarray(kls, np.float64).mean(axis=0)
     active = representation.active_units(means) if len(means) > 1 else np.nan
     return {"kl_per_latent": per_latent.tolist(), "active_units": float(active)}
 
 
+def _factorizes(model: Model) -> bool:
+    """Whether the KL is a sum over latents."""
+    return model.recognition.family.name in ("diag_normal", "bernoulli")
+
+
 def codes(
-    key: PRNGKey, trained: Trained, data: Array, *, sampled: bool = False
+    key: PRNGKey, trained: trained_runs.Trained, data: Array, *, sampled: bool = False
 ) -> np.ndarray:
     """The code of each row: the mean of q(z | x), or one draw of it.
 
@@ -258,7 +154,6 @@ def codes(
     only where it is asked to be.
     """
     evaluate = codes_over_examples(
-        trained.config,
         trained.model,
         trained.data.prepared,
         sampled=sampled,
@@ -268,8 +163,7 @@ def codes(
 
 
 def codes_over_examples(
-    config: Config,
-    model: models.Model,
+    model: Model,
     prepared: batches.Prepared,
     *,
     sampled: bool = False,
@@ -277,26 +171,22 @@ def codes_over_examples(
 ) -> Callable[[PRNGKey, Params, Array], Array]:
     """Compiles (key, params, rows [N, *X]) -> the codes [N, D], as `codes` has them."""
     recognition = model.recognition
-    mean = None if sampled else models.posterior_mean(config)
+    moments = None if sampled else recognition.moments
+    num_samples = 1 if sampled or moments else MEAN_SAMPLES
 
-    def of_h(key: PRNGKey, params: Params, x: Array) -> Array:
+    def mean(key: PRNGKey, params: Params, x: Array) -> Array:
         del key
-        assert mean is not None
-        return mean(recognition.encode(params, x))
+        assert moments is not None
+        return moments(params, recognition.encode(params, x))[0]
 
-    num_samples = 1 if sampled else MEAN_SAMPLES
-    drawn = representation.sampled_mean(recognition, num_samples=num_samples)
     return examples.over_examples(
-        of_h if mean else drawn,
-        batch_size=max(1, DECODED_ROWS // (1 if mean else num_samples)),
+        mean
+        if moments
+        else representation.sampled_mean(recognition, num_samples=num_samples),
+        batch_size=max(1, DECODED_ROWS // num_samples),
         value=prepared.value,
         mesh=mesh,
     )
-
-
-def test_split(trained: Trained) -> str:
-    """The split that results are reported on: train where there is no test."""
-    return "test" if len(trained.data.prepared.test) else "train"
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -304,90 +194,3 @@ def standard_error(values: np.ndarray) -> float:
     if len(values) < 2:
         return float("nan")
     return float(values.std(ddof=1) / np.sqrt(len(values)))
-
-
-def load_trained(
-    workdir: str | pathlib.Path,
-    *,
-    checkpoint: str,
-    data_dir: str = "",
-    member: int = 0,
-    num_devices: int = 1,
-) -> Trained:
-    """The model in a workdir with the parameters of its best or last checkpoint.
-
-    Args:
-        workdir: the folder of a training run.
-        checkpoint: "best" (by validation bound), "last", or "auto": best if the run
-            stops early, else last.
-        data_dir: overrides the run's own, for a workdir carried elsewhere.
-        member: which of the runs that trained together.
-        num_devices: devices that share the rows that are evaluated, all for 0.
-
-    Raises:
-        UsageError: if there is no run, no checkpoint, no data, or no such member.
-    """
-    found = load_all(
-        workdir, checkpoint=checkpoint, data_dir=data_dir, num_devices=num_devices
-    )
-    if not 0 <= member < len(found):
-        raise cli.UsageError(
-            f"--member={member}: {workdir} holds {len(found)} runs, from 0 on"
-        )
-    return found[member]
-
-
-def load_all(
-    workdir: str | pathlib.Path,
-    *,
-    checkpoint: str,
-    data_dir: str = "",
-    num_devices: int = 1,
-) -> list[Trained]:
-    """`load_trained` of every run that trained together in a workdir.
-
-    Raises:
-        UsageError: as `load_trained`.
-    """
-    folder = pathlib.Path(workdir).expanduser()
-    config = dataclasses.replace(rundir.read_config(folder), workdir=str(folder))
-    if data_dir:
-        config = dataclasses.replace(config, data_dir=data_dir)
-    run = runs.build(dataclasses.replace(config, num_devices=1))
-    with cli.user_errors():
-        run = run._replace(mesh=parallel.data_mesh(num_devices))
-    saved = runs.restore(run)
-    if saved is None:
-        raise cli.UsageError(f"{folder} holds no checkpoint yet: train it first")
-    return of_runs(run, saved, checkpoint=checkpoint)
-
-
-def of_runs(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> list[Trained]:
-    """The best or the last parameters of each run; "auto" as in `load_trained`.
-
-    Raises:
-        UsageError: if the best are wanted and no validation bound was taken.
-    """
-    if not run.config.trains_many:
-        return [of_run(run, saved, checkpoint=checkpoint)]
-    found = []
-    for i, config in enumerate(run.members):
-        model = models.build(config, run.data.x_shape)  # some draw by --seed
-        alone = run._replace(config=config, model=model)
-        own = runs.member(saved, i)
-        found.append(of_run(alone, own, checkpoint=checkpoint))
-    return found
-
-
-def of_run(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> Trained:
-    """The best or the last parameters of a run; "auto" as in `load_trained`."""
-    if checkpoint == "auto":
-        checkpoint = "best" if run.config.early_stopping else "last"
-    if checkpoint == "best" and int(saved.best_step) == 0:
-        raise cli.UsageError(
-            "--checkpoint=best needs a validation bound, and this run took none"
-        )
-    best = checkpoint == "best"
-    params = saved.best if best else saved.run.inner.params
-    step = int(saved.best_step if best else saved.run.step)
-    return Trained(run.config, run.data, run.model, params, step, run.mesh)

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.measures import measure
-from experiments.runs import protocol
+from experiments.runs import protocol, trained_runs
+from vae_jax import writing
 from vae_jax.plots import curves, files, images, latents
 from vae_jax.training import journal
 from vae_jax.types import PRNGKey
 
 Arrays = dict[str, np.ndarray]
+Limits = tuple[float, float]
+"""The values of x that are drawn in black and in white."""
 METRICS = {  # what a run is drawn by, where it reports it, and the unit
     "bound": "nats per example",
     "log_joint": "nats per example",
@@ -27,7 +29,7 @@ METRICS = {  # what a run is drawn by, where it reports it, and the unit
 
 def samples(
     key: PRNGKey,
-    trained: measure.Trained,
+    trained: trained_runs.Trained,
     *,
     num: int,
     sample_z: Callable[[PRNGKey], Array] | None = None,
@@ -51,21 +53,22 @@ def samples(
 
 
 def reconstructions(
-    key: PRNGKey, trained: measure.Trained, *, split: str, num: int
+    key: PRNGKey, trained: trained_runs.Trained, *, split: str, num: int
 ) -> Arrays:
     """x of a split, one z from q(z | x) each, and the mean of p(x | z) there."""
-    (generative, recognition), params = trained.model.pair, trained.params
+    generative, recognition = trained.model.generative, trained.model.recognition
+    params = trained.params
 
     def reconstruct(key: PRNGKey, row: Array) -> dict[str, Array]:
         x = trained.data.prepared.value(row)
         z = recognition.sample(key, params, recognition.encode(params, x))
         return {"x": x, "z": z, "mean": generative.mean_observation(params, z)}
 
-    rows = measure.spread_rows(trained, split=split, num_images=num)
+    rows = trained_runs.spread_rows(trained, split=split, num_images=num)
     return _arrays(jax.jit(jax.vmap(reconstruct))(jax.random.split(key, num), rows))
 
 
-def manifold(trained: measure.Trained, *, size: int) -> np.ndarray:
+def manifold(trained: trained_runs.Trained, *, size: int) -> np.ndarray:
     """Means of p(x | z) [R, C, *X] on a grid of the unit square, for two latents.
 
     The grid is taken through the inverse CDF of the prior, so that each tile stands
@@ -83,31 +86,54 @@ def _arrays(tree: dict[str, Array]) -> Arrays:
 
 def save_arrays(path: pathlib.Path, arrays: Arrays) -> None:
     """Writes an .npz whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
+    with writing.atomically(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
-    partial.replace(path)
+
+
+def limits(trained: trained_runs.Trained) -> Limits:
+    """The values of x that are drawn in black and in white.
+
+    0 and 1 where all x lie between them, else the least and the greatest of all splits.
+    """
+    if trained.config.settled.binarization != "none":
+        return 0.0, 1.0
+    ranges = protocol.value_ranges(trained.data.source).values()
+    return limits_of(np.asarray([*ranges]))
+
+
+def limits_of(values: np.ndarray) -> Limits:
+    """The same of values that are there, NaN left out."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if low >= 0.0 and high <= 1.0:
+        return 0.0, 1.0
+    return low, high if high > low else low + 1.0
 
 
 def draw_samples(
-    arrays: Arrays, path: pathlib.Path, *, source: str = "the prior"
+    arrays: Arrays, path: pathlib.Path, *, limits: Limits, source: str = "the prior"
 ) -> None:
     """Draws the means of sampled images."""
     title = f"Samples, z from {source} (means of p(x | z))"
-    files.save(images.grid(arrays["mean"], num_columns=10, title=title), path)
-
-
-def draw_reconstructions(arrays: Arrays, path: pathlib.Path) -> None:
-    """Draws images above their reconstructions."""
-    title = "Each image above its reconstruction"
-    figure = images.pairs(arrays["x"], arrays["mean"], num_columns=10, title=title)
+    figure = images.grid(arrays["mean"], num_columns=10, title=title, limits=limits)
     files.save(figure, path)
 
 
-def draw_manifold(tiles: np.ndarray, path: pathlib.Path) -> None:
+def draw_reconstructions(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
+    """Draws images above their reconstructions."""
+    figure = images.pairs(
+        arrays["x"],
+        arrays["mean"],
+        num_columns=10,
+        title="Each image above its reconstruction",
+        limits=limits,
+    )
+    files.save(figure, path)
+
+
+def draw_manifold(tiles: np.ndarray, path: pathlib.Path, *, limits: Limits) -> None:
     """Draws the two-dimensional manifold."""
     title = "Means of p(x | z) over the prior's quantiles"
-    files.save(images.manifold(tiles, title=title), path)
+    files.save(images.manifold(tiles, title=title, limits=limits), path)
 
 
 def draw_latents(
@@ -143,19 +169,22 @@ def draw_latents(
     files.save(figure, path)
 
 
-def draw_neighbors(queries: np.ndarray, found: np.ndarray, path: pathlib.Path) -> None:
+def draw_neighbors(
+    queries: np.ndarray, found: np.ndarray, path: pathlib.Path, *, limits: Limits
+) -> None:
     """Draws test images [Q, *X] with their nearest training images [Q, K, *X]."""
-    blank = np.ones_like(queries)
+    blank = np.full_like(queries, limits[1])
     tiles = np.concatenate([queries[:, None], blank[:, None], found], axis=1)
     figure = images.grid(
         tiles.reshape(-1, *queries.shape[1:]),
         num_columns=tiles.shape[1],
         title="Test images, and the training images of the nearest codes",
+        limits=limits,
     )
     files.save(figure, path)
 
 
-def draw_curves(trained: measure.Trained, workdir: pathlib.Path) -> None:
+def draw_curves(trained: trained_runs.Trained, workdir: pathlib.Path) -> None:
     """Draws the metrics of the run so far."""
     quantity = protocol.quantity(trained.config, trained.data)
     rows, panels = journal.read(workdir), {}
@@ -169,29 +198,32 @@ def draw_curves(trained: measure.Trained, workdir: pathlib.Path) -> None:
     files.save(figure, workdir / "training_curves.png")
 
 
-def of_run(key: PRNGKey, trained: measure.Trained, workdir: pathlib.Path) -> None:
+def of_run(key: PRNGKey, trained: trained_runs.Trained, workdir: pathlib.Path) -> None:
     """The pictures that every training run ends with."""
     draw_curves(trained, workdir)
     if not is_image(trained):
         print(f"observations of shape {trained.data.x_shape} are no images: not drawn")
         return
     key_samples, key_reconstructions = jax.random.split(key)
-    draw_samples(samples(key_samples, trained, num=100), workdir / "samples.png")
-    split = measure.test_split(trained)
+    black_white = limits(trained)
+    drawn = samples(key_samples, trained, num=100)
+    draw_samples(drawn, workdir / "samples.png", limits=black_white)
+    split = trained_runs.test_split(trained)
     num = min(50, len(getattr(trained.data.prepared, split)))
     drawn = reconstructions(key_reconstructions, trained, split=split, num=num)
-    draw_reconstructions(drawn, workdir / "reconstructions.png")
+    draw_reconstructions(drawn, workdir / "reconstructions.png", limits=black_white)
     if has_manifold(trained):
-        draw_manifold(manifold(trained, size=20), workdir / "manifold.png")
+        tiles = manifold(trained, size=20)
+        draw_manifold(tiles, workdir / "manifold.png", limits=black_white)
 
 
-def is_image(trained: measure.Trained) -> bool:
+def is_image(trained: trained_runs.Trained) -> bool:
     """Whether an observation can be drawn: [H, W] or [H, W, 3]."""
     shape = trained.data.x_shape
     return len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
 
 
-def has_manifold(trained: measure.Trained) -> bool:
+def has_manifold(trained: trained_runs.Trained) -> bool:
     """Whether the latents are two with a normal prior, below an image."""
     config = trained.config
     normal = config.posterior != "bernoulli" and config.has_standard_prior

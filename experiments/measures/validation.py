@@ -7,13 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.choices import models
-from experiments.choices.choices import WITHOUT_ENCODER
-from experiments.choices.config import Config
+from experiments.choices.algorithms import ALGORITHMS
 from experiments.measures import measure
-from experiments.runs import metrics
-from experiments.runs import run as runs
-from experiments.runs.run import Run, Saved
+from experiments.runs import metrics, runs
+from experiments.runs.runs import Run, Saved
 from vae_jax.evaluation import representation
 from vae_jax.types import Params, PRNGKey
 
@@ -38,10 +35,8 @@ def build(run: Run) -> Validate | None:
     )
 
     codes = None
-    if _has_cheap_codes(run.config) and len(valid) > 1:
-        codes = measure.codes_over_examples(
-            run.config, run.model, prepared, mesh=run.mesh
-        )
+    if _has_cheap_codes(run) and len(valid) > 1:
+        codes = measure.codes_over_examples(run.model, prepared, mesh=run.mesh)
 
     def validate(key: PRNGKey, params: Params) -> dict[str, float]:
         drawn = terms(key, params, valid)
@@ -74,7 +69,7 @@ def update(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, dict[str,
     else:  # one by one: validation has its own memory, and is compiled once
         drawn = [validate(keys[i], runs.member(params, i)) for i in range(len(keys))]
         found = {name: np.array([each[name] for each in drawn]) for name in drawn[0]}
-    bound = jnp.asarray(found[WATCHED[run.config.watch]], jnp.float32)
+    bound = jnp.asarray(found[WATCHED[run.config.watch]], saved.best_bound.dtype)
     better = bound > saved.best_bound
 
     def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -93,8 +88,7 @@ def update(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, dict[str,
     return saved, row
 
 
-def _has_cheap_codes(config: Config) -> bool:
+def _has_cheap_codes(run: Run) -> bool:
     """Whether an encoder gives E_q[z | x] without samples or a search."""
-    return config.algorithm not in WITHOUT_ENCODER and (
-        models.posterior_mean(config) is not None
-    )
+    has_encoder = ALGORITHMS[run.config.algorithm].has_encoder
+    return has_encoder and run.model.recognition.moments is not None

@@ -23,26 +23,6 @@ answers, `--parts`, each on models whose three numbers are exact and computed ap
 Writes posterior_gap.json, a JSON file for each part (one that is there and was made
 with the same flags is read back, so an interrupted command continues), and a picture
 for each. All in float64.
-
-Measured by quick.flags with seeds 0, 1, 2 (frozen: 0) on 2 cores that other work
-shared (4 min of processor time, 9 min in all). Nats per row:
-
-  frozen   400 steps of phi; log p moved by 0. ELBO gained and KL lost, pPCA with a full
-           q 27.179518 and 27.179518 (0.009 left), with a diagonal q 27.034007 both
-           (0.741 left, of which the family's are 0.734), tanh decoder 44.380654 both
-           (0.781 left). Of any row at any point log p - ELBO and KL differ by at most
-           6e-14, 6e-14 and 2e-7.
-  joint    400 steps, seeds 0, 1, 2: KL(q || model's posterior) 1.09, 0.75, 0.10 at the
-           start, at its least 0.023, 0.008, 0.018 (steps 60, 30, 30), then 0.103,
-           0.098, 0.087 as the noise learned falls from 1 to 0.4 and posteriors bend;
-           log p by then has risen by 1.36, 1.08, 2.01. KL(q || true posterior) 39, 20,
-           24 at the start and 2.1, 2.3, 1.3 at the end, where that of the model's own
-           posterior is 1.8, 2.2, 1.2: q follows the model.
-  lagging  train log p after 60 and 400 steps of theta, means: k = 1 -3.878, -3.677;
-           k = 5 -3.720, -3.361; k = 50 -3.675, -3.336; converged -3.664, -3.307; exact
-           posterior -3.635, -3.178. On test rows at 400: -3.588, -3.454, -3.391,
-           -3.389, -3.296. Noise learned (truth 0.3): 0.403, 0.372, 0.357, 0.336, 0.288.
-  family   greatest at a noise of 0.5000 (log p and full q) and 0.6299 (diagonal q).
 """
 
 import dataclasses
@@ -53,8 +33,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.command import flags as cli
-from experiments.command import report as reports
+from experiments.command import cli, report
 from experiments.posterior_gap import family as gap_family
 from experiments.posterior_gap import models as gap_models
 from experiments.posterior_gap import training as gap_training
@@ -162,7 +141,7 @@ def run(config: Config, folder: pathlib.Path) -> dict[str, Any]:
     ignored = ("workdir", "parts")
     flags = {k: v for k, v in dataclasses.asdict(config).items() if k not in ignored}
     for part in config.parts.split(","):
-        result[part] = reports.kept(
+        result[part] = report.cached(
             folder / f"{part}.json", flags, partial(measure, config, part)
         )
         SAY[part](result[part])
@@ -324,7 +303,7 @@ DRAW: dict[str, Any] = {
 
 def main(config: Config) -> int:
     """Measures, prints, draws and writes; fails where exact numbers disagree."""
-    folder = reports.claim(config.workdir)
+    folder = report.claim(config.workdir)
     with jax.enable_x64(True):
         result = run(config, folder)
     if "joint" in result:
@@ -340,7 +319,7 @@ def main(config: Config) -> int:
     }
     for part, value in largest.items():
         print(f"{part}: log p - ELBO and KL differ by at most {value:.1e} nats")
-    reports.write(folder / "posterior_gap.json", config, result)
+    report.write(folder / "posterior_gap.json", config, result)
     if not largest.get("frozen", 0.0) <= TOLERANCE:
         print(f"that is more than {TOLERANCE}: raise --num_nodes")
         return 1

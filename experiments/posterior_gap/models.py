@@ -27,7 +27,6 @@ from vae_jax import (
     vae,
 )
 from vae_jax.evaluation import exact
-from vae_jax.inference import variational_em
 from vae_jax.latent_models import ppca, ppca_bounds
 from vae_jax.types import (
     Conditional,
@@ -169,8 +168,7 @@ def over_rows(function: Callable[[PyTree, Array, Array], PyTree]) -> Callable:
 
 def at_h(posterior: Conditional) -> Recognition:
     """The q whose h stands where phi would: of an encoder or of a row's own search."""
-    q = variational_em.free(posterior)
-    return q._replace(encode=lambda params, x: params.recognition)
+    return vae.recognition(lambda params, x: params.recognition, posterior)
 
 
 def moments(h: Float[Array, " H"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
@@ -202,8 +200,7 @@ def _quadratures(
         generative, num_latents=NUM_LATENTS, num_nodes=num_nodes, limit=6.0
     )
     gap = exact.posterior_divergence(
-        generative,
-        at_h(posterior),
+        vae.model(generative, at_h(posterior)),
         # A grid of its own: coarser where log p(x) above is finer.
         exact.grid_quadrature(
             generative, num_latents=NUM_LATENTS, num_nodes=num_nodes - 17, limit=6.2
@@ -269,8 +266,7 @@ def distance_to_truth(
         def one(row: tuple[Array, Array, Array]) -> Scalar:
             h, x, log_p = row
             gap = exact.posterior_divergence(
-                turned(turn),
-                at_h(posterior),
+                vae.model(turned(turn), at_h(posterior)),
                 lambda params, x: log_p,
                 num_latents=NUM_LATENTS,
                 num_nodes=num_nodes,

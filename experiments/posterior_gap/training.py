@@ -10,12 +10,22 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Int
 
 from experiments.posterior_gap import models as gap_models
-from vae_jax import divergences
+from vae_jax import vae
 from vae_jax.estimators import sgvb
 from vae_jax.evaluation import exact
 from vae_jax.inference import variational_em
 from vae_jax.training import gradient, loop
-from vae_jax.types import Algorithm, Batch, Objective, Params, PRNGKey, PyTree, Scalar
+from vae_jax.types import (
+    Algorithm,
+    Batch,
+    ExampleObjective,
+    Objective,
+    Params,
+    PRNGKey,
+    PyTree,
+    Scalar,
+    per_example,
+)
 
 STRETCH = 10  # steps of one compiled scan
 EXACT_NODES = 40  # a side of the grid that theta alone climbs log p(x) on
@@ -51,17 +61,15 @@ def points(setting: Setting) -> list[int]:
     return sorted({0} | {STRETCH * round(step / STRETCH) for step in spaced})
 
 
-def bound_of(model: gap_models.Model, *, num_samples: int) -> Objective:
+def bound_of(model: gap_models.Model, *, num_samples: int) -> ExampleObjective:
     """AEVB's estimator: B where q is a diagonal normal, A where it is a full one."""
-    if model.posterior.width == 2 * gap_models.NUM_LATENTS:
-        kl = divergences.diag_normal_to_standard_normal
-        return sgvb.sgvb_b(
-            model.generative, model.recognition, num_samples=num_samples, kl=kl
-        )
-    return sgvb.sgvb_a(model.generative, model.recognition, num_samples=num_samples)
+    pair = vae.model(model.generative, model.recognition)
+    if model.posterior.family.name == "diag_normal":
+        return sgvb.sgvb_b(pair, num_samples=num_samples)
+    return sgvb.sgvb_a(pair, num_samples=num_samples)
 
 
-def of_one(objective: Objective, *, theta: bool) -> Objective:
+def of_one(objective: ExampleObjective, *, theta: bool) -> Objective:
     """The objective with a gradient for theta alone, or for phi alone."""
 
     def held(key: PRNGKey, params: Params, x: Array) -> Scalar:
@@ -70,11 +78,11 @@ def of_one(objective: Objective, *, theta: bool) -> Objective:
             return objective(key, Params(generative, stop_gradient(recognition)), x)
         return objective(key, Params(stop_gradient(generative), recognition), x)
 
-    return held
+    return per_example(held)
 
 
 def alternating(
-    objective: Objective, *, learning_rate: float, num_inner: int
+    objective: ExampleObjective, *, learning_rate: float, num_inner: int
 ) -> Algorithm:
     """num_inner updates of phi, each with fresh noise, then one of theta."""
     phi = gradient.ascent(
@@ -131,7 +139,7 @@ def methods(
         limit=4.5,
     )
     found["exact"] = gradient.ascent(
-        lambda key, params, x: log_p(params, x), gradient.adam(rate)
+        per_example(lambda key, params, x: log_p(params, x)), gradient.adam(rate)
     )
     return found
 
@@ -261,7 +269,7 @@ def joint(
 ) -> list[dict[str, Any]]:
     """(b) AEVB on theta and phi; a curve for each seed, measured on test rows."""
     algorithm = gradient.ascent(
-        bound_of(model, num_samples=setting.num_samples),
+        per_example(bound_of(model, num_samples=setting.num_samples)),
         gradient.adam(setting.learning_rate),
         norm_every=1000,
     )
@@ -316,7 +324,7 @@ def lagging(
                 return {**row, "log_p": value, "bound": value, **tight}
             some = draw.train[: setting.num_test]
             own = name == "converged"
-            h = state.h[: len(some)] if own else encode(state.params, some)
+            h = state.memory[: len(some)] if own else encode(state.params, some)
             found = measured(model, theta, h, some)
             return {**found, **row, "log_p": log_p(theta, draw.train)}
 

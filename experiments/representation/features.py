@@ -6,8 +6,9 @@ import jax
 import numpy as np
 from sklearn import decomposition
 
-from experiments.command import flags as cli
+from experiments.command import cli
 from experiments.measures import measure
+from experiments.runs import trained_runs
 from vae_jax.evaluation import clustering, probes
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -47,14 +48,14 @@ class Rows(NamedTuple):
         ]
 
 
-def load_rows(settings: Settings, trained: measure.Trained) -> Rows:
+def load_rows(settings: Settings, trained: trained_runs.Trained) -> Rows:
     """The first rows of the training and of the test split, with their labels."""
-    split, labels = measure.test_split(trained), trained.data.prepared.labels
+    split, labels = trained_runs.test_split(trained), trained.data.prepared.labels
     sizes = {"train": settings.num_train, split: settings.num_test}
     rows, known = {}, {}
     for name, size in sizes.items():
         size = min(size, len(getattr(trained.data.prepared, name)))
-        rows[name] = measure.rows(trained, split=name, num_images=size)
+        rows[name] = trained_runs.rows(trained, split=name, num_images=size)
         known[name] = labels[name][: len(rows[name])] if name in labels else None
     missing = [name for name, found in known.items() if found is None]
     doubt = ""
@@ -68,7 +69,7 @@ def load_rows(settings: Settings, trained: measure.Trained) -> Rows:
 
 
 def of_rows(
-    settings: Settings, trained: measure.Trained, rows: Rows
+    settings: Settings, trained: trained_runs.Trained, rows: Rows
 ) -> dict[str, Pair]:
     """Pixels, their principal components and codes, of training and test rows."""
     value = trained.data.prepared.value

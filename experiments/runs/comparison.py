@@ -15,10 +15,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import train
 from experiments.choices.config import Config
-from experiments.command import flags as cli
-from experiments.runs import interrupts
-from experiments.runs import run as runs
-from experiments.runs import workdir as rundir
+from experiments.command import cli, report
+from experiments.runs import interrupts, runs
 from vae_jax.training import journal
 
 Point: TypeAlias = dict[str, float]
@@ -70,7 +68,7 @@ def _curve(config: Config, measurement: Measurement, *, points: int) -> list[Poi
             if epoch * run.steps_per_epoch < int(saved.run.step):
                 print(f"{run.workdir}: epoch {epoch} is past and not measured")
                 continue
-            part = dataclasses.replace(config, num_epochs=epoch)
+            part = dataclasses.replace(run.config, num_epochs=epoch)
             saved = train.fit(
                 run._replace(config=part), saved, received, started=started
             )
@@ -78,7 +76,7 @@ def _curve(config: Config, measurement: Measurement, *, points: int) -> list[Poi
                 break
             found.append(_point(run, saved, epoch) | measurement.measure(run, saved))
             content = measurement.settings | {"points": found}
-            rundir.write_json(run.workdir / measurement.file, content)
+            report.write_json(run.workdir / measurement.file, content)
             _say(run, found[-1], measurement.shown)
     if received:
         step = int(saved.run.step)
@@ -100,14 +98,14 @@ def _point(run: runs.Run, saved: runs.Saved, epoch: int) -> Point:
 def _read(path: pathlib.Path, settings: dict[str, Any]) -> list[Point]:
     if not path.exists():
         return []
-    content = rundir.read_json(path)
+    content = report.read_json(path)
     for name, value in settings.items():
         if content.get(name) != value:
             raise cli.UsageError(
                 f"{path} was measured with --{name}={content.get(name)}, {value} now: "
                 "remove it, or choose another --workdir"
             )
-    return content["points"]
+    return report.measured(content["points"])
 
 
 def _say(run: runs.Run, point: Point, shown: tuple[str, ...]) -> None:

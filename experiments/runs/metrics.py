@@ -5,21 +5,21 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from experiments.choices import sweep as members
-from experiments.choices.choices import OF_THE_ELBO
-from experiments.command import flags as cli
-from experiments.runs import workdir as rundir
-from experiments.runs.run import Run
+from experiments.choices import sweep
+from experiments.choices.algorithms import ALGORITHMS
+from experiments.choices.estimators import ESTIMATORS
+from experiments.command import cli
+from experiments.runs import rundir
+from experiments.runs.runs import Run
 from vae_jax.training import checkpoints, journal
 
 Row = dict[str, Any]
 
-SPLIT_BOUND = ("aevb", "wake_sleep", "rws")  # bound + KL = reconstruction
 COLLAPSED = 0.01  # nats per image: a mean KL below it
 
 
 def of_scan(run: Run, first: int, info: NamedTuple, *, seconds: float) -> Row:
-    """Means over the steps of one scan of whatever the algorithm reports.
+    """Means over the steps of one scan of whatever the algorithm report.
 
     Raises:
         UsageError: if what a step fits, its info's first field, is not finite.
@@ -33,12 +33,17 @@ def of_scan(run: Run, first: int, info: NamedTuple, *, seconds: float) -> Row:
     num_steps = values.shape[-1]
     step = first + num_steps
     row: Row = {"step": step, "epoch": step / run.steps_per_epoch}
+    measured = fields.get("gradient_norm", values) >= 0.0
+    if not measured.any():  # a short scan may hold no step with a norm
+        fields.pop("gradient_norm", None)
     means = {
-        name: np.nanmean(values.astype(np.float64), axis=-1)
+        name: values.astype(np.float64).mean(
+            axis=-1, where=measured if name == "gradient_norm" else True
+        )
         for name, values in fields.items()
-        if not np.isnan(values).all()  # a short scan may hold no step with a norm
     }
-    if run.config.algorithm in SPLIT_BOUND and run.config.gradient in OF_THE_ELBO:
+    splits = ALGORITHMS[run.config.algorithm].splits_bound
+    if splits and ESTIMATORS[run.config.gradient].of_elbo:
         means["reconstruction"] = means["bound"] + means["kl"]
     for name, mean in means.items():
         row |= over_runs(name, mean)
@@ -50,7 +55,7 @@ def over_runs(name: str, values: np.ndarray) -> Row:
     """One run's number; of runs [R] that train together, the mean, std and each."""
     if not values.ndim:
         return {name: float(values)}
-    return members.mean_and_std(name, values) | {f"each_{name}": values.tolist()}
+    return sweep.mean_and_std(name, values) | {f"each_{name}": values.tolist()}
 
 
 def collapse(run: Run, row: Row) -> Row:
@@ -126,7 +131,7 @@ def _report_divergence(
     back = f"checkpoint of step {whole[-1]}" if whole else "no checkpoint yet"
     of_run = ""
     if run.config.trains_many:
-        of_run = f" of the run with {members.names(run.config)[which]}"
+        of_run = f" of the run with {sweep.names(run.config)[which]}"
     raise cli.UsageError(
         f"the {fitted.replace('_', ' ')}{of_run} is {values[which, at]} at step "
         f"{first + at + 1}; last finite metrics: {last}; to go back to: {back} in "

@@ -1,17 +1,14 @@
 """What a number means: the stamp that every result carries, and its names."""
 
-import platform
-from importlib import metadata
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-import vae_jax
+from experiments.choices import models
 from experiments.choices.config import Config
 from vae_jax.data import batches, sources
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+SPREADS = ("_std", "_standard_error")  # endings of what says how sure a number is
 
 
 class Dataset(NamedTuple):
@@ -25,12 +22,19 @@ class Dataset(NamedTuple):
         """Shape of one observation."""
         return self.source.train.shape[1:]
 
+    @property
+    def sha256(self) -> str:
+        """What tells these rows from any others."""
+        return sources.digest(self.source)
+
 
 def load(config: Config) -> Dataset:
     """Loads and binarizes the data set of a configuration.
 
     Raises:
-        ValueError, FileNotFoundError: as `sources.load` and `batches.prepare`.
+        ValueError: as `sources.load` and `batches.prepare`; values that the likelihood
+            or another flag cannot read, or that --binarization has to choose for.
+        FileNotFoundError: as `sources.load`.
     """
     source = sources.load(
         config.dataset,
@@ -40,15 +44,26 @@ def load(config: Config) -> Dataset:
     )
     if config.num_train:
         source = _first_rows(source, config.num_train)
+    _check_scale(source, config)
     prepared = batches.prepare(
         source,
-        binarization=config.binarization,
+        binarization=config.settled.binarization,
         data_seed=config.data_seed,
         missing_rate=config.missing_rate,
     )
-    if config.likelihood == "bernoulli":
-        _check_unit_interval(source, config)
     return Dataset(source, prepared)
+
+
+def value_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
+    """Least and greatest value of each split that holds any."""
+    found = {}
+    for split in sources.SPLITS:
+        rows = getattr(source, split)
+        if not sources.missing_entries(rows).all():
+            ends = np.nanmin(rows), np.nanmax(rows)
+            low, high = ((float(end) + source.offset) / source.divisor for end in ends)
+            found[split] = low, high
+    return found
 
 
 def stamp(config: Config, data: Dataset) -> dict[str, Any]:
@@ -57,8 +72,9 @@ def stamp(config: Config, data: Dataset) -> dict[str, Any]:
     return {
         "dataset": source.name,
         "origin": source.origin,
+        "sha256": data.sha256,
         "split_sizes": {s: len(getattr(source, s)) for s in sources.SPLITS},
-        "binarization": config.binarization,
+        "binarization": config.settled.binarization,
         "data_seed": config.data_seed,
         "missing": config.missing,
         "missing_rate": config.missing_rate,
@@ -69,13 +85,58 @@ def stamp(config: Config, data: Dataset) -> dict[str, Any]:
     }
 
 
+def reading(config: Config, source: sources.Source) -> str:
+    """How x is made of what is stored."""
+    shifted = f"(stored + {source.offset:g})" if source.offset else "stored"
+    value = f"{shifted} / {source.divisor:g}"
+    return {
+        "none": f"x = {value}",
+        "threshold": f"x = 1 where {value} >= 0.5, else 0",
+    }.get(config.settled.binarization, f"x = 1 with probability {value}, else 0")
+
+
+def opening(config: Config, data: Dataset) -> str:
+    """The line that a run begins with: what was read, and what its numbers are."""
+    source = data.source
+    sizes = ", ".join(
+        f"{len(getattr(source, split))} {split}" for split in sources.SPLITS
+    )
+    low, high = np.transpose([*value_ranges(source).values()])
+    ends = ((end * source.divisor - source.offset) for end in (low.min(), high.max()))
+    stored = " to ".join(f"{end:g}" for end in ends)
+    share = max(_share_missing(data, split) for split in sources.SPLITS)
+    holes = f", up to {100 * share:.0f}% of a split missing" if share else ""
+    shape = "x".join(map(str, data.x_shape))
+    return (
+        f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored {stored}"
+        f"{holes}; --binarization={config.settled.binarization}: "
+        f"{reading(config, source)}; --likelihood={config.likelihood}: a row's number "
+        f"is a {quantity(config, data)} in nats"
+    )
+
+
 def quantity(config: Config, data: Dataset) -> str:
-    """What log p(x | z) is: log-likelihood, log-density or minus a cross-entropy."""
-    if config.likelihood != "bernoulli":
-        return "log-density"
-    if config.binarization != "none" or _is_binary(data.source):
-        return "log-likelihood"
-    return "cross-entropy"
+    """What log p(x | z) is on these data, as the likelihood itself says.
+
+    Raises:
+        ValueError: for values that it has no number for.
+    """
+    likelihood, source = models.likelihood(config, data.x_shape), data.source
+    if config.settled.binarization != "none":
+        return likelihood.quantity(np.array([0.0, 1.0]))
+    found = {
+        likelihood.quantity((_distinct(rows) + source.offset) / source.divisor)
+        for rows in (getattr(source, split) for split in sources.SPLITS)
+        if rows.size
+    }
+    return "cross-entropy" if "cross-entropy" in found else found.pop()
+
+
+def _distinct(rows: np.ndarray) -> np.ndarray:
+    """The values of bytes, of which there are few; all values of anything else."""
+    if rows.dtype != np.uint8:
+        return rows
+    return np.flatnonzero(np.bincount(rows.ravel()))
 
 
 def check_likelihood(config: Config, data: Dataset) -> None:
@@ -101,31 +162,19 @@ def named(metrics: dict[str, Any], *, quantity: str) -> dict[str, Any]:
         return metrics
     renamed: dict[str, Any] = {}
     for name, value in metrics.items():
-        stem, std = name.removesuffix("_std"), "_std" * name.endswith("_std")
+        spread = next((end for end in SPREADS if name.endswith(end)), "")
+        stem = name.removesuffix(spread)
         if stem.endswith("reconstruction"):
-            if not std:
+            if not spread:
                 value = (-np.asarray(value)).tolist()
-            renamed[stem.replace("reconstruction", "cross_entropy") + std] = value
+            renamed[stem.replace("reconstruction", "cross_entropy") + spread] = value
         elif stem.endswith(("bound", "elbo", "log_joint")):
             for ending in ("bound", "elbo", "log_joint"):
                 stem = stem.removesuffix(ending)
-            renamed[f"{stem}cross_entropy_objective{std}"] = value
+            renamed[f"{stem}cross_entropy_objective{spread}"] = value
         else:
             renamed[name] = value
     return renamed
-
-
-def environment() -> dict[str, Any]:
-    """Versions and device of this process."""
-    device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        "packages": {"vae_jax": vae_jax.__version__}
-        | {name: metadata.version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "device": f"{device.platform}: {device.device_kind}",
-        "num_devices": jax.device_count(),
-    }
 
 
 def _first_rows(source: sources.Source, num_train: int) -> sources.Source:
@@ -151,20 +200,65 @@ def _share_missing(data: Dataset, split: str) -> float:
     return float(sources.missing_entries(array).mean()) if array.size else 0.0
 
 
-def _is_binary(source: sources.Source) -> bool:
-    def only(rows: np.ndarray) -> bool:
+def _not_binary(source: sources.Source) -> str:
+    """The first split with values other than 0 and 1; empty if there is none."""
+    for split in sources.SPLITS:
+        rows = getattr(source, split)
         found = (rows == 0) | (rows == source.divisor) | sources.missing_entries(rows)
-        return bool(found.all())
+        if rows.size and not (source.offset == 0.0 and found.all()):
+            return split
+    return ""
 
-    splits = (getattr(source, split) for split in sources.SPLITS)
-    return source.offset == 0.0 and all(map(only, splits))
+
+def _refuse_beyond(source: sources.Source, reader: str, fix: str) -> None:
+    """Refuses values outside [0, 1], naming what reads them and the split.
+
+    Raises:
+        ValueError: for the first such split.
+    """
+    for split, (low, high) in value_ranges(source).items():
+        if low < 0.0 or high > 1.0:
+            raise ValueError(
+                f"{reader} needs values in [0, 1], the {split} split of {source.name} "
+                f"has [{low:g}, {high:g}]: scale it, or {fix}"
+            )
 
 
-def _check_unit_interval(source: sources.Source, config: Config) -> None:
-    low = (float(np.nanmin(source.train)) + source.offset) / source.divisor
-    high = (float(np.nanmax(source.train)) + source.offset) / source.divisor
-    if config.binarization == "none" and (low < 0.0 or high > 1.0):
+def _check_scale(source: sources.Source, config: Config) -> None:
+    """Refuses values that the flags do not fit, and what no flag has chosen.
+
+    Raises:
+        ValueError: naming the flag that reads them, or that has to choose.
+    """
+    binarization, likelihood = config.settled.binarization, config.likelihood
+    ranges = value_ranges(source)
+    if "train" not in ranges:
+        raise ValueError(f"{source.name}: every entry of the train split is missing")
+    if likelihood == "bernoulli":
+        fix = "take --likelihood=normal_per_pixel_std --binarization=none"
+        _refuse_beyond(source, "--likelihood=bernoulli", fix)
+    elif config.binarization == "auto" and binarization != "none":
         raise ValueError(
-            f"--likelihood=bernoulli needs values in [0, 1], {source.name} has "
-            f"[{low:g}, {high:g}]: use --likelihood=normal_per_pixel_std or binarize"
+            f"--likelihood={likelihood} of {source.name}: give --binarization=none for "
+            f"its values as they are, or {binarization} for zeros and ones"
+        )
+    if binarization != "none":
+        fix = "take --binarization=none"
+        _refuse_beyond(source, f"--binarization={binarization}", fix)
+    if binarization == "threshold" and 0.0 < ranges["train"][1] < 0.5:
+        raise ValueError(
+            f"--binarization=threshold is 1 from 1/2 on, and the train split of "
+            f"{source.name} has [{ranges['train'][0]:g}, {ranges['train'][1]:g}]: "
+            "scale it to [0, 1]"
+        )
+    if config.squash_mean:
+        _refuse_beyond(source, "--squash_mean", "leave --squash_mean out")
+    undecided = config.binarization == "auto" and binarization == "none"
+    split = _not_binary(source)
+    if undecided and likelihood == "bernoulli" and split:
+        raise ValueError(
+            f"the {split} split of {source.name} has values between 0 and 1: give "
+            "--binarization=static or dynamic (1 with the value as probability) or "
+            "threshold (1 from 1/2 on), --likelihood=normal_per_pixel_std for real "
+            "values, or --binarization=none for a cross-entropy"
         )

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from experiments.choices.config import Config
-from experiments.command import flags as cli
+from experiments.command import cli
 
 VARIED = ("workdir", "data_dir", "num_latents", "algorithm", "num_epochs")
 

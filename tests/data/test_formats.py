@@ -196,9 +196,10 @@ def test_npz_reads_back_and_refuses_pickles_and_damage(tmp_path, write):
         write(b"", "empty"),
         write(b"text", "text"),
         write(bytes(flipped), "flipped"),
-        tmp_path / "pickle.npz",
         tmp_path / "array.npy",
     ):
         with pytest.raises(ValueError, match=r"not a whole \.npz of plain") as error:
             formats.read_npz(other)
         assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"pickle\.npz: a is an array of Python obj"):
+        formats.read_npz(tmp_path / "pickle.npz")

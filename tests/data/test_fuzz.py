@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments.choices.config import Config
-from experiments.command import flags as cli
+from experiments.command import cli
 from vae_jax.data import formats
 from vae_jax.training import checkpoints
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from tests import problems, testing
+from vae_jax import vae
 from vae_jax.estimators import disarm
+from vae_jax.latent_models import sigmoid_belief
 from vae_jax.types import log_joint
 
 X = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
@@ -12,9 +14,7 @@ NUM_DRAWS = 20_000
 
 
 def _disarm(problem, num_samples):
-    return disarm.disarm(
-        problem.generative, problem.recognition, num_samples=num_samples
-    )
+    return disarm.disarm(problem.model, num_samples=num_samples)
 
 
 def _at_logits(problem):
@@ -23,7 +23,8 @@ def _at_logits(problem):
 
     def nats(key, h):
         recognition = problem.recognition._replace(encode=lambda params, x: h)
-        objective = disarm.disarm(problem.generative, recognition, num_samples=2)
+        model = problem._replace(recognition=recognition).model
+        objective = disarm.disarm(model, num_samples=2)
         return objective(key, problem.params, x)
 
     return nats
@@ -87,24 +88,17 @@ def test_pairs_are_independent_of_each_other(x64):
 # Transformation and edge
 
 
-@pytest.mark.slow
-def test_jit_and_vmap_agree_with_a_loop():
-    problem = problems.binary_model()
-    objective = _disarm(problem, 4)
-    value_and_grad = jax.value_and_grad(objective, argnums=1)
-    keys = jax.random.split(jax.random.key(0), 3)
-    xs = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 5)).astype(float)
-    batched = jax.jit(jax.vmap(value_and_grad, in_axes=(0, None, 0)))
-    got = batched(jax.random.clone(keys), problem.params, xs)
-    eager = objective(jax.random.clone(keys)[0], problem.params, xs[0])
-    np.testing.assert_allclose(got[0][0], eager, rtol=1e-5)
-    single = jax.jit(value_and_grad)
-    for i in range(3):
-        jax.tree.map(
-            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5),
-            got,
-            single(keys[i], problem.params, xs[i]),
-        )
+def test_a_q_that_is_not_factorial_is_refused_when_built():
+    sizes = (3, 2)
+    layered = vae.model(
+        sigmoid_belief.generative(sizes, (5,)), sigmoid_belief.recognition(sizes, (5,))
+    )
+    for model, name in (
+        (problems.categorical_model().model, "categorical"),
+        (layered, "layers of bits"),
+    ):
+        with pytest.raises(ValueError, match=f"factorial bernoulli .*got {name}"):
+            disarm.disarm(model, num_samples=2)
 
 
 @pytest.mark.slow
@@ -118,9 +112,3 @@ def test_certain_bits_leave_value_and_gradient_finite(logit):
     expected = log_joint(problem.generative, problem.params, jnp.asarray(X), z)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_array_equal(slope, np.zeros(4))
-
-
-@pytest.mark.parametrize("num_samples", [-2, 0, 1, 3])
-def test_samples_that_do_not_make_pairs_are_refused(num_samples):
-    with pytest.raises(ValueError, match=f"num_samples .*even.* {num_samples}"):
-        _disarm(problems.binary_model(), num_samples)

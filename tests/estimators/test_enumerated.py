@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from tests import problems, testing
-from vae_jax import networks
+from vae_jax import networks, vae
 from vae_jax.estimators import enumerated
 from vae_jax.latent_models import sigmoid_belief
 from vae_jax.types import Params, log_joint
@@ -18,8 +18,7 @@ KEY = jax.random.key(0)
 
 def _elbo(problem, **keywords):
     """params, x -> nats: without the key that is not used."""
-    pair = problem.generative, problem.recognition
-    objective = enumerated.elbo(*pair, num_latents=4, **keywords)
+    objective = enumerated.elbo(problem.model, num_latents=4, **keywords)
     return lambda params, x: objective(KEY, params, x)
 
 
@@ -81,7 +80,7 @@ def test_a_layered_posterior_is_summed_over_all_its_layers(x64):
         log_q, log_p = (float(a) for a in logs(jnp.array(row)))
         elbo += np.exp(log_q) * (log_p - log_q)
         p_x += np.exp(log_p)
-    objective = enumerated.elbo(generative, recognition, num_latents=4)
+    objective = enumerated.elbo(vae.model(generative, recognition), num_latents=4)
     np.testing.assert_allclose(jax.jit(objective)(KEY, params, x), elbo, rtol=1e-9)
     log_p = enumerated.log_evidence(generative, num_latents=4)
     np.testing.assert_allclose(jax.jit(log_p)(params, x), np.log(p_x), rtol=1e-9)
@@ -107,7 +106,8 @@ def test_the_posterior_is_bayes_rule_and_closes_the_gap(x64, sizes, chunk_size):
         return enumerated.log_evidence(generative, num_latents=4)(params, x)
 
     def elbo(params):
-        return enumerated.elbo(generative, recognition, num_latents=4)(KEY, params, x)
+        model = vae.model(generative, recognition)
+        return enumerated.elbo(model, num_latents=4)(KEY, params, x)
 
     @jax.jit
     def compute(params):
@@ -185,9 +185,8 @@ def test_certain_bits_leave_value_and_gradient_finite(logit):
 
     def shifted(params, h):
         recognition = problem.recognition._replace(encode=lambda params, x: h)
-        return enumerated.elbo(problem.generative, recognition, num_latents=4)(
-            KEY, params, x
-        )
+        model = problem._replace(recognition=recognition).model
+        return enumerated.elbo(model, num_latents=4)(KEY, params, x)
 
     h = logit * jnp.array([1.0, 1.0, -1.0, 1.0])
     value, slopes = jax.jit(jax.value_and_grad(shifted, (0, 1)))(problem.params, h)
@@ -213,7 +212,8 @@ def test_latents_that_q_rules_out_contribute_nothing(x64):
         return jnp.where(z[0] > 0.0, log_q, -jnp.inf)
 
     recognition = problem.recognition._replace(log_prob=truncated)
-    objective = enumerated.elbo(problem.generative, recognition, num_latents=4)
+    model = problem._replace(recognition=recognition).model
+    objective = enumerated.elbo(model, num_latents=4)
     z, q, p = problem.table(problem.params, x)
     terms = np.where(z[:, 0] > 0.0, q * jnp.log(p / q), 0.0)
     value, slope = jax.jit(jax.value_and_grad(objective, 1))(KEY, problem.params, x)
@@ -223,28 +223,26 @@ def test_latents_that_q_rules_out_contribute_nothing(x64):
 
 def test_too_many_latents_are_refused_with_the_cost_and_what_to_use_instead():
     problem = problems.binary_model()
-    pair = problem.generative, problem.recognition
     names = "leave_one_out, vimco, disarm.*gumbel_softmax"
     with pytest.raises(ValueError, match=rf"33,554,432.*max_terms=2\*\*25.*{names}"):
-        enumerated.elbo(*pair, num_latents=25)
+        enumerated.elbo(problem.model, num_latents=25)
     with pytest.raises(ValueError, match=r"33,554,432.*iwae"):
         enumerated.log_evidence(problem.generative, num_latents=25)
     with pytest.raises(ValueError, match="more than max_terms=8"):
-        enumerated.elbo(*pair, num_latents=4, max_terms=8)
+        enumerated.elbo(problem.model, num_latents=4, max_terms=8)
     with pytest.raises(ValueError, match=r"131,072.*max_terms=2\*\*17.*vimco"):
         enumerated.posterior(problem.generative, num_latents=17)
     enumerated.posterior(problem.generative, num_latents=16)
     enumerated.posterior(problem.generative, num_latents=17, max_terms=2**17)
-    enumerated.elbo(*pair, num_latents=24)
-    enumerated.elbo(*pair, num_latents=25, max_terms=2**25)
+    enumerated.elbo(problem.model, num_latents=24)
+    enumerated.elbo(problem.model, num_latents=25, max_terms=2**25)
 
 
 @pytest.mark.parametrize("num_latents", [0, -1, 32])
 def test_sizes_that_cannot_be_counted_are_refused(num_latents):
     problem = problems.binary_model()
-    pair = problem.generative, problem.recognition
     with pytest.raises(ValueError, match=f"num_latents={num_latents}.*1 to 31"):
-        enumerated.elbo(*pair, num_latents=num_latents, max_terms=2**40)
+        enumerated.elbo(problem.model, num_latents=num_latents, max_terms=2**40)
     for build in (enumerated.log_evidence, enumerated.posterior):
         with pytest.raises(ValueError, match=f"num_latents={num_latents}.*1 to 31"):
             build(problem.generative, num_latents=num_latents, max_terms=2**40)

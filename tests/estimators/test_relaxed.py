@@ -1,101 +1,37 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import problems, testing
-from vae_jax import divergences, likelihoods, networks, posteriors, priors, vae
+from tests import estimands, problems, testing
+from vae_jax import vae
 from vae_jax.estimators import relaxed
 from vae_jax.latent_models import sigmoid_belief
-from vae_jax.types import Params
+from vae_jax.types import Family, Params
 
 X = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
 NUM_DRAWS = 20_000
 CLASSES = 3
 
 
-def _kl(params, h):
-    logits = params.generative["prior"]["logits"]
-    return divergences.bernoulli_to_bernoulli(h, logits)
-
-
-def _categorical_kl(params, h):
-    logits = params.generative["prior"]["logits"]
-    return divergences.categorical_to_categorical(h.reshape(logits.shape), logits)
-
-
-def _categorical_model():
-    """Two latents of three classes, its parameters, and the ELBO by brute force."""
-    start = networks.normal(std=1.0)
-    generative = vae.decoder_model(
-        networks.linear(2 * CLASSES, 5, initializer=start),
-        priors.categorical(2, CLASSES),
-        likelihoods.bernoulli((5,)),
-    )
-    recognition = vae.encoder_model(
-        networks.linear(5, 2 * CLASSES, initializer=start),
-        posteriors.categorical(2, CLASSES),
-    )
-    keys = jax.random.split(jax.random.key(7), 3)
-    theta = jax.jit(generative.init)(keys[0])
-    theta["prior"] = {"logits": jax.random.normal(keys[1], (2, CLASSES))}
-    params = Params(theta, jax.jit(recognition.init)(keys[2]))
-    choices = list(itertools.product(range(CLASSES), repeat=2))
-    rows = np.eye(CLASSES)[np.array(choices)]  # [9, 2, 3]
-
-    def elbo(params, x):
-        decoder = params.generative["decoder"]["output"]
-        encoder = params.recognition["encoder"]["output"]
-        prior = jnp.exp(params.generative["prior"]["logits"])
-        q = jnp.exp((x @ encoder["kernel"] + encoder["bias"]).reshape(2, CLASSES))
-        prior = prior / prior.sum(1, keepdims=True)
-        q = q / q.sum(1, keepdims=True)
-        nats = 0.0
-        for (i, j), z in zip(choices, rows, strict=True):
-            logits = jnp.asarray(z.ravel()) @ decoder["kernel"] + decoder["bias"]
-            p = 1.0 / (1.0 + jnp.exp(-logits))
-            p_x = jnp.prod(x * p + (1.0 - x) * (1.0 - p))
-            q_z, p_z = q[0, i] * q[1, j], prior[0, i] * prior[1, j]
-            nats += q_z * jnp.log(p_x * p_z / q_z)
-        return nats
-
-    return generative, recognition, params, elbo
-
-
-def _binary_model():
-    problem = problems.binary_model()
-    return problem.generative, problem.recognition, problem.params, problem.elbo
-
-
 def _builder(name):
-    """(generative, recognition, params, elbo), and (T, num_samples) -> objective."""
+    """A problem, and (T, num_samples) -> objective."""
     binary = name in ("straight_through", "binary_concrete")
-    model = _binary_model() if binary else _categorical_model()
-    pair, kl = model[:2], _kl if binary else _categorical_kl
+    problem = problems.binary_model() if binary else problems.categorical_model()
 
     def build(temperature, num_samples=1):
-        keywords = {"num_samples": num_samples, "kl": kl}
-        if name == "straight_through":
-            return relaxed.straight_through(*pair, **keywords)
-        if name == "straight_through_softmax":
-            return relaxed.straight_through(*pair, mean=_softmax, **keywords)
-        keywords["temperature"] = temperature
-        if name == "gumbel_softmax":
-            return relaxed.gumbel_softmax(*pair, num_classes=CLASSES, **keywords)
-        return relaxed.binary_concrete(*pair, **keywords)
+        keywords = {"num_samples": num_samples}
+        if name in TEMPERED:
+            keywords["temperature"] = temperature
+        builder = getattr(relaxed, name.removesuffix("_of_choices"))
+        return builder(problem.model, **keywords)
 
-    return model, build
-
-
-def _softmax(h):
-    return jax.nn.softmax(h.reshape(2, CLASSES))
+    return problem, build
 
 
 ALL = [
     "straight_through",
-    "straight_through_softmax",
+    "straight_through_of_choices",
     "binary_concrete",
     "gumbel_softmax",
 ]
@@ -116,9 +52,9 @@ def _rows(tree, num):
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.slow
 def test_value_and_theta_are_unbiased_and_phi_is_not(x64, name):
-    (_, _, params, elbo), build = _builder(name)
-    x = jnp.asarray(X)
-    value, slope = jax.jit(jax.value_and_grad(elbo))(params, x)
+    problem, build = _builder(name)
+    params, x = problem.params, jnp.asarray(X)
+    value, slope = jax.jit(jax.value_and_grad(problem.elbo))(params, x)
     keys = jax.random.split(jax.random.key(1), NUM_DRAWS)
 
     @jax.jit
@@ -144,7 +80,8 @@ def test_value_and_theta_are_unbiased_and_phi_is_not(x64, name):
 
 @pytest.mark.parametrize("name", ["straight_through", "binary_concrete"])
 def test_more_samples_average_independent_draws(x64, name):
-    (_, _, params, _), build = _builder(name)
+    problem, build = _builder(name)
+    params = problem.params
 
     def spread(num_samples):
         keys = jax.random.split(jax.random.key(2), 4000)
@@ -160,7 +97,8 @@ def test_more_samples_average_independent_draws(x64, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPERED)
 def test_theta_sees_the_discrete_sample_and_phi_the_relaxed_one_alone(x64, name):
-    (generative, recognition, params, _), build = _builder(name)
+    problem, build = _builder(name)
+    generative, recognition, params = problem[:3]
     x, temperature, key = jnp.asarray(X), 0.7, jax.random.key(4)
     binary = name == "binary_concrete"
     shape = (4,) if binary else (2, CLASSES)
@@ -178,7 +116,7 @@ def test_theta_sees_the_discrete_sample_and_phi_the_relaxed_one_alone(x64, name)
             top = 0.0 if binary else noisy.max(-1, keepdims=True) - 1e-9
             z = (noisy > top).astype(float)
         reconstruction = generative.log_likelihood_terms(both, x, z).sum()
-        kl = _kl if binary else _categorical_kl
+        kl = estimands.binary_kl if binary else estimands.class_kl
         return reconstruction - kl(both, recognition.encode(both, x))
 
     value, slopes = jax.jit(jax.value_and_grad(build(temperature), 1))(key, params, x)
@@ -199,13 +137,12 @@ def test_straight_through_is_exact_where_the_reconstruction_is_affine_in_z(x64):
     affine = problem.generative._replace(
         log_likelihood_terms=lambda params, x, z: slopes * z
     )
-    objective = relaxed.straight_through(
-        affine, problem.recognition, num_samples=1, kl=_kl
-    )
+    model = problem._replace(generative=affine).model
+    objective = relaxed.straight_through(model, num_samples=1)
 
     def exact(params):
         h = problem.recognition.encode(params, x)
-        return slopes @ jax.nn.sigmoid(h) - _kl(params, h)
+        return slopes @ jax.nn.sigmoid(h) - estimands.binary_kl(params, h)
 
     got = jax.jit(jax.grad(objective, 1))(jax.random.key(0), problem.params, x)
     expected = jax.jit(jax.grad(exact))(problem.params)
@@ -218,7 +155,7 @@ def test_straight_through_reads_every_digit_of_the_discrete_sample():
     h = problem.recognition.encode(problem.params, x)
     z = problem.recognition.sample(jax.random.clone(key), problem.params, h)
     terms = problem.generative.log_likelihood_terms(problem.params, x, z)
-    expected = terms.sum() - _kl(problem.params, h)
+    expected = terms.sum() - estimands.binary_kl(problem.params, h)
     got = build(None)(key, problem.params, x)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
@@ -226,32 +163,10 @@ def test_straight_through_reads_every_digit_of_the_discrete_sample():
 # Transformation and edge
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["straight_through", "binary_concrete"])
-def test_jit_and_vmap_agree_with_a_loop(name):
-    (_, _, params, _), build = _builder(name)
-    objective = build(0.5, 2)
-    keys = jax.random.split(jax.random.key(0), 3)
-    xs = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 5)).astype(float)
-    function = jax.value_and_grad(objective, 1)
-    got = jax.jit(jax.vmap(function, in_axes=(0, None, 0)))(
-        jax.random.clone(keys), params, xs
-    )
-    if name == "binary_concrete":  # eager runs compile every operation by itself
-        eager = objective(jax.random.clone(keys)[0], params, xs[0])
-        np.testing.assert_allclose(got[0][0], eager, rtol=1e-5)
-    single = jax.jit(function)
-    for i in range(3):
-        jax.tree.map(
-            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5),
-            got,
-            single(keys[i], params, xs[i]),
-        )
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_certain_latents_leave_value_and_gradient_finite(name):
-    (_, _, params, _), build = _builder(name)
+    problem, build = _builder(name)
+    params = problem.params
     encoder = params.recognition["encoder"]["output"]
     signs = jnp.where(jnp.arange(encoder["bias"].size) % 2, 200.0, -200.0)
     phi = params.recognition | {"encoder": {"output": encoder | {"bias": signs}}}
@@ -262,56 +177,41 @@ def test_certain_latents_leave_value_and_gradient_finite(name):
     assert np.all(np.isfinite(_flat(slopes)))
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_fewer_samples_than_one_are_refused(name):
-    with pytest.raises(ValueError, match="num_samples must be positive, got 0"):
-        _builder(name)[1](0.5, 0)
-
-
-@pytest.mark.parametrize("temperature", [0.0, -1, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", TEMPERED)
-def test_a_temperature_that_is_not_positive_is_refused(name, temperature):
-    with pytest.raises(ValueError, match=f"temperature must be .* got {temperature}"):
-        _builder(name)[1](temperature)
-
-
-def test_fewer_classes_than_two_are_refused():
-    model = _categorical_model()
-    with pytest.raises(ValueError, match="num_classes must be at least two, got 1"):
-        relaxed.gumbel_softmax(
-            *model[:2],
-            num_classes=1,
-            num_samples=1,
-            kl=_categorical_kl,
-            temperature=1.0,
-        )
-
-
-def test_straight_through_refuses_a_mean_that_does_not_fit_z():
-    problem = problems.binary_model()
-    objective = relaxed.straight_through(
-        problem.generative,
-        problem.recognition,
-        num_samples=1,
-        kl=_kl,
-        mean=lambda h: jax.nn.sigmoid(h[:1]),
-    )
-    with pytest.raises(ValueError, match="q must be factorial"):
-        objective(jax.random.key(0), problem.params, jnp.asarray(X))
-
-
-def test_logits_of_one_layer_of_several_are_refused():
+def _layered():
     sizes = (3, 2)
-    generative = sigmoid_belief.generative(sizes, (5,))
-    recognition = sigmoid_belief.recognition(sizes, (5,))
-    key_theta, key_phi = jax.random.split(jax.random.key(0))
-    params = Params(generative.init(key_theta), recognition.init(key_phi))
-    objective = relaxed.binary_concrete(
-        generative,
-        recognition,
-        num_samples=1,
-        kl=lambda params, h: jnp.zeros(()),
-        temperature=0.5,
+    return vae.model(
+        sigmoid_belief.generative(sizes, (5,)), sigmoid_belief.recognition(sizes, (5,))
     )
-    with pytest.raises(ValueError, match=r"draws z of shape \(5,\), its logits \(3,\)"):
-        objective(jax.random.key(1), params, jnp.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("builder", "model", "message"),
+    [
+        (
+            relaxed.straight_through,
+            problems.linear_gaussian,
+            "q must be a factorial bernoulli or categorical density, got diag_normal",
+        ),
+        (relaxed.straight_through, _layered, "got layers of bits"),
+        (relaxed.binary_concrete, _layered, "factorial bernoulli .* layers of bits"),
+        (relaxed.binary_concrete, problems.categorical_model, "bernoulli .*got categ"),
+        (relaxed.gumbel_softmax, problems.binary_model, "categorical .*got bernoulli"),
+    ],
+)
+def test_a_q_that_is_not_factorial_or_of_another_kind_is_refused_when_built(
+    builder, model, message
+):
+    made = model()
+    settings = {} if builder is relaxed.straight_through else {"temperature": 0.5}
+    with pytest.raises(ValueError, match=message):
+        builder(getattr(made, "model", made), num_samples=1, **settings)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_prior_to_which_the_kl_has_no_closed_form_is_refused_when_built(name):
+    problem, _ = _builder(name)
+    other = problem.generative._replace(prior_family=Family("one's own"))
+    settings = {"temperature": 0.5} if name in TEMPERED else {}
+    builder = getattr(relaxed, name.removesuffix("_of_choices"))
+    with pytest.raises(ValueError, match="q to one's own has no closed form"):
+        builder(problem._replace(generative=other).model, num_samples=1, **settings)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import problems, testing
-from vae_jax import divergences, posteriors
+from vae_jax import divergences, posteriors, vae
 from vae_jax.evaluation import aggregate
 from vae_jax.types import Params, Recognition
 
@@ -17,26 +17,20 @@ KL = divergences.diag_normal_to_standard_normal
 
 def given(density) -> Recognition:
     """q whose h is the row itself, so that a test chooses the posteriors."""
-    return Recognition(
-        init=lambda key: (),
-        encode=lambda params, x: x,
-        sample=lambda key, params, h: density.sample(key, (), h),
-        log_prob=lambda params, h, z: density.log_prob((), h, z),
-    )
+    return vae.recognition(lambda params, x: x, density)
 
 
-def standard_normal_prior(num_latents):
-    return problems.bernoulli_vae(num_latents=num_latents)[0]
+def normals():
+    """Normals of two latents, given by their rows, below a standard normal prior."""
+    generative, _ = problems.bernoulli_vae(num_latents=2)
+    return vae.model(generative, given(posteriors.diag_normal(2)))
 
 
 @functools.cache
 def surgery(num_samples, *, batch_size=64):
     """Normals [mean, log_std] of two latents below a standard normal prior."""
     return aggregate.elbo_surgery(
-        standard_normal_prior(2),
-        given(posteriors.diag_normal(2)),
-        num_samples=num_samples,
-        batch_size=batch_size,
+        normals(), num_samples=num_samples, batch_size=batch_size
     )
 
 
@@ -71,12 +65,8 @@ def test_bits_have_the_information_of_a_table(x64):
     """q(z | x_n) of two bits: the mixture and both divergences are sums of four."""
     problem = problems.binary_model(num_latents=2, num_pixels=2)
     hs = jnp.array([[0.3, -1.0], [2.0, 0.5], [-1.5, 0.0]])
-    run = aggregate.elbo_surgery(
-        problem.generative,
-        given(posteriors.bernoulli(2)),
-        num_samples=20_000,
-        batch_size=3,
-    )
+    model = vae.model(problem.generative, given(posteriors.bernoulli(2)))
+    run = aggregate.elbo_surgery(model, num_samples=20_000, batch_size=3)
     got = run(jax.random.key(0), problem.params, hs)
     bits = problems.binary_rows(2)
     ones = 1.0 / (1.0 + np.exp(-np.asarray(hs)))[:, None]
@@ -104,9 +94,8 @@ def test_the_exact_posterior_of_a_linear_model_carries_its_information():
         return problem.generative.sample_observation(key_x, params, z)
 
     xs = jax.vmap(draw)(jax.random.split(jax.random.key(3), 1500))
-    run = aggregate.elbo_surgery(
-        problem.generative, problem.exact, num_samples=2, batch_size=64
-    )
+    model = vae.model(problem.generative, problem.exact)
+    run = aggregate.elbo_surgery(model, num_samples=2, batch_size=64)
     got = run(jax.random.key(4), params, xs)
     w = np.asarray(params.generative["decoder"]["output"]["kernel"])
     exact = 0.5 * math.log(1.0 + float((w**2).sum()) / 0.8**2)
@@ -126,11 +115,7 @@ def test_results_do_not_depend_on_the_batch_size_nor_rows_on_how_they_are_stored
         assert a.dtype == jnp.float32
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     run = aggregate.elbo_surgery(
-        standard_normal_prior(2),
-        given(posteriors.diag_normal(2)),
-        num_samples=2,
-        batch_size=7,
-        value=lambda raw: raw / 10.0,
+        normals(), num_samples=2, batch_size=7, value=lambda raw: raw / 10.0
     )
     scaled = run(jax.random.key(2), params_of_prior(), 10.0 * hs)
     for a, b in zip(first, scaled, strict=True):
@@ -156,4 +141,4 @@ def test_the_sampling_error_is_that_of_a_mean_over_strata(x64):
 def test_numbers_below_one_are_refused(changes):
     numbers = {"num_samples": 1, "batch_size": 1, **changes}
     with pytest.raises(ValueError, match=f"{next(iter(changes))} must be positive"):
-        aggregate.elbo_surgery(*problems.bernoulli_vae(), **numbers)
+        aggregate.elbo_surgery(normals(), **numbers)

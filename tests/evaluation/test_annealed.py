@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from tests import problems, testing
-from vae_jax import posteriors
+from vae_jax import posteriors, vae
 from vae_jax.evaluation import annealed, annealing, examples, marginal, weights
-from vae_jax.types import Params, Recognition, log_joint
+from vae_jax.types import Params, log_joint
 
 
 def _chains(num_temperatures, num_chains, **settings):
@@ -30,12 +30,7 @@ def _exact(problem):
         logs = jnp.tril(scale, -1) + jnp.diag(jnp.log(jnp.diagonal(scale)))
         return jnp.concatenate([mean, logs[jnp.tril_indices(mean.size)]])
 
-    return Recognition(
-        init=lambda key: (),
-        encode=encode,
-        sample=lambda key, params, h: density.sample(key, (), h),
-        log_prob=lambda params, h, z: density.log_prob((), h, z),
-    )
+    return vae.recognition(encode, density)
 
 
 _X = jnp.linspace(-1.0, 0.7, 4)
@@ -187,12 +182,12 @@ def test_of_twelve_bits_the_sum_importance_sampling_and_annealing_agree():
 
     for evaluator in (
         annealed.ais(generative, chains),
-        marginal.importance_sampling(generative, flat, num_samples=100_000),
+        marginal.importance_sampling(vae.model(generative, flat), num_samples=100_000),
     ):
         found = evaluated(evaluator)
         z = (np.asarray(found.log_p) - exact) / np.asarray(found.standard_error)
         assert np.abs(z).max() < 4.0
-    untrusted = marginal.importance_sampling(generative, steep, num_samples=100_000)
+    untrusted = marginal.importance_sampling(problem.model, num_samples=100_000)
     assert any("pareto_k" in doubt for doubt in weights.doubts(evaluated(untrusted)))
 
 

@@ -71,8 +71,8 @@ def _conditional() -> tuple[np.ndarray, Any, float]:
 def _chains(method, recognition, x, **steps):
     """One draw of each of many independent chains."""
     generative, _, params = _model()
-    pair = vae.masked(generative, recognition)
-    complete = getattr(completion, method)(*pair, **steps)
+    model = vae.masked(vae.model(generative, recognition))
+    complete = getattr(completion, method)(model, **steps)
     keys = jax.random.split(jax.random.key(3), NUM_CHAINS)
     return jax.jit(jax.vmap(complete, in_axes=(0, None, None)))(keys, params, x)
 
@@ -129,7 +129,7 @@ def test_draws_along_one_chain_have_the_conditional_as_those_of_many_have():
     """Means over 2,000 chains of the averages of 20 thinned draws each."""
     generative, exact, params = _model()
     complete = completion.metropolis_within_gibbs(
-        *vae.masked(generative, _wrong(exact)),
+        vae.masked(vae.model(generative, _wrong(exact))),
         num_draws=20,
         num_warmup=5,
         num_burn_in=40,
@@ -150,9 +150,9 @@ def test_draws_along_one_chain_have_the_conditional_as_those_of_many_have():
 @pytest.mark.slow
 def test_importance_sampling_has_the_conditional_and_the_evidence(x64):
     generative, exact, params = _model()
-    pair = vae.masked(generative, _prior(exact))
+    model = vae.masked(vae.model(generative, _prior(exact)))
     complete = completion.importance(
-        *pair, num_samples=200_000, num_draws=NUM_CHAINS, chunk_size=4000
+        model, num_samples=200_000, num_draws=NUM_CHAINS, chunk_size=4000
     )
     found, evidence = jax.jit(complete)(jax.random.key(0), params, jnp.array(X))
     mean, spread, log_p = _conditional()
@@ -169,8 +169,8 @@ def test_importance_sampling_has_the_conditional_and_the_evidence(x64):
 def test_weights_of_the_mean_sum_to_one_while_the_largest_grows_chunk_by_chunk():
     generative, exact, params = _model()
     constant = generative._replace(mean_observation=lambda params, z: jnp.ones(5))
-    pair = vae.masked(constant, _prior(exact))
-    complete = completion.importance(*pair, num_samples=50, num_draws=1, chunk_size=1)
+    model = vae.masked(vae.model(constant, _prior(exact)))
+    complete = completion.importance(model, num_samples=50, num_draws=1, chunk_size=1)
     xs = 3.0 * jnp.array(X)[None] * jnp.linspace(0.1, 2.0, 20)[:, None]
     keys = jax.random.split(jax.random.key(2), 20)
     found = jax.jit(jax.vmap(complete, (0, None, 0)))(keys, params, xs).completions
@@ -180,10 +180,10 @@ def test_weights_of_the_mean_sum_to_one_while_the_largest_grows_chunk_by_chunk()
 @pytest.mark.slow
 def test_the_score_of_exact_draws_is_the_conditional_density_of_the_truth(x64):
     generative, exact, params = _model()
-    pair = vae.masked(generative, _prior(exact))
+    model = vae.masked(vae.model(generative, _prior(exact)))
     truth = jnp.array([0.9, 0.5, -0.7, -1.0, 0.2])
     complete = completion.importance(
-        *pair, num_samples=100_000, num_draws=NUM_CHAINS, chunk_size=4000
+        model, num_samples=100_000, num_draws=NUM_CHAINS, chunk_size=4000
     )
     found, _ = jax.jit(complete)(jax.random.key(1), params, jnp.array(X))
     score = completion.log_likelihood_of_truth(generative)
@@ -197,20 +197,20 @@ def test_the_score_of_exact_draws_is_the_conditional_density_of_the_truth(x64):
 # Where nothing is observed, and where everything is
 
 
-def _any(method, pair, num_draws):
+def _any(method, model, num_draws):
     if method == "importance":
-        make = completion.importance(*pair, num_samples=num_draws, num_draws=num_draws)
+        make = completion.importance(model, num_samples=num_draws, num_draws=num_draws)
         return lambda *args: make(*args).completions
-    return getattr(completion, method)(*pair, num_draws=num_draws, num_warmup=2)
+    return getattr(completion, method)(model, num_draws=num_draws, num_warmup=2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_where_nothing_is_observed_completions_are_draws_of_the_model(method):
     generative, exact, params = _model()
-    pair = vae.masked(generative, _wrong(exact))
+    model = vae.masked(vae.model(generative, _wrong(exact)))
     x = jnp.full(5, NAN)
-    found = jax.jit(_any(method, pair, NUM_CHAINS))(jax.random.key(0), params, x)
+    found = jax.jit(_any(method, model, NUM_CHAINS))(jax.random.key(0), params, x)
     layer = params.generative["decoder"]["output"]
     covariance = layer["kernel"].T @ layer["kernel"] + 0.49 * np.eye(5)
     drawn = np.asarray(found.x)
@@ -222,8 +222,8 @@ def test_where_nothing_is_observed_completions_are_draws_of_the_model(method):
 
 def test_where_nothing_is_observed_the_evidence_is_that_of_nothing():
     generative, exact, params = _model()
-    pair = vae.masked(generative, _wrong(exact))
-    complete = completion.importance(*pair, num_samples=50, num_draws=2)
+    model = vae.masked(vae.model(generative, _wrong(exact)))
+    complete = completion.importance(model, num_samples=50, num_draws=2)
     _, evidence = jax.jit(complete)(jax.random.key(0), params, jnp.full(5, NAN))
     np.testing.assert_allclose(evidence.log_p, 0.0, atol=1e-6)
     np.testing.assert_allclose(evidence.effective_sample_size, 50.0, rtol=1e-5)
@@ -234,7 +234,7 @@ def test_where_nothing_is_observed_the_evidence_is_that_of_nothing():
 def test_an_observation_without_holes_is_its_own_completion(method):
     generative, exact, params = _model()
     x = jnp.arange(5.0)
-    complete = _any(method, vae.masked(generative, exact), 3)
+    complete = _any(method, vae.masked(vae.model(generative, exact)), 3)
     found = jax.jit(complete)(jax.random.key(0), params, x)
     np.testing.assert_array_equal(found.x, np.tile(np.arange(5.0), (3, 1)))
     np.testing.assert_array_equal(found.mean, x)
@@ -246,11 +246,11 @@ def test_an_observation_without_holes_is_its_own_completion(method):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_vmap_agrees_with_a_loop_on_images_in_double_precision(x64, method):
-    pair = vae.masked(*problems.bernoulli_vae())
-    key_theta, key_phi, key = jax.random.split(jax.random.key(0), 3)
-    params = Params(pair[0].init(key_theta), pair[1].init(key_phi))
+    model = vae.masked(vae.model(*problems.bernoulli_vae()))
+    key_init, key = jax.random.split(jax.random.key(0))
+    params = model.init(key_init)
     xs = jnp.array([[[1.0, NAN, 0.0], [NAN, NAN, 1.0]], [[NAN, 1.0, 1.0], [0.0] * 3]])
-    complete = _any(method, pair, 3)
+    complete = _any(method, model, 3)
     keys = jax.random.split(key, 2)
     batched = jax.jit(jax.vmap(complete, in_axes=(0, None, 0)))
     got = batched(jax.random.clone(keys), params, xs)
@@ -268,7 +268,7 @@ def test_a_chain_in_an_impossible_place_moves_and_no_nan_is_accepted():
     generative, exact, params = _model()
     broken = exact._replace(log_prob=lambda params, h, z: jnp.asarray(jnp.nan, z.dtype))
     complete = completion.metropolis_within_gibbs(
-        *vae.masked(generative, broken), num_draws=4, num_warmup=1
+        vae.masked(vae.model(generative, broken)), num_draws=4, num_warmup=1
     )
     found = jax.jit(complete)(jax.random.key(0), params, jnp.array(X))
     assert float(found.acceptance) == 0.0
@@ -299,8 +299,9 @@ def test_a_chain_in_an_impossible_place_moves_and_no_nan_is_accepted():
     ],
 )
 def test_numbers_that_make_no_chain_are_refused(method, numbers, message):
+    model = vae.masked(vae.model(*problems.bernoulli_vae()))
     with pytest.raises(ValueError, match=message):
-        getattr(completion, method)(*vae.masked(*problems.bernoulli_vae()), **numbers)
+        getattr(completion, method)(model, **numbers)
 
 
 def test_an_encoder_of_other_latents_is_refused():
@@ -310,6 +311,6 @@ def test_an_encoder_of_other_latents_is_refused():
         generative.init(jax.random.key(0)), recognition.init(jax.random.key(1))
     )
     for method in METHODS:
-        complete = _any(method, vae.masked(generative, recognition), 1)
+        complete = _any(method, vae.masked(vae.model(generative, recognition)), 1)
         with pytest.raises(ValueError, match=r"z of shape \(2,\)"):
             complete(jax.random.key(2), params, jnp.zeros((2, 3)))

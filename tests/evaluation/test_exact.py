@@ -5,30 +5,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import problems
+from tests import problems, testing
 from vae_jax import flows, networks, posteriors, vae
 from vae_jax.estimators import enumerated
 from vae_jax.evaluation import exact, laplace, marginal
 from vae_jax.latent_models import ppca
-from vae_jax.types import Params, Recognition
+from vae_jax.types import Params
 
 GRID = {"num_latents": 2, "num_nodes": 100, "limit": 8.5}
 
 
 @functools.cache
 def _images():
-    """A tanh VAE of two latents, 16 of its 64 images, and a compiled map over them."""
-    generative, recognition = problems.bernoulli_vae()
-    key_theta, key_phi = jax.random.split(jax.random.key(0))
-    params = Params(
-        jax.jit(generative.init)(key_theta), jax.jit(recognition.init)(key_phi)
-    )
+    """A tanh VAE of two latents, and a compiled map over 16 of its 64 images."""
+    model = vae.model(*problems.bernoulli_vae())
+    params = jax.jit(model.init)(jax.random.key(0))
     xs = jnp.asarray(problems.binary_rows(6).reshape(-1, 2, 3)[::4])
 
     def over_images(function):
         return jax.jit(jax.vmap(function, in_axes=(None, 0)))(params, xs)
 
-    return generative, recognition, over_images
+    return model, over_images
 
 
 def _normal_to_normal(mean, covariance, to_mean, to_covariance):
@@ -40,14 +37,17 @@ def _normal_to_normal(mean, covariance, to_mean, to_covariance):
     return 0.5 * (spread - len(apart) + log_ratio)
 
 
+def _at_mode(generative, num_latents):
+    """The model with the normal at the posterior's mode as its q."""
+    q = laplace.posterior(generative, num_latents=num_latents)
+    return vae.model(generative, q)
+
+
 def _standard_normal(num_latents):
     """The prior in the place of a q(z | x)."""
-    density = posteriors.diag_normal(num_latents)
-    return Recognition(
-        lambda key: (),
+    return vae.recognition(
         lambda params, x: jnp.zeros((2 * num_latents,), x.dtype),
-        lambda key, params, h: density.sample(key, (), h),
-        lambda params, h, z: density.log_prob((), h, z),
+        posteriors.diag_normal(num_latents),
     )
 
 
@@ -92,6 +92,22 @@ def test_the_grid_converges_on_a_nonlinear_model_of_binary_images(x64):
     np.testing.assert_allclose(jnp.exp(finer).sum(), 1.0, rtol=1e-9)  # over every x
 
 
+def test_a_coarse_grid_of_random_place_draws_p_without_bias(x64):
+    problem = problems.linear_gaussian(num_latents=2, num_features=3)
+    grid = {"num_latents": 2, "num_nodes": 6, "limit": 6.0}
+    x = jnp.array([0.4, -1.0, 0.7])
+    draw = exact.shifted_grid(problem.generative, **grid)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    drawn = jax.jit(jax.vmap(draw, (0, None, None)))(keys, problem.params, x)
+    ratio = jnp.exp(drawn - problem.log_p(problem.params, x))
+    assert ratio.std() > 0.05, "too few nodes for any one grid"
+    testing.assert_mean_equals(ratio, 1.0)
+    fine = {"num_latents": 2, "num_nodes": 64, "limit": 6.0}
+    near = exact.shifted_grid(problem.generative, **fine)
+    got = jax.jit(near)(jax.random.key(1), problem.params, x)
+    np.testing.assert_allclose(got, problem.log_p(problem.params, x), rtol=1e-9)
+
+
 def test_a_grid_that_cannot_be_is_refused():
     generative, _ = problems.bernoulli_vae()
     with pytest.raises(ValueError, match="num_latents must be 1 to 3"):
@@ -100,6 +116,8 @@ def test_a_grid_that_cannot_be_is_refused():
         exact.grid_quadrature(generative, num_latents=2, num_nodes=1)
     with pytest.raises(ValueError, match="limit must be positive"):
         exact.grid_quadrature(generative, num_latents=2, limit=0.0)
+    with pytest.raises(ValueError, match="num_latents must be 1 to 3"):
+        exact.shifted_grid(generative, num_latents=4)
 
 
 # Nodes placed for each x
@@ -112,10 +130,7 @@ def test_two_nodes_at_the_posterior_have_the_closed_form_of_a_linear_model(
 ):
     problem = problems.linear_gaussian(num_latents=num_latents, num_features=3)
     log_p = exact.gauss_hermite(
-        problem.generative,
-        laplace.posterior(problem.generative, num_latents=num_latents),
-        num_latents=num_latents,
-        num_nodes=2,
+        _at_mode(problem.generative, num_latents), num_latents=num_latents, num_nodes=2
     )
     x = jnp.array([0.4, -1.0, 0.7])
     got, slope = jax.jit(jax.value_and_grad(log_p))(problem.params, x)
@@ -133,12 +148,11 @@ def test_nodes_of_a_wider_normal_converge_to_the_closed_form(x64):
     problem = problems.linear_gaussian(num_latents=1)
     around = problems.widened(problem.exact, log_factor=0.3, shift=0.5)
     x = jnp.array([0.4, -1.0])
+    model = vae.model(problem.generative, around)
     found = [
-        jax.jit(
-            exact.gauss_hermite(
-                problem.generative, around, num_latents=1, num_nodes=num_nodes
-            )
-        )(problem.params, x)
+        jax.jit(exact.gauss_hermite(model, num_latents=1, num_nodes=num_nodes))(
+            problem.params, x
+        )
         for num_nodes in (6, 80)
     ]
     wanted = problem.log_p(problem.params, x)
@@ -148,15 +162,15 @@ def test_nodes_of_a_wider_normal_converge_to_the_closed_form(x64):
 
 @pytest.mark.slow
 def test_placed_nodes_converge_to_the_grid_on_a_nonlinear_model(x64):
-    generative, _, over_images = _images()
-    at_mode = laplace.posterior(generative, num_latents=2)
+    model, over_images = _images()
+    at_mode = _at_mode(model.generative, 2)
 
     def placed(num_nodes):
         return over_images(
-            exact.gauss_hermite(generative, at_mode, num_latents=2, num_nodes=num_nodes)
+            exact.gauss_hermite(at_mode, num_latents=2, num_nodes=num_nodes)
         )
 
-    wanted = over_images(exact.grid_quadrature(generative, **GRID))
+    wanted = over_images(exact.grid_quadrature(model.generative, **GRID))
     coarse, fine = placed(6), placed(48)
     assert np.abs(coarse - wanted).max() > 1e-5
     np.testing.assert_allclose(fine, wanted, rtol=1e-9)
@@ -168,14 +182,12 @@ def test_nodes_on_the_prior_miss_a_narrow_posterior_that_placed_nodes_meet(x64):
     generative, params = problem.generative, problem.params
     x = jnp.linspace(-0.3, 0.5, 5)
 
-    def error(recognition, num_nodes):
-        log_p = exact.gauss_hermite(
-            generative, recognition, num_latents=2, num_nodes=num_nodes
-        )
+    def error(model, num_nodes):
+        log_p = exact.gauss_hermite(model, num_latents=2, num_nodes=num_nodes)
         return float(abs(jax.jit(log_p)(params, x) - problem.log_p(params, x)))
 
-    assert error(_standard_normal(2), 40) > 1.0
-    assert error(laplace.posterior(generative, num_latents=2), 3) < 1e-7
+    assert error(vae.model(generative, _standard_normal(2)), 40) > 1.0
+    assert error(_at_mode(generative, 2), 3) < 1e-7
 
 
 # The bound and the gap
@@ -186,7 +198,7 @@ def test_the_bound_has_the_closed_form_of_a_linear_model_and_its_gradient(
     x64, num_latents
 ):
     problem = problems.linear_gaussian(num_latents=num_latents, num_features=3)
-    bound = exact.elbo(problem.generative, problem.recognition, num_latents=num_latents)
+    bound = exact.elbo(problem.model, num_latents=num_latents)
     x = jnp.array([0.4, -1.0, 0.7])
     got, slope = jax.jit(jax.value_and_grad(bound))(problem.params, x)
     wanted, exact_slope = jax.jit(jax.value_and_grad(problem.elbo))(problem.params, x)
@@ -210,9 +222,8 @@ def test_the_divergence_is_that_of_two_normals_and_zero_at_the_posterior(x64):
         (problem.recognition, params, wanted),
         (ppca.recognition(2), Params(theta, ()), 0.0),
     ):
-        divergence = exact.posterior_divergence(
-            problem.generative, q, problem.log_p, num_latents=2
-        )
+        model = vae.model(problem.generative, q)
+        divergence = exact.posterior_divergence(model, problem.log_p, num_latents=2)
         got = jax.jit(divergence)(of, x)
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
@@ -220,23 +231,17 @@ def test_the_divergence_is_that_of_two_normals_and_zero_at_the_posterior(x64):
 @pytest.mark.slow
 def test_log_p_is_the_bound_and_the_divergence_of_a_nonlinear_model(x64):
     # No two of the three share their nodes.
-    generative, recognition, over_images = _images()
-    at_mode = laplace.posterior(generative, num_latents=2)
-    log_p = over_images(exact.grid_quadrature(generative, **GRID))
+    model, over_images = _images()
+    log_p = over_images(exact.grid_quadrature(model.generative, **GRID))
     bound, coarse = (
-        over_images(
-            exact.elbo(generative, recognition, num_latents=2, num_nodes=num_nodes)
-        )
+        over_images(exact.elbo(model, num_latents=2, num_nodes=num_nodes))
         for num_nodes in (64, 12)
     )
+    placed = exact.gauss_hermite(
+        _at_mode(model.generative, 2), num_latents=2, num_nodes=48
+    )
     divergence = over_images(
-        exact.posterior_divergence(
-            generative,
-            recognition,
-            exact.gauss_hermite(generative, at_mode, num_latents=2, num_nodes=48),
-            num_latents=2,
-            num_nodes=72,
-        )
+        exact.posterior_divergence(model, placed, num_latents=2, num_nodes=72)
     )
     np.testing.assert_allclose(log_p - bound, divergence, rtol=1e-9, atol=1e-9)
     assert (divergence > 1e-3).all()
@@ -257,27 +262,28 @@ def test_log_p_is_the_bound_and_the_divergence_of_a_nonlinear_model(x64):
 )
 def test_nodes_that_cannot_be_placed_are_refused(numbers, message):
     with pytest.raises(ValueError, match=message):
-        exact.gauss_hermite(*problems.bernoulli_vae(), **numbers)
+        exact.gauss_hermite(vae.model(*problems.bernoulli_vae()), **numbers)
 
 
 def test_a_bound_or_divergence_without_nodes_is_refused():
-    pair = problems.bernoulli_vae()
+    model = vae.model(*problems.bernoulli_vae())
     with pytest.raises(ValueError, match="num_nodes must be at least two, got 1"):
-        exact.elbo(*pair, num_latents=2, num_nodes=1)
+        exact.elbo(model, num_latents=2, num_nodes=1)
     with pytest.raises(ValueError, match="num_latents must be 1 to 3"):
-        exact.posterior_divergence(*pair, lambda params, x: x.sum(), num_latents=4)
+        exact.posterior_divergence(model, lambda params, x: x.sum(), num_latents=4)
 
 
-def test_an_encoder_of_other_latents_or_no_normal_is_refused():
+def test_an_encoder_of_other_latents_is_refused():
     problem = problems.linear_gaussian(num_latents=2)
     other = problems.linear_gaussian(num_latents=1)
     mixed, x = Params(problem.params.generative, other.params.recognition), jnp.zeros(2)
     for build in (exact.gauss_hermite, exact.elbo):
-        function = build(problem.generative, other.recognition, num_latents=2)
+        model = vae.model(problem.generative, other.recognition)
+        function = build(model, num_latents=2)
         with pytest.raises(ValueError, match=r"shape \(1,\), .* shape \(2,\)"):
             function(mixed, x)
-    wrong = exact.elbo(problem.generative, problem.recognition, num_latents=3)
-    with pytest.raises(ValueError, match=r"length 6 or 9, got \(4,\)"):
+    wrong = exact.elbo(problem.model, num_latents=3)
+    with pytest.raises(ValueError, match=r"is 3, but q's mean has shape \(2,\)"):
         wrong(problem.params, x)
 
 
@@ -287,17 +293,17 @@ def test_an_encoder_of_other_latents_or_no_normal_is_refused():
 @pytest.mark.slow
 def test_summing_all_completions_is_leaving_out_the_terms_of_the_holes(x64):
     """Both evidences of a partial image, and importance sampling within its errors."""
-    generative, recognition, _ = _images()
-    masked = vae.masked(generative, recognition)
-    key_theta, key_phi, key = jax.random.split(jax.random.key(0), 3)
-    params = Params(generative.init(key_theta), recognition.init(key_phi))
+    model, _ = _images()
+    masked = vae.masked(model)
+    key_init, key = jax.random.split(jax.random.key(0))
+    params = model.init(key_init)
     x = jnp.array([[1.0, jnp.nan, 0.0], [jnp.nan, jnp.nan, 1.0]])
-    whole = exact.grid_quadrature(generative, **GRID)
-    partial = exact.grid_quadrature(masked[0], **GRID)
+    whole = exact.grid_quadrature(model.generative, **GRID)
+    partial = exact.grid_quadrature(masked.generative, **GRID)
     summed = exact.all_completions(whole, num_missing=3, chunk_size=4)
     expected = jax.jit(partial)(params, x)
     np.testing.assert_allclose(jax.jit(summed)(params, x), expected, rtol=1e-9)
-    sampled = marginal.importance_sampling(*masked, num_samples=20_000)
+    sampled = marginal.importance_sampling(masked, num_samples=20_000)
     found = jax.jit(sampled)(key, params, x)
     assert abs(found.log_p - expected) < 5.0 * found.standard_error
 
@@ -305,7 +311,7 @@ def test_summing_all_completions_is_leaving_out_the_terms_of_the_holes(x64):
 @pytest.mark.slow
 def test_summing_all_completions_of_binary_latents_is_enumerating_them_once(x64):
     problem = problems.binary_model()
-    masked, _ = vae.masked(problem.generative, problem.recognition)
+    masked = vae.masked(problem.model).generative
     x = jnp.array([1.0, jnp.nan, 0.0, jnp.nan, jnp.nan])
     partial = enumerated.log_evidence(masked, num_latents=4)
     summed = exact.all_completions(problem.log_p, num_missing=3)
@@ -333,23 +339,46 @@ def test_another_number_of_holes_than_promised_gives_nan_and_none_the_evidence(x
         exact.all_completions(problem.log_p, num_missing=25)
 
 
-@pytest.mark.parametrize("measure", ["elbo", "posterior_divergence"])
-def test_a_flow_whose_h_could_be_that_of_a_normal_gives_no_number(x64, measure):
+def test_a_q_that_is_no_normal_is_refused_though_its_h_could_be_ones():
     generative, _ = problems.bernoulli_vae()
-    coupling = flows.affine_coupling(
-        networks.mlp(1, (4,), 2, initializer=networks.normal(std=1.0)), 2
-    )
+    coupling = flows.affine_coupling(networks.mlp(1, (4,), 2), 2)
     q = vae.encoder_model(
         networks.linear(6, 4), posteriors.flow(posteriors.diag_normal(2), coupling)
     )
-    key_theta, key_phi = jax.random.split(jax.random.key(0))
-    params = Params(generative.init(key_theta), q.init(key_phi))
-    x = jnp.ones((2, 3))
+    model = vae.model(generative, q)
     log_p = exact.grid_quadrature(generative, **GRID)
-    build = {
-        "elbo": lambda: exact.elbo(generative, q, num_latents=2),
-        "posterior_divergence": lambda: exact.posterior_divergence(
-            generative, q, log_p, num_latents=2
-        ),
-    }[measure]
-    assert np.isnan(jax.jit(build())(params, x))
+    for build in (
+        lambda: exact.elbo(model, num_latents=2),
+        lambda: exact.gauss_hermite(model, num_latents=2),
+        lambda: exact.posterior_divergence(model, log_p, num_latents=2),
+    ):
+        with pytest.raises(ValueError, match="or a full_normal, got flow"):
+            build()
+
+
+# Between two posteriors
+
+
+def test_the_divergence_between_two_posteriors_is_that_of_the_normals_they_are(x64):
+    theta = [
+        ppca.parameters(
+            jnp.array([[0.9, 0.2], [-0.3, 0.8], [0.4, scale]]),
+            jnp.array([0.1, 0.0, -0.2]),
+            jnp.log(scale),
+        )
+        for scale in (0.7, 1.1)
+    ]
+    both = [Params(part, ()) for part in theta]
+    divergence = exact.divergence_between_posteriors(
+        ppca.generative(2, (3,)), num_latents=2, num_nodes=100, limit=8.0
+    )
+    x = jnp.array([0.4, -1.0, 0.7])
+    normals = []
+    for params in both:
+        h = ppca.recognition(2).encode(params, x)
+        mean, scale_tril = posteriors.mean_and_scale_tril(h, 2)
+        normals += [mean, scale_tril @ scale_tril.T]
+    got = jax.jit(divergence)(*both, x)
+    assert got > 0.1
+    np.testing.assert_allclose(got, _normal_to_normal(*normals), rtol=1e-9)
+    assert jax.jit(divergence)(both[0], both[0], x) == 0.0

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from tests import problems
-from vae_jax.evaluation import examples, marginal
+from vae_jax import posteriors, vae
+from vae_jax.evaluation import (
+    annealed,
+    annealing,
+    completion,
+    examples,
+    gaps,
+    laplace,
+    marginal,
+)
 from vae_jax.types import Params
 
 PARAMS = Params(jnp.asarray(2.0), ())
@@ -29,10 +38,20 @@ def test_results_are_those_of_a_loop_over_rows_whatever_the_batch_size(batch_siz
         np.testing.assert_array_equal(got["noise"][i], expected["noise"])
 
 
-def test_every_row_draws_fresh_noise():
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_every_row_draws_fresh_noise(impl):
     run = examples.over_examples(_noisy, batch_size=4)
-    noise = run(jax.random.key(0), PARAMS, _data(9))["noise"]
+    noise = run(jax.random.key(0, impl=impl), PARAMS, _data(9))["noise"]
     assert np.unique(noise).size == 18
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_rows_keep_their_noise_without_the_batches_after_them(impl):
+    run = examples.over_examples(_noisy, batch_size=3)
+    few, many = (
+        run(jax.random.key(0, impl=impl), PARAMS, _data(num))["noise"] for num in (3, 9)
+    )
+    np.testing.assert_array_equal(few, many[:3])
 
 
 def test_rows_kept_as_integers_are_turned_into_values_one_by_one():
@@ -67,14 +86,77 @@ def test_a_program_is_compiled_once_for_every_shape_of_the_data():
 @pytest.mark.slow
 def test_log_p_of_a_data_set_is_exact_where_the_posterior_is_the_proposal(x64):
     problem = problems.linear_gaussian()
-    evaluator = marginal.importance_sampling(
-        problem.generative, problem.exact, num_samples=4, chunk_size=2
-    )
+    model = vae.model(problem.generative, problem.exact)
+    evaluator = marginal.importance_sampling(model, num_samples=4, chunk_size=2)
     data = jax.random.normal(jax.random.key(1), (5, 2))
     run = examples.over_examples(evaluator, batch_size=2)
     got = run(jax.random.key(0), problem.params, data)
     expected = jax.vmap(problem.log_p, in_axes=(None, 0))(problem.params, data)
     np.testing.assert_allclose(got.log_p, expected, rtol=1e-9)
+
+
+def _evaluators():
+    """Name -> a one-example evaluator of the library that scans."""
+    problem = problems.linear_gaussian()
+    chains = annealing.chains(
+        temperatures=annealing.linear(3), num_chains=2, num_pilot=2
+    )
+    climb = laplace.posterior(problem.generative, num_latents=1, num_steps=2)
+    fit = gaps.fit_local(
+        problem.generative,
+        posteriors.diag_normal(1),
+        num_samples=2,
+        num_steps=2,
+        num_evaluated=4,
+        max_rounds=2,
+    )
+    return {
+        "importance_sampling": marginal.importance_sampling(
+            problem.model, num_samples=4, chunk_size=2
+        ),
+        "prior_sampling": marginal.prior_sampling(
+            problem.generative, num_samples=4, chunk_size=2
+        ),
+        "uniform_sampling": marginal.uniform_sampling(
+            problem.generative, limit=3.0, num_samples=4, chunk_size=2
+        ),
+        "laplace": lambda key, params, x: climb.encode(params, x),
+        "ais": annealed.ais(problem.generative, chains),
+        "fit_local": lambda key, params, x: fit(key, params, x, jnp.zeros(2)),
+        "completion": completion.importance(
+            problem.model, num_samples=4, num_draws=2, chunk_size=2
+        ),
+        "pseudo_gibbs": completion.pseudo_gibbs(
+            problem.model, num_draws=2, num_warmup=1
+        ),
+        "metropolis_within_gibbs": completion.metropolis_within_gibbs(
+            problem.model, num_draws=2, num_warmup=1
+        ),
+    }
+
+
+@pytest.mark.uses_optax
+@pytest.mark.parametrize("name", list(_evaluators()))
+def test_an_evaluator_gives_over_devices_what_it_gives_over_rows(name):
+    """With JAX's check of what varies over them, which constants in a carry fail."""
+    evaluator, params = _evaluators()[name], problems.linear_gaussian().params
+    rows = jax.vmap(evaluator, in_axes=(0, None, 0))
+    data = jax.random.normal(jax.random.key(1), (4, 2))
+    if name in ("completion", "pseudo_gibbs", "metropolis_within_gibbs"):
+        data = data.at[:, 0].set(jnp.nan)
+    keys = jax.random.split(jax.random.key(0), 4)
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = jax.P("rows"), jax.P()
+    shared = jax.shard_map(
+        rows, mesh=mesh, in_specs=(split, whole, split), out_specs=split
+    )
+    expected = jax.jit(rows)(jax.random.clone(keys), params, data)
+    got = jax.jit(shared)(keys, params, data)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        got,
+        expected,
+    )
 
 
 @pytest.mark.parametrize("batch_size", [0, -2])

@@ -7,6 +7,7 @@ import pytest
 from scipy import special
 
 from tests import problems, testing
+from vae_jax import vae
 from vae_jax.estimators import importance
 from vae_jax.evaluation import marginal, weights
 
@@ -14,9 +15,10 @@ X = np.array([0.4, -1.0])
 
 
 def _problem():
-    """A model and a proposal whose weights are bounded, but far from equal."""
+    """A model whose q has weights that are bounded, but far from equal."""
     problem = problems.linear_gaussian()
-    return problem, problems.widened(problem.exact, log_factor=0.4, shift=0.3)
+    around = problems.widened(problem.exact, log_factor=0.4, shift=0.3)
+    return problem._replace(recognition=around)
 
 
 def _repeat(estimate, params, *, num=20_000, seed=1):
@@ -29,9 +31,9 @@ def _repeat(estimate, params, *, num=20_000, seed=1):
 @functools.cache
 def _repeated(chunk_size):
     """Estimates from 12 samples, in the double precision of the tests that share it."""
-    problem, proposal = _problem()
+    problem = _problem()
     estimate = marginal.importance_sampling(
-        problem.generative, proposal, num_samples=12, chunk_size=chunk_size
+        problem.model, num_samples=12, chunk_size=chunk_size
     )
     return _repeat(estimate, problem.params, seed=chunk_size)
 
@@ -41,17 +43,15 @@ def _repeated(chunk_size):
 
 @pytest.mark.parametrize("chunk_size", [1, 4, 500])
 def test_the_running_sums_equal_those_of_the_same_weights_at_once(x64, chunk_size):
-    problem, proposal = _problem()
+    problem = _problem()
     params, x, key = problem.params, jnp.asarray(X), jax.random.key(3)
     estimate = marginal.importance_sampling(
-        problem.generative, proposal, num_samples=12, chunk_size=chunk_size
+        problem.model, num_samples=12, chunk_size=chunk_size
     )
     got = jax.jit(estimate)(jax.random.clone(key), params, x)
     chunk = min(chunk_size, 12)
-    draw = jax.jit(
-        importance.log_weights(problem.generative, proposal, num_samples=chunk)
-    )
-    h = proposal.encode(params, x)
+    draw = jax.jit(importance.log_weights(problem.model, num_samples=chunk))
+    h = problem.recognition.encode(params, x)
     keys = [jax.random.fold_in(key, i) for i in range(12 // chunk)]
     log_w = np.concatenate([np.asarray(draw(k, params, x, h)) for k in keys])
     w = np.exp(log_w)
@@ -69,7 +69,7 @@ def test_the_running_sums_equal_those_of_the_same_weights_at_once(x64, chunk_siz
 
 @pytest.mark.parametrize("offset", [-5e4, 5e4])
 def test_weights_far_from_one_neither_overflow_nor_underflow(offset):
-    problem, proposal = _problem()
+    problem = _problem()
     generative = problem.generative
     moved = generative._replace(
         log_prior=lambda params, z: generative.log_prior(params, z) + offset
@@ -77,21 +77,20 @@ def test_weights_far_from_one_neither_overflow_nor_underflow(offset):
     key, arguments = jax.random.key(3), (problem.params, jnp.asarray(X))
 
     def estimate(model):
-        sampler = marginal.importance_sampling(
-            model, proposal, num_samples=20, chunk_size=5
-        )
+        sampler = marginal.importance_sampling(model, num_samples=20, chunk_size=5)
         return jax.jit(sampler)(jax.random.clone(key), *arguments)
 
-    got, expected = estimate(moved), estimate(generative)
+    got = estimate(problem._replace(generative=moved).model)
+    expected = estimate(problem.model)
     np.testing.assert_allclose(got.log_p, expected.log_p + offset, rtol=1e-6)
     # An offset of 5e4 leaves the log weights 4e-3 nats of float32.
     np.testing.assert_allclose(got[1:], expected[1:], rtol=0.02)
 
 
 def test_the_posterior_as_proposal_gives_log_p_without_error(x64):
-    problem, _ = _problem()
+    problem = _problem()
     estimate = marginal.importance_sampling(
-        problem.generative, problem.exact, num_samples=40, chunk_size=10
+        vae.model(problem.generative, problem.exact), num_samples=40, chunk_size=10
     )
     got = _repeat(estimate, problem.params, num=20)
     log_p = problem.log_p(problem.params, jnp.asarray(X))
@@ -105,7 +104,7 @@ def test_the_posterior_as_proposal_gives_log_p_without_error(x64):
 
 @pytest.mark.parametrize("chunk_size", [3, 12])
 def test_p_hat_is_unbiased_and_its_log_lies_below_log_p(x64, chunk_size):
-    problem, _ = _problem()
+    problem = _problem()
     log_p_hat = _repeated(chunk_size).log_p
     log_p = problem.log_p(problem.params, jnp.asarray(X))
     testing.assert_mean_equals(jnp.exp(log_p_hat), jnp.exp(log_p))
@@ -120,9 +119,9 @@ def test_the_size_of_a_chunk_does_not_change_the_distribution_of_the_estimate(x6
 
 @pytest.mark.slow
 def test_the_standard_error_is_the_spread_over_repeats(x64):
-    problem, proposal = _problem()
+    problem = _problem()
     estimate = marginal.importance_sampling(
-        problem.generative, proposal, num_samples=500, chunk_size=100
+        problem.model, num_samples=500, chunk_size=100
     )
     got = _repeat(estimate, problem.params, num=4_000)
     spread = got.log_p.std()
@@ -136,7 +135,7 @@ def test_the_effective_sample_size_lies_between_one_and_k(x64):
     for recognition in (problem.recognition, problem.exact):
         for num_samples in (1, 30):
             estimate = marginal.importance_sampling(
-                problem.generative, recognition, num_samples=num_samples
+                vae.model(problem.generative, recognition), num_samples=num_samples
             )
             got = _repeat(estimate, problem.params, num=200)
             assert (got.effective_sample_size >= 1.0 - 1e-9).all()
@@ -148,12 +147,12 @@ def test_the_effective_sample_size_lies_between_one_and_k(x64):
 
 
 def test_every_chunk_draws_fresh_noise(x64):
-    problem, proposal = _problem()
+    problem = _problem()
     key, arguments = jax.random.key(3), (problem.params, jnp.asarray(X))
     sizes = []
     for num_samples in (1, 40):
         estimate = marginal.importance_sampling(
-            problem.generative, proposal, num_samples=num_samples, chunk_size=1
+            problem.model, num_samples=num_samples, chunk_size=1
         )
         sizes.append(jax.jit(estimate)(jax.random.clone(key), *arguments))
     # Forty copies of one draw would have equal weights: no error at all.
@@ -162,16 +161,15 @@ def test_every_chunk_draws_fresh_noise(x64):
 
 
 def test_samples_of_weight_zero_count_as_zero(x64):
-    problem, proposal = _problem()
+    problem = _problem()
     generative, params = problem.generative, problem.params
-    mean = proposal.encode(params, jnp.asarray(X))[0]
+    mean = problem.recognition.encode(params, jnp.asarray(X))[0]
 
     def log_prior(params, z):
         return jnp.where(z[0] > mean, generative.log_prior(params, z), -jnp.inf)
 
-    estimate = marginal.importance_sampling(
-        generative._replace(log_prior=log_prior), proposal, num_samples=8, chunk_size=1
-    )
+    cut = problem._replace(generative=generative._replace(log_prior=log_prior))
+    estimate = marginal.importance_sampling(cut.model, num_samples=8, chunk_size=1)
     p_hat = jnp.exp(_repeat(estimate, params).log_p)  # first chunks are often zero
     assert jnp.isfinite(p_hat).all()
     mean_p, cov_p = problem.posterior(params, jnp.asarray(X))
@@ -181,23 +179,20 @@ def test_samples_of_weight_zero_count_as_zero(x64):
 
 
 def test_only_weights_of_zero_give_minus_infinity():
-    problem, proposal = _problem()
+    problem = _problem()
     impossible = problem.generative._replace(
         log_prior=lambda params, z: jnp.full((), -jnp.inf)
     )
-    estimate = marginal.importance_sampling(
-        impossible, proposal, num_samples=6, chunk_size=2
-    )
+    model = problem._replace(generative=impossible).model
+    estimate = marginal.importance_sampling(model, num_samples=6, chunk_size=2)
     got = jax.jit(estimate)(jax.random.key(0), problem.params, jnp.asarray(X))
     assert got.log_p == -jnp.inf
 
 
 @pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop():
-    problem, proposal = _problem()
-    estimate = marginal.importance_sampling(
-        problem.generative, proposal, num_samples=8, chunk_size=4
-    )
+    problem = _problem()
+    estimate = marginal.importance_sampling(problem.model, num_samples=8, chunk_size=4)
     keys = jax.random.split(jax.random.key(0), 3)
     xs = jax.random.normal(jax.random.key(1), (3, 2))
     batched = jax.jit(jax.vmap(estimate, in_axes=(0, None, 0)))
@@ -220,13 +215,10 @@ def test_jit_and_vmap_agree_with_a_loop():
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(num_samples, chunk_size, message):
-    problem, proposal = _problem()
+    problem = _problem()
     with pytest.raises(ValueError, match=message):
         marginal.importance_sampling(
-            problem.generative,
-            proposal,
-            num_samples=num_samples,
-            chunk_size=chunk_size,
+            problem.model, num_samples=num_samples, chunk_size=chunk_size
         )
 
 
@@ -237,7 +229,7 @@ def _weighed(log_factor, **keywords):
     problem = problems.linear_gaussian()
     proposal = problems.widened(problem.exact, log_factor=log_factor, shift=0.0)
     estimate = marginal.importance_sampling(
-        problem.generative, proposal, num_samples=2_000, **keywords
+        vae.model(problem.generative, proposal), num_samples=2_000, **keywords
     )
     return _repeat(estimate, problem.params, num=100)
 
@@ -265,7 +257,7 @@ def test_a_proposal_that_covers_the_posterior_is_not_doubted(x64):
 
 @pytest.mark.parametrize("chunk_size", [4, 12])
 def test_p_hat_of_draws_of_the_prior_is_unbiased(x64, chunk_size):
-    problem, _ = _problem()
+    problem = _problem()
     estimate = marginal.prior_sampling(
         problem.generative, num_samples=12, chunk_size=chunk_size
     )
@@ -275,7 +267,7 @@ def test_p_hat_of_draws_of_the_prior_is_unbiased(x64, chunk_size):
 
 
 def test_p_hat_of_uniform_draws_is_unbiased_for_the_integral_over_the_box(x64):
-    problem, _ = _problem()
+    problem = _problem()
     params, x = problem.params, jnp.asarray(X)
     (mean,), ((variance,),) = problem.posterior(params, x)
     for limit in (6.0, 1.0):
@@ -329,7 +321,7 @@ def test_an_encoder_of_other_latents_is_refused_in_one_line(num_samples):
     generative = problems.linear_gaussian(num_latents=2).generative
     other = problems.linear_gaussian(num_latents=3)
     estimate = marginal.importance_sampling(
-        generative, other.recognition, num_samples=num_samples
+        vae.model(generative, other.recognition), num_samples=num_samples
     )
     params, xs = other.params, jnp.zeros((2, 2))
     with pytest.raises(ValueError, match=r"^.* \(3,\),.* \(2,\)\."):

@@ -61,6 +61,21 @@ def test_precision_and_recall_are_those_of_balls_around_every_row(x64):
     assert got.precision > got.recall  # few of the data, all of them inside
 
 
+@pytest.mark.parametrize("num_neighbors", [1, 2, 3])
+def test_a_ball_reaches_its_kth_neighbor_and_no_further(x64, num_neighbors):
+    # Data at 0, 1, 3, 7, 15: the ball of 15 has a radius of 8, 12, 14.
+    data = jnp.array([[0.0], [1.0], [3.0], [7.0], [15.0]])
+    radius = [8.0, 12.0, 14.0][num_neighbors - 1]
+    far = jnp.array([[200.0], [300.0], [400.0], [500.0]])
+    for step, inside in ((-0.1, 0.2), (0.1, 0.0)):
+        samples = jnp.concatenate([jnp.array([[15.0 + radius + step]]), far])
+        among = {"num_neighbors": num_neighbors}
+        got = sample_quality.precision_recall(data, samples, **among)
+        np.testing.assert_allclose(got.precision, inside, rtol=1e-12)
+        turned = sample_quality.precision_recall(samples, data, **among)
+        np.testing.assert_allclose(turned.recall, inside, rtol=1e-12)
+
+
 def test_equal_sets_have_precision_and_recall_one_and_sets_apart_zero():
     data = normals(4, 300, 4)
     same = precision_recall(data, data)

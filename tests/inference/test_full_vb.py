@@ -6,11 +6,11 @@ import pytest
 from scipy import stats
 
 from tests import problems, testing
-from vae_jax import posteriors, priors
+from vae_jax import posteriors, priors, vae
 from vae_jax.estimators import sgvb
 from vae_jax.inference import full_vb
-from vae_jax.training import loop
-from vae_jax.types import Batch, Generative, Params, Recognition
+from vae_jax.training import gradient, loop
+from vae_jax.types import Batch, Generative, Params, per_example
 
 pytestmark = pytest.mark.uses_optax
 NUM_DATA, STD, PRIOR_STD = 12, 0.7, 1.5
@@ -36,13 +36,8 @@ def _regression():
         sample_observation=lambda key, params, z: z,
         mean_observation=lambda params, z: z,
     )
-    recognition = Recognition(
-        init=lambda key: (),
-        encode=lambda params, x: jnp.zeros(2, x.dtype),
-        sample=lambda key, params, h: density.sample(key, (), h),
-        log_prob=lambda params, h, z: density.log_prob((), h, z),
-    )
-    return generative, recognition
+    recognition = vae.recognition(lambda params, x: jnp.zeros(2, x.dtype), density)
+    return vae.model(generative, recognition)
 
 
 def _data():
@@ -58,8 +53,9 @@ def _start():
 
 
 def _algorithm(optimizer):
-    objective = sgvb.sgvb_a(*_regression(), num_samples=1)
-    return full_vb.full_vb(objective, optimizer, num_data=NUM_DATA, prior_std=PRIOR_STD)
+    of_theta = per_example(sgvb.sgvb_a(_regression(), num_samples=1))
+    bound = full_vb.full_vb(of_theta, num_data=NUM_DATA, prior_std=PRIOR_STD)
+    return gradient.ascent(bound, optimizer)
 
 
 def _exact(q, x):
@@ -132,12 +128,12 @@ def test_one_theta_serves_the_whole_batch():
 
 @pytest.mark.slow
 def test_the_model_at_the_mean_is_the_plain_model_there():
-    generative, recognition = problems.bernoulli_vae()
-    wrapped = full_vb.at_mean(generative, initial_std=0.02)
+    model = vae.model(*problems.bernoulli_vae())
+    wrapped = full_vb.at_mean(model, initial_std=0.02)
     key = jax.random.key(0)
-    theta = wrapped.init(jax.random.clone(key))
-    plain = Params(generative.init(jax.random.clone(key)), recognition.init(key))
-    params = Params(theta, plain.recognition)
+    params, plain = wrapped.init(jax.random.clone(key)), model.init(key)
+    theta = params.generative
+    jax.tree.map(np.testing.assert_array_equal, params.recognition, plain.recognition)
     jax.tree.map(np.testing.assert_array_equal, theta["mean"], plain.generative)
     for leaf in jax.tree.leaves(theta["log_std"]):
         np.testing.assert_allclose(leaf, np.log(0.02), rtol=1e-6)
@@ -152,7 +148,9 @@ def test_the_model_at_the_mean_is_the_plain_model_there():
         "mean_observation": lambda m, p: m.mean_observation(p, z),
     }
     for call in calls.values():
-        np.testing.assert_array_equal(call(wrapped, params), call(generative, plain))
+        np.testing.assert_array_equal(
+            call(wrapped.generative, params), call(model.generative, plain)
+        )
 
 
 def test_the_divergence_from_the_prior_is_the_sum_over_all_weights(x64):
@@ -178,10 +176,10 @@ def test_draws_of_theta_have_the_moments_of_q(x64):
 
 
 def test_bad_settings_are_refused_when_built():
-    objective = sgvb.sgvb_a(*_regression(), num_samples=1)
+    objective = per_example(sgvb.sgvb_a(_regression(), num_samples=1))
     with pytest.raises(ValueError, match="num_data must be positive"):
-        full_vb.full_vb(objective, optax.sgd(0.1), num_data=0)
+        full_vb.full_vb(objective, num_data=0)
     with pytest.raises(ValueError, match="prior_std must be positive"):
-        full_vb.full_vb(objective, optax.sgd(0.1), num_data=1, prior_std=0.0)
+        full_vb.full_vb(objective, num_data=1, prior_std=0.0)
     with pytest.raises(ValueError, match="initial_std must be positive"):
-        full_vb.at_mean(_regression()[0], initial_std=-1.0)
+        full_vb.at_mean(_regression(), initial_std=-1.0)

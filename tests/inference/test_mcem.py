@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tests import problems, testing
-from vae_jax import posteriors
+from vae_jax import posteriors, vae
 from vae_jax.estimators import sgvb
 from vae_jax.evaluation import marginal
 from vae_jax.inference import mcem
@@ -219,15 +219,14 @@ def test_a_fitted_normal_is_the_posterior_of_a_linear_gaussian_model(x64):
     np.testing.assert_allclose(got, expected, atol=5 * (2 / 5_000) ** 0.5)
 
     fixed = q._replace(encode=lambda params, x: h)  # one chain for all draws
-    evidence = marginal.importance_sampling(
-        problem.generative, fixed, num_samples=2_000
-    )
+    model = vae.model(problem.generative, fixed)
+    evidence = marginal.importance_sampling(model, num_samples=2_000)
     found = jax.jit(evidence)(jax.random.key(1), problem.params, x)
     log_p = problem.log_p(problem.params, x)
     assert abs(found.log_p - log_p) < 5 * found.standard_error
     assert found.effective_sample_size > 1_800
 
-    bound = sgvb.sgvb_a(problem.generative, fixed, num_samples=2_000)
+    bound = sgvb.sgvb_a(model, num_samples=2_000)
     elbo = jax.jit(bound)(jax.random.key(2), problem.params, x)
     assert -0.05 < elbo - log_p < 0.01
 

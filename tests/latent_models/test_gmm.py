@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 from scipy import special, stats
 
 from tests import testing
-from vae_jax import bounds
+from vae_jax import bounds, vae
 from vae_jax.estimators import importance, score_function
 from vae_jax.evaluation import marginal
 from vae_jax.latent_models import gmm, gmm_scales
@@ -200,11 +200,10 @@ def test_bounds_and_estimators_of_the_exact_posterior_are_log_p(x64):
     generative, recognition = gmm.generative(K, D), gmm.recognition(K)
     exact = gmm.log_evidence(params, x)
 
-    sampling = marginal.importance_sampling(
-        generative, recognition, num_samples=10, chunk_size=5
-    )
-    iwae = importance.iwae(generative, recognition, num_samples=4)
-    score = score_function.leave_one_out(generative, recognition, num_samples=4)
+    model = vae.model(generative, recognition)
+    sampling = marginal.importance_sampling(model, num_samples=10, chunk_size=5)
+    iwae = importance.iwae(model, num_samples=4)
+    score = score_function.leave_one_out(model, num_samples=4)
 
     def log_weight(key):
         h = recognition.encode(params, x)

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from tests.latent_models import test_gmm
-from tests.latent_models.test_gmm_em import assert_finite, batch_of, rows, run, start
+from tests.latent_models.test_gmm_em import (
+    assert_finite,
+    batch_of,
+    mean_log_p,
+    rows,
+    run,
+    start,
+    with_holes,
+)
 from vae_jax.latent_models import gmm, gmm_scales
 from vae_jax.types import Params
 
@@ -128,3 +136,105 @@ def test_weights_below_one_give_the_fit_of_equal_weights(x64, share):
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10),
         *[(state.params.generative, info) for state, info in ends],
     )
+
+
+# float32 at the floor
+
+
+def normals_rows(num_rows, num_features, scale, *, seed=0):
+    shape = (num_rows, num_features)
+    return np.random.default_rng(seed).normal(scale=scale, size=shape)
+
+
+def greatest_log_p(x, floor):
+    """Mean log-density of one normal at its greatest under eigenvalues >= floor."""
+    sample = np.linalg.eigvalsh(np.cov(x.T, bias=True))
+    raised = np.maximum(sample, floor)
+    return -0.5 * (np.log(2.0 * np.pi * raised) + sample / raised).sum()
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied"])
+def test_fewer_rows_than_features_end_at_the_greatest_likelihood(covariance):
+    x = normals_rows(4, 6, 10.0, seed=2).astype(np.float32)
+    params = start(x, num_components=1, covariance=covariance)
+    _, info = run(gmm.em(), params, batch_of(x), 50)
+    greatest = greatest_log_p(x.astype(float), 1e-6)
+    np.testing.assert_allclose(info.log_p[3:], greatest, atol=1e-4)
+    assert info.num_at_floor[-1] == 1
+    # In one step too, where the rows' components are observed.
+    params = gmm.maximum_likelihood(
+        jnp.asarray(x), jnp.ones((4, 1, 1)), covariance=covariance
+    )
+    np.testing.assert_allclose(mean_log_p(params, x), greatest, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "holes", [None, 0.2, pytest.param(0.0, marks=pytest.mark.slow)]
+)
+def test_em_rises_to_rounding_where_every_covariance_is_at_the_floor(holes):
+    x = normals_rows(25, 10, 10.0).astype(np.float32)
+    if holes:
+        x = with_holes(x, holes).astype(np.float32)
+    params = start(x, num_components=8)
+    algorithm = gmm.em(missing=holes is not None)
+    _, info = run(algorithm, params, batch_of(x), 60)
+    assert info.num_at_floor[-1] == 8
+    log_p, after = np.asarray(info.log_p), np.asarray(info.bound_after_m_step)
+    assert np.diff(log_p).min() > -1e-4
+    assert (after - log_p).min() > -1e-4
+    assert log_p[-1] > log_p[0] + 10.0
+
+
+@pytest.mark.parametrize("missing", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_rows_of_any_size_have_the_fit_of_rows_near_one(covariance, missing):
+    """Squares of 2^60 overflow in float32, in which 400 of them are no number."""
+    unit, rows = 2.0**60, normals_rows(400, 4, 1.0).astype(np.float32)
+    ends = []
+    for scale in (1.0, unit):
+        x = scale * rows
+        variance = 1e-12 * scale**2
+        params = start(x, covariance=covariance, min_variance=variance)
+        algorithm = gmm.em(min_variance=variance, missing=missing)
+        state, info = run(algorithm, params, batch_of(x), 10)
+        log_p = np.asarray(info.log_p) + 4.0 * np.log(scale)
+        ends.append((log_p, state.params.generative["mean"] / scale))
+    np.testing.assert_allclose(ends[1][0], ends[0][0], rtol=1e-5)
+    np.testing.assert_allclose(ends[1][1], ends[0][1], atol=1e-4)
+    params = gmm.maximum_likelihood(
+        jnp.asarray(unit * rows), jnp.ones((400, 1, 1)), covariance=covariance
+    )
+    sample = np.cov(unit * rows.T.astype(float), bias=True)
+    got = test_gmm.covariance_of(test_gmm.normals(params)[1][0])
+    np.testing.assert_allclose(np.trace(got), np.trace(sample), rtol=1e-5)
+
+
+def test_the_floor_that_float32_resolves_follows_each_features_unit():
+    # Rows of one component in units of 1e6 and 0.1, and a feature that never varies.
+    x = normals_rows(200, 4, np.array([1e6, 0.1, 1e3, 0.0]), seed=3)
+    x[:, 2] = 1e-3 * x[:, 0]
+    params = start(x.astype(np.float32), num_components=1)
+    state, info = run(gmm.em(), params, batch_of(x.astype(np.float32)), 20)
+    np.testing.assert_allclose(np.diff(info.log_p)[5:], 0.0, atol=1e-2)
+    factor = np.asarray(state.params.generative["scale_tril"][0], np.float64)
+    sigma = factor @ factor.T
+    stds = np.sqrt(np.diagonal(sigma))
+    np.testing.assert_allclose(stds[:3], x.std(0)[:3], rtol=1e-3)
+    np.testing.assert_allclose(stds[3], 1e-3, rtol=1e-3)
+    # What is left of the third feature, beside the first, is 128 eps of its own.
+    left = 128.0 * np.finfo(np.float32).eps * x[:, 2].std()
+    inside = np.linalg.inv(sigma[:3, :3])[2, 2] ** -0.5
+    assert left / 2.0 < inside < 2.0 * left
+
+
+@pytest.mark.parametrize("covariance", ["full", "diag"])
+def test_a_row_alone_far_from_the_rest_is_as_wide_as_float32_resolves(covariance):
+    x = normals_rows(60, 3, 1.0).astype(np.float32)
+    x[0] = [3e5, -2e5, 1e5]
+    params = start(x, num_components=2, covariance=covariance)
+    state, info = run(gmm.em(), params, batch_of(x), 20)
+    assert np.diff(info.log_p).min() > -1e-2
+    alone = int(np.argmax(np.abs(state.params.generative["mean"][:, 0])))
+    sigma = test_gmm.covariance_of(test_gmm.normals(state.params)[1][alone])
+    least = 16.0 * np.finfo(np.float32).eps * np.abs(x[0] - x.mean(0))
+    np.testing.assert_allclose(np.sqrt(np.diagonal(sigma)), least, rtol=0.05)

@@ -36,8 +36,9 @@ def test_completion_is_the_conditional_normal(x64, row):
     if len(lost):
         normal = NORMAL(cov=covariance[np.ix_(lost, lost)])
         entropy = normal.entropy()
-    np.testing.assert_allclose(got.deviation, deviation, rtol=1e-9, atol=1e-14)
-    np.testing.assert_allclose(got.covariance, covariance, rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(FACTOR @ got.eps, deviation, rtol=1e-9, atol=1e-14)
+    unwhitened = FACTOR @ got.covariance @ FACTOR.T
+    np.testing.assert_allclose(unwhitened, covariance, rtol=1e-9, atol=1e-14)
     np.testing.assert_allclose(got.terms.sum(), log_p, rtol=1e-9)
     np.testing.assert_array_equal(got.terms[lost], 0.0)
     np.testing.assert_allclose(got.entropy, entropy, rtol=1e-9, atol=1e-14)
@@ -48,8 +49,28 @@ def test_completion_is_the_conditional_normal(x64, row):
 
 def test_the_observed_factor_is_the_submatrix_with_ones_between(x64):
     observed = jnp.array([True, False, True])
-    factor = gmm_missing.observed_factor(jnp.asarray(SIGMA), observed)
+    factor = gmm_missing.observed_factor(jnp.asarray(FACTOR), observed)
     small = np.linalg.cholesky(SIGMA[np.ix_([0, 2], [0, 2])])
     wanted = np.eye(3)
     wanted[np.ix_([0, 2], [0, 2])] = small
     np.testing.assert_allclose(factor, wanted, rtol=1e-12)
+
+
+def test_float32_keeps_the_thin_directions_of_incomplete_rows():
+    # Standard deviations 10 and 0.001: the covariance itself would lose the second.
+    generator = np.random.default_rng(0)
+    turn = np.linalg.qr(generator.normal(size=(4, 4)))[0]
+    sigma = (turn * np.array([10.0, 3.0, 1e-3, 1e-3]) ** 2) @ turn.T
+    factor = np.linalg.cholesky(sigma).astype(np.float32)
+    formed = np.diagonal(jnp.linalg.cholesky(jnp.asarray(factor @ factor.T)))
+    assert np.abs(np.log(formed) - np.log(np.diagonal(factor))).max() > 0.1
+    for lost in ([], [0], [1, 3]):
+        row = (factor @ generator.normal(size=4)).astype(np.float32)
+        row[lost] = np.nan
+        ends = []
+        for dtype in (jnp.float32, jnp.float64):
+            with jax.enable_x64(dtype == jnp.float64):
+                arguments = (jnp.asarray(a, dtype) for a in (factor, np.zeros(4), row))
+                got = gmm_missing.complete(*arguments)
+                ends.append(jax.tree.map(lambda a: np.asarray(a, np.float64), got))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.02), *ends)

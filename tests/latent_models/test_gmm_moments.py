@@ -5,7 +5,8 @@ import pytest
 from scipy import special
 
 from tests.latent_models import test_gmm
-from vae_jax.latent_models import gmm_moments, gmm_scales
+from tests.latent_models.test_gmm_em import batch_of, rows, run, start
+from vae_jax.latent_models import gmm, gmm_moments, gmm_scales
 
 K, D, N = 3, 2, 11
 
@@ -65,3 +66,19 @@ def test_far_from_zero_float32_keeps_the_digits_of_the_deviations():
             )
             ends.append(jax.tree.map(lambda a: np.asarray(a, np.float64), got))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *ends)
+
+
+@pytest.mark.parametrize("covariance", ["full", "diag"])
+@pytest.mark.slow
+def test_data_sets_over_devices_are_fitted_as_side_by_side(covariance):
+    data = jnp.stack([jnp.asarray(rows(num_rows=40, seed=s)[0]) for s in (0, 1)])
+
+    def fit(x):
+        params = start(x, covariance=covariance)
+        return run(gmm.em(block_size=16), params, batch_of(x), 3)[1].log_p
+
+    mesh = jax.make_mesh((2,), ("sets",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.P("sets")
+    shared = jax.shard_map(jax.vmap(fit), mesh=mesh, in_specs=split, out_specs=split)
+    got = jax.jit(shared)(data)
+    np.testing.assert_allclose(got, jax.jit(jax.vmap(fit))(data), rtol=1e-5)

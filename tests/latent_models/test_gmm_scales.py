@@ -36,6 +36,16 @@ def test_parameters_and_tables_are_inverse_and_keep_the_type(covariance):
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
+def test_every_component_has_a_covariance_of_its_own(x64, covariance):
+    theta = test_gmm.mixture(covariance).generative
+    got = gmm_scales.covariances(theta)
+    assert got.shape == (K, D, D)
+    np.testing.assert_allclose(got, _sigma(_tables(covariance).scale), rtol=1e-12)
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), theta)
+    assert gmm_scales.covariances(single).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
 def test_whitened_moments_are_those_of_the_rows(x64, covariance):
     _, mean, scale = _tables(covariance)
     kind, generator = gmm_scales.kind(scale), np.random.default_rng(0)
@@ -75,8 +85,10 @@ def test_rescaling_gives_the_covariance_of_the_variance(x64, covariance):
     kind = gmm_scales.kind(scale)
     factor = scale + 0.5 * kind.identity(scale)
     variance = factor @ factor.mT if scale.ndim == 3 else jnp.exp(factor)
-    settings = {"min_variance": 1e-6, "added_variance": 0.25}
-    new, at_floor = kind.rescale(scale, variance, **settings)
+    shape = (scale.shape[0], D) if scale.ndim == 3 else scale.shape
+    least_std = jnp.full(shape, 1e-3)
+    settings = {"least_std": least_std, "added_variance": 0.25}
+    new, at_floor = kind.rescale(scale, variance, variance, **settings)
     if scale.ndim == 3:
         wanted = np.asarray(scale @ variance @ scale.mT)
     else:
@@ -87,7 +99,11 @@ def test_rescaling_gives_the_covariance_of_the_variance(x64, covariance):
     )
     assert not at_floor.any()
     low, at_floor = kind.rescale(
-        scale, 1e-12 * variance, min_variance=0.01, added_variance=0.0
+        scale,
+        1e-12 * variance,
+        1e-12 * variance,
+        least_std=100.0 * least_std,
+        added_variance=0.0,
     )
     assert at_floor.all()
     np.testing.assert_allclose(
@@ -95,20 +111,47 @@ def test_rescaling_gives_the_covariance_of_the_variance(x64, covariance):
     )
 
 
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_the_floor_is_what_is_asked_or_what_the_dtype_resolves(covariance):
+    scale = _tables(covariance).scale
+    shares = jnp.array([0.5, 0.25, 0.25])
+    distance = 1e6 * jnp.arange(K * D, dtype=float).reshape(K, D)
+    resolved = 16.0 * np.finfo(np.float32).eps * np.asarray(distance)
+    wanted = {
+        "full": resolved,
+        "diag": resolved,
+        "tied": np.sqrt(np.asarray(shares) @ resolved**2)[None],
+        "spherical": np.sqrt((resolved**2).mean(1, keepdims=True)),
+    }[covariance]
+    got = gmm_scales.least_std(scale, shares, distance, min_std=3.0)
+    np.testing.assert_allclose(got, np.maximum(wanted, 3.0), rtol=1e-6)
+    assert (wanted < 3.0).any() or covariance == "tied"
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_clipping_an_indefinite_matrix_gives_a_triangular_factor(dtype):
+def test_clipping_gives_a_triangular_factor_above_the_floor(dtype):
     with jax.enable_x64(dtype == jnp.float64):
-        matrix = np.array([[[4.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, -3.0]]])
-        factor = np.asarray(gmm_scales.clip(jnp.asarray(matrix, dtype), 1e-4))
-        assert factor.dtype == dtype
-        np.testing.assert_array_equal(np.triu(factor, 1), 0.0)
-        assert (np.diagonal(factor[0]) > 0.0).all()
-        values, vectors = np.linalg.eigh(matrix)
-        stds = np.sqrt(np.maximum(values, 1e-4))
-        wanted = (vectors * stds[:, None] ** 2) @ np.swapaxes(vectors, 1, 2)
-        got = factor @ np.swapaxes(factor, 1, 2)
+        factor = np.array([[[2.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1e-3]]])
+        least_std = np.array([[0.1, 0.1, 0.5]])
+        got = gmm_scales.clip(jnp.asarray(factor, dtype), jnp.asarray(least_std, dtype))
+        assert got.dtype == dtype
+        got = np.asarray(got)
+        np.testing.assert_array_equal(np.triu(got, 1), 0.0)
+        assert (np.diagonal(got[0]) > 0.0).all()
+        # The first two features have one floor: their eigenvalues are raised to it.
+        values, vectors = np.linalg.eigh([[4.0, 2.0], [2.0, 1.0]])
+        wanted = np.zeros((1, 3, 3))
+        wanted[0, :2, :2] = (vectors * np.maximum(values, 0.01)) @ vectors.T
+        wanted[0, 2, 2] = 0.25
         tolerance = 1e-5 if dtype == jnp.float32 else 1e-12
+        got = got @ np.swapaxes(got, 1, 2)
         np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("largest", [0.3, 1.0, 1.5, 3e38])
+def test_a_magnitude_is_the_power_of_two_below(largest):
+    got = gmm_scales.magnitude(jnp.array([-largest, largest / 3.0]))
+    assert got == 2.0 ** np.floor(np.log2(np.float32(largest)))
 
 
 def test_an_unknown_type_is_named_with_those_there_are():

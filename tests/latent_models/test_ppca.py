@@ -24,10 +24,8 @@ def _model(*, num_latents=2, std=0.7, seed=3):
     """theta of order one, with its W [P, D], mu [P] and s2 as NumPy arrays."""
     rng = np.random.default_rng(seed)
     w, mu = rng.normal(size=(6, num_latents)), rng.normal(size=6)
-    layer = {"kernel": w.T, "bias": mu}
-    noise = {"log_std": math.log(std)}
-    theta = {"decoder": {"output": layer}, "prior": (), "likelihood": noise}
     dtype = jnp.result_type(float)
+    theta = ppca.parameters(w, mu, math.log(std))
     theta = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), theta)
     generative = ppca.generative(num_latents, X_SHAPE, initial_std=std)
     return generative, Params(theta, ()), (w, mu, std**2)
@@ -113,13 +111,13 @@ def test_recognition_is_the_normal_conditioned_on_x(x64, num_latents):
 
 def test_every_log_weight_under_the_exact_posterior_is_log_p(x64):
     generative, params, _ = _model()
-    recognition = ppca.recognition(2)
+    model = vae.model(generative, ppca.recognition(2))
     x = jnp.asarray(np.random.default_rng(2).normal(size=X_SHAPE))
 
     @jax.jit
     def draw(key):
-        h = recognition.encode(params, x)
-        log_w = importance.log_weights(generative, recognition, num_samples=5)
+        h = model.recognition.encode(params, x)
+        log_w = importance.log_weights(model, num_samples=5)
         return log_w(key, params, x, h)
 
     exact = ppca.log_evidence(params, x)
@@ -287,13 +285,12 @@ def test_em_compiled_is_em_run_eagerly():
 def test_single_precision_stands_a_thousand_to_one_and_equal_columns():
     """M has a condition of 1e8 there; its Cholesky factor in float32 is NaN."""
     w = np.random.default_rng(0).normal(size=(6, 1)) @ np.ones((1, 2))
-    layer = {"kernel": jnp.asarray(w.T, jnp.float32), "bias": jnp.zeros(6)}
-    noise = {"log_std": jnp.float32(math.log(1e-4))}
-    theta = {"decoder": {"output": layer}, "prior": (), "likelihood": noise}
-    params, x = Params(theta, ()), (w @ [0.4, 0.3]).reshape(X_SHAPE)
+    w32, log_std = jnp.asarray(w, jnp.float32), jnp.float32(math.log(1e-4))
+    params = Params(ppca.parameters(w32, jnp.zeros(6), log_std), ())
+    x = (w @ [0.4, 0.3]).reshape(X_SHAPE)
     x32 = jnp.asarray(x, jnp.float32)
     log_p = jax.jit(functools.partial(ppca.log_evidence, min_std=1e-4))
-    rounded = np.asarray(layer["kernel"].T, np.float64), np.zeros(6), 1e-8
+    rounded = np.asarray(w32, np.float64), np.zeros(6), 1e-8
     expected = _scipy_log_p(np.asarray(x32, np.float64).ravel(), *rounded)
     np.testing.assert_allclose(log_p(params, x32), expected, rtol=1e-3)
     h = jax.jit(ppca.recognition(2, min_std=1e-4).encode)(params, x32)

@@ -14,9 +14,8 @@ X_SHAPE = (2, 2)
 
 def _params(*, num_latents=2, std=0.6, seed=0):
     rng = np.random.default_rng(seed)
-    layer = {"kernel": rng.normal(size=(num_latents, 4)), "bias": rng.normal(size=4)}
-    noise = {"log_std": math.log(std)}
-    theta = {"decoder": {"output": layer}, "prior": (), "likelihood": noise}
+    kernel, mu = rng.normal(size=(num_latents, 4)), rng.normal(size=4)
+    theta = ppca.parameters(kernel.T, mu, math.log(std))
     return Params(jax.tree.map(lambda a: jnp.asarray(a, float), theta), ())
 
 

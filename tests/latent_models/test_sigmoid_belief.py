@@ -234,7 +234,7 @@ def test_a_z_of_another_length_is_refused():
     h = recognition.encode(params, x)
     with pytest.raises(ValueError, match=r"z must be \[5\], got \(2,\)"):
         generative.log_likelihood_terms(params, x, jnp.ones(2))
-    with pytest.raises(ValueError, match=r"z must be \[5\], got \(2,\)"):
+    with pytest.raises(ValueError, match=r"of shape \(5,\), got \(2,\)"):
         recognition.log_prob(params, h, jnp.ones(2))
 
 

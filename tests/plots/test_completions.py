@@ -64,3 +64,13 @@ def test_colored_images_are_drawn_in_color_and_what_is_no_number_in_white():
 def test_what_cannot_be_drawn_is_refused(original, hidden, groups, message):
     with pytest.raises(ValueError, match=message):
         completions.table(original, hidden, groups)
+
+
+def test_limits_are_black_and_white_and_a_line_says_them():
+    original, hidden = _images(2, 4, 4), np.zeros((2, 4, 4), bool)
+    figure = completions.table(8.0 * original - 4.0, hidden, {}, limits=(-4.0, 4.0))
+    np.testing.assert_allclose(_drawn(figure)[0][:4, :4, 0], original[0])
+    assert [text.get_text() for text in figure.texts] == ["black -4, white 4"]
+    cut = completions.table(original, hidden, {"a": 2.0 * original[:, None]})
+    assert [text.get_text() for text in cut.texts] == ["black 0, white 1, cut beyond"]
+    assert not completions.table(original, hidden, {}).texts

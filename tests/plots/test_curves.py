@@ -120,6 +120,14 @@ def test_each_series_is_drawn_on_the_axes_it_asks_for():
     np.testing.assert_array_equal(plain.lines[1].get_ydata(), [1.0, -1.0, 3.0])
 
 
+@pytest.mark.parametrize(("step", "whole"), [(1.0, True), (0.25, False)])
+def test_counts_have_no_ticks_between_them(step, whole):
+    x = [10.0, 10.0 + step, 10.0 + 2.0 * step]
+    figure = curves.series({"": {"a": (x, x)}}, x_label="iteration", y_label="nats")
+    ticks = figure.axes[0].get_xticks()
+    assert np.array_equal(ticks, np.round(ticks)) == whole
+
+
 def test_series_without_panels_are_refused():
     with pytest.raises(ValueError, match="at least one panel"):
         curves.series({}, x_label="K", y_label="SNR")

@@ -122,3 +122,36 @@ def test_bad_arguments_are_named():
         images.pairs(DIGITS[:2], DIGITS[:3], num_columns=1)
     with pytest.raises(ValueError, match=r"\[R, C, H, W\]"):
         images.manifold(DIGITS[:4])
+
+
+@pytest.mark.parametrize(
+    ("limits", "note"),
+    [((-1.0, 1.0), "; black -1, white 1"), ((0.0, 0.5), "; black 0, white 0.5, cut")],
+)
+def test_limits_are_black_and_white_and_the_title_says_them(limits, note):
+    low, high = limits
+    sheet = DIGITS[:12].reshape(3, 4, 8, 8)
+    scaled = np.clip((DIGITS[:1] - low) / (high - low), 0.0, 1.0)[0]
+    for figure in (
+        images.grid(DIGITS[:4], num_columns=2, title="a", limits=limits),
+        images.pairs(DIGITS[:4], DIGITS[:4], num_columns=2, title="a", limits=limits),
+        images.manifold(sheet, title="a", limits=limits),
+    ):
+        assert figure.get_suptitle().startswith(f"a{note}")
+        np.testing.assert_allclose(canvas(figure)[:8, :8], scaled, atol=1e-6)
+        assert (canvas(figure) <= 1.0).all()
+
+
+def test_a_cut_is_said_and_a_scale_of_zero_to_one_is_not():
+    figure = images.grid(4.0 * DIGITS[:1] - 2.0, num_columns=1, title="a")
+    assert figure.get_suptitle() == "a; black 0, white 1, cut beyond"
+    assert images.grid(DIGITS[:1], num_columns=1, title="a").get_suptitle() == "a"
+    assert images.grid(2.0 * DIGITS[:1], num_columns=1).get_suptitle().startswith("bl")
+
+
+def test_integers_are_drawn_with_limits_and_limits_have_an_order():
+    shades = (255 * DIGITS[:1]).astype(np.uint8)
+    drawn = canvas(images.grid(shades, num_columns=1, limits=(0.0, 255.0)))
+    np.testing.assert_allclose(drawn, DIGITS[0], atol=1 / 255)
+    with pytest.raises(ValueError, match=r"black's value, then white's, got \(1, 0\)"):
+        images.grid(DIGITS[:1], num_columns=1, limits=(1, 0))

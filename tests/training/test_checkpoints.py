@@ -236,6 +236,35 @@ def test_another_models_checkpoint_is_named_as_such(tmp_path):
         checkpoints.restore(tmp_path, make_state(0, width=7))
 
 
+@pytest.mark.parametrize("here", ["threefry2x32", "rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("there", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_keys_of_another_prng_are_named_as_such(tmp_path, there, here):
+    saved, template = (
+        {"a": jnp.zeros(3), "key": jax.random.key(0, impl=impl)}
+        for impl in (there, here)
+    )
+    checkpoints.save(tmp_path, 1, saved)
+    if there == here:
+        assert restored(tmp_path, template).step == 1
+        return
+    said = rf"of another PRNG \(set JAX_DEFAULT_PRNG_IMPL={there}, .*it holds \['key'\]"
+    with pytest.raises(checkpoints.TemplateError, match=said):
+        checkpoints.restore(tmp_path, template)
+
+
+@pytest.mark.parametrize(("there", "here"), [(True, False), (False, True)])
+def test_another_precision_is_named_as_such(tmp_path, there, here):
+    with jax.enable_x64(there):
+        checkpoints.save(tmp_path, 1, {"a": jnp.zeros(3), "b": jnp.arange(3)})
+    with jax.enable_x64(here):
+        template = {"a": jnp.zeros(3), "b": jnp.arange(3)}
+        said = (
+            rf"of another precision \(set JAX_ENABLE_X64={int(there)}, .*\['a'\] float"
+        )
+        with pytest.raises(checkpoints.TemplateError, match=said):
+            checkpoints.restore(tmp_path, template)
+
+
 @pytest.mark.parametrize(
     "template",
     [

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from tests import problems
-from vae_jax import divergences
+from vae_jax import types
 from vae_jax.estimators import sgvb
 from vae_jax.training import gradient, loop
 from vae_jax.types import Algorithm, Batch, Params
@@ -30,12 +30,7 @@ def _take(key, data, index):
 @functools.cache
 def _vae():
     problem = problems.linear_gaussian()
-    objective = sgvb.sgvb_b(
-        problem.generative,
-        problem.recognition,
-        num_samples=1,
-        kl=divergences.diag_normal_to_standard_normal,
-    )
+    objective = types.per_example(sgvb.sgvb_b(problem.model, num_samples=1))
     return gradient.ascent(objective, optax.adam(1e-2)), problem.params
 
 
@@ -243,12 +238,77 @@ def test_rows_sharded_over_four_devices_train_as_on_one():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+def _average(rate):
+    """An average of the rows, differentiable in the data and in its rate."""
+
+    def step(key, state, batch):
+        error = batch.x.mean(0) - state
+        return state + rate * error, (error**2).sum()
+
+    return Algorithm(lambda key, start: start, step)
+
+
+def _plain(key, data, index):
+    return Batch(data[index], index, jnp.ones(index.shape))
+
+
+@pytest.mark.parametrize("outer", ["jit", "jit of constants", "vmap", "grad"])
+def test_a_scan_is_a_part_of_an_outer_transformation(outer):
+    data, order = jnp.asarray(DATA, jnp.float32), jnp.asarray(ORDER)
+    run = loop.scan(_average(0.1), _plain)
+
+    def state(seed=0):
+        return loop.start(jax.random.key(seed), _average(0.1), jnp.zeros(2))
+
+    expected, info = run(state(), data, order)
+    if outer == "grad":
+
+        def last(data):
+            return run(state(), data, order)[0].inner.sum()
+
+        # The average forgets at the rate: weights 0.1 * 0.9^t of each batch's mean.
+        weight = np.zeros(len(DATA))
+        np.add.at(weight, ORDER, (0.1 * 0.9 ** np.arange(5, -1, -1) / 4.0)[:, None])
+        got = jax.grad(last)(data)
+        np.testing.assert_allclose(got, np.stack([weight] * 2, 1), rtol=1e-5)
+        return
+    if outer == "vmap":
+        ends, infos = jax.vmap(run, in_axes=(None, 0, None))(
+            state(), jnp.stack([data, 2.0 * data]), order
+        )
+        np.testing.assert_allclose(ends.inner[1], 2.0 * expected.inner, rtol=1e-6)
+        end, got = ends.inner[0], infos[0]
+    elif outer == "jit":
+        ends, got = jax.jit(run)(state(), data, order)
+        end = ends.inner
+    else:
+        began = state()
+        ends, got = jax.jit(lambda: run(began, data, order))()
+        end = ends.inner
+        assert not began.inner.is_deleted()
+    np.testing.assert_allclose(end, expected.inner, rtol=1e-6)
+    np.testing.assert_allclose(got, info, rtol=1e-5)
+
+
+def test_runs_together_are_a_part_of_an_outer_jit_too():
+    def build(settings):
+        return _average(settings["rate"])
+
+    states = jax.vmap(lambda key: loop.start(key, build({"rate": 0.1}), jnp.zeros(2)))
+    settings = {"rate": jnp.array([0.1, 0.5])}
+    data, orders = jnp.asarray(DATA, jnp.float32), jnp.asarray(np.stack([ORDER] * 2))
+    run = loop.scan_together(build, _plain)
+    keys = jax.random.split(jax.random.key(0), 2)
+    expected, _ = run(settings, states(jax.random.clone(keys)), data, orders)
+    got, _ = jax.jit(run)(settings, states(keys), data, orders)
+    np.testing.assert_allclose(got.inner, expected.inner, rtol=1e-6)
+
+
 def test_no_weight_is_copied_at_a_step():
     # What the backward pass reads is overwritten in place, on the compiler of users.
     algorithm, state = _start()
-    compiled = (
-        cast(Any, loop.scan(algorithm, _take)).lower(state, *_arguments()).compile()
-    )
+    program = cast(Any, loop.scan(algorithm, _take)).__wrapped__
+    compiled = program.lower(state, *_arguments()).compile()
     body = compiled.as_text().split("ENTRY")[0]
     shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(state.inner.params)}
     matrices = [f"f32[{','.join(map(str, s))}]" for s in shapes if len(s) == 2]

@@ -201,15 +201,15 @@ def _drawn(
     raw: dict[str, np.ndarray], offset: float, divisor: float, data_seed: int
 ) -> dict[str, np.ndarray]:
     """Zeros and ones with P(1) = value: a stream for each split, filled row by row."""
-    drawn = {}
+    bits = {}
     for number, (split, array) in enumerate(raw.items()):
         generator = np.random.default_rng((data_seed, number))
-        drawn[split] = np.empty(array.shape, np.uint8)
+        bits[split] = np.empty(array.shape, np.uint8)
         for start in range(0, len(array), _ROWS):
-            some = array[start : start + _ROWS].astype(np.float64)
-            uniform = generator.random(some.shape, np.float32)
-            drawn[split][start : start + _ROWS] = uniform < (some + offset) / divisor
-    return drawn
+            chunk = array[start : start + _ROWS].astype(np.float64)
+            uniform = generator.random(chunk.shape, np.float32)
+            bits[split][start : start + _ROWS] = uniform < (chunk + offset) / divisor
+    return bits
 
 
 def _holes(
@@ -221,8 +221,8 @@ def _holes(
         for number, split in enumerate(("train", "valid")):
             generator = np.random.default_rng((data_seed, number, _OF_HOLES))
             for start in range(0, len(raw[split]), _ROWS):
-                some = holes[split][start : start + _ROWS]
-                some |= generator.random(some.shape, np.float32) < missing_rate
+                chunk = holes[split][start : start + _ROWS]
+                chunk |= generator.random(chunk.shape, np.float32) < missing_rate
     return holes
 
 

@@ -38,12 +38,12 @@ def read_all(
       FileNotFoundError: missing, and its address does not answer (under 5 seconds).
       ValueError: a file that is there is not the original one.
     """
-    found = {file.name: _find(file.name, dataset, data_dir) for file in files}
-    missing = [file for file in files if found[file.name] is None]
+    paths = {file.name: _find(file.name, dataset, data_dir) for file in files}
+    missing = [file for file in files if paths[file.name] is None]
     arrays = {
         file.name: file.read(path)
         for file in files
-        if (path := found[file.name]) is not None
+        if (path := paths[file.name]) is not None
     }
     for file in missing:
         arrays[file.name] = _cached(dataset, file, missing, data_dir)

@@ -39,6 +39,10 @@ _IDX_DTYPES = {
 }
 
 
+class _ObjectsError(ValueError):
+    """An array of Python objects: whole, and refused all the same."""
+
+
 def read_idx(path: PathLike, *, sha256: str | None = None) -> np.ndarray:
     """The array of an idx file (the format of MNIST), in native byte order.
 
@@ -154,6 +158,8 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
         _check_promises(path)
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
+    except _ObjectsError:
+        raise
     except (
         *(ValueError, OSError, EOFError, KeyError, AttributeError, TypeError),
         *(MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error),
@@ -166,7 +172,11 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
 
 
 def _check_promises(path: PathLike) -> None:
-    """Compares every array's header in an .npz with its size: NumPy allocates first."""
+    """Compares every array's header in an .npz with its size: NumPy allocates first.
+
+    Raises:
+      _ObjectsError: for an array of Python objects.
+    """
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             with archive.open(member) as file:
@@ -175,8 +185,15 @@ def _check_promises(path: PathLike) -> None:
                     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
                 else:
                     shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+            if dtype.hasobject:
+                raise _ObjectsError(
+                    f"{path}: {member.filename.removesuffix('.npy')} is an array of "
+                    "Python objects, which are not read, as they could run code: make "
+                    "it one of numbers (rows of one length, NaN where a value is "
+                    "missing) before it is saved"
+                )
             promised = math.prod(shape) * dtype.itemsize
-            if not dtype.hasobject and promised > member.file_size:
+            if promised > member.file_size:
                 raise ValueError(
                     f"{member.filename} promises {_axes(shape)} = {promised} bytes and "
                     f"holds {member.file_size}"

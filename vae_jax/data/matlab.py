@@ -101,10 +101,10 @@ def _uncompressed(
     element: memoryview, order: str, limit: int
 ) -> tuple[int, memoryview]:
     unpacked = zlib.decompressobj().decompress(element, limit)
-    found = next(_elements(memoryview(unpacked), order), None)
-    if found is None:
+    first = next(_elements(memoryview(unpacked), order), None)
+    if first is None:
         raise ValueError("a compressed element is empty")
-    return found
+    return first
 
 
 def _array(parts: list[tuple[int, memoryview]], order: str) -> np.ndarray:

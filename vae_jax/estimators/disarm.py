@@ -6,20 +6,18 @@ from jax.lax import stop_gradient
 from jaxtyping import Array
 
 from vae_jax import numerics
+from vae_jax.estimators import relaxed
 from vae_jax.types import (
-    Generative,
-    Objective,
+    ExampleObjective,
+    Model,
     Params,
     PRNGKey,
-    Recognition,
     Scalar,
     log_joint,
 )
 
 
-def disarm(
-    generative: Generative, recognition: Recognition, *, num_samples: int
-) -> Objective:
+def disarm(model: Model, *, num_samples: int) -> ExampleObjective:
     r"""The ELBO with the gradient of antithetic pairs of bits.
 
     Dong, Mnih & Tucker 2020 (arXiv:2006.10680), the same estimator as Yin et al. 2020:
@@ -35,13 +33,12 @@ def disarm(
     Gradient: unbiased for the ELBO's, theta and phi alike.
 
     Args:
-        generative: the joint p(x, z).
-        recognition: a factorial Bernoulli q whose h is its logits [D], such as
-            `posteriors.bernoulli`; a layered q is not covered.
+        model: the joint p(x, z) and a factorial Bernoulli q (`posteriors.bernoulli`);
+            a layered q is not covered.
         num_samples: of z, two a pair.
 
     Raises:
-        ValueError: unless num_samples is even and at least two.
+        ValueError: unless num_samples is even and at least two, and q Bernoulli.
     """
     if num_samples < 2 or num_samples % 2:
         raise ValueError(
@@ -49,17 +46,22 @@ def disarm(
             f"{num_samples}."
         )
 
+    generative, recognition = model.generative, model.recognition
+    logits_of = relaxed.logits(recognition, "bernoulli")
+
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         h = recognition.encode(params, x)
+        logits = logits_of(params, h)
 
         def pair(key: PRNGKey) -> Scalar:
-            noise = jax.random.logistic(key, h.shape, h.dtype)
-            z = (jnp.stack([h + noise, h - noise]) > 0.0).astype(h.dtype)
+            noise = jax.random.logistic(key, logits.shape, logits.dtype)
+            z = (jnp.stack([logits + noise, logits - noise]) > 0.0).astype(x.dtype)
             log_p = jax.vmap(lambda z: log_joint(generative, params, x, z))(z)
             log_q = jax.vmap(lambda z: recognition.log_prob(params, h, z))(z)
             f = log_p - log_q
-            slope = 0.5 * (f[0] - f[1]) * (z[0] - z[1]) * jax.nn.sigmoid(jnp.abs(h))
-            surrogate = log_p.mean() + stop_gradient(slope) @ h
+            slope = 0.5 * (f[0] - f[1]) * (z[0] - z[1])
+            slope = stop_gradient(slope * jax.nn.sigmoid(jnp.abs(logits)))
+            surrogate = log_p.mean() + slope @ logits
             return numerics.attach_gradient(f.mean(), surrogate)
 
         return numerics.over_samples(key, pair, num_samples=num_samples // 2).mean()

@@ -7,26 +7,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from vae_jax import numerics
+from vae_jax import numerics, vae
 from vae_jax.types import (
+    ExampleObjective,
+    Family,
     Generative,
-    Objective,
+    Model,
     Params,
     PRNGKey,
+    PyTree,
     Recognition,
     Scalar,
+    conditional,
     log_joint,
 )
 
 
 def elbo(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_latents: int,
     max_terms: int = 2**24,
     chunk_size: int = 4096,
-) -> Objective:
+) -> ExampleObjective:
     r"""The ELBO of binary latents z in {0, 1}^D, summed and not sampled.
 
     $\sum_z q(z|x)[\log p(x, z) - \log q(z|x)]$, AEVB (arXiv:1312.6114) equation 2 with
@@ -35,8 +38,7 @@ def elbo(
     do, also a layered one. A z whose q underflows to 0 contributes 0.
 
     Args:
-        generative: the joint p(x, z).
-        recognition: q(z | x); z is made in the dtype of h.
+        model: the joint p(x, z) and q(z | x); z is made in the dtype of x, a float.
         num_latents: D, all layers together.
         max_terms: the largest 2^D that is accepted; each term is one decoding.
         chunk_size: terms at once, which bounds memory.
@@ -52,6 +54,8 @@ def elbo(
         "straight_through, binary_concrete and gumbel_softmax",
     )
 
+    recognition = model.recognition
+
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         del key
         h = recognition.encode(params, x)
@@ -59,7 +63,7 @@ def elbo(
         def term(z: Array) -> Scalar:
             log_q = recognition.log_prob(params, h, z)
             q = jnp.exp(log_q)
-            log_w = log_joint(generative, params, x, z) - log_q
+            log_w = log_joint(model.generative, params, x, z) - log_q
             return q * jnp.where(q > 0.0, log_w, 0.0)
 
         return numerics.sum_over_binary(
@@ -67,7 +71,7 @@ def elbo(
             num_bits=num_latents,
             chunk_size=chunk_size,
             max_terms=max_terms,
-            dtype=h.dtype,
+            dtype=x.dtype,
         )
 
     return objective
@@ -137,8 +141,7 @@ def posterior(
         ValueError: as `elbo`.
     """
     _check(num_latents, max_terms, "fit a q: leave_one_out, vimco or disarm")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be positive, got {chunk_size}.")
+    numerics.check_positive(chunk_size=chunk_size)
 
     def digits(row: Array, like: Array) -> Array:
         return numerics.binary_digits(row, num_bits=num_latents, dtype=like.dtype)
@@ -151,15 +154,22 @@ def posterior(
         rows = jnp.arange(2**num_latents, dtype=jnp.uint32)
         return jax.nn.log_softmax(jax.lax.map(term, rows, batch_size=chunk_size))
 
-    def sample(key: PRNGKey, params: Params, h: Array) -> Array:
+    def sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
         del params
         return digits(jax.random.categorical(key, h).astype(jnp.uint32), h)
 
-    def log_prob(params: Params, h: Array, z: Array) -> Scalar:
+    def log_prob(params: PyTree, h: Array, z: Array) -> Scalar:
         del params
         return h[numerics.binary_row(z)]
 
-    return Recognition(lambda key: (), encode, sample, log_prob)
+    table = conditional(
+        Family("table of all binary latents"),
+        (num_latents,),
+        width=2**num_latents,
+        sample=sample,
+        log_prob=log_prob,
+    )
+    return vae.recognition(encode, table)
 
 
 def _check(num_latents: int, max_terms: int, instead: str) -> None:

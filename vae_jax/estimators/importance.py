@@ -14,21 +14,21 @@ from jaxtyping import Array
 
 from vae_jax import bounds, numerics
 from vae_jax.types import (
-    Generative,
-    Objective,
+    ExampleObjective,
+    Model,
     Params,
     PRNGKey,
-    Recognition,
+    PyTree,
     Scalar,
     log_joint,
+    log_weight,
 )
 
 Bound = Callable[[Array], Scalar]  # log w [K] -> nats
 
 
 def log_weights(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_samples: int,
     with_score: bool = True,
@@ -39,8 +39,7 @@ def log_weights(
     once for many chunks of samples, or gives a q of its own.
 
     Args:
-        generative: the joint p(x, z).
-        recognition: q.
+        model: the joint p(x, z) and q.
         num_samples: K.
         with_score: whether the gradient holds the score of q; without it the density of
             q is held fixed and the gradient for phi flows through z alone.
@@ -50,21 +49,23 @@ def log_weights(
     """
     numerics.check_positive(num_samples=num_samples)
 
-    def draw(key: PRNGKey, params: Params, x: Array, h: Array) -> Array:
-        density = (params, h) if with_score else stop_gradient((params, h))
+    def draw(key: PRNGKey, params: Params, x: Array, h: PyTree) -> Array:
+        def one(key: PRNGKey) -> Scalar:
+            sample = model.draw(key, params, x, h)
+            if not with_score:
+                log_q = model.recognition.log_prob(
+                    *stop_gradient((params, h)), sample.z
+                )
+                sample = sample._replace(log_posterior=log_q)
+            return log_weight(sample)
 
-        def log_weight(key: PRNGKey) -> Scalar:
-            z = recognition.sample(key, params, h)
-            log_q = recognition.log_prob(*density, z)
-            return log_joint(generative, params, x, z) - log_q
-
-        return numerics.over_samples(key, log_weight, num_samples=num_samples)
+        return numerics.over_samples(key, one, num_samples=num_samples)
 
     return draw
 
 
 def log_densities(
-    generative: Generative, recognition: Recognition, *, num_samples: int
+    model: Model, *, num_samples: int
 ) -> Callable[[PRNGKey, Params, Array], tuple[Array, Array]]:
     """(key, params, x) -> log p(x, z_k) [K] and log q(z_k | x) [K], z_k held fixed.
 
@@ -75,12 +76,15 @@ def log_densities(
     """
     numerics.check_positive(num_samples=num_samples)
 
+    recognition = model.recognition
+
     def draw(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array]:
         h = recognition.encode(params, x)
 
         def one(key: PRNGKey) -> tuple[Array, Array]:
+            # A fused draw's log q would carry the gradient through z.
             z = stop_gradient(recognition.sample(key, params, h))
-            log_p = log_joint(generative, params, x, z)
+            log_p = log_joint(model.generative, params, x, z)
             return log_p, recognition.log_prob(params, h, z)
 
         return numerics.over_samples(key, one, num_samples=num_samples)
@@ -89,13 +93,12 @@ def log_densities(
 
 
 def of_bound(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     bound: Bound,
     *,
     num_samples: int,
     with_score: bool = True,
-) -> Objective:
+) -> ExampleObjective:
     """Any bound of K log weights with its reparameterized gradient.
 
     Value: one draw of `bound`. Gradient: unbiased for that of its mean, for theta and,
@@ -104,19 +107,15 @@ def of_bound(
     Raises:
         ValueError: if num_samples is below one.
     """
-    draw = log_weights(
-        generative, recognition, num_samples=num_samples, with_score=with_score
-    )
+    draw = log_weights(model, num_samples=num_samples, with_score=with_score)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
-        return bound(draw(key, params, x, recognition.encode(params, x)))
+        return bound(draw(key, params, x, model.recognition.encode(params, x)))
 
     return objective
 
 
-def iwae(
-    generative: Generative, recognition: Recognition, *, num_samples: int
-) -> Objective:
+def iwae(model: Model, *, num_samples: int) -> ExampleObjective:
     """The K-sample bound and its ordinary reparameterized gradient.
 
     Burda et al. 2016 (arXiv:1509.00519), equations 8 and 13. Value: one draw of L_K,
@@ -125,13 +124,31 @@ def iwae(
 
     Raises:
         ValueError: if num_samples is below one.
+
+    Examples:
+        >>> from vae_jax import likelihoods, networks, posteriors, priors, vae
+        >>> p = vae.decoder_model(
+        ...     networks.linear(2, 3),
+        ...     priors.standard_normal(2),
+        ...     likelihoods.normal((3,), std=0.5),
+        ... )
+        >>> q = vae.encoder_model(networks.linear(3, 4), posteriors.diag_normal(2))
+        >>> model = vae.model(p, q)
+        >>> params = model.init(jax.random.key(0))
+        >>> x = jax.numpy.ones(3)
+        >>> bounds_of_x = {
+        ...     k: jax.vmap(iwae(model, num_samples=k), in_axes=(0, None, None))(
+        ...         jax.random.split(jax.random.key(1), 1000), params, x
+        ...     ).mean()
+        ...     for k in (1, 50)
+        ... }
+        >>> bool(bounds_of_x[1] < bounds_of_x[50])
+        True
     """
-    return of_bound(generative, recognition, bounds.iwae, num_samples=num_samples)
+    return of_bound(model, bounds.iwae, num_samples=num_samples)
 
 
-def stick_the_landing(
-    generative: Generative, recognition: Recognition, *, num_samples: int
-) -> Objective:
+def stick_the_landing(model: Model, *, num_samples: int) -> ExampleObjective:
     """The K-sample bound with the path gradient for phi: no noise where q is exact.
 
     Roeder et al. 2017 (arXiv:1703.09194). Value: one draw of L_K. Gradient: unbiased
@@ -144,17 +161,14 @@ def stick_the_landing(
         ValueError: if num_samples is below one.
     """
     return of_bound(
-        generative,
-        recognition,
+        model,
         bounds.iwae,
         num_samples=num_samples,
         with_score=False,
     )
 
 
-def dreg(
-    generative: Generative, recognition: Recognition, *, num_samples: int
-) -> Objective:
+def dreg(model: Model, *, num_samples: int) -> ExampleObjective:
     r"""The K-sample bound with the doubly reparameterized gradient for phi.
 
     Tucker et al. 2018 (arXiv:1810.04152): with $\tilde w = $ softmax(log w),
@@ -168,24 +182,25 @@ def dreg(
         ValueError: if num_samples is below one.
     """
     numerics.check_positive(num_samples=num_samples)
+    recognition = model.recognition
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         h = recognition.encode(params, x)
         fixed_params, fixed_h = stop_gradient((params, h))
 
-        def log_weight(z: Array) -> Scalar:
+        def of_z(z: Array) -> Scalar:
             log_q = recognition.log_prob(fixed_params, fixed_h, z)
-            return log_joint(generative, params, x, z) - log_q
+            return log_joint(model.generative, params, x, z) - log_q
 
         def draw(key: PRNGKey) -> Array:
             return recognition.sample(key, params, h)
 
         z = numerics.over_samples(key, draw, num_samples=num_samples)
-        log_w = stop_gradient(numerics.over_rows(log_weight, z))
+        log_w = stop_gradient(numerics.over_rows(of_z, z))
         weights = jax.nn.softmax(log_w)
         # theta sees w~, and what flows on through z is multiplied by w~ once more.
         path = numerics.over_rows(
-            lambda z, w: log_weight(numerics.scale_gradient(z, w)), z, weights
+            lambda z, w: of_z(numerics.scale_gradient(z, w)), z, weights
         )
         return numerics.attach_gradient(bounds.iwae(log_w), weights @ path)
 
@@ -193,12 +208,11 @@ def dreg(
 
 
 def ciwae(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_samples: int,
     beta: float | Scalar,
-) -> Objective:
+) -> ExampleObjective:
     """beta ELBO + (1 - beta) IWAE, with its ordinary gradient.
 
     Rainforth et al. 2018 (arXiv:1802.04537). Value: one draw of that combination, a
@@ -211,20 +225,18 @@ def ciwae(
     if isinstance(beta, float | int) and not 0.0 <= beta <= 1.0:
         raise ValueError(f"beta must lie in [0, 1], got {beta}.")
     return of_bound(
-        generative,
-        recognition,
+        model,
         lambda log_w: bounds.ciwae(log_w, beta=beta),
         num_samples=num_samples,
     )
 
 
 def renyi(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_samples: int,
     alpha: float,
-) -> Objective:
+) -> ExampleObjective:
     """The K-sample variational Renyi bound, with its ordinary gradient.
 
     Li & Turner 2016 (arXiv:1602.02311). Value: one draw of `bounds.renyi`, which says
@@ -237,20 +249,18 @@ def renyi(
     """
     bounds.check_alpha(alpha)
     return of_bound(
-        generative,
-        recognition,
+        model,
         lambda log_w: bounds.renyi(log_w, alpha=alpha),
         num_samples=num_samples,
     )
 
 
 def jackknife(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_samples: int,
     order: int,
-) -> Objective:
+) -> ExampleObjective:
     """The jackknife-corrected K-sample bound, with its ordinary gradient.
 
     Nowozin 2018 (ICLR). Value: one draw of `bounds.jackknife`, closer to log p(x) than
@@ -265,8 +275,7 @@ def jackknife(
     if num_samples <= order:
         raise ValueError(f"num_samples must be above order {order}, got {num_samples}.")
     return of_bound(
-        generative,
-        recognition,
+        model,
         lambda log_w: bounds.jackknife(log_w, order=order),
         num_samples=num_samples,
     )

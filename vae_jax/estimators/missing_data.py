@@ -5,16 +5,15 @@ Called MIWAE by its authors, as is the bound of `multiply_weighted`, which is an
 
 from vae_jax import vae
 from vae_jax.estimators import importance
-from vae_jax.types import Generative, Objective, Recognition
+from vae_jax.types import ExampleObjective, Model
 
 
 def importance_bound(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_samples: int,
     fill: float = 0.0,
-) -> Objective:
+) -> ExampleObjective:
     r"""(key, params, x) -> the K-sample bound on log p(x_obs), NaN marking the holes.
 
     Mattei & Frellsen 2019 (arXiv:1812.02633) equation 4: $\log\frac1K\sum_k
@@ -29,13 +28,11 @@ def importance_bound(
     the data's likelihood.
 
     Args:
-        generative: the joint p(x, z).
-        recognition: its encoder, for complete x.
+        model: of complete x.
         num_samples: K.
         fill: what the encoder sees in the holes, in the units of x.
 
     Raises:
         ValueError: if num_samples is below one or fill is not finite.
     """
-    pair = vae.masked(generative, recognition, fill=fill)
-    return importance.iwae(*pair, num_samples=num_samples)
+    return importance.iwae(vae.masked(model, fill=fill), num_samples=num_samples)

@@ -11,18 +11,17 @@ import jax
 from jax.lax import stop_gradient
 from jaxtyping import Array
 
-from vae_jax import bounds
+from vae_jax import bounds, numerics
 from vae_jax.estimators import importance
-from vae_jax.types import Generative, Objective, Params, PRNGKey, Recognition, Scalar
+from vae_jax.types import ExampleObjective, Model, Params, PRNGKey, Scalar
 
 
 def miwae(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_outer: int,
     num_samples: int,
-) -> Objective:
+) -> ExampleObjective:
     """The mean of M draws of the K-sample bound: M num_outer, K num_samples.
 
     Value: unbiased for L_K, not for L_{M K}. Gradient: unbiased for that of L_K, theta
@@ -31,7 +30,7 @@ def miwae(
     Raises:
         ValueError: if num_outer or num_samples is below one.
     """
-    draw = _log_weights(generative, recognition, num_outer, num_samples)
+    draw = _log_weights(model, num_outer, num_samples)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         return bounds.miwae(draw(key, params, x))
@@ -40,12 +39,11 @@ def miwae(
 
 
 def piwae(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_outer: int,
     num_samples: int,
-) -> Objective:
+) -> ExampleObjective:
     """theta climbs the bound of all M K samples, phi that of M times K.
 
     Value: one draw of L_{M K}. Gradient: unbiased for that of L_{M K} in theta and for
@@ -55,7 +53,7 @@ def piwae(
     Raises:
         ValueError: if num_outer or num_samples is below one.
     """
-    draw = _log_weights(generative, recognition, num_outer, num_samples)
+    draw = _log_weights(model, num_outer, num_samples)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         fixed = stop_gradient(params)
@@ -72,20 +70,14 @@ def piwae(
 
 
 def _log_weights(
-    generative: Generative,
-    recognition: Recognition,
-    num_outer: int,
-    num_samples: int,
+    model: Model, num_outer: int, num_samples: int
 ) -> Callable[[PRNGKey, Params, Array], Array]:
     """(key, params, x) -> log w [M, K]."""
-    for name, value in (("num_outer", num_outer), ("num_samples", num_samples)):
-        if value < 1:
-            raise ValueError(f"{name} must be positive, got {value}.")
-    total = num_outer * num_samples
-    draw = importance.log_weights(generative, recognition, num_samples=total)
+    numerics.check_positive(num_outer=num_outer, num_samples=num_samples)
+    draw = importance.log_weights(model, num_samples=num_outer * num_samples)
 
     def rows(key: PRNGKey, params: Params, x: Array) -> Array:
-        log_w = draw(key, params, x, recognition.encode(params, x))
+        log_w = draw(key, params, x, model.recognition.encode(params, x))
         return log_w.reshape(num_outer, num_samples)
 
     return rows

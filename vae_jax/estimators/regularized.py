@@ -4,63 +4,45 @@ Both report the ELBO and climb something else, so their gradient is biased for t
 ELBO's, on purpose. The beta-ELBO (Higgins et al. 2017) is `sgvb.sgvb_b(..., beta=...)`.
 """
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.estimators import sgvb
-from vae_jax.types import Generative, Objective, Recognition, Scalar
+from vae_jax.types import ExampleObjective, Model, Scalar
 
 
 def free_bits(
-    generative: Generative,
-    recognition: Recognition,
-    *,
-    num_samples: int,
-    kl: sgvb.ClosedFormKL,
-    min_nats: float | Scalar,
-) -> Objective:
-    r"""The ELBO, with no gradient from a latent whose KL is below min_nats.
+    model: Model, *, num_samples: int, min_nats: float | Scalar
+) -> ExampleObjective:
+    r"""The ELBO, with no gradient from a group of latents whose KL is below min_nats.
 
-    $E_q[\log p(x|z)] - \sum_d\max(\lambda, KL_d)$ is what it climbs: Kingma et al. 2016
-    (arXiv:1606.04934), appendix C.8, for each example and latent where the paper takes
-    the minibatch's mean in groups. Value: an unbiased draw of the ELBO. Gradient:
-    unbiased for that objective, not for the ELBO's in phi; unbiased for theta.
+    $E_q[\log p(x|z)] - \sum_g\max(\lambda, KL_g)$ is what it climbs: Kingma et al. 2016
+    (arXiv:1606.04934), appendix C.8, for each example where the paper takes the
+    minibatch's mean. A group is one latent where q and the prior factorize (`Draw.kl`).
+    Value: an unbiased draw of the ELBO. Gradient: unbiased for that objective, not for
+    the ELBO's in phi; unbiased for theta.
 
     Args:
-        generative: the joint p(x, z).
-        recognition: a q whose h is [mean, log_std].
+        model: with a closed-form KL.
         num_samples: L.
-        kl: as in `sgvb.sgvb_b`; a sum over latents.
-        min_nats: lambda, the KL that each latent has for free; it may be traced.
+        min_nats: lambda, the KL that each group has for free; it may be traced.
 
     Raises:
-        ValueError: if num_samples is below one or min_nats is a negative number.
+        ValueError: if num_samples is below one, min_nats is a negative number or the
+            model's KL has no closed form.
     """
-    _refuse_negative(min_nats=min_nats)
+    numerics.check_not_negative(min_nats=min_nats)
 
-    def penalty(mean: Array, log_std: Array) -> Scalar:
-        each = jax.vmap(lambda m, s: kl(m[None], s[None]))(mean, log_std)
-        return jnp.maximum(each, min_nats).sum()
+    def penalty(kl: Float[Array, " G"]) -> Scalar:
+        return jnp.maximum(kl, min_nats).sum()
 
-    return sgvb.penalized_elbo(
-        generative,
-        recognition,
-        num_samples=num_samples,
-        kl=kl,
-        penalty=penalty,
-    )
+    return sgvb.closed_elbo(model, num_samples=num_samples, penalty=penalty)
 
 
 def capacity(
-    generative: Generative,
-    recognition: Recognition,
-    *,
-    num_samples: int,
-    kl: sgvb.ClosedFormKL,
-    nats: float | Scalar,
-    strength: float | Scalar,
-) -> Objective:
+    model: Model, *, num_samples: int, nats: float | Scalar, strength: float | Scalar
+) -> ExampleObjective:
     """The ELBO, with a gradient that pulls the KL to a given number of nats.
 
     E_q[log p(x|z)] - strength |KL - nats| is what it climbs: Burgess et al. 2018
@@ -69,31 +51,18 @@ def capacity(
     unbiased for theta.
 
     Args:
-        generative: the joint p(x, z).
-        recognition: a q whose h is [mean, log_std].
+        model: with a closed-form KL.
         num_samples: L.
-        kl: as in `sgvb.sgvb_b`.
         nats: C; it may be traced.
         strength: gamma; it may be traced.
 
     Raises:
-        ValueError: if num_samples is below one, or nats or strength is negative.
+        ValueError: if num_samples is below one, nats or strength is negative or the
+            model's KL has no closed form.
     """
-    _refuse_negative(nats=nats, strength=strength)
+    numerics.check_not_negative(nats=nats, strength=strength)
 
-    def penalty(mean: Array, log_std: Array) -> Scalar:
-        return strength * jnp.abs(kl(mean, log_std) - nats)
+    def penalty(kl: Float[Array, " G"]) -> Scalar:
+        return strength * jnp.abs(kl.sum() - nats)
 
-    return sgvb.penalized_elbo(
-        generative,
-        recognition,
-        num_samples=num_samples,
-        kl=kl,
-        penalty=penalty,
-    )
-
-
-def _refuse_negative(**numbers: float | Scalar) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, float | int) and not value >= 0.0:
-            raise ValueError(f"{name} must not be negative, got {value}.")
+    return sgvb.closed_elbo(model, num_samples=num_samples, penalty=penalty)

@@ -1,10 +1,10 @@
 """Biased pathwise gradients through discrete latents: straight-through and Concrete.
 
-All are for a factorial q whose h is its logits, `posteriors.bernoulli` or
-`posteriors.categorical`; a layered q is not covered. The value is a draw of the ELBO of
-one example at true discrete samples, in nats, and never that of a relaxed model: the KL
-is the closed form of the discrete densities. The bias is in phi alone, because theta
-sees discrete samples only.
+All are for a factorial q, `posteriors.bernoulli` or `posteriors.categorical`, and a
+prior to which its KL has a closed form; a layered q is not covered. The value is a draw
+of the ELBO of one example at true discrete samples, in nats, and never that of a
+relaxed model: the KL is that of the discrete densities. The bias is in phi alone,
+because theta sees discrete samples only.
 """
 
 import math
@@ -13,30 +13,22 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from vae_jax import numerics
 from vae_jax.types import (
-    Generative,
-    Objective,
+    ExampleObjective,
+    Model,
     Params,
     PRNGKey,
+    PyTree,
     Recognition,
     Scalar,
     log_likelihood,
 )
 
-LogitsKL = Callable[[Params, Array], Scalar]  # params, h -> KL(q || prior), nats
 
-
-def straight_through(
-    generative: Generative,
-    recognition: Recognition,
-    *,
-    num_samples: int,
-    kl: LogitsKL,
-    mean: Callable[[Array], Array] = jax.nn.sigmoid,
-) -> Objective:
+def straight_through(model: Model, *, num_samples: int) -> ExampleObjective:
     """The ELBO with the gradient of E_q[z] in place of that of the bits.
 
     Bengio et al. 2013 (arXiv:1308.3432), the straight-through estimator: forward z is a
@@ -46,31 +38,25 @@ def straight_through(
     in the KL, whose gradient is exact.
 
     Args:
-        generative: the joint p(x, z).
-        recognition: a factorial q whose h is its logits.
+        model: with a factorial q of bits or choices.
         num_samples: of z.
-        kl: (params, h) -> KL(q || prior), such as `divergences.bernoulli_to_bernoulli`
-            at h and the prior's logits.
-        mean: h -> E_q[z] in the shape of z; for a categorical q the softmax.
 
     Raises:
-        ValueError: if num_samples is below one, or E_q[z] does not have the shape of z.
+        ValueError: if num_samples is below one, or q or its KL to the prior is not
+            known in closed form.
     """
     numerics.check_positive(num_samples=num_samples)
+    logits(model.recognition, "bernoulli", "categorical")
+    kl, moments = _kl(model), model.recognition.moments
+    assert moments is not None
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
-        h = recognition.encode(params, x)
+        h = model.recognition.encode(params, x)
 
         def reconstruct(key: PRNGKey) -> Scalar:
-            z = recognition.sample(key, params, h)
-            expected = mean(h)
-            if expected.shape != z.shape:
-                raise ValueError(
-                    f"z has shape {z.shape} and its mean {expected.shape}: q must be "
-                    f"factorial, with its logits as h."
-                )
-            through = numerics.attach_gradient(z, expected)
-            return log_likelihood(generative, params, x, through)
+            z = model.recognition.sample(key, params, h)
+            through = numerics.attach_gradient(z, moments(params, h)[0])
+            return log_likelihood(model.generative, params, x, through)
 
         draws = numerics.over_samples(key, reconstruct, num_samples=num_samples)
         return draws.mean() - kl(params, h)
@@ -79,13 +65,8 @@ def straight_through(
 
 
 def binary_concrete(
-    generative: Generative,
-    recognition: Recognition,
-    *,
-    num_samples: int,
-    kl: LogitsKL,
-    temperature: float | Scalar,
-) -> Objective:
+    model: Model, *, num_samples: int, temperature: float | Scalar
+) -> ExampleObjective:
     r"""The ELBO of Bernoulli latents with phi's gradient through relaxed bits.
 
     Maddison et al. 2017 (arXiv:1611.00712), Jang et al. 2017 (arXiv:1611.01144): with
@@ -97,34 +78,30 @@ def binary_concrete(
     grows without bound as T -> 0. The KL's gradient is exact.
 
     Args:
-        generative: the joint p(x, z); log p(x | z) must accept z inside [0, 1].
-        recognition: a factorial Bernoulli q whose h is its logits [D].
+        model: with a factorial Bernoulli q; its log p(x | z) must accept z inside
+            [0, 1].
         num_samples: of z.
-        kl: (params, h) -> KL(q || prior) of the discrete densities, such as
-            `divergences.bernoulli_to_bernoulli` at h and the prior's logits.
         temperature: T > 0; it may be traced, for a schedule.
 
     Raises:
-        ValueError: if num_samples is below one or temperature is a number that is not
-            positive and finite.
+        ValueError: if num_samples is below one, temperature is a number that is not
+            positive and finite, q is not Bernoulli or its KL to the prior is not known
+            in closed form.
     """
 
-    def draw(key: PRNGKey, h: Array, temperature: Scalar) -> tuple[Array, Array]:
-        noisy = h + jax.random.logistic(key, h.shape, h.dtype)
-        return (noisy > 0.0).astype(h.dtype), jax.nn.sigmoid(noisy / temperature)
+    def draw(
+        key: PRNGKey, logits: Float[Array, " D"], temperature: Scalar
+    ) -> tuple[Array, Array]:
+        noisy = logits + jax.random.logistic(key, logits.shape, logits.dtype)
+        hard = (noisy > 0.0).astype(logits.dtype)
+        return hard, jax.nn.sigmoid(noisy / temperature)
 
-    return _concrete(generative, recognition, draw, num_samples, kl, temperature)
+    return _concrete(model, draw, "bernoulli", num_samples, temperature)
 
 
 def gumbel_softmax(
-    generative: Generative,
-    recognition: Recognition,
-    *,
-    num_classes: int,
-    num_samples: int,
-    kl: LogitsKL,
-    temperature: float | Scalar,
-) -> Objective:
+    model: Model, *, num_samples: int, temperature: float | Scalar
+) -> ExampleObjective:
     """The ELBO of categorical latents with phi's gradient through relaxed choices.
 
     Jang et al. 2017 (arXiv:1611.01144), Maddison et al. 2017 (arXiv:1611.00712): with
@@ -133,57 +110,78 @@ def gumbel_softmax(
     phi biased, less so and noisier as T -> 0.
 
     Args:
-        generative: the joint p(x, z); log p(x | z) must accept z on the simplex.
-        recognition: a factorial categorical q whose h is its logits, [D, C] flattened.
-        num_classes: C.
+        model: with a factorial categorical q; its log p(x | z) must accept z on the
+            simplex.
         num_samples: of z.
-        kl: (params, h) -> KL(q || prior) of the discrete densities, such as
-            `divergences.categorical_to_categorical` at h [D, C] and the prior's logits.
         temperature: T > 0; it may be traced, for a schedule.
 
     Raises:
-        ValueError: if num_classes is below two, num_samples below one or temperature a
-            number that is not positive and finite.
+        ValueError: if num_samples is below one, temperature is a number that is not
+            positive and finite, q is not categorical or its KL to the prior is not
+            known in closed form.
     """
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least two, got {num_classes}.")
 
-    def draw(key: PRNGKey, h: Array, temperature: Scalar) -> tuple[Array, Array]:
-        logits = h.reshape(-1, num_classes)
+    def draw(
+        key: PRNGKey, logits: Float[Array, "D C"], temperature: Scalar
+    ) -> tuple[Array, Array]:
         noisy = logits + jax.random.gumbel(key, logits.shape, logits.dtype)
-        hard = jax.nn.one_hot(noisy.argmax(-1), num_classes, dtype=h.dtype)
+        num_classes = logits.shape[-1]
+        hard = jax.nn.one_hot(noisy.argmax(-1), num_classes, dtype=logits.dtype)
         return hard, jax.nn.softmax(noisy / temperature)
 
-    return _concrete(generative, recognition, draw, num_samples, kl, temperature)
+    return _concrete(model, draw, "categorical", num_samples, temperature)
+
+
+def logits(
+    recognition: Recognition, *families: str
+) -> Callable[[Params, PyTree], Array]:
+    """(params, h) -> the logits of a q of one of these families.
+
+    Raises:
+        ValueError: if q is of another family.
+    """
+    name, parameters = recognition.family
+    if name not in families or parameters is None:
+        raise ValueError(
+            f"q must be a factorial {' or '.join(families)} density, got {name}."
+        )
+    return lambda params, h: parameters(params, h)[0]
+
+
+def _kl(model: Model) -> Callable[[Params, PyTree], Scalar]:
+    of_groups = model.kl
+    if of_groups is None:
+        raise ValueError(
+            f"the KL of a {model.recognition.family.name} q to "
+            f"{model.generative.prior_family.name} has no closed form."
+        )
+    return lambda params, h: of_groups(params, h).sum()
 
 
 def _concrete(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     draw: Callable[[PRNGKey, Array, Scalar], tuple[Array, Array]],
+    family: str,
     num_samples: int,
-    kl: LogitsKL,
     temperature: float | Scalar,
-) -> Objective:
+) -> ExampleObjective:
     """Value and theta at the discrete z, phi at its relaxation; draw gives both."""
     numerics.check_positive(num_samples=num_samples)
     if isinstance(temperature, float | int) and not 0.0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}.")
+    logits_of, kl = logits(model.recognition, family), _kl(model)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
-        h = recognition.encode(params, x)
+        h = model.recognition.encode(params, x)
+        logits_of_x = logits_of(params, h)
         fixed = params._replace(generative=stop_gradient(params.generative))
-        drawn = jax.eval_shape(recognition.sample, key, params, h).shape
 
         def reconstruct(key: PRNGKey) -> Scalar:
-            hard, soft = draw(key, h, jnp.asarray(temperature, h.dtype))
-            if hard.shape != drawn:
-                raise ValueError(
-                    f"q draws z of shape {drawn}, its logits {hard.shape}: q must be "
-                    "factorial, with its logits as h."
-                )
-            at_hard = log_likelihood(generative, params, x, stop_gradient(hard))
-            at_soft = log_likelihood(generative, fixed, x, soft)
+            hard, soft = draw(
+                key, logits_of_x, jnp.asarray(temperature, logits_of_x.dtype)
+            )
+            at_hard = log_likelihood(model.generative, params, x, stop_gradient(hard))
+            at_soft = log_likelihood(model.generative, fixed, x, soft)
             return numerics.attach_gradient(at_hard, at_hard + at_soft)
 
         draws = numerics.over_samples(key, reconstruct, num_samples=num_samples)

@@ -17,12 +17,11 @@ from jaxtyping import Array, Float
 from vae_jax import bounds, numerics
 from vae_jax.estimators import importance
 from vae_jax.types import (
-    Generative,
+    ExampleObjective,
+    Model,
     Network,
-    Objective,
     Params,
     PRNGKey,
-    Recognition,
     Scalar,
 )
 
@@ -30,13 +29,12 @@ Signal = Callable[[Params, Array, Array], Array]  # params, x, log w [K] -> [K]
 
 
 def score_function(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_samples: int,
     baseline: float | Scalar = 0.0,
     scale: float | Scalar = 1.0,
-) -> Objective:
+) -> ExampleObjective:
     """The naive estimator, with a constant baseline and scale for its signal.
 
     AEVB section 2.2. Value: an unbiased draw of the ELBO. Gradient: unbiased for theta;
@@ -44,11 +42,10 @@ def score_function(
     Mnih & Gregor 2014, arXiv:1402.0030).
 
     Args:
-        generative: the joint p(x, z).
-        recognition: q, reparameterized or not.
+        model: the joint p(x, z) and q, reparameterized or not.
         num_samples: L, averaged.
         baseline: b in nats; it may be traced, and must not depend on this draw.
-            `inference.running_baseline` keeps both numbers from step to step.
+            `running_baseline.running_baseline` keeps both numbers from step to step.
         scale: what the signal is divided by; it may be traced.
 
     Raises:
@@ -61,12 +58,10 @@ def score_function(
         del params, x
         return (log_w - baseline) / scale
 
-    return _of_elbo(generative, recognition, signal, num_samples=num_samples)
+    return _of_elbo(model, signal, num_samples=num_samples)
 
 
-def leave_one_out(
-    generative: Generative, recognition: Recognition, *, num_samples: int
-) -> Objective:
+def leave_one_out(model: Model, *, num_samples: int) -> ExampleObjective:
     """Each sample's baseline is the mean log weight of the others.
 
     Kool et al. 2019 (ICLR workshop, "Buy 4 REINFORCE samples, get a baseline for
@@ -82,18 +77,17 @@ def leave_one_out(
         # log_w - mean of the others = (log_w - mean of all) K / (K - 1).
         return (log_w - log_w.mean()) * (num_samples / (num_samples - 1))
 
-    return _of_elbo(generative, recognition, signal, num_samples=num_samples)
+    return _of_elbo(model, signal, num_samples=num_samples)
 
 
 def nvil(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     network: Network,
     num_samples: int,
     baseline: float | Scalar = 0.0,
     scale: float | Scalar = 1.0,
-) -> Objective:
+) -> ExampleObjective:
     """A baseline learned from x beside a constant one: b(x) + baseline.
 
     Mnih & Gregor 2014 (arXiv:1402.0030), section 2.3. The network's parameters are
@@ -103,8 +97,7 @@ def nvil(
     `score_function`.
 
     Args:
-        generative: the joint p(x, z).
-        recognition: q, with a baseline.
+        model: the joint p(x, z) and q, with a baseline.
         network: x -> [1]; it sees zeros in the place of NaN (`vae.masked`).
         num_samples: L, averaged.
         baseline: as in `score_function`.
@@ -123,7 +116,7 @@ def nvil(
     def signal(params: Params, x: Array, log_w: Array) -> Array:
         return (log_w - predict(params, x)) / scale
 
-    plain = _of_elbo(generative, recognition, signal, num_samples=num_samples)
+    plain = _of_elbo(model, signal, num_samples=num_samples)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         value = plain(key, params, x)
@@ -134,9 +127,7 @@ def nvil(
     return objective
 
 
-def vimco(
-    generative: Generative, recognition: Recognition, *, num_samples: int
-) -> Objective:
+def vimco(model: Model, *, num_samples: int) -> ExampleObjective:
     r"""Score-function gradient of the K-sample bound with a baseline for each sample.
 
     Mnih & Rezende 2016 (arXiv:1602.06725): sample k's signal is the drawn bound less
@@ -149,7 +140,7 @@ def vimco(
         ValueError: if num_samples is below two.
     """
     _need_two(num_samples)
-    draw = importance.log_densities(generative, recognition, num_samples=num_samples)
+    draw = importance.log_densities(model, num_samples=num_samples)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         log_p, log_q = draw(key, params, x)
@@ -171,15 +162,9 @@ def _without_each(log_w: Float[Array, " K"]) -> Float[Array, " K"]:
     )
 
 
-def _of_elbo(
-    generative: Generative,
-    recognition: Recognition,
-    signal: Signal,
-    *,
-    num_samples: int,
-) -> Objective:
+def _of_elbo(model: Model, signal: Signal, *, num_samples: int) -> ExampleObjective:
     """The mean log weight, with signal times score as its gradient for phi."""
-    draw = importance.log_densities(generative, recognition, num_samples=num_samples)
+    draw = importance.log_densities(model, num_samples=num_samples)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         log_p, log_q = draw(key, params, x)

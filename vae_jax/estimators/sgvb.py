@@ -11,22 +11,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from vae_jax import bounds, numerics
 from vae_jax.estimators import importance
 from vae_jax.types import (
-    Generative,
-    Objective,
+    ExampleObjective,
+    Model,
     Params,
     PRNGKey,
     PyTree,
-    Recognition,
     Scalar,
-    log_likelihood,
 )
 
-ClosedFormKL = Callable[[Array, Array], Scalar]  # mean, log_std -> nats
+Penalty = Callable[[Float[Array, " G"]], Scalar]  # KL of each group -> nats
 
 
 class Terms(NamedTuple):
@@ -36,9 +34,7 @@ class Terms(NamedTuple):
     kl: Scalar  # KL(q(z | x) || p(z)), nats
 
 
-def sgvb_a(
-    generative: Generative, recognition: Recognition, *, num_samples: int
-) -> Objective:
+def sgvb_a(model: Model, *, num_samples: int) -> ExampleObjective:
     """Estimator A: the mean of log p(x, z) - log q(z | x) over L samples.
 
     AEVB equation 6. Needs no closed form. Its gradient, taken through z = g(eps, x), is
@@ -47,138 +43,113 @@ def sgvb_a(
     Raises:
         ValueError: if num_samples is below one.
     """
-    draw = importance.log_weights(generative, recognition, num_samples=num_samples)
-
-    def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
-        return bounds.elbo(draw(key, params, x, recognition.encode(params, x)))
-
-    return objective
-
-
-def elbo_terms(
-    generative: Generative,
-    recognition: Recognition,
-    *,
-    num_samples: int,
-    kl: Callable[[Params, Array], Scalar] | None = None,
-) -> Callable[[PRNGKey, Params, Array], Terms]:
-    """(key, params, x) -> the two terms of the ELBO over the same L samples, for any q.
-
-    Args:
-        generative: the joint p(x, z).
-        recognition: q.
-        num_samples: L.
-        kl: (params, h) -> KL(q || prior) in closed form; the mean of
-            log q(z | x) - log p(z) where none is given.
-
-    Raises:
-        ValueError: if num_samples is below one.
-    """
-    if kl is None:
-        return _sampled_terms(generative, recognition, num_samples=num_samples)
-    reconstruct = _reconstruction(generative, recognition, num_samples=num_samples)
-
-    def terms(key: PRNGKey, params: Params, x: Array) -> Terms:
-        h = recognition.encode(params, x)
-        return Terms(reconstruct(key, params, x, h), kl(params, h))
-
-    return terms
-
-
-def sgvb_b_terms(
-    generative: Generative,
-    recognition: Recognition,
-    *,
-    num_samples: int,
-    kl: ClosedFormKL,
-) -> Callable[[PRNGKey, Params, Array], Terms]:
-    """(key, params, x) -> the two terms of estimator B: L samples, KL in closed form.
-
-    Args:
-        generative: the joint p(x, z).
-        recognition: a q whose h is [mean, log_std], such as `posteriors.diag_normal`.
-        num_samples: L.
-        kl: KL(q || prior) from the two halves of h, such as
-            `divergences.diag_normal_to_standard_normal`; it must fit both densities.
-
-    Raises:
-        ValueError: if num_samples is below one.
-    """
-    return elbo_terms(
-        generative,
-        recognition,
-        num_samples=num_samples,
-        kl=lambda params, h: kl(*jnp.split(h, 2)),
-    )
+    return importance.of_bound(model, bounds.elbo, num_samples=num_samples)
 
 
 def sgvb_b(
-    generative: Generative,
-    recognition: Recognition,
-    *,
-    num_samples: int,
-    kl: ClosedFormKL,
-    beta: float | Scalar = 1.0,
-) -> Objective:
+    model: Model, *, num_samples: int, beta: float | Scalar = 1.0
+) -> ExampleObjective:
     """Estimator B: the sampled reconstruction minus the closed-form KL.
 
     AEVB equation 7, and equation 10 for the normal case. Unbiased for the ELBO in value
     and, at beta=1, in gradient; typically less noisy than A, as the KL is exact.
 
     Args:
-        generative: as in `sgvb_b_terms`.
-        recognition: as in `sgvb_b_terms`.
+        model: with a closed-form KL.
         num_samples: L.
-        kl: as in `sgvb_b_terms`.
         beta: weight of the KL in the gradient alone, for KL warm-up; it may be traced.
             The value stays the ELBO.
 
     Raises:
-        ValueError: if num_samples is below one or beta is a negative number.
+        ValueError: if num_samples is below one, beta is a negative number or the
+            model's KL has no closed form.
+
+    Examples:
+        >>> from vae_jax import likelihoods, networks, posteriors, priors, vae
+        >>> p = vae.decoder_model(
+        ...     networks.linear(2, 3),
+        ...     priors.standard_normal(2),
+        ...     likelihoods.normal((3,), std=0.5),
+        ... )
+        >>> q = vae.encoder_model(networks.linear(3, 4), posteriors.diag_normal(2))
+        >>> model = vae.model(p, q)
+        >>> elbo = sgvb_b(model, num_samples=1)
+        >>> params = model.init(jax.random.key(0))
+        >>> gradient = jax.grad(elbo, argnums=1)(jax.random.key(1), params, jnp.ones(3))
+        >>> jax.tree.structure(gradient) == jax.tree.structure(params)
+        True
     """
-    if isinstance(beta, float | int) and not beta >= 0.0:
-        raise ValueError(f"beta must not be negative, got {beta}.")
-    return penalized_elbo(
-        generative,
-        recognition,
-        num_samples=num_samples,
-        kl=kl,
-        penalty=lambda mean, log_std: beta * kl(mean, log_std),
+    numerics.check_not_negative(beta=beta)
+    return closed_elbo(
+        model, num_samples=num_samples, penalty=lambda kl: beta * kl.sum()
     )
 
 
-def penalized_elbo(
-    generative: Generative,
-    recognition: Recognition,
-    *,
-    num_samples: int,
-    kl: ClosedFormKL,
-    penalty: ClosedFormKL,
-) -> Objective:
-    """Reads as estimator B; its gradient has `penalty` in the place of the KL.
+def closed_elbo(
+    model: Model, *, num_samples: int, penalty: Penalty
+) -> ExampleObjective:
+    """`elbo` of a model whose KL is without noise.
 
-    Value: an unbiased draw of the ELBO. Gradient: unbiased for that of the expected
-    reconstruction minus the penalty.
+    Raises:
+        ValueError: if num_samples is below one, or the model's KL has no closed form.
+    """
+    if model.kl is None:
+        raise ValueError(
+            f"the KL of a {model.recognition.family.name} q to "
+            f"{model.generative.prior_family.name} has no closed form; sgvb_a and elbo "
+            "need none."
+        )
+    return elbo(model, num_samples=num_samples, penalty=penalty)
+
+
+def elbo(
+    model: Model, *, num_samples: int, penalty: Penalty = jnp.sum
+) -> ExampleObjective:
+    """The reconstruction minus the KL, closed where it is; L samples.
+
+    Value: an unbiased draw of the ELBO. Gradient: that of the expected reconstruction
+    minus the penalty, which stands in the gradient alone: unbiased for the ELBO's where
+    it is the sum, and biased on purpose for beta, free bits or a capacity.
+
+    Args:
+        model: the joint p(x, z) and q.
+        num_samples: L.
+        penalty: the KL of each group of latents, a mean over samples -> nats.
 
     Raises:
         ValueError: if num_samples is below one.
     """
-    reconstruct = _reconstruction(generative, recognition, num_samples=num_samples)
+    draw = _draws(model, num_samples=num_samples)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
-        h = recognition.encode(params, x)
-        halves = jnp.split(h, 2)
-        reconstruction = reconstruct(key, params, x, h)
+        reconstruction, kl = draw(key, params, x)
         return numerics.attach_gradient(
-            reconstruction - kl(*halves), reconstruction - penalty(*halves)
+            reconstruction - kl.sum(), reconstruction - penalty(kl)
         )
 
     return objective
 
 
+def elbo_terms(
+    model: Model, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array], Terms]:
+    """(key, params, x) -> the two terms of the ELBO over the same L samples, for any q.
+
+    Raises:
+        ValueError: if num_samples is below one.
+    """
+    draw = _draws(model, num_samples=num_samples)
+
+    def terms(key: PRNGKey, params: Params, x: Array) -> Terms:
+        reconstruction, kl = draw(key, params, x)
+        return Terms(reconstruction, kl.sum())
+
+    return terms
+
+
 def with_normal_prior_on_theta(
-    objective: Objective, *, num_data: int, weight_decay: float = 1.0
-) -> Objective:
+    objective: ExampleObjective, *, num_data: int, weight_decay: float = 1.0
+) -> ExampleObjective:
     """Adds the gradient of log p(theta) / N, for maximum a posteriori theta.
 
     p(theta) = N(0, I / weight_decay), as AEVB section 5 trains. The objective is that
@@ -188,8 +159,7 @@ def with_normal_prior_on_theta(
     Raises:
         ValueError: if num_data is below one, or weight_decay negative or not finite.
     """
-    if num_data < 1:
-        raise ValueError(f"num_data must be positive, got {num_data}.")
+    numerics.check_positive(num_data=num_data)
     if not 0.0 <= weight_decay < math.inf:
         raise ValueError(
             f"weight_decay must be finite and not be negative, got {weight_decay}."
@@ -204,7 +174,7 @@ def with_normal_prior_on_theta(
 
 
 def data_set_total(
-    objective: Objective, *, num_data: int
+    objective: ExampleObjective, *, num_data: int
 ) -> Callable[[PRNGKey, Params, Array], Scalar]:
     """(key, params, x [M, *X]) -> nats of the whole data set: N/M times the sum.
 
@@ -214,8 +184,7 @@ def data_set_total(
     Raises:
         ValueError: if num_data is below one.
     """
-    if num_data < 1:
-        raise ValueError(f"num_data must be positive, got {num_data}.")
+    numerics.check_positive(num_data=num_data)
 
     def total(key: PRNGKey, params: Params, x: Array) -> Scalar:
         keys = jax.random.split(key, x.shape[0])
@@ -225,39 +194,25 @@ def data_set_total(
     return total
 
 
-def _sampled_terms(
-    generative: Generative, recognition: Recognition, *, num_samples: int
-) -> Callable[[PRNGKey, Params, Array], Terms]:
-    """`elbo_terms` without a closed form: log q(z | x) - log p(z), averaged."""
-
-    def terms(key: PRNGKey, params: Params, x: Array) -> Terms:
-        h = recognition.encode(params, x)
-
-        def draw(key: PRNGKey) -> Terms:
-            z = recognition.sample(key, params, h)
-            kl = recognition.log_prob(params, h, z) - generative.log_prior(params, z)
-            return Terms(log_likelihood(generative, params, x, z), kl)
-
-        drawn = numerics.over_samples(key, draw, num_samples=num_samples)
-        return Terms(*(term.mean() for term in drawn))
-
-    return terms
-
-
-def _reconstruction(
-    generative: Generative, recognition: Recognition, *, num_samples: int
-) -> Callable[[PRNGKey, Params, Array, Array], Scalar]:
-    """(key, params, x, h) -> the mean of log p(x | z) over L draws from q(z | h)."""
+def _draws(
+    model: Model, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array], tuple[Scalar, Float[Array, " G"]]]:
+    """(key, params, x) -> log p(x | z) and the KL of each group, means over L draws."""
     numerics.check_positive(num_samples=num_samples)
 
-    def mean(key: PRNGKey, params: Params, x: Array, h: Array) -> Scalar:
-        def draw(key: PRNGKey) -> Scalar:
-            z = recognition.sample(key, params, h)
-            return log_likelihood(generative, params, x, z)
+    def means(
+        key: PRNGKey, params: Params, x: Array
+    ) -> tuple[Scalar, Float[Array, " G"]]:
+        h = model.recognition.encode(params, x)
 
-        return numerics.over_samples(key, draw, num_samples=num_samples).mean()
+        def one(key: PRNGKey) -> tuple[Scalar, Float[Array, " G"]]:
+            sample = model.draw(key, params, x, h)
+            return sample.log_likelihood.sum(), sample.kl
 
-    return mean
+        reconstruction, kl = numerics.over_samples(key, one, num_samples=num_samples)
+        return reconstruction.mean(), kl.mean(0)
+
+    return means
 
 
 def _sum_of_squares(tree: PyTree) -> Scalar:

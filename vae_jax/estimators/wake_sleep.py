@@ -10,18 +10,16 @@ from jaxtyping import Array
 from vae_jax import bounds, numerics
 from vae_jax.estimators import importance
 from vae_jax.types import (
-    Generative,
-    Objective,
+    ExampleObjective,
+    Model,
     Params,
     PRNGKey,
-    Recognition,
     Scalar,
+    sample_joint,
 )
 
 
-def wake_sleep(
-    generative: Generative, recognition: Recognition, *, num_samples: int
-) -> Objective:
+def wake_sleep(model: Model, *, num_samples: int) -> ExampleObjective:
     r"""The ELBO, whose gradient is that of the wake and the sleep phase, both at once.
 
     Hinton, Dayan, Frey & Neal 1995 (Science 268), which AEVB (arXiv:1312.6114) section
@@ -32,21 +30,20 @@ def wake_sleep(
     divergence the other way round, so that no one function is climbed by both phases.
 
     Args:
-        generative: the joint p(x, z).
-        recognition: q.
+        model: the joint p(x, z) and q.
         num_samples: L, of each phase.
 
     Raises:
         ValueError: if num_samples is below one.
     """
-    draw = importance.log_densities(generative, recognition, num_samples=num_samples)
+    draw = importance.log_densities(model, num_samples=num_samples)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
         key_wake, key_sleep = jax.random.split(key)
         log_p, log_q = draw(key_wake, params, x)
 
         def dream(key: PRNGKey) -> Scalar:
-            return _log_q_of_dream(generative, recognition, key, params)
+            return _log_q_of_dream(model, key, params)
 
         dreamt = numerics.over_samples(key_sleep, dream, num_samples=num_samples)
         elbo = bounds.elbo(log_p - log_q)
@@ -56,12 +53,11 @@ def wake_sleep(
 
 
 def reweighted_wake_sleep(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_samples: int,
     sleep_share: float | Scalar = 0.0,
-) -> Objective:
+) -> ExampleObjective:
     r"""The K-sample bound, whose gradient fits q to the posterior and not the bound.
 
     Bornschein & Bengio 2015 (arXiv:1406.2751), with $\tilde w = $ softmax(log w):
@@ -74,8 +70,7 @@ def reweighted_wake_sleep(
     discrete: nothing is differentiated through z.
 
     Args:
-        generative: the joint p(x, z).
-        recognition: q.
+        model: the joint p(x, z) and q.
         num_samples: K.
         sleep_share: s in phi's (1 - s) wake + s sleep; it may be traced.
 
@@ -85,7 +80,7 @@ def reweighted_wake_sleep(
     """
     if isinstance(sleep_share, float | int) and not 0.0 <= sleep_share <= 1.0:
         raise ValueError(f"sleep_share must lie in [0, 1], got {sleep_share}.")
-    draw = importance.log_densities(generative, recognition, num_samples=num_samples)
+    draw = importance.log_densities(model, num_samples=num_samples)
     sleeps = not isinstance(sleep_share, float | int) or sleep_share > 0.0
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
@@ -95,20 +90,14 @@ def reweighted_wake_sleep(
         weights = jax.nn.softmax(log_w)
         surrogate = weights @ (log_p + (1.0 - sleep_share) * log_q)
         if sleeps:
-            surrogate += sleep_share * _log_q_of_dream(
-                generative, recognition, key_sleep, params
-            )
+            surrogate += sleep_share * _log_q_of_dream(model, key_sleep, params)
         return numerics.attach_gradient(bounds.iwae(log_w), surrogate)
 
     return objective
 
 
-def _log_q_of_dream(
-    generative: Generative, recognition: Recognition, key: PRNGKey, params: Params
-) -> Scalar:
+def _log_q_of_dream(model: Model, key: PRNGKey, params: Params) -> Scalar:
     """log q(z | x) at one x, z drawn from the model, which is held fixed."""
-    key_prior, key_observation = jax.random.split(key)
-    fixed = stop_gradient(params)
-    z = generative.sample_prior(key_prior, fixed)
-    x = generative.sample_observation(key_observation, fixed, z)
+    generative, recognition = model.generative, model.recognition
+    z, x = sample_joint(key, generative, stop_gradient(params))
     return recognition.log_prob(params, recognition.encode(params, x), z)

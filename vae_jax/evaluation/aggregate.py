@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vae_jax import numerics
-from vae_jax.types import Generative, Params, PRNGKey, Recognition, Scalar
+from vae_jax.types import Model, Params, PRNGKey, Scalar
 
 
 class Surgery(NamedTuple):
@@ -33,8 +33,7 @@ Evaluate: TypeAlias = Callable[[PRNGKey, Params, Float[Array, "N *X"]], Surgery]
 
 
 def elbo_surgery(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_samples: int,
     batch_size: int,
@@ -55,8 +54,7 @@ def elbo_surgery(
     as much.
 
     Args:
-        generative: for log p(z) alone.
-        recognition: q(z | x), any whose log_prob is known.
+        model: p(z) and q(z | x); its likelihood is not used.
         num_samples: S, draws of z for each row.
         batch_size: rows whose samples are weighed side by side.
         value: turns one raw row into x, where the data are kept as integers.
@@ -65,6 +63,7 @@ def elbo_surgery(
         ValueError: if num_samples or batch_size is below one.
     """
     numerics.check_positive(num_samples=num_samples, batch_size=batch_size)
+    generative, recognition = model.generative, model.recognition
 
     def run(key: PRNGKey, params: Params, data: Float[Array, "N *X"]) -> Surgery:
         num_rows = data.shape[0]
@@ -79,9 +78,9 @@ def elbo_surgery(
                 z = recognition.sample(key, params, h)
                 each = jax.vmap(recognition.log_prob, in_axes=(None, 0, None))
                 log_mixture = numerics.log_mean_exp(each(params, hs, z))
-                own = recognition.log_prob(params, h, z)
+                log_q = recognition.log_prob(params, h, z)
                 return Surgery(
-                    own - log_mixture, log_mixture - generative.log_prior(params, z)
+                    log_q - log_mixture, log_mixture - generative.log_prior(params, z)
                 )
 
             key_row = jax.random.fold_in(key, n)

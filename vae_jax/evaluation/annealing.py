@@ -140,7 +140,7 @@ def gibbs_kernel(*, num_updates: int) -> Kernel:
             carry = jnp.where(flips, flipped, z), jnp.where(flips, log_flipped, log_p)
             return carry, None
 
-        (z, _), _ = jax.lax.scan(redraw, (z, log_density(z)), (bits, thresholds))
+        (z, _), _ = numerics.scan(redraw, (z, log_density(z)), (bits, thresholds))
         return z, jnp.ones_like(step_size)
 
     return step
@@ -227,7 +227,7 @@ def chains(
             return (z, log_size), log_size
 
         run = jnp.arange(len(stops)), jnp.asarray(betas[stops], z.dtype)
-        _, log_sizes = jax.lax.scan(adapt, (z, log_size), run)
+        _, log_sizes = numerics.scan(adapt, (z, log_size), run)
         # Each temperature takes the size of the last visit at or below it.
         last = np.searchsorted(visited, np.arange(num_temperatures + 1), "right") - 1
         return jnp.exp(log_sizes[num_pilot + last])
@@ -258,7 +258,9 @@ def chains(
         )
         start = z, jnp.zeros((num_chains,), z.dtype)
         with jax.default_matmul_precision("highest"):
-            (_, log_w), acceptance = jax.lax.scan(step, start, stops, reverse=backwards)
+            (_, log_w), acceptance = numerics.scan(
+                step, start, stops, reverse=backwards
+            )
         return log_w, acceptance.mean()
 
     def forward(key: PRNGKey, path: Path, sizes: Array) -> AnnealedEvidence:

@@ -15,7 +15,7 @@ FULL_UP_TO = 100  # features: above, 10 full covariances have more entries than 
 
 
 def agreement(
-    labels: Int[np.ndarray, " N"], found: Int[np.ndarray, " N"]
+    labels: Int[np.ndarray, " N"], clusters: Int[np.ndarray, " N"]
 ) -> dict[str, float]:
     """Accuracy, normalized mutual information and adjusted Rand index of clusters.
 
@@ -29,19 +29,19 @@ def agreement(
     Raises:
         ValueError: for no rows, or as many of one as not of the other.
     """
-    if labels.shape != found.shape or not len(labels):
+    if labels.shape != clusters.shape or not len(labels):
         raise ValueError(
             f"labels and found must be one for each of N rows, got {labels.shape} and "
-            f"{found.shape}."
+            f"{clusters.shape}."
         )
-    table = metrics.cluster.contingency_matrix(labels, found)
+    table = metrics.cluster.contingency_matrix(labels, clusters)
     matched = table[optimize.linear_sum_assignment(-table)].sum()
     return {
         "accuracy": float(matched / len(labels)),
         "normalized_mutual_information": float(
-            metrics.normalized_mutual_info_score(labels, found)
+            metrics.normalized_mutual_info_score(labels, clusters)
         ),
-        "adjusted_rand": float(metrics.adjusted_rand_score(labels, found)),
+        "adjusted_rand": float(metrics.adjusted_rand_score(labels, clusters)),
     }
 
 

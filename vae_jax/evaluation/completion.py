@@ -18,7 +18,16 @@ from jaxtyping import Array, Float
 
 from vae_jax import numerics, vae
 from vae_jax.evaluation import weights
-from vae_jax.types import Generative, Params, PRNGKey, Recognition, Scalar, log_joint
+from vae_jax.types import (
+    Generative,
+    Model,
+    Params,
+    PRNGKey,
+    Recognition,
+    Scalar,
+    log_joint,
+    log_weight,
+)
 
 
 class Completions(NamedTuple):
@@ -54,8 +63,7 @@ _Transition: TypeAlias = Callable[
 
 
 def pseudo_gibbs(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_draws: int,
     num_warmup: int,
@@ -70,8 +78,7 @@ def pseudo_gibbs(
     The chain starts at z ~ q(z | x_obs); draws of successive steps are correlated.
 
     Args:
-        generative: p(x, z) for x with holes, by `vae.masked`.
-        recognition: q(z | x) for the same.
+        model: of x with holes, by `vae.masked`.
         num_draws: S, draws that are kept.
         num_warmup: steps before the first.
         thin: steps from one draw to the next.
@@ -81,8 +88,9 @@ def pseudo_gibbs(
             traced, if q's z has not the shape of the model's.
     """
     _check_steps(num_draws=num_draws, thin=thin, num_warmup=num_warmup)
-    step = _transition(generative, _encoded(recognition))
-    start = _start(generative, recognition)
+    generative = model.generative
+    step = _transition(generative, _encoded(model.recognition))
+    start = _start(model)
 
     def complete(key: PRNGKey, params: Params, x: Array) -> Completions:
         key_start, key_warmup, key_draws = jax.random.split(key, 3)
@@ -95,8 +103,7 @@ def pseudo_gibbs(
 
 
 def metropolis_within_gibbs(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_draws: int,
     num_warmup: int,
@@ -115,8 +122,7 @@ def metropolis_within_gibbs(
     may be such that nothing is ever accepted after.
 
     Args:
-        generative: p(x, z) for x with holes, by `vae.masked`.
-        recognition: q(z | x) for the same.
+        model: of x with holes, by `vae.masked`.
         num_draws: S, draws that are kept.
         num_warmup: pseudo-Gibbs steps at the start.
         num_burn_in: steps of this chain before the first draw.
@@ -129,9 +135,10 @@ def metropolis_within_gibbs(
     _check_steps(
         num_draws=num_draws, thin=thin, num_warmup=num_warmup, num_burn_in=num_burn_in
     )
-    rough = _transition(generative, _encoded(recognition))
-    step = _transition(generative, _accepted(generative, recognition))
-    start = _start(generative, recognition)
+    generative = model.generative
+    rough = _transition(generative, _encoded(model.recognition))
+    step = _transition(generative, _accepted(model))
+    start = _start(model)
 
     def complete(key: PRNGKey, params: Params, x: Array) -> Completions:
         key_start, key_warmup, key_burn, key_draws = jax.random.split(key, 4)
@@ -145,8 +152,7 @@ def metropolis_within_gibbs(
 
 
 def importance(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_samples: int,
     num_draws: int,
@@ -165,8 +171,7 @@ def importance(
     or `mcem.fitted_normal` of the masked joint, is a proposal made for holes.
 
     Args:
-        generative: p(x, z) for x with holes, by `vae.masked`.
-        recognition: q(z | x_obs), by `vae.masked` or whatever takes NaN in x.
+        model: of x with holes, by `vae.masked` or with any q that takes NaN in x.
         num_samples: K, a multiple of the chunk size or smaller than it.
         num_draws: S.
         chunk_size: samples decoded at a time.
@@ -184,19 +189,21 @@ def importance(
             f"num_samples={num_samples} is not a multiple of chunk_size={chunk}."
         )
 
+    generative = model.generative
+
     def samples(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array, Array]:
         """z [K, D], log w [K], and the weighted mean of E[x | z]."""
         nothing = jnp.isnan(x).all()
-        h = recognition.encode(params, x)
+        h = model.recognition.encode(params, x)
 
         def one(key: PRNGKey) -> tuple[Array, Scalar, Array]:
             key_q, key_prior = jax.random.split(key)
-            own = recognition.sample(key_q, params, h)
-            z = jnp.where(nothing, generative.sample_prior(key_prior, params), own)
-            log_q = recognition.log_prob(params, h, z)
-            log_w = log_joint(generative, params, x, z) - log_q
+            proposal = model.draw(key_q, params, x, h)
+            z = jnp.where(
+                nothing, generative.sample_prior(key_prior, params), proposal.z
+            )
             mean = generative.mean_observation(params, z)
-            return z, jnp.where(nothing, 0.0, log_w), mean
+            return z, jnp.where(nothing, 0.0, log_weight(proposal)), mean
 
         def add(carry: tuple, i: Array) -> tuple[tuple, tuple[Array, Array]]:
             top, total, mean = carry
@@ -212,20 +219,20 @@ def importance(
         least = jnp.full((), jnp.finfo(x.dtype).min, x.dtype)
         carry = least, zero, jnp.zeros_like(x)
         chunks = jnp.arange(num_samples // chunk)
-        (_, total, mean), (z, log_w) = jax.lax.scan(add, carry, chunks)
+        (_, total, mean), (z, log_w) = numerics.scan(add, carry, chunks)
         flat = z.reshape(num_samples, *z.shape[2:])
         return flat, log_w.reshape(-1), mean / total
 
     def complete(key: PRNGKey, params: Params, x: Array) -> Weighted:
         key_samples, key_choice, key_x = jax.random.split(key, 3)
-        vae.check_latents(generative, recognition, params, x)
+        vae.check_latents(model, params, x)
         z, log_w, mean = samples(key_samples, params, x)
         # By the inverse of their cumulative odds: `categorical` would draw S K numbers.
         odds = jax.nn.softmax(log_w)
         z = z[jax.random.choice(key_choice, num_samples, (num_draws,), p=odds)]
         sample = jax.vmap(generative.sample_observation, in_axes=(0, None, 0))
-        drawn = sample(jax.random.split(key_x, num_draws), params, z)
-        filled = jnp.where(jnp.isnan(x)[None], drawn, x[None])
+        x_sampled = sample(jax.random.split(key_x, num_draws), params, z)
+        filled = jnp.where(jnp.isnan(x)[None], x_sampled, x[None])
         mean = jnp.where(jnp.isnan(x), mean, x)
         completions = Completions(filled, z, mean, jnp.ones((), x.dtype))
         return Weighted(completions, weights.of_all(log_w))
@@ -264,14 +271,15 @@ def _encoded(recognition: Recognition) -> _Move:
     return move
 
 
-def _accepted(generative: Generative, recognition: Recognition) -> _Move:
+def _accepted(model: Model) -> _Move:
     """z ~ q(z | x), or what it was: a Metropolis-Hastings step on p(z | x)."""
+    generative, recognition = model.generative, model.recognition
 
     def move(key: PRNGKey, params: Params, state: _State) -> tuple[Array, Scalar]:
         key_z, key_choice = jax.random.split(key)
         h = recognition.encode(params, state.x)
 
-        def log_weight(z: Array) -> Scalar:
+        def at(z: Array) -> Scalar:
             log_q = recognition.log_prob(params, h, z)
             return log_joint(generative, params, state.x, z) - log_q
 
@@ -279,8 +287,8 @@ def _accepted(generative: Generative, recognition: Recognition) -> _Move:
             proposed = recognition.sample(key_z, params, h)
             # In one call: two batched triangular solves that XLA runs side by side can
             # wait for each other for ever on a CPU (JAX 0.10.2).
-            both = jax.vmap(log_weight)(jnp.stack([proposed, state.z]))
-        log_ratio = both[0] - both[1]
+            log_weights = jax.vmap(at)(jnp.stack([proposed, state.z]))
+        log_ratio = log_weights[0] - log_weights[1]
         # A ratio that is no number accepts nothing.
         probability = jnp.where(
             jnp.isnan(log_ratio), 0.0, jnp.exp(jnp.minimum(log_ratio, 0.0))
@@ -301,21 +309,20 @@ def _transition(generative: Generative, move: _Move) -> _Transition:
         z, acceptance = move(key_z, params, state)
         nothing = jnp.isnan(x).all()
         z = jnp.where(nothing, generative.sample_prior(key_prior, params), z)
-        drawn = generative.sample_observation(key_x, params, z)
-        filled = jnp.where(jnp.isnan(x), drawn, x)
+        x_sampled = generative.sample_observation(key_x, params, z)
+        filled = jnp.where(jnp.isnan(x), x_sampled, x)
         return _State(filled, z), jnp.where(nothing, 1.0, acceptance)
 
     return step
 
 
-def _start(
-    generative: Generative, recognition: Recognition
-) -> Callable[[PRNGKey, Params, Array], _State]:
+def _start(model: Model) -> Callable[[PRNGKey, Params, Array], _State]:
     """(key, params, x) -> z ~ q(z | x_obs), and the holes filled from it."""
-    step = _transition(generative, _encoded(recognition))
+    generative = model.generative
+    step = _transition(generative, _encoded(model.recognition))
 
     def start(key: PRNGKey, params: Params, x: Array) -> _State:
-        vae.check_latents(generative, recognition, params, x)
+        vae.check_latents(model, params, x)
         like = jax.eval_shape(generative.sample_prior, key, params)
         nowhere = jnp.zeros(like.shape, like.dtype)
         return step(key, params, x, _State(x, nowhere))[0]
@@ -336,7 +343,7 @@ def _run(
     def one(state: _State, t: Array) -> tuple[_State, Scalar]:
         return step(jax.random.fold_in(key, t), params, x, state)
 
-    return jax.lax.scan(one, state, jnp.arange(num_steps))
+    return numerics.scan(one, state, jnp.arange(num_steps))
 
 
 def _draws(
@@ -355,7 +362,7 @@ def _draws(
         state, acceptance = _run(key_s, step, params, x, state, thin)
         return state, (state, acceptance)
 
-    return jax.lax.scan(one, state, jnp.arange(num_draws))[1]
+    return numerics.scan(one, state, jnp.arange(num_draws))[1]
 
 
 def _completions(

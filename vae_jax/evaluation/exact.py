@@ -16,8 +16,17 @@ import numpy as np
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
-from vae_jax import numerics, posteriors, reparameterize, vae
-from vae_jax.types import Generative, Params, Recognition, Scalar, log_joint
+from vae_jax import numerics, reparameterize, vae
+from vae_jax.types import (
+    ExampleObjective,
+    Generative,
+    Model,
+    Params,
+    PRNGKey,
+    Recognition,
+    Scalar,
+    log_joint,
+)
 
 Exact: TypeAlias = Callable[[Params, Array], Scalar]
 """(params, x) -> nats."""
@@ -57,9 +66,45 @@ def grid_quadrature(
     return log_p
 
 
-def gauss_hermite(
+def shifted_grid(
     generative: Generative,
-    recognition: Recognition,
+    *,
+    num_latents: int,
+    num_nodes: int = 32,
+    limit: float = 4.5,
+) -> ExampleObjective:
+    r"""(key, params, x) -> log of an unbiased draw of p(x), nats, to be maximized.
+
+    The sum of `grid_quadrature` with all nodes moved together, each axis by a uniform
+    draw of at most half a cell either way, so that every z is a node as likely as any
+    other and the sum's expectation is the integral itself, however few the nodes
+    (Cranley & Patterson 1976, Randomization of number theoretic methods for multiple
+    integration). A decoder trained on a grid that stands still can put its nodes on the
+    data and mean nothing in between. Its log is below log p(x) in expectation.
+
+    Args:
+        generative: as in `grid_quadrature`.
+        num_latents: D, one to three.
+        num_nodes: a side of the grid.
+        limit: the cells of all grids fill a cube that is half a cell wider.
+
+    Raises:
+        ValueError: as `numerics.grid`.
+    """
+    nodes, log_weight = numerics.grid(num_latents, num_nodes=num_nodes, limit=limit)
+    cell = 2.0 * limit / (num_nodes - 1)
+
+    def log_p(key: PRNGKey, params: Params, x: Array) -> Scalar:
+        shift = jax.random.uniform(key, (num_latents,), x.dtype, -0.5, 0.5)
+        z = jnp.asarray(nodes, x.dtype) + (cell * shift)[None]
+        joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
+        return jax.nn.logsumexp(joint(generative, params, x, z)) + log_weight
+
+    return log_p
+
+
+def gauss_hermite(
+    model: Model,
     *,
     num_latents: int,
     num_nodes: int = 32,
@@ -78,24 +123,24 @@ def gauss_hermite(
     fixed, as the integral does not depend on them.
 
     Args:
-        generative: the joint p(x, z), with real z [D].
-        recognition: N, with the h of `posteriors.diag_normal` or `full_normal`.
+        model: the joint p(x, z), with real z [D], and N, a `posteriors.diag_normal` or
+            `full_normal`.
         num_latents: D, one to three.
         num_nodes: in each latent, 1 to 100.
 
     Raises:
-        ValueError: if num_latents or num_nodes is out of its range; when traced, if h
-            is neither normal's or the two models' z differ in shape.
+        ValueError: if num_latents or num_nodes is out of its range, or N is no normal;
+            when traced, if the two models' z differ in shape.
     """
-    rule = _hermite(num_latents, num_nodes)
+    rule, normal = _hermite(num_latents, num_nodes), _normal(model.recognition)
 
     def log_p(params: Params, x: Array) -> Scalar:
-        vae.check_latents(generative, recognition, params, x)
-        h = stop_gradient(recognition.encode(params, x))
-        z, log_weights, log_normal = _placed(rule, h)
+        vae.check_latents(model, params, x)
+        h = stop_gradient(model.recognition.encode(params, x))
+        z, log_weights, log_normal = _placed(rule, *normal(stop_gradient(params), h))
         joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
         return jax.nn.logsumexp(
-            joint(generative, params, x, z) - log_normal + log_weights
+            joint(model.generative, params, x, z) - log_normal + log_weights
         )
 
     return log_p
@@ -148,8 +193,7 @@ def all_completions(
 
 
 def elbo(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_latents: int,
     num_nodes: int = 48,
@@ -164,28 +208,25 @@ def elbo(
     quadrature formulas, says why). Gradient: exact, for theta and phi.
 
     Args:
-        generative: the joint p(x, z), with real z [D].
-        recognition: q, with the h of `posteriors.diag_normal` or `full_normal`; NaN
-            where its density is not that normal's.
+        model: the joint p(x, z), with real z [D], and q, a `posteriors.diag_normal` or
+            `full_normal`.
         num_latents: D, one to three.
         num_nodes: in each latent; num_nodes^D decodings for each x.
 
     Raises:
-        ValueError: as `numerics.grid`; when traced, as `gauss_hermite`.
+        ValueError: as `numerics.grid` and `gauss_hermite`.
     """
-    rule = _equal_spacing(num_latents, num_nodes)
+    ratio = _expected_log_ratio(model, _equal_spacing(num_latents, num_nodes))
 
     def bound(params: Params, x: Array) -> Scalar:
-        vae.check_latents(generative, recognition, params, x)
-        h = recognition.encode(params, x)
-        return -_expected_log_ratio(generative, recognition, rule, params, x, h)
+        vae.check_latents(model, params, x)
+        return -ratio(params, x, model.recognition.encode(params, x))
 
     return bound
 
 
 def posterior_divergence(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     log_evidence: Exact,
     *,
     num_latents: int,
@@ -199,9 +240,8 @@ def posterior_divergence(
     the two sums have different num_nodes and log p(x) another source.
 
     Args:
-        generative: the joint p(x, z), with real z [D].
-        recognition: q, with the h of `posteriors.diag_normal` or `full_normal`; NaN
-            where its density is not that normal's.
+        model: the joint p(x, z), with real z [D], and q, a `posteriors.diag_normal` or
+            `full_normal`.
         log_evidence: log p(x), by `gauss_hermite`, `grid_quadrature` or a closed form.
         num_latents: D, one to three.
         num_nodes: in each latent; num_nodes^D decodings for each x.
@@ -209,38 +249,68 @@ def posterior_divergence(
     Raises:
         ValueError: as `elbo`.
     """
-    rule = _equal_spacing(num_latents, num_nodes)
+    ratio = _expected_log_ratio(model, _equal_spacing(num_latents, num_nodes))
 
     def divergence(params: Params, x: Array) -> Scalar:
-        vae.check_latents(generative, recognition, params, x)
+        vae.check_latents(model, params, x)
         log_p = log_evidence(params, x)
-        h = recognition.encode(params, x)
+        h = model.recognition.encode(params, x)
         # The density of q waits for log p(x): two batched factorizations that XLA runs
         # side by side can wait for each other for ever on a CPU (JAX 0.10.2).
         h = jnp.where(jnp.isnan(log_p), jnp.nan, h)
-        ratio = _expected_log_ratio(generative, recognition, rule, params, x, h)
-        return ratio + log_p
+        return ratio(params, x, h) + log_p
+
+    return divergence
+
+
+def divergence_between_posteriors(
+    generative: Generative,
+    *,
+    num_latents: int,
+    num_nodes: int = 64,
+    limit: float = 4.5,
+) -> Callable[[Params, Params, Array], Scalar]:
+    r"""(params, others, x) -> KL(p(z | x) || p'(z | x)) in nats, of two parameters.
+
+    $\sum_i p_i(\log p_i - \log p'_i)$ of both posteriors normalized on the nodes of
+    `grid_quadrature`: how far a model's own inference is from another's, such as the
+    truth's that data were drawn from.
+
+    Args:
+        generative: the joint p(x, z) of both.
+        num_latents: D, one to three.
+        num_nodes: a side of the grid.
+        limit: the grid spans [-limit, limit] in each latent.
+
+    Raises:
+        ValueError: as `numerics.grid`.
+    """
+    nodes, _ = numerics.grid(num_latents, num_nodes=num_nodes, limit=limit)
+
+    def divergence(params: Params, others: Params, x: Array) -> Scalar:
+        z = jnp.asarray(nodes, x.dtype)
+        joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
+        log_p, log_other = (
+            jax.nn.log_softmax(joint(generative, theta, x, z))
+            for theta in (params, others)
+        )
+        return jnp.exp(log_p) @ (log_p - log_other)
 
     return divergence
 
 
 def _expected_log_ratio(
-    generative: Generative,
-    recognition: Recognition,
-    rule: tuple[np.ndarray, np.ndarray],
-    params: Params,
-    x: Array,
-    h: Array,
-) -> Scalar:
-    """E_q[log q(z | x) - log p(x, z)]."""
-    z, log_weights, log_normal = _placed(rule, h)
-    log_q = jax.vmap(recognition.log_prob, in_axes=(None, None, 0))(params, h, z)
-    log_p = jax.vmap(log_joint, in_axes=(None, None, None, 0))(generative, params, x, z)
-    weights = jnp.exp(log_weights)
-    # An h of that length may be read otherwise, as that of a flow's base.
-    apart = weights @ jnp.abs(log_q - log_normal)
-    is_normal = apart < 0.01 * (1.0 + weights @ jnp.abs(log_normal))
-    return jnp.where(is_normal, weights @ (log_q - log_p), jnp.nan)
+    model: Model, rule: tuple[np.ndarray, np.ndarray]
+) -> Callable[[Params, Array, Array], Scalar]:
+    """(params, x, h) -> E_q[log q(z | x) - log p(x, z)] for a normal q."""
+    normal = _normal(model.recognition)
+
+    def ratio(params: Params, x: Array, h: Array) -> Scalar:
+        z, log_weights, log_q = _placed(rule, *normal(params, h))
+        joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
+        return jnp.exp(log_weights) @ (log_q - joint(model.generative, params, x, z))
+
+    return ratio
 
 
 def _equal_spacing(num_latents: int, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -268,26 +338,28 @@ def _hermite(num_latents: int, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _placed(
-    rule: tuple[np.ndarray, np.ndarray], h: Array
+    rule: tuple[np.ndarray, np.ndarray], mean: Array, scale_tril: Array
 ) -> tuple[Float[Array, "Q D"], Float[Array, " Q"], Float[Array, " Q"]]:
-    """The rule's z for the normal of h, their log weights and their log densities."""
-    eps, log_weights = (jnp.asarray(part, h.dtype) for part in rule)
-    mean, scale_tril = _normal(h, eps.shape[1])
+    """The rule's z for a normal, their log weights and their log densities."""
+    eps, log_weights = (jnp.asarray(part, mean.dtype) for part in rule)
+    if mean.shape != eps.shape[1:]:
+        raise ValueError(
+            f"num_latents is {eps.shape[1]}, but q's mean has shape {mean.shape}."
+        )
     place = jax.vmap(reparameterize.location_cholesky_from_noise, (0, None, None))
     log_scale = jnp.log(jnp.diagonal(scale_tril))
     terms = 0.5 * eps**2 + (log_scale + 0.5 * math.log(2.0 * math.pi))[None]
     return place(eps, mean, scale_tril), log_weights, -terms.sum(1)
 
 
-def _normal(h: Array, num_latents: int) -> tuple[Array, Array]:
-    """The mean [D] and Cholesky factor [D, D] that h holds; its length says how."""
-    if h.shape == (2 * num_latents,):
-        mean, log_std = jnp.split(h, 2)
-        return mean, jnp.diag(jnp.exp(log_std))
-    full = posteriors.full_normal(num_latents).width
-    if h.shape != (full,):
-        raise ValueError(
-            f"h must be that of diag_normal or full_normal, of length "
-            f"{2 * num_latents} or {full}, got {h.shape}."
-        )
-    return posteriors.mean_and_scale_tril(h, num_latents)
+def _normal(recognition: Recognition) -> Callable[[Params, Array], tuple[Array, Array]]:
+    """(params, h) -> the mean [D] and Cholesky factor [D, D] of a normal q."""
+    name, parameters = recognition.family
+    if name not in ("diag_normal", "full_normal") or parameters is None:
+        raise ValueError(f"q must be a diag_normal or a full_normal, got {name}.")
+
+    def of_h(params: Params, h: Array) -> tuple[Array, Array]:
+        mean, scale = parameters(params, h)
+        return mean, jnp.diag(jnp.exp(scale)) if name == "diag_normal" else scale
+
+    return of_h

@@ -19,9 +19,12 @@ def over_examples(
 ) -> Callable[[PRNGKey, Params, Float[Array, "N *X"]], PyTree]:
     """Compiles (key, params, data [N, *X]) -> results stacked on N.
 
-    Row i uses fold_in(key, i), so the result does not depend on batch_size, and the
-    first rows of a data set give the same with and without the others. Memory holds
-    one batch of intermediate values at a time.
+    Row i uses fold_in(key, i). With threefry keys, JAX's default, the result therefore
+    does not depend on batch_size, and the first rows of a data set give the same with
+    and without the others. Keys of "rbg" and "unsafe_rbg" draw the noise of rows side
+    by side as one block from the first row's key (`jax.random`): each row's is fresh
+    still, but another with another batch_size, by as much as with another key. Memory
+    holds one batch of intermediate values at a time.
 
     Args:
         evaluator: (key, params, x) -> any tree of arrays, for one example.
@@ -57,7 +60,7 @@ def over_examples(
         mesh=mesh,
         in_specs=(same, same, rows, rows),
         out_specs=rows,
-        check_vma=False,  # evaluators start their scans from constants
+        check_vma=False,  # an evaluator may scan from constants by itself
     )
 
     def run_shared(key: PRNGKey, params: Params, data: Float[Array, "N *X"]) -> PyTree:

@@ -18,17 +18,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vae_jax import bounds
+from vae_jax import bounds, numerics, vae
 from vae_jax.estimators import importance
 from vae_jax.inference import variational_em
 from vae_jax.types import (
     Conditional,
+    ExampleObjective,
+    Family,
     Generative,
-    Objective,
     Params,
     PRNGKey,
     PyTree,
     Scalar,
+    conditional,
 )
 
 
@@ -90,7 +92,7 @@ def exactly(log_p: Callable[[Params, Array], Scalar]) -> Evidence:
 
 
 def posterior_gap(
-    evidence: Evidence, bound: Objective
+    evidence: Evidence, bound: ExampleObjective
 ) -> Callable[[PRNGKey, Params, Array], Between]:
     """(key, params, x) -> log p(x) - L[q] = KL(q || p(z | x)), nats, from both sides.
 
@@ -152,20 +154,18 @@ def fit_local(
         ValueError: if a number is not positive, or num_evaluated no multiple of
             num_samples.
     """
-    q = variational_em.free(posterior)
-    draw = importance.log_weights(generative, q, num_samples=num_samples)
+    model = vae.model(generative, variational_em.free(posterior))
+    draw = importance.log_weights(model, num_samples=num_samples)
     if not tolerance > 0.0:
         raise ValueError(f"tolerance must be positive, got {tolerance}.")
-    if max_rounds < 1:
-        raise ValueError(f"max_rounds must be positive, got {max_rounds}.")
+    numerics.check_positive(max_rounds=max_rounds)
     if num_evaluated < 1 or num_evaluated % num_samples:
         raise ValueError(
             f"num_evaluated must be a positive multiple of num_samples={num_samples}, "
             f"got {num_evaluated}."
         )
     search = variational_em.search(
-        generative,
-        q,
+        model,
         num_samples=num_samples,
         num_steps=num_steps,
         learning_rate=learning_rate,
@@ -180,7 +180,7 @@ def fit_local(
 
         num_chunks = num_evaluated // num_samples
         zero = jnp.zeros((), h.dtype)
-        return jax.lax.scan(add, zero, jnp.arange(num_chunks))[0] / num_chunks
+        return numerics.scan(add, zero, jnp.arange(num_chunks))[0] / num_chunks
 
     def fit(key: PRNGKey, params: Params, x: Array, start: Array) -> LocalFit:
         if start.shape != (posterior.width,):
@@ -190,13 +190,13 @@ def fit_local(
         def one_round(at: LocalFit) -> LocalFit:
             key_round = jax.random.fold_in(key_rounds, at.num_rounds)
             key_search, key_compare = jax.random.split(key_round)
-            found, _ = search(key_search, params, x, at.h)
-            both = jnp.stack([at.h, found])
+            fitted, _ = search(key_search, params, x, at.h)
+            ends = jnp.stack([at.h, fitted])
             before, after = jax.lax.map(
-                lambda h: bound(jax.random.clone(key_compare), params, x, h), both
+                lambda h: bound(jax.random.clone(key_compare), params, x, h), ends
             )
             return LocalFit(
-                jnp.where(after > before, found, at.h),  # the start where it is NaN
+                jnp.where(after > before, fitted, at.h),  # the start where it is NaN
                 at.bound,
                 after - before,
                 at.num_rounds + 1,
@@ -204,7 +204,7 @@ def fit_local(
             )
 
         unknown = jnp.full((), jnp.nan, start.dtype)
-        at = jax.lax.while_loop(
+        at = numerics.while_loop(
             lambda at: ~at.converged & (at.num_rounds < max_rounds),
             one_round,
             LocalFit(
@@ -236,11 +236,11 @@ def with_parameters_in_h(posterior: Conditional) -> Conditional:
     def read(h: Array) -> tuple[PyTree, Array]:
         if h.shape != (width,):
             raise ValueError(f"h must be [{width}], got {h.shape}.")
-        start, found = posterior.width, []
+        start, fitted = posterior.width, []
         for leaf, size in zip(leaves, sizes, strict=True):
-            found.append(h[start : start + size].reshape(leaf.shape))
+            fitted.append(h[start : start + size].reshape(leaf.shape))
             start += size
-        return jax.tree.unflatten(tree, found), h[: posterior.width]
+        return jax.tree.unflatten(tree, fitted), h[: posterior.width]
 
     def sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
         del params
@@ -250,7 +250,20 @@ def with_parameters_in_h(posterior: Conditional) -> Conditional:
         del params
         return posterior.log_prob(*read(h), z)
 
-    return Conditional(width, lambda key: (), sample, log_prob)
+    def sample_and_log_prob(
+        key: PRNGKey, params: PyTree, h: Array
+    ) -> tuple[Array, Scalar]:
+        del params
+        return posterior.sample_and_log_prob(key, *read(h))
+
+    return conditional(
+        Family(f"{posterior.family.name} with parameters in h"),
+        posterior.shape,
+        width=width,
+        sample=sample,
+        log_prob=log_prob,
+        sample_and_log_prob=sample_and_log_prob,
+    )
 
 
 def parameters_into_h(
@@ -263,7 +276,7 @@ def parameters_into_h(
 
 def split(
     evidence: Evidence,
-    bound: Objective,
+    bound: ExampleObjective,
     fit: Callable[[PRNGKey, Params, Array, Array], LocalFit],
     *,
     start: Start,

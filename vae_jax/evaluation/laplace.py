@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vae_jax import posteriors
+from vae_jax import numerics, posteriors, vae
 from vae_jax.types import Generative, Params, Recognition, Scalar, log_joint
 
 HALVINGS = 12  # of a Newton step, before it is given up
@@ -71,7 +71,7 @@ def posterior(
         begin = jnp.zeros((num_latents,), x.dtype)
         if start is not None:
             begin = start(params, x)
-        mode = jax.lax.scan(climb, begin, length=num_steps)[0]
+        mode = numerics.scan(climb, begin, None, length=num_steps)[0]
         values, vectors = curvature(mode)
         # Sigma = R^T R for the triangle R of the rows of its square root: no square of
         # the condition number, as Sigma itself would have.
@@ -79,12 +79,7 @@ def posterior(
         scale_tril = triangle.T * jnp.sign(jnp.diagonal(triangle))[None]
         return posteriors.packed(mode, scale_tril)
 
-    return Recognition(
-        lambda key: (),
-        encode,
-        lambda key, params, h: density.sample(key, (), h),
-        lambda params, h, z: density.log_prob((), h, z),
-    )
+    return vae.recognition(encode, density)
 
 
 def _tiny(z: Array) -> Float[Array, ""]:

@@ -18,9 +18,9 @@ from vae_jax.estimators import importance
 from vae_jax.evaluation import weights
 from vae_jax.types import (
     Generative,
+    Model,
     Params,
     PRNGKey,
-    Recognition,
     Scalar,
     log_joint,
     log_likelihood,
@@ -31,8 +31,7 @@ Estimate: TypeAlias = Callable[[PRNGKey, Params, Array], weights.LogEvidence]
 
 
 def importance_sampling(
-    generative: Generative,
-    recognition: Recognition,
+    model: Model,
     *,
     num_samples: int,
     chunk_size: int = 500,
@@ -47,21 +46,32 @@ def importance_sampling(
     and a pareto_k above 0.7 are the signs (`weights.doubts`).
 
     Args:
-        generative: the joint p(x, z).
-        recognition: the proposal q(z | x), any density over the model's z.
+        model: the joint p(x, z) and the proposal q(z | x), any density over its z.
         num_samples: k, a multiple of the chunk size or smaller than it.
         chunk_size: samples decoded at a time.
 
     Raises:
         ValueError: if a number is below one or k is no multiple of the chunk size; when
             traced, if q's z has not the shape of the model's.
+
+    Examples:
+        >>> from vae_jax.latent_models import ppca
+        >>> p = ppca.generative(1, (2,))
+        >>> model = vae.model(p, ppca.recognition(1))
+        >>> params = model.init(jax.random.key(0))
+        >>> x = jnp.array([0.5, -1.0])
+        >>> estimate = importance_sampling(model, num_samples=10)
+        >>> found = estimate(jax.random.key(1), params, x)
+        >>> exact = ppca.log_evidence(params, x)  # the proposal is the posterior
+        >>> bool(jnp.abs(found.log_p - exact) < 1e-4)
+        True
     """
     chunk = _chunk(num_samples, chunk_size)
-    draw = importance.log_weights(generative, recognition, num_samples=chunk)
+    draw = importance.log_weights(model, num_samples=chunk)
 
     def log_weights(params: Params, x: Array) -> Callable[[PRNGKey], Array]:
-        vae.check_latents(generative, recognition, params, x)
-        h = recognition.encode(params, x)
+        vae.check_latents(model, params, x)
+        h = model.recognition.encode(params, x)
         return lambda key: draw(key, params, x, h)
 
     return _streamed(log_weights, num_samples=num_samples, chunk=chunk)
@@ -183,6 +193,6 @@ def _streamed(
         dtype = jax.eval_shape(draw, key).dtype
         start = weights.start(num_samples, dtype)
         chunks = jnp.arange(num_samples // chunk)
-        return weights.summary(jax.lax.scan(add_chunk, start, chunks)[0], num_samples)
+        return weights.summary(numerics.scan(add_chunk, start, chunks)[0], num_samples)
 
     return estimate

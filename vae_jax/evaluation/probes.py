@@ -100,12 +100,12 @@ def few_labels(
         )
     if num_draws < 1:
         raise ValueError(f"num_draws must be positive, got {num_draws}.")
-    found = []
+    accuracies = []
     for rows in _stratified(train.labels, num_labels, num_draws, random_state):
         few = Labelled(train.codes[rows], train.labels[rows])
         probe = _probe(few, test, train.codes, strength=strength, max_steps=max_steps)
-        found.append(probe.accuracy)
-    return np.array(found)
+        accuracies.append(probe.accuracy)
+    return np.array(accuracies)
 
 
 def _check_neighbors(num_neighbors: int, num_rows: int) -> None:

@@ -9,82 +9,68 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
+from jaxtyping import Array
 
-from vae_jax import divergences, reparameterize
-from vae_jax.training import gradient
+from vae_jax import divergences, numerics, reparameterize
 from vae_jax.types import (
-    Algorithm,
     Batch,
+    Family,
     Generative,
+    Model,
     Objective,
     Params,
     PRNGKey,
     PyTree,
+    Recognition,
     Scalar,
 )
 
 
 def full_vb(
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    *,
-    num_data: int,
-    prior_std: float = 1.0,
-    monitor: gradient.Monitor = lambda key, params, x: {},
-    norm_every: int = 1,
-) -> Algorithm:
-    r"""Ascent on one example's share of a bound on log p(data), theta integrated out.
+    objective: Objective, *, num_data: int, prior_std: float = 1.0
+) -> Objective:
+    r"""One example's share of a bound on log p(data), theta integrated out.
 
     $E_{q(\theta)}[L(\theta, \phi; x)] - KL(q(\theta) || p(\theta)) / N$ with p(theta) =
     N(0, prior_std^2 I): equation 24 of AEVB's appendix F divided by N, its last terms
     in closed form. Its sum over the N examples is a lower bound on log p(data). Each
     step draws one theta = mean + std * eps for the whole batch, so that decoding stays
-    one matrix product; value and gradient are unbiased where the objective's are.
+    one matrix product; value and gradient are unbiased where the objective's are. It
+    logs the whole of KL(q(theta) || p(theta)) as `kl_theta`.
 
     Args:
-        objective: a bound L on log p(x) given theta, for plain parameters.
-        optimizer: any optax transformation, of q(theta)'s parameters and phi.
+        objective: a bound L on log p(x) given theta, for plain parameters; its memory
+            is kept.
         num_data: N.
         prior_std: of every entry of theta.
-        monitor: as in `gradient.ascent`; its params hold q(theta).
-        norm_every: as in `gradient.ascent`.
 
     Returns:
-        An algorithm with the states and infos of `gradient.ascent`. It starts from
-        parameters that hold q(theta), as those of `at_mean` do.
+        An objective of parameters that hold q(theta), as those of `at_mean` do.
 
     Raises:
         ValueError: if num_data is below one or prior_std is not positive.
     """
-    if num_data < 1:
-        raise ValueError(f"num_data must be positive, got {num_data}.")
+    numerics.check_positive(num_data=num_data)
     if not 0.0 < prior_std < math.inf:
         raise ValueError(f"prior_std must be positive and finite, got {prior_std}.")
 
-    def ascent(of_batch: Objective) -> Algorithm:
-        return gradient.ascent(
-            of_batch, optimizer, monitor=monitor, norm_every=norm_every
-        )
+    def init(params: Params) -> PyTree:
+        return objective.init(at_mean_of(params))
 
-    def step(
-        key: PRNGKey, state: gradient.AscentState, batch: Batch
-    ) -> tuple[PyTree, PyTree]:
+    def value(
+        key: PRNGKey, params: Params, memory: PyTree, batch: Batch
+    ) -> tuple[Array, PyTree, dict[str, Scalar]]:
         key_theta, key_step = jax.random.split(key)
+        theta = sample(key_theta, params.generative)
+        at_theta = Params(theta, params.recognition)
+        nats, memory, logged = objective.value(key_step, at_theta, memory, batch)
+        kl = kl_to_prior(params.generative, prior_std=prior_std)
+        return nats - kl / num_data, memory, {**logged, "kl_theta": kl}
 
-        def share(key: PRNGKey, params: Params, x: jax.Array) -> Scalar:
-            theta = sample(key_theta, params.generative)
-            value = objective(key, Params(theta, params.recognition), x)
-            return (
-                value - kl_to_prior(params.generative, prior_std=prior_std) / num_data
-            )
-
-        return ascent(share).step(key_step, state, batch)
-
-    return Algorithm(ascent(objective).init, step)
+    return Objective(init, value)
 
 
-def at_mean(generative: Generative, *, initial_std: float = 0.01) -> Generative:
+def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
     """The model whose theta is the mean of q(theta), which params.generative holds.
 
     For evaluators, which then measure one model and not the average over q(theta).
@@ -95,6 +81,7 @@ def at_mean(generative: Generative, *, initial_std: float = 0.01) -> Generative:
     """
     if not 0.0 < initial_std < math.inf:
         raise ValueError(f"initial_std must be positive and finite, got {initial_std}.")
+    generative, recognition, kl = model.generative, model.recognition, model.kl
 
     def init(key: PRNGKey) -> PyTree:
         mean = generative.init(key)
@@ -107,13 +94,32 @@ def at_mean(generative: Generative, *, initial_std: float = 0.01) -> Generative:
     def params_first(function: Callable) -> Callable:
         return lambda params, *rest: function(at_mean_of(params), *rest)
 
-    return Generative(
-        init,
-        params_second(generative.sample_prior),
-        params_first(generative.log_prior),
-        params_first(generative.log_likelihood_terms),
-        params_second(generative.sample_observation),
-        params_first(generative.mean_observation),
+    def family(known: Family) -> Family:
+        parameters = known.parameters
+        return Family(known.name, parameters and params_first(parameters))
+
+    return Model(
+        Generative(
+            init,
+            params_second(generative.sample_prior),
+            params_first(generative.log_prior),
+            params_first(generative.log_likelihood_terms),
+            params_second(generative.sample_observation),
+            params_first(generative.mean_observation),
+            family(generative.prior_family),
+            generative.quantity,
+        ),
+        Recognition(
+            recognition.init,
+            params_first(recognition.encode),
+            params_second(recognition.sample),
+            params_first(recognition.log_prob),
+            params_second(recognition.sample_and_log_prob),
+            recognition.moments and params_first(recognition.moments),
+            family(recognition.family),
+        ),
+        params_second(model.draw),
+        kl and params_first(kl),
     )
 
 
@@ -126,11 +132,11 @@ def sample(key: PRNGKey, q: PyTree) -> PyTree:
     """One theta from q(theta), reparameterized."""
     means, structure = jax.tree.flatten(q["mean"])
     keys = jax.random.split(key, len(means))
-    drawn = [
+    samples = [
         reparameterize.location_scale(*row)
         for row in zip(keys, means, jax.tree.leaves(q["log_std"]), strict=True)
     ]
-    return jax.tree.unflatten(structure, drawn)
+    return jax.tree.unflatten(structure, samples)
 
 
 def kl_to_prior(q: PyTree, *, prior_std: float = 1.0) -> Scalar:

@@ -1,16 +1,17 @@
 """Monte Carlo EM: maximum likelihood with the posterior sampled, and no q."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from vae_jax import numerics, posteriors
+from vae_jax import numerics, posteriors, vae
 from vae_jax.estimators import sgvb
 from vae_jax.inference import hmc
+from vae_jax.training import gradient
 from vae_jax.types import (
     Algorithm,
     Batch,
@@ -22,8 +23,6 @@ from vae_jax.types import (
     Scalar,
     log_joint,
 )
-
-Rows: TypeAlias = tuple[Float[Array, "B *X"], Float[Array, "B D"]]
 
 
 class MCEMState(NamedTuple):
@@ -99,9 +98,11 @@ def mcem(
         num_data=num_data, num_leapfrog=num_leapfrog, num_updates=num_updates
     )
     hmc.check_step_size(target_acceptance, initial_step_size, jitter)
+    numerics.check_not_negative(weight_decay=weight_decay)
     if not adaptation_gain > 0.0:
         raise ValueError(f"adaptation_gain must be positive, got {adaptation_gain}.")
-    objective = _mean_log_joint(generative, num_data, weight_decay)
+    optimizer = optax.with_extra_args_support(optimizer)
+    objective = _log_joint(generative, num_data, weight_decay)
 
     def init(key: PRNGKey, start: Params) -> MCEMState:
         keys = jax.random.split(key, num_data)
@@ -124,13 +125,23 @@ def mcem(
         return hmc.transition(key_move, log_density, z, size, num_leapfrog)
 
     def update(
-        key: PRNGKey, params: Params, opt_state: Any, rows: Rows
+        key: PRNGKey, params: Params, opt_state: Any, batch: Batch, z: Array
     ) -> tuple[tuple[Params, Any], tuple[Scalar, Scalar]]:
         def negative(theta: PyTree) -> Scalar:
-            return -objective(key, params._replace(generative=theta), rows)
+            nats = jax.vmap(objective, in_axes=(None, None, 0, 0))(
+                key, params._replace(generative=theta), batch.x, z
+            )
+            return -gradient.weighted_moments(nats, batch.weight)[0]
 
         loss, grads = jax.value_and_grad(negative)(params.generative)
-        updates, opt_state = optimizer.update(grads, opt_state, params.generative)
+        updates, opt_state = optimizer.update(
+            grads,
+            opt_state,
+            params.generative,
+            value=loss,
+            grad=grads,
+            value_fn=negative,
+        )
         theta = optax.apply_updates(params.generative, updates)
         report = -loss, optax.tree.norm(grads)
         return (params._replace(generative=theta), opt_state), report
@@ -145,19 +156,22 @@ def mcem(
             keys, state.params, batch.x, state.chains[batch.index], step_size
         )
         (params, opt_state), (values, norms) = jax.lax.scan(
-            lambda carry, _: update(key_updates, *carry, (batch.x, z)),
+            lambda carry, _: update(key_updates, *carry, batch, z),
             (state.params, state.opt_state),
             length=num_updates,
         )
-        acceptance = moves.acceptance.mean()
-        log_step_size = hmc.adapted(
+        acceptance, _ = gradient.weighted_moments(moves.acceptance, batch.weight)
+        adapted = hmc.adapted(
             state.log_step_size,
             acceptance,
             target=target_acceptance,
             gain=adaptation_gain,
         )
+        # A batch without weight has no acceptance to learn from.
+        weighs = batch.weight.sum() > 0.0
+        log_step_size = jnp.where(weighs, adapted, state.log_step_size)
         chains = state.chains.at[batch.index].set(z)
-        error = jnp.abs(moves.energy_error).mean()
+        error, _ = gradient.weighted_moments(jnp.abs(moves.energy_error), batch.weight)
         info = MCEMInfo(values[0], acceptance, error, step_size, norms[0])
         return MCEMState(params, opt_state, chains, log_step_size, state.step + 1), info
 
@@ -233,26 +247,24 @@ def fitted_normal(
         start = hmc.start(key_start, generative, params, x, num_draws=num_starts)
         return fit(chain(key_chain, log_density, start).positions)
 
-    return Recognition(
-        init=lambda key: (),
-        encode=encode,
-        sample=lambda key, params, h: density.sample(key, (), h),
-        log_prob=lambda params, h, z: density.log_prob((), h, z),
-    )
+    return vae.recognition(encode, density)
 
 
-def _mean_log_joint(
+def _log_joint(
     generative: Generative, num_data: int, weight_decay: float
-) -> Callable[[PRNGKey, Params, Rows], Scalar]:
-    """(key, params, (x, z)) -> the mean of log p(x, z), with the prior's gradient."""
+) -> Callable[[PRNGKey, Params, Array, Array], Scalar]:
+    """(key, params, x, z) -> log p(x, z), with the prior's gradient."""
 
-    def one(key: PRNGKey, params: Params, row: Any) -> Scalar:
-        del key
-        return log_joint(generative, params, *row)
+    def of_row(key: PRNGKey, params: Params, x: Array, z: Array) -> Scalar:
+        def at_z(key: PRNGKey, params: Params, x: Array) -> Scalar:
+            del key
+            return log_joint(generative, params, x, z)
 
-    penalized = sgvb.with_normal_prior_on_theta(
-        one, num_data=num_data, weight_decay=weight_decay
-    )
-    objective = penalized if weight_decay else one
-    each = jax.vmap(cast(Any, objective), in_axes=(None, None, 0))
-    return lambda key, params, rows: each(key, params, rows).mean()
+        if not weight_decay:
+            return at_z(key, params, x)
+        penalized = sgvb.with_normal_prior_on_theta(
+            at_z, num_data=num_data, weight_decay=weight_decay
+        )
+        return penalized(key, params, x)
+
+    return of_row

@@ -62,8 +62,7 @@ def quadrature_em(
     Raises:
         ValueError: if a number is not positive, or num_nodes is below two.
     """
-    if num_updates < 1:
-        raise ValueError(f"num_updates must be positive, got {num_updates}.")
+    numerics.check_positive(num_updates=num_updates)
     optimizer = gradient.of_theta(optimizer)
     nodes, log_weight = numerics.grid(num_latents, num_nodes=num_nodes, limit=limit)
 
@@ -77,8 +76,9 @@ def quadrature_em(
         log_r = jnp.log(jnp.where(r > 0.0, r, 1.0))
         return r @ (log_terms(params, x) - log_r)
 
-    def of_batch(params: Params, x: Array, r: Array) -> Scalar:
-        return jax.vmap(bound, in_axes=(None, 0, 0))(params, x, r).mean()
+    def of_batch(params: Params, batch: Batch, r: Array) -> Scalar:
+        nats = jax.vmap(bound, in_axes=(None, 0, 0))(params, batch.x, r)
+        return gradient.weighted_moments(nats, batch.weight)[0]
 
     def init(key: PRNGKey, start: Params) -> gradient.AscentState:
         del key
@@ -92,23 +92,29 @@ def quadrature_em(
         logs = jax.vmap(log_terms, in_axes=(None, 0))(state.params, batch.x)
         r = stop_gradient(jax.nn.softmax(logs))
 
+        def negative(params: Params) -> Scalar:
+            return -of_batch(params, batch, r)
+
         def update(
             carry: tuple[Params, Any], _: None
         ) -> tuple[tuple[Params, Any], tuple[Scalar, Scalar]]:
             params, memory = carry
-            value, slope = jax.value_and_grad(of_batch)(params, batch.x, r)
-            descent = jax.tree.map(jnp.negative, slope)
-            updates, memory = optimizer.update(descent, memory, params)
+            loss, grads = jax.value_and_grad(negative)(params)
+            updates, memory = optimizer.update(
+                grads, memory, params, value=loss, grad=grads, value_fn=negative
+            )
             params = cast(Params, optax.apply_updates(params, updates))
-            return (params, memory), (value, optax.tree.norm(slope))
+            return (params, memory), (-loss, optax.tree.norm(grads))
 
         (params, memory), (values, norms) = jax.lax.scan(
             update, (state.params, state.opt_state), length=num_updates
         )
         info = QuadratureEMInfo(
-            log_p=jax.nn.logsumexp(logs, axis=1).mean(),
+            log_p=gradient.weighted_moments(
+                jax.nn.logsumexp(logs, axis=1), batch.weight
+            )[0],
             bound_after_e_step=values[0],
-            bound_after_m_step=of_batch(params, batch.x, r),
+            bound_after_m_step=of_batch(params, batch, r),
             gradient_norm=norms[0],
         )
         return gradient.AscentState(params, memory, state.step + 1), info

@@ -7,7 +7,7 @@ example's row.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import optax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, Int
 
-from vae_jax import bounds
+from vae_jax import bounds, numerics, vae
 from vae_jax.estimators import importance, sgvb
 from vae_jax.training import gradient
 from vae_jax.types import (
@@ -23,6 +23,7 @@ from vae_jax.types import (
     Batch,
     Conditional,
     Generative,
+    Model,
     Objective,
     Params,
     PRNGKey,
@@ -31,26 +32,6 @@ from vae_jax.types import (
 )
 
 Search = Callable[[PRNGKey, Params, Array, Array], tuple[Array, Array]]
-
-
-class VariationalEMState(NamedTuple):
-    """Theta with its optimizer's memory, and the variational parameters of each row."""
-
-    ascent: gradient.AscentState
-    h: Float[Array, "N H"]
-
-    @property
-    def params(self) -> Params:
-        """The parameters, where an ascent's state has them."""
-        return self.ascent.params
-
-
-class VariationalEMInfo(NamedTuple):
-    """What one step reports, means over the batch, nats per example."""
-
-    bound: Scalar  # after the E-step, before theta moves
-    starting_bound: Scalar  # of the q that the rows had
-    gradient_norm: Scalar  # of theta's gradient
 
 
 def variational_em(
@@ -65,74 +46,111 @@ def variational_em(
     weight_decay: float = 0.0,
     norm_every: int = 1,
 ) -> Algorithm:
-    r"""E: raise the bound in the batch's own h_i; M: one step of theta on that bound.
-
-    $\max_{h_i} E_{q(z|h_i)}[\log p(x_i, z) - \log q(z|h_i)]$ by Adam on fresh samples,
-    at a rate that falls to zero, from where the row's last search ended (zeros at
-    first); then one optimizer step of theta on the mean bound of the batch at the h_i
-    found. Theta's gradient is unbiased for that bound's. As the rows' q are warm, a
-    short search an epoch converges with theta.
+    """Ascent of theta alone on `local_bound`: each step is an E-step and an M-step.
 
     Args:
         generative: the joint p(x, z).
-        posterior: q(z | h), reparameterized and without parameters of its own, such as
-            `posteriors.diag_normal`.
+        posterior: as in `local_bound`.
         optimizer: of theta, any optax transformation; phi is left as it is.
         num_data: N, rows of the data set.
-        num_samples: L, of every estimate of the bound.
-        num_steps: of each search.
-        learning_rate: of its Adam, in the units of h.
-        weight_decay: theta's prior is N(0, I / weight_decay) (`sgvb`); 0 for none.
+        num_samples: as in `local_bound`.
+        num_steps: as in `local_bound`.
+        learning_rate: as in `local_bound`.
+        weight_decay: as in `local_bound`.
         norm_every: as in `gradient.ascent`.
 
     Raises:
         ValueError: if a number is not positive, or weight_decay is negative.
     """
-    if num_data < 1:
-        raise ValueError(f"num_data must be positive, got {num_data}.")
-    recognition = free(posterior)
-    weights = importance.log_weights(generative, recognition, num_samples=num_samples)
-    find = search(
+    bound = local_bound(
         generative,
-        recognition,
+        posterior,
+        num_data=num_data,
+        num_samples=num_samples,
+        num_steps=num_steps,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+    )
+    return gradient.ascent(bound, gradient.of_theta(optimizer), norm_every=norm_every)
+
+
+def local_bound(
+    generative: Generative,
+    posterior: Conditional,
+    *,
+    num_data: int,
+    num_samples: int = 1,
+    num_steps: int = 20,
+    learning_rate: float = 0.1,
+    weight_decay: float = 0.0,
+) -> Objective:
+    r"""The bound of a batch at the best q that each of its rows has for itself.
+
+    $\max_{h_i} E_{q(z|h_i)}[\log p(x_i, z) - \log q(z|h_i)]$ by Adam on fresh samples,
+    at a rate that falls to zero, from where the row's last search ended (zeros at
+    first): the memory is the table of all h_i [N, H]. The value is on fresh samples at
+    the h_i found, whose gradient for theta is unbiased for that bound's; none reaches
+    the search. As the rows' q are warm, a short search an epoch converges with theta.
+    It logs `starting_bound`, of the q that the rows had.
+
+    Args:
+        generative: the joint p(x, z).
+        posterior: q(z | h), reparameterized and without parameters of its own, such as
+            `posteriors.diag_normal`.
+        num_data: N, rows of the data set.
+        num_samples: L, of every estimate of the bound.
+        num_steps: of each search.
+        learning_rate: of its Adam, in the units of h.
+        weight_decay: theta's prior is N(0, I / weight_decay) (`sgvb`); 0 for none.
+
+    Raises:
+        ValueError: if a number is not positive, or weight_decay is negative.
+    """
+    numerics.check_positive(num_data=num_data)
+    model = vae.model(generative, free(posterior))
+    weights = importance.log_weights(model, num_samples=num_samples)
+    find = search(
+        model,
         num_samples=num_samples,
         num_steps=num_steps,
         learning_rate=learning_rate,
     )
 
-    def bound(key: PRNGKey, params: Params, row: tuple[Array, Array]) -> Scalar:
-        x, h = row
-        return bounds.elbo(weights(key, params, x, h))
+    def init(params: Params) -> Float[Array, "N H"]:
+        del params
+        return jnp.zeros((num_data, posterior.width))
 
-    objective = sgvb.with_normal_prior_on_theta(
-        cast(Objective, bound), num_data=num_data, weight_decay=weight_decay
-    )
-    ascent = gradient.ascent(
-        objective if weight_decay else cast(Objective, bound),
-        gradient.of_theta(optimizer),
-        norm_every=norm_every,
-    )
-
-    def init(key: PRNGKey, start: Params) -> VariationalEMState:
-        h = jnp.zeros((num_data, posterior.width))
-        return VariationalEMState(ascent.init(key, start), h)
-
-    def step(
-        key: PRNGKey, state: VariationalEMState, batch: Batch
-    ) -> tuple[VariationalEMState, VariationalEMInfo]:
+    def value(
+        key: PRNGKey, params: Params, memory: Float[Array, "N H"], batch: Batch
+    ) -> tuple[Array, Float[Array, "N H"], dict[str, Scalar]]:
         key_e, key_m = jax.random.split(key)
-        keys = jax.random.split(key_e, batch.index.shape[0])
-        found, values = jax.vmap(find, in_axes=(0, None, 0, 0))(
-            keys, state.params, batch.x, state.h[batch.index]
-        )
-        rows = batch._replace(x=(batch.x, found))
-        inner, info = ascent.step(key_m, state.ascent, rows)
-        h = state.h.at[batch.index].set(found)
-        return VariationalEMState(inner, h), VariationalEMInfo(
-            info.bound, values[:, 0].mean(), info.gradient_norm
+        num_rows = batch.index.shape[0]
+        h, values = jax.vmap(find, in_axes=(0, None, 0, 0))(
+            jax.random.split(key_e, num_rows),
+            stop_gradient(params),
+            batch.x,
+            memory[batch.index],
         )
 
-    return Algorithm(init, step)
+        def bound(key: PRNGKey, params: Params, x: Array, h: Array) -> Scalar:
+            def at_h(key: PRNGKey, params: Params, x: Array) -> Scalar:
+                return bounds.elbo(weights(key, params, x, h))
+
+            if not weight_decay:
+                return at_h(key, params, x)
+            penalized = sgvb.with_normal_prior_on_theta(
+                at_h, num_data=num_data, weight_decay=weight_decay
+            )
+            return penalized(key, params, x)
+
+        nats = jax.vmap(bound, in_axes=(0, None, 0, 0))(
+            jax.random.split(key_m, num_rows), params, batch.x, h
+        )
+        first, _ = gradient.weighted_moments(values[:, 0], batch.weight)
+        return nats, memory.at[batch.index].set(h), {"starting_bound": first}
+
+    numerics.check_not_negative(weight_decay=weight_decay)
+    return Objective(init, value)
 
 
 def optimized(
@@ -162,8 +180,7 @@ def optimized(
         ValueError: if a number is not positive.
     """
     find = search(
-        generative,
-        free(posterior),
+        vae.model(generative, free(posterior)),
         num_samples=num_samples,
         num_steps=num_steps,
         learning_rate=learning_rate,
@@ -173,26 +190,18 @@ def optimized(
         start = jnp.zeros((posterior.width,), x.dtype)
         return stop_gradient(find(jax.random.clone(key), params, x, start)[0])
 
-    return free(posterior)._replace(encode=encode)
+    return vae.recognition(encode, posterior)
 
 
 def free(posterior: Conditional) -> Recognition:
     """q(z | h) at an h that is given: it encodes nothing, and has no parameters."""
-    return Recognition(
-        init=lambda key: (),
-        encode=lambda params, x: jnp.zeros((posterior.width,), x.dtype),
-        sample=lambda key, params, h: posterior.sample(key, (), h),
-        log_prob=lambda params, h, z: posterior.log_prob((), h, z),
+    return vae.recognition(
+        lambda params, x: jnp.zeros((posterior.width,), x.dtype), posterior
     )
 
 
 def search(
-    generative: Generative,
-    recognition: Recognition,
-    *,
-    num_samples: int,
-    num_steps: int,
-    learning_rate: float,
+    model: Model, *, num_samples: int, num_steps: int, learning_rate: float
 ) -> Search:
     """(key, params, x, h) -> the h found, and the bound's draws [S] on the way.
 
@@ -200,8 +209,7 @@ def search(
     leaves out the score of q: its noise vanishes as q nears the posterior.
 
     Args:
-        generative: the joint p(x, z).
-        recognition: q(z | h), reparameterized; its encoder is not used.
+        model: the joint p(x, z) and q(z | h), reparameterized; its encoder is not used.
         num_samples: L, of every estimate of the bound.
         num_steps: S.
         learning_rate: where Adam's rate starts, in the units of h.
@@ -209,14 +217,15 @@ def search(
     Raises:
         ValueError: if a number is not positive.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be positive, got {num_steps}.")
+    numerics.check_positive(num_steps=num_steps)
     if not learning_rate > 0.0:
         raise ValueError(f"learning_rate must be positive, got {learning_rate}.")
-    draw = importance.log_weights(
-        generative, recognition, num_samples=num_samples, with_score=False
+    draw = importance.log_weights(model, num_samples=num_samples, with_score=False)
+    falling = optax.cosine_decay_schedule(learning_rate, num_steps)
+    # The count as a float, or strict promotion refuses optax's schedule.
+    adam = gradient.adam(
+        lambda step: falling(jnp.asarray(step, jnp.result_type(float)))
     )
-    adam = gradient.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
     def find(key: PRNGKey, params: Params, x: Array, h: Array) -> tuple[Array, Array]:
         def loss(h: Array, key: PRNGKey) -> Scalar:
@@ -231,7 +240,7 @@ def search(
             return (cast(Array, optax.apply_updates(h, updates)), memory), -value
 
         steps = jnp.arange(num_steps)
-        (found, _), values = jax.lax.scan(step, (h, adam.init(h)), steps)
-        return found, values
+        (best, _), values = jax.lax.scan(step, (h, adam.init(h)), steps)
+        return best, values
 
     return find

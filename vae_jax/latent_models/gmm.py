@@ -10,20 +10,24 @@ type of covariance it is, and `params.recognition` is empty. `em` fits it, from 
 `fit` does so from several starts.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vae_jax import likelihoods, numerics, posteriors, reparameterize
+from vae_jax import likelihoods, numerics, posteriors, reparameterize, vae
 from vae_jax.latent_models import gmm_em, gmm_missing, gmm_scales, gmm_start
 from vae_jax.types import (
     Conditional,
+    Family,
     Generative,
     Params,
     PRNGKey,
     PyTree,
     Recognition,
     Scalar,
+    conditional,
 )
 
 em, start, fit = gmm_em.em, gmm_start.start, gmm_start.fit
@@ -106,12 +110,7 @@ def recognition(num_components: int, *, missing: bool = False) -> Recognition:
     def encode(params: Params, x: Float[Array, " D"]) -> Float[Array, " K"]:
         return jax.nn.log_softmax(log_joints(params, x, missing=missing))
 
-    return Recognition(
-        lambda key: (),
-        encode,
-        lambda key, params, h: choice.sample(key, (), h),
-        lambda params, h, z: choice.log_prob((), h, z),
-    )
+    return vae.recognition(encode, choice)
 
 
 def log_joints(
@@ -155,9 +154,9 @@ def maximum_likelihood(
     """The parameters of greatest sum of log p(x, z) where z is observed, closed form.
 
     Shares, means and covariances of the rows of each component; the covariance's
-    eigenvalues are at least min_variance. A component without rows has the mean and
-    covariance of all of them, and a share of the least positive number. z may hold
-    probabilities: then this is the M-step of EM.
+    eigenvalues are at least min_variance, with the floors of `em`. A component without
+    rows has the mean and covariance of all of them, and a share of the least positive
+    number. z may hold probabilities: then this is the M-step of EM.
 
     Raises:
         ValueError: for an unknown covariance or a min_variance that is not positive.
@@ -169,18 +168,31 @@ def maximum_likelihood(
     # Where a component has no rows, every row counts.
     filled = jnp.where((n == 0.0)[:, None], shares.sum(0)[None], shares)
     rows = filled.sum(1)
+    unit = gmm_scales.magnitude(x)  # the squares of x / unit do not overflow
+    x = x / unit
     mean = jnp.matmul(filled, x, precision="highest") / rows[:, None]
+    share = n / n.sum()
+    center = jnp.matmul(share, mean, precision="highest")
     scale = gmm_scales.unit(mean, covariance=covariance)
     kind = gmm_scales.kind(scale)
+    least_std = gmm_scales.least_std(
+        scale,
+        share,
+        jnp.abs(mean - center[None]),
+        min_std=math.sqrt(min_variance) / unit,
+    )
     if covariance == "tied":
         filled, rows = shares, n.sum()[None]
-    second = kind.second_moments(scale, filled, kind.whiten(scale, mean, x.T))
-    variance = second / gmm_scales.expand(scale, rows)
-    scale, _ = kind.rescale(
-        scale, variance, min_variance=min_variance, added_variance=0.0
-    )
-    logits = jnp.log(jnp.maximum(n / n.sum(), jnp.finfo(x.dtype).tiny))
-    mixture = gmm_scales.Tables(logits, mean, scale)
+    # Twice more in the coordinates of what comes out: moments there keep the digits of
+    # a direction that is thin beside the others.
+    for _ in range(3):
+        second = kind.second_moments(scale, filled, kind.whiten(scale, mean, x.T))
+        variance = second / gmm_scales.expand(scale, rows)
+        scale, _ = kind.rescale(
+            scale, variance, variance, least_std=least_std, added_variance=0.0
+        )
+    logits = jnp.log(jnp.maximum(share, jnp.finfo(x.dtype).tiny))
+    mixture = gmm_scales.Tables(logits, unit * mean, kind.enlarge(scale, unit))
     return Params(gmm_scales.parameters(mixture, covariance=covariance), ())
 
 
@@ -188,6 +200,8 @@ def _terms(
     mean: Float[Array, " D"], scale: Array, x: Float[Array, " D"], *, missing: bool
 ) -> Float[Array, " D"]:
     """log p(x_d | x_{<d}) under one component's factor or logarithms."""
+    if x.shape != mean.shape:
+        raise ValueError(f"the mixture is of x of {mean.shape}, got {x.shape}.")
     if scale.ndim == 2:
         if missing:
             return gmm_missing.observed_terms(scale, mean, x)
@@ -218,9 +232,10 @@ def _one_of(num_components: int) -> Conditional:
     """The one-hot choice z [1, K] given logits [K]; certain where K is one."""
     if num_components > 1:
         return posteriors.categorical(1, num_components)
-    return Conditional(
-        1,
-        lambda key: (),
-        lambda key, params, h: jnp.ones((1, 1), h.dtype),
-        lambda params, h, z: jnp.zeros((), h.dtype),
+    return conditional(
+        Family("certain"),
+        (1, 1),
+        width=1,
+        sample=lambda key, params, h: jnp.ones((1, 1), h.dtype),
+        log_prob=lambda params, h, z: jnp.zeros((), h.dtype),
     )

@@ -58,9 +58,19 @@ def em(
     the mean weight, where that is below one) keeps its mean and scale and is counted in
     `num_collapsed`; its share is still updated. A covariance with an eigenvalue below
     min_variance has it raised, which is the M-step under that constraint, so that the
-    bounds still rise; it is counted in `num_at_floor`. With finite rows, parameters are
-    finite in float32 too. Under `vmap` the floor's eigenvalues are computed at every
-    step.
+    bounds still rise, to rounding; it is counted in `num_at_floor`.
+
+    Where the dtype does not resolve min_variance beside larger numbers, the constraint
+    is Sigma >= diag(f^2), with f_d the largest of sqrt(min_variance), 16 eps times the
+    distance in feature d of the component's mean from the mixture's and, for full and
+    tied, 128 eps times the component's own standard deviation of d. In float32 these
+    are 2e-6 and 1.5e-5 of them. Such a floor moves with its component, and the bounds
+    may fall by what raising it costs; between rows as near to each other as the floor,
+    rounding is a small share of a standard deviation and no longer of the last digit.
+
+    With finite rows parameters are finite in float32 too, where no row is 1e18 of the
+    start's standard deviations away. Under `vmap` the singular values that the floor
+    needs are computed at every step.
 
     Args:
         min_variance: the floor of every covariance's eigenvalues, in squared units of
@@ -190,15 +200,23 @@ def _maximize(
     kept = gmm_scales.expand(old.scale, pooled * total / rate < one_row)
     rows = gmm_scales.expand(old.scale, jnp.maximum(pooled, tiny))
     variance = kind.about(second, n, b, shift) / rows
+    mean = old.mean + kind.unwhiten(old.scale, shift)
+    center = jnp.matmul(share, old.mean, precision="highest")
     scale, at_floor = kind.rescale(
         old.scale,
         jnp.where(kept, identity, variance),
-        min_variance=min_variance,
+        jnp.where(kept, identity, second / rows),
+        least_std=gmm_scales.least_std(
+            old.scale,
+            share,
+            jnp.abs(mean - center[None]),
+            min_std=math.sqrt(min_variance),
+        ),
         added_variance=added_variance,
     )
     new = gmm_scales.Tables(
         jnp.log(jnp.maximum(n, tiny)),
-        old.mean + kind.unwhiten(old.scale, shift),
+        mean,
         jnp.where(kept, old.scale, scale),
     )
     return new, shift, collapsed.sum(), (at_floor & ~kept.ravel()).sum()

@@ -13,25 +13,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vae_jax.latent_models import gmm_scales
 from vae_jax.types import Scalar
 
 
 class Completion(NamedTuple):
-    """The normal of a row's missing entries given its observed ones."""
+    r"""The normal of $\epsilon = L^{-1}(x - \mu)$ given the observed entries of x."""
 
-    deviation: Float[Array, " D"]  # E[x | observed] - mean
-    covariance: Float[Array, "D D"]  # zero but between missing entries
+    eps: Float[Array, " D"]  # E[eps | observed]
+    covariance: Float[Array, "D D"]  # of eps: a projection, of rank the missing entries
     terms: Float[Array, " D"]  # log-density of the observed entries; zero at missing
     entropy: Scalar  # of the missing entries given the observed ones, nats
 
 
 def observed_factor(
-    covariance: Float[Array, "D D"], observed: Bool[Array, " D"]
+    scale_tril: Float[Array, "D D"], observed: Bool[Array, " D"]
 ) -> Float[Array, "D D"]:
-    """The Cholesky factor of the covariance with missing entries as the identity's."""
-    both = observed[:, None] & observed[None, :]
-    eye = jnp.eye(observed.shape[0], dtype=covariance.dtype)
-    return jnp.linalg.cholesky(jnp.where(both, covariance, eye))
+    """The Cholesky factor of the covariance with missing entries as the identity's.
+
+    It is taken from the rows of L, as float32 loses the thin directions of L L^T.
+    """
+    rows = jnp.where(observed[:, None], scale_tril, 0.0)
+    between = jnp.diag((~observed).astype(rows.dtype))
+    return gmm_scales.lower_factor(jnp.concatenate([rows, between], axis=1))
 
 
 def density_terms(
@@ -52,7 +56,7 @@ def observed_terms(
 ) -> Float[Array, " D"]:
     """`density_terms` of the observed entries among themselves, zero at the others."""
     observed = ~jnp.isnan(x)
-    factor = observed_factor(_covariance(scale_tril), observed)
+    factor = observed_factor(scale_tril, observed)
     deviation = jnp.where(observed, x, mean) - mean
     return jnp.where(observed, density_terms(factor, deviation), 0.0)
 
@@ -62,30 +66,31 @@ def complete(
     mean: Float[Array, " D"],
     x: Float[Array, " D"],
 ) -> Completion:
-    """Conditional moments of one row under one component."""
-    sigma, observed = _covariance(scale_tril), ~jnp.isnan(x)
-    factor = observed_factor(sigma, observed)
+    r"""Conditional moments of one row under one component.
+
+    The observed rows of L are $L_o = F Q$ with F triangular and Q of orthonormal rows,
+    so that $E[\epsilon | x_o] = Q^T F^{-1} (x_o - \mu_o)$ with covariance $I - Q^T Q$.
+    """
+    observed = ~jnp.isnan(x)
+    factor = observed_factor(scale_tril, observed)
     deviation = jnp.where(observed, x, mean) - mean
-    # One solve for L_o^{-1} [Sigma_o, x_o - mu_o]; the rows of missing entries are 0.
-    right = jnp.where(observed[:, None], sigma, 0.0)
+    # One solve for F^{-1} [L_o, x_o - mu_o]; the rows of missing entries are 0.
+    right = jnp.where(observed[:, None], scale_tril, 0.0)
     right = jnp.concatenate([right, deviation[:, None]], axis=1)
     solved = jax.scipy.linalg.solve_triangular(factor, right, lower=True)
-    across, eps = solved[:, :-1], solved[:, -1]
-    guess = jnp.matmul(across.T, eps, precision="highest")
-    explained = jnp.matmul(across.T, across, precision="highest")
-    missing = ~(observed[:, None] | observed[None, :])
+    basis, eps = solved[:, :-1], solved[:, -1]
+    # Newton's step towards orthonormal rows, which the solve leaves to rounding.
+    gram = jnp.matmul(basis, basis.T, precision="highest")
+    basis = 1.5 * basis - 0.5 * jnp.matmul(gram, basis, precision="highest")
+    explained = jnp.matmul(basis.T, basis, precision="highest")
     log_scales = jnp.log(jnp.diagonal(factor))
     terms = -(0.5 * eps**2 + log_scales + 0.5 * jnp.log(2.0 * jnp.pi))
     # log det of the whole = that of the observed + that of the missing given them.
     log_det = jnp.log(jnp.diagonal(scale_tril)).sum() - log_scales.sum()
     nats = 0.5 * (1.0 + jnp.log(2.0 * jnp.pi))
     return Completion(
-        jnp.where(observed, deviation, guess),
-        jnp.where(missing, sigma - explained, 0.0),
+        jnp.matmul(basis.T, eps, precision="highest"),
+        jnp.eye(len(x), dtype=x.dtype) - explained,
         jnp.where(observed, terms, 0.0),
         log_det + nats * (~observed).sum(dtype=x.dtype),
     )
-
-
-def _covariance(scale_tril: Float[Array, "D D"]) -> Float[Array, "D D"]:
-    return jnp.matmul(scale_tril, scale_tril.T, precision="highest")

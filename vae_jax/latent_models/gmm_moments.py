@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.latent_models import gmm_missing, gmm_scales
 from vae_jax.types import Scalar
 
@@ -48,7 +49,13 @@ def over_rows(
     """One pass over x in blocks of rows, the last one filled with weightless rows.
 
     A row of weight 0 is not read, so it may hold anything.
+
+    Raises:
+        ValueError: when traced, if the rows have not as many entries as the means.
     """
+    event = mixture.mean.shape[1:]
+    if x.shape[1:] != event:
+        raise ValueError(f"the mixture is of x of {event}, got rows of {x.shape[1:]}.")
     size = max(1, block_size // _MISSING_ROWS) if missing else block_size
     size = min(size, x.shape[0])
     rows_of = _incomplete if missing else _complete
@@ -72,7 +79,7 @@ def over_rows(
     def add(total: Moments, rows: tuple[Array, Array]) -> tuple[Moments, None]:
         return jax.tree.map(jnp.add, total, block(rows)), None
 
-    return jax.lax.scan(add, zeros, blocks)[0]
+    return numerics.scan(add, zeros, blocks)[0]
 
 
 def _blocks(rows: Float[Array, "B *X"], size: int) -> Float[Array, "S R *X"]:
@@ -128,17 +135,11 @@ def _incomplete_by_factors(mixture: gmm_scales.Tables, x: Float[Array, "R D"]) -
     of_row = jax.vmap(gmm_missing.complete, in_axes=(0, 0, None))
     got = jax.vmap(of_row, in_axes=(None, None, 0), out_axes=1)(scales, mixture.mean, x)
 
-    def whitened(columns: Array) -> Array:
-        # Solves that wait for `complete`: see `gmm_scales` on factorizations that XLA
-        # runs side by side.
-        return jax.scipy.linalg.solve_triangular(scales, columns, lower=True)
-
     def spread(shares: Array) -> Array:
         total = jnp.einsum("kr,krij->kij", shares, got.covariance, precision="highest")
-        return gmm_scales.pool(mixture.scale, whitened(whitened(total).mT))
+        return gmm_scales.pool(mixture.scale, total)
 
-    eps = whitened(got.deviation.mT)
-    return _Rows(eps, got.terms.sum(2), got.entropy, spread)
+    return _Rows(got.eps.mT, got.terms.sum(2), got.entropy, spread)
 
 
 def _incomplete_by_logarithms(

@@ -26,6 +26,10 @@ from jaxtyping import Array, Bool, Float
 from vae_jax.types import PyTree, Scalar
 
 COVARIANCES = ("full", "diag", "tied", "spherical")
+# Where rounding hides a standard deviation, in units of the dtype's eps.
+LEAST_OF_STD = 128.0  # of a feature's own: along a direction across features
+LEAST_OF_DISTANCE = 16.0  # of a mean's distance from the center of the mixture
+ROUNDING = 8.0  # of second moments, in units of eps times their trace
 
 
 class Tables(NamedTuple):
@@ -52,7 +56,9 @@ class Kind(NamedTuple):
     identity: Callable[[Array], Array]  # scale -> a unit variance in its coordinates
     unwhiten: Callable[[Array, Array], Array]  # scale, eps [K, D] -> L_k eps
     rescale: Callable[..., tuple[Array, Bool[Array, " S"]]]
-    # scale, variance in its coordinates, *, min_variance, added_variance
+    # scale, variance in its coordinates, the second moments that it was centered from,
+    # *, least_std, added_variance
+    enlarge: Callable[[Array, Scalar], Array]  # scale, c -> the scale of c times x
     log_det: Callable[[Array, int], Float[Array, " S"]]
     # scale, D -> log det L_k
     quadratic: Callable[[Array, Array, Array, int], Scalar]
@@ -90,6 +96,17 @@ def covariance_of(theta: PyTree) -> str:
     return "diag" if theta["log_std"].ndim == 2 else "spherical"
 
 
+def covariances(theta: PyTree) -> Float[Array, "K D D"]:
+    """The covariance of every component, of params.generative of any type."""
+    _, mean, scale = tables(theta)
+    if scale.ndim == 3:
+        sigma = jnp.matmul(scale, scale.swapaxes(1, 2), precision="highest")
+    else:
+        eye = jnp.eye(mean.shape[1], dtype=mean.dtype)
+        sigma = jnp.exp(2.0 * scale)[:, :, None] * eye[None]
+    return jnp.broadcast_to(sigma, (*mean.shape, mean.shape[1]))
+
+
 def parameters(mixture: Tables, *, covariance: str) -> PyTree:
     """The dictionary that `tables` reads."""
     theta = {"logits": mixture.logits, "mean": mixture.mean}
@@ -124,6 +141,47 @@ def expand(scale: Array, by_scale: Float[Array, " S"]) -> Array:
 def kind(scale: Array) -> Kind:
     """The functions that fit a scale."""
     return _FACTORS if scale.ndim == 3 else _LOGARITHMS
+
+
+def least_std(
+    scale: Array,
+    shares: Float[Array, " K"],
+    distance: Float[Array, "K D"],
+    *,
+    min_std: float | Scalar,
+) -> Array:
+    """The floor of every feature's standard deviation, [S, D] or [K, E].
+
+    min_std, or what the dtype resolves at a mean's distance
+    from the center of the mixture where that is more. Where a covariance is shared, the
+    root mean square of its components' and features'.
+    """
+    resolved = LEAST_OF_DISTANCE * jnp.finfo(distance.dtype).eps * distance
+    if scale.shape[0] == distance.shape[0]:
+        square = resolved**2
+    else:
+        square = (shares[:, None] * resolved**2).sum(0, keepdims=True)
+    if scale.ndim == 2:
+        square = _over_features(square, scale.shape[1])
+    return jnp.maximum(jnp.sqrt(square), min_std)
+
+
+def magnitude(x: Array) -> Scalar:
+    """The power of two below the largest entry: dividing by it is exact."""
+    _, exponent = jnp.frexp(jnp.abs(x).max())
+    return jnp.ldexp(jnp.ones((), x.dtype), exponent - 1)
+
+
+def lower_factor(rows: Float[Array, "*S D M"]) -> Float[Array, "*S D D"]:
+    """The Cholesky factor of A A^T for rows A [D, M], M >= D, which is never formed.
+
+    It is the R of a QR decomposition of A^T: rounding is relative to each row of A, not
+    to the largest eigenvalue of A A^T.
+    """
+    upper = jnp.linalg.qr(rows.mT, mode="r")
+    negative = jnp.diagonal(upper, axis1=-2, axis2=-1) < 0.0
+    signs = jnp.where(negative, -1.0, 1.0).astype(upper.dtype)
+    return jnp.tril(upper.mT * signs[..., None, :])
 
 
 def inverse(scale_tril: Float[Array, "S D D"]) -> Float[Array, "S D D"]:
@@ -178,45 +236,59 @@ def _unwhiten_by_factors(scale: Array, eps: Array) -> Array:
 
 
 def _rescale_factors(
-    scale: Array, variance: Array, *, min_variance: float, added_variance: float
+    scale: Array,
+    variance: Array,
+    second: Array,
+    *,
+    least_std: Array,
+    added_variance: float,
 ) -> tuple[Array, Bool[Array, " S"]]:
-    """Factors of L (V + added P P^T) L^T with the eigenvalues clipped from below.
+    """Factors of L (V + added P P^T) L^T, raised to a covariance of least_std.
 
     L chol(V) is a product of triangular factors: neither forms the covariance, so that
-    rounding is relative to the component's own scale in every direction. The clipped
-    form is taken only where Sigma - floor I is not positive definite.
+    rounding is relative to the component's own scale in every direction. The raised
+    form is taken only where Sigma - diag(least_std^2) is not positive definite.
     """
-    inverses = inverse(scale)
-    precision = jnp.matmul(inverses, inverses.mT, precision="highest")
-    variance = variance + added_variance * precision
-    # One call for both: two batched factorizations that XLA runs side by side wait for
-    # each other for ever on a CPU of two threads (JAX 0.10.2, from 16 of size 64 on).
-    both = jnp.concatenate([variance, variance - min_variance * precision])
-    factors, margins = jnp.split(jnp.linalg.cholesky(both), 2)
-    at_floor = ~jnp.isfinite(margins).all((1, 2))
-    new = jnp.matmul(scale, factors, precision="highest")
+    dtype, inverses = jnp.finfo(scale.dtype), inverse(scale)
+    if added_variance:
+        precision = jnp.matmul(inverses, inverses.mT, precision="highest")
+        variance = variance + added_variance * precision
+    largest = jnp.abs(scale).max(2, keepdims=True)  # no square of it, to not overflow
+    rows = scale / largest
+    square = (jnp.matmul(rows, variance, precision="highest") * rows).sum(2)
+    stds = largest[:, :, 0] * jnp.sqrt(jnp.maximum(square, 0.0))
+    least_std = jnp.maximum(least_std, LEAST_OF_STD * dtype.eps * stds)
+    least = inverses * least_std[:, None, :]
+    margin = variance - jnp.matmul(least, least.mT, precision="highest")
+    at_floor = ~jnp.isfinite(jnp.linalg.cholesky(margin)).all((1, 2))
+    # Moments that rounding made too small would cost more than any floor gives. Only
+    # then is the second factorization known: two batched ones that XLA runs side by
+    # side wait for each other for ever on a CPU of two threads (JAX 0.10.2, from 16 of
+    # size 64 on).
+    unit = _identity_of_factors(scale)
+    lost = ROUNDING * dtype.eps * jnp.trace(second + unit, axis1=1, axis2=2)
+    variance = variance + jnp.where(at_floor, lost, 0.0)[:, None, None] * unit
+    new = jnp.matmul(scale, jnp.linalg.cholesky(variance), precision="highest")
 
     def clipped() -> Array:
-        sigma = jnp.matmul(jnp.matmul(scale, variance), scale.mT)
-        return jnp.where(at_floor[:, None, None], clip(sigma, min_variance), new)
+        return jnp.where(at_floor[:, None, None], clip(new, least_std), new)
 
     return jax.lax.cond(at_floor.any(), clipped, lambda: new), at_floor
 
 
 def clip(
-    covariance: Float[Array, "S D D"], min_variance: float
+    factor: Float[Array, "S D D"], least_std: Float[Array, "S D"]
 ) -> Float[Array, "S D D"]:
-    """Cholesky factors after raising the eigenvalues to at least min_variance.
+    """The triangular factor of A A^T raised to at least F = diag(least_std^2).
 
-    The greatest likelihood under Sigma >= min_variance I is that of the clipped sample
-    covariance. The factor is the R of a QR decomposition of (V sqrt(lambda))^T, and
-    never that of a matrix that rounding could make indefinite.
+    The greatest likelihood under Sigma >= F is that of the sample covariance S whose
+    eigenvalues in the units of F, those of F^{-1/2} S F^{-1/2}, are raised to one. They
+    are the squared singular values of F^{-1/2} A: in float32 those of a formed S are
+    lost below 1e-7 of the largest.
     """
-    values, vectors = jnp.linalg.eigh(covariance)
-    stds = jnp.sqrt(jnp.maximum(values, min_variance))
-    upper = jnp.linalg.qr((vectors * stds[:, None, :]).mT)[1]
-    signs = jnp.where(jnp.diagonal(upper, axis1=1, axis2=2) < 0.0, -1.0, 1.0)
-    return jnp.tril(upper.mT * signs.astype(upper.dtype)[:, None, :])
+    least = least_std[:, :, None]
+    vectors, stds, _ = jnp.linalg.svd(factor / least)
+    return lower_factor(least * vectors * jnp.maximum(stds, 1.0)[:, None, :])
 
 
 def _log_det_of_factors(scale: Array, num_features: int) -> Array:
@@ -254,11 +326,22 @@ def _unwhiten_by_logarithms(scale: Array, eps: Array) -> Array:
 
 
 def _rescale_logarithms(
-    scale: Array, variance: Array, *, min_variance: float, added_variance: float
+    scale: Array,
+    variance: Array,
+    second: Array,
+    *,
+    least_std: Array,
+    added_variance: float,
 ) -> tuple[Array, Bool[Array, " K"]]:
-    variance = jnp.exp(2.0 * scale) * variance + added_variance
-    at_floor = (variance < min_variance).any(1)
-    return 0.5 * jnp.log(jnp.maximum(variance, min_variance)), at_floor
+    del second
+    # Rounding may have left less than nothing.
+    positive = jnp.maximum(variance, jnp.finfo(scale.dtype).tiny)
+    log_std = scale + 0.5 * jnp.log(positive)
+    if added_variance:
+        added = jnp.log(jnp.asarray(added_variance, scale.dtype))
+        log_std = 0.5 * jnp.logaddexp(2.0 * log_std, added)
+    floor = jnp.log(least_std)
+    return jnp.maximum(log_std, floor), (log_std < floor).any(1)
 
 
 def _log_det_of_logarithms(scale: Array, num_features: int) -> Array:
@@ -278,6 +361,7 @@ _FACTORS = Kind(
     _identity_of_factors,
     _unwhiten_by_factors,
     _rescale_factors,
+    jnp.multiply,
     _log_det_of_factors,
     _quadratic_of_factors,
 )
@@ -288,6 +372,7 @@ _LOGARITHMS = Kind(
     jnp.ones_like,
     _unwhiten_by_logarithms,
     _rescale_logarithms,
+    lambda scale, c: scale + jnp.log(c),
     _log_det_of_logarithms,
     _quadratic_of_logarithms,
 )

@@ -3,6 +3,7 @@
 These take whole data sets, and check them on the host.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.latent_models import gmm_em, gmm_scales
 from vae_jax.types import Batch, Params, PRNGKey, PyTree
 
@@ -42,6 +44,10 @@ def start(
     _check_size(x, num_components)
     weight = jnp.ones(x.shape[:1], x.dtype) if weight is None else weight
     x = _filled(x, weight)
+    # In units in which squares do not overflow; a power of two, so that the means are
+    # rows to the last digit.
+    unit = gmm_scales.magnitude(x)
+    x = x / unit
     mean = _plus_plus(key, x, weight, num_components)
     nearest = jnp.argmin(_squared_distances(x, mean), axis=1)
     one_hot = weight[:, None] * jax.nn.one_hot(nearest, num_components, dtype=x.dtype)
@@ -51,14 +57,20 @@ def start(
     single = scale[:1]
     eps = (x - mean[nearest]).T[None]
     second = kind.second_moments(single, weight[None], eps) / weight.sum()
+    least_std = gmm_scales.least_std(
+        single,
+        jnp.ones((1,), x.dtype),
+        jnp.zeros_like(mean[:1]),
+        min_std=math.sqrt(min_variance) / unit,
+    )
     pooled, _ = kind.rescale(
-        single, second, min_variance=min_variance, added_variance=0.0
+        single, second, second, least_std=least_std, added_variance=0.0
     )
     # A mean that no row is nearest to starts with the share of one.
     one_row = jnp.minimum(1.0, weight.mean())
     logits = jnp.log(jnp.maximum(one_hot.sum(0), one_row) / weight.sum())
-    scale = jnp.broadcast_to(pooled, scale.shape)
-    mixture = gmm_scales.Tables(jax.nn.log_softmax(logits), mean, scale)
+    scale = jnp.broadcast_to(kind.enlarge(pooled, unit), scale.shape)
+    mixture = gmm_scales.Tables(jax.nn.log_softmax(logits), unit * mean, scale)
     return Params(gmm_scales.parameters(mixture, covariance=covariance), ())
 
 
@@ -200,7 +212,7 @@ def _plus_plus(
         distance = _squared_distances(x, chosen[None])[:, 0]
         return (means.at[i].set(chosen), jnp.minimum(nearest, distance)), None
 
-    return jax.lax.scan(add, (means, nearest), jnp.arange(1, num))[0][0]
+    return numerics.scan(add, (means, nearest), jnp.arange(1, num))[0][0]
 
 
 def _squared_distances(

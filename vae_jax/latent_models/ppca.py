@@ -87,6 +87,15 @@ def generative(
     )
 
 
+def parameters(w: PyTree, mu: PyTree, log_std: PyTree) -> PyTree:
+    """params.generative of W [P, D], mu [P] and log(s2) / 2, arrays of any library."""
+    return {
+        "decoder": {"output": {"kernel": w.T, "bias": mu}},
+        "prior": (),
+        "likelihood": {"log_std": log_std},
+    }
+
+
 def recognition(num_latents: int, *, min_std: float = 1e-3) -> Recognition:
     """The exact posterior p(z | x), read from theta; it has no parameters.
 
@@ -102,15 +111,10 @@ def recognition(num_latents: int, *, min_std: float = 1e-3) -> Recognition:
         w, mu, log_std = _read(params, floor)
         gain, scale_tril = _posterior(w, log_std)
         with jax.default_matmul_precision("highest"):
-            mean = gain @ (x.reshape(-1) - mu)
+            mean = gain @ centered(x, mu)
         return posteriors.packed(mean, scale_tril)
 
-    return Recognition(
-        lambda key: (),
-        encode,
-        lambda key, params, h: density.sample(key, (), h),
-        lambda params, h, z: density.log_prob((), h, z),
-    )
+    return vae.recognition(encode, density)
 
 
 def log_evidence(
@@ -128,7 +132,18 @@ def log_evidence(
     """
     w, mu, log_std = _read(params, _log_of_min_std(min_std))
     gain, scale_tril = _posterior(w, log_std)
-    return _log_evidence(x.reshape(-1) - mu, w, log_std, gain, scale_tril)
+    return _log_evidence(centered(x, mu), w, log_std, gain, scale_tril)
+
+
+def centered(x: Float[Array, "*X"], mu: Float[Array, " P"]) -> Float[Array, " P"]:
+    """x - mu, of one observation whose entries are in the order of mu.
+
+    Raises:
+        ValueError: when traced, if x has more or fewer entries than mu.
+    """
+    if x.size != mu.size:
+        raise ValueError(f"x of {x.shape} has {x.size} entries, but mu has {mu.size}.")
+    return x.reshape(-1) - mu
 
 
 def maximum_likelihood(
@@ -164,7 +179,9 @@ def maximum_likelihood(
     variance = max(values[num_latents:].mean(), math.exp(2.0 * floor))
     scales = np.sqrt(np.maximum(values[:num_latents] - variance, 0.0))
     dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
-    theta = _theta(vectors[:, :num_latents] * scales, mean, 0.5 * math.log(variance))
+    theta = parameters(
+        vectors[:, :num_latents] * scales, mean, 0.5 * math.log(variance)
+    )
     return Params(jax.tree.map(lambda a: jnp.asarray(a, dtype), theta), ())
 
 
@@ -200,12 +217,12 @@ def em(*, min_std: float = 1e-3) -> Algorithm:
         with jax.default_matmul_precision("highest"):
             theta, info = _em_step(state.params, batch, floor)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(theta)]
-        kept = jax.tree.map(
+        held = jax.tree.map(
             lambda new, old: jnp.where(jnp.stack(finite).all(), new, old),
             theta,
             state.params.generative,
         )
-        return EmState(state.params._replace(generative=kept)), info
+        return EmState(state.params._replace(generative=held)), info
 
     return Algorithm(init, step)
 
@@ -242,7 +259,7 @@ def _em_step(params: Params, batch: Batch, floor: float) -> tuple[PyTree, EmInfo
     variance = expected_error(new_w) / x.shape[1]
     new_log_std = jnp.maximum(0.5 * jnp.log(variance), floor)
     info = EmInfo(before, bound(w, log_std), bound(new_w, new_log_std))
-    return _theta(new_w, mu, new_log_std), info
+    return parameters(new_w, mu, new_log_std), info
 
 
 def _solve_positive(a: Array, b: Array) -> Array:
@@ -290,15 +307,6 @@ def _read(params: Params, floor: float) -> tuple[Array, Array, Scalar]:
     layer = params.generative["decoder"]["output"]
     log_std = jnp.maximum(params.generative["likelihood"]["log_std"], floor)
     return layer["kernel"].T, layer["bias"], log_std
-
-
-def _theta(w: PyTree, mu: PyTree, log_std: PyTree) -> PyTree:
-    """What `_read` reads, in the layout of `vae.decoder_model`."""
-    return {
-        "decoder": {"output": {"kernel": w.T, "bias": mu}},
-        "prior": (),
-        "likelihood": {"log_std": log_std},
-    }
 
 
 def _log_of_min_std(min_std: float) -> float:

@@ -43,7 +43,7 @@ def bound(
     """
     w, mu, log_std = _read(params, min_std)
     with jax.default_matmul_precision("highest"):
-        error = jnp.sum((x.reshape(-1) - mu - w @ mean) ** 2)
+        error = jnp.sum((ppca.centered(x, mu) - w @ mean) ** 2)
         error += jnp.sum((w @ jnp.tril(scale_tril)) ** 2)
     log_normalizer = mu.shape[0] * (0.5 * math.log(2.0 * math.pi) + log_std)
     reconstruction = -(log_normalizer + 0.5 * error * jnp.exp(-2.0 * log_std))

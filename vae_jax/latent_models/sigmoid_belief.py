@@ -13,14 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from vae_jax import likelihoods, networks, posteriors, priors
+from vae_jax import likelihoods, networks, posteriors, priors, vae
 from vae_jax.types import (
+    Family,
     Generative,
     Params,
     PRNGKey,
     PyTree,
     Recognition,
     Scalar,
+    conditional,
 )
 
 
@@ -93,6 +95,12 @@ def generative(
         lambda params, x, z: likelihood.log_prob_terms((), decode(params, z), x),
         lambda key, params, z: likelihood.sample(key, (), decode(params, z)),
         lambda params, z: likelihood.mean((), decode(params, z)),
+        Family("layers of bits")
+        if maps
+        else Family(
+            "bernoulli", lambda params: (params.generative["prior"]["logits"],)
+        ),
+        likelihood.quantity,
     )
 
 
@@ -139,23 +147,33 @@ def recognition(
     def encode(params: Params, x: Array) -> Array:
         return encoder.apply(params.recognition["encoder"], x)
 
-    def sample(key: PRNGKey, params: Params, h: Array) -> Array:
+    def sample(key: PRNGKey, phi: PyTree, h: Array) -> Array:
         key_first, *keys = jax.random.split(key, len(sizes))
         zs = [bits[0].sample(key_first, (), h)]
         for i, net in enumerate(maps):
-            logits = net.apply(params.recognition[_name(i)], zs[i])
+            logits = net.apply(phi[_name(i)], zs[i])
             zs.append(bits[i + 1].sample(keys[i], (), logits))
         return jnp.concatenate(zs)
 
-    def log_prob(params: Params, h: Array, z: Array) -> Scalar:
+    def log_prob(phi: PyTree, h: Array, z: Array) -> Scalar:
         zs = split(z)
         nats = bits[0].log_prob((), h, zs[0])
         for i, net in enumerate(maps):
-            logits = net.apply(params.recognition[_name(i)], zs[i])
+            logits = net.apply(phi[_name(i)], zs[i])
             nats = nats + bits[i + 1].log_prob((), logits, zs[i + 1])
         return nats
 
-    return Recognition(init, encode, sample, log_prob)
+    layers = conditional(
+        Family("layers of bits") if maps else bits[0].family,
+        (sum(sizes),),
+        width=sizes[0],
+        sample=sample,
+        log_prob=log_prob,
+        moments=None if maps else bits[0].moments,
+    )
+    return vae.recognition(
+        encode, layers, init=init, read=lambda params: params.recognition
+    )
 
 
 def _layers(

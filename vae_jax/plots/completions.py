@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from vae_jax.plots import images as grids
+
 _DPI = 100
 _TILE_DOTS = 56  # what the longer side of an image is enlarged to, about
 _HIDDEN = (0.90, 0.45, 0.10)  # orange: no shade of grey
@@ -16,21 +18,25 @@ def table(
     originals: np.ndarray,
     hidden: np.ndarray,
     groups: Mapping[str, np.ndarray],
+    *,
+    limits: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
     """A row for each image: the original, what is observed of it, and completions.
 
     Hidden pixels of the second column are orange.
 
     Args:
-      originals: [N, H, W], or [N, H, W, 3], in [0, 1]; values beyond are clipped.
+      originals: [N, H, W], or [N, H, W, 3].
       hidden: bool, of the same shape; a pixel is orange where any channel is hidden.
       groups: by their title, images [N, M, *] side by side, all of them of one shape
         but for M.
+      limits: the values of black and white; a line below says them, as in
+        `images.grid`.
 
     Raises:
       ValueError: another shape, or no images.
     """
-    original = _colored("originals", originals, 1)
+    original = _colored("originals", originals, 1, limits)
     if np.shape(hidden) != np.shape(originals):
         raise ValueError(
             f"originals {np.shape(originals)} and hidden {np.shape(hidden)} differ in "
@@ -40,18 +46,24 @@ def table(
     observed = np.where(orange, np.asarray(_HIDDEN), original)
     panels = {"original, observed": np.stack([original, observed], axis=1)}
     for title, images in groups.items():
-        panels[title] = _colored(title, images, 2)
+        panels[title] = _colored(title, images, 2, limits)
         if panels[title].shape[0] != len(original):
             raise ValueError(
                 f"{title}: completions of {panels[title].shape[0]} images beside "
                 f"{len(original)} originals."
             )
     canvases = {title: _canvas(tiles) for title, tiles in panels.items()}
-    return _figure(canvases, tile=max(original.shape[1:3]))
+    figure = _figure(canvases, tile=max(original.shape[1:3]))
+    everything = np.concatenate([canvas.ravel() for canvas in canvases.values()])
+    if note := grids.scale_note(everything, limits):
+        figure.text(0.5, 0.02, note, ha="center", va="bottom", size=6)
+    return figure
 
 
-def _colored(name: str, images: np.ndarray, num_axes: int) -> np.ndarray:
-    """Images as red, green and blue in [0, 1]; entries that are no number are white."""
+def _colored(
+    name: str, images: np.ndarray, num_axes: int, limits: tuple[float, float]
+) -> np.ndarray:
+    """Images as red, green and blue, 0 for black and 1 for white, which NaN is too."""
     images = np.asarray(images, np.float64)
     image_axes = images.ndim - num_axes
     if image_axes == 2:
@@ -62,7 +74,8 @@ def _colored(name: str, images: np.ndarray, num_axes: int) -> np.ndarray:
         )
     if images.size == 0:
         raise ValueError(f"{name} of shape {images.shape} have nothing to draw.")
-    return np.clip(np.nan_to_num(images, nan=_BLANK), 0.0, 1.0)
+    scaled = (images - limits[0]) / (limits[1] - limits[0])
+    return np.nan_to_num(scaled, nan=_BLANK)
 
 
 def _canvas(tiles: np.ndarray) -> np.ndarray:
@@ -89,7 +102,9 @@ def _figure(canvases: Mapping[str, np.ndarray], *, tile: int) -> Figure:
     for (title, canvas), width in zip(canvases.items(), widths, strict=True):
         place = left / total[0], gap / total[1], width / total[0], height / total[1]
         axes = figure.add_axes(place)
-        axes.imshow(canvas, vmin=0.0, vmax=1.0, interpolation="nearest")
+        axes.imshow(
+            np.clip(canvas, 0.0, 1.0), vmin=0.0, vmax=1.0, interpolation="nearest"
+        )
         axes.set_axis_off()
         axes.set_title(title, size=7)
         left += width + gap

@@ -85,14 +85,18 @@ def series(
         axes.grid(alpha=0.25)
         for i, (name, (x, y)) in enumerate(curves.items()):
             points = np.array([x, y], np.float64)
-            kept = np.isfinite(points).all(0)
+            finite = np.isfinite(points).all(0)
             for row, axis in zip(points, "xy", strict=True):
-                kept &= (row > 0.0) if axis in log else True
+                finite &= (row > 0.0) if axis in log else True
             style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4.0}
             dashes = "-" if i < 10 else "--"  # the colours repeat after ten
-            axes.plot(*points[:, kept], dashes, color=f"C{i % 10}", label=name, **style)
+            axes.plot(
+                *points[:, finite], dashes, color=f"C{i % 10}", label=name, **style
+            )
         if "x" in log:
             axes.set_xscale("log")
+        elif all(np.array_equal(x, np.round(x)) for x, _ in curves.values()):
+            axes.locator_params(axis="x", integer=True)  # no ticks between counts
         if "y" in log:
             axes.set_yscale("log")
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -132,7 +136,7 @@ def train_and_test(
         figsize=(2.2 + 3.2 * len(panels), 3.8), dpi=120, layout="constrained"
     )
     first, *others = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    drawn = []
+    series_drawn = []
     for axes, (title, curves) in zip([first, *others], panels.items(), strict=True):
         axes.set(xlabel=x_label, title=title, xscale="log")
         axes.grid(alpha=0.25)
@@ -149,10 +153,10 @@ def train_and_test(
                     label=f"{name}, {split}",
                     **style,
                 )
-                drawn.append(np.stack([np.log(points[0]), points[1]], axis=1))
+                series_drawn.append(np.stack([np.log(points[0]), points[1]], axis=1))
     first.set_ylabel(y_label)
-    drawn = [points for points in drawn if len(points)]
-    limits = _settled_limits(drawn) if drawn else None
+    series_drawn = [points for points in series_drawn if len(points)]
+    limits = _settled_limits(series_drawn) if series_drawn else None
     if limits is not None:
         first.set_ylim(*limits)
         first.set_title("start not shown", fontsize="x-small", loc="right")
@@ -170,17 +174,17 @@ def train_and_test(
 
 def _points(rows: Sequence[Mapping[str, Any]], x: str, name: str) -> np.ndarray:
     """The finite points of one curve, [n, 2], in the order of the rows."""
-    found = [(row.get(x), row.get(name)) for row in rows]
-    points = np.array([p for p in found if None not in p], np.float64).reshape(-1, 2)
+    pairs = [(row.get(x), row.get(name)) for row in rows]
+    points = np.array([p for p in pairs if None not in p], np.float64).reshape(-1, 2)
     return points[np.isfinite(points).all(1)]
 
 
 def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
-    drawn = {name: points for name, points in curves.items() if len(points)}
-    if not drawn:
+    series_drawn = {name: points for name, points in curves.items() if len(points)}
+    if not series_drawn:
         axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center")
         return
-    for name, points in drawn.items():
+    for name, points in series_drawn.items():
         marker = "." if len(points) < 30 else None
         axes.plot(
             points[:, 0],
@@ -189,7 +193,9 @@ def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
             linewidth=1.4,
             label=name.replace("_", " "),
         )
-    places = np.unique(np.concatenate([points[:, 0] for points in drawn.values()]))
+    places = np.unique(
+        np.concatenate([points[:, 0] for points in series_drawn.values()])
+    )
     if len(places) > 1:
         axes.locator_params(axis="x", integer=True)
     else:
@@ -197,7 +203,7 @@ def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
     axes.ticklabel_format(useOffset=False)
     if len(curves) > 1:
         axes.legend(fontsize="small", frameon=False)
-    limits = _settled_limits(list(drawn.values()))
+    limits = _settled_limits(list(series_drawn.values()))
     if limits is not None:
         axes.set_ylim(*limits)
         axes.set_title("start not shown", fontsize="small", color="0.45", loc="right")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from vae_jax import writing
+
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes a figure as PNG at its own resolution, whole or not at all.
@@ -16,6 +18,5 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix != ".png":
         raise ValueError(f"a picture's name must end in .png, got {path.name!r}.")
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, path)
+    with writing.atomically(path) as file:
+        figure.savefig(file, format="png")

@@ -10,29 +10,36 @@ _TITLE_POINTS = 11
 _TITLE_DOTS = 34
 _MARGIN_DOTS = 8
 _BLANK = 1.0  # white, like the paper
+_TOLERANCE = 1e-3  # of black to white, within which nothing is said to be cut
 
 
 def grid(
-    images: np.ndarray, *, num_columns: int, title: str | None = None, padding: int = 1
+    images: np.ndarray,
+    *,
+    num_columns: int,
+    title: str | None = None,
+    padding: int = 1,
+    limits: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
     """Images in rows, read from left to right.
 
     Args:
-      images: [N, H, W], or [N, H, W, C] with one or three channels, in [0, 1]; values
-        beyond are clipped.
+      images: [N, H, W], or [N, H, W, C] with one or three channels.
       num_columns: images in a row; fewer if there are fewer.
       title: above the picture.
       padding: pixels between images.
+      limits: the values of black and white. The title says them where they are not 0
+        and 1, or where values beyond them are cut.
 
     Raises:
-      ValueError: another shape, no images, values from 0 to 255, or a number out of
-        range.
+      ValueError: another shape, no images, integers above 1 without limits, or a number
+        out of range.
     """
-    images = _checked("images", images, num_axes=1)
+    images = _checked("images", images, num_axes=1, limits=limits)
     _check_layout(num_columns, padding)
     tiles = _rows(images, min(num_columns, len(images)))
     canvas = _canvas(tiles, row_gaps=[padding] * len(tiles), gap=padding)
-    return _figure(canvas, title, tile=max(tiles.shape[2:4]))
+    return _figure(canvas, title, tile=max(tiles.shape[2:4]), limits=limits)
 
 
 def pairs(
@@ -42,6 +49,7 @@ def pairs(
     num_columns: int,
     title: str | None = None,
     padding: int = 1,
+    limits: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
     """Originals, each above its reconstruction, in pairs of rows set apart.
 
@@ -51,6 +59,7 @@ def pairs(
       num_columns: images in a row; fewer if there are fewer.
       title: above the picture.
       padding: pixels between images; three times as many between pairs of rows.
+      limits: the values of black and white, as in `grid`.
 
     Raises:
       ValueError: as in `grid`, or the two differ in shape.
@@ -60,34 +69,58 @@ def pairs(
             f"originals {np.shape(originals)} and reconstructions "
             f"{np.shape(reconstructions)} differ in shape."
         )
-    above = _checked("originals", originals, num_axes=1)
-    below = _checked("reconstructions", reconstructions, num_axes=1)
+    above = _checked("originals", originals, num_axes=1, limits=limits)
+    below = _checked("reconstructions", reconstructions, num_axes=1, limits=limits)
     _check_layout(num_columns, padding)
     columns = min(num_columns, len(above))
     tiles = np.stack([_rows(above, columns), _rows(below, columns)], axis=1)
     tiles = tiles.reshape(-1, *tiles.shape[2:])
     gaps = [padding, 3 * padding] * (len(tiles) // 2)
     canvas = _canvas(tiles, row_gaps=gaps, gap=padding)
-    return _figure(canvas, title, tile=max(tiles.shape[2:4]))
+    return _figure(canvas, title, tile=max(tiles.shape[2:4]), limits=limits)
 
 
-def manifold(images: np.ndarray, *, title: str | None = None) -> Figure:
+def manifold(
+    images: np.ndarray,
+    *,
+    title: str | None = None,
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> Figure:
     """A sheet of images without gaps, where neighbours are meant to be alike.
 
     Args:
-      images: [R, C, H, W], or [R, C, H, W, 1 or 3], in [0, 1]; row 0 is at the top.
+      images: [R, C, H, W], or [R, C, H, W, 1 or 3]; row 0 is at the top.
       title: above the picture.
+      limits: the values of black and white, as in `grid`.
 
     Raises:
-      ValueError: another shape, no images, or values from 0 to 255.
+      ValueError: another shape, no images, or integers above 1 without limits.
     """
-    tiles = _checked("images", images, num_axes=2)
+    tiles = _checked("images", images, num_axes=2, limits=limits)
     canvas = _canvas(tiles, row_gaps=[0] * len(tiles), gap=0)
-    return _figure(canvas, title, tile=max(tiles.shape[2:4]))
+    return _figure(canvas, title, tile=max(tiles.shape[2:4]), limits=limits)
 
 
-def _checked(name: str, images: np.ndarray, *, num_axes: int) -> np.ndarray:
-    """Images as floats in [0, 1], grey ones without an axis of channels."""
+def scale_note(canvas: np.ndarray, limits: tuple[float, float]) -> str:
+    """What black and white are, where that is not 0 and 1 or values are cut at them.
+
+    Args:
+      canvas: values that are black at 0 and white at 1; those beyond are cut.
+      limits: what 0 and 1 stand for.
+    """
+    beyond = bool(((canvas < -_TOLERANCE) | (canvas > 1.0 + _TOLERANCE)).any())
+    if limits == (0.0, 1.0) and not beyond:
+        return ""
+    return f"black {limits[0]:g}, white {limits[1]:g}" + ", cut beyond" * beyond
+
+
+def _checked(
+    name: str, images: np.ndarray, *, num_axes: int, limits: tuple[float, float]
+) -> np.ndarray:
+    """Images as floats, 0 for black and 1 for white, without an axis of one channel."""
+    low, high = limits
+    if not low < high:
+        raise ValueError(f"limits must be black's value, then white's, got {limits}.")
     images = np.asarray(images)
     image_axes = images.ndim - num_axes
     if image_axes == 3 and images.shape[-1] == 1:
@@ -100,9 +133,13 @@ def _checked(name: str, images: np.ndarray, *, num_axes: int) -> np.ndarray:
         )
     if images.size == 0:
         raise ValueError(f"{name} of shape {images.shape} have nothing to draw.")
-    if np.issubdtype(images.dtype, np.integer) and images.max() > 1:
-        raise ValueError(f"{name} must lie in [0, 1], got integers to {images.max()}.")
-    return np.clip(images.astype(np.float32), 0.0, 1.0)
+    unscaled = limits == (0.0, 1.0) and np.issubdtype(images.dtype, np.integer)
+    if unscaled and images.max() > 1:
+        raise ValueError(
+            f"{name} hold integers to {images.max()}: scale them to [0, 1], or give "
+            "limits."
+        )
+    return (images.astype(np.float32) - low) / (high - low)
 
 
 def _check_layout(num_columns: int, padding: int) -> None:
@@ -132,8 +169,12 @@ def _canvas(tiles: np.ndarray, *, row_gaps: list[int], gap: int) -> np.ndarray:
     return canvas
 
 
-def _figure(canvas: np.ndarray, title: str | None, *, tile: int) -> Figure:
+def _figure(
+    canvas: np.ndarray, title: str | None, *, tile: int, limits: tuple[float, float]
+) -> Figure:
     """A figure in which every pixel of the canvas is a square of whole dots."""
+    title = "; ".join(filter(None, (title, scale_note(canvas, limits))))
+    canvas = np.clip(canvas, 0.0, 1.0)
     scale = max(1, min(_TILE_DOTS // tile, _CANVAS_DOTS // max(canvas.shape[:2])))
     height, width = canvas.shape[0] * scale, canvas.shape[1] * scale
     top, title_width = _MARGIN_DOTS, 0

@@ -54,8 +54,10 @@ def scatter(
             title="label", fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5)
         )
     else:
-        drawn = axes.scatter(*points.T, c=labels[order], cmap="viridis", **style)
-        figure.colorbar(drawn, ax=axes, label="label")
+        points_of_labels = axes.scatter(
+            *points.T, c=labels[order], cmap="viridis", **style
+        )
+        figure.colorbar(points_of_labels, ax=axes, label="label")
     axes.set(xlabel=x_label, ylabel=y_label, aspect="equal", adjustable="datalim")
     axes.grid(alpha=0.2)
     if title:

@@ -71,17 +71,17 @@ def densities(
         layout="constrained",
     )
     top = np.percentile(np.stack([np.asarray(grid) for grid in panels.values()]), 99.5)
-    drawn = None
+    image = None
     for place, (title, grid) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(1, len(panels), place)
-        drawn = axes.imshow(
+        image = axes.imshow(
             grid, origin="lower", extent=extent, vmin=0.0, vmax=top, cmap="magma"
         )
         axes.scatter(*x.T, c="white", s=2.0, alpha=0.35, linewidths=0.0)
         axes.set(xlim=extent[:2], ylim=extent[2:], aspect="auto")
         axes.set_title(title, fontsize="small")
-    assert drawn is not None
-    figure.colorbar(drawn, ax=figure.axes, label="p(x)", extend="max")
+    assert image is not None
+    figure.colorbar(image, ax=figure.axes, label="p(x)", extend="max")
     return figure
 
 

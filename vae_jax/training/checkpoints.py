@@ -34,6 +34,7 @@ from vae_jax.types import PyTree
 _FORMAT = 1
 _UNFINISHED = ".partial-"  # being written or being removed; swept by the next save
 _NAME = re.compile(r"(\d{10,})(?:\.(\d+))?")
+_PRNGS = {"key<fry>": "threefry2x32", "key<rbg>": "rbg", "key<urbg>": "unsafe_rbg"}
 _OVERHEAD, _OVERHEAD_PER_LEAF = 128 << 10, 2 << 10  # bytes: Orbax's own files, card
 
 
@@ -64,7 +65,7 @@ class _Leaf(NamedTuple):
         return f"{self.path} {self.dtype}[{','.join(map(str, self.shape))}]"
 
 
-class _Found(NamedTuple):
+class _StepFolder(NamedTuple):
     """A folder that was published as a checkpoint."""
 
     step: int
@@ -103,8 +104,8 @@ def save(
     for leftover in directory.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(leftover)
 
-    found = _found(directory)
-    attempts = [other.attempt for other in found if other.step == step]
+    folder = _step_folders(directory)
+    attempts = [other.attempt for other in folder if other.step == step]
     name = f"{step:010d}" + (f".{max(attempts) + 1}" if attempts else "")
     partial = directory / (_UNFINISHED + name)
     partial.mkdir()
@@ -115,10 +116,10 @@ def save(
         raise
     partial.rename(directory / name)
 
-    earlier = [other for other in found if other.step < step and _complete(other)]
-    kept = {other.path for other in earlier[max(0, len(earlier) - keep + 1) :]}
-    for other in found:
-        if other.path not in kept:  # renamed first, so that no half of it is seen
+    earlier = [other for other in folder if other.step < step and _complete(other)]
+    remaining = {other.path for other in earlier[max(0, len(earlier) - keep + 1) :]}
+    for other in folder:
+        if other.path not in remaining:  # renamed first, so that no half of it is seen
             shutil.rmtree(
                 other.path.rename(directory / (_UNFINISHED + other.path.name))
             )
@@ -130,7 +131,9 @@ def steps(directory: str | os.PathLike[str]) -> list[int]:
     Complete means written to the end; whether its contents are whole, only `restore`
     can tell.
     """
-    return sorted({found.step for found in _found(Path(directory)) if _complete(found)})
+    return sorted(
+        {folder.step for folder in _step_folders(Path(directory)) if _complete(folder)}
+    )
 
 
 def restore(directory: str | os.PathLike[str], template: PyTree) -> Restored | None:
@@ -149,41 +152,41 @@ def restore(directory: str | os.PathLike[str], template: PyTree) -> Restored | N
       TemplateError: the newest whole one holds other leaves than the template.
     """
     wanted, damaged = _leaves(template), []
-    for found in reversed(_found(Path(directory))):
+    for folder in reversed(_step_folders(Path(directory))):
         try:
-            leaves, arrays = _read(found)
+            leaves, arrays = _read(folder)
         # A damaged file raises whatever the reader it confuses raises: KeyError and
         # JSONDecodeError here, ValueError, TypeError, OSError and others in Orbax.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
-            damaged.append(f"{found.path} is damaged ({reason})")
+            damaged.append(f"{folder.path} is damaged ({reason})")
             continue
         if leaves != wanted:
-            raise TemplateError(_difference(found.path, leaves, wanted))
+            raise TemplateError(_difference(folder.path, leaves, wanted))
         templates, structure = jax.tree.flatten(template)
         values = [
             _like(leaf, array) for leaf, array in zip(templates, arrays, strict=True)
         ]
-        return Restored(found.step, structure.unflatten(values), tuple(damaged))
+        return Restored(folder.step, structure.unflatten(values), tuple(damaged))
     if damaged:
         raise DamagedError("no whole checkpoint is left: " + "; ".join(damaged))
     return None
 
 
-def _found(directory: Path) -> list[_Found]:
+def _step_folders(directory: Path) -> list[_StepFolder]:
     """Everything published in a directory, oldest first."""
     if not directory.is_dir():
         return []
     matches = [(path, _NAME.fullmatch(path.name)) for path in directory.iterdir()]
     return sorted(
-        _Found(int(match[1]), int(match[2] or 0), path)
+        _StepFolder(int(match[1]), int(match[2] or 0), path)
         for path, match in matches
         if match
     )
 
 
-def _complete(found: _Found) -> bool:
-    return (found.path / "card.json").is_file() and (found.path / "arrays").is_dir()
+def _complete(folder: _StepFolder) -> bool:
+    return (folder.path / "card.json").is_file() and (folder.path / "arrays").is_dir()
 
 
 def _write(
@@ -245,14 +248,14 @@ def _silent_threads() -> Iterator[None]:
         logger.disabled = before
 
 
-def _read(found: _Found) -> tuple[list[_Leaf], list[np.ndarray | None]]:
+def _read(folder: _StepFolder) -> tuple[list[_Leaf], list[np.ndarray | None]]:
     """A checkpoint's leaves, or any exception if it is not what was saved."""
-    card = json.loads((found.path / "card.json").read_text())
+    card = json.loads((folder.path / "card.json").read_text())
     if card["format"] != _FORMAT:
         raise ValueError(f"the card has format {card['format']}, not {_FORMAT}")
-    if card["step"] != found.step:
+    if card["step"] != folder.step:
         raise ValueError(f"the card is of step {card['step']}")
-    files = _file_digests(found.path / "arrays")
+    files = _file_digests(folder.path / "arrays")
     if files != card["files"]:
         changed = dict(files.items() ^ card["files"].items())
         raise ValueError(f"arrays/{min(changed)} is not the file that was saved")
@@ -263,11 +266,11 @@ def _read(found: _Found) -> tuple[list[_Leaf], list[np.ndarray | None]]:
     }
     with _checkpointer() as checkpointer:
         stored = checkpointer.restore(
-            (found.path / "arrays").absolute(),
+            (folder.path / "arrays").absolute(),
             args=ocp.args.PyTreeRestore(restore_args=as_numpy),
         )
     arrays = [None if slot is None else stored[slot] for slot in slots]
-    if _digest(found.step, leaves, arrays) != card["contents"]:
+    if _digest(folder.step, leaves, arrays) != card["contents"]:
         raise ValueError("the arrays are not those that were saved")
     return leaves, arrays
 
@@ -358,8 +361,33 @@ def _file_digests(directory: Path) -> dict[str, str]:
     }
 
 
+def _setting(saved_as: str, here: str) -> str:
+    """What a dtype goes by: a setting of JAX, or else the model."""
+    if saved_as in _PRNGS and here in _PRNGS:
+        return (
+            f"PRNG (set JAX_DEFAULT_PRNG_IMPL={_PRNGS[saved_as]}, which it was made by)"
+        )
+    if {saved_as, here} == {"float32", "float64"}:
+        double = int(saved_as == "float64")
+        return f"precision (set JAX_ENABLE_X64={double}, by which it was made)"
+    return "model"
+
+
 def _difference(path: Path, held: Sequence[_Leaf], wanted: Sequence[_Leaf]) -> str:
-    """One line that names the first leaf in which two trees differ, and how many do."""
+    """One line that names the first leaf in which two trees differ, and how many do.
+
+    Trees that differ in their dtypes alone are of one model: what is named is then the
+    setting of JAX that their dtypes go by.
+    """
+    if [leaf._replace(dtype="") for leaf in held] == [
+        leaf._replace(dtype="") for leaf in wanted
+    ]:
+        pairs = zip(held, wanted, strict=True)
+        saved_as, here = next(pair for pair in pairs if pair[0] != pair[1])
+        reason = _setting(saved_as.dtype, here.dtype)
+        return (
+            f"{path} is of another {reason}: it holds {saved_as}, the template {here}"
+        )
     only_held = [leaf for leaf in held if leaf not in wanted]
     only_wanted = [leaf for leaf in wanted if leaf not in held]
     first = [

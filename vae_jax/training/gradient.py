@@ -8,50 +8,64 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from vae_jax.types import Algorithm, Batch, Objective, Params, PRNGKey, PyTree, Scalar
+from vae_jax.types import (
+    Algorithm,
+    Batch,
+    ExampleObjective,
+    Objective,
+    Params,
+    PRNGKey,
+    PyTree,
+    Scalar,
+    each_example,
+    per_example,
+)
 
 Settings: TypeAlias = dict[str, Scalar]
-Monitor: TypeAlias = Callable[[PRNGKey, Params, Array], PyTree]
+Monitor: TypeAlias = Callable[[PRNGKey, Params, Array], dict[str, Scalar]]
 
 
 class AscentState(NamedTuple):
-    """Parameters, the optimizer's memory of them, and the steps taken."""
+    """Where an ascent stands.
+
+    Attributes:
+        params: theta and phi.
+        opt_state: the optimizer's memory of them.
+        step: steps taken.
+        memory: the objective's own.
+    """
 
     params: Params
     opt_state: Any
     step: Int[Array, ""]
+    memory: PyTree = ()
 
 
 class AscentInfo(NamedTuple):
-    """What one step reports, all before the update."""
+    """What one step reports, all before the update.
 
-    bound: Scalar  # the objective's value, nats per example
-    spread: Scalar  # its standard deviation over the batch
-    gradient_norm: Scalar  # before any clipping; NaN at the steps that skip it
-    monitored: PyTree  # means over the batch
+    Attributes:
+        bound: the objective's value, nats per example.
+        spread: its standard deviation over the batch.
+        gradient_norm: before any clipping; -1 at the steps that skip it, as a NaN would
+            stop a run that looks for them (`jax_debug_nans`).
+        monitored: means over the batch, and what the objective logs.
+    """
+
+    bound: Scalar
+    spread: Scalar
+    gradient_norm: Scalar
+    monitored: dict[str, Scalar]
 
 
 def over_batch(
     function: Callable[[PRNGKey, Params, Array], PyTree],
 ) -> Callable[[PRNGKey, Params, Array], PyTree]:
     """Lifts a function of one example to its mean over x [B, *X], a key per example."""
-
-    each = _each(function)
+    each = each_example(function)
 
     def lifted(key: PRNGKey, params: Params, x: Float[Array, "B *X"]) -> PyTree:
         return jax.tree.map(lambda leaf: leaf.mean(0), each(key, params, x))
-
-    return lifted
-
-
-def _each(
-    function: Callable[[PRNGKey, Params, Array], PyTree],
-) -> Callable[[PRNGKey, Params, Array], PyTree]:
-    """Lifts a function of one example to its values over x, a tree of [B, ...]."""
-
-    def lifted(key: PRNGKey, params: Params, x: PyTree) -> PyTree:
-        keys = jax.random.split(key, jax.tree.leaves(x)[0].shape[0])
-        return jax.vmap(function, in_axes=(0, None, 0))(keys, params, x)
 
     return lifted
 
@@ -63,92 +77,164 @@ def ascent(
     monitor: Monitor = lambda key, params, x: {},
     norm_every: int = 1,
 ) -> Algorithm:
-    """Maximizes the mean of a one-example objective over each batch.
+    r"""Maximizes the weighted mean $\sum_b w_b f_b / \sum_b w_b$ of each batch's nats.
+
+    A row of weight 2 counts as two, and one of weight 0 as none; a batch of no weight
+    has no gradient.
 
     Args:
-        objective: (key, params, x) -> nats; its gradient fits the model.
-        optimizer: any optax transformation; it is handed the gradient of minus the
-            objective, as optax minimizes.
-        monitor: (key, params, x) -> a tree of scalars to report, of one example. It
-            gets the objective's own key, so it sees the same noise. What it computes
+        objective: its gradient fits the model; `types.per_example` makes one of an
+            estimator's function of one example.
+        optimizer: any optax transformation, also one that needs `value`, `grad` and
+            `value_fn`, which are of this batch and its noise; it is handed the
+            gradient of minus the objective, as optax minimizes.
+        monitor: (key, params, x) -> a dictionary of scalars to report, of one example.
+            It gets the objective's own key, so it sees the same noise. What it computes
             as the objective does is computed once for both, but for the noise itself.
         norm_every: steps between two that report the gradient's norm. Reading every
             gradient once more is a tenth of a small step's time.
 
     Raises:
         ValueError: if norm_every is below one.
-    """
-    return scheduled_ascent(
-        lambda settings: objective,
-        optimizer,
-        settings=lambda step: {},
-        monitor=monitor,
-        norm_every=norm_every,
-    )
 
-
-def of_theta(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer of `params.generative` alone; phi stays as it is.
-
-    Weight decay in the optimizer, or a prior that is a function of the encoder
-    (`vae.with_vamp_prior`), would move phi too.
-    """
-    return optax.partition(
-        {"theta": optimizer, "phi": optax.set_to_zero()}, Params("theta", "phi")
-    )
-
-
-def scheduled_ascent(
-    build: Callable[[Settings], Objective],
-    optimizer: optax.GradientTransformation,
-    *,
-    settings: Callable[[Int[Array, ""]], Settings],
-    monitor: Monitor = lambda key, params, x: {},
-    norm_every: int = 1,
-) -> Algorithm:
-    """`ascent` for an objective whose numbers change from step to step.
-
-    Args:
-        build: settings -> objective, called inside the traced step, so that a KL
-            warm-up is `lambda s: sgvb_b(..., beta=s["beta"])`.
-        optimizer: as in `ascent`.
-        settings: the number of steps taken -> the step's settings.
-        monitor: as in `ascent`.
-        norm_every: as in `ascent`.
-
-    Raises:
-        ValueError: if norm_every is below one.
+    Examples:
+        >>> def log_p(key, params, x):
+        ...     return -0.5 * (x - params.generative["mean"]) ** 2
+        >>> fit = ascent(per_example(log_p), optax.sgd(0.5))
+        >>> state = fit.init(jax.random.key(0), Params({"mean": jnp.zeros(())}, ()))
+        >>> batch = Batch(jnp.array([1.0, 3.0]), jnp.arange(2), jnp.ones(2))
+        >>> for _ in range(20):
+        ...     state, info = fit.step(jax.random.key(1), state, batch)
+        >>> round(float(state.params.generative["mean"]), 3)
+        2.0
     """
     if norm_every < 1:
         raise ValueError(f"norm_every must be positive, got {norm_every}.")
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def init(key: PRNGKey, start: Params) -> AscentState:
         del key
-        return AscentState(start, optimizer.init(start), jnp.zeros((), jnp.int32))
+        zero = jnp.zeros((), jnp.int32)
+        return AscentState(start, optimizer.init(start), zero, objective.init(start))
 
     def step(
         key: PRNGKey, state: AscentState, batch: Batch
     ) -> tuple[AscentState, AscentInfo]:
-        objective = _each(build(settings(state.step)))
+        def negative(params: Params) -> tuple[Scalar, tuple]:
+            nats, memory, logged = objective.value(key, params, state.memory, batch)
+            mean, spread = weighted_moments(nats, batch.weight)
+            return -mean, (spread, memory, logged)
 
-        def negative(params: Params) -> tuple[Scalar, Scalar]:
-            values = objective(key, params, batch.x)
-            return -values.mean(), values.std()
+        def loss_alone(params: Params) -> Scalar:
+            nats, _, _ = objective.value(
+                jax.random.clone(key), params, state.memory, batch
+            )
+            return -weighted_moments(nats, batch.weight)[0]
 
-        (loss, spread), grads = jax.value_and_grad(negative, has_aux=True)(state.params)
-
-        monitored = over_batch(monitor)(jax.random.clone(key), state.params, batch.x)
+        (loss, (spread, memory, logged)), grads = jax.value_and_grad(
+            negative, has_aux=True
+        )(state.params)
+        each = each_example(monitor)(jax.random.clone(key), state.params, batch.x)
+        monitored = {
+            name: weighted_moments(values, batch.weight)[0]
+            for name, values in each.items()
+        }
         norm = jax.lax.cond(
             state.step % norm_every == 0,
             lambda: optax.tree.norm(grads),
-            lambda: jnp.full((), jnp.nan, loss.dtype),
+            lambda: -jnp.ones((), loss.dtype),
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(
+            grads,
+            state.opt_state,
+            state.params,
+            value=loss,
+            grad=grads,
+            value_fn=loss_alone,
+        )
         params = cast(Params, optax.apply_updates(state.params, updates))
-        info = AscentInfo(-loss, spread, norm, monitored)
-        return AscentState(params, opt_state, state.step + 1), info
+        info = AscentInfo(-loss, spread, norm, monitored | logged)
+        return AscentState(params, opt_state, state.step + 1, memory), info
 
     return Algorithm(init, step)
+
+
+def weighted_moments(
+    values: Float[Array, " B"], weight: Float[Array, " B"]
+) -> tuple[Scalar, Scalar]:
+    """The mean and standard deviation of rows that count as often as they weigh.
+
+    Both are zero where no row weighs anything.
+    """
+    weight = weight.astype(values.dtype)
+    total = weight.sum()
+    total = jnp.where(total > 0.0, total, 1.0)
+    mean = (weight * values).sum() / total
+    return mean, jnp.sqrt((weight * (values - mean) ** 2).sum() / total)
+
+
+def scheduled(
+    build: Callable[[Settings], ExampleObjective],
+    settings: Callable[[Int[Array, ""]], Settings],
+) -> Objective:
+    """An objective whose numbers change from step to step; it remembers the steps.
+
+    Args:
+        build: settings -> objective, called inside the traced step, so that a KL
+            warm-up is `lambda s: sgvb_b(..., beta=s["beta"])`.
+        settings: the number of steps taken -> the step's settings.
+    """
+
+    def value(
+        key: PRNGKey, params: Params, memory: Int[Array, ""], batch: Batch
+    ) -> tuple[Array, Int[Array, ""], dict[str, Scalar]]:
+        objective = per_example(build(settings(memory)))
+        nats, _, logged = objective.value(key, params, (), batch)
+        return nats, memory + 1, logged
+
+    return Objective(lambda params: jnp.zeros((), jnp.int32), value)
+
+
+def of_theta(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of `params.generative` alone; phi stays as it is.
+
+    Weight decay in the optimizer, or a prior that is a function of the encoder
+    (`vae.with_vamp_prior`), would move phi too. Like `ascent` it hands on `value`,
+    `grad` and `value_fn`, as functions of theta.
+    """
+    inner = optax.with_extra_args_support(optimizer)
+
+    def init(params: Any) -> Any:
+        return inner.init(params.generative)
+
+    def update(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        grad: Any = None,
+        value_fn: Callable[[Params], Scalar] | None = None,
+        **extra: Any,
+    ) -> tuple[Any, Any]:
+        theta, phi = (None, None) if params is None else params
+        if grad is not None:
+            extra["grad"] = grad.generative
+        if value_fn is not None:
+            extra["value_fn"] = lambda theta: value_fn(Params(theta, phi))
+        moved, state = inner.update(updates.generative, state, theta, **extra)
+        still = jax.tree.map(jnp.zeros_like, updates.recognition)
+        return Params(moved, still), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def of_phi(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer of `params.recognition` alone; theta stays as it is."""
+    return optax.partition(
+        {"theta": optax.set_to_zero(), "phi": optimizer}, Params("theta", "phi")
+    )
 
 
 def adam(
@@ -178,12 +264,16 @@ def adam(
         nu = jax.tree.map(lambda v, g: b2 * v + (1.0 - b2) * g**2, state.nu, updates)
         count = state.count + 1
         # 1 - b^t without cancellation: expm1 keeps its digits at small t log b.
-        correction = jnp.sqrt(-jnp.expm1(count * jnp.log(b2)))
-        scale = correction / -jnp.expm1(count * jnp.log(b1))
-        scaled = jax.tree.map(
-            lambda m, v: scale * m / (jnp.sqrt(v) + eps * correction), mu, nu
-        )
-        return scaled, optax.ScaleByAdamState(count, mu, nu)
+        steps = count.astype(jnp.result_type(float))
+        correction = jnp.sqrt(-jnp.expm1(steps * jnp.log(b2)))
+        scale = correction / -jnp.expm1(steps * jnp.log(b1))
+
+        def scaled(m: Array, v: Array) -> Array:
+            floor = eps * correction.astype(v.dtype)
+            return scale.astype(m.dtype) * m / (jnp.sqrt(v) + floor)
+
+        moved = jax.tree.map(scaled, mu, nu)
+        return moved, optax.ScaleByAdamState(count, mu, nu)
 
     scale_by_adam = optax.GradientTransformation(init, update)
     return optax.chain(scale_by_adam, optax.scale_by_learning_rate(learning_rate))

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, TextIO, cast
 
 import numpy as np
 
+from vae_jax import writing
+
 METRICS = "metrics.jsonl"
 """The file of metrics in a run's directory."""
 
@@ -58,13 +60,12 @@ def open(directory: str | os.PathLike[str], *, resume_step: int | None) -> Journ
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / METRICS
-    kept = [row for row in read(directory) if row["step"] <= last]
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(map(_line, kept)))
-    os.replace(partial, path)
+    earlier = [row for row in read(directory) if row["step"] <= last]
+    with writing.atomically(path) as whole:
+        whole.write("".join(map(_line, earlier)).encode())
     file = path.open("a")
     scalars = _scalars(directory, purge_step=last + 1)
-    written = max([last, *(row["step"] for row in kept)])
+    written = max([last, *(row["step"] for row in earlier)])
 
     def write(row: Mapping[str, Any]) -> None:
         nonlocal written
@@ -173,8 +174,8 @@ def _bar(total: int, initial: int, unit: str, stream: TextIO) -> Progress:
         total=total, initial=initial, unit=unit, file=stream, dynamic_ncols=True
     )
 
-    def update(done: int, **shown: float) -> None:
-        bar.set_postfix_str(_shown(shown), refresh=False)
+    def update(done: int, **numbers: float) -> None:
+        bar.set_postfix_str(_shown(numbers), refresh=False)
         bar.update(done - bar.n)
 
     return Progress(update, bar.close)
@@ -184,11 +185,11 @@ def _lines(total: int, unit: str, seconds: float, stream: TextIO) -> Progress:
     printed, waiting = float("-inf"), ""
     first: tuple[float, int] | None = None  # what came before it includes compilation
 
-    def update(done: int, **shown: float) -> None:
+    def update(done: int, **numbers: float) -> None:
         nonlocal printed, waiting, first
         now = time.monotonic()
         first = first or (now, done)
-        parts = [f"{unit} {done}/{total}", _shown(shown)]
+        parts = [f"{unit} {done}/{total}", _shown(numbers)]
         if first[1] < done < total:
             left = (now - first[0]) / (done - first[1]) * (total - done)
             parts.append(f"{datetime.timedelta(seconds=round(left))} left")

@@ -1,11 +1,12 @@
 """Runs any `Algorithm` as a compiled scan over device-resident data."""
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, partial, wraps
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Int, Key
 
@@ -54,9 +55,25 @@ def scan(
     Row t of `order` names the data rows of step t. Step t uses fold_in(root key, t), so
     a run resumed from any state draws the noise it would have drawn, and any cut of an
     epoch into scans ends in the same state (to rounding, where scans of another length
-    compile to other code). The state is donated: the caller's copy is
-    dead. One program is compiled for each shape of `order`. On several devices `layout`
-    is where state and info are left, and `order` lies split along B.
+    compile to other code). The state is donated: the caller's copy is dead. One program
+    is compiled for each shape of `order`. On several devices `layout` is where state
+    and info are left, and `order` lies split along B. Inside another transformation,
+    such as `jit`, `vmap` or `grad`, it is a part of that program, and nothing is
+    donated.
+
+    Examples:
+        >>> from vae_jax.types import Batch
+        >>> counted = Algorithm(
+        ...     init=lambda key, start: start,
+        ...     step=lambda key, state, batch: (state + batch.x.sum(), {"x": batch.x}),
+        ... )
+        >>> def take(key, data, index):
+        ...     return Batch(data[index], index, jnp.ones(index.shape))
+        >>> state = start(jax.random.key(0), counted, jnp.zeros(()))
+        >>> order = jnp.array([[0, 1], [2, 3]])  # two steps of two rows
+        >>> state, info = scan(counted, take)(state, jnp.arange(4.0), order)
+        >>> float(state.inner), info["x"].shape, int(state.step)
+        (6.0, (2, 2), 2)
     """
 
     def run(
@@ -69,12 +86,7 @@ def scan(
         inner, info = jax.lax.scan(step, state.inner, (order, keys))
         return RunState(state.step + len(order), state.key, inner), info
 
-    return jax.jit(
-        run,
-        donate_argnums=0,
-        out_shardings=layout,
-        compiler_options=_without_copies(),
-    )
+    return _compiled(run, donate=0, layout=layout)
 
 
 def scan_together(
@@ -114,12 +126,33 @@ def scan_together(
         info = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), info)
         return RunState(states.step + num_steps, states.key, inner), info
 
-    return jax.jit(
+    return _compiled(run, donate=1, layout=layout)
+
+
+def _compiled(
+    run: Callable[..., tuple[RunState, PyTree]], *, donate: int, layout: Sharding | None
+) -> Callable[..., tuple[RunState, PyTree]]:
+    """`run` as a program of its own, or as a part of the one that is being traced.
+
+    A compiler's options and donation belong to whole programs: `jit` refuses to be
+    nested with the first.
+    """
+    program = jax.jit(
         run,
-        donate_argnums=1,
+        donate_argnums=donate,
         out_shardings=layout,
         compiler_options=_without_copies(),
     )
+    part = jax.jit(run, out_shardings=layout)
+
+    @wraps(program)
+    def call(*arguments: PyTree) -> tuple[RunState, PyTree]:
+        # A fresh zero is traced inside `jit` where every argument is a constant.
+        values = jax.tree.leaves((arguments, jnp.zeros(())))
+        nested = any(isinstance(value, Tracer) for value in values)
+        return (part if nested else program)(*arguments)
+
+    return call
 
 
 @cache
@@ -127,8 +160,8 @@ def _without_copies() -> dict[str, bool] | None:
     """What keeps XLA's CPU compiler from copying weights at every step.
 
     A weight that the backward pass reads, and the update then overwrites in place, is
-    copied first unless copies are placed by the order of a whole region: 8% of the AEVB
-    step. None where the compiler is another, or a later one that knows no such option.
+    copied first unless copies are placed by the order of a whole region. None where the
+    compiler is another, or a later one that knows no such option.
     """
     options = {"xla_cpu_copy_insertion_use_region_analysis": True}
     if jax.default_backend() != "cpu":

@@ -98,14 +98,14 @@ def data_mesh(num_devices: int) -> Mesh | None:
     Raises:
         ValueError: if there are fewer, or several processes are to use some only.
     """
-    there = jax.device_count()
+    num_available = jax.device_count()
     if jax.process_count() > 1 and num_devices in (0, 1):
-        num_devices = there
-    wanted = num_devices or there
-    if wanted > there or (jax.process_count() > 1 and wanted < there):
+        num_devices = num_available
+    wanted = num_devices or num_available
+    if wanted > num_available or (jax.process_count() > 1 and wanted < num_available):
         raise ValueError(
-            f"num_devices={num_devices}, and JAX has {there} {jax.default_backend()} "
-            "devices (JAX_NUM_CPU_DEVICES makes more of a CPU)"
+            f"num_devices={num_devices}, and JAX has {num_available} "
+            f"{jax.default_backend()} devices (JAX_NUM_CPU_DEVICES makes more of a CPU)"
         )
     if wanted == 1:
         return None

@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from experiments.choices.config import Config
-from experiments.command import flags as cli
+from experiments.command import cli, report
 from vae_jax.training import checkpoints, parallel
 
 FLAGS = "flags.txt"
@@ -32,44 +31,48 @@ def claim(config: Config) -> pathlib.Path:
     """
     workdir = config.directory()
     with cli.user_errors():
-        make(workdir)
+        report.make(workdir)
         if (workdir / FLAGS).exists():
             _check_same_run(workdir, config)
         if parallel.is_writer():
             of_all = dataclasses.replace(config, **ONE_PROCESS)
-            write_text(workdir / FLAGS, cli.write_flagfile(of_all))
+            report.write_text(workdir / FLAGS, cli.write_flagfile(of_all))
     return workdir
 
 
-def make(workdir: pathlib.Path) -> None:
-    """Creates a folder to write in, where there is none.
+def check_data(workdir: pathlib.Path, stamp: dict[str, Any]) -> None:
+    """Refuses other data than those that the run in a workdir was made with.
+
+    Says so where the run was written before data were recorded by a digest; nothing
+    where there is no run yet.
+
+    Args:
+        workdir: the folder of a training run.
+        stamp: the protocol of the data that are there now.
 
     Raises:
-        ValueError: if it is a file.
-        PermissionError: if it cannot be written.
+        UsageError: naming the data and both digests, or a damaged run.json.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(
-            f"--workdir={workdir} is a file: name a folder, or move the file"
+    path = workdir / RUN
+    if not path.is_file() and not checkpoints.steps(workdir / CHECKPOINTS):
+        return
+    before = report.read_json(path).get("protocol", {}) if path.is_file() else {}
+    known = "sha256" if "sha256" in before else "origin"
+    there, now = (about.get(known, "") for about in (before, stamp))
+    if there and there != now:
+        if known == "sha256":
+            there, now = f"sha256 {there[:12]}", f"{now[:12]}"
+        raise cli.UsageError(
+            f"{stamp['dataset']} does not hold the data that the run in {workdir} was "
+            f"made with ({there} there, {now} now): restore them, or choose another "
+            "--workdir"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not os.access(workdir, os.W_OK | os.X_OK):
-        raise PermissionError(f"no permission to write in --workdir={workdir}")
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """What `write_json` wrote.
-
-    Raises:
-        UsageError: if it is there no more, or damaged.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise cli.UsageError(f"{path} cannot be read ({error}): remove it") from error
-    if not isinstance(content, dict):
-        raise cli.UsageError(f"{path} holds no results: remove it")
-    return content
+    if known != "sha256" and parallel.is_writer():
+        print(
+            f"note: {path} has no digest of the data: that {stamp['dataset']} still "
+            "holds what the run was made with is taken on trust",
+            flush=True,
+        )
 
 
 @contextmanager
@@ -106,6 +109,8 @@ def storage_errors(workdir: pathlib.Path) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # of what is printed, not of a file
+        raise
     except OSError as error:
         steps = checkpoints.steps(workdir / CHECKPOINTS)
         kept = f"it is kept up to step {steps[-1]}" if steps else "no step was saved"
@@ -124,25 +129,15 @@ def read_config(workdir: pathlib.Path) -> Config:
     path = workdir / FLAGS
     if not path.is_file():
         raise cli.UsageError(
-            f"{workdir} holds no run ({FLAGS} is missing): train one with "
-            f"python -m experiments.train --workdir={workdir}"
+            f"{workdir} holds no run ({FLAGS} is missing): name the folder of one, or "
+            f"give python -m experiments.train --workdir={workdir} and the data set "
+            "that it is to be of (--dataset, or a --flagfile)"
         )
-    return cli.parse(Config, ["train", f"--flagfile={path}"])
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes JSON whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(text)
-    except OSError as error:  # of a full disk it does not name the file
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    os.replace(partial, path)
+        return cli.parse(Config, ["train", f"--flagfile={path}"])
+    except cli.UsageError as error:
+        said = str(error).removeprefix(f"{path}: ")
+        raise cli.UsageError(f"{path}: {said}") from error
 
 
 def _check_same_run(workdir: pathlib.Path, config: Config) -> None:

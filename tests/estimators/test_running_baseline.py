@@ -5,8 +5,8 @@ import optax
 import pytest
 
 from tests import problems, testing
-from vae_jax.estimators import score_function
-from vae_jax.inference import running_baseline
+from vae_jax import types
+from vae_jax.estimators import running_baseline, score_function
 from vae_jax.training import gradient
 from vae_jax.types import Batch
 
@@ -22,21 +22,19 @@ def _batch(seed=0, size=6):
 def _build(problem):
     def build(baseline, scale):
         return score_function.score_function(
-            problem.generative,
-            problem.recognition,
-            num_samples=1,
-            baseline=baseline,
-            scale=scale,
+            problem.model, num_samples=1, baseline=baseline, scale=scale
         )
 
     return build
 
 
-def _run(problem, num_steps, **settings):
-    """States and infos of a few steps, and their keys."""
-    algorithm = running_baseline.running_baseline(
-        _build(problem), optax.sgd(0.1), decay=DECAY, **settings
+def _run(problem, num_steps, *, monitor=None, **settings):
+    """States and infos of a few steps."""
+    objective = running_baseline.running_baseline(
+        _build(problem), decay=DECAY, **settings
     )
+    watched = {} if monitor is None else {"monitor": monitor}
+    algorithm = gradient.ascent(objective, optax.sgd(0.1), **watched)
     states, infos = [algorithm.init(jax.random.key(1), problem.params)], []
     step = jax.jit(algorithm.step)
     for t in range(num_steps):
@@ -62,14 +60,15 @@ def test_each_step_is_an_ascent_with_the_numbers_of_the_steps_before(normalize):
             square = weights @ (nats**2).mean(1) / weights.sum()
             scale = max(1.0, np.sqrt(square - baseline**2)) if normalize else 1.0
         objective = _build(problem)(jnp.float32(baseline), jnp.float32(scale))
-        plain = gradient.ascent(objective, optax.sgd(0.1))
+        plain = gradient.ascent(types.per_example(objective), optax.sgd(0.1))
         key = jax.random.fold_in(jax.random.key(0), t)
-        expected, _ = jax.jit(plain.step)(key, state.ascent, _batch(t))
+        expected, _ = jax.jit(plain.step)(key, state._replace(memory=()), _batch(t))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
-            states[t + 1].ascent,
+            states[t + 1]._replace(memory=()),
             expected,
         )
+        assert states[t + 1].memory.step == t + 1
         keys = jax.random.split(jax.random.clone(key), 6)
         batched = jax.jit(jax.vmap(objective, in_axes=(0, None, 0)))
         values.append(batched(keys, state.params, _batch(t).x))
@@ -82,7 +81,7 @@ def test_the_baseline_approaches_the_bound_and_cuts_the_variance():
     states, _ = _run(problem, 60)
     x = _batch(3).x[0]
     spread = []
-    for baseline in (0.0, float(states[-1].mean)):
+    for baseline in (0.0, float(states[-1].memory.mean)):
         objective = _build(problem)(jnp.float32(baseline), jnp.float32(1.0))
         _, grads = testing.draws(objective, problem.params, x, num_draws=2000)
         leaves = jax.tree.leaves(grads.recognition)
@@ -102,4 +101,4 @@ def test_the_callers_monitor_is_what_is_reported():
 def test_a_decay_outside_its_range_is_refused(decay):
     build = _build(problems.binary_model())
     with pytest.raises(ValueError, match="decay"):
-        running_baseline.running_baseline(build, optax.sgd(0.1), decay=decay)
+        running_baseline.running_baseline(build, decay=decay)

@@ -15,15 +15,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from experiments.choices import algorithms, models
-from experiments.choices import sweep as members
+from experiments.choices import algorithms, models, sweep
 from experiments.choices.config import Config
-from experiments.command import flags as cli
-from experiments.runs import protocol
-from experiments.runs import workdir as rundir
+from experiments.command import cli
+from experiments.runs import protocol, rundir
 from vae_jax.data import batches, feeds
 from vae_jax.training import checkpoints, gradient, loop, parallel
-from vae_jax.types import Algorithm, Params, PRNGKey, PyTree
+from vae_jax.types import Algorithm, Model, Params, PRNGKey, PyTree
 
 SCAN_STEPS = 1000  # of one compiled scan at most: how long an interrupt may wait
 
@@ -56,13 +54,18 @@ class Run(NamedTuple):
 
     config: Config
     data: protocol.Dataset
-    model: models.Model
+    parts: algorithms.Parts
     keys: Keys
     workdir: pathlib.Path
     steps_per_epoch: int
     algorithm: Algorithm
     members: tuple[Config, ...]  # what each run is alone; one, or those together
     mesh: Mesh | None  # the devices that share each batch; None: a single one
+
+    @property
+    def model(self) -> Model:
+        """p and q, as they are evaluated."""
+        return self.parts.model
 
     @property
     def steps_per_validation(self) -> int:
@@ -77,7 +80,7 @@ def build(config: Config) -> Run:
         UsageError: for data, sizes or flags that do not fit together.
     """
     with cli.user_errors():
-        return of_data(config, protocol.load(config))
+        return of_data(config.settled, protocol.load(config))
 
 
 def of_data(config: Config, data: protocol.Dataset) -> Run:
@@ -89,22 +92,24 @@ def of_data(config: Config, data: protocol.Dataset) -> Run:
     mesh = parallel.data_mesh(config.num_devices)
     num_rows = len(data.source.train)
     _check(config, data, mesh)
-    together = members.expand(config)
+    together = sweep.expand(config)
     first, many = together[0], config.trains_many
-    model = models.build(first, data.x_shape)
+    parts = models.build(first, data.x_shape)
     steps_per_epoch = num_rows // config.batch_size
-    algorithm = algorithms.build(
-        first, model, num_data=num_rows, steps_per_epoch=steps_per_epoch
-    )
+    # A swept number is traced, and what it schedules has a memory, from the start on.
+    swept = {
+        name: of_runs[0] for name, of_runs in sweep.numbers(config, together).items()
+    }
+    steps = algorithms.Steps(num_rows, steps_per_epoch, traced=swept)
     seeds = jnp.asarray([member.seed for member in together])
     return Run(
         config=config,
         data=data,
-        model=model,
+        parts=parts,
         keys=jax.vmap(_keys)(seeds) if many else _keys(config.seed),
         workdir=config.directory(),
         steps_per_epoch=steps_per_epoch,
-        algorithm=algorithm,
+        algorithm=algorithms.build(first, parts, steps),
         members=together,
         mesh=mesh,
     )
@@ -141,15 +146,12 @@ def scan(run: Run) -> Scan:
         return loop.scan(run.algorithm, take, layout=layout)
 
     def build(numbers: gradient.Settings) -> Algorithm:
-        return algorithms.build(
-            run.members[0],
-            run.model,
-            num_data=len(run.data.prepared.train),
-            steps_per_epoch=run.steps_per_epoch,
-            numbers=numbers,
+        steps = algorithms.Steps(
+            len(run.data.prepared.train), run.steps_per_epoch, traced=numbers
         )
+        return algorithms.build(run.members[0], run.parts, steps)
 
-    numbers = members.numbers(run.config, run.members)
+    numbers = sweep.numbers(run.config, run.members)
     return partial(loop.scan_together(build, take, layout=layout), numbers)
 
 
@@ -201,8 +203,10 @@ def restore(run: Run) -> Saved | None:
     """The newest whole checkpoint of a run, damaged ones reported; None without any.
 
     Raises:
-        UsageError: if all are damaged, or hold another model.
+        UsageError: if all are damaged, or hold another model, or the data are not those
+            that it was trained on.
     """
+    rundir.check_data(run.workdir, protocol.stamp(run.config, run.data))
     template = jax.eval_shape(partial(_initial, run), run.keys)
     with cli.user_errors():
         found = checkpoints.restore(run.workdir / rundir.CHECKPOINTS, template)

@@ -1,12 +1,13 @@
 """absl flags derived from a frozen dataclass: one declaration per option."""
 
 import dataclasses
+import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from absl import flags
 
@@ -21,7 +22,10 @@ def flag(
     default: Any,
     text: str,
     *,
-    choices: Sequence[str] | None = None,
+    choices: Iterable[str] | None = None,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
     display: bool = False,
 ) -> Any:
     """One dataclass field that is also one command-line flag.
@@ -31,11 +35,63 @@ def flag(
             tuple[int, ...] (a comma-separated list).
         text: what --help says.
         choices: the only values allowed, if given.
+        least: the least value allowed, of a list of each item.
+        above: what the value must be above.
+        below: what the value must be below.
         display: whether the flag changes what is shown, or where it is computed, and
             never what (rounding apart).
     """
-    metadata = {"help": text, "choices": choices, "display": display}
+    metadata = {
+        "help": text,
+        "choices": None if choices is None else tuple(choices),
+        "bounds": (least, above, below),
+        "display": display,
+    }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+class Flags:
+    """What every dataclass of flags is: its values are checked when it is made."""
+
+    def __post_init__(self) -> None:
+        """Refuses values outside of what their flags allow, then what `check` refuses.
+
+        Raises:
+            ValueError: naming the flag, its value and what is allowed.
+        """
+        for field in dataclasses.fields(cast(Any, self)):
+            value, choices = getattr(self, field.name), field.metadata["choices"]
+            if choices and value not in choices:
+                raise ValueError(
+                    f"--{field.name}={value} is unknown; known: {', '.join(choices)}"
+                )
+            wanted = _out_of_bounds(value, *field.metadata["bounds"])
+            if wanted:
+                raise ValueError(f"--{field.name} must {wanted}, got {value}")
+        self.check()
+
+    def check(self) -> None:
+        """Refuses values that do not go together; nothing where all do."""
+
+
+def _out_of_bounds(
+    value: Any, least: float | None, above: float | None, below: float | None
+) -> str:
+    """What a value, or every item of a list, must be and is not; "" if it is."""
+    items = value if isinstance(value, tuple) else (value,)
+    hold = "hold numbers" if isinstance(value, tuple) else "be"
+    if above is not None and below is not None:
+        if not all(above < item < below for item in items):
+            return f"{hold} between {above:g} and {below:g}"
+    elif above is not None and not all(item > above for item in items):
+        return f"{hold} positive" if above == 0 else f"{hold} above {above:g}"
+    elif below is not None and not all(item < below for item in items):
+        return f"{hold} below {below:g}"
+    if least is not None and not all(item >= least for item in items):
+        if least == 1 and isinstance(least, int):
+            return "hold positive sizes" if isinstance(value, tuple) else "be positive"
+        return "not be negative" if least == 0 else f"{hold} {least:g} or more"
+    return ""
 
 
 def display_flags(config_cls: Any) -> set[str]:
@@ -58,10 +114,11 @@ def parse(config_cls: type[C], argv: Sequence[str]) -> C:
     try:
         leftover = values(list(argv))[1:]
         if leftover:
-            raise UsageError(f"unexpected arguments: {' '.join(leftover)}")
+            raise ValueError(f"unexpected arguments: {' '.join(leftover)}")
         return config_cls(**_read(config_cls, values))
     except (flags.Error, ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
+        path = _faulty_file(config_cls, argv)
+        raise UsageError(f"{path}: {error}" if path else str(error)) from error
 
 
 def write_flagfile(config: Any) -> str:
@@ -74,16 +131,31 @@ def run(config_cls: type[C], main: Callable[[C], int | None]) -> None:
 
     A `UsageError` is printed as one line, with exit status 1 (2 for bad flags), and so
     are a file that cannot be read or written and Ctrl-C (130): no bugs of the program.
+    Where nobody reads what is printed any more, as after `| head`, it ends without a
+    word (141, as a shell has it).
     """
+    try:
+        _run(config_cls, main)
+    except BrokenPipeError:
+        # Python flushes what is left at exit, and would complain of it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _run(config_cls: type[C], main: Callable[[C], int | None]) -> typing.NoReturn:
     if {"--help", "-help", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
-        print(_help(config_cls, main.__module__))
+        print(_help(config_cls, main.__module__), flush=True)
         sys.exit(0)
     try:
         config = parse(config_cls, sys.argv)
     except UsageError as error:
         _fail(error, 2)
     try:
-        sys.exit(main(config) or 0)
+        status = main(config) or 0
+        sys.stdout.flush()
+        sys.exit(status)
+    except BrokenPipeError:
+        raise
     except (UsageError, OSError) as error:
         _fail(error, 1)
     except KeyboardInterrupt:
@@ -99,8 +171,29 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
+
+
+def _faulty_file(config_cls: Any, argv: Sequence[str]) -> str:
+    """The first flag file among the arguments that does not parse alone, or nothing.
+
+    One that cannot be opened is named by the error itself.
+    """
+    for given in argv[1:]:
+        name, _, path = given.lstrip("-").partition("=")
+        if name != "flagfile" or not os.path.isfile(path):
+            continue
+        values = flags.FlagValues()
+        _define(config_cls, values)
+        try:
+            if values([argv[0], given])[1:]:
+                return path
+        except (flags.Error, ValueError):
+            return path
+    return ""
 
 
 def _define(config_cls: Any, values: flags.FlagValues) -> None:

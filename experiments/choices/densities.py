@@ -1,0 +1,154 @@
+"""The densities and networks that flags can name: q(z | x), p(z), p(x | z)."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.choices.rows import NO_FLAGS
+from vae_jax import flows, likelihoods, networks, posteriors, priors
+from vae_jax.types import Conditional, Likelihood
+
+
+class Posterior(NamedTuple):
+    """A family of q(z | x), built of the number of latents and the hidden units.
+
+    Attributes:
+        build: num_latents, hidden, own numbers -> the density.
+        flags: keyword of `build` -> the flag that fills it.
+        reads: further flags that mean something under this choice.
+        continuous: whether z is real and has a gradient.
+        own_parameters: whether it has any beside h.
+        closed_kl: whether its KL to N(0, I) has a closed form.
+        factorizes: whether that is a sum over latents.
+    """
+
+    build: Callable[..., Conditional]
+    flags: Mapping[str, str] = NO_FLAGS
+    reads: tuple[str, ...] = ()
+    continuous: bool = True
+    own_parameters: bool = False
+    closed_kl: bool = False
+    factorizes: bool = False
+
+
+class Prior(NamedTuple):
+    """A p(z) of continuous latents.
+
+    Attributes:
+        build: num_latents, own numbers -> the density.
+        flags: keyword of `build` -> the flag that fills it.
+        reads: further flags that mean something under this choice.
+    """
+
+    build: Callable[..., Conditional]
+    flags: Mapping[str, str] = NO_FLAGS
+    reads: tuple[str, ...] = ()
+
+
+class Observed(NamedTuple):
+    """A p(x | h).
+
+    Attributes:
+        build: x_shape, own numbers -> the likelihood.
+        flags: keyword of `build` -> the flag that fills it.
+        reads: further flags that mean something under this choice.
+    """
+
+    build: Callable[..., Likelihood]
+    flags: Mapping[str, str] = NO_FLAGS
+    reads: tuple[str, ...] = ()
+
+
+def _flow(
+    layer: Callable[[int, tuple[int, ...], int], flows.Flow],
+) -> Callable[..., Conditional]:
+    """A diagonal normal through flows that each read num_latents numbers of context."""
+
+    def build(size: int, hidden: tuple[int, ...], *, num_layers: int) -> Conditional:
+        layers = [layer(size, hidden[:1], i) for i in range(num_layers)]
+        return posteriors.flow(posteriors.diag_normal(size), flows.chain(*layers))
+
+    return build
+
+
+def _coupling(size: int, hidden: tuple[int, ...], index: int) -> flows.Flow:
+    passed = size // 2
+    network = networks.mlp(passed + size, hidden, 2 * (size - passed))
+    return flows.affine_coupling(network, size, context_width=size, flip=index % 2 == 1)
+
+
+def _autoregressive(size: int, hidden: tuple[int, ...], index: int) -> flows.Flow:
+    del index
+    network = networks.made(size, hidden, num_context=size)
+    autoregressive = flows.inverse_autoregressive(network, size, context_width=size)
+    return flows.chain(autoregressive, flows.reverse(size))
+
+
+_LAYERS = {"num_layers": "flow_layers"}
+POSTERIORS = {
+    "diag_normal": Posterior(
+        lambda size, hidden: posteriors.diag_normal(size),
+        closed_kl=True,
+        factorizes=True,
+    ),
+    "full_normal": Posterior(
+        lambda size, hidden: posteriors.full_normal(size), closed_kl=True
+    ),
+    "planar": Posterior(
+        _flow(lambda size, hidden, index: flows.planar(size)),
+        _LAYERS,
+        own_parameters=True,
+    ),
+    "coupling": Posterior(_flow(_coupling), _LAYERS, own_parameters=True),
+    "iaf": Posterior(_flow(_autoregressive), _LAYERS, own_parameters=True),
+    "bernoulli": Posterior(
+        lambda size, hidden: posteriors.bernoulli(size), continuous=False
+    ),
+}
+PRIORS = {
+    "standard_normal": Prior(priors.standard_normal),
+    "normal_mixture": Prior(
+        priors.normal_mixture, {"num_components": "num_components"}
+    ),
+    # Of the encoder: `vae.with_vamp_prior` takes the place of what is built here.
+    "vamp": Prior(priors.standard_normal, reads=("num_components",)),
+}
+
+
+def _squashed(
+    build: Callable[..., Likelihood],
+) -> Callable[..., Likelihood]:
+    """The likelihood's builder with a flag in the place of its squashing function."""
+
+    def of_flag(x_shape: tuple[int, ...], *, squash: bool, **own: float) -> Likelihood:
+        return build(x_shape, squash=jax.nn.sigmoid if squash else None, **own)
+
+    return of_flag
+
+
+_SQUASH = {"squash": "squash_mean"}
+LIKELIHOODS = {
+    "bernoulli": Observed(likelihoods.bernoulli),
+    "normal": Observed(_squashed(likelihoods.normal), {"std": "std", **_SQUASH}),
+    "normal_learned_std": Observed(
+        _squashed(likelihoods.normal_learned_std),
+        {"initial_std": "std", "min_std": "min_std", **_SQUASH},
+    ),
+    "normal_per_pixel_std": Observed(
+        _squashed(likelihoods.normal_per_pixel_std), {"min_std": "min_std", **_SQUASH}
+    ),
+}
+ACTIVATIONS = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "softplus": jax.nn.softplus,
+    "gelu": jax.nn.gelu,
+    "elu": jax.nn.elu,
+}
+INITIALIZERS = {
+    "glorot": networks.glorot(),
+    "normal_0.01": networks.normal(std=0.01),
+    "normal_0.1": networks.normal(std=0.1),
+}

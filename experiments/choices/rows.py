@@ -1,0 +1,59 @@
+"""What a row of a table of choices is, and which flags are read under which row.
+
+A flag such as --estimator names a row; a row says what builds the choice, which other
+flags feed it, and what it goes with. A new choice is one row beside its builder.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
+
+NO_FLAGS: Mapping[str, str] = MappingProxyType({})
+
+
+class Row(Protocol):
+    """What every row has."""
+
+    @property
+    def build(self) -> Callable[..., Any]:
+        """Makes the choice."""
+        ...
+
+    @property
+    def flags(self) -> Mapping[str, str]:
+        """Keyword of `build` -> the flag that fills it."""
+        ...
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Further flags that mean something under this choice."""
+        ...
+
+
+def numbers(
+    row: Row, config: Any, traced: Mapping[str, Any] = NO_FLAGS
+) -> dict[str, Any]:
+    """The keyword arguments of a row's builder; traced numbers go before flags."""
+    return {
+        keyword: traced.get(flag, getattr(config, flag))
+        for keyword, flag in row.flags.items()
+    }
+
+
+def read_by(row: Row) -> set[str]:
+    """The flags that mean something under this choice, of those that rows read."""
+    return {*row.flags.values(), *row.reads}
+
+
+def unread(
+    chooser: str, chosen: str, table: Mapping[str, Row], given: Collection[str]
+) -> str:
+    """Why a flag that was given is not read under the row chosen; "" if all are."""
+    for flag in given:
+        readers = [name for name, row in table.items() if flag in read_by(row)]
+        if readers and chosen not in readers:
+            return (
+                f"--{flag} says nothing to --{chooser}={chosen}: it is read by "
+                f"{', '.join(readers)}"
+            )
+    return ""

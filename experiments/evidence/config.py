@@ -1,0 +1,51 @@
+"""The flags of `experiments.evidence`."""
+
+import dataclasses
+
+from experiments.command import cli
+
+PARTS = ("linear", "binary", "digits", "bias")
+CHUNK = 500  # samples of z decoded at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(cli.Flags):
+    """One comparison; every field is a flag."""
+
+    workdir: str = cli.flag("runs/evidence", "Where it is written.")
+    parts: str = cli.flag(",".join(PARTS), "Comma-separated parts.")
+    samples: tuple[int, ...] = cli.flag(
+        (10, 100, 1000, 10_000),
+        "Samples of z; those above 500 are multiples of it.",
+        least=1,
+    )
+    temperatures: tuple[int, ...] = cli.flag(
+        (10, 100, 1000), "Temperatures of AIS.", least=1
+    )
+    num_repeats: int = cli.flag(20, "Repeats of every estimate.", least=1)
+    num_bits: int = cli.flag(
+        16, "Binary features; all their vectors are summed.", least=1
+    )
+    binary_epochs: int = cli.flag(200, "Epochs of the belief net's training.", least=1)
+    digits_flagfile: str = cli.flag(
+        "experiments/flags/train/digits.flags", "Flag file of the trained VAE."
+    )
+    num_images: int = cli.flag(5, "Test images of the trained VAE.", least=1)
+    bias_repeats: int = cli.flag(100_000, "Repeats of every K in `bias`.", least=2)
+    seed: int = cli.flag(0, "Seed of the estimates.")
+
+    def check(self) -> None:
+        """Refuses parts and budgets that cannot be compared."""
+        for name in ("samples", "temperatures"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} must hold at least one number")
+        for k in self.samples:
+            if k > CHUNK and k % CHUNK:
+                raise ValueError(
+                    f"--samples above {CHUNK} must be multiples of it, got {k}"
+                )
+        unknown = [part for part in self.parts.split(",") if part not in PARTS]
+        if unknown:
+            raise ValueError(
+                f"--parts: {', '.join(unknown)} unknown; known: {', '.join(PARTS)}"
+            )

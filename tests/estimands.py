@@ -1,0 +1,199 @@
+"""Estimands: what estimators are unbiased for, exactly.
+
+Each is a function of a problem of `problems`, and is (params, x) -> nats.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import stop_gradient
+
+from tests import problems, testing
+from vae_jax import divergences, numerics, vae
+from vae_jax.types import log_joint, log_likelihood
+
+
+def elbo(problem):
+    return problem.elbo
+
+
+def iwae(num_samples):
+    def of(problem):
+        if isinstance(problem, problems.BinaryModel):
+            return problems.k_sample_bound_of_table(problem, num_samples=num_samples)
+        return problems.k_sample_bound(problem, num_samples=num_samples)
+
+    return of
+
+
+def renyi(num_samples, alpha):
+    return lambda problem: problems.k_sample_bound(
+        problem, num_samples=num_samples, power=1.0 - alpha
+    )
+
+
+def combination(*terms):
+    """Bounds with their factors, added up."""
+    return lambda problem: (
+        lambda params, x: sum(
+            factor * bound(problem)(params, x) for factor, bound in terms
+        )
+    )
+
+
+def density_held_fixed(num_samples):
+    """L_K whose phi moves the samples alone: what a path gradient is unbiased for."""
+
+    def of(problem):
+        def log_prob(params, h, z):
+            return problem.recognition.log_prob(*stop_gradient((params, h)), z)
+
+        fixed = problem.recognition._replace(log_prob=log_prob)
+        return iwae(num_samples)(problem._replace(recognition=fixed))
+
+    return of
+
+
+def observed(bound):
+    """That bound of the observed entries alone, NaN marking the others."""
+
+    def of(problem):
+        masked = vae.masked(problem.model)
+        return bound(
+            problem._replace(
+                generative=masked.generative, recognition=masked.recognition
+            )
+        )
+
+    return of
+
+
+def less(penalty):
+    """E[log p(x | z)] less a penalty of the KL of each latent."""
+
+    def of(problem):
+        def surrogate(params, x):
+            mean, log_std = jnp.split(problem.recognition.encode(params, x), 2)
+            kl = 0.5 * (mean**2 + jnp.exp(2 * log_std) - 1 - 2 * log_std)
+            return problem.reconstruction(params, x) - penalty(kl)
+
+        return surrogate
+
+    return of
+
+
+def elbo_and_baseline(network, *, offset, scale):
+    """The ELBO over scale, and half the squared error of a learned baseline."""
+
+    def of(problem):
+        def surrogate(params, x):
+            elbo = problem.elbo(params, x)
+            baseline = network.apply(params.recognition["baseline"], x)[0] + offset
+            return elbo / scale - 0.5 * (stop_gradient(elbo) - baseline) ** 2
+
+        return surrogate
+
+    return of
+
+
+def wake(num_samples):
+    """E[sum_k w~_k log q(z_k | x)], the weights and the samples held fixed."""
+
+    def of(problem):
+        binary = isinstance(problem, problems.BinaryModel)
+        table = _table_of_bits if binary else _table_of_normal
+
+        def surrogate(params, x):
+            log_q, log_p, chances = table(problem, params, x)
+            fixed = stop_gradient(log_p - log_q)
+            log_w = numerics.attach_gradient(fixed, log_q)
+            return testing.expected_log_mean_exp(
+                log_w, stop_gradient(chances), num_samples=num_samples
+            )
+
+        return surrogate
+
+    return of
+
+
+def _table_of_bits(problem, params, x):
+    """log q(z | x), log p(x, z) and q(z | x) of every z."""
+    _, q, p = problem.table(params, x)
+    return jnp.log(q), jnp.log(p), q
+
+
+def _table_of_normal(problem, params, x):
+    """The same at nodes over the noise of q of one latent, which stand still."""
+    eps = jnp.linspace(-9.0, 9.0, 361)
+    mean, log_std = stop_gradient(problem.recognition.encode(params, x))
+    z = (mean + jnp.exp(log_std) * eps)[:, None]
+    h = problem.recognition.encode(params, x)
+    log_q = jax.vmap(lambda z: problem.recognition.log_prob(params, h, z))(z)
+    log_p = jax.vmap(lambda z: log_joint(problem.generative, params, x, z))(z)
+    return log_q, log_p, jax.nn.softmax(-0.5 * eps**2)
+
+
+def straight_through(problem):
+    """sum_z q(z) log p(x | z), where z moves as E_q[z] does and q(z) stands still."""
+
+    def surrogate(params, x):
+        h = problem.recognition.encode(params, x)
+        z, q, _ = problem.table(params, x)
+        mean = jnp.broadcast_to(jax.nn.sigmoid(h), z.shape)
+        terms = jax.vmap(lambda z: log_likelihood(problem.generative, params, x, z))(
+            numerics.attach_gradient(z, mean)
+        )
+        return stop_gradient(q) @ terms - binary_kl(params, h)
+
+    return surrogate
+
+
+def binary_concrete(temperature, *, step=0.4):
+    """Two relaxed bits, by the trapezoidal rule over their logistic noise."""
+    grid = np.arange(-36.0, 36.1, step)
+    noise = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
+    density = np.prod(0.25 / np.cosh(0.5 * noise) ** 2, axis=1)
+
+    def relax(h, noise):
+        return jax.nn.sigmoid((h + noise) / temperature)
+
+    return _relaxed(noise, step**2 * density, relax, binary_kl)
+
+
+def gumbel_softmax(temperature, *, step=0.4):
+    """One relaxed choice of three: Gumbel noise less the third's is two numbers."""
+    grid = np.arange(-36.0, 36.1, step)
+    noise = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
+    powers = np.exp(-noise)
+    density = 2.0 * powers.prod(1) / (1.0 + powers.sum(1)) ** 3
+
+    def relax(h, noise):
+        noisy = h + jnp.append(noise, 0.0)
+        return jax.nn.softmax(noisy / temperature)[None]
+
+    return _relaxed(noise, step**2 * density, relax, class_kl)
+
+
+def _relaxed(noise, weights, relax, kl):
+    def of(problem):
+        def surrogate(params, x):
+            h = problem.recognition.encode(params, x)
+
+            def term(noise):
+                return log_likelihood(problem.generative, params, x, relax(h, noise))
+
+            terms = jax.vmap(term)(jnp.asarray(noise, h.dtype))
+            return jnp.asarray(weights) @ terms - kl(params, h)
+
+        return surrogate
+
+    return of
+
+
+def binary_kl(params, h):
+    return divergences.bernoulli_to_bernoulli(h, params.generative["prior"]["logits"])
+
+
+def class_kl(params, h):
+    logits = params.generative["prior"]["logits"]
+    return divergences.categorical_to_categorical(h.reshape(logits.shape), logits)

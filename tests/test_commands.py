@@ -1,0 +1,75 @@
+"""Every command under its published name, and the list of them."""
+
+import ast
+import pathlib
+import runpy
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from experiments import __main__ as listing
+
+ROOT = listing.FOLDER.parent
+COMMANDS = listing.commands(listing.FOLDER)
+BENCHMARKS = [
+    f"benchmark.{path.stem}"
+    for path in sorted((listing.FOLDER / "benchmark").glob("*.py"))
+    if 'if __name__ == "__main__":' in path.read_text()
+]
+
+
+def source(name: str) -> pathlib.Path:
+    path = listing.FOLDER / name.replace(".", "/")
+    return path / "command.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def test_a_command_is_a_file_or_a_package_that_can_be_run(tmp_path):
+    for name in ("one.py", "_private.py", "two/command.py", "two/__main__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f'"""Does {name}.\n\nAt length."""\n')
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "command.py").write_text('"""Not run."""\n')
+    found = listing.commands(tmp_path)
+    assert found == {
+        "one": "Does one.py.\n\nAt length.",
+        "two": "Does two/command.py.\n\nAt length.",
+    }
+
+
+def test_the_list_has_a_line_for_each_command_and_loads_nothing():
+    program = (
+        "import runpy, sys\nrunpy.run_module('experiments', run_name='__main__')\n"
+        "print('jax' in sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    *lines, _, _, loaded = ran.stdout.splitlines()
+    assert loaded == "False"
+    assert {"train", "evaluate", "completion", "em"} <= set(COMMANDS)
+    assert [line.split()[0] for line in lines] == list(COMMANDS)
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+@pytest.mark.filterwarnings("ignore:'experiments:RuntimeWarning")  # loaded before
+@pytest.mark.parametrize("name", [*COMMANDS, *BENCHMARKS])
+def test_a_command_says_what_it_does_on_help(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+    assert left.value.code == 0
+    text = ast.get_docstring(ast.parse(source(name).read_text()))
+    assert text
+    assert text in capsys.readouterr().out
+
+
+def test_the_wheel_holds_every_flag_file():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["experiments"]
+    packed = {path for pattern in patterns for path in listing.FOLDER.glob(pattern)}
+    there = {path for path in (listing.FOLDER / "flags").rglob("*") if path.is_file()}
+    assert there
+    assert packed == there

@@ -1,0 +1,216 @@
+"""The laws of a `Conditional`, for every builder of one: a row each."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import laws, testing
+from vae_jax import factors, flows, networks, posteriors, priors, types
+from vae_jax.evaluation import gaps
+from vae_jax.factors import Factor
+from vae_jax.latent_models import gmm
+from vae_jax.types import Conditional
+
+NUM_DRAWS = 20_000
+
+
+class Row(NamedTuple):
+    """A builder and a density that it made."""
+
+    builder: Callable[..., Conditional]
+    make: Callable[[], Conditional]
+    rows_of_h: tuple[int, ...] = ()  # axes of h before its width
+    moments: bool = False  # whether it knows its own
+
+
+def _iaf(num_latents, num_layers):
+    """Layers that read a context, with the order reversed in between."""
+    start = networks.normal(std=0.5)
+    layers = []
+    for _ in range(num_layers):
+        net = networks.made(num_latents, (4,), num_context=2, initializer=start)
+        layers += [
+            flows.inverse_autoregressive(net, num_latents, context_width=2),
+            flows.reverse(num_latents),
+        ]
+    return posteriors.flow(posteriors.diag_normal(num_latents), flows.chain(*layers))
+
+
+def _planar():
+    return posteriors.flow(posteriors.full_normal(2), flows.planar(2))
+
+
+def _coupling():
+    net = networks.linear(1, 2, initializer=networks.normal(std=0.5))
+    return posteriors.flow(posteriors.diag_normal(2), flows.affine_coupling(net, 2))
+
+
+def _up():
+    """q(z1) q(z2 | z1) q(b), whose z2 lies before the rest."""
+    layout = factors.layout({"z2": 2, "z1": 3, "b": 2})
+    net = networks.linear(3, 4, initializer=networks.normal(std=0.5))
+    return factors.joint(
+        layout,
+        [
+            Factor("z1", posteriors.diag_normal(3)),
+            Factor("b", posteriors.bernoulli(2)),
+            Factor("z2", posteriors.diag_normal(2), parent="z1", network=net),
+        ],
+    )
+
+
+def _down():
+    """p(z2) p(z1 | z2), unconditional."""
+    layout = factors.layout({"z1": 3, "z2": 2})
+    net = networks.linear(2, 6, initializer=networks.normal(std=0.5))
+    return factors.joint(
+        layout,
+        [
+            Factor("z2", priors.standard_normal(2)),
+            Factor("z1", posteriors.diag_normal(3), parent="z2", network=net),
+        ],
+    )
+
+
+ROWS = [
+    Row(posteriors.diag_normal, lambda: posteriors.diag_normal(3), moments=True),
+    Row(posteriors.full_normal, lambda: posteriors.full_normal(3), moments=True),
+    Row(posteriors.bernoulli, lambda: posteriors.bernoulli(3), moments=True),
+    Row(posteriors.categorical, lambda: posteriors.categorical(2, 3), moments=True),
+    Row(posteriors.flow, lambda: _iaf(3, 2)),
+    Row(posteriors.flow, _planar),
+    Row(posteriors.flow, _coupling),
+    Row(priors.standard_normal, lambda: priors.standard_normal(3), moments=True),
+    Row(priors.bernoulli, lambda: priors.bernoulli(3)),
+    Row(priors.categorical, lambda: priors.categorical(2, 3)),
+    Row(priors.normal_mixture, lambda: priors.normal_mixture(2, 3)),
+    Row(
+        priors.equal_mixture,
+        lambda: priors.equal_mixture(posteriors.diag_normal(2)),
+        rows_of_h=(3,),
+    ),
+    Row(factors.joint, _up),
+    Row(factors.joint, _down),
+    Row(gaps.with_parameters_in_h, lambda: gaps.with_parameters_in_h(_coupling())),
+    Row(gmm._one_of, lambda: gmm._one_of(3), moments=True),
+    Row(gmm._one_of, lambda: gmm._one_of(1)),
+]
+EVERY_ROW = pytest.mark.parametrize(
+    "row", ROWS, ids=lambda row: f"{row.builder.__name__}-{ROWS.index(row)}"
+)
+
+
+def _made(row, dtype=None) -> tuple[Conditional, Any, jax.Array]:
+    """The density, parameters beside their start, and an h."""
+    density, dtype = row.make(), dtype or jnp.result_type(float)
+    params = laws.jiggled(jax.jit(density.init)(jax.random.key(0)))
+    h = 0.7 * np.random.default_rng(2).normal(size=(*row.rows_of_h, density.width))
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    return density, params, jnp.asarray(h, dtype)
+
+
+def _samples(density, params, h, num=NUM_DRAWS):
+    keys = jax.random.split(jax.random.key(3), num)
+    sample = jax.vmap(density.sample, in_axes=(0, None, None))
+    return jax.jit(sample)(keys, params, h)
+
+
+def test_no_builder_of_a_density_is_left_out():
+    # `conditional` makes any of them, and enumerated.posterior and sigmoid_belief their
+    # own inside a Recognition: those are rows of test_model_laws.
+    assert laws.builders(Conditional) - {types.conditional} == {
+        row.builder for row in ROWS
+    }
+
+
+@EVERY_ROW
+def test_one_pass_gives_the_sample_and_its_density_with_their_total_gradient(x64, row):
+    density, params, h = _made(row)
+    _assert_one_pass(density, params, h, atol=1e-9)
+
+
+@EVERY_ROW
+def test_one_pass_gives_the_same_in_single_precision(row):
+    density, params, h = _made(row)
+    _assert_one_pass(density, params, h, atol=1e-6)
+
+
+def _assert_one_pass(density, params, h, *, atol):
+    key = jax.random.key(1)
+
+    def composed(params, h):
+        y = density.sample(jax.random.clone(key), params, h)
+        return y, density.log_prob(params, h, y)
+
+    def fused(params, h):
+        return density.sample_and_log_prob(jax.random.clone(key), params, h)
+
+    @jax.jit
+    def both(params, h):
+        return [laws.value_and_total_gradient(f, params, h) for f in (fused, composed)]
+
+    got, expected = both(params, h)
+    chex.assert_trees_all_close(got, expected, rtol=atol, atol=atol)
+    (y, nats), _ = got
+    assert y.shape == density.shape
+    assert nats.shape == ()
+
+
+@EVERY_ROW
+def test_every_result_has_the_dtype_of_h(x64, row):
+    density, params, h = _made(row, jnp.float32)
+    y = jax.eval_shape(density.sample, jax.random.key(0), params, h)
+    assert (y.shape, y.dtype) == (density.shape, h.dtype)
+    assert jax.eval_shape(density.log_prob, params, h, y).dtype == h.dtype
+    both = jax.eval_shape(density.sample_and_log_prob, jax.random.key(0), params, h)
+    assert {leaf.dtype for leaf in both} == {h.dtype}
+
+
+@EVERY_ROW
+def test_moments_are_the_mean_and_the_standard_deviation_of_the_samples(x64, row):
+    density, params, h = _made(row)
+    assert (density.moments is not None) == row.moments
+    if density.moments is None:
+        return
+    mean, std = density.moments(params, h)
+    assert mean.shape == std.shape == density.shape
+    y = _samples(density, params, h)
+    testing.assert_mean_equals(y, mean)
+    testing.assert_mean_equals((y - mean[None]) ** 2, std**2)
+
+
+@pytest.mark.slow
+@EVERY_ROW
+def test_the_score_of_the_samples_has_mean_zero(x64, row):
+    """In every parameter and all of h: so the density is the samples' own."""
+    density, params, h = _made(row)
+    y = _samples(density, params, h)
+    score = jax.vmap(jax.grad(density.log_prob, (0, 1)), in_axes=(None, None, 0))
+    slopes = jax.jit(score)(params, h, y)
+    testing.assert_mean_equals(
+        slopes, jax.tree.map(lambda s: jnp.zeros(s.shape[1:]), slopes)
+    )
+
+
+@EVERY_ROW
+def test_an_h_or_a_sample_of_another_size_is_refused_with_both_sizes(row):
+    density, params, h = _made(row)
+    name, key, wrong = density.family.name, jax.random.key(0), (*h.shape[:-1], 17)
+    message = rf"density {name} reads h of {density.width} entries, got .*17"
+    y = jnp.zeros(density.shape)
+    for call in (
+        lambda h: density.sample(key, params, h),
+        lambda h: density.sample_and_log_prob(key, params, h),
+        lambda h: density.log_prob(params, h, y),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(call, jnp.zeros(wrong))
+    longer = (density.shape[0] + 1, *density.shape[1:])
+    for shape in ((), longer, (1, *density.shape)):
+        with pytest.raises(ValueError, match=f"density {name} is of events of shape"):
+            jax.eval_shape(density.log_prob, params, h, jnp.zeros(shape))

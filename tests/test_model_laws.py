@@ -1,0 +1,381 @@
+"""The laws of a `Model`, for every builder of one and of its halves: a row each."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import laws, problems, testing
+from vae_jax import (
+    divergences,
+    factors,
+    flows,
+    likelihoods,
+    networks,
+    posteriors,
+    priors,
+    types,
+    vae,
+)
+from vae_jax.estimators import enumerated
+from vae_jax.evaluation import laplace
+from vae_jax.factors import Factor
+from vae_jax.inference import full_vb, mcem, variational_em
+from vae_jax.latent_models import gmm, ppca, sigmoid_belief
+from vae_jax.types import Family, Generative, Model, Recognition
+
+NUM_DRAWS = 5_000
+NAN = float("nan")
+IMAGE = [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
+HOLES = [[1.0, NAN, 1.0], [NAN, NAN, 0.0]]
+BITS = [1.0, 0.0, 1.0, 1.0, 0.0]
+PAIR = [0.4, -1.0]
+START = networks.normal(std=0.6)
+
+
+class Row(NamedTuple):
+    """A model, the builders that it shows, and the groups of its closed KL."""
+
+    name: str
+    builders: set[Callable]
+    make: Callable[[], Model]
+    x: list
+    groups: int | None = None  # None where the KL has no closed form
+
+
+def _decoder(prior, likelihood=None):
+    num_latents = int(np.prod(prior.shape))
+    return vae.decoder_model(
+        networks.linear(num_latents, 6, initializer=START),
+        prior,
+        likelihood or likelihoods.bernoulli((2, 3)),
+    )
+
+
+def _pair(posterior, prior):
+    """An affine decoder and an affine encoder of images of six entries."""
+    encoder = networks.linear(6, posterior.width, initializer=START)
+    return vae.model(_decoder(prior), vae.encoder_model(encoder, posterior))
+
+
+def _with(recognition: Callable[[Generative], Recognition]):
+    """A linear-Gaussian model of one latent with another q."""
+    generative = problems.linear_gaussian().generative
+    return vae.model(generative, recognition(generative))
+
+
+def _learned_normal(num_latents):
+    """A prior that a test makes for itself, of a family with closed forms."""
+    density = posteriors.diag_normal(num_latents)
+    return types.conditional(
+        Family("diag_normal", lambda params, h: tuple(jnp.split(params, 2))),
+        (num_latents,),
+        width=0,
+        init=lambda key: jnp.zeros(2 * num_latents),
+        sample=lambda key, params, h: density.sample(key, (), params),
+        log_prob=lambda params, h, z: density.log_prob((), params, z),
+    )
+
+
+def _own_kl():
+    """Two groups of latents, by a KL that is handed in."""
+    base = _pair(posteriors.diag_normal(3), priors.standard_normal(3))
+    own = base.recognition._replace(family=Family("own"))
+
+    def kl(params, h):
+        mean, log_std = jnp.split(h, 2)
+        one = divergences.diag_normal_to_standard_normal
+        return jnp.stack([one(mean[:1], log_std[:1]), one(mean[1:], log_std[1:])])
+
+    return vae.model(base.generative, own, kl=kl)
+
+
+def _two_layers():
+    layout, start = factors.layout({"z1": 2, "z2": 1}), networks.normal(std=0.1)
+    up, down = (
+        networks.mlp(*sizes, initializer=start)
+        for sizes in ((2, (3,), 2), (1, (3,), 4))
+    )
+    q = [
+        Factor("z1", posteriors.diag_normal(2)),
+        Factor("z2", posteriors.diag_normal(1), parent="z1", network=up),
+    ]
+    p = [
+        Factor("z2", priors.standard_normal(1)),
+        Factor("z1", posteriors.diag_normal(2), parent="z2", network=down),
+    ]
+    return _pair(factors.joint(layout, q), factors.joint(layout, p))
+
+
+def _flow():
+    net = networks.made(2, (4,), initializer=START)
+    layer = flows.inverse_autoregressive(net, 2)
+    return _pair(
+        posteriors.flow(posteriors.diag_normal(2), layer), priors.standard_normal(2)
+    )
+
+
+def _vamp():
+    encoder = networks.linear(6, 4, initializer=START)
+    posterior = posteriors.diag_normal(2)
+    generative = vae.with_vamp_prior(
+        _decoder(priors.standard_normal(2)),
+        encoder,
+        posterior,
+        num_components=3,
+        x_shape=(2, 3),
+    )
+    return vae.model(generative, vae.encoder_model(encoder, posterior))
+
+
+def _with_baseline():
+    model = _pair(posteriors.bernoulli(3), priors.bernoulli(3))
+    network = networks.linear(6, 1)
+    return vae.model(model.generative, vae.with_baseline(model.recognition, network))
+
+
+def _belief(sizes):
+    return vae.model(
+        sigmoid_belief.generative(sizes, (5,), initializer=START),
+        sigmoid_belief.recognition(sizes, (5,), initializer=START),
+    )
+
+
+def _enumerated():
+    generative = problems.binary_model(num_latents=3).generative
+    return vae.model(generative, enumerated.posterior(generative, num_latents=3))
+
+
+def _normal_pair():
+    return _pair(posteriors.diag_normal(2), priors.standard_normal(2))
+
+
+ROWS = [
+    Row("normals", {vae.model, vae.decoder_model}, _normal_pair, IMAGE, 2),
+    Row(
+        "full and standard normal",
+        {vae.encoder_model, vae.recognition},
+        lambda: _pair(posteriors.full_normal(2), priors.standard_normal(2)),
+        IMAGE,
+        1,
+    ),
+    Row(
+        "normal and a learned normal",
+        set(),
+        lambda: _pair(posteriors.diag_normal(2), _learned_normal(2)),
+        IMAGE,
+        2,
+    ),
+    Row("KL of one's own", set(), _own_kl, IMAGE, 2),
+    Row(
+        "mixture prior",
+        set(),
+        lambda: _pair(posteriors.diag_normal(2), priors.normal_mixture(2, 3)),
+        IMAGE,
+    ),
+    Row("flow", set(), _flow, IMAGE),
+    Row("two layers", set(), _two_layers, IMAGE),
+    Row("bits", {vae.with_baseline}, _with_baseline, IMAGE, 3),
+    Row(
+        "choices",
+        set(),
+        lambda: _pair(posteriors.categorical(2, 3), priors.categorical(2, 3)),
+        IMAGE,
+        2,
+    ),
+    Row("masked", {vae.masked}, lambda: vae.masked(_normal_pair(), fill=0.5), HOLES, 2),
+    Row(
+        "masked, KL by samples",
+        set(),
+        lambda: vae.masked(_two_layers()),
+        HOLES,
+    ),
+    Row(
+        "at the mean of theta",
+        {full_vb.at_mean},
+        lambda: full_vb.at_mean(_normal_pair()),
+        IMAGE,
+        2,
+    ),
+    Row(
+        "at the mean of a learned prior",
+        set(),
+        lambda: full_vb.at_mean(_pair(posteriors.bernoulli(3), priors.bernoulli(3))),
+        IMAGE,
+        3,
+    ),
+    Row("vamp", {vae.with_vamp_prior}, _vamp, IMAGE),
+    Row(
+        "mixture of normals",
+        {gmm.generative, gmm.recognition},
+        lambda: vae.model(gmm.generative(3, 2), gmm.recognition(3)),
+        [2.6, 0.4],  # between the three
+    ),
+    Row(
+        "pPCA",
+        {ppca.generative, ppca.recognition},
+        lambda: vae.model(ppca.generative(2, (2,)), ppca.recognition(2)),
+        PAIR,
+        1,
+    ),
+    Row(
+        "belief network",
+        {sigmoid_belief.generative, sigmoid_belief.recognition},
+        lambda: _belief((3, 2)),
+        BITS,
+    ),
+    Row("belief network of one layer", set(), lambda: _belief((3,)), BITS, 3),
+    Row("enumerated posterior", {enumerated.posterior}, _enumerated, BITS),
+    Row(
+        "Laplace",
+        {laplace.posterior},
+        lambda: _with(lambda g: laplace.posterior(g, num_latents=1, num_steps=3)),
+        PAIR,
+        1,
+    ),
+    Row(
+        "normal fitted to chains",
+        {mcem.fitted_normal},
+        lambda: _with(
+            lambda g: mcem.fitted_normal(
+                jax.random.key(4),
+                g,
+                num_latents=1,
+                num_samples=8,
+                num_warmup=2,
+                num_leapfrog=2,
+                num_starts=4,
+            )
+        ),
+        PAIR,
+        1,
+    ),
+    Row(
+        "searched q",
+        {variational_em.optimized, variational_em.free},
+        lambda: _with(
+            lambda g: variational_em.optimized(
+                jax.random.key(4), g, posteriors.diag_normal(1), num_steps=3
+            )
+        ),
+        PAIR,
+        1,
+    ),
+]
+EVERY_ROW = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+CLOSED = pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.groups], ids=lambda row: row.name
+)
+
+
+def _made(row) -> tuple[Model, Any, jax.Array, Any]:
+    """The model, parameters beside their start, x and its h."""
+    model, x = row.make(), jnp.asarray(row.x, jnp.result_type(float))
+    params = laws.jiggled(jax.jit(model.init)(jax.random.key(0)))
+    h = jax.jit(model.recognition.encode)(params, x)
+    return model, params, x, h
+
+
+def test_no_builder_of_a_model_or_its_halves_is_left_out():
+    shown = set().union(*(row.builders for row in ROWS))
+    assert laws.builders(Model, Generative, Recognition) == shown
+
+
+@EVERY_ROW
+def test_a_draw_is_what_the_functions_give_with_its_total_gradient(x64, row):
+    model, params, x, h = _made(row)
+    generative, recognition, key = (
+        model.generative,
+        model.recognition,
+        jax.random.key(1),
+    )
+
+    def fused(params, h):
+        drawn = model.draw(jax.random.clone(key), params, x, h)
+        return drawn._replace(kl=drawn.kl.sum())
+
+    def composed(params, h):
+        z = recognition.sample(jax.random.clone(key), params, h)
+        log_q, log_prior = (
+            recognition.log_prob(params, h, z),
+            generative.log_prior(params, z),
+        )
+        terms = generative.log_likelihood_terms(params, x, z)
+        kl = log_q - log_prior if model.kl is None else model.kl(params, h).sum()
+        return types.Draw(z, terms, log_prior, log_q, kl)
+
+    def one_pass(params, h):
+        return recognition.sample_and_log_prob(jax.random.clone(key), params, h)
+
+    @jax.jit
+    def all_of(params, h):
+        return [
+            laws.value_and_total_gradient(f, params, h)
+            for f in (fused, composed, one_pass)
+        ]
+
+    got, expected, pair = all_of(params, h)
+    chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=1e-9)
+    chex.assert_tree_all_finite(got)
+    np.testing.assert_allclose(pair[0][0], expected[0].z, rtol=1e-9)
+    np.testing.assert_allclose(pair[0][1], expected[0].log_posterior, rtol=1e-9)
+
+
+@EVERY_ROW
+def test_the_kl_of_a_draw_has_the_mean_of_the_log_ratio(x64, row):
+    """Moments of q, where it knows them, on the same draws."""
+    model, params, x, h = _made(row)
+    keys = jax.random.split(jax.random.key(2), NUM_DRAWS)
+    draw = jax.jit(jax.vmap(model.draw, in_axes=(0, None, None, None)))
+    drawn = draw(keys, params, x, h)
+    groups = 1 if row.groups is None else row.groups
+    assert drawn.kl.shape == (NUM_DRAWS, groups)
+    assert (model.kl is None) == (row.groups is None)
+    ratio = drawn.log_posterior - drawn.log_prior
+    testing.assert_mean_equals(ratio - drawn.kl.sum(1), 0.0)
+    if row.groups:
+        assert float(drawn.kl.std()) > 0.0 or row.groups == 1
+        np.testing.assert_allclose(drawn.kl.std(0), 0.0, atol=1e-9)
+    if model.recognition.moments is not None:
+        mean, std = model.recognition.moments(params, h)
+        testing.assert_mean_equals(drawn.z, mean)
+        testing.assert_mean_equals((drawn.z - mean[None]) ** 2, std**2)
+
+
+@CLOSED
+def test_the_closed_kl_is_that_of_the_families_parameters(x64, row):
+    model, params, _, h = _made(row)
+    q, p = model.recognition.family, model.generative.prior_family
+    form = divergences.closed_kl(q.name, p.name)
+    assert model.kl is not None
+    if form is None:  # handed in
+        assert row.make is _own_kl
+        return
+    assert q.parameters
+    assert p.parameters
+    expected = form(*q.parameters(params, h), *p.parameters(params))
+    np.testing.assert_allclose(model.kl(params, h), expected, rtol=1e-12)
+
+
+def test_every_closed_form_is_that_of_some_row():
+    shown = set()
+    for row in ROWS:
+        model = row.make()
+        shown.add((model.recognition.family.name, model.generative.prior_family.name))
+    assert set(divergences._FACTORIZED) | set(divergences._JOINT) <= shown
+
+
+def test_closed_forms_of_groups_are_those_of_each_latent_by_itself(x64):
+    model, params, x, h = _made(ROWS[0])
+    del x
+    assert model.kl is not None
+    mean, log_std = jnp.split(h, 2)
+    each = [
+        divergences.diag_normal_to_standard_normal(mean[i : i + 1], log_std[i : i + 1])
+        for i in range(2)
+    ]
+    np.testing.assert_allclose(model.kl(params, h), each, rtol=1e-12)

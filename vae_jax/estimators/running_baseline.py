@@ -1,0 +1,103 @@
+"""Score-function objectives whose baseline and scale are running averages."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+from jaxtyping import Array, Int
+
+from vae_jax.types import (
+    Batch,
+    ExampleObjective,
+    Objective,
+    Params,
+    PRNGKey,
+    Scalar,
+    per_example,
+)
+
+
+class Averages(NamedTuple):
+    """Decayed sums over the batches so far, without those of no weight.
+
+    Attributes:
+        mean: of the batches' mean values.
+        square: of the batches' mean squares.
+        step: batches seen.
+    """
+
+    mean: Scalar
+    square: Scalar
+    step: Int[Array, ""]
+
+
+def running_baseline(
+    build: Callable[[Scalar, Scalar], ExampleObjective],
+    *,
+    decay: float = 0.9,
+    normalize: bool = True,
+) -> Objective:
+    """The objective build(baseline, scale), with both numbers kept from step to step.
+
+    The baseline is the decayed mean of the objective's value over the batches so far,
+    and the scale, with `normalize`, the larger of 1 and the values' decayed standard
+    deviation over examples: after Mnih & Gregor 2014 (arXiv:1402.0030), sections 2.3.1
+    and 2.3.2, who take the deviation of what a learned baseline leaves. Neither sees
+    the batch it is used on, so the gradient keeps its expectation, divided by the
+    scale.
+
+    Args:
+        build: baseline and scale -> objective, for example `lambda b, s:
+            score_function(model, baseline=b, scale=s, ...)`. Both are traced; the value
+            must be the mean log weight.
+        decay: share of the past that each step keeps.
+        normalize: whether to divide by the standard deviation.
+
+    Raises:
+        ValueError: if decay does not lie in [0, 1).
+    """
+    if not 0.0 <= decay < 1.0:
+        raise ValueError(f"decay must lie in [0, 1), got {decay}.")
+
+    def init(params: Params) -> Averages:
+        del params
+        zero = jnp.zeros(())
+        return Averages(zero, zero, jnp.zeros((), jnp.int32))
+
+    def value(
+        key: PRNGKey, params: Params, memory: Averages, batch: Batch
+    ) -> tuple[Array, Averages, dict[str, Scalar]]:
+        objective = per_example(
+            build(*_baseline_and_scale(memory, decay, normalize=normalize))
+        )
+        nats, _, logged = objective.value(key, params, (), batch)
+        seen = stop_gradient(nats)
+        weight = batch.weight.astype(seen.dtype)
+        total = weight.sum()
+        share = (1.0 - decay) / jnp.where(total > 0.0, total, 1.0)
+        averages = Averages(
+            decay * memory.mean + share * (weight * seen).sum(),
+            decay * memory.square + share * (weight * seen**2).sum(),
+            memory.step + 1,
+        )
+        memory = jax.tree.map(
+            lambda new, old: jnp.where(total > 0.0, new, old), averages, memory
+        )
+        return nats, memory, logged
+
+    return Objective(init, value)
+
+
+def _baseline_and_scale(
+    memory: Averages, decay: float, *, normalize: bool
+) -> tuple[Scalar, Scalar]:
+    """Of the steps before; 0 and 1 at the first."""
+    weight = 1.0 - decay ** memory.step.astype(memory.mean.dtype)
+    weight = jnp.maximum(weight, 1.0 - decay)  # at the first step the sums are zero
+    baseline = memory.mean / weight
+    if not normalize:
+        return baseline, jnp.ones_like(baseline)
+    variance = jnp.maximum(memory.square / weight - baseline**2, 0.0)
+    return baseline, jnp.maximum(jnp.sqrt(variance), 1.0)
