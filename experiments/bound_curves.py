@@ -33,8 +33,8 @@ from experiments.choices import rows
 from experiments.choices.config import Config as TrainConfig
 from experiments.choices.densities import LIKELIHOODS
 from experiments.command import cli, report
-from experiments.measures import measure
-from experiments.runs import comparison, protocol, runs, trained_runs, variants
+from experiments.measures import measure, validation
+from experiments.runs import comparison, protocol, runs, trained_runs
 from vae_jax.plots import curves, files
 
 CURVE = "bound_curve.json"
@@ -67,7 +67,7 @@ class Config:
 
         Raises:
             ValueError: naming the flag and its value.
-            UsageError: for --run_flagfile and --run_flags, as `variants.base`.
+            UsageError: for --run_flagfile and --run_flags, as `comparison.base`.
         """
         for name in ("points", "eval_samples"):
             if getattr(self, name) < 1:
@@ -89,16 +89,16 @@ def train_configs(config: Config) -> list[TrainConfig]:
     """Every run of the comparison.
 
     Raises:
-        ValueError: as `variants.runs`.
-        UsageError: as `variants.base`.
+        ValueError: as `comparison.runs`.
+        UsageError: as `comparison.base`.
     """
     found = []
     for algorithm in config.algorithms.split(","):
         flags = config.run_flags
         if algorithm == "wake_sleep" and config.wake_sleep_flags:
             flags = f"{flags} {config.wake_sleep_flags}"
-        same_algorithm = variants.runs(
-            variants.base(config.run_flagfile, flags),
+        same_algorithm = comparison.runs(
+            comparison.base(config.run_flagfile, flags),
             workdir=config.workdir,
             data_dir=config.data_dir,
             algorithms=(algorithm,),
@@ -122,7 +122,9 @@ def main(config: Config) -> int:
         shown=("train_bound", "test_bound"),
     )
     for run_config in configs:
-        points = comparison.curve(run_config, measurement, points=config.points)
+        points = comparison.curve(
+            run_config, measurement, points=config.points, validation=validation.build
+        )
         row = {
             "num_latents": run_config.num_latents,
             "algorithm": run_config.algorithm,

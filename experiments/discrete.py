@@ -26,13 +26,14 @@ from experiments.choices.config import Config as TrainConfig
 from experiments.choices.densities import POSTERIORS
 from experiments.command import cli, report
 from experiments.measures import measure
-from experiments.runs import protocol, timed
+from experiments.runs import protocol
 from vae_jax import vae
+from vae_jax.data import batches
 from vae_jax.estimators import importance
 from vae_jax.evaluation import examples, marginal
 from vae_jax.latent_models import sigmoid_belief
 from vae_jax.plots import curves, files
-from vae_jax.training import gradient, loop
+from vae_jax.training import gradient, loop, timed
 from vae_jax.types import Algorithm, Params, Recognition
 
 BOUND_SAMPLES = 100
@@ -162,9 +163,14 @@ def train(config: Config, fit: Fit, data: protocol.Dataset) -> dict[str, Any]:
     state, curve = timed.curve(
         loop.start(key_run, fit.algorithm, start),
         fit.algorithm,
-        prepared,
-        key_order=key_order,
-        batch_size=config.batch_size,
+        jnp.asarray(prepared.train),
+        take=prepared.take,
+        order=lambda scan: batches.epochs(
+            jax.random.fold_in(key_order, scan),
+            len(prepared.train),
+            batch_size=config.batch_size,
+            num_epochs=num_epochs,
+        ),
         epochs_per_scan=num_epochs,
         points=range(num_epochs, config.num_epochs + 1, num_epochs),
         measure=test_bound,

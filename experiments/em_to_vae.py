@@ -24,11 +24,13 @@ from experiments.choices import algorithms
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
 from experiments.measures import measure
-from experiments.runs import protocol, runs, timed
+from experiments.runs import protocol, runs
+from vae_jax.data import batches
+from vae_jax.estimators import sgvb
 from vae_jax.evaluation import exact, examples
 from vae_jax.inference import quadrature_em
 from vae_jax.plots import curves, files
-from vae_jax.training import loop
+from vae_jax.training import loop, timed
 from vae_jax.types import Algorithm, Params
 
 NUM_LATENTS = 2
@@ -123,8 +125,10 @@ def train(config: Config, method: str) -> dict[str, Any]:
                     f"--num_images={size}, but the {split} split has {rows} rows"
                 )
     log_p = _log_p(run, num_nodes=config.check_nodes)
-    terms = measure.elbo_over_examples(
-        run.model, prepared, num_samples=config.eval_samples
+    terms = measure.over_rows(
+        sgvb.elbo_terms(run.model, num_samples=config.eval_samples),
+        prepared.value,
+        num_decoded=config.eval_samples,
     )
 
     def at(state: Any) -> dict[str, float]:
@@ -145,9 +149,14 @@ def train(config: Config, method: str) -> dict[str, Any]:
     state, curve = timed.curve(
         loop.start(run.keys.steps, algorithm, run.model.init(run.keys.init)),
         algorithm,
-        prepared,
-        key_order=run.keys.order,
-        batch_size=config.batch_size,
+        jnp.asarray(prepared.train),
+        take=prepared.take,
+        order=lambda epoch: batches.epochs(
+            jax.random.fold_in(run.keys.order, epoch),
+            len(prepared.train),
+            batch_size=config.batch_size,
+            num_epochs=1,
+        ),
         epochs_per_scan=1,
         points=points(config),
         measure=at,

@@ -15,6 +15,7 @@ sides, on images that the model draws) and appendix D of the AEVB paper.
 
 import dataclasses
 import pathlib
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,13 +26,13 @@ from experiments.measures import evidence as estimates
 from experiments.measures import measure
 from experiments.runs import protocol, rundir, trained_runs
 
-POSITIVE = (
-    *("eval_samples", "num_temperatures", "num_chains", "num_leapfrog"),
-    *("num_simulated", "hmc_samples"),
-)
 OF_IS = (  # named without their method, which has been the default's from the start
     *("log_p", "log_p_standard_error", "log_p_sampling_error"),
     *("effective_sample_size", "smallest_effective_sample_size"),
+)
+OF_EVIDENCE = (  # flags that the estimators of log p(x) read
+    *("importance_samples", "num_temperatures", "num_chains", "num_leapfrog"),
+    *("schedule", "base", "num_simulated", "hmc_samples"),
 )
 
 
@@ -43,66 +44,63 @@ class Config(trained_runs.WorkdirFlags):
         -1,
         "Which of the runs that trained together (--num_seeds, --sweep), from 0; -1: "
         "all of them, with mean and standard deviation.",
+        least=-1,
     )
     split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
-    eval_samples: int = cli.flag(100, "Samples per image of the bound.")
+    eval_samples: int = cli.flag(100, "Samples per image of the bound.", least=1)
     importance_samples: int = cli.flag(
-        5000, "Samples per image of log p(x), k; 0 leaves it out."
+        5000, "Samples per image of log p(x), k; 0 leaves it out.", least=0
     )
     evidence: str = cli.flag(
         "is", "Comma-separated estimators of log p(x): is, ais, bdmc, hmc_density."
     )
-    num_temperatures: int = cli.flag(1000, "Temperatures of ais and bdmc, T.")
-    num_chains: int = cli.flag(16, "Chains per image of ais and bdmc.")
-    num_leapfrog: int = cli.flag(10, "Leapfrog steps of a transition.")
+    num_temperatures: int = cli.flag(1000, "Temperatures of ais and bdmc, T.", least=1)
+    num_chains: int = cli.flag(16, "Chains per image of ais and bdmc.", least=1)
+    num_leapfrog: int = cli.flag(10, "Leapfrog steps of a transition.", least=1)
     schedule: str = cli.flag(
-        "sigmoid", "Temperatures of ais and bdmc.", choices=("linear", "sigmoid")
+        "sigmoid", "Temperatures of ais and bdmc.", choices=estimates.SCHEDULES
     )
     base: str = cli.flag(
         "prior", "Where the chains of ais and bdmc start.", choices=("prior", "q")
     )
-    num_simulated: int = cli.flag(100, "Images that the model draws for bdmc.")
+    num_simulated: int = cli.flag(100, "Images that the model draws for bdmc.", least=1)
     hmc_samples: int = cli.flag(
-        500, "Draws of the chain that hmc_density fits to; as many before and after."
+        500,
+        "Draws of the chain that hmc_density fits to; as many before and after.",
+        least=1,
     )
-    num_images: int = cli.flag(0, "Images of the split, at equal distances; 0 for all.")
-    seed: int = cli.flag(0, "Seed of the samples.")
+    num_images: int = cli.flag(
+        0, "Images of the split, at equal distances; 0 for all.", least=0
+    )
+    seed: int = cli.flag(0, "Seed of the samples.", least=0)
 
-    def __post_init__(self) -> None:
-        """Refuses numbers that no evaluation can have.
-
-        Raises:
-            ValueError: naming the flag and its value.
-        """
-        for name in POSITIVE:
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be positive, got {value}")
-        for name in ("importance_samples", "num_images", "seed"):
-            if getattr(self, name) < 0:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must not be negative, got {value}")
-        if self.member < -1:
-            raise ValueError(
-                f"--member must be -1, for all, or a run's number, got {self.member}"
-            )
+    def check(self) -> None:
+        """Refuses numbers of samples, and estimators, that there are none of."""
         measure.check_importance_samples(self.importance_samples)
         estimates.parse(self.evidence)
 
     @property
-    def settings(self) -> estimates.Settings:
-        """What the estimators of log p(x) are run with."""
-        return estimates.Settings(
-            *(getattr(self, name) for name in estimates.Settings._fields)
-        )
-
-    @property
-    def methods(self) -> tuple[str, ...]:
+    def methods(self) -> dict[str, estimates.Method]:
         """The estimators of log p(x) that are asked for."""
-        chosen = estimates.parse(self.evidence)
-        if self.importance_samples:
-            return chosen
-        return tuple(name for name in chosen if name != "is")
+        chains = estimates.ChainFlags(
+            *(getattr(self, name) for name in estimates.ChainFlags._fields)
+        )
+        known = {
+            "is": partial(
+                estimates.importance_sampling, num_samples=self.importance_samples
+            ),
+            "ais": partial(estimates.annealed_importance_sampling, chains=chains),
+            "bdmc": partial(
+                estimates.bidirectional, chains=chains, num_simulated=self.num_simulated
+            ),
+            "hmc_density": partial(
+                estimates.posterior_density,
+                num_samples=self.hmc_samples,
+                num_leapfrog=self.num_leapfrog,
+            ),
+        }
+        names = estimates.parse(self.evidence)
+        return {n: known[n] for n in names if n != "is" or self.importance_samples}
 
 
 def evaluate(config: Config) -> dict[str, Any]:
@@ -129,7 +127,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "checkpoint": config.checkpoint,
         "eval_samples": config.eval_samples,
         "importance_samples": config.importance_samples,
-        "evidence_settings": config.settings._asdict(),
+        "evidence_settings": {name: getattr(config, name) for name in OF_EVIDENCE},
         "seed": config.seed,
         "protocol": protocol.stamp(first.config, first.data),
         "environment": report.environment(),
@@ -137,21 +135,17 @@ def evaluate(config: Config) -> dict[str, Any]:
 
 
 def _measured(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:
-    quantity = protocol.quantity(trained.config, trained.data)
     root = jax.random.key(config.seed)
     key_bound, *keys = jax.random.split(root, 1 + len(estimates.METHODS))
     which = {"split": config.split, "num_images": config.num_images}
-    metrics = measure.bound(
+    result: dict[str, Any] = measure.bound(
         key_bound, trained, num_samples=config.eval_samples, **which
     )
-    metrics = protocol.named(metrics, quantity=quantity)
     evidence = {}
-    if config.methods and quantity != "cross-entropy":
-        evidence = estimates.side_by_side(
-            keys, trained, config.settings, config.methods, **which
-        )
-        metrics |= {k: v for k, v in evidence.get("is", {}).items() if k in OF_IS}
-    return {**metrics, **measure.latents(trained, **which), "evidence": evidence}
+    if config.methods and trained.data.quantity != "cross-entropy":
+        evidence = estimates.side_by_side(keys, trained, config.methods, **which)
+        result |= {k: v for k, v in evidence.get("is", {}).items() if k in OF_IS}
+    return {**result, **measure.latents(trained, **which), "evidence": evidence}
 
 
 def table(result: dict[str, Any]) -> str:

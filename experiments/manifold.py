@@ -15,17 +15,15 @@ the same flags are taken up.
 
 import dataclasses
 import pathlib
-import sys
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import train
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
-from experiments.measures import pictures
-from experiments.runs import trained_runs, variants
+from experiments.measures import pictures, whole_run
+from experiments.runs import comparison, trained_runs
 from vae_jax.plots import files, images
 
 ROWS = COLUMNS = 10  # samples of each model
@@ -54,7 +52,7 @@ class Config:
 
         Raises:
             ValueError: naming the flag and its value.
-            UsageError: for --run_flagfile and --run_flags, as `variants.base`.
+            UsageError: for --run_flagfile and --run_flags, as `comparison.base`.
         """
         if self.manifold_size < 1:
             raise ValueError(
@@ -82,11 +80,11 @@ def train_configs(config: Config) -> list[TrainConfig]:
     """One run for each number of latents.
 
     Raises:
-        ValueError: as `variants.runs`.
-        UsageError: as `variants.base`.
+        ValueError: as `comparison.runs`.
+        UsageError: as `comparison.base`.
     """
-    return variants.runs(
-        variants.base(config.run_flagfile, config.run_flags),
+    return comparison.runs(
+        comparison.base(config.run_flagfile, config.run_flags),
         workdir=config.workdir,
         data_dir=config.data_dir,
         algorithms=["aevb"],
@@ -99,12 +97,11 @@ def trained(run_config: TrainConfig) -> tuple[trained_runs.Trained, dict[str, An
     """A model, trained or taken up, and what `train` says of it.
 
     Raises:
-        UsageError: as `train.main`, or if observations are no images.
+        UsageError: as `whole_run.train`, or if observations are no images.
     """
-    if status := train.main(run_config):
-        sys.exit(status)  # interrupted: the same command goes on from here
-    result = report.read_json(run_config.directory() / "result.json")
-    found = trained_runs.load_trained(run_config.workdir, checkpoint="auto")
+    run, saved = whole_run.train(run_config)
+    result = report.read_json(run.workdir / "result.json")
+    found = trained_runs.of_run(run, saved, checkpoint="auto")
     if not pictures.is_image(found):
         raise cli.UsageError(
             f"observations of shape {found.data.x_shape} are no images to draw"

@@ -28,8 +28,8 @@ from experiments.choices import models
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
 from experiments.measures import evidence as estimates
-from experiments.measures import measure
-from experiments.runs import comparison, protocol, runs, trained_runs, variants
+from experiments.measures import measure, validation
+from experiments.runs import comparison, protocol, runs, trained_runs
 from vae_jax import vae
 from vae_jax.evaluation import examples, hmc_density
 from vae_jax.inference import mcem
@@ -86,7 +86,7 @@ class Config:
 
         Raises:
             ValueError: naming the flag and its value.
-            UsageError: for --run_flagfile and --run_flags, as `variants.base`.
+            UsageError: for --run_flagfile and --run_flags, as `comparison.base`.
         """
         for name in ("samples", "mcem_samples", "points", "num_images", "hmc_samples"):
             if getattr(self, name) < 1:
@@ -112,9 +112,9 @@ def train_configs(config: Config) -> list[TrainConfig]:
 
     Raises:
         ValueError: for an algorithm or a number that no run can have.
-        UsageError: as `variants.base`.
+        UsageError: as `comparison.base`.
     """
-    shared = variants.base(config.run_flagfile, config.run_flags)
+    shared = comparison.base(config.run_flagfile, config.run_flags)
     if not config.train_sizes:
         raise ValueError("--train_sizes must hold at least one size")
     if shared.posterior == "bernoulli" or shared.top_latents:
@@ -158,7 +158,9 @@ def main(config: Config) -> int:
     )
     for run_config in train_configs(config):
         run_config, num_train = _with_epochs(config, run_config)
-        points = comparison.curve(run_config, measurement, points=config.points)
+        points = comparison.curve(
+            run_config, measurement, points=config.points, validation=validation.build
+        )
         row = {"num_train": num_train, "algorithm": run_config.algorithm}
         rows.append(row | points[-1] | {"curve": points})
         drawn = panels.setdefault(f"N_train = {num_train:,}", {})

@@ -20,17 +20,8 @@ class Config(trained_runs.WorkdirFlags):
     """One set of reconstructions; every field is a flag."""
 
     split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
-    num: int = cli.flag(50, "Images, at equal distances in the split.")
-    seed: int = cli.flag(0, "Seed of z.")
-
-    def __post_init__(self) -> None:
-        """Refuses numbers that make no reconstructions.
-
-        Raises:
-            ValueError: naming the flag and its value.
-        """
-        if self.num < 1:
-            raise ValueError(f"--num must be positive, got {self.num}")
+    num: int = cli.flag(50, "Images, at equal distances in the split.", least=1)
+    seed: int = cli.flag(0, "Seed of z.", least=0)
 
 
 def main(config: Config) -> int:

@@ -12,15 +12,15 @@ interrupted comparison goes on where it stopped.
 
 import dataclasses
 import pathlib
-import sys
+from typing import Any
 
+import jax
 import numpy as np
 
-from experiments import evaluate, train
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
-from experiments.measures import measure, validation
-from vae_jax.training import journal
+from experiments.measures import evidence, measure, whole_run
+from experiments.runs import trained_runs
 
 EVAL_EVERY = 5  # epochs between validation bounds
 
@@ -97,20 +97,34 @@ def _rate(text: str) -> float:
         ) from None
 
 
-def best_rate(config: Config, estimator: str, seed: int) -> tuple[float, TrainConfig]:
-    """Trains at every rate; the best validation bound and its run."""
+def best_rate(
+    config: Config, estimator: str, seed: int
+) -> tuple[float, trained_runs.Trained]:
+    """Trains at every rate; the best validation bound and the weights that have it."""
     found = []
     for rate in config.learning_rates.split(","):
-        run = train_config(config, estimator, rate, seed)
-        if status := train.main(run):
-            sys.exit(status)  # interrupted: the same command goes on from here
-        bounds = [
-            row[validation.WATCHED["importance"]]
-            for row in journal.read(run.directory())
-            if validation.WATCHED["importance"] in row
-        ]
-        found.append((max(bounds), run))
+        run, saved = whole_run.train(train_config(config, estimator, rate, seed))
+        trained = trained_runs.of_run(run, saved, checkpoint="best")
+        found.append((float(saved.best_bound), trained))
     return max(found, key=lambda pair: pair[0])
+
+
+def measured(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:
+    """ELBO and log p(x) of the test split."""
+    keys = jax.random.split(jax.random.key(0), 1 + len(evidence.METHODS))
+    bound = measure.bound(keys[0], trained, split="test", num_samples=100)
+    figures = evidence.importance_sampling(
+        keys[1],
+        trained,
+        trained_runs.rows(trained, split="test"),
+        num_samples=config.importance_samples,
+    ).figures
+    return {
+        "log_p": figures["log_p"],
+        "log_p_standard_error": figures["log_p_standard_error"],
+        "elbo": bound["elbo"],
+        "step": trained.step,
+    }
 
 
 def main(config: Config) -> int:
@@ -120,19 +134,12 @@ def main(config: Config) -> int:
         rows = []
         for seed in range(config.num_seeds):
             with cli.user_errors():
-                valid, run = best_rate(config, estimator, seed)
-            measured = evaluate.evaluate(
-                evaluate.Config(
-                    workdir=run.workdir,
-                    checkpoint="best",
-                    importance_samples=config.importance_samples,
-                )
-            )
-            kept = ("log_p", "log_p_standard_error", "elbo", "step")
-            rows.append(
-                {name: measured[name] for name in kept}
-                | {"learning_rate": run.learning_rate, "valid_bound": valid}
-            )
+                valid, best = best_rate(config, estimator, seed)
+            chosen = {
+                "learning_rate": best.config.learning_rate,
+                "valid_bound": valid,
+            }
+            rows.append(measured(config, best) | chosen)
         result[estimator] = rows
     print(f"{'test log p(x), nats':<22}{'mean':>9}{'spread':>9}   seeds (rate)")
     for estimator, rows in result.items():

@@ -10,6 +10,8 @@ import pytest
 from experiments import em_to_vae, evaluate, train
 from experiments.choices.config import Config
 from experiments.command import cli
+from experiments.measures import validation
+from experiments.runs import fit
 from tests.test_experiments import metrics, tiny
 
 pytestmark = pytest.mark.uses_optax
@@ -70,8 +72,10 @@ def test_an_extended_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path, algorithm
         inner = None
         for num_epochs in epochs:
             config = _config(tmp_path / name, algorithm, num_epochs=num_epochs)
-            run = train.claim(config)
-            inner = train.fit(run, train.restore(run), [], started=0.0).run.inner
+            run = fit.claim(config)
+            inner = fit.fit(
+                run, fit.restore(run), [], started=0.0, validate=validation.build(run)
+            ).run.inner
         ends.append(inner)
     jax.tree.map(np.testing.assert_array_equal, *ends)
 

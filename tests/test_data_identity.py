@@ -11,8 +11,9 @@ from experiments.completion import command as completion
 from experiments.export import command as export
 from experiments.generate import command as generate
 from experiments.inference_gaps import command as inference_gaps
+from experiments.measures import whole_run
 from experiments.representation import command as representation
-from experiments.runs import protocol, rundir, runs
+from experiments.runs import fit, protocol, rundir, runs, trained_runs
 from tests.test_experiments import tiny
 from vae_jax.data import sources
 from vae_jax.training import checkpoints
@@ -37,7 +38,7 @@ def of_file(path, rows: np.ndarray, **changes):
 def started(tmp_path):
     """A run on a file of its own, saved before its first step."""
     config = of_file(tmp_path, bits(0))
-    run = train.claim(config)
+    run = fit.claim(config)
     checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
     return config
 
@@ -58,7 +59,7 @@ def test_a_replaced_file_is_not_trained_on_and_the_record_stays(tmp_path, starte
     assert "\n" not in str(error.value)
     assert (tmp_path / "run" / rundir.RUN).read_text() == record
     of_file(tmp_path, bits(0))
-    train.claim(started)
+    fit.claim(started)
 
 
 @pytest.mark.parametrize("command", ON_A_WORKDIR, ids=lambda c: c.__name__)
@@ -87,7 +88,7 @@ def test_the_same_rows_in_another_file_are_the_same_data(tmp_path, started):
         test=bits(0)[20:].astype(np.int64),
         test_labels=np.zeros(10, int),
     )
-    train.claim(started)
+    fit.claim(started)
     assert runs.restore(runs.build(started)) is not None
 
 
@@ -116,7 +117,7 @@ def test_a_record_from_before_digests_is_said_to_be_one(tmp_path, started, capsy
     assert runs.restore(runs.build(started)) is not None
     said = capsys.readouterr().out
     assert f"note: {path} has no digest of the data" in said
-    train.claim(started)  # which records one
+    fit.claim(started)  # which records one
     assert json.loads(path.read_text())["protocol"]["sha256"] == digest
     capsys.readouterr()
     assert runs.restore(runs.build(started)) is not None
@@ -130,7 +131,7 @@ def test_a_record_from_before_digests_has_the_digest_of_an_npz_file(tmp_path, st
     path.write_text(json.dumps(about))
     of_file(tmp_path, bits(1))
     with pytest.raises(cli.UsageError, match=r"npz file own\.npz, sha256 \w+ there"):
-        train.claim(started)
+        fit.claim(started)
 
 
 def test_a_run_without_a_record_is_said_to_be_one(tmp_path, started, capsys):
@@ -148,7 +149,8 @@ def test_a_comparison_of_other_data_is_measured_again(tmp_path, monkeypatch, scr
         raise InterruptedError  # what is measured is no matter here
 
     monkeypatch.setattr(report, "cached", kept)
-    monkeypatch.setattr(train, "main", lambda config: 0)
+    monkeypatch.setattr(whole_run, "train", lambda config: (None, None))
+    monkeypatch.setattr(trained_runs, "of_run", lambda *run, checkpoint: None)
     name = f"npz:{tmp_path / 'own.npz'}"
     config = {
         em_to_vae: lambda: em_to_vae.Config(workdir=str(tmp_path), dataset=name),

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import evaluate, reconstruct, tighter_bounds, train
+from experiments import evaluate, reconstruct, tighter_bounds
 from experiments.choices.config import Config
 from experiments.command import cli
-from experiments.runs import rundir, runs
+from experiments.runs import fit, rundir, runs
 from tests.test_experiments import tiny
 from vae_jax.training import checkpoints
 
@@ -25,7 +25,7 @@ def workdir(tmp_path):
     bits = np.random.default_rng(0).integers(0, 2, (32, 4, 4), np.uint8)
     np.savez(tmp_path / "own.npz", train=bits[:20], test=bits[20:])
     dataset = f"npz:{tmp_path / 'own.npz'}"
-    run = train.claim(tiny(tmp_path / "run", dataset=dataset, batch_size=10))
+    run = fit.claim(tiny(tmp_path / "run", dataset=dataset, batch_size=10))
     checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
     return str(run.workdir)
 

@@ -13,7 +13,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.generate import command as generate
 from experiments.measures import measure
-from experiments.runs import protocol, rundir, trained_runs
+from experiments.runs import fit, protocol, rundir, runs, trained_runs
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
@@ -36,7 +36,7 @@ def tiny(path: pathlib.Path, **changes) -> Config:
 
 def saved_arrays(config: Config) -> list[np.ndarray]:
     """Every array of a run's newest checkpoint."""
-    trained = train.restore(train.runs.build(config))
+    trained = fit.restore(runs.build(config))
     keys = jax.random.key_data(trained.run.key)
     trained = trained._replace(run=trained.run._replace(key=keys))
     return [np.asarray(leaf) for leaf in jax.tree.leaves(trained)]
@@ -135,7 +135,7 @@ def test_a_run_writes_its_files(trained_workdir):
 @pytest.mark.slow
 def test_fewer_images_lie_at_equal_distances_in_the_split(trained_workdir):
     # The first rows of some splits are all of one class.
-    trained = trained_runs.load_trained(trained_workdir, checkpoint="last")
+    trained = trained_runs.load(trained_workdir, checkpoint="last")[0]
     rows = trained_runs.rows(trained, split="test")[np.array([0, 89, 178, 268, 357])]
     kl = trained.model.kl
     assert kl is not None
@@ -197,7 +197,7 @@ def test_an_extended_run_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
 
 def test_the_training_seed_does_not_change_the_data(tmp_path):
     first, second = (
-        train.runs.build(tiny(tmp_path, seed=seed, binarization="static")).data
+        runs.build(tiny(tmp_path, seed=seed, binarization="static")).data
         for seed in (0, 1)
     )
     np.testing.assert_array_equal(first.prepared.train, second.prepared.train)
@@ -303,7 +303,7 @@ def test_early_stopping_stops_keeps_the_best_and_stays_stopped(tmp_path):
     assert len(rows) < 60
     best = max(rows, key=lambda row: row["valid_bound"])
     assert rows[-1]["epoch"] - best["epoch"] == 3
-    trained = trained_runs.load_trained(config.workdir, checkpoint="auto")
+    trained = trained_runs.load(config.workdir, checkpoint="auto")[0]
     assert trained.step == best["step"]
     train.main(config)
     assert metrics(config.workdir) == rows
@@ -311,7 +311,7 @@ def test_early_stopping_stops_keeps_the_best_and_stays_stopped(tmp_path):
 
 def test_a_workdir_without_a_run_is_a_clear_error(tmp_path):
     with pytest.raises(cli.UsageError, match="holds no run"):
-        trained_runs.load_trained(tmp_path, checkpoint="last")
+        trained_runs.load(tmp_path, checkpoint="last")[0]
 
 
 @pytest.mark.slow

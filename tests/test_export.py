@@ -78,7 +78,7 @@ def test_the_card_says_what_x_is_and_where_the_numbers_come_from(workdir):
     }
     for name, result in results.items():
         (workdir / f"{name}.json").write_text(json.dumps(result))
-    trained = trained_runs.load_trained(workdir, checkpoint="last")
+    trained = trained_runs.load(workdir, checkpoint="last")[0]
     export.main(export.Config(workdir=str(workdir)))
     card = artifacts.read_model(workdir / "model.safetensors")[1]
     assert card == json.loads(json.dumps(cards.of_trained(trained)))
@@ -313,6 +313,7 @@ def test_a_write_that_fails_is_one_line(workdir, tmp_path, monkeypatch):
 def test_what_a_model_has_not_is_not_exported(digits):
     with pytest.raises(ValueError, match="--algorithm=vem trains no encoder"):
         export.encoder(untrained(digits, **ARCHITECTURES["vem"]))
-    trained = untrained(digits, binarization="none")
+    grays = protocol.load(dataclasses.replace(TINY, binarization="none"))
+    trained = untrained(grays, binarization="none")
     with pytest.raises(ValueError, match="--what=log_weight: targets are not binary"):
         export.log_weight(trained)

@@ -15,7 +15,8 @@ import pytest
 from experiments import train
 from experiments.choices.config import Config
 from experiments.command import cli
-from experiments.runs import rundir, runs
+from experiments.measures import validation
+from experiments.runs import fit, rundir, runs
 from tests.test_experiments import TINY, metrics, saved_arrays, tiny
 from vae_jax.training import checkpoints, journal
 
@@ -313,9 +314,9 @@ def test_a_run_in_double_precision_is_taken_up_and_a_single_one_named(
     tmp_path, x64, num_seeds
 ):
     config = tiny(tmp_path / "run", num_epochs=1, num_seeds=num_seeds)
-    run = train.claim(config)
+    run = fit.claim(config)
     start = runs.initial(run)
-    saved = train.fit(run, start, [], started=0.0)
+    saved = fit.fit(run, start, [], started=0.0, validate=validation.build(run))
     assert (saved.best_step > 0).all()  # a validation bound was taken
     found = runs.restore(run)
     assert found is not None

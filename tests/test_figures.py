@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import bound_curves, manifold, marginal_likelihood, train
+from experiments import bound_curves, manifold, marginal_likelihood
 from experiments.command import cli, report
-from experiments.runs import comparison, variants
+from experiments.runs import comparison, fit
 from tests.test_experiments import metrics
 
 pytestmark = pytest.mark.uses_optax
@@ -79,8 +79,8 @@ def test_the_manifold_takes_up_what_the_curves_have_trained():
 
 
 def test_runs_differ_in_algorithm_and_latents_alone():
-    shared = variants.base(str(FLAGS / "train" / "aevb_mnist.flags"), "--seed=3")
-    found = variants.runs(
+    shared = comparison.base(str(FLAGS / "train" / "aevb_mnist.flags"), "--seed=3")
+    found = comparison.runs(
         shared,
         workdir="w",
         data_dir="d",
@@ -243,15 +243,15 @@ def test_an_interrupted_and_extended_comparison_ends_with_the_same_points(
     config = dataclasses.replace(SMALL, workdir=str(tmp_path))
     bound_curves.main(dataclasses.replace(config, num_epochs=1))
     config = dataclasses.replace(config, num_epochs=4)
-    fit, calls = train.fit, []
+    unbroken, calls = fit.fit, []
 
-    def interrupted(run, saved, received, *, started):
+    def interrupted(run, saved, received, **rest):
         calls.append(run.config.num_epochs)
         if calls == [3, 4]:  # a signal within the second stretch of the first run
             os.kill(os.getpid(), signal.SIGINT)
-        return fit(run, saved, received, started=started)
+        return unbroken(run, saved, received, **rest)
 
-    monkeypatch.setattr(train, "fit", interrupted)
+    monkeypatch.setattr(fit, "fit", interrupted)
     with pytest.raises(SystemExit) as stopped:
         bound_curves.main(config)
     assert stopped.value.code == 130

@@ -31,7 +31,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(workdir):
-    return trained_runs.load_trained(workdir, checkpoint="last")
+    return trained_runs.load(workdir, checkpoint="last")[0]
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_on_a_linear_vae_the_best_q_and_log_p_are_the_closed_forms(tmp_path, cap
         tolerance=0.01,
     )
     assert inference_gaps.main(config) == 0
-    trained = trained_runs.load_trained(tmp_path / "diagonal", checkpoint="last")
+    trained = trained_runs.load(tmp_path / "diagonal", checkpoint="last")[0]
     found = json.loads((tmp_path / "inference_gaps.json").read_text())
     exact = {"min_std": trained.config.min_std}
     for split in inference_gaps.SPLITS:

@@ -7,14 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import discrete, gradient_snr, tighter_bounds, train
+from experiments import discrete, gradient_snr, tighter_bounds
 from experiments.choices import algorithms, estimators, models
 from experiments.choices.config import Config
 from experiments.choices.densities import POSTERIORS
 from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli
 from experiments.estimator_variance import command as estimator_variance
-from experiments.runs import runs
+from experiments.measures import validation
+from experiments.runs import fit, runs
 from tests.test_experiments import tiny
 from vae_jax.data import batches
 from vae_jax.training import journal, loop
@@ -93,8 +94,10 @@ def test_every_flow_traces(tmp_path, posterior):
 @pytest.mark.slow
 def test_a_learned_prior_and_a_second_layer_train(tmp_path, changes, size):
     config = tiny(tmp_path / "run", **changes)
-    run = train.claim(config)
-    saved = train.fit(run, train.restore(run), [], started=0.0)
+    run = fit.claim(config)
+    saved = fit.fit(
+        run, fit.restore(run), [], started=0.0, validate=validation.build(run)
+    )
     z = run.model.generative.sample_prior(jax.random.key(0), saved.run.inner.params)
     assert z.shape == (size,)
     rows = journal.read(run.workdir)

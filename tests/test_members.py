@@ -13,7 +13,8 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.export import cards
 from experiments.generate import command as generate
-from experiments.runs import runs, trained_runs
+from experiments.measures import validation
+from experiments.runs import fit, runs, trained_runs
 from tests.test_experiments import tiny
 from vae_jax.training import journal
 
@@ -26,8 +27,10 @@ def hundred_steps(path, **flags):
 
 
 def fitted(config):
-    run = train.claim(config)
-    return run, train.fit(run, train.restore(run), [], started=0.0)
+    run = fit.claim(config)
+    return run, fit.fit(
+        run, fit.restore(run), [], started=0.0, validate=validation.build(run)
+    )
 
 
 def assert_equal_runs(together, alone, *, index, bounds, path):
@@ -127,7 +130,7 @@ def test_runs_together_resume_bit_for_bit_and_are_evaluated_together(tmp_path, c
 
 def _check_cards(config, together, alone):
     """A card has its own run's figures, from all together or from it alone."""
-    trained = trained_runs.load_all(config.workdir, checkpoint="auto")
+    trained = trained_runs.load(config.workdir, checkpoint="auto")
     path = config.directory() / "evaluation_test.json"
     for one, run in zip(trained, together["runs"], strict=True):
         results = cards.of_trained(one)["results"]
@@ -174,7 +177,7 @@ def test_a_member_that_is_not_there_is_named(tmp_path):
     fitted(config)
     with pytest.raises(cli.UsageError, match=r"--member=2: .* holds 2 runs, from 0 on"):
         generate.main(generate.Config(workdir=str(tmp_path), member=2))
-    first, second = trained_runs.load_all(tmp_path, checkpoint="last")
+    first, second = trained_runs.load(tmp_path, checkpoint="last")
     assert (first.config.seed, second.config.seed) == (0, 1)
 
 

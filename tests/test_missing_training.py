@@ -67,7 +67,7 @@ def test_what_was_missing_is_in_the_protocol_and_no_number_is_nan(workdir):
     rows = journal.read(workdir)
     assert np.isfinite([row["bound"] for row in rows]).all()
     assert np.isfinite([row["valid_bound"] for row in rows]).all()
-    trained = trained_runs.load_trained(workdir, checkpoint="last")
+    trained = trained_runs.load(workdir, checkpoint="last")[0]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.params))
 
 
@@ -103,7 +103,7 @@ def test_a_learned_baseline_trains_on_rows_with_holes(tmp_path):
     )
     assert train.main(config) == 0
     assert np.isfinite([row["bound"] for row in journal.read(tmp_path)]).all()
-    trained = trained_runs.load_trained(tmp_path, checkpoint="last")
+    trained = trained_runs.load(tmp_path, checkpoint="last")[0]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.params))
 
 
@@ -123,7 +123,7 @@ def test_binary_data_with_holes_is_binary_still(tmp_path):
     config = Config(
         dataset=f"npz:{tmp_path / 'a.npz'}", binarization="none", missing="nan"
     )
-    assert protocol.quantity(config, protocol.load(config)) == "log-likelihood"
+    assert protocol.load(config).quantity == "log-likelihood"
 
 
 @pytest.mark.parametrize(

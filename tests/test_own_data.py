@@ -13,7 +13,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.estimator_variance import command as estimator_variance
 from experiments.measures import pictures
-from experiments.runs import protocol
+from experiments.runs import fit, protocol, runs, trained_runs
 from tests.test_experiments import tiny
 from vae_jax.data import sources
 from vae_jax.plots import files
@@ -92,7 +92,7 @@ def test_what_no_flag_settles_is_refused_with_the_flag_that_does(tmp_path, save,
     rows, flags, said = REFUSED[case]
     config = tiny(tmp_path / "run", dataset=save(train=rows), batch_size=10, **flags)
     with pytest.raises(cli.UsageError, match=said) as error:
-        train.claim(config)
+        fit.claim(config)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -158,7 +158,7 @@ def test_one_line_says_what_was_read_and_the_workdir_how(tmp_path, save, capsys,
     rows, flags, said = TAKEN[case]
     name = save(train=rows)
     config = tiny(tmp_path / "run", dataset=name, batch_size=10, **flags)
-    run = train.claim(config)
+    run = fit.claim(config)
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
     assert printed.startswith(f"{name}: ")
@@ -166,8 +166,8 @@ def test_one_line_says_what_was_read_and_the_workdir_how(tmp_path, save, capsys,
     chosen = flags.get("binarization", "none")
     assert f"--binarization={chosen}\n" in (tmp_path / "run" / "flags.txt").read_text()
     assert run.config.binarization == chosen
-    train.claim(config)  # the same command goes on
-    train.claim(dataclasses.replace(config, binarization=chosen))
+    fit.claim(config)  # the same command goes on
+    fit.claim(dataclasses.replace(config, binarization=chosen))
 
 
 def test_bits_are_what_they_would_be_by_any_binarization(save):
@@ -185,7 +185,7 @@ def test_bits_are_what_they_would_be_by_any_binarization(save):
 
 
 def test_the_embedded_data_set_is_thresholded_as_its_protocol_has_it(tmp_path, capsys):
-    run = train.claim(tiny(tmp_path / "run"))
+    run = fit.claim(tiny(tmp_path / "run"))
     assert run.config.binarization == "threshold"
     assert capsys.readouterr().out == (
         "digits: 1000 train, 350 valid, 447 test rows of 8x8 uint8, stored 0 to 16; "
@@ -204,12 +204,12 @@ def test_its_real_values_have_to_be_asked_for_or_refused():
 
 def test_a_workdir_from_before_has_its_binarization_in_its_flags(tmp_path):
     config = tiny(tmp_path / "run")
-    train.claim(config)
+    fit.claim(config)
     path = tmp_path / "run" / "flags.txt"
     assert "--binarization=threshold\n" in path.read_text()
-    train.claim(config)
+    fit.claim(config)
     with pytest.raises(cli.UsageError, match="--binarization=threshold there, static"):
-        train.claim(dataclasses.replace(config, binarization="static"))
+        fit.claim(dataclasses.replace(config, binarization="static"))
 
 
 @pytest.mark.parametrize("script", [discrete, estimator_variance])
@@ -229,9 +229,9 @@ def test_pictures_are_drawn_on_the_scale_of_the_data(tmp_path, save):
             batch_size=10,
             **flags,
         )
-        run = train.claim(config)
-        saved = train.runs.initial(run)
-        return pictures.limits(train.trained_runs.of_run(run, saved, checkpoint="last"))
+        run = fit.claim(config)
+        saved = runs.initial(run)
+        return pictures.limits(trained_runs.of_run(run, saved, checkpoint="last"))
 
     assert limits(values(-1, 1, 20, 2, 2), **NORMAL) == (-1.0, 1.0)
     assert limits(values(0, 255, 20, 2, 2), **NORMAL) == (0.0, 255.0)

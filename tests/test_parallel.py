@@ -17,7 +17,8 @@ import pytest
 from experiments import evaluate, train
 from experiments.choices.config import Config
 from experiments.command import cli
-from experiments.runs import rundir, runs
+from experiments.measures import validation
+from experiments.runs import fit, rundir, runs
 from tests.test_experiments import metrics, saved_arrays, tiny
 from vae_jax.training import checkpoints, journal
 
@@ -38,8 +39,10 @@ def hundred_steps(path, **flags) -> Config:
 
 
 def fitted(config):
-    run = train.claim(config)
-    return train.fit(run, train.restore(run), [], started=0.0)
+    run = fit.claim(config)
+    return fit.fit(
+        run, fit.restore(run), [], started=0.0, validate=validation.build(run)
+    )
 
 
 def assert_same_run(config, other):

@@ -11,7 +11,7 @@ from experiments import train
 from experiments.command import cli
 from experiments.measures import measure
 from experiments.representation import command as representation
-from experiments.runs import metrics, trained_runs
+from experiments.runs import fit, trained_runs
 from tests.test_experiments import FLAGS, tiny
 from vae_jax.training import journal
 
@@ -137,7 +137,7 @@ def test_any_posterior_has_codes(tmp_path, changes, capsys):
 
 @pytest.mark.slow
 def test_codes_are_the_same_at_every_call_unless_they_are_sampled(seeds):
-    trained = trained_runs.load_trained(seeds[0], checkpoint="last")
+    trained = trained_runs.load(seeds[0], checkpoint="last")[0]
     data = trained_runs.rows(trained, split="test", num_images=7)
     keys = jax.random.split(jax.random.key(0), 4)
     first, second = (measure.codes(key, trained, data) for key in keys[:2])
@@ -196,7 +196,7 @@ def test_a_collapsed_posterior_is_told_once_and_journaled(tmp_path, capsys):
     assert said.count("warning: posterior collapse at epoch") == 1
     rows = journal.read(config.workdir)
     assert [row["collapsed"] for row in rows] == [
-        float(row["valid_kl"] < metrics.COLLAPSED or row["valid_active_units"] == 0.0)
+        float(row["valid_kl"] < fit.COLLAPSED or row["valid_active_units"] == 0.0)
         for row in rows
     ]
     assert rows[-1]["collapsed"] == 1.0

@@ -61,7 +61,8 @@ def dataset(config: Config) -> protocol.Dataset:
     rows = np.random.default_rng(0).integers(0, 256, (size, 28, 28), np.uint8)
     none = rows[:0]
     source = sources.Source("bytes", rows, none, none, {}, 0.0, 255.0, "random")
-    return protocol.Dataset(source, batches.prepare(source, binarization="none"))
+    prepared = batches.prepare(source, binarization="none")
+    return protocol.Dataset(source, prepared, "cross-entropy")
 
 
 def epoch(data: protocol.Dataset, flags: TrainConfig) -> Callable[[], float]:

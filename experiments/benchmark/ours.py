@@ -104,8 +104,10 @@ def evaluator(reached: Weights, shape: tuple[int, ...], num_samples: int):
         hidden=tuple(len(layer.bias) for layer in reached.encoder[:-1]),
     )
     model = models.build(config, shape).model
-    evaluate = measure.evidence_over_examples(
-        model, num_samples=num_samples, value=lambda x: x.astype(jnp.float32)
+    evaluate = measure.over_rows(
+        measure.log_evidence(model, num_samples=num_samples),
+        lambda x: x.astype(jnp.float32),
+        num_decoded=num_samples,
     )
     at = params(model, reached)
 

@@ -147,10 +147,10 @@ def complete(config: Config) -> tuple[dict[str, Any], pictures.Arrays]:
     truth = np.asarray(x)
     baseline = completion_measures.training_values(trained)
     scores = completion_measures.scores(
-        truth, hidden, found, baseline, protocol.quantity(trained.config, trained.data)
+        truth, hidden, found, baseline, trained.data.quantity
     )
     likelihood = {}
-    if protocol.quantity(trained.config, trained.data) != "cross-entropy":
+    if trained.data.quantity != "cross-entropy":
         likelihood = completion_methods.log_likelihood(
             keys[1], trained, partial, x, found, settings
         )
@@ -251,7 +251,7 @@ def _notes(hidden: np.ndarray, trained: trained_runs.Trained) -> list[str]:
             "completions are draws of the model, z from the prior, and log p(x_obs) "
             "is 0."
         )
-    quantity = protocol.quantity(trained.config, trained.data)
+    quantity = trained.data.quantity
     if quantity == "cross-entropy":
         notes.append(
             "Targets are not binary and the likelihood is: no log-likelihood, "

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments import train
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli
 from experiments.evidence.config import CHUNK, Config
+from experiments.measures import whole_run
 from experiments.runs import protocol, trained_runs
 from vae_jax import posteriors, vae
 from vae_jax.estimators import enumerated
@@ -140,10 +140,7 @@ def normal_at(h: Float[Array, " H"]) -> Recognition:
 
 def _trained(config: TrainConfig) -> trained_runs.Trained:
     """The run of a configuration, made where it is not there yet."""
-    train.main(config)
-    return trained_runs.load_trained(
-        config.workdir, checkpoint="auto", data_dir=config.data_dir
-    )
+    return trained_runs.of_run(*whole_run.train(config), checkpoint="auto")
 
 
 def _images(trained: trained_runs.Trained, num_images: int) -> Array:

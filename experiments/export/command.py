@@ -35,7 +35,7 @@ import jax
 from experiments.choices.algorithms import ALGORITHMS
 from experiments.command import cli
 from experiments.export import cards
-from experiments.runs import protocol, trained_runs
+from experiments.runs import trained_runs
 from vae_jax import artifacts
 
 WHAT = ("model", "encoder", "decoder", "sampler", "log_weight")
@@ -49,9 +49,12 @@ class Config(trained_runs.WorkdirFlags):
     out: str = cli.flag(
         "", "File to write; WHAT.safetensors or WHAT.stablehlo in the workdir if empty."
     )
-    check: str = cli.flag(
+    check: str = cli.flag(  # pyright: ignore[reportIncompatibleMethodOverride]
         "", "Instead of an export: a file written before, to check and to describe."
     )
+
+    def __post_init__(self) -> None:
+        """Nothing: `check` is a flag here, and absl has checked --what."""
 
 
 class Exported(NamedTuple):
@@ -115,7 +118,7 @@ def log_weight(trained: trained_runs.Trained) -> Exported:
     Raises:
         ValueError: where p(x | z) is no likelihood of these data.
     """
-    if protocol.quantity(trained.config, trained.data) == "cross-entropy":
+    if trained.data.quantity == "cross-entropy":
         raise ValueError(
             "--what=log_weight: targets are not binary, so the model has no log p(x) "
             "to weigh; train with --binarization=static or dynamic"

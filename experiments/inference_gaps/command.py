@@ -29,7 +29,6 @@ and an interrupted command continues.
 
 import dataclasses
 import pathlib
-import sys
 from functools import partial
 from typing import Any
 
@@ -37,13 +36,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import train
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
 from experiments.inference_gaps import local_fits
 from experiments.measures import evidence as estimates
-from experiments.measures import measure
-from experiments.runs import protocol, trained_runs, variants
+from experiments.measures import measure, whole_run
+from experiments.runs import comparison, protocol, trained_runs
+from vae_jax.estimators import sgvb
 from vae_jax.evaluation import gaps
 from vae_jax.plots import files
 from vae_jax.plots import gaps as gap_plots
@@ -92,7 +91,7 @@ class Config:
 
         Raises:
             ValueError: naming the flag and its value.
-            UsageError: for --run_flagfile and --run_flags, as `variants.base`.
+            UsageError: for --run_flagfile and --run_flags, as `comparison.base`.
         """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -126,7 +125,7 @@ def train_configs(config: Config) -> dict[str, TrainConfig]:
             "flow_layers": config.flow_layers,
         },
     }
-    shared = variants.base(
+    shared = comparison.base(
         config.run_flagfile,
         config.run_flags,
         taken=("workdir", "data_dir", "posterior"),
@@ -157,8 +156,7 @@ def main(config: Config) -> int:
         data = protocol.load(first)
         protocol.check_likelihood(first, data)
     for name, run in runs.items():
-        if status := train.main(run):
-            sys.exit(status)  # interrupted: the same command goes on from here
+        trained = trained_runs.of_run(*whole_run.train(run), checkpoint="auto")
         results[name] = report.cached(
             folder / f"{name}.json",
             {
@@ -166,7 +164,7 @@ def main(config: Config) -> int:
                 "run": dataclasses.asdict(run.settled),
                 "sha256": data.sha256,
             },
-            partial(_gaps, config, run),
+            partial(_gaps, config, trained),
         )
         print(table(name, results[name]), flush=True)
     bars = {
@@ -186,9 +184,8 @@ def main(config: Config) -> int:
     return 0
 
 
-def _gaps(config: Config, run: TrainConfig) -> dict[str, Any]:
+def _gaps(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:
     """What is measured of one trained model, by split."""
-    trained = trained_runs.load_trained(run.workdir, checkpoint="auto")
     result = {split: _measured(config, trained, split) for split in SPLITS}
     names = ("log_p", "best_bound", "bound", *PARTS)
     less = {name: result["train"][name] - result["test"][name] for name in names}
@@ -207,8 +204,10 @@ def _measured(
     keys = dict(
         zip(names, jax.random.split(jax.random.key(config.seed), 4), strict=True)
     )
-    evaluate = measure.elbo_over_examples(
-        trained.model, prepared, num_samples=config.eval_samples
+    evaluate = measure.over_rows(
+        sgvb.elbo_terms(trained.model, num_samples=config.eval_samples),
+        prepared.value,
+        num_decoded=config.eval_samples,
     )
     reconstruction, kl = evaluate(keys["bound"], trained.params, rows)
     bound = np.asarray(reconstruction - kl, np.float64)
@@ -226,22 +225,14 @@ def _measured(
     }
     if config.num_temperatures:
         estimated["ais"] = estimates.annealed_importance_sampling(
-            keys["ais"], trained, _annealing(config), rows
+            keys["ais"],
+            trained,
+            rows,
+            chains=estimates.ChainFlags(
+                config.num_temperatures, config.num_chains, config.num_leapfrog
+            ),
         ).log_p
     return _summary(trained.config.posterior, bound, fits, estimated)
-
-
-def _annealing(config: Config) -> estimates.Settings:
-    return estimates.Settings(
-        importance_samples=config.importance_samples,
-        num_temperatures=config.num_temperatures,
-        num_chains=config.num_chains,
-        num_leapfrog=config.num_leapfrog,
-        schedule="sigmoid",
-        base="prior",
-        num_simulated=1,
-        hmc_samples=1,
-    )
 
 
 def _summary(

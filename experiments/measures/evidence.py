@@ -1,36 +1,41 @@
 """Estimates of log p(x) of a trained model, by several methods on the same images."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.command import cli
+from experiments.command import cli, report
 from experiments.measures import measure
 from experiments.runs import trained_runs
 from vae_jax.evaluation import annealed, annealing, examples, hmc_density, weights
-from vae_jax.types import Params, PRNGKey, PyTree
+from vae_jax.types import PRNGKey
 
 METHODS = ("is", "ais", "bdmc", "hmc_density")
 SCHEDULES = {"linear": annealing.linear, "sigmoid": annealing.sigmoid}
 CHAINS_AT_ONCE = 320  # all decoded side by side
 
 
-class Settings(NamedTuple):
-    """What the methods are run with."""
+class ChainFlags(NamedTuple):
+    """The chains of annealed importance sampling.
 
-    importance_samples: int
+    Attributes:
+        num_temperatures: T, transitions of each chain.
+        num_chains: of each image.
+        num_leapfrog: leapfrog steps of a transition.
+        schedule: one of SCHEDULES.
+        base: where the chains start, prior or q.
+    """
+
     num_temperatures: int
     num_chains: int
     num_leapfrog: int
-    schedule: str
-    base: str  # prior, or q
-    num_simulated: int
-    hmc_samples: int
+    schedule: str = "sigmoid"
+    base: str = "prior"
 
 
 class Estimated(NamedTuple):
@@ -68,11 +73,14 @@ def check(trained: trained_runs.Trained, methods: tuple[str, ...]) -> None:
         )
 
 
+Method: TypeAlias = Callable[[PRNGKey, trained_runs.Trained, Array], Estimated]
+"""(key, model, rows) -> what it says of their log p(x)."""
+
+
 def side_by_side(
     keys: Sequence[PRNGKey],
     trained: trained_runs.Trained,
-    settings: Settings,
-    methods: tuple[str, ...],
+    methods: Mapping[str, Method],
     *,
     split: str,
     num_images: int = 0,
@@ -80,53 +88,63 @@ def side_by_side(
     """Figures of each method on the same rows, those of a difference to `is` paired.
 
     keys are those of METHODS, so a method's figures do not depend on the others asked.
+    A line is printed as soon as a method is done, where there are several.
     """
-    check(trained, methods)
+    check(trained, tuple(methods))
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
-    found: dict[str, Estimated] = {}
-    for name in methods:
-        key = keys[METHODS.index(name)]
+    estimated: dict[str, Estimated] = {}
+    for name, method in methods.items():
         start = time.perf_counter()
-        found[name] = _BY_NAME[name](key, trained, settings, data)
-        found[name].figures["seconds"] = time.perf_counter() - start
-    if "is" in found:
-        for name, estimated in found.items():
-            if name != "is" and estimated.log_p is not None:
-                difference = estimated.log_p - found["is"].log_p
-                estimated.figures["above_is"] = float(difference.mean())
-                error = measure.standard_error(difference)
-                estimated.figures["above_is_standard_error"] = error
-    return {name: estimated.figures for name, estimated in found.items()}
+        estimated[name] = method(keys[METHODS.index(name)], trained, data)
+        estimated[name].figures["seconds"] = time.perf_counter() - start
+        if len(methods) > 1:
+            seconds = estimated[name].figures["seconds"]
+            print(f"log p(x) by {name}: done in {seconds:.0f} s", flush=True)
+    by_is = estimated["is"].log_p if "is" in estimated else None
+    for name, (figures, log_p) in estimated.items():
+        if by_is is not None and log_p is not None and name != "is":
+            figures["above_is"] = float((log_p - by_is).mean())
+            figures["above_is_standard_error"] = measure.standard_error(log_p - by_is)
+    return {name: figures for name, (figures, _) in estimated.items()}
+
+
+COLUMNS = (
+    report.field("log p(x), nats", "method", width=14),
+    report.field("mean", "log_p", ".3f", 11),
+    report.field("s.e.", "log_p_standard_error", ".3f", 7),
+    report.field("sampling", "log_p_sampling_error", ".3f", 8),
+    report.field("above is", "above_is", ".3f", 8),
+    report.field("s.e.", "above_is_standard_error", ".3f", 7),
+    report.field("least ESS", "smallest_effective_sample_size", ".1f", 9),
+    report.field("k-hat", "largest_pareto_k", ".2f", 6),
+    report.field("accepted", "acceptance", ".2f", 8),
+    report.field("seconds", "seconds", ".0f", 7),
+)
+SANDWICH = (
+    report.field("simulated images", "num_simulated", width=16),
+    report.field("lower", "lower", ".3f", 11),
+    report.field("upper", "upper", ".3f", 11),
+    report.field("gap", "gap", ".3f", 8),
+    report.field("s.e.", "gap_standard_error", ".3f", 7),
+    *COLUMNS[-2:],
+)
 
 
 def table(evidence: dict[str, dict[str, Any]]) -> list[str]:
-    """A line of figures for each method, then what speaks against them."""
-    lines = [
-        "log p(x), nats: mean over images, its standard error, the part of it that is",
-        "sampling, the least effective sample size, the largest k-hat, the acceptance",
+    """A line of figures for each method, then what speaks against them.
+
+    The mean over the images, its standard error and the part of that which is sampling,
+    the paired difference to `is`, the least effective sample size and the largest k-hat
+    of an image; of bdmc, both sides on simulated images.
+    """
+    rows = [
+        {"method": name} | figures
+        for name, figures in evidence.items()
+        if name != "bdmc"
     ]
-    for name, figures in evidence.items():
-        if name == "bdmc":
-            lines.append(
-                f"  {name:<12} on {figures['num_simulated']} simulated images: lower "
-                f"{figures['lower']:.3f}, upper {figures['upper']:.3f}, gap "
-                f"{figures['gap']:.3f} +- {figures['gap_standard_error']:.3f}, "
-                f"acceptance {figures['acceptance']:.2f} ({figures['seconds']:.0f} s)"
-            )
-            continue
-        numbers = "".join(
-            f"{figures[field]:10.3f}" if field in figures else " " * 9 + "-"
-            for field in (
-                *("log_p", "log_p_standard_error", "log_p_sampling_error"),
-                *("smallest_effective_sample_size", "largest_pareto_k", "acceptance"),
-            )
-        )
-        lines.append(f"  {name:<12}{numbers} ({figures['seconds']:.0f} s)")
-        if "above_is" in figures:
-            lines.append(
-                f"  {'':<12}above is by {figures['above_is']:.3f} +- "
-                f"{figures['above_is_standard_error']:.3f}, paired"
-            )
+    lines = [report.table(COLUMNS, rows)] if rows else []
+    if "bdmc" in evidence:
+        lines.append(report.table(SANDWICH, [evidence["bdmc"]]))
     for name, figures in evidence.items():
         lines.extend(f"  warning, {name}: {doubt}" for doubt in figures["doubts"])
     return lines
@@ -136,95 +154,111 @@ def importance_sampling(
     key: PRNGKey, trained: trained_runs.Trained, data: Array, *, num_samples: int
 ) -> Estimated:
     """log p-hat of rows by importance samples from q."""
-    evaluate = measure.evidence_over_examples(
-        trained.model,
-        num_samples=num_samples,
-        value=trained.data.prepared.value,
+    evaluate = measure.over_rows(
+        measure.log_evidence(trained.model, num_samples=num_samples),
+        trained.data.prepared.value,
+        num_decoded=num_samples,
         mesh=trained.mesh,
     )
     drawn = evaluate(key, trained.params, data)
     return _summarized(drawn, doubts=weights.doubts(drawn))
 
 
-def _importance(
-    key: PRNGKey, trained: trained_runs.Trained, settings: Settings, data: Array
-) -> Estimated:
-    number = settings.importance_samples
-    return importance_sampling(key, trained, data, num_samples=number)
-
-
 def annealed_importance_sampling(
-    key: PRNGKey, trained: trained_runs.Trained, settings: Settings, data: Array
+    key: PRNGKey, trained: trained_runs.Trained, data: Array, *, chains: ChainFlags
 ) -> Estimated:
     """log p-hat of rows by chains from the prior, or from q, to the posterior.
 
     Raises:
         UsageError: if the chains never accept, or weights overflow.
     """
-    estimator = annealed.ais(
+    estimate = annealed.ais(
         trained.model.generative,
-        _chains(trained, settings),
-        recognition=trained.model.recognition if settings.base == "q" else None,
+        _annealed(trained, chains),
+        recognition=trained.model.recognition if chains.base == "q" else None,
     )
-    drawn = _over(trained, settings, estimator)(key, trained.params, data)
+    evaluate = examples.over_examples(
+        estimate,
+        batch_size=_images_at_once(chains),
+        value=trained.data.prepared.value,
+        mesh=trained.mesh,
+    )
+    drawn = evaluate(key, trained.params, data)
     _check(drawn)
     return _summarized(drawn, doubts=[])
 
 
-def _bidirectional(
-    key: PRNGKey, trained: trained_runs.Trained, settings: Settings, data: Array
+def bidirectional(
+    key: PRNGKey,
+    trained: trained_runs.Trained,
+    data: Array,
+    *,
+    chains: ChainFlags,
+    num_simulated: int,
 ) -> Estimated:
-    """On images that the model draws, where an exact posterior draw is at hand."""
+    """Both sides of log p(x) on images that the model draws, of which z is known.
+
+    Raises:
+        UsageError: as `annealed_importance_sampling`.
+    """
     del data
     both = annealed.bidirectional(
         trained.model.generative,
-        _chains(trained, settings),
-        recognition=trained.model.recognition if settings.base == "q" else None,
+        _annealed(trained, chains),
+        recognition=trained.model.recognition if chains.base == "q" else None,
     )
-
-    def estimator(key: PRNGKey, params: Params, index: Array) -> annealed.Sandwich:
-        del index
-        return both(key, params)
-
     evaluate = examples.over_examples(
-        estimator, batch_size=_images_at_once(settings), mesh=trained.mesh
+        lambda key, params, index: both(key, params),
+        batch_size=_images_at_once(chains),
+        mesh=trained.mesh,
     )
-    found = evaluate(key, trained.params, jnp.arange(settings.num_simulated))
-    _check(found.lower)
-    _check(found.upper)
+    sides = evaluate(key, trained.params, jnp.arange(num_simulated))
+    _check(sides.lower)
+    _check(sides.upper)
     lower, upper = (
-        np.asarray(side.log_p, np.float64) for side in (found.lower, found.upper)
+        np.asarray(side.log_p, np.float64) for side in (sides.lower, sides.upper)
     )
     figures = {
         "lower": float(lower.mean()),
         "upper": float(upper.mean()),
         "gap": float((upper - lower).mean()),
         "gap_standard_error": measure.standard_error(upper - lower),
-        "num_simulated": settings.num_simulated,
-        "acceptance": float(np.asarray(found.lower.acceptance).mean()),
+        "num_simulated": num_simulated,
+        "acceptance": float(np.asarray(sides.lower.acceptance).mean()),
         "doubts": [],
     }
     return Estimated(figures, None)
 
 
-def _posterior_density(
-    key: PRNGKey, trained: trained_runs.Trained, settings: Settings, data: Array
+def posterior_density(
+    key: PRNGKey,
+    trained: trained_runs.Trained,
+    data: Array,
+    *,
+    num_samples: int,
+    num_leapfrog: int,
 ) -> Estimated:
+    """log p-hat of rows by a density fitted to HMC's draws: appendix D of AEVB.
+
+    Raises:
+        UsageError: if the chains never accept, or weights overflow.
+    """
     generative = trained.model.generative
     z = jax.eval_shape(generative.sample_prior, key, trained.params)
-    estimator = hmc_density.hmc_density(
+    estimate = hmc_density.hmc_density(
         generative,
         num_latents=z.shape[0],
-        num_samples=settings.hmc_samples,
-        num_warmup=settings.hmc_samples,
-        num_leapfrog=settings.num_leapfrog,
+        num_samples=num_samples,
+        num_warmup=num_samples,
+        num_leapfrog=num_leapfrog,
     )
-    drawn = examples.over_examples(
-        estimator,
+    evaluate = examples.over_examples(
+        estimate,
         batch_size=CHAINS_AT_ONCE,
         value=trained.data.prepared.value,
         mesh=trained.mesh,
-    )(key, trained.params, data)
+    )
+    drawn = evaluate(key, trained.params, data)
     _check(drawn)
     doubts = []
     if z.shape[0] > 4:
@@ -234,42 +268,19 @@ def _posterior_density(
     return _summarized(drawn, doubts=doubts)
 
 
-_BY_NAME: dict[
-    str, Callable[[PRNGKey, trained_runs.Trained, Settings, Array], Estimated]
-] = {
-    "is": _importance,
-    "ais": annealed_importance_sampling,
-    "bdmc": _bidirectional,
-    "hmc_density": _posterior_density,
-}
-
-
-def _chains(trained: trained_runs.Trained, settings: Settings) -> annealing.Chains:
-    temperatures = SCHEDULES[settings.schedule](settings.num_temperatures)
-    common = {"temperatures": temperatures, "num_chains": settings.num_chains}
+def _annealed(trained: trained_runs.Trained, chains: ChainFlags) -> annealing.Chains:
+    temperatures = SCHEDULES[chains.schedule](chains.num_temperatures)
+    common = {"temperatures": temperatures, "num_chains": chains.num_chains}
     if trained.config.posterior == "bernoulli":
         sweep = annealing.gibbs_kernel(num_updates=trained.config.num_latents)
         return annealing.chains(kernel=sweep, num_pilot=0, **common)
-    kernel = annealing.hmc_kernel(num_leapfrog=settings.num_leapfrog)
-    num_pilot = min(200, settings.num_temperatures)
+    kernel = annealing.hmc_kernel(num_leapfrog=chains.num_leapfrog)
+    num_pilot = min(200, chains.num_temperatures)
     return annealing.chains(kernel=kernel, num_pilot=num_pilot, **common)
 
 
-def _images_at_once(settings: Settings) -> int:
-    return max(1, CHAINS_AT_ONCE // settings.num_chains)
-
-
-def _over(
-    trained: trained_runs.Trained,
-    settings: Settings,
-    estimator: Callable[[PRNGKey, Params, Array], PyTree],
-) -> Callable[[PRNGKey, Params, Array], PyTree]:
-    return examples.over_examples(
-        estimator,
-        batch_size=_images_at_once(settings),
-        value=trained.data.prepared.value,
-        mesh=trained.mesh,
-    )
+def _images_at_once(chains: ChainFlags) -> int:
+    return max(1, CHAINS_AT_ONCE // chains.num_chains)
 
 
 def _check(drawn: Any) -> None:

@@ -1,7 +1,6 @@
 """Measurements of a trained model over a split."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -10,9 +9,9 @@ from jaxtyping import Array
 
 from experiments.runs import trained_runs
 from vae_jax.data import batches
-from vae_jax.estimators import importance, sgvb
+from vae_jax.estimators import sgvb
 from vae_jax.evaluation import examples, marginal, representation, weights
-from vae_jax.types import Model, Params, PRNGKey
+from vae_jax.types import Model, Params, PRNGKey, PyTree
 
 DECODED_ROWS = 1000  # samples decoded side by side
 IMPORTANCE_CHUNK = 500  # importance samples decoded at a time
@@ -32,53 +31,32 @@ def check_importance_samples(number: int) -> None:
         )
 
 
-def elbo_over_examples(
-    model: Model,
-    prepared: batches.Prepared,
+def over_rows(
+    estimate: Callable[[PRNGKey, Params, Array], PyTree],
+    value: batches.Value,
     *,
-    num_samples: int,
+    num_decoded: int,
     mesh: Mesh | None = None,
-) -> Callable[[PRNGKey, Params, Array], Any]:
-    """Compiles (key, params, rows [N, *X]) -> ELBO terms of each row."""
-    return examples.over_examples(
-        sgvb.elbo_terms(model, num_samples=num_samples),
-        batch_size=max(1, DECODED_ROWS // num_samples),
-        value=prepared.value,
-        mesh=mesh,
-    )
+) -> Callable[[PRNGKey, Params, Array], PyTree]:
+    """Compiles (key, params, rows [N, *X]) -> what an estimate gives of each row.
+
+    Args:
+        estimate: (key, params, x) -> any tree of arrays, of one example.
+        value: raw row -> x, as `Prepared.value`.
+        num_decoded: samples of z that the estimate decodes, so that memory holds.
+        mesh: devices that share the rows.
+    """
+    size = max(1, DECODED_ROWS // num_decoded)
+    return examples.over_examples(estimate, batch_size=size, value=value, mesh=mesh)
 
 
-def importance_bound_over_examples(
-    model: Model,
-    prepared: batches.Prepared,
-    *,
-    num_samples: int,
-    mesh: Mesh | None = None,
-) -> Callable[[PRNGKey, Params, Array], Array]:
-    """Compiles (key, params, rows [N, *X]) -> the K-sample bound of each row."""
-    return examples.over_examples(
-        importance.iwae(model, num_samples=num_samples),
-        batch_size=max(1, DECODED_ROWS // num_samples),
-        value=prepared.value,
-        mesh=mesh,
-    )
-
-
-def evidence_over_examples(
-    model: Model,
-    *,
-    num_samples: int,
-    value: Callable[[Array], Array],
-    mesh: Mesh | None = None,
+def log_evidence(
+    model: Model, *, num_samples: int
 ) -> Callable[[PRNGKey, Params, Array], weights.LogEvidence]:
-    """Compiles (key, params, rows [N, *X]) -> log p(x) of each row, sampled from q."""
+    """(key, params, x) -> log p(x) by importance samples from q, some at a time."""
     chunk = min(IMPORTANCE_CHUNK, num_samples)
-    estimate = marginal.importance_sampling(
+    return marginal.importance_sampling(
         model, num_samples=num_samples, chunk_size=chunk
-    )
-    batch_size = max(1, IMPORTANCE_CHUNK // chunk)
-    return examples.over_examples(
-        estimate, batch_size=batch_size, value=value, mesh=mesh
     )
 
 
@@ -92,22 +70,26 @@ def bound(
 ) -> dict[str, float]:
     """ELBO, reconstruction and KL of a split in nats, with the ELBO's standard error.
 
-    The standard error is that of the mean over the images as a sample of their kind.
+    Under the names that are true of them (`protocol.Dataset.labeled`). The standard
+    error is that of the mean over the images as a sample of their kind.
     """
-    evaluate = elbo_over_examples(
-        trained.model,
-        trained.data.prepared,
-        num_samples=num_samples,
+    evaluate = over_rows(
+        sgvb.elbo_terms(trained.model, num_samples=num_samples),
+        trained.data.prepared.value,
+        num_decoded=num_samples,
         mesh=trained.mesh,
     )
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     terms = evaluate(key, trained.params, data)
     reconstruction, kl = (np.asarray(term, np.float64) for term in terms)
+    elbo = reconstruction - kl
+    nats = {"elbo": elbo, "reconstruction": reconstruction, "kl": kl}
+    (name, _), *_ = labeled = [*trained.data.labeled(nats).items()]
+    means = {name: float(values.mean()) for name, values in labeled}
     return {
-        "elbo": float((reconstruction - kl).mean()),
-        "elbo_standard_error": standard_error(reconstruction - kl),
-        "reconstruction": float(reconstruction.mean()),
-        "kl": float(kl.mean()),
+        name: means.pop(name),
+        f"{name}_standard_error": standard_error(elbo),
+        **means,
     }
 
 
@@ -127,11 +109,8 @@ def latents(
         h = trained.model.recognition.encode(params, x)
         return moments(params, h)[0], kl(params, h)
 
-    evaluate = examples.over_examples(
-        evaluator,
-        batch_size=DECODED_ROWS,
-        value=trained.data.prepared.value,
-        mesh=trained.mesh,
+    evaluate = over_rows(
+        evaluator, trained.data.prepared.value, num_decoded=1, mesh=trained.mesh
     )
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     means, kls = evaluate(jax.random.key(0), trained.params, data)
@@ -153,40 +132,30 @@ def codes(
     In closed form, where the key is not read, or the mean of 100 draws: a code is noisy
     only where it is asked to be.
     """
-    evaluate = codes_over_examples(
-        trained.model,
-        trained.data.prepared,
-        sampled=sampled,
-        mesh=trained.mesh,
-    )
+    value = trained.data.prepared.value
+    evaluate = codes_over_rows(trained.model, value, sampled=sampled, mesh=trained.mesh)
     return np.asarray(evaluate(key, trained.params, data))
 
 
-def codes_over_examples(
+def codes_over_rows(
     model: Model,
-    prepared: batches.Prepared,
+    value: batches.Value,
     *,
     sampled: bool = False,
     mesh: Mesh | None = None,
 ) -> Callable[[PRNGKey, Params, Array], Array]:
     """Compiles (key, params, rows [N, *X]) -> the codes [N, D], as `codes` has them."""
-    recognition = model.recognition
-    moments = None if sampled else recognition.moments
-    num_samples = 1 if sampled or moments else MEAN_SAMPLES
+    recognition, moments = model.recognition, model.recognition.moments
+    if sampled or moments is None:
+        number = 1 if sampled else MEAN_SAMPLES
+        estimate = representation.sampled_mean(recognition, num_samples=number)
+        return over_rows(estimate, value, num_decoded=number, mesh=mesh)
 
     def mean(key: PRNGKey, params: Params, x: Array) -> Array:
         del key
-        assert moments is not None
         return moments(params, recognition.encode(params, x))[0]
 
-    return examples.over_examples(
-        mean
-        if moments
-        else representation.sampled_mean(recognition, num_samples=num_samples),
-        batch_size=max(1, DECODED_ROWS // num_samples),
-        value=prepared.value,
-        mesh=mesh,
-    )
+    return over_rows(mean, value, num_decoded=1, mesh=mesh)
 
 
 def standard_error(values: np.ndarray) -> float:

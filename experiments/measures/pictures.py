@@ -186,14 +186,13 @@ def draw_neighbors(
 
 def draw_curves(trained: trained_runs.Trained, workdir: pathlib.Path) -> None:
     """Draws the metrics of the run so far."""
-    quantity = protocol.quantity(trained.config, trained.data)
     rows, panels = journal.read(workdir), {}
     reported = {name for row in rows for name in row}
     for metric, unit in METRICS.items():
-        names = [metric, f"valid_{metric}"]
-        shown = [*protocol.named(dict.fromkeys(names, 0.0), quantity=quantity)]
+        (name,) = trained.data.labeled({metric: 0.0})
+        shown = [name, f"valid_{name}"]
         if reported & set(shown):
-            panels[f"{shown[0].replace('_', ' ')}, {unit}"] = shown
+            panels[f"{name.replace('_', ' ')}, {unit}"] = shown
     figure = curves.training_curves(rows, panels=panels)
     files.save(figure, workdir / "training_curves.png")
 

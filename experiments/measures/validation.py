@@ -1,25 +1,20 @@
 """Bounds of the validation split, taken while a model trains."""
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.choices.algorithms import ALGORITHMS
 from experiments.measures import measure
-from experiments.runs import metrics, runs
-from experiments.runs.runs import Run, Saved
+from experiments.runs.fit import Validate
+from experiments.runs.runs import Run
+from vae_jax.estimators import importance, sgvb
 from vae_jax.evaluation import representation
 from vae_jax.types import Params, PRNGKey
 
-Validate: TypeAlias = Callable[[PRNGKey, Params], dict[str, float]]
-WATCHED = {"elbo": "valid_bound", "importance": "valid_importance_bound"}
-
 
 def build(run: Run) -> Validate | None:
-    """(key, params) -> bounds of the validation split; None without a split or a q.
+    """What measures the validation split as `fit.fit` asks; None without a split or q.
 
     MCEM's q is made of HMC chains, for which an epoch's end is no time.
     """
@@ -27,65 +22,39 @@ def build(run: Run) -> Validate | None:
     if not len(prepared.valid) or run.config.algorithm == "mcem":
         return None
     valid = jnp.asarray(prepared.valid)
-    terms = measure.elbo_over_examples(
-        run.model, prepared, num_samples=size, mesh=run.mesh
+    terms, bounds = (
+        measure.over_rows(
+            estimate(run.model, num_samples=size),
+            prepared.value,
+            num_decoded=size,
+            mesh=run.mesh,
+        )
+        for estimate in (sgvb.elbo_terms, importance.iwae)
     )
-    importance = measure.importance_bound_over_examples(
-        run.model, prepared, num_samples=size, mesh=run.mesh
-    )
-
     codes = None
     if _has_cheap_codes(run) and len(valid) > 1:
-        codes = measure.codes_over_examples(run.model, prepared, mesh=run.mesh)
+        codes = measure.codes_over_rows(run.model, prepared.value, mesh=run.mesh)
 
     def validate(key: PRNGKey, params: Params) -> dict[str, float]:
-        drawn = terms(key, params, valid)
-        reconstruction, kl = (
-            float(np.asarray(term).mean(dtype=np.float64)) for term in drawn
-        )
-        found = {
-            "valid_bound": reconstruction - kl,
-            "valid_reconstruction": reconstruction,
-            "valid_kl": kl,
+        reconstruction, kl = map(_mean, terms(key, params, valid))
+        measured = {
+            "bound": reconstruction - kl,
+            "reconstruction": reconstruction,
+            "kl": kl,
         }
         if codes is not None:
             means = codes(jax.random.clone(key), params, valid)
-            found["valid_active_units"] = float(representation.active_units(means))
+            measured["active_units"] = float(representation.active_units(means))
         if run.config.watch == "importance":
-            nats = importance(jax.random.clone(key), params, valid)
-            mean = np.asarray(nats).mean(dtype=np.float64)
-            found["valid_importance_bound"] = float(mean)
-        return found
+            nats = bounds(jax.random.clone(key), params, valid)
+            measured["importance_bound"] = _mean(nats)
+        return measured
 
     return validate
 
 
-def update(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, dict[str, Any]]:
-    """Takes the validation bounds, and keeps the parameters that are best so far."""
-    step, params = saved.run.step, saved.run.inner.params
-    keys = runs.fold_in(run.keys.evaluation, step)
-    if not keys.ndim:
-        found = {name: np.asarray(x) for name, x in validate(keys, params).items()}
-    else:  # one by one: validation has its own memory, and is compiled once
-        drawn = [validate(keys[i], runs.member(params, i)) for i in range(len(keys))]
-        found = {name: np.array([each[name] for each in drawn]) for name in drawn[0]}
-    bound = jnp.asarray(found[WATCHED[run.config.watch]], saved.best_bound.dtype)
-    better = bound > saved.best_bound
-
-    def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
-        of_runs = better.reshape(better.shape + (1,) * (new.ndim - better.ndim))
-        return jnp.where(of_runs, new, old)
-
-    saved = Saved(
-        saved.run,
-        jax.tree.map(chosen, params, saved.best),
-        chosen(bound, saved.best_bound),
-        chosen(step, saved.best_step),
-    )
-    row: dict[str, Any] = {}
-    for name, values in found.items():
-        row |= metrics.over_runs(name, values)
-    return saved, row
+def _mean(nats: jax.Array) -> float:
+    return float(np.asarray(nats).mean(dtype=np.float64))
 
 
 def _has_cheap_codes(run: Run) -> bool:

@@ -1,5 +1,6 @@
 """What a number means: the stamp that every result carries, and its names."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,14 +9,29 @@ from experiments.choices import models
 from experiments.choices.config import Config
 from vae_jax.data import batches, sources
 
-SPREADS = ("_std", "_standard_error")  # endings of what says how sure a number is
+# Under a Bernoulli likelihood with real-valued targets the reconstruction is minus a
+# cross-entropy, and nothing bounds a likelihood: the names then say so.
+OF_CROSS_ENTROPY = {
+    "bound": "cross_entropy_objective",
+    "elbo": "cross_entropy_objective",
+    "importance_bound": "importance_cross_entropy_objective",
+    "log_joint": "cross_entropy_objective",
+    "reconstruction": "cross_entropy",
+}
 
 
 class Dataset(NamedTuple):
-    """The data of a run: as loaded, and as prepared for training."""
+    """The data of a run.
+
+    Attributes:
+        source: as loaded.
+        prepared: as prepared for training.
+        quantity: what log p(x | z) is on them, as the likelihood itself says.
+    """
 
     source: sources.Source
     prepared: batches.Prepared
+    quantity: str
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -26,6 +42,15 @@ class Dataset(NamedTuple):
     def sha256(self) -> str:
         """What tells these rows from any others."""
         return sources.digest(self.source)
+
+    def labeled(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """Numbers of a model, in nats, under the names that are true of these data."""
+        if self.quantity != "cross-entropy":
+            return {**numbers}
+        return {
+            OF_CROSS_ENTROPY.get(name, name): -x if name == "reconstruction" else x
+            for name, x in numbers.items()
+        }
 
 
 def load(config: Config) -> Dataset:
@@ -51,7 +76,7 @@ def load(config: Config) -> Dataset:
         data_seed=config.data_seed,
         missing_rate=config.missing_rate,
     )
-    return Dataset(source, prepared)
+    return Dataset(source, prepared, _quantity(config, source))
 
 
 def value_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
@@ -80,7 +105,7 @@ def stamp(config: Config, data: Dataset) -> dict[str, Any]:
         "missing_rate": config.missing_rate,
         "missing_share": {s: _share_missing(data, s) for s in sources.SPLITS},
         "likelihood": config.likelihood,
-        "quantity": quantity(config, data),
+        "quantity": data.quantity,
         "units": "nats per example",
     }
 
@@ -111,25 +136,25 @@ def opening(config: Config, data: Dataset) -> str:
         f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored {stored}"
         f"{holes}; --binarization={config.settled.binarization}: "
         f"{reading(config, source)}; --likelihood={config.likelihood}: a row's number "
-        f"is a {quantity(config, data)} in nats"
+        f"is a {data.quantity} in nats"
     )
 
 
-def quantity(config: Config, data: Dataset) -> str:
-    """What log p(x | z) is on these data, as the likelihood itself says.
+def _quantity(config: Config, source: sources.Source) -> str:
+    """What log p(x | z) is on these data.
 
     Raises:
-        ValueError: for values that it has no number for.
+        ValueError: for values that the likelihood has no number for.
     """
-    likelihood, source = models.likelihood(config, data.x_shape), data.source
+    likelihood = models.likelihood(config, source.train.shape[1:])
     if config.settled.binarization != "none":
         return likelihood.quantity(np.array([0.0, 1.0]))
-    found = {
+    of_splits = {
         likelihood.quantity((_distinct(rows) + source.offset) / source.divisor)
         for rows in (getattr(source, split) for split in sources.SPLITS)
         if rows.size
     }
-    return "cross-entropy" if "cross-entropy" in found else found.pop()
+    return "cross-entropy" if "cross-entropy" in of_splits else of_splits.pop()
 
 
 def _distinct(rows: np.ndarray) -> np.ndarray:
@@ -145,36 +170,11 @@ def check_likelihood(config: Config, data: Dataset) -> None:
     Raises:
         ValueError: for real-valued pixels under --likelihood=bernoulli.
     """
-    if quantity(config, data) == "cross-entropy":
+    if data.quantity == "cross-entropy":
         raise ValueError(
-            "real-valued pixels under --likelihood=bernoulli have no likelihood to "
-            "bound: binarize them"
+            f"real-valued pixels under --likelihood={config.likelihood} have no "
+            "likelihood to bound: binarize them"
         )
-
-
-def named(metrics: dict[str, Any], *, quantity: str) -> dict[str, Any]:
-    """Metrics, numbers or a list of each run's, under the names that are true of them.
-
-    Under a Bernoulli likelihood with real-valued targets the reconstruction is minus a
-    cross-entropy and nothing bounds a likelihood: the names then say so.
-    """
-    if quantity != "cross-entropy":
-        return metrics
-    renamed: dict[str, Any] = {}
-    for name, value in metrics.items():
-        spread = next((end for end in SPREADS if name.endswith(end)), "")
-        stem = name.removesuffix(spread)
-        if stem.endswith("reconstruction"):
-            if not spread:
-                value = (-np.asarray(value)).tolist()
-            renamed[stem.replace("reconstruction", "cross_entropy") + spread] = value
-        elif stem.endswith(("bound", "elbo", "log_joint")):
-            for ending in ("bound", "elbo", "log_joint"):
-                stem = stem.removesuffix(ending)
-            renamed[f"{stem}cross_entropy_objective{spread}"] = value
-        else:
-            renamed[name] = value
-    return renamed
 
 
 def _first_rows(source: sources.Source, num_train: int) -> sources.Source:

@@ -31,8 +31,8 @@ class Trained(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class WorkdirFlags:
-    """The flags of a script that takes a trained model from a workdir."""
+class WorkdirFlags(cli.Flags):
+    """The flags of a command that takes a trained model from a workdir."""
 
     workdir: str = cli.flag("runs/digits", "Folder of a training run.")
     checkpoint: str = cli.flag(
@@ -45,35 +45,103 @@ class WorkdirFlags:
         0, "Which of the runs that trained together (--num_seeds, --sweep), from 0."
     )
     num_devices: int = cli.flag(
-        1, "Devices that share the rows; 0 for all there are.", display=True
+        1, "Devices that share the rows; 0 for all there are.", display=True, least=0
     )
 
     def load(self, workdir: str | pathlib.Path = "") -> Trained:
-        """The model in this workdir, or in another by the same flags.
+        """The model of --member in this workdir, or in another by the same flags.
 
         Raises:
-            UsageError: as `load_trained`.
+            UsageError: as `load`; if there is no such member.
         """
-        return load_trained(
-            workdir or self.workdir,
-            checkpoint=self.checkpoint,
-            data_dir=self.data_dir,
-            member=self.member,
-            num_devices=self.num_devices,
-        )
+        together = self.load_all(workdir)
+        if not 0 <= self.member < len(together):
+            raise cli.UsageError(
+                f"--member={self.member}: {workdir or self.workdir} holds "
+                f"{len(together)} runs, from 0 on"
+            )
+        return together[self.member]
 
-    def load_all(self) -> list[Trained]:
+    def load_all(self, workdir: str | pathlib.Path = "") -> list[Trained]:
         """The model of every run that trained together in the workdir.
 
         Raises:
-            UsageError: as `load_trained`.
+            UsageError: as `load`.
         """
-        return load_all(
-            self.workdir,
+        return load(
+            workdir or self.workdir,
             checkpoint=self.checkpoint,
             data_dir=self.data_dir,
             num_devices=self.num_devices,
         )
+
+
+def load(
+    workdir: str | pathlib.Path,
+    *,
+    checkpoint: str,
+    data_dir: str = "",
+    num_devices: int = 1,
+) -> list[Trained]:
+    """The model of a workdir, or of each of the runs that trained together there.
+
+    Args:
+        workdir: the folder of a training run.
+        checkpoint: "best" (by validation bound), "last", or "auto": best if the run
+            stops early, else last.
+        data_dir: overrides the run's own, for a workdir carried elsewhere.
+        num_devices: devices that share the rows that are evaluated, all for 0.
+
+    Raises:
+        UsageError: if there is no run, no checkpoint or no data.
+    """
+    folder = pathlib.Path(workdir).expanduser()
+    config = rundir.read_config(folder)
+    run = runs.build(
+        dataclasses.replace(
+            config,
+            workdir=str(folder),
+            data_dir=data_dir or config.data_dir,
+            num_devices=1,
+        )
+    )
+    with cli.user_errors():
+        run = run._replace(mesh=parallel.data_mesh(num_devices))
+    saved = runs.restore(run)
+    if saved is None:
+        raise cli.UsageError(f"{folder} holds no checkpoint yet: train it first")
+    return of_runs(run, saved, checkpoint=checkpoint)
+
+
+def of_runs(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> list[Trained]:
+    """The best or the last parameters of each run; "auto" as in `load`.
+
+    Raises:
+        UsageError: if the best are wanted and no validation bound was taken.
+    """
+    if not run.config.trains_many:
+        return [of_run(run, saved, checkpoint=checkpoint)]
+    together = []
+    for i, config in enumerate(run.members):
+        parts = models.build(config, run.data.x_shape)  # some draw by --seed
+        alone = run._replace(config=config, parts=parts)
+        together.append(of_run(alone, runs.member(saved, i), checkpoint=checkpoint))
+    return together
+
+
+def of_run(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> Trained:
+    """The best or the last parameters of a run; "auto" as in `load`."""
+    if checkpoint == "auto":
+        checkpoint = "best" if run.config.early_stopping else "last"
+    if checkpoint == "best" and int(saved.best_step) == 0:
+        raise cli.UsageError(
+            "--checkpoint=best needs a validation bound, and this run took none"
+        )
+    params, step = {
+        "best": (saved.best, saved.best_step),
+        "last": (saved.run.inner.params, saved.run.step),
+    }[checkpoint]
+    return Trained(run.config, run.data, run.model, params, int(step), run.mesh)
 
 
 def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
@@ -128,90 +196,3 @@ def _num_rows(trained: Trained, split: str, num_images: int) -> int:
 def test_split(trained: Trained) -> str:
     """The split that results are reported on: train where there is no test."""
     return "test" if len(trained.data.prepared.test) else "train"
-
-
-def load_trained(
-    workdir: str | pathlib.Path,
-    *,
-    checkpoint: str,
-    data_dir: str = "",
-    member: int = 0,
-    num_devices: int = 1,
-) -> Trained:
-    """The model in a workdir with the parameters of its best or last checkpoint.
-
-    Args:
-        workdir: the folder of a training run.
-        checkpoint: "best" (by validation bound), "last", or "auto": best if the run
-            stops early, else last.
-        data_dir: overrides the run's own, for a workdir carried elsewhere.
-        member: which of the runs that trained together.
-        num_devices: devices that share the rows that are evaluated, all for 0.
-
-    Raises:
-        UsageError: if there is no run, no checkpoint, no data, or no such member.
-    """
-    found = load_all(
-        workdir, checkpoint=checkpoint, data_dir=data_dir, num_devices=num_devices
-    )
-    if not 0 <= member < len(found):
-        raise cli.UsageError(
-            f"--member={member}: {workdir} holds {len(found)} runs, from 0 on"
-        )
-    return found[member]
-
-
-def load_all(
-    workdir: str | pathlib.Path,
-    *,
-    checkpoint: str,
-    data_dir: str = "",
-    num_devices: int = 1,
-) -> list[Trained]:
-    """`load_trained` of every run that trained together in a workdir.
-
-    Raises:
-        UsageError: as `load_trained`.
-    """
-    folder = pathlib.Path(workdir).expanduser()
-    config = dataclasses.replace(rundir.read_config(folder), workdir=str(folder))
-    if data_dir:
-        config = dataclasses.replace(config, data_dir=data_dir)
-    run = runs.build(dataclasses.replace(config, num_devices=1))
-    with cli.user_errors():
-        run = run._replace(mesh=parallel.data_mesh(num_devices))
-    saved = runs.restore(run)
-    if saved is None:
-        raise cli.UsageError(f"{folder} holds no checkpoint yet: train it first")
-    return of_runs(run, saved, checkpoint=checkpoint)
-
-
-def of_runs(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> list[Trained]:
-    """The best or the last parameters of each run; "auto" as in `load_trained`.
-
-    Raises:
-        UsageError: if the best are wanted and no validation bound was taken.
-    """
-    if not run.config.trains_many:
-        return [of_run(run, saved, checkpoint=checkpoint)]
-    found = []
-    for i, config in enumerate(run.members):
-        parts = models.build(config, run.data.x_shape)  # some draw by --seed
-        alone = run._replace(config=config, parts=parts)
-        own = runs.member(saved, i)
-        found.append(of_run(alone, own, checkpoint=checkpoint))
-    return found
-
-
-def of_run(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> Trained:
-    """The best or the last parameters of a run; "auto" as in `load_trained`."""
-    if checkpoint == "auto":
-        checkpoint = "best" if run.config.early_stopping else "last"
-    if checkpoint == "best" and int(saved.best_step) == 0:
-        raise cli.UsageError(
-            "--checkpoint=best needs a validation bound, and this run took none"
-        )
-    best = checkpoint == "best"
-    params = saved.best if best else saved.run.inner.params
-    step = int(saved.best_step if best else saved.run.step)
-    return Trained(run.config, run.data, run.model, params, step, run.mesh)

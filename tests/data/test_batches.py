@@ -45,6 +45,14 @@ def test_every_row_is_equally_likely_at_every_place():
     np.testing.assert_allclose(counts, 0.2, atol=five_errors)
 
 
+def test_epochs_stand_one_behind_the_other_each_in_an_order_of_its_own():
+    rows = batches.epochs(jax.random.key(0), 11, batch_size=5, num_epochs=3)
+    assert rows.shape == (6, 5)
+    orders = rows.reshape(3, 10).tolist()
+    assert all(len(set(order)) == 10 for order in orders)
+    assert orders[0] != orders[1] != orders[2]
+
+
 @pytest.mark.parametrize(
     ("batch_size", "message"),
     [(0, "=0 is not"), (-3, "=-3 is not"), (11, "=11 is larger than .* 10 rows")],

@@ -64,6 +64,18 @@ def order(key: PRNGKey, num_rows: int, *, batch_size: int) -> Int[Array, "S B"]:
     return rows.reshape(num_steps, batch_size)
 
 
+def epochs(
+    key: PRNGKey, num_rows: int, *, batch_size: int, num_epochs: int
+) -> Int[Array, "S B"]:
+    """The batches of several epochs, one behind the other, each in its own `order`.
+
+    Raises:
+      ValueError: as `order`.
+    """
+    keys = jax.random.split(key, num_epochs)
+    return jnp.concatenate([order(k, num_rows, batch_size=batch_size) for k in keys])
+
+
 def prepare(
     source: sources.Source,
     *,

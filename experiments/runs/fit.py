@@ -1,0 +1,353 @@
+"""The fit of a run, from the state that is taken up to its last epoch."""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.choices import sweep
+from experiments.choices.algorithms import ALGORITHMS
+from experiments.choices.config import Config
+from experiments.choices.estimators import ESTIMATORS
+from experiments.command import cli, report
+from experiments.runs import protocol, rundir, runs
+from experiments.runs.runs import Run, Saved
+from vae_jax.training import checkpoints, interrupts, journal, parallel
+from vae_jax.types import Params, PRNGKey
+
+Row: TypeAlias = dict[str, Any]
+Validate: TypeAlias = Callable[[PRNGKey, Params], dict[str, float]]
+"""(key, params) of one run -> what is measured of the validation split."""
+
+WATCHED = {"elbo": "bound", "importance": "importance_bound"}
+COLLAPSED = 0.01  # nats per image: a mean KL below it
+
+
+def claim(config: Config) -> Run:
+    """Builds the run, takes its workdir and writes what it is.
+
+    Raises:
+        UsageError: for whatever is wrong with what the user gave.
+    """
+    run = runs.build(config)
+    rundir.claim(run.config)
+    stamp = protocol.stamp(run.config, run.data)
+    rundir.check_data(run.workdir, stamp)
+    if parallel.is_writer():
+        about = {"protocol": stamp, "environment": report.environment()}
+        with cli.user_errors():
+            report.write_json(run.workdir / rundir.RUN, about)
+    _say(protocol.opening(run.config, run.data))
+    return run
+
+
+def restore(run: Run) -> Saved:
+    """The newest whole checkpoint, or the state before the first step."""
+    saved = runs.restore(run)
+    if saved is None:
+        return runs.initial(run)
+    _say(f"continuing {run.workdir} from step {saved.step}")
+    return saved
+
+
+def to_end(
+    config: Config, validation: Callable[[Run], Validate | None]
+) -> tuple[Run, Saved]:
+    """Trains, or continues, a run to its last epoch, as `claim`, `restore` and `fit`.
+
+    Leaves the program on a signal, once the run is saved.
+
+    Args:
+        config: the run.
+        validation: makes what measures the validation split.
+
+    Raises:
+        UsageError: as `claim` and `fit`.
+    """
+    started = time.monotonic()
+    run = claim(config)
+    with interrupts.deferred() as received, rundir.storage_errors(run.workdir):
+        saved = restore(run)
+        try:
+            saved = fit(run, saved, received, started=started, validate=validation(run))
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            if not parallel.is_lost_process(error):
+                raise
+            reason = str(error).splitlines()[0][:120]
+            parallel.leave(
+                f"another process of this run is gone ({reason}); "
+                "start all of them again with the same commands: the run continues "
+                "from its newest checkpoint"
+            )
+    leave_if(received, saved)
+    return run, saved
+
+
+def leave_if(received: Sequence[signal.Signals], saved: Saved) -> None:
+    """Ends the program if a signal was received, with the status that a shell has."""
+    if received:
+        name = received[0].name
+        _say(f"{name}: saved at step {saved.step}; the same command continues")
+        sys.exit(128 + received[0])
+
+
+def fit(
+    run: Run,
+    saved: Saved,
+    received: list[signal.Signals],
+    *,
+    started: float,
+    validate: Validate | None,
+) -> Saved:
+    """Runs the epochs that are left, writing rows and checkpoints on the way.
+
+    Ends early on a signal (after saving) and by early stopping.
+
+    Args:
+        run: what is trained.
+        saved: the state that it goes on from.
+        received: signals, as `interrupts.deferred` collects them.
+        started: the clock's time, in seconds, that rows count from.
+        validate: measures the validation split, for the best parameters; None: not.
+
+    Raises:
+        UsageError: at a bound that is not finite, naming the step; if another process
+            trains in the workdir.
+    """
+    total = run.config.num_epochs * run.steps_per_epoch
+    scan, feed = runs.scan(run), runs.feed(run)
+    step = last_saved = saved.step
+    saved_at = started
+    with contextlib.ExitStack() as opened:
+        opened.callback(feed.close)
+        note = opened.enter_context(
+            _diary(run, step=step, total=total, started=started)
+        )
+        while step < total and not _is_stopped(run, saved):
+            if interrupts.shared(received):
+                break
+            clock = time.monotonic()
+            state, info = scan(saved.run, *feed.at(step))
+            info = jax.tree.map(np.asarray, info)
+            row = _row(run, step, info, seconds=time.monotonic() - clock)
+            saved = saved._replace(run=state)
+            step = row["step"]
+            if validate is not None and step % run.steps_per_validation == 0:
+                saved, measured = _validated(run, saved, validate)
+                row |= measured
+            note(row)
+            if time.monotonic() - saved_at > run.config.checkpoint_seconds:
+                _save(run, saved)
+                last_saved, saved_at = step, time.monotonic()
+    if step > last_saved:
+        _save(run, saved)
+    if step < total and _is_stopped(run, saved):
+        _say_why(run, saved)
+    return saved
+
+
+def over_runs(name: str, values: np.ndarray) -> Row:
+    """One run's number; of runs [R] that train together, the mean, std and each."""
+    if not values.ndim:
+        return {name: float(values)}
+    return sweep.mean_and_std(name, values) | {f"each_{name}": values.tolist()}
+
+
+def collapse(run: Run, row: Row) -> Row:
+    """The share of the runs whose posterior has collapsed, after every validation.
+
+    It has when no latent is active (`representation.active_units`), or the mean KL is
+    below 0.01 nats: the KL is I(x; z) and more (Hoffman & Johnson 2016, ELBO surgery),
+    so that z tells at most that of x. Of the validation split, or the training rows' KL
+    alone where there is none; not during --kl_warmup.
+    """
+    due = row["step"] % run.steps_per_validation == 0
+    kl = _each(row, "valid_kl") or _each(row, "kl")
+    warmup = max(member.kl_warmup for member in run.members)
+    if not due or not kl or row["epoch"] <= warmup:
+        return {}
+    active = _each(row, "valid_active_units") or [1.0] * len(kl)
+    collapsed = [k < COLLAPSED or a < 1.0 for k, a in zip(kl, active, strict=True)]
+    return {"collapsed": float(np.mean(collapsed))}
+
+
+def _row(run: Run, first: int, info: NamedTuple, *, seconds: float) -> Row:
+    """Means over the steps of one scan of whatever the algorithm reports.
+
+    Raises:
+        UsageError: if what a step fits, its info's first field, is not finite.
+    """
+    fields = info._asdict()
+    fields |= fields.pop("monitored", {})
+    fields.pop("spread", None)
+    fitted, values = next(iter(fields.items()))
+    if not np.isfinite(values).all():
+        _report_divergence(run, first, fitted, values)
+    num_steps = values.shape[-1]
+    step = first + num_steps
+    row: Row = {"step": step, "epoch": step / run.steps_per_epoch}
+    has_norm = fields.get("gradient_norm", values) >= 0.0
+    if not has_norm.any():  # a short scan may hold no step with one
+        fields.pop("gradient_norm", None)
+    means = {
+        name: values.astype(np.float64).mean(
+            axis=-1, where=has_norm if name == "gradient_norm" else True
+        )
+        for name, values in fields.items()
+    }
+    splits = ALGORITHMS[run.config.algorithm].splits_bound
+    if splits and ESTIMATORS[run.config.gradient].of_elbo:
+        means["reconstruction"] = means["bound"] + means["kl"]
+    for name, mean in run.data.labeled(means).items():
+        row |= over_runs(name, mean)
+    num_examples = num_steps * run.config.batch_size * len(run.members)
+    return row | {"examples_per_second": num_examples / seconds, "seconds": seconds}
+
+
+def _validated(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, Row]:
+    """Measures the validation split, and keeps the parameters that are best so far."""
+    step, params = saved.run.step, saved.run.inner.params
+    keys = runs.fold_in(run.keys.evaluation, step)
+    if not keys.ndim:
+        measured = {name: np.asarray(x) for name, x in validate(keys, params).items()}
+    else:  # one by one: validation has its own memory, and is compiled once
+        each = [validate(keys[i], runs.member(params, i)) for i in range(len(keys))]
+        measured = {name: np.array([one[name] for one in each]) for name in each[0]}
+    bound = jnp.asarray(measured[WATCHED[run.config.watch]], saved.best_bound.dtype)
+    better = bound > saved.best_bound
+
+    def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
+        of_runs = better.reshape(better.shape + (1,) * (new.ndim - better.ndim))
+        return jnp.where(of_runs, new, old)
+
+    saved = Saved(
+        saved.run,
+        jax.tree.map(chosen, params, saved.best),
+        chosen(bound, saved.best_bound),
+        chosen(step, saved.best_step),
+    )
+    row: Row = {}
+    for name, values in run.data.labeled(measured).items():
+        row |= over_runs(f"valid_{name}", values)
+    return saved, row
+
+
+@contextlib.contextmanager
+def _diary(
+    run: Run, *, step: int, total: int, started: float
+) -> Iterator[Callable[[Row], None]]:
+    """What takes up each row: journal, progress, and warnings; of one process alone."""
+    if not parallel.is_writer():
+        yield lambda row: None
+        return
+    with rundir.locked(run.workdir), contextlib.ExitStack() as opened:
+        log = journal.open(run.workdir, resume_step=step or None)
+        opened.callback(log.close)
+        progress = None
+        if run.config.progress:
+            progress = journal.progress(total, initial=step, unit="step")
+            opened.callback(progress.close)
+        reported = 0.0  # share of collapsed runs
+
+        def note(row: Row) -> None:
+            nonlocal reported
+            row = row | collapse(run, row)
+            log.write(row | {"elapsed": time.monotonic() - started})
+            if progress is not None:
+                progress.update(row["step"], **_watched(row))
+            share = row.get("collapsed", reported)
+            if share != reported:
+                print(_change_of_collapse(row, share), flush=True)
+            reported = share
+
+        yield note
+
+
+def _watched(row: Row) -> dict[str, float]:
+    """What a row's model is fitted and watched by."""
+    endings = ("bound", "objective", "log_joint")
+    return {
+        name: row[name]
+        for name in row
+        if name.endswith(endings) and not name.startswith("each_")
+    }
+
+
+def _change_of_collapse(row: Row, share: float) -> str:
+    """The line that says that posteriors collapse or come back."""
+    kl = min(_each(row, "valid_kl") or _each(row, "kl") or [float("nan")])
+    where = f"epoch {row['epoch']:g}: KL {kl:.4f} nats per image"
+    active = _each(row, "valid_active_units")
+    if active:
+        where += f", {min(active):.0f} active units"
+    if not share:
+        return f"no posterior collapse any more at {where}"
+    if share < 1.0:
+        where += f", in {100 * share:.0f}% of the runs"
+    return (
+        f"warning: posterior collapse at {where}; z tells next to nothing of x; "
+        "--kl_warmup, a smaller --beta or --estimator=free_bits may help"
+    )
+
+
+def _each(row: Row, name: str) -> Sequence[float]:
+    """A number of each run; nothing where it was not taken."""
+    return row.get(f"each_{name}", [row[name]] if name in row else [])
+
+
+def _save(run: Run, saved: Saved) -> None:
+    if parallel.is_writer():
+        step, own = saved.step, parallel.local(saved)
+        checkpoints.save(run.workdir / rundir.CHECKPOINTS, step, own)
+
+
+def _is_stopped(run: Run, saved: Saved) -> bool:
+    """Early stopping, as a function of the state alone, so that it resumes too."""
+    if not run.config.early_stopping:
+        return False
+    since = int(saved.run.step - saved.best_step) // run.steps_per_epoch
+    return run.config.early_stopping <= since
+
+
+def _say_why(run: Run, saved: Saved) -> None:
+    best = int(saved.best_step) // run.steps_per_epoch
+    _say(
+        f"early stopping: no better validation bound for {run.config.early_stopping} "
+        f"epochs; the best, {float(saved.best_bound):.4f} nats, is of epoch {best}"
+    )
+
+
+def _say(line: str) -> None:
+    if parallel.is_writer():
+        print(line, flush=True)
+
+
+def _report_divergence(
+    run: Run, first: int, fitted: str, values: np.ndarray
+) -> NoReturn:
+    values = np.atleast_2d(values)  # [R, steps]
+    at = int(np.argmin(np.isfinite(values).all(axis=0)))
+    which = int(np.argmin(np.isfinite(values[:, at])))
+    rows = journal.read(run.workdir)
+    last = (
+        f"step {first + at}: {fitted} {values[which, at - 1]:.4f}"
+        if at
+        else (f"row of step {rows[-1]['step']}" if rows else "none")
+    )
+    whole = checkpoints.steps(run.workdir / rundir.CHECKPOINTS)
+    back = f"checkpoint of step {whole[-1]}" if whole else "no checkpoint yet"
+    of_run = ""
+    if run.config.trains_many:
+        of_run = f" of the run with {sweep.names(run.config)[which]}"
+    raise cli.UsageError(
+        f"the {fitted.replace('_', ' ')}{of_run} is {values[which, at]} at step "
+        f"{first + at + 1}; last finite metrics: {last}; to go back to: {back} in "
+        f"{run.workdir}; try a smaller --learning_rate or --clip_norm, in a new "
+        "--workdir"
+    )

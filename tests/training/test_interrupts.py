@@ -1,0 +1,30 @@
+import os
+import signal
+
+import pytest
+
+from vae_jax.training import interrupts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_collected_and_the_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with interrupts.deferred() as received:
+        assert received == []
+        os.kill(os.getpid(), number)
+        assert received == [number]
+        assert interrupts.shared(received) == [number]
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_nothing_received_stays_nothing():
+    assert interrupts.shared([]) == []
