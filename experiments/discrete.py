@@ -25,22 +25,28 @@ from experiments.choices import estimators
 from experiments.choices.config import Config as TrainConfig
 from experiments.choices.densities import POSTERIORS
 from experiments.command import cli, report
+from experiments.command.report import Column, field
 from experiments.measures import measure
 from experiments.runs import protocol
 from vae_jax import vae
 from vae_jax.data import batches
-from vae_jax.estimators import importance
-from vae_jax.evaluation import examples, marginal
 from vae_jax.latent_models import sigmoid_belief
 from vae_jax.plots import curves, files
-from vae_jax.training import gradient, loop, timed
-from vae_jax.types import Algorithm, Params, Recognition
+from vae_jax.training import gradient, journal, loop, timed
+from vae_jax.types import Algorithm, Model, Params, Recognition
 
 BOUND_SAMPLES = 100
+COLUMNS = [
+    field("", "name", width=24),
+    Column("test bound", lambda row: row["bound"][-1], ".2f", 11),
+    field("log p(x)", "log_p", ".2f", 9),
+    field("s.e.", "log_p_standard_error", ".2f", 7),
+    Column("seconds", lambda row: row["seconds"][-1], ".1f", 8),
+]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(cli.Flags):
     """One experiment; every field is a flag."""
 
     workdir: str = cli.flag("runs/discrete", "Where the results are written.")
@@ -51,114 +57,96 @@ class Config:
         "Pixels, as in experiments.train.",
         choices=("auto", "threshold", "static", "dynamic"),
     )
-    layers: tuple[int, ...] = cli.flag((32,), "Binary units of each layer, x's first.")
-    hidden: tuple[int, ...] = cli.flag((), "Hidden units of each layer of q.")
+    layers: tuple[int, ...] = cli.flag(
+        (32,), "Binary units of each layer, x's first.", least=1
+    )
+    hidden: tuple[int, ...] = cli.flag((), "Hidden units of each layer of q.", least=1)
     estimators: str = cli.flag("", "Comma-separated names; all that fit if empty.")
-    num_samples: int = cli.flag(8, "Decoder evaluations per image; even, two or more.")
-    batch_size: int = cli.flag(100, "Images per step.")
-    learning_rate: float = cli.flag(3e-3, "Of Adam.")
-    num_epochs: int = cli.flag(300, "Passes over the training split.")
-    eval_every: int = cli.flag(20, "Epochs between two points of the curve.")
-    importance_samples: int = cli.flag(1000, "Samples per image of log p(x).")
+    num_samples: int = cli.flag(
+        8, "Decoder evaluations per image; even, two or more.", least=2
+    )
+    batch_size: int = cli.flag(100, "Images per step.", least=1)
+    learning_rate: float = cli.flag(3e-3, "Of Adam.", above=0)
+    num_epochs: int = cli.flag(300, "Passes over the training split.", least=1)
+    eval_every: int = cli.flag(20, "Epochs between two points of the curve.", least=1)
+    importance_samples: int = cli.flag(1000, "Samples per image of log p(x).", least=1)
     seed: int = cli.flag(0, "Seed of the weights, the order and the noise.")
 
-    def __post_init__(self) -> None:
-        """Refuses numbers that cannot be trained.
-
-        Raises:
-            ValueError: naming the flag and its value.
-        """
-        if self.num_samples < 2 or self.num_samples % 2:
-            raise ValueError(
-                f"--num_samples must be even and positive, got {self.num_samples}"
-            )
-        for name in ("num_epochs", "eval_every", "batch_size", "importance_samples"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be positive, got {value}")
+    def check(self) -> None:
+        """Refuses numbers that cannot be trained."""
+        if self.num_samples % 2:
+            raise ValueError(f"--num_samples must be even, got {self.num_samples}")
         if self.num_epochs > self.eval_every and self.num_epochs % self.eval_every:
             raise ValueError(
                 f"--num_epochs={self.num_epochs} is no multiple of --eval_every="
                 f"{self.eval_every}"
             )
-        if not self.learning_rate > 0.0:
-            raise ValueError(
-                f"--learning_rate must be positive, got {self.learning_rate}"
-            )
         measure.check_importance_samples(self.importance_samples)
-        if not self.layers or min(self.layers) < 1:
-            raise ValueError(f"--layers must hold positive sizes, got {self.layers}")
+        if not self.layers:
+            raise ValueError("--layers must hold one size or more")
 
 
 class Fit(NamedTuple):
-    """An algorithm and the recognition model whose parameters it starts from."""
+    """An algorithm, and q with what it learns beside."""
 
     algorithm: Algorithm
     recognition: Recognition
 
 
+def belief_network(config: Config, x_shape: tuple[int, ...]) -> Model:
+    """p and q."""
+    return vae.model(
+        sigmoid_belief.generative(config.layers, x_shape),
+        sigmoid_belief.recognition(config.layers, x_shape, hidden=config.hidden),
+    )
+
+
 def fits(config: Config, x_shape: tuple[int, ...]) -> dict[str, Fit]:
     """Every estimator that fits the number of layers."""
-    generative = sigmoid_belief.generative(config.layers, x_shape)
-    recognition = sigmoid_belief.recognition(
-        config.layers, x_shape, hidden=config.hidden
+    model, network = (
+        belief_network(config, x_shape),
+        estimators.baseline(math.prod(x_shape)),
     )
-    optimizer = gradient.adam(config.learning_rate)
-    network = estimators.baseline(math.prod(x_shape))
-
-    found = {}
+    optimizer, fitting = gradient.adam(config.learning_rate), {}
     for name in estimators.fitting("bernoulli"):
         row = estimators.ESTIMATORS[name]
-        factorial = not row.fits(POSTERIORS["diag_normal"])
-        if factorial and len(config.layers) > 1:
-            continue
+        if len(config.layers) > 1 and not row.fits(POSTERIORS["diag_normal"]):
+            continue  # needs a factorial q
+        num_samples = config.num_samples // row.decodings
         flags = TrainConfig(
-            posterior="bernoulli",
-            estimator=name,
-            num_samples=config.num_samples // row.decodings,
+            posterior="bernoulli", estimator=name, num_samples=num_samples
         )
-        objective = estimators.objective(
-            flags, vae.model(generative, recognition), network=network, num_data=1
-        )
-        start = recognition
+        objective = estimators.objective(flags, model, network=network, num_data=1)
+        recognition = model.recognition
         if row.learns_baseline:
-            start = vae.with_baseline(recognition, network)
-        found[name] = Fit(gradient.ascent(objective, optimizer), start)
-    return found
+            recognition = vae.with_baseline(recognition, network)
+        fitting[name] = Fit(gradient.ascent(objective, optimizer), recognition)
+    return fitting
 
 
 def train(config: Config, fit: Fit, data: protocol.Dataset) -> dict[str, Any]:
     """The curve of one estimator, and log p(x) of the test split at its end."""
-    generative = sigmoid_belief.generative(config.layers, data.x_shape)
-    model = vae.model(
-        generative,
-        sigmoid_belief.recognition(config.layers, data.x_shape, hidden=config.hidden),
-    )
+    prepared, model = data.prepared, belief_network(config, data.x_shape)
     key_theta, key_phi, key_run, key_order, key_eval = jax.random.split(
         jax.random.key(config.seed), 5
     )
-    prepared = data.prepared
     test = jnp.asarray(prepared.test)
-    bound = examples.over_examples(
-        importance.iwae(model, num_samples=BOUND_SAMPLES),
-        batch_size=10,
-        value=prepared.value,
+    bound = measure.importance_bound_over_examples(
+        model, prepared, num_samples=BOUND_SAMPLES
     )
-    evidence = examples.over_examples(
-        marginal.importance_sampling(
-            model,
-            num_samples=config.importance_samples,
-            chunk_size=min(config.importance_samples, measure.IMPORTANCE_CHUNK),
-        ),
-        batch_size=1,
-        value=prepared.value,
+    evidence = measure.evidence_over_examples(
+        model, num_samples=config.importance_samples, value=prepared.value
     )
-    start = Params(generative.init(key_theta), fit.recognition.init(key_phi))
-    num_epochs = min(config.eval_every, config.num_epochs)
+    start = Params(model.generative.init(key_theta), fit.recognition.init(key_phi))
+    every = min(config.eval_every, config.num_epochs)
+    points = range(every, config.num_epochs + 1, every)
+    ahead, progress = iter(points), journal.progress(config.num_epochs)
 
     def test_bound(inner: Any) -> dict[str, float]:
         values = bound(jax.random.clone(key_eval), inner.params, test)
-        return {"bound": float(np.asarray(values, np.float64).mean())}
+        mean = float(np.asarray(values, np.float64).mean())
+        progress.update(next(ahead), bound=mean)
+        return {"bound": mean}
 
     state, curve = timed.curve(
         loop.start(key_run, fit.algorithm, start),
@@ -169,23 +157,21 @@ def train(config: Config, fit: Fit, data: protocol.Dataset) -> dict[str, Any]:
             jax.random.fold_in(key_order, scan),
             len(prepared.train),
             batch_size=config.batch_size,
-            num_epochs=num_epochs,
+            num_epochs=every,
         ),
-        epochs_per_scan=num_epochs,
-        points=range(num_epochs, config.num_epochs + 1, num_epochs),
+        epochs_per_scan=every,
+        points=points,
         measure=test_bound,
     )
-    log_p = np.asarray(
-        evidence(jax.random.clone(key_eval), state.inner.params, test).log_p, np.float64
-    )
-    return curve | {
-        "log_p": float(log_p.mean()),
-        "log_p_standard_error": measure.standard_error(log_p),
-    }
+    progress.close()
+    sampled = evidence(jax.random.clone(key_eval), state.inner.params, test)
+    log_p = np.asarray(sampled.log_p, np.float64)
+    error = measure.standard_error(log_p)
+    return curve | {"log_p": float(log_p.mean()), "log_p_standard_error": error}
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Trains by each estimator in turn."""
+    """Trains by each estimator in turn; prints each as soon as it is trained."""
     with cli.user_errors():
         flags = TrainConfig(
             dataset=config.dataset,
@@ -201,40 +187,38 @@ def run(config: Config) -> dict[str, Any]:
                 f"--batch_size={config.batch_size} is larger than the training split "
                 f"of {len(data.source.train)} rows"
             )
-        known = fits(config, data.x_shape)
-    names = config.estimators.split(",") if config.estimators else list(known)
-    unknown = [name for name in names if name not in known]
+        fitting = fits(config, data.x_shape)
+    names = config.estimators.split(",") if config.estimators else list(fitting)
+    unknown = [name for name in names if name not in fitting]
     if unknown:
         raise cli.UsageError(
             f"--estimators: {', '.join(unknown)} unknown or not for "
-            f"{len(config.layers)} layers; what fits: {', '.join(known)}"
+            f"{len(config.layers)} layers; what fits: {', '.join(fitting)}"
         )
-    result = {}
-    print(protocol.opening(flags, data))
-    print(f"{'':<24}{'test bound':>12}{'log p(x)':>10}{'s.e.':>8}{'seconds':>9}")
+    print(f"{protocol.opening(flags, data)}\n{report.heading(COLUMNS)}", flush=True)
+    results = {}
     for name in names:
-        got = result[name] = train(config, known[name], data)
-        print(
-            f"{name:<24}{got['bound'][-1]:12.2f}{got['log_p']:10.2f}"
-            f"{got['log_p_standard_error']:8.2f}{got['seconds'][-1]:9.1f}",
-            flush=True,
-        )
-    return result
+        results[name] = train(config, fitting[name], data)
+        print(report.line(COLUMNS, {"name": name} | results[name]), flush=True)
+    return results
 
 
 def main(config: Config) -> int:
     """Trains, prints, writes and draws."""
     folder = report.claim(config.workdir)
-    result = run(config)
-    drawn = {name: (got["seconds"], got["bound"]) for name, got in result.items()}
+    results = run(config)
     figure = curves.series(
-        {f"{config.dataset}, layers {config.layers}": drawn},
+        {
+            f"{config.dataset}, layers {config.layers}": {
+                name: (row["seconds"], row["bound"]) for name, row in results.items()
+            }
+        },
         x_label="seconds of training",
         y_label=f"test bound, {BOUND_SAMPLES} samples, nats",
     )
     with cli.user_errors():
         files.save(figure, folder / "discrete.png")
-    report.write(folder / "discrete.json", config, {"estimators": result})
+    report.write(folder / "discrete.json", config, {"estimators": results})
     return 0
 
 
