@@ -42,6 +42,17 @@ def test_every_panel_holds_its_curves_with_labels_and_units():
     assert [t.get_text() for t in legend.get_texts()] == ["train bound", "valid bound"]
 
 
+@pytest.mark.parametrize(
+    ("num_panels", "grid"), [(1, (1, 1)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3))]
+)
+def test_panels_leave_few_cells_empty(num_panels, grid):
+    panels = {f"panel {i}": ["kl"] for i in range(num_panels)}
+    figure = curves.training_curves(make_rows(3), panels=panels)
+    place = figure.axes[0].get_subplotspec()
+    assert place is not None
+    assert place.get_geometry()[:2] == grid
+
+
 def test_missing_and_non_finite_values_are_left_out():
     rows = make_rows(6)
     rows[1]["kl"], rows[2]["kl"], rows[3]["kl"] = None, float("nan"), float("inf")

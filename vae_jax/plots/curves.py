@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vae_jax.plots import scales
+
 _MAX_COLUMNS = 3
 _MARKERS = "os^vDPX*<>"
 
@@ -37,6 +39,8 @@ def training_curves(
     if not panels:
         raise ValueError("panels must name at least one panel.")
     columns = min(_MAX_COLUMNS, len(panels))
+    if len(panels) == 4:
+        columns = 2  # two lines without an empty cell
     lines = -(-len(panels) // columns)
     figure = Figure(
         figsize=(max(5.0, 4.2 * columns), 3.2 * lines + 0.4 * bool(title)),
@@ -93,12 +97,11 @@ def series(
             axes.plot(
                 *points[:, finite], dashes, color=f"C{i % 10}", label=name, **style
             )
-        if "x" in log:
-            axes.set_xscale("log")
-        elif all(np.array_equal(x, np.round(x)) for x, _ in curves.values()):
+        scales.logarithmic(axes, x="x" in log, y="y" in log)
+        if "x" not in log and all(
+            np.array_equal(x, np.round(x)) for x, _ in curves.values()
+        ):
             axes.locator_params(axis="x", integer=True)  # no ticks between counts
-        if "y" in log:
-            axes.set_yscale("log")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside right upper", fontsize="x-small", frameon=False
@@ -138,7 +141,7 @@ def train_and_test(
     first, *others = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     series_drawn = []
     for axes, (title, curves) in zip([first, *others], panels.items(), strict=True):
-        axes.set(xlabel=x_label, title=title, xscale="log")
+        axes.set(xlabel=x_label, title=title)
         axes.grid(alpha=0.25)
         for i, (name, (x, *measured)) in enumerate(curves.items()):
             styles = zip(("train", "test"), ("--", "-"), measured, strict=True)
@@ -154,6 +157,7 @@ def train_and_test(
                     **style,
                 )
                 series_drawn.append(np.stack([np.log(points[0]), points[1]], axis=1))
+        scales.logarithmic(axes, x=True)
     first.set_ylabel(y_label)
     series_drawn = [points for points in series_drawn if len(points)]
     limits = _settled_limits(series_drawn) if series_drawn else None

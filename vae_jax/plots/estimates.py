@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from vae_jax.plots import scales
+
 Curve = tuple[Sequence[float], Sequence[float], Sequence[float]]
 
 
@@ -48,7 +50,7 @@ def estimates(
         means = np.concatenate([np.ravel(mean) for _, mean, _ in curves.values()])
         low, high = _limits(means[np.isfinite(means)])
         axis.set_ylim(low, high)
-        axis.set_xscale("log")
+        scales.logarithmic(axis, x=True)
         axis.set_title(title)
         axis.set_xlabel(x_label)
         axis.legend(fontsize="small")
