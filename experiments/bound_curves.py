@@ -33,50 +33,48 @@ from experiments.choices import rows
 from experiments.choices.config import Config as TrainConfig
 from experiments.choices.densities import LIKELIHOODS
 from experiments.command import cli, report
+from experiments.command.report import field
 from experiments.measures import measure, validation
 from experiments.runs import comparison, protocol, runs, trained_runs
 from vae_jax.plots import curves, files
 
 CURVE = "bound_curve.json"
+COLUMNS = [
+    field("N_z", "num_latents", width=5),
+    field("algorithm", "algorithm", width=12),
+    field("train", "train_bound", ".3f"),
+    field("test", "test_bound", ".3f"),
+    field("s.e.", "test_standard_error", ".3f", 7),
+    field("difference", "train_minus_test", ".3f", 11),
+    field("seconds", "seconds", ".0f", 8),
+]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(comparison.ComparisonFlags):
     """One comparison; every field is a flag."""
 
     workdir: str = cli.flag("runs/bound_curves", "Where the runs are written.")
-    run_flagfile: str = cli.flag("", "Flag file of experiments.train for every run.")
-    run_flags: str = cli.flag(
-        "", "More flags of experiments.train for every run, separated by spaces."
-    )
     wake_sleep_flags: str = cli.flag(
         "", "More flags of experiments.train for the runs of wake-sleep alone."
     )
-    data_dir: str = cli.flag("", "Folder that holds the original data files.")
     latents: tuple[int, ...] = cli.flag((2, 5, 10, 20), "Latent dimensions, N_z.")
     algorithms: str = cli.flag("aevb,wake_sleep", "Comma-separated names.")
-    num_epochs: int = cli.flag(0, "Passes over the training split; 0: the flag file's.")
-    points: int = cli.flag(4, "Points of a curve for each tenfold of the epochs.")
-    eval_samples: int = cli.flag(10, "Samples of z per image of each bound.")
+    num_epochs: int = cli.flag(
+        0, "Passes over the training split; 0: the flag file's.", least=0
+    )
+    points: int = cli.flag(
+        4, "Points of a curve for each tenfold of the epochs.", least=1
+    )
+    eval_samples: int = cli.flag(10, "Samples of z per image of each bound.", least=1)
     num_train_images: int = cli.flag(
-        0, "Training rows that the bound is measured on, from the start; 0 for all."
+        0,
+        "Training rows that the bound is measured on, from the start; 0 for all.",
+        least=0,
     )
 
-    def __post_init__(self) -> None:
-        """Refuses what no comparison can be made of.
-
-        Raises:
-            ValueError: naming the flag and its value.
-            UsageError: for --run_flagfile and --run_flags, as `comparison.base`.
-        """
-        for name in ("points", "eval_samples"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be positive, got {value}")
-        for name in ("num_epochs", "num_train_images"):
-            if getattr(self, name) < 0:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must not be negative, got {value}")
+    def check(self) -> None:
+        """Refuses runs that are none, or stop early."""
         for run in train_configs(self):
             if run.early_stopping:
                 raise ValueError(
@@ -86,57 +84,49 @@ class Config:
 
 
 def train_configs(config: Config) -> list[TrainConfig]:
-    """Every run of the comparison.
+    """Every run of the comparison, the algorithms of one N_z side by side.
 
     Raises:
         ValueError: as `comparison.runs`.
         UsageError: as `comparison.base`.
     """
-    found = []
-    for algorithm in config.algorithms.split(","):
-        flags = config.run_flags
-        if algorithm == "wake_sleep" and config.wake_sleep_flags:
-            flags = f"{flags} {config.wake_sleep_flags}"
-        same_algorithm = comparison.runs(
-            comparison.base(config.run_flagfile, flags),
+    by_algorithm = [
+        comparison.runs(
+            config.base(config.wake_sleep_flags if algorithm == "wake_sleep" else ""),
             workdir=config.workdir,
             data_dir=config.data_dir,
             algorithms=(algorithm,),
             latents=config.latents,
             num_epochs=config.num_epochs,
         )
-        found.append(same_algorithm)
-    return [run for same_latents in zip(*found, strict=True) for run in same_latents]
+        for algorithm in config.algorithms.split(",")
+    ]
+    return [run for same_size in zip(*by_algorithm, strict=True) for run in same_size]
 
 
 def main(config: Config) -> int:
     """Trains, measures, prints, writes and draws."""
-    folder = report.claim(config.workdir)
-    configs = train_configs(config)
+    folder, configs = report.claim(config.workdir), train_configs(config)
     stated = about(config, configs[0])
-    rows, panels = [], {}
     measurement = comparison.Measurement(
         CURVE,
         {name: getattr(config, name) for name in ("eval_samples", "num_train_images")},
         lambda run, saved: _measured(config, run, saved),
         shown=("train_bound", "test_bound"),
     )
-    for run_config in configs:
+    results, panels = [], {}
+    for run in configs:
         points = comparison.curve(
-            run_config, measurement, points=config.points, validation=validation.build
+            run, measurement, points=config.points, validation=validation.build
         )
-        row = {
-            "num_latents": run_config.num_latents,
-            "algorithm": run_config.algorithm,
-            **points[-1],
-        }
-        rows.append(row | {"curve": points})
-        drawn = panels.setdefault(f"N_z = {run_config.num_latents}", {})
-        drawn[run_config.algorithm] = tuple(
+        names = {"num_latents": run.num_latents, "algorithm": run.algorithm}
+        results.append(names | points[-1] | {"curve": points})
+        panels.setdefault(f"N_z = {run.num_latents}", {})[run.algorithm] = tuple(
             [point[name] for point in points]
             for name in ("samples", "train_bound", "test_bound")
         )
-    _print(rows)
+    print("ELBO at the last epoch, nats per example:")
+    print(report.table(COLUMNS, results))
     figure = curves.train_and_test(
         panels,
         x_label="training samples evaluated",
@@ -144,7 +134,7 @@ def main(config: Config) -> int:
     )
     with cli.user_errors():
         files.save(figure, folder / "bound_curves.png")
-    report.write(folder / "bound_curves.json", config, stated | {"runs": rows})
+    report.write(folder / "bound_curves.json", config, stated | {"runs": results})
     return 0
 
 
@@ -176,8 +166,8 @@ def about(config: Config, run_config: TrainConfig) -> dict[str, Any]:
 def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> comparison.Point:
     """Both bounds, by one key for all points."""
     trained = trained_runs.of_run(run, saved, checkpoint="last")
-    key_train, key_test = jax.random.split(jax.random.fold_in(run.keys.evaluation, 0))
-    on_train, on_test = (
+    keys = jax.random.split(jax.random.fold_in(run.keys.evaluation, 0))
+    train, test = (
         measure.bound(
             key,
             trained,
@@ -185,33 +175,17 @@ def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> comparison.Po
             num_samples=config.eval_samples,
             num_images=num_images,
         )
-        for key, split, num_images in (
-            (key_train, "train", config.num_train_images),
-            (key_test, "test", 0),
+        for key, split, num_images in zip(
+            keys, ("train", "test"), (config.num_train_images, 0), strict=True
         )
     )
     return {
-        "train_bound": on_train["elbo"],
-        "test_bound": on_test["elbo"],
-        "test_standard_error": on_test["elbo_standard_error"],
-        "train_minus_test": on_train["elbo"] - on_test["elbo"],
-        "test_kl": on_test["kl"],
+        "train_bound": train["elbo"],
+        "test_bound": test["elbo"],
+        "test_standard_error": test["elbo_standard_error"],
+        "train_minus_test": train["elbo"] - test["elbo"],
+        "test_kl": test["kl"],
     }
-
-
-def _print(rows: list[dict[str, Any]]) -> None:
-    print("ELBO at the last epoch, nats per example:")
-    print(
-        f"{'N_z':>5}  {'algorithm':<12}{'train':>10}{'test':>10}{'s.e.':>8}"
-        f"{'difference':>12}{'seconds':>9}"
-    )
-    for row in rows:
-        print(
-            f"{row['num_latents']:>5}  {row['algorithm']:<12}"
-            f"{row['train_bound']:10.3f}{row['test_bound']:10.3f}"
-            f"{row['test_standard_error']:8.3f}{row['train_minus_test']:12.3f}"
-            f"{row['seconds']:9.0f}"
-        )
 
 
 if __name__ == "__main__":

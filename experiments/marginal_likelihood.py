@@ -19,7 +19,6 @@ interrupted comparison goes on where it stopped.
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
@@ -27,8 +26,8 @@ import numpy as np
 from experiments.choices import models
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
-from experiments.measures import evidence as estimates
-from experiments.measures import measure, validation
+from experiments.command.report import field
+from experiments.measures import evidence, measure, validation
 from experiments.runs import comparison, protocol, runs, trained_runs
 from vae_jax import vae
 from vae_jax.evaluation import examples, hmc_density
@@ -43,18 +42,24 @@ SETTINGS = (  # the flags that a point is a function of, next to those of its ru
     *("num_images", "hmc_samples", "hmc_warmup", "hmc_leapfrog", "hmc_starts"),
     *("proposal", "importance_samples"),
 )
+COLUMNS = [
+    field("N_train", "num_train", width=8),
+    field("algorithm", "algorithm", width=11),
+    field("samples", "samples"),
+    field("train D", "train_hmc_density", ".3f", 9),
+    field("train IS", "train_importance", ".3f", 9),
+    field("test D", "test_hmc_density", ".3f", 9),
+    field("test IS", "test_importance", ".3f", 9),
+    field("s.e.", "test_hmc_density_standard_error", ".2f", 6),
+    field("seconds", "seconds", ".0f", 8),
+]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(comparison.ComparisonFlags):
     """One comparison; every field is a flag."""
 
     workdir: str = cli.flag("runs/marginal_likelihood", "Where the runs are written.")
-    run_flagfile: str = cli.flag("", "Flag file of experiments.train for every run.")
-    run_flags: str = cli.flag(
-        "", "More flags of experiments.train for every run, separated by spaces."
-    )
-    data_dir: str = cli.flag("", "Folder that holds the original data files.")
     num_latents: int = cli.flag(3, "Latent dimensions, N_z.")
     train_sizes: tuple[int, ...] = cli.flag(
         (1000,), "Training rows of each panel; 0 for all of them."
@@ -63,15 +68,23 @@ class Config:
     mcem_train_sizes: tuple[int, ...] = cli.flag(
         (1000,), "Those of the sizes that mcem is fitted to."
     )
-    samples: int = cli.flag(10_000_000, "Training samples of each curve.")
-    mcem_samples: int = cli.flag(1_000_000, "Training samples of mcem's curves.")
-    points: int = cli.flag(2, "Points of a curve for each tenfold of the epochs.")
-    num_images: int = cli.flag(1000, "Images of each split that are evaluated.")
-    hmc_samples: int = cli.flag(50, "Draws that the normal is fitted to; as many more.")
-    hmc_warmup: int = cli.flag(100, "Transitions before them.")
-    hmc_leapfrog: int = cli.flag(4, "Leapfrog steps of a transition.")
+    samples: int = cli.flag(10_000_000, "Training samples of each curve.", least=1)
+    mcem_samples: int = cli.flag(
+        1_000_000, "Training samples of mcem's curves.", least=1
+    )
+    points: int = cli.flag(
+        2, "Points of a curve for each tenfold of the epochs.", least=1
+    )
+    num_images: int = cli.flag(
+        1000, "Images of each split that are evaluated.", least=1
+    )
+    hmc_samples: int = cli.flag(
+        50, "Draws that the normal is fitted to; as many more.", least=1
+    )
+    hmc_warmup: int = cli.flag(100, "Transitions before them.", least=1)
+    hmc_leapfrog: int = cli.flag(4, "Leapfrog steps of a transition.", least=1)
     hmc_starts: int = cli.flag(
-        1000, "Draws of the prior that each chain's start is chosen from."
+        1000, "Draws of the prior that each chain's start is chosen from.", least=1
     )
     proposal: str = cli.flag(
         "fitted",
@@ -79,25 +92,10 @@ class Config:
         "run's own q (fitted normals for mcem).",
         choices=("fitted", "own"),
     )
-    importance_samples: int = cli.flag(5000, "Importance samples per image.")
+    importance_samples: int = cli.flag(5000, "Importance samples per image.", least=1)
 
-    def __post_init__(self) -> None:
-        """Refuses what no comparison can be made of.
-
-        Raises:
-            ValueError: naming the flag and its value.
-            UsageError: for --run_flagfile and --run_flags, as `comparison.base`.
-        """
-        for name in ("samples", "mcem_samples", "points", "num_images", "hmc_samples"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be positive, got {value}")
-        for name in ("hmc_warmup", "hmc_leapfrog", "hmc_starts", "importance_samples"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be positive, got {value}")
-        if self.proposal not in ("fitted", "own"):
-            raise ValueError(f"--proposal must be fitted or own, got {self.proposal}")
+    def check(self) -> None:
+        """Refuses chains too short to fit a normal to, and runs that are none."""
         if self.hmc_samples <= self.num_latents:
             raise ValueError(
                 f"--hmc_samples={self.hmc_samples} draws do not span --num_latents="
@@ -114,7 +112,7 @@ def train_configs(config: Config) -> list[TrainConfig]:
         ValueError: for an algorithm or a number that no run can have.
         UsageError: as `comparison.base`.
     """
-    shared = comparison.base(config.run_flagfile, config.run_flags)
+    shared, folder = config.base(), pathlib.Path(config.workdir)
     if not config.train_sizes:
         raise ValueError("--train_sizes must hold at least one size")
     if shared.posterior == "bernoulli" or shared.top_latents:
@@ -122,53 +120,51 @@ def train_configs(config: Config) -> list[TrainConfig]:
             "chains and fitted normals need real latents of one layer: not "
             "--posterior=bernoulli, not --top_latents"
         )
-    folder, made = pathlib.Path(config.workdir), []
-    for size in config.train_sizes:
-        for algorithm in config.algorithms.split(","):
-            if algorithm == "mcem" and size not in config.mcem_train_sizes:
-                continue
-            made.append(
-                dataclasses.replace(
-                    shared,
-                    workdir=str(folder / f"{algorithm}_{size or 'all'}"),
-                    data_dir=config.data_dir,
-                    algorithm=algorithm,
-                    num_latents=config.num_latents,
-                    num_train=size,
-                    progress=False,
-                )
-            )
-    if not made:
+    configs = [
+        dataclasses.replace(
+            shared,
+            workdir=str(folder / f"{algorithm}_{size or 'all'}"),
+            data_dir=config.data_dir,
+            algorithm=algorithm,
+            num_latents=config.num_latents,
+            num_train=size,
+            progress=False,
+        )
+        for size in config.train_sizes
+        for algorithm in config.algorithms.split(",")
+        if algorithm != "mcem" or size in config.mcem_train_sizes
+    ]
+    if not configs:
         raise ValueError(
             f"--algorithms={config.algorithms} fits none of --train_sizes="
             f"{config.train_sizes}: mcem fits --mcem_train_sizes alone"
         )
-    return made
+    return configs
 
 
 def main(config: Config) -> int:
     """Trains, measures, prints, writes and draws."""
     folder = report.claim(config.workdir)
-    rows, panels = [], {}
     measurement = comparison.Measurement(
         CURVE,
         {name: getattr(config, name) for name in SETTINGS},
         lambda run, saved: _measured(config, run, saved),
         shown=("train_hmc_density", "test_hmc_density", "test_importance"),
     )
-    for run_config in train_configs(config):
-        run_config, num_train = _with_epochs(config, run_config)
+    results, panels = [], {}
+    for train_config in train_configs(config):
+        run, num_train = _with_epochs(config, train_config)
         points = comparison.curve(
-            run_config, measurement, points=config.points, validation=validation.build
+            run, measurement, points=config.points, validation=validation.build
         )
-        row = {"num_train": num_train, "algorithm": run_config.algorithm}
-        rows.append(row | points[-1] | {"curve": points})
-        drawn = panels.setdefault(f"N_train = {num_train:,}", {})
-        drawn[run_config.algorithm] = tuple(
+        names = {"num_train": num_train, "algorithm": run.algorithm}
+        results.append(names | points[-1] | {"curve": points})
+        panels.setdefault(f"N_train = {num_train:,}", {})[run.algorithm] = tuple(
             [point[name] for point in points]
             for name in ("samples", "train_hmc_density", "test_hmc_density")
         )
-    _print(rows)
+    print("log p(x) at the last point, nats per example:")
+    print(report.table(COLUMNS, results))
     figure = curves.train_and_test(
         panels,
         x_label="training samples evaluated",
@@ -176,32 +172,30 @@ def main(config: Config) -> int:
     )
     with cli.user_errors():
         files.save(figure, folder / "marginal_likelihood.png")
-    report.write(folder / "marginal_likelihood.json", config, {"runs": rows})
+    report.write(folder / "marginal_likelihood.json", config, {"runs": results})
     return 0
 
 
-def _with_epochs(config: Config, run_config: TrainConfig) -> tuple[TrainConfig, int]:
+def _with_epochs(config: Config, run: TrainConfig) -> tuple[TrainConfig, int]:
     """The run with the epochs that its samples take, and its training rows.
 
     Raises:
         UsageError: for data that are not there, or too few rows of a split.
     """
     with cli.user_errors():
-        data = protocol.load(run_config)
-        protocol.check_likelihood(run_config, data)
+        data = protocol.load(run)
+        protocol.check_likelihood(run, data)
         for split in SPLITS:
-            rows = len(getattr(data.source, split))
-            if rows < config.num_images:
+            num_rows = len(getattr(data.source, split))
+            if num_rows < config.num_images:
                 raise ValueError(
                     f"--num_images={config.num_images}, but the {split} split has "
-                    f"{rows} rows"
+                    f"{num_rows} rows"
                 )
-    is_mcem = run_config.algorithm == "mcem"
-    samples = config.mcem_samples if is_mcem else config.samples
+    samples = config.mcem_samples if run.algorithm == "mcem" else config.samples
     num_train = len(data.source.train)
-    batch_size = run_config.batch_size
-    epochs = -(-samples // max(1, num_train // batch_size * batch_size))
-    return dataclasses.replace(run_config, num_epochs=epochs), num_train
+    epochs = -(-samples // max(1, num_train // run.batch_size * run.batch_size))
+    return dataclasses.replace(run, num_epochs=epochs), num_train
 
 
 def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> comparison.Point:
@@ -221,19 +215,17 @@ def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> comparison.Po
     )
     point, proposing = {}, _with_proposal(config, trained)
     for i, split in enumerate(SPLITS):
-        key_hmc, key_importance = jax.random.split(
-            jax.random.fold_in(run.keys.evaluation, i)
-        )
+        key_hmc, key_is = jax.random.split(jax.random.fold_in(run.keys.evaluation, i))
         rows = trained_runs.rows(trained, split=split, num_images=config.num_images)
-        found = evaluate(key_hmc, trained.params, rows)
-        log_p = np.asarray(found.log_p, np.float64)
-        sampled = estimates.importance_sampling(
-            key_importance, proposing, rows, num_samples=config.importance_samples
+        density = evaluate(key_hmc, trained.params, rows)
+        log_p = np.asarray(density.log_p, np.float64)
+        sampled = evidence.importance_sampling(
+            key_is, proposing, rows, num_samples=config.importance_samples
         ).figures
         point |= {
             f"{split}_hmc_density": float(log_p.mean()),
             f"{split}_hmc_density_standard_error": measure.standard_error(log_p),
-            f"{split}_acceptance": float(np.asarray(found.acceptance).mean()),
+            f"{split}_acceptance": float(np.asarray(density.acceptance).mean()),
             f"{split}_importance": sampled["log_p"],
             f"{split}_effective_sample_size": sampled["effective_sample_size"],
         }
@@ -255,21 +247,6 @@ def _with_proposal(
         **models.CHAIN_OF_FITTED_NORMAL,
     )
     return trained._replace(model=vae.model(trained.model.generative, fitted))
-
-
-def _print(rows: list[dict[str, Any]]) -> None:
-    print("log p(x) at the last point, nats per example:")
-    print(
-        f"{'N_train':>8}  {'algorithm':<11}{'samples':>11}{'train D':>10}"
-        f"{'train IS':>10}{'test D':>10}{'test IS':>10}{'s.e.':>7}{'seconds':>9}"
-    )
-    for row in rows:
-        print(
-            f"{row['num_train']:>8}  {row['algorithm']:<11}{row['samples']:>11}"
-            f"{row['train_hmc_density']:10.3f}{row['train_importance']:10.3f}"
-            f"{row['test_hmc_density']:10.3f}{row['test_importance']:10.3f}"
-            f"{row['test_hmc_density_standard_error']:7.2f}{row['seconds']:9.0f}"
-        )
 
 
 if __name__ == "__main__":

@@ -285,6 +285,7 @@ def test_tighter_bounds_chooses_on_validation_and_writes(tmp_path, capsys):
     assert row["valid_bound"] == kept[best]["valid_importance_bound"]
     assert row["step"] == kept[best]["step"]
     assert kept[best]["valid_importance_bound"] > kept[best]["valid_bound"]
+    assert (tmp_path / "tighter_bounds.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
