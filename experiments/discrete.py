@@ -30,6 +30,7 @@ from experiments.measures import measure
 from experiments.runs import protocol
 from vae_jax import vae
 from vae_jax.data import batches
+from vae_jax.estimators import importance
 from vae_jax.latent_models import sigmoid_belief
 from vae_jax.plots import curves, files
 from vae_jax.training import gradient, journal, loop, timed
@@ -131,11 +132,16 @@ def train(config: Config, fit: Fit, data: protocol.Dataset) -> dict[str, Any]:
         jax.random.key(config.seed), 5
     )
     test = jnp.asarray(prepared.test)
-    bound = measure.importance_bound_over_examples(
-        model, prepared, num_samples=BOUND_SAMPLES
+    bound = measure.over_rows(
+        importance.iwae(model, num_samples=BOUND_SAMPLES),
+        prepared.value,
+        num_decoded=BOUND_SAMPLES,
     )
-    evidence = measure.evidence_over_examples(
-        model, num_samples=config.importance_samples, value=prepared.value
+    num_samples = config.importance_samples
+    evidence = measure.over_rows(
+        measure.log_evidence(model, num_samples=num_samples),
+        prepared.value,
+        num_decoded=min(num_samples, measure.IMPORTANCE_CHUNK),
     )
     start = Params(model.generative.init(key_theta), fit.recognition.init(key_phi))
     every = min(config.eval_every, config.num_epochs)

@@ -15,7 +15,6 @@ from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.completion import command as completion
-from experiments.completion import scores as completion_measures
 from experiments.runs import protocol, trained_runs
 from tests.test_experiments import FLAGS, metrics, saved_arrays, tiny
 from vae_jax.training import journal
@@ -153,7 +152,7 @@ def test_completions_of_binary_images_report_what_they_promise(workdir, capsys):
         found = result["methods"][name]
         assert 0.0 < found["rmse"] < 1.0
         assert found["log_p_of_truth"] < 0.0
-        assert sum(row["pixels"] for row in found["calibration"]) == 3 * 32
+        assert sum(row["num_entries"] for row in found["calibration"]) == 3 * 32
         assert "coverage" not in found
     assert 0.0 < result["methods"]["metropolis_within_gibbs"]["acceptance"] <= 1.0
     assert set(result["log_p_truth"]) >= {"log_p_x", "log_p_missing_given_observed"}
@@ -231,7 +230,8 @@ def test_a_chain_too_short_for_the_latents_is_one_line(workdir):
         ("--methods=gibbs", "--methods=gibbs: name some of"),
         ("--methods=", "--methods=: name some of"),
         ("--fraction=0.2", "--fraction says nothing to --mask=left"),
-        ("--fraction=0", r"--fraction must lie in \(0, 1\]"),
+        ("--fraction=0", "--fraction must be positive"),
+        ("--fraction=1.1", "--fraction must be at most 1"),
         ("--block=5", "--block says nothing to --mask=left"),
         ("--num_draws=0", "--num_draws must be positive"),
         ("--num_burn_in=-1", "--num_burn_in must not be negative"),
@@ -248,28 +248,3 @@ def test_a_bad_flag_of_completion_is_named(flag, message):
 )
 def test_every_flag_file_of_completion_parses(path: pathlib.Path):
     cli.parse(completion.Config, ["completion", f"--flagfile={path}"])
-
-
-# The figures
-
-
-def test_calibration_counts_and_its_error_is_the_mean_distance():
-    p = np.array([0.05, 0.05, 0.95, 0.95, 1.0])
-    x = np.array([0.0, 1.0, 1.0, 1.0, 0.0])
-    rows = completion_measures.calibration(p, x)
-    assert [row["pixels"] for row in rows] == [2, 3]
-    assert [row["observed"] for row in rows] == [0.5, 2 / 3]
-    error = completion_measures.expected_calibration_error(rows)
-    expected = (2 * 0.45 + 3 * abs(2.9 / 3 - 2 / 3)) / 5
-    np.testing.assert_allclose(error, expected, rtol=1e-12)
-
-
-def test_coverage_of_normal_draws_is_nominal_and_that_of_narrow_ones_is_not():
-    generator = np.random.default_rng(0)
-    truth, scored = generator.normal(size=(20, 200)), np.ones((20, 200), bool)
-    draws = generator.normal(size=(500, 20, 200))
-    covered = completion_measures._coverage(draws, truth, scored)
-    assert abs(covered["coverage"] - 0.9) < 0.025
-    np.testing.assert_allclose(covered["interval_width"], 2 * 1.645, rtol=0.02)
-    narrow = completion_measures._coverage(0.5 * draws, truth, scored)
-    assert narrow["coverage"] < 0.65

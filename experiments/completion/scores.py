@@ -1,18 +1,19 @@
-"""How good completions are: errors, calibration, coverage, and the table of them."""
+"""How good completions are: errors, calibration, coverage, and the tables of them."""
 
 from typing import Any
 
 import numpy as np
 
-from experiments.completion.methods import Found
+from experiments.command import report
+from experiments.command.report import field
+from experiments.completion.methods import Completed
 from experiments.measures import measure
 from experiments.runs import trained_runs
+from vae_jax.evaluation import calibration
 
-NUM_BINS = 10
 NOMINAL = 0.9  # of predictive intervals
 BASELINE = "training_mean"
-CHAIN, ROUGH = "metropolis_within_gibbs", "pseudo_gibbs"
-SHOWN = {  # what a table shows of a method, by its unit
+MEANINGS = {
     "rmse": "root mean squared error of the mean completion, on hidden entries",
     "error_rate": "share of hidden pixels on the wrong side of P = 1/2",
     "entry_log_likelihood": "log p of hidden pixels one by one, nats per image",
@@ -23,22 +24,29 @@ SHOWN = {  # what a table shows of a method, by its unit
     "interval_width": "mean width of those",
     "acceptance": "mean acceptance probability",
 }
+NUMBERS = [field("", "name", width=35), field("", "value", ".5f", 12)]
+BINS = [
+    field("from", "low", ".1f", 6),
+    field("to", "high", ".1f", 5),
+    field("pixels", "num_entries", width=9),
+    field("predicted", "predicted", ".3f"),
+    field("observed", "observed", ".3f"),
+]
 
 
 def training_values(trained: trained_runs.Trained) -> np.ndarray:
     """Up to 10,000 training observations [N, *X]; NaN where they have holes."""
     size = min(len(trained.data.prepared.train), 10_000)
     rows = trained_runs.rows(trained, split="train", num_images=size)
-    raw_or_drawn = np.asarray(rows)
     if trained.config.binarization == "dynamic":
-        return raw_or_drawn
+        return np.asarray(rows)
     return np.asarray(trained.data.prepared.value(rows))
 
 
 def scores(
     truth: np.ndarray,
     hidden: np.ndarray,
-    found: dict[str, Found],
+    results: dict[str, Completed],
     training: np.ndarray,
     quantity: str,
 ) -> dict[str, dict[str, Any]]:
@@ -47,31 +55,86 @@ def scores(
     Entries whose truth is not known are left out.
     """
     scored = hidden & ~np.isnan(truth)
-    means = {BASELINE: _training_mean(training, truth.shape)}
-    means |= {name: method.mean for name, method in found.items()}
-    result = {name: _errors(mean, truth, scored) for name, mean in means.items()}
-    if CHAIN in found:
-        result[CHAIN]["acceptance"] = float(found[CHAIN].acceptance.mean())
+    known = ~np.isnan(training)
+    total = np.where(known, training, 0.0).sum(0, dtype=np.float64)
+    baseline = total / np.maximum(known.sum(0), 1)
+    means = {BASELINE: np.broadcast_to(baseline, truth.shape)}
+    means |= {n: np.asarray(r.draws.mean, np.float64) for n, r in results.items()}
+    figures: dict[str, dict[str, Any]] = {
+        name: {"rmse": float(np.sqrt(((mean - truth)[scored] ** 2).mean()))}
+        for name, mean in means.items()
+    }
+    if "metropolis_within_gibbs" in results:
+        acceptance = results["metropolis_within_gibbs"].draws.acceptance.mean()
+        figures["metropolis_within_gibbs"]["acceptance"] = float(acceptance)
     if quantity == "cross-entropy":
-        return result
-    for name, method in found.items():
-        result[name] |= {
-            "log_p_of_truth": float(method.score.mean(dtype=np.float64)),
-            "log_p_of_truth_standard_error": measure.standard_error(method.score),
+        return figures
+    for name, result in results.items():
+        log_p = result.log_p_of_truth.astype(np.float64)
+        figures[name] |= {
+            "log_p_of_truth": float(log_p.mean()),
+            "log_p_of_truth_standard_error": measure.standard_error(log_p),
         }
-    if quantity == "log-likelihood":
-        for name, mean in means.items():
-            result[name] |= _of_binary(mean, truth, scored)
-    else:
-        result[BASELINE] |= _coverage(training, truth, scored)
-        for name, method in found.items():
-            result[name] |= _coverage(np.moveaxis(method.x, 1, 0), truth, scored)
-    return result
+    for name, mean in means.items():
+        if quantity == "log-likelihood":
+            figures[name] |= _of_binary(np.clip(mean, 0.0, 1.0), truth, scored)
+            continue
+        draws = (
+            training if name == BASELINE else np.moveaxis(results[name].draws.x, 1, 0)
+        )
+        low, high = (
+            np.broadcast_to(end, truth.shape)[scored]
+            for end in calibration.intervals(draws, nominal=NOMINAL)
+        )
+        figures[name] |= calibration.coverage(low, high, truth[scored])._asdict()
+    return figures
+
+
+def _of_binary(p: np.ndarray, truth: np.ndarray, scored: np.ndarray) -> dict[str, Any]:
+    """Figures of P(pixel = 1) [N, *X]."""
+    bins = calibration.reliability(p[scored], truth[scored])
+    certain = np.clip(p, 1e-4, 1.0 - 1e-4)
+    terms = np.where(truth > 0.5, np.log(certain), np.log1p(-certain))
+    return {
+        "error_rate": float(((p > 0.5) != (truth > 0.5))[scored].mean()),
+        "entry_log_likelihood": float(np.where(scored, terms, 0.0).sum() / len(truth)),
+        "expected_calibration_error": calibration.expected_calibration_error(bins),
+        "calibration": [b._asdict() for b in bins],
+    }
+
+
+def differences(
+    truth: np.ndarray, hidden: np.ndarray, results: dict[str, Completed]
+) -> dict[str, float]:
+    """Metropolis-within-Gibbs minus pseudo-Gibbs over the images, in pairs.
+
+    With standard errors; empty where one of the two was not run.
+    """
+    if not {"metropolis_within_gibbs", "pseudo_gibbs"} <= set(results):
+        return {}
+    exact, rough = results["metropolis_within_gibbs"], results["pseudo_gibbs"]
+    scored = (hidden & ~np.isnan(truth)).reshape(len(truth), -1)
+
+    def mean_squared_error(result: Completed) -> np.ndarray:
+        squares = (result.draws.mean - truth).reshape(scored.shape) ** 2
+        totals = np.where(scored, squares, 0.0).sum(1)
+        return totals / np.maximum(scored.sum(1), 1)
+
+    pairs = {
+        "mean_squared_error": mean_squared_error(exact) - mean_squared_error(rough),
+        "log_p_of_truth": exact.log_p_of_truth.astype(np.float64)
+        - rough.log_p_of_truth,
+    }
+    figures = {}
+    for name, difference in pairs.items():
+        figures[name] = float(difference.mean())
+        figures[f"{name}_standard_error"] = measure.standard_error(difference)
+    return figures
 
 
 def table(result: dict[str, Any]) -> str:
     """The report as lines of text."""
-    stamp = result["protocol"]
+    stamp, methods = result["protocol"], result["methods"]
     lines = [
         f"{stamp['dataset']}, binarization {stamp['binarization']}, likelihood "
         f"{stamp['likelihood']}, trained with missing={stamp['missing']} rate "
@@ -81,133 +144,25 @@ def table(result: dict[str, Any]) -> str:
         *result["notes"],
         "",
     ]
-    methods = result["methods"]
-    for name, meaning in SHOWN.items():
-        rows = {m: f[name] for m, f in methods.items() if name in f}
-        if rows:
-            lines.append(f"{name}: {meaning}")
-            lines.extend(f"  {m:<32}{value:12.4f}" for m, value in rows.items())
+    for name, meaning in MEANINGS.items():
+        figures = {m: row[name] for m, row in methods.items() if name in row}
+        if figures:
+            lines += [f"{name}: {meaning}", *_numbers(figures)]
     if result["log_p_truth"]:
+        doubts = result["log_p_truth"]["doubts"]
+        numbers = {n: v for n, v in result["log_p_truth"].items() if n != "doubts"}
         lines += ["", "log p(x_mis | x_obs) = log p(x) - log p(x_obs), nats per image:"]
-        for name, value in result["log_p_truth"].items():
-            if name != "doubts":
-                lines.append(f"  {name:<32}{value:12.4f}")
-        lines.extend(f"  {doubt}" for doubt in result["log_p_truth"]["doubts"])
+        lines += [*_numbers(numbers), *(f"  {doubt}" for doubt in doubts)]
     if result["differences"]:
         lines += ["", "Metropolis-within-Gibbs minus pseudo-Gibbs, image by image:"]
-        for name, value in result["differences"].items():
-            lines.append(f"  {name:<48}{value:12.5f}")
-    return "\n".join([*lines, *_calibration_lines(methods)])
+        lines += _numbers(result["differences"])
+    for name, row in methods.items():
+        if "calibration" in row:
+            lines += ["", f"P(pixel = 1) of {name}:"]
+            lines.append(report.table(BINS, row["calibration"]))
+    return "\n".join(lines)
 
 
-def calibration(p: np.ndarray, x: np.ndarray) -> list[dict[str, float]]:
-    """Bins of equal width of P(x = 1): how often x is 1 there. Empty bins are left out.
-
-    p and x are [N], of all hidden pixels.
-    """
-    bins = np.minimum((p * NUM_BINS).astype(int), NUM_BINS - 1)
-    rows = []
-    for b in range(NUM_BINS):
-        inside = bins == b
-        if inside.any():
-            row = {"from": b / NUM_BINS, "to": (b + 1) / NUM_BINS}
-            row |= {"pixels": int(inside.sum()), "predicted": float(p[inside].mean())}
-            rows.append(row | {"observed": float(x[inside].mean())})
-    return rows
-
-
-def expected_calibration_error(rows: list[dict[str, float]]) -> float:
-    """Mean of |predicted - observed| over the pixels of all bins."""
-    total = sum(row["pixels"] for row in rows)
-    apart = (row["pixels"] * abs(row["predicted"] - row["observed"]) for row in rows)
-    return sum(apart) / total
-
-
-def _training_mean(training: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    known = ~np.isnan(training)
-    total = np.where(known, training, 0.0).sum(0, dtype=np.float64)
-    mean = total / np.maximum(known.sum(0), 1)
-    return np.broadcast_to(mean.astype(training.dtype), shape)
-
-
-def _errors(mean: np.ndarray, truth: np.ndarray, scored: np.ndarray) -> dict[str, Any]:
-    apart = (mean.astype(np.float64) - truth)[scored]
-    return {"rmse": float(np.sqrt((apart**2).mean()))}
-
-
-def _of_binary(
-    mean: np.ndarray, truth: np.ndarray, scored: np.ndarray
-) -> dict[str, Any]:
-    """Figures of P(pixel = 1); certainties are held off 0 and 1 by 1e-4."""
-    p, x = mean[scored].astype(np.float64), truth[scored]
-    rows = calibration(p, x)
-    return {
-        "error_rate": float(((p > 0.5) != (x > 0.5)).mean()),
-        "entry_log_likelihood": float(_entries(mean, truth, scored).mean()),
-        "expected_calibration_error": expected_calibration_error(rows),
-        "calibration": rows,
-    }
-
-
-def _entries(mean: np.ndarray, truth: np.ndarray, scored: np.ndarray) -> np.ndarray:
-    """Sum over hidden pixels of log P(x_i), for each image [N]."""
-    p = np.clip(mean.astype(np.float64), 1e-4, 1.0 - 1e-4)
-    terms = np.where(truth > 0.5, np.log(p), np.log1p(-p))
-    return np.where(scored, terms, 0.0).reshape(len(truth), -1).sum(1)
-
-
-def _coverage(
-    draws: np.ndarray, truth: np.ndarray, scored: np.ndarray
-) -> dict[str, float]:
-    """How often the truth lies between quantiles of draws [S, N, *X] or [S, *X]."""
-    tails = (1.0 - NOMINAL) / 2.0, (1.0 + NOMINAL) / 2.0
-    low, high = (
-        np.broadcast_to(end, truth.shape)
-        for end in np.nanquantile(draws, tails, axis=0)
-    )
-    inside = (low <= truth) & (truth <= high)
-    width = (high - low)[scored]
-    return {
-        "coverage": float(inside[scored].mean()),
-        "interval_width": float(width.mean()),
-    }
-
-
-def differences(
-    truth: np.ndarray, hidden: np.ndarray, found: dict[str, Found]
-) -> dict[str, float]:
-    """Metropolis-within-Gibbs minus pseudo-Gibbs over the images, in pairs.
-
-    With standard errors; empty where one of the two was not run.
-    """
-    if not {CHAIN, ROUGH} <= set(found):
-        return {}
-    one, other, scored = found[CHAIN], found[ROUGH], hidden & ~np.isnan(truth)
-
-    def squared(found: Found) -> np.ndarray:
-        apart = np.where(scored, (found.mean - truth).astype(np.float64) ** 2, 0.0)
-        counts = np.maximum(scored.reshape(len(truth), -1).sum(1), 1)
-        return apart.reshape(len(truth), -1).sum(1) / counts
-
-    pairs = {
-        "mean_squared_error": squared(one) - squared(other),
-        "log_p_of_truth": one.score.astype(np.float64) - other.score,
-    }
-    result = {}
-    for name, difference in pairs.items():
-        result[name] = float(difference.mean())
-        result[f"{name}_standard_error"] = measure.standard_error(difference)
-    return result
-
-
-def _calibration_lines(methods: dict[str, dict[str, Any]]) -> list[str]:
-    lines = []
-    for name, figures in methods.items():
-        if "calibration" in figures:
-            lines += ["", f"P(pixel = 1) of {name}: pixels, predicted, observed"]
-            lines.extend(
-                f"  {row['from']:.1f} to {row['to']:.1f}{row['pixels']:10d}"
-                f"{row['predicted']:10.3f}{row['observed']:10.3f}"
-                for row in figures["calibration"]
-            )
-    return lines
+def _numbers(figures: dict[str, float]) -> list[str]:
+    rows = ({"name": f"  {name}", "value": v} for name, v in figures.items())
+    return [report.line(NUMBERS, row) for row in rows]

@@ -31,23 +31,25 @@ from vae_jax.types import (
 
 
 class Completions(NamedTuple):
-    """Draws of one method; observed entries are what they were in each of them."""
+    """Draws of one method; observed entries are what they were in each of them.
 
-    x: Float[Array, "S *X"]  # multiple imputation: whole observations
-    z: Float[Array, "S D"]  # what each was drawn from
-    mean: Float[Array, "*X"]  # single imputation: averaged E[x_mis | z]
-    acceptance: Scalar  # mean acceptance probability; one where nothing is refused
+    Attributes:
+        x: multiple imputation: whole observations.
+        z: what each was drawn from.
+        mean: single imputation: averaged E[x_mis | z].
+        acceptance: mean acceptance probability; one where nothing is refused.
+        evidence: of log p(x_obs), by the same samples; None where they give none.
+    """
+
+    x: Float[Array, "S *X"]
+    z: Float[Array, "S D"]
+    mean: Float[Array, "*X"]
+    acceptance: Scalar
+    evidence: weights.LogEvidence | None = None
 
 
 Complete: TypeAlias = Callable[[PRNGKey, Params, Array], Completions]
 """(key, params, x) -> draws of the holes of x."""
-
-
-class Weighted(NamedTuple):
-    """Completions by importance sampling, and what its weights say."""
-
-    completions: Completions
-    evidence: weights.LogEvidence  # log p(x_obs), of the same samples
 
 
 class _State(NamedTuple):
@@ -157,8 +159,8 @@ def importance(
     num_samples: int,
     num_draws: int,
     chunk_size: int = 500,
-) -> Callable[[PRNGKey, Params, Array], Weighted]:
-    r"""(key, params, x) -> completions by weighted samples of q(z | x_obs).
+) -> Complete:
+    r"""Completions by weighted samples of q(z | x_obs).
 
     Mattei & Frellsen 2019 (arXiv:1812.02633) section 3: with $w_k = p(x_{obs}|z_k)
     p(z_k) / q(z_k|x_{obs})$, self-normalized to $\tilde w$, the single imputation is
@@ -223,7 +225,7 @@ def importance(
         flat = z.reshape(num_samples, *z.shape[2:])
         return flat, log_w.reshape(-1), mean / total
 
-    def complete(key: PRNGKey, params: Params, x: Array) -> Weighted:
+    def complete(key: PRNGKey, params: Params, x: Array) -> Completions:
         key_samples, key_choice, key_x = jax.random.split(key, 3)
         vae.check_latents(model, params, x)
         z, log_w, mean = samples(key_samples, params, x)
@@ -234,8 +236,8 @@ def importance(
         x_sampled = sample(jax.random.split(key_x, num_draws), params, z)
         filled = jnp.where(jnp.isnan(x)[None], x_sampled, x[None])
         mean = jnp.where(jnp.isnan(x), mean, x)
-        completions = Completions(filled, z, mean, jnp.ones((), x.dtype))
-        return Weighted(completions, weights.of_all(log_w))
+        evidence = weights.of_all(log_w)
+        return Completions(filled, z, mean, jnp.ones((), x.dtype), evidence)
 
     return complete
 

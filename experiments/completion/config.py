@@ -1,0 +1,76 @@
+"""The flags of `experiments.completion`."""
+
+import dataclasses
+
+from experiments.command import cli
+from experiments.measures import measure
+from experiments.runs import trained_runs
+from vae_jax.evaluation import masks
+
+MASKS = (*masks.SIDES, "random", "block")
+METHODS = ("pseudo_gibbs", "metropolis_within_gibbs", "importance")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(trained_runs.WorkdirFlags):
+    """One set of completions; every field is a flag."""
+
+    split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
+    mask: str = cli.flag(
+        "left",
+        "What is hidden: left, right, top, bottom (halves), random, block, or npy:PATH "
+        "of an array that is true where hidden, of one image or of all.",
+    )
+    fraction: float = cli.flag(
+        0.5, "Share of entries hidden (random); 1: everything.", above=0
+    )
+    block: int = cli.flag(4, "Side of the hidden square (block).", least=1)
+    num_images: int = cli.flag(
+        50, "Images, evenly spread over the split, as some are sorted; 0: all.", least=0
+    )
+    methods: str = cli.flag(",".join(METHODS), "Comma-separated ways to complete.")
+    num_draws: int = cli.flag(100, "Completions per image and method.", least=1)
+    num_warmup: int = cli.flag(50, "Pseudo-Gibbs steps at a chain's start.", least=0)
+    num_burn_in: int = cli.flag(200, "Steps after those, before a draw.", least=0)
+    thin: int = cli.flag(20, "Steps from one draw to the next.", least=1)
+    importance_samples: int = cli.flag(2000, "Samples of importance sampling.", least=1)
+    proposal: str = cli.flag(
+        "chain",
+        "Importance sampling's q: a normal fitted to an HMC chain on p(z | x_obs), or "
+        "the encoder's, which has to be trained on holes (--missing=nan) to be good.",
+        choices=("chain", "encoder"),
+    )
+    chain: int = cli.flag(200, "Draws of that chain, and steps before them.", least=1)
+    num_shown: int = cli.flag(10, "Images in the picture, spread over those.", least=1)
+    seed: int = cli.flag(0, "Seed of the masks and draws.", least=0)
+
+    def check(self) -> None:
+        """Refuses unknown masks and methods, and numbers that nothing reads."""
+        if self.mask not in MASKS and not self.mask.startswith("npy:"):
+            raise ValueError(
+                f"--mask={self.mask} is unknown; known: {', '.join(MASKS)}, npy:PATH"
+            )
+        if self.fraction > 1.0:
+            raise ValueError(f"--fraction must be at most 1, got {self.fraction}")
+        for name, mask in (("fraction", "random"), ("block", "block")):
+            default = type(self).__dataclass_fields__[name].default
+            if getattr(self, name) != default and self.mask != mask:
+                raise ValueError(
+                    f"--{name} says nothing to --mask={self.mask}: it is read by {mask}"
+                )
+        measure.check_importance_samples(self.importance_samples)
+        if not self.chosen or not set(self.chosen) <= set(METHODS):
+            raise ValueError(
+                f"--methods={self.methods}: name some of {', '.join(METHODS)}, "
+                "comma-separated"
+            )
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The methods that are asked for."""
+        return tuple(n.strip() for n in self.methods.split(",") if n.strip())
+
+    @property
+    def name(self) -> str:
+        """Of the mask, in the names of files."""
+        return "npy" if self.mask.startswith("npy:") else self.mask
