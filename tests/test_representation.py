@@ -177,9 +177,9 @@ def test_more_neighbors_or_clusters_than_rows_are_refused(seeds, name):
     [
         ("--num_neighbors=0", "--num_neighbors must be positive, got 0"),
         ("--num_train=-1", "--num_train must not be negative, got -1"),
-        ("--num_test=1", "--num_test must be 0, for all, or at least 2"),
-        ("--surgery_samples=1", "--surgery_samples must be at least 2"),
-        ("--few_labels=10,0", "--few_labels must be positive"),
+        ("--num_test=1", "--num_test must be 0, for all, or 2 or more"),
+        ("--surgery_samples=1", "--surgery_samples must be 2 or more"),
+        ("--few_labels=10,0", "--few_labels must hold positive sizes"),
         ("--codes=median", "codes"),
     ],
 )

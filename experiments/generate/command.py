@@ -37,67 +37,50 @@ DEFAULT_IMAGES = 10
 class Config(trained_runs.WorkdirFlags):
     """One set of samples; every field is a flag."""
 
-    num: int = cli.flag(100, "Samples.")
+    num: int = cli.flag(100, "Samples.", least=1)
     sampler: str = cli.flag(
         "prior",
         "Where z comes from: p(z), or a mixture fitted to the codes.",
         choices=("prior", "mixture"),
     )
-    num_components: int = cli.flag(10, "Components of --sampler=mixture.")
+    num_components: int = cli.flag(10, "Components of --sampler=mixture.", least=1)
     num_fitted: int = cli.flag(
-        10_000, "Training rows that the mixture is fitted to; 0 for all."
+        10_000, "Training rows that the mixture is fitted to; 0 for all.", least=0
     )
-    manifold_size: int = cli.flag(20, "Tiles a side of the manifold.")
-    split: str = cli.flag("", "Split of --images; empty: test, or train without one.")
+    manifold_size: int = cli.flag(20, "Tiles a side of the manifold.", least=1)
+    split: str = cli.flag(
+        "",
+        "Split of --images; empty: test, or train without one.",
+        choices=("", "train", "valid", "test"),
+    )
     images: tuple[int, ...] = cli.flag(
         (),
         "Rows of the split to go between, first to second, third to fourth, ...; the "
         "first is traversed. Empty: the first ten.",
     )
-    num_steps: int = cli.flag(10, "Images on a path, both ends included.")
-    num_traversed: int = cli.flag(10, "Latents that are traversed, at most.")
+    num_steps: int = cli.flag(10, "Images on a path, both ends included.", least=2)
+    num_traversed: int = cli.flag(10, "Latents that are traversed, at most.", least=1)
     quality: bool = cli.flag(False, "Compare draws of x with test rows.")
-    quality_rows: int = cli.flag(2000, "Draws and test rows that are compared.")
-    num_neighbors: int = cli.flag(3, "Neighbors of precision and recall, k.")
+    quality_rows: int = cli.flag(2000, "Draws and test rows compared.", least=1)
+    num_neighbors: int = cli.flag(3, "Neighbors of precision and recall, k.", least=1)
     seed: int = cli.flag(0, "Seed of the samples.")
 
-    def __post_init__(self) -> None:
-        """Refuses numbers that make no samples.
-
-        Raises:
-            ValueError: naming the flag and its value.
-        """
-        for name in (
-            *("num", "manifold_size", "num_components", "num_traversed"),
-            *("quality_rows", "num_neighbors"),
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"--{name} must be positive, got {getattr(self, name)}"
-                )
-        if self.num_steps < 2:
-            raise ValueError(f"--num_steps must be at least 2, got {self.num_steps}")
-        if self.num_fitted < 0:
-            raise ValueError(
-                f"--num_fitted must not be negative, got {self.num_fitted}"
-            )
+    def check(self) -> None:
+        """Refuses images that are no pairs."""
         if len(self.images) % 2:
             raise ValueError(
                 f"--images must be pairs of rows, got {len(self.images)} of them"
             )
-        if self.split not in ("", "train", "valid", "test"):
-            raise ValueError(f"--split must be train, valid or test, got {self.split}")
 
 
 def main(config: Config) -> int:
     """Samples, draws and writes."""
-    trained = config.load()
-    folder = pathlib.Path(config.workdir).expanduser()
-    joined = images_to_join(config, trained)
+    trained, folder = config.load(), pathlib.Path(config.workdir).expanduser()
+    pairs = images_to_join(config, trained)
     key_fit, key_samples, key_paths, key_quality = jax.random.split(
         jax.random.key(config.seed), 4
     )
-    sample_z, source, suffix = samplers.of_prior(trained), "the prior", ""
+    sample_z, source, suffix = None, "the prior", ""
     if config.sampler == "mixture":
         sample_z = samplers.of_mixture(
             key_fit,
@@ -106,27 +89,34 @@ def main(config: Config) -> int:
             num_rows=config.num_fitted,
         )
         source, suffix = "a mixture fitted to codes", "_mixture"
-    arrays = pictures.samples(key_samples, trained, num=config.num, sample_z=sample_z)
-    drawable, limits = pictures.is_image(trained), pictures.limits(trained)
-    written = [f"samples{suffix}"]
-    with cli.user_errors():
-        pictures.save_arrays(folder / f"samples{suffix}.npz", arrays)
-        if drawable:
-            path = folder / f"samples{suffix}.png"
-            pictures.draw_samples(arrays, path, limits=limits, source=source)
-        if pictures.has_manifold(trained):
-            tiles = pictures.manifold(trained, size=config.manifold_size)
-            pictures.save_arrays(folder / "manifold.npz", {"mean": tiles})
-            pictures.draw_manifold(tiles, folder / "manifold.png", limits=limits)
-            written.append("manifold")
-    if joined is not None:
-        written += explore(
-            key_paths, config, trained, joined, folder, drawable=drawable
+    arrays = {
+        f"samples{suffix}": pictures.samples(
+            key_samples, trained, num=config.num, sample_z=sample_z
         )
-    kinds = ".npz and .png" if drawable else ".npz: no images, not drawn"
-    print(f"written to {folder}: {', '.join(written)} ({kinds})")
+    }
+    if pictures.has_manifold(trained):
+        tiles = pictures.manifold(trained, size=config.manifold_size)
+        arrays["manifold"] = {"mean": tiles}
+    if pairs is not None:
+        arrays |= explore(key_paths, config, trained, pairs)
+    kinds = ".npz: no images, not drawn"
+    with cli.user_errors():
+        for name, content in arrays.items():
+            pictures.save_arrays(folder / f"{name}.npz", content)
+        if pictures.is_image(trained):
+            kinds = ".npz and .png"
+            draw(arrays, folder, limits=pictures.limits(trained), source=source)
+    print(f"written to {folder}: {', '.join(arrays)} ({kinds})")
     if config.quality:
-        compare(key_quality, config, trained, sample_z, folder, source=source)
+        result = quality.measured(
+            key_quality,
+            trained,
+            sample_z,
+            num_rows=config.quality_rows,
+            num_neighbors=config.num_neighbors,
+        )
+        print(quality.table(result, source=source))
+        report.write(folder / f"quality{suffix}.json", config, result)
     return 0
 
 
@@ -146,60 +136,36 @@ def images_to_join(config: Config, trained: trained_runs.Trained) -> Array | Non
 
 
 def explore(
-    key: PRNGKey,
-    config: Config,
-    trained: trained_runs.Trained,
-    data: Array,
-    folder: pathlib.Path,
-    *,
-    drawable: bool,
-) -> list[str]:
-    """Writes paths between codes and along latents; the names of what was written."""
+    key: PRNGKey, config: Config, trained: trained_runs.Trained, pairs: Array
+) -> dict[str, pictures.Arrays]:
+    """Paths along latents and between codes."""
     key_between, key_along = jax.random.split(key)
-    found = {
-        "traversal": paths.along(
-            key_along,
-            trained,
-            data[0],
-            num_steps=config.num_steps,
-            num=config.num_traversed,
-        )
-    }
+    size = {"num_steps": config.num_steps}
+    traversal = paths.along(
+        key_along, trained, pairs[0], num=config.num_traversed, **size
+    )
     if trained.config.posterior == "bernoulli":
         print("codes of bits have nothing between them: no interpolation")
-    else:
-        found["interpolation"] = paths.between(
-            key_between, trained, data, num_steps=config.num_steps
-        )
-    with cli.user_errors():
-        for name, arrays in found.items():
-            pictures.save_arrays(folder / f"{name}.npz", arrays)
-        if drawable:
-            limits = pictures.limits(trained)
-            path = folder / "traversal.png"
-            paths.draw_along(found["traversal"], path, limits=limits)
-            if "interpolation" in found:
-                paths.draw_between(found["interpolation"], folder, limits=limits)
-    return list(found)
+        return {"traversal": traversal}
+    between = paths.between(key_between, trained, pairs, **size)
+    return {"traversal": traversal, "interpolation": between}
 
 
-def compare(
-    key: PRNGKey,
-    config: Config,
-    trained: trained_runs.Trained,
-    sample_z: samplers.Sampler,
+def draw(
+    arrays: dict[str, pictures.Arrays],
     folder: pathlib.Path,
     *,
+    limits: pictures.Limits,
     source: str,
 ) -> None:
-    """Prints and writes how draws of x compare with test rows."""
-    result = quality.measured(
-        key,
-        trained,
-        sample_z,
-        num_rows=config.quality_rows,
-        num_neighbors=config.num_neighbors,
-    )
-    print(quality.table(result, source=source))
-    name = "quality.json" if config.sampler == "prior" else "quality_mixture.json"
-    report.write(folder / name, config, result)
+    """A picture of each set of arrays."""
+    for name, content in arrays.items():
+        path = folder / f"{name}.png"
+        if name.startswith("samples"):
+            pictures.draw_samples(content, path, limits=limits, source=source)
+        elif name == "manifold":
+            pictures.draw_manifold(content["mean"], path, limits=limits)
+        elif name == "traversal":
+            paths.draw_along(content, path, limits=limits)
+        else:
+            paths.draw_between(content, folder, limits=limits)

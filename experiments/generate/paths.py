@@ -15,7 +15,6 @@ from vae_jax.evaluation import interpolation
 from vae_jax.plots import files, images
 from vae_jax.types import PRNGKey
 
-PRIOR_DRAWS = 1000  # whose 1st to 99th percentiles a traversal spans
 KINDS = {"linear": interpolation.linear, "spherical": interpolation.spherical}
 
 
@@ -51,11 +50,11 @@ def between(
     """
     codes = jnp.asarray(measure.codes(key, trained, data))
     times = jnp.linspace(0.0, 1.0, num_steps, dtype=codes.dtype)
-    found = {"x": np.asarray(trained.data.prepared.value(data))}
+    arrays = {"x": np.asarray(trained.data.prepared.value(data))}
     for name, kind in KINDS.items():
         z = jax.jit(jax.vmap(kind, (0, 0, None)))(codes[::2], codes[1::2], times)
-        found |= {f"{name}_z": np.asarray(z), f"{name}_mean": _decoded(trained, z)}
-    return found
+        arrays |= {f"{name}_z": np.asarray(z), f"{name}_mean": _decoded(trained, z)}
+    return arrays
 
 
 def along(
@@ -71,26 +70,21 @@ def along(
     Returns latents [L], their kl or variance [L], z [L, T, D] and mean [L, T, *X].
     """
     key_code, key_order, key_prior = jax.random.split(key, 3)
-    score, what = _scores(key_order, trained)
-    order = np.argsort(-score)[: min(num, len(score))]
+    scores, what = _scores(key_order, trained)
+    latents = np.argsort(-scores)[: min(num, len(scores))]
     code = jnp.asarray(measure.codes(key_code, trained, row[None]))[0]
     if trained.config.posterior == "bernoulli":
-        code = jnp.round(code)
-        ends = jnp.array([[0.0], [1.0]], code.dtype) * jnp.ones((1, len(order)))
-        num_steps = 2
+        code, values = jnp.round(code), jnp.tile(jnp.array([0.0, 1.0]), (len(code), 1))
     else:
-        sample = trained.model.generative.sample_prior
-        keys = jax.random.split(key_prior, PRIOR_DRAWS)
-        draws = jax.jit(jax.vmap(sample, (0, None)))(keys, trained.params)
-        ends = jnp.percentile(draws[:, order], jnp.array([1.0, 99.0]), axis=0)
-    values = jnp.linspace(ends[0], ends[1], num_steps, axis=1, dtype=code.dtype)
-    z = interpolation.along_latents(code, jnp.asarray(order), values)
-    mean = _decoded(trained, z)
+        generative = trained.model.generative
+        prior = interpolation.prior_values(generative, num_values=num_steps)
+        values = jax.jit(prior)(key_prior, trained.params)
+    z = interpolation.along_latents(code, jnp.asarray(latents), values[latents])
     return {
-        "latents": order,
-        what: score[order],
+        "latents": latents,
+        what: scores[latents],
         "z": np.asarray(z),
-        "mean": mean,
+        "mean": _decoded(trained, z),
         "x": np.asarray(trained.data.prepared.value(row)),
     }
 
@@ -129,9 +123,9 @@ def _scores(key: PRNGKey, trained: trained_runs.Trained) -> tuple[np.ndarray, st
     """What the latents that the decoder reads are ordered by, and its name."""
     split = trained_runs.test_split(trained)
     size = min(measure.DECODED_ROWS, len(getattr(trained.data.prepared, split)))
-    found = measure.latents(trained, split=split, num_images=size)
-    if "kl_per_latent" in found:
-        return np.asarray(found["kl_per_latent"]), "kl"
+    latents = measure.latents(trained, split=split, num_images=size)
+    if "kl_per_latent" in latents:
+        return np.asarray(latents["kl_per_latent"]), "kl"
     data = trained_runs.rows(trained, split=split, num_images=size)
     codes = measure.codes(key, trained, data)[:, : trained.config.num_latents]
     return codes.var(axis=0), "variance"

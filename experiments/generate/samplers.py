@@ -1,4 +1,4 @@
-"""Where the z of samples come from: the prior, or a mixture fitted to the codes."""
+"""Samples whose z comes from a mixture fitted to the codes."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -19,15 +19,6 @@ Sampler: TypeAlias = Callable[[PRNGKey], Array]
 
 MIN_VARIANCE = 1e-4  # of the mixture's covariances, in the units of z
 NUM_STARTS = 3
-
-
-def of_prior(trained: trained_runs.Trained) -> Sampler:
-    """z ~ p(z)."""
-
-    def sample(key: PRNGKey) -> Array:
-        return trained.model.generative.sample_prior(key, trained.params)
-
-    return sample
 
 
 def of_mixture(

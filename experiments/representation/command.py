@@ -21,16 +21,18 @@ written to the first, as representation_seeds.json and .txt.
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
+from experiments.command.report import Column
 from experiments.measures import measure, pictures
-from experiments.representation import features as code_features
+from experiments.representation import features
+from experiments.representation.config import Config
 from experiments.runs import protocol, rundir, trained_runs
 from vae_jax.evaluation import aggregate, clustering, probes
 
@@ -47,77 +49,11 @@ COLUMNS = {  # of the table, by the name of a metric
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(trained_runs.WorkdirFlags):
-    """One set of measurements; every field is a flag."""
-
-    workdirs: str = cli.flag(
-        "", "Folders of runs that differ in their seed, instead: separated by commas."
-    )
-    codes: str = cli.flag(
-        "mean", "The mean of q(z | x), or one draw of it.", choices=("mean", "sample")
-    )
-    num_train: int = cli.flag(
-        10_000, "Training rows that are fitted to, from the start; 0 for all."
-    )
-    num_test: int = cli.flag(
-        10_000, "Test rows that are judged on, from the start; 0 for all."
-    )
-    num_neighbors: int = cli.flag(5, "Neighbors that vote, k.")
-    num_clusters: int = cli.flag(0, "Clusters; 0 for as many as there are labels.")
-    few_labels: tuple[int, ...] = cli.flag(
-        (10, 100, 1000), "Numbers of labels of the curve of few labels."
-    )
-    few_draws: int = cli.flag(10, "Draws of each number of labels.")
-    surgery_rows: int = cli.flag(
-        2000, "Test rows of the mean KL's two parts, at a cost of its square; 0: none."
-    )
-    surgery_samples: int = cli.flag(4, "Draws of z for each of them.")
-    num_queries: int = cli.flag(10, "Test images whose neighbors are drawn.")
-    seed: int = cli.flag(0, "Seed of the samples, the starts and the few labels.")
-
-    def __post_init__(self) -> None:
-        """Refuses numbers that make no measurement.
-
-        Raises:
-            ValueError: naming the flag and its value.
-        """
-        for name in ("num_neighbors", "few_draws", "num_queries"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be positive, got {value}")
-        for name in ("num_train", "num_test", "num_clusters", "surgery_rows", "seed"):
-            if getattr(self, name) < 0:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must not be negative, got {value}")
-        if self.num_test == 1:
-            raise ValueError("--num_test must be 0, for all, or at least 2, got 1")
-        if self.surgery_samples < 2:
-            raise ValueError(
-                f"--surgery_samples must be at least 2, to know the error, got "
-                f"{self.surgery_samples}"
-            )
-        if min(self.few_labels, default=1) < 1:
-            raise ValueError(f"--few_labels must be positive, got {self.few_labels}")
-
-    @property
-    def settings(self) -> code_features.Settings:
-        """What the features and their judges read."""
-        names = code_features.Settings._fields
-        return code_features.Settings(*(getattr(self, name) for name in names))
-
-    @property
-    def folders(self) -> list[str]:
-        """The runs that are measured."""
-        several = [part.strip() for part in self.workdirs.split(",") if part.strip()]
-        return several or [self.workdir]
-
-
 def surgery(
-    config: Config, trained: trained_runs.Trained, rows: code_features.Rows
+    config: Config, trained: trained_runs.Trained, rows: features.Rows
 ) -> dict[str, float | int]:
     """The mean KL over the first test rows in its two parts, in nats."""
-    size = min(config.surgery_rows or len(rows.test), len(rows.test))
+    size = min(config.surgery_rows, len(rows.test))
     run = aggregate.elbo_surgery(
         trained.model,
         num_samples=config.surgery_samples,
@@ -126,71 +62,51 @@ def surgery(
     )
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     terms = run(key, trained.params, rows.test[:size])
-    information, marginal = terms.mutual_information, terms.marginal_kl
-    found = {
-        "mutual_information": information,
-        "marginal_kl": marginal,
-        "mean_kl": information + marginal,
+    parts = {
+        "mutual_information": terms.mutual_information,
+        "marginal_kl": terms.marginal_kl,
+        "mean_kl": terms.mutual_information + terms.marginal_kl,
     }
-    error = {f"{k}_error": aggregate.sampling_error(v) for k, v in found.items()}
-    means = {name: float(jnp.mean(value)) for name, value in found.items()}
+    errors = {f"{n}_error": aggregate.sampling_error(v) for n, v in parts.items()}
     return {
         "surgery_rows": size,
         "log_rows": float(np.log(size)),
-        **means,
-        **{name: float(value) for name, value in error.items()},
+        **{name: float(values.mean()) for name, values in parts.items()},
+        **{name: float(error) for name, error in errors.items()},
     }
 
 
 def measured(config: Config, folder: str, *, seed: int) -> dict[str, Any]:
     """All measurements of one run, drawn and written to it."""
     trained = config.load(folder)
-    rows = code_features.load_rows(config.settings, trained)
-    for name, part in (("train", rows.train), (rows.split, rows.test)):
-        if len(part) < 2:
-            raise cli.UsageError(
-                f"the {name} split of {trained.config.dataset} gives a single row, and "
-                "codes are compared with each other: it takes two or more"
-            )
-    for name in ("num_neighbors", "num_clusters"):
-        if getattr(config, name) > len(rows.train):
-            raise cli.UsageError(
-                f"--{name}={getattr(config, name)} is more than the "
-                f"{len(rows.train)} training rows"
-            )
-    found = code_features.of_rows(config.settings, trained, rows)
+    rows = features.load_rows(config, trained)
+    known = features.of_rows(config, trained, rows)
+    num_test = len(rows.test)
     result: dict[str, Any] = {
         "workdir": folder,
         "step": trained.step,
         "split": rows.split,
         "num_train": len(rows.train),
-        "num_test": len(rows.test),
-        "sizes": {name: pair[0].shape[1] for name, pair in found.items()},
-        "latents": measure.latents(
-            trained, split=rows.split, num_images=len(rows.test)
-        ),
+        "num_test": num_test,
+        "sizes": {name: pair.train.shape[1] for name, pair in known.items()},
+        "latents": measure.latents(trained, split=rows.split, num_images=num_test),
     }
     if config.surgery_rows:
         result["latents"] |= surgery(config, trained, rows)
-    if rows.doubt:
-        result["skipped"] = rows.doubt
+    if rows.unlabelled:
+        result["skipped"] = rows.unlabelled
     else:
-        for name, judge in (
-            ("metrics", code_features.judge),
-            ("few_labels", code_features.few_labels),
-        ):
+        judges = {"metrics": features.judge, "few_labels": features.few_labels}
+        for name, judge in judges.items():
             result[name] = {
-                of: judge(config.settings, rows, pair, seed=seed)
-                for of, pair in found.items()
+                of: judge(config, rows, pair, seed=seed) for of, pair in known.items()
             }
     result["protocol"] = protocol.stamp(trained.config, trained.data)
     path = pathlib.Path(folder).expanduser()
+    content = result | {"config": dataclasses.asdict(config)}
     with cli.user_errors():
-        draw(config, trained, rows, found["codes"], path)
-        report.write_json(
-            path / "representation.json",
-            result | {"config": dataclasses.asdict(config)},
-        )
+        draw(config, trained, rows, known["codes"], path)
+        report.write_json(path / "representation.json", content)
         report.write_text(path / "representation.txt", table(config, [result]) + "\n")
     return result
 
@@ -198,25 +114,25 @@ def measured(config: Config, folder: str, *, seed: int) -> dict[str, Any]:
 def draw(
     config: Config,
     trained: trained_runs.Trained,
-    rows: code_features.Rows,
-    codes: code_features.Pair,
+    rows: features.Rows,
+    codes: features.Features,
     folder: pathlib.Path,
 ) -> None:
     """The latent space, and nearest neighbors in it."""
     what = "E[z | x]" if config.codes == "mean" else "z drawn from q(z | x)"
-    pictures.draw_latents(codes[1], rows.test_labels, folder / "latents.png", what=what)
+    path, labels = folder / "latents.png", rows.test_labels
+    pictures.draw_latents(codes.test, labels, path, what=what)
     if not pictures.is_image(trained):
         print(f"observations of shape {trained.data.x_shape} are no images: not drawn")
         return
-    num = min(config.num_queries, len(rows.test))
-    near = probes.nearest_rows(
-        codes[0], codes[1][:num], num_neighbors=config.num_neighbors
+    num, value = min(config.num_queries, len(rows.test)), trained.data.prepared.value
+    nearest = probes.nearest_rows(
+        codes.train, codes.test[:num], num_neighbors=config.num_neighbors
     )
-    value = trained.data.prepared.value
-    images = np.asarray(value(rows.train[near.ravel()]))
+    images = np.asarray(value(rows.train[nearest.ravel()]))
     pictures.draw_neighbors(
         np.asarray(value(rows.test[:num])),
-        images.reshape(*near.shape, *trained.data.x_shape),
+        images.reshape(*nearest.shape, *trained.data.x_shape),
         folder / "neighbors.png",
         limits=pictures.limits(trained),
     )
@@ -225,15 +141,15 @@ def draw(
 def table(config: Config, results: list[dict[str, Any]]) -> str:
     """The measurements of one run, or the mean and spread of several, as lines."""
     first = results[0]
-    stamp = first["protocol"]
+    stamp, num_runs = first["protocol"], len(results)
+    kind = "means" if config.codes == "mean" else "draws"
     lines = [
         f"{stamp['dataset']} ({stamp['origin']})",
         f"binarization {stamp['binarization']}, likelihood {stamp['likelihood']}",
-        "codes: "
-        + ("means of q(z | x)" if config.codes == "mean" else "draws of q(z | x)"),
+        f"codes: {kind} of q(z | x)",
         f"fitted to the first {first['num_train']} training rows, judged on the first "
         f"{first['num_test']} rows of {first['split']}"
-        + (f"; mean ± spread of {len(results)} runs" if len(results) > 1 else ""),
+        + (f"; mean ± spread of {num_runs} runs" if num_runs > 1 else ""),
         "",
     ]
     if "skipped" in first:
@@ -246,20 +162,27 @@ def table(config: Config, results: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", *_latents(results)])
 
 
+def _by_features(
+    results: list[dict[str, Any]],
+    titles: dict[str, str],
+    values: Callable[[str, str], list[float]],
+) -> str:
+    """A row for each set of features, a column for each title: values(row, column)."""
+    sizes = results[0]["sizes"]
+    columns = [Column("", lambda name: f"{name} ({sizes[name]})", width=13)]
+    columns += [
+        Column(title, lambda name, key=key: _spread(values(name, key)), width=14)
+        for key, title in titles.items()
+    ]
+    return report.table(columns, sizes)
+
+
 def _judged(config: Config, results: list[dict[str, Any]]) -> list[str]:
-    head = {**COLUMNS, "nearest_neighbors": f"{config.num_neighbors}-NN"}
-    width = 15 if len(results) > 1 else 13
-    lines = [" " * 14 + "".join(f"{text:>{width}}" for text in head.values())]
+    titles = COLUMNS | {"nearest_neighbors": f"{config.num_neighbors}-NN"}
+    metrics = [result["metrics"] for result in results]
+    lines = [_by_features(results, titles, lambda n, key: [m[n][key] for m in metrics])]
     for name, size in results[0]["sizes"].items():
-        found = [
-            _spread([result["metrics"][name][metric] for result in results])
-            for metric in COLUMNS
-        ]
-        lines.append(
-            f"{f'{name} ({size})':<14}" + "".join(f"{v:>{width}}" for v in found)
-        )
-    for name, size in results[0]["sizes"].items():
-        if not all(r["metrics"][name]["linear_probe_converged"] for r in results):
+        if not all(m[name]["linear_probe_converged"] for m in metrics):
             lines.append(f"the linear probe of {name} ran out of its steps")
         kind = clustering.covariance_type(size)
         if kind != "full":
@@ -271,25 +194,25 @@ def _judged(config: Config, results: list[dict[str, Any]]) -> list[str]:
 
 def _few(config: Config, results: list[dict[str, Any]]) -> list[str]:
     """Mean over runs and draws, and the spread over all of them."""
-    lines = [f"linear probe from few labels, {config.few_draws} draws of each"]
     known = results[0]["few_labels"]["codes"]
-    lines.append(" " * 14 + "".join(f"{num + ' labels':>15}" for num in known))
-    for name, size in results[0]["sizes"].items():
-        found = [
-            _spread([x for r in results for x in r["few_labels"][name][num]])
-            for num in known
-        ]
-        lines.append(f"{f'{name} ({size})':<14}" + "".join(f"{v:>15}" for v in found))
-    for num in config.few_labels:
-        if str(num) not in known:
-            lines.append(f"{num} labels are left out: not as many of every class")
-    return lines
+    return [
+        f"linear probe from few labels, {config.few_draws} draws of each",
+        _by_features(
+            results,
+            {num: f"{num} labels" for num in known},
+            lambda name, num: [x for r in results for x in r["few_labels"][name][num]],
+        ),
+        *(
+            f"{num} labels are left out: not as many of every class"
+            for num in config.few_labels
+            if str(num) not in known
+        ),
+    ]
 
 
 def _latents(results: list[dict[str, Any]]) -> list[str]:
     def of(name: str) -> str:
-        values = [result["latents"][name] for result in results]
-        return _spread(values, digits=2)
+        return _spread([result["latents"][name] for result in results], digits=2)
 
     lines, first = [], results[0]["latents"]
     if "active_units" in first:
@@ -298,10 +221,9 @@ def _latents(results: list[dict[str, Any]]) -> list[str]:
     else:
         lines.append("no KL per latent: q does not factorize over the latents")
     if "kl_per_latent" in first and len(results) == 1:
-        per_latent = " ".join(
-            f"{kl:.3f}" for kl in sorted(first["kl_per_latent"])[::-1]
-        )
-        lines.append(f"KL per latent, greatest first: {per_latent}")
+        greatest_first = sorted(first["kl_per_latent"])[::-1]
+        kls = " ".join(f"{kl:.3f}" for kl in greatest_first)
+        lines.append(f"KL per latent, greatest first: {kls}")
     if "mean_kl" in first:
         rows = first["surgery_rows"]
         error = max(r["latents"]["mutual_information_error"] for r in results)
@@ -333,14 +255,16 @@ def check_seeds(folders: list[str]) -> None:
     Raises:
         UsageError: naming the flags, or as `rundir.read_config`.
     """
-    configs = [rundir.read_config(pathlib.Path(f).expanduser()) for f in folders]
+    first, *others = [
+        dataclasses.asdict(rundir.read_config(pathlib.Path(f).expanduser()))
+        for f in folders
+    ]
     ignored = cli.display_flags(TrainConfig) | {"workdir", "data_dir", "seed"}
-    for folder, config in zip(folders[1:], configs[1:], strict=True):
+    for folder, flags in zip(folders[1:], others, strict=True):
         differing = [
-            f"--{f.name}={getattr(configs[0], f.name)} and {getattr(config, f.name)}"
-            for f in dataclasses.fields(TrainConfig)
-            if f.name not in ignored
-            and getattr(configs[0], f.name) != getattr(config, f.name)
+            f"--{name}={value} and {flags[name]}"
+            for name, value in first.items()
+            if name not in ignored and value != flags[name]
         ]
         if differing:
             raise cli.UsageError(

@@ -8,123 +8,141 @@ from sklearn import decomposition
 
 from experiments.command import cli
 from experiments.measures import measure
+from experiments.representation.config import Config
 from experiments.runs import trained_runs
 from vae_jax.evaluation import clustering, probes
 
-Pair = tuple[np.ndarray, np.ndarray]
-"""Features [N, D] of the rows that are fitted to, and of those that are judged."""
 
+class Features(NamedTuple):
+    """Of the rows that are fitted to, and of those that are judged, [N, D] each."""
 
-class Settings(NamedTuple):
-    """The flags that are read here."""
-
-    codes: str
-    num_train: int
-    num_test: int
-    num_neighbors: int
-    num_clusters: int
-    few_labels: tuple[int, ...]
-    few_draws: int
-    seed: int
+    train: np.ndarray
+    test: np.ndarray
 
 
 class Rows(NamedTuple):
-    """One run's rows to fit to and to judge on, as the model reads them."""
+    """One run's rows to fit to and to judge on.
 
-    train: jax.Array  # [N, *X], stored
+    Attributes:
+        train: [N, *X], as stored.
+        test: as train.
+        train_labels: None where there are none.
+        test_labels: as train_labels.
+        split: that of `test`.
+        unlabelled: why there is nothing to judge by labels; empty where there is.
+    """
+
+    train: jax.Array
     test: jax.Array
     train_labels: np.ndarray | None
     test_labels: np.ndarray | None
-    split: str  # of the latter rows
-    doubt: str  # why there is nothing to judge by labels; empty where there is
+    split: str
+    unlabelled: str
 
-    def labelled(self, features: Pair) -> list[probes.Labelled]:
+    def labelled(self, features: Features) -> list[probes.Labelled]:
         """The two sets of features with their labels."""
         assert self.train_labels is not None
         assert self.test_labels is not None
         return [
-            probes.Labelled(features[0], self.train_labels),
-            probes.Labelled(features[1], self.test_labels),
+            probes.Labelled(features.train, self.train_labels),
+            probes.Labelled(features.test, self.test_labels),
         ]
 
 
-def load_rows(settings: Settings, trained: trained_runs.Trained) -> Rows:
-    """The first rows of the training and of the test split, with their labels."""
-    split, labels = trained_runs.test_split(trained), trained.data.prepared.labels
-    sizes = {"train": settings.num_train, split: settings.num_test}
-    rows, known = {}, {}
-    for name, size in sizes.items():
-        size = min(size, len(getattr(trained.data.prepared, name)))
-        rows[name] = trained_runs.rows(trained, split=name, num_images=size)
-        known[name] = labels[name][: len(rows[name])] if name in labels else None
-    missing = [name for name, found in known.items() if found is None]
-    doubt = ""
-    if missing:
-        doubt = f"{trained.config.dataset} has no labels of its {missing[0]} split"
+def load_rows(config: Config, trained: trained_runs.Trained) -> Rows:
+    """The first rows of the training and of the test split, with their labels.
+
+    Raises:
+        UsageError: for a single row, or fewer than neighbors or clusters.
+    """
+    prepared, dataset = trained.data.prepared, trained.config.dataset
+    split, arrays, labels = trained_runs.test_split(trained), [], []
+    for name, size in (("train", config.num_train), (split, config.num_test)):
+        num = min(size or len(getattr(prepared, name)), len(getattr(prepared, name)))
+        arrays.append(trained_runs.rows(trained, split=name, num_images=num))
+        known = prepared.labels.get(name)
+        labels.append(None if known is None else known[:num])
+        if num < 2:
+            raise cli.UsageError(
+                f"the {name} split of {dataset} gives a single row, and codes are "
+                "compared with each other: it takes two or more"
+            )
+    for name in ("num_neighbors", "num_clusters"):
+        if getattr(config, name) > len(arrays[0]):
+            raise cli.UsageError(
+                f"--{name}={getattr(config, name)} is more than the {len(arrays[0])} "
+                "training rows"
+            )
+    unlabelled = ""
+    if labels[0] is None or labels[1] is None:
+        missing = "train" if labels[0] is None else split
+        unlabelled = f"{dataset} has no labels of its {missing} split"
     elif split == "train":
-        doubt = f"{trained.config.dataset} has no test split to judge on"
-    elif len(np.unique(known["train"])) < 2:  # pyright: ignore[reportArgumentType]
-        doubt = f"{trained.config.dataset} has a single label"
-    return Rows(rows["train"], rows[split], known["train"], known[split], split, doubt)
+        unlabelled = f"{dataset} has no test split to judge on"
+    elif len(np.unique(labels[0])) < 2:
+        unlabelled = f"{dataset} has a single label"
+    (train, test), (of_train, of_test) = arrays, labels
+    return Rows(train, test, of_train, of_test, split, unlabelled)
 
 
 def of_rows(
-    settings: Settings, trained: trained_runs.Trained, rows: Rows
-) -> dict[str, Pair]:
+    config: Config, trained: trained_runs.Trained, rows: Rows
+) -> dict[str, Features]:
     """Pixels, their principal components and codes, of training and test rows."""
-    value = trained.data.prepared.value
-    pixels = tuple(
-        np.asarray(value(part)).reshape(len(part), -1)
-        for part in (rows.train, rows.test)
-    )
+    stored, value = (rows.train, rows.test), trained.data.prepared.value
+    pixels = [np.asarray(value(part)).reshape(len(part), -1) for part in stored]
     if any(np.isnan(part).any() for part in pixels):
         raise cli.UsageError(
             "codes are compared with pixels, and pixels are missing in these rows"
         )
-    keys = jax.random.split(jax.random.key(settings.seed))
-    sampled = settings.codes == "sample"
-    codes = tuple(
-        measure.codes(key, trained, part, sampled=sampled)
-        for key, part in zip(keys, (rows.train, rows.test), strict=True)
-    )
+    keys = jax.random.split(jax.random.key(config.seed))
+    codes = [
+        measure.codes(key, trained, part, sampled=config.codes == "sample")
+        for key, part in zip(keys, stored, strict=True)
+    ]
     size = min(codes[0].shape[1], *pixels[0].shape)
-    projection = decomposition.PCA(size, random_state=settings.seed).fit(pixels[0])
-    components = tuple(projection.transform(part) for part in pixels)
-    return {"pixels": pixels, "pca": components, "codes": codes}  # pyright: ignore
+    projection = decomposition.PCA(size, random_state=config.seed).fit(pixels[0])
+    components = map(projection.transform, pixels)
+    named = {"pixels": pixels, "pca": components, "codes": codes}
+    return {name: Features(*pair) for name, pair in named.items()}
 
 
-def judge(settings: Settings, rows: Rows, pair: Pair, *, seed: int) -> dict[str, float]:
+def judge(
+    config: Config, rows: Rows, features: Features, *, seed: int
+) -> dict[str, float]:
     """Every labelled metric of one set of features."""
-    train, test = rows.labelled(pair)
+    train, test = rows.labelled(features)
     probe = probes.linear_probe(train, test)
-    vote = probes.nearest_neighbors(train, test, num_neighbors=settings.num_neighbors)
-    found = {"linear_probe": probe.accuracy, "nearest_neighbors": vote}
-    found["linear_probe_converged"] = float(probe.converged)
+    metrics = {
+        "linear_probe": probe.accuracy,
+        "nearest_neighbors": probes.nearest_neighbors(
+            train, test, num_neighbors=config.num_neighbors
+        ),
+        "linear_probe_converged": float(probe.converged),
+    }
     methods = {"k_means": clustering.k_means, "mixture": clustering.gaussian_mixture}
-    num_clusters = settings.num_clusters or len(np.unique(train.labels))
+    num_clusters = config.num_clusters or len(np.unique(train.labels))
     for name, method in methods.items():
-        clusters = method(*pair, num_clusters=num_clusters, random_state=seed)
-        agreed = clustering.agreement(test.labels, clusters)
-        found |= {f"{name}_{metric}": value for metric, value in agreed.items()}
-    return found
+        clusters = method(*features, num_clusters=num_clusters, random_state=seed)
+        agreement = clustering.agreement(test.labels, clusters)
+        metrics |= {f"{name}_{metric}": value for metric, value in agreement.items()}
+    return metrics
 
 
 def few_labels(
-    settings: Settings, rows: Rows, pair: Pair, *, seed: int
+    config: Config, rows: Rows, features: Features, *, seed: int
 ) -> dict[str, list[float]]:
     """Accuracy of the probe at each draw, by the number of labels that it could get."""
-    train, test = rows.labelled(pair)
+    train, test = rows.labelled(features)
     _, counts = np.unique(train.labels, return_counts=True)
-    drawn = {}
-    for num_labels in settings.few_labels:
-        if not len(counts) <= num_labels <= len(counts) * counts.min():
-            continue
-        found = probes.few_labels(
+    return {
+        str(num_labels): probes.few_labels(
             train,
             test,
             num_labels=num_labels,
-            num_draws=settings.few_draws,
+            num_draws=config.few_draws,
             random_state=seed,
-        )
-        drawn[str(num_labels)] = found.tolist()
-    return drawn
+        ).tolist()
+        for num_labels in config.few_labels
+        if len(counts) <= num_labels <= len(counts) * counts.min()
+    }

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from tests import problems
 from vae_jax.evaluation import interpolation
 
 TIMES = np.linspace(0.0, 1.0, 7)
@@ -70,3 +71,17 @@ def test_one_latent_moves_and_the_others_stay(x64):
     np.testing.assert_array_equal(got[1, :, 0], values[1])
     np.testing.assert_array_equal(got[0, :, :2], np.tile(A[:2], (3, 1)))
     np.testing.assert_array_equal(got[1, :, 1:], np.tile(A[1:], (3, 1)))
+
+
+def test_values_span_the_width_of_the_prior_evenly(x64):
+    problem = problems.linear_gaussian(num_latents=2)
+    values = interpolation.prior_values(
+        problem.generative, num_values=5, num_draws=40_000
+    )
+    got = jax.jit(values)(jax.random.key(0), problem.params)
+    assert got.shape == (2, 5)
+    # A percentile's standard error is sqrt(p (1 - p) / n) / density, 0.019 here.
+    np.testing.assert_allclose(got[:, [0, -1]], [[-2.3263, 2.3263]] * 2, atol=0.1)
+    np.testing.assert_allclose(np.diff(got, n=2), 0.0, atol=1e-9)
+    with pytest.raises(ValueError, match="num_values must be positive, got 0"):
+        interpolation.prior_values(problem.generative, num_values=0)

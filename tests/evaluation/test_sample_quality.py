@@ -138,6 +138,38 @@ def test_compiled_and_eager_agree():
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_a_comparison_holds_each_measure_beside_that_of_fresh_data():
+    train, test, samples = normals(0, 60, 2), normals(1, 40, 2), 0.5 * normals(2, 40, 2)
+    got = sample_quality.compare(train, test, samples)
+    to_train = [distances(rows, train).min(1) for rows in (samples, test)]
+    np.testing.assert_allclose(
+        [got.nearest_train_samples, got.nearest_train_test],
+        np.median(to_train, axis=1),
+        rtol=1e-5,
+    )
+    share = (to_train[0][:, None] < to_train[1][None]).mean()
+    np.testing.assert_allclose(got.share_closer, share, rtol=1e-5)
+    for rows, precision, recall, mmd in (
+        (samples, got.precision, got.recall, got.mmd),
+        (train[:40], got.precision_of_train, got.recall_of_train, got.mmd_of_train),
+    ):
+        expected = precision_recall(test, rows)
+        np.testing.assert_allclose([precision, recall], expected, rtol=1e-6)
+        wanted = sample_quality.mmd(rows, test, bandwidth=got.bandwidth)
+        np.testing.assert_allclose(mmd, wanted, rtol=1e-4)
+    pooled = sample_quality.median_distance(jnp.concatenate([test, samples]))
+    np.testing.assert_allclose(got.bandwidth, pooled, rtol=1e-5)
+
+
+def test_copies_of_training_rows_are_closer_than_data_and_have_no_bandwidth_alone():
+    train, test = normals(0, 60, 2), normals(1, 40, 2)
+    assert sample_quality.compare(train, test, train[5:45]).share_closer == 1.0
+    one = jnp.ones((40, 2))
+    got = sample_quality.compare(train, one, one)
+    assert got.bandwidth == 0.0
+    assert np.isnan([got.mmd, got.mmd_of_train]).all()
+
+
 def test_what_cannot_be_measured_is_refused():
     rows, other = jnp.ones((3, 2)), jnp.ones((3, 4))
     with pytest.raises(ValueError, match=r"\(3, 2\) and \(3, 4\)"):

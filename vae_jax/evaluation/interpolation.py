@@ -1,8 +1,13 @@
 """Paths through the latent space: between two codes, and along one latent."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from vae_jax import numerics
+from vae_jax.types import Generative, Params, PRNGKey
 
 
 def linear(
@@ -49,3 +54,29 @@ def along_latents(
 
     over_values = jax.vmap(one, in_axes=(None, 0))
     return jax.vmap(over_values)(latents, values)
+
+
+def prior_values(
+    generative: Generative, *, num_values: int, num_draws: int = 1000
+) -> Callable[[PRNGKey, Params], Float[Array, "D T"]]:
+    """(key, params) -> values of each latent over the width of the prior.
+
+    Even steps from the 1st to the 99th percentile of the latent over draws of z.
+
+    Args:
+        generative: whose prior it is.
+        num_values: T, both ends included.
+        num_draws: of z.
+
+    Raises:
+        ValueError: if a number is below one.
+    """
+    numerics.check_positive(num_values=num_values, num_draws=num_draws)
+
+    def values(key: PRNGKey, params: Params) -> Float[Array, "D T"]:
+        keys = jax.random.split(key, num_draws)
+        draws = jax.vmap(generative.sample_prior, (0, None))(keys, params)
+        low, high = jnp.percentile(draws, jnp.array([1.0, 99.0], draws.dtype), axis=0)
+        return jnp.linspace(low, high, num_values, axis=1)
+
+    return values

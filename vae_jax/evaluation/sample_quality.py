@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from vae_jax.types import Scalar
 
 _BATCH = 256  # rows of distances held at a time
+_BANDWIDTH_ROWS = 500  # of data and of samples, whose distances are all held
 
 
 class Nearest(NamedTuple):
@@ -32,6 +33,34 @@ class PrecisionRecall(NamedTuple):
 
     precision: Scalar  # of the samples that lie among the data
     recall: Scalar  # of the data that lie among the samples
+
+
+class Comparison(NamedTuple):
+    """Samples beside test rows, and fresh training rows beside the same test rows.
+
+    Attributes:
+        nearest_train_samples: median distance of a sample to its nearest training row.
+        nearest_train_test: the same of test rows.
+        share_closer: P(a sample is closer to the training rows than a test row).
+        precision: share of samples among the test rows.
+        recall: share of test rows among the samples.
+        precision_of_train: of training rows in the samples' place.
+        recall_of_train: likewise.
+        bandwidth: of the kernel, the median distance of test rows and samples.
+        mmd: squared, of samples and test rows; NaN where the bandwidth is zero.
+        mmd_of_train: of training rows and test rows.
+    """
+
+    nearest_train_samples: float
+    nearest_train_test: float
+    share_closer: float
+    precision: float
+    recall: float
+    precision_of_train: float
+    recall_of_train: float
+    bandwidth: float
+    mmd: float
+    mmd_of_train: float
 
 
 def nearest(rows: Float[Array, "N D"], others: Float[Array, "M D"]) -> Nearest:
@@ -164,6 +193,53 @@ def median_distance(rows: Float[Array, "N D"]) -> Scalar:
     centered, _ = _centered(rows, rows)
     squared = jax.vmap(_squared_distances, (0, None))(centered, centered)
     return jnp.sqrt(jnp.median(squared[jnp.triu_indices(num_rows, 1)]))
+
+
+def compare(
+    train: Float[Array, "L D"],
+    test: Float[Array, "N D"],
+    samples: Float[Array, "N D"],
+    *,
+    num_neighbors: int = 3,
+) -> Comparison:
+    """Every measure of this module, each beside that of data in the samples' place.
+
+    Args:
+        train: rows that the model was fitted to, in random order, N or more.
+        test: rows that it was not fitted to, in random order.
+        samples: draws of the model.
+        num_neighbors: k of precision and recall.
+
+    Raises:
+        ValueError: as `precision_recall`.
+    """
+    fresh = train[: len(test)]
+    of_samples, of_test = _nearest(samples, train), _nearest(test, train)
+    judged = _precision_recall(test, samples, num_neighbors=num_neighbors)
+    reference = _precision_recall(test, fresh, num_neighbors=num_neighbors)
+    pooled = [test[:_BANDWIDTH_ROWS], samples[:_BANDWIDTH_ROWS]]
+    bandwidth = float(median_distance(jnp.concatenate(pooled)))
+
+    def to_test(rows: Array) -> float:
+        return float(_mmd(rows, test, bandwidth=bandwidth) if bandwidth else jnp.nan)
+
+    return Comparison(
+        nearest_train_samples=float(jnp.median(of_samples.distance)),
+        nearest_train_test=float(jnp.median(of_test.distance)),
+        share_closer=float(share_closer(of_samples.distance, of_test.distance)),
+        precision=float(judged.precision),
+        recall=float(judged.recall),
+        precision_of_train=float(reference.precision),
+        recall_of_train=float(reference.recall),
+        bandwidth=bandwidth,
+        mmd=to_test(samples),
+        mmd_of_train=to_test(fresh),
+    )
+
+
+_nearest = jax.jit(nearest)
+_precision_recall = jax.jit(precision_recall, static_argnames="num_neighbors")
+_mmd = jax.jit(mmd, static_argnames="bandwidth")
 
 
 def _check(rows: Array, others: Array) -> None:
