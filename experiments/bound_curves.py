@@ -60,17 +60,11 @@ class Config(comparison.ComparisonFlags):
     )
     latents: tuple[int, ...] = cli.flag((2, 5, 10, 20), "Latent dimensions, N_z.")
     algorithms: str = cli.flag("aevb,wake_sleep", "Comma-separated names.")
-    num_epochs: int = cli.flag(
-        0, "Passes over the training split; 0: the flag file's.", least=0
-    )
-    points: int = cli.flag(
-        4, "Points of a curve for each tenfold of the epochs.", least=1
-    )
+    num_epochs: int = cli.flag(0, "Passes over the data; 0: the flag file's.", least=0)
+    points: int = cli.flag(4, "Points of a curve for each tenfold of epochs.", least=1)
     eval_samples: int = cli.flag(10, "Samples of z per image of each bound.", least=1)
     num_train_images: int = cli.flag(
-        0,
-        "Training rows that the bound is measured on, from the start; 0 for all.",
-        least=0,
+        0, "Training rows of the bound, from the start; 0 for all.", least=0
     )
 
     def check(self) -> None:

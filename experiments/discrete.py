@@ -58,14 +58,10 @@ class Config(cli.Flags):
         "Pixels, as in experiments.train.",
         choices=("auto", "threshold", "static", "dynamic"),
     )
-    layers: tuple[int, ...] = cli.flag(
-        (32,), "Binary units of each layer, x's first.", least=1
-    )
+    layers: tuple[int, ...] = cli.flag((32,), "Bits of each layer, x's first.", least=1)
     hidden: tuple[int, ...] = cli.flag((), "Hidden units of each layer of q.", least=1)
     estimators: str = cli.flag("", "Comma-separated names; all that fit if empty.")
-    num_samples: int = cli.flag(
-        8, "Decoder evaluations per image; even, two or more.", least=2
-    )
+    num_samples: int = cli.flag(8, "Decoder evaluations per image; even.", least=2)
     batch_size: int = cli.flag(100, "Images per step.", least=1)
     learning_rate: float = cli.flag(3e-3, "Of Adam.", above=0)
     num_epochs: int = cli.flag(300, "Passes over the training split.", least=1)

@@ -17,7 +17,7 @@ optimum is most of it: (mean^2 - variance / n) / variance, averaged over dimensi
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,15 @@ from vae_jax import likelihoods, posteriors, vae
 from vae_jax.estimators import importance
 from vae_jax.evaluation import gradient_noise
 from vae_jax.plots import curves, files
-from vae_jax.types import ExampleObjective, Generative, Model, Params, PRNGKey, Scalar
+from vae_jax.types import (
+    ExampleObjective,
+    Family,
+    Model,
+    Network,
+    Params,
+    PRNGKey,
+    conditional,
+)
 
 VARIANCE = 2.0 / 3.0  # of q
 GROUPS = 20  # of draws, whose spread gives the standard errors
@@ -74,7 +82,7 @@ class Config(cli.Flags):
 
 
 class Toy(NamedTuple):
-    """The records, perturbed parameters and data."""
+    """The model, parameters near its optimum, and the rows that gradients are of."""
 
     model: Model
     params: Params
@@ -82,103 +90,92 @@ class Toy(NamedTuple):
 
 
 def toy(key: PRNGKey, config: Config) -> Toy:
-    """The model near its optimum, on data drawn from N(mu_0, 2 I)."""
-    size, log_std = config.num_latents, 0.5 * np.log(VARIANCE)
+    """The model near its optimum on data drawn from N(mu_0, 2 I)."""
+    shape, log_std = (config.num_latents,), 0.5 * np.log(VARIANCE)
 
-    def log_prior(params: Params, z: Array) -> Scalar:
-        return likelihoods.normal_terms(params.generative, jnp.zeros_like(z), z).sum()
+    def log_prior(mu: Array, h: Array, z: Array) -> Array:
+        return likelihoods.normal_terms(mu, jnp.zeros_like(z), z).sum()
 
     def encode(params: Params, x: Array) -> Array:
         mean = 0.5 * x + params.recognition
         return jnp.concatenate([mean, jnp.full_like(mean, log_std)])
 
-    q = posteriors.diag_normal(size)
-    generative = Generative(
-        init=lambda key: jnp.zeros(size),
-        sample_prior=lambda key, params: (
-            params.generative + jax.random.normal(key, (size,))
-        ),
-        log_prior=log_prior,
-        log_likelihood_terms=lambda params, x, z: likelihoods.normal_terms(
-            z, jnp.zeros_like(z), x
-        ),
-        sample_observation=lambda key, params, z: z + jax.random.normal(key, (size,)),
-        mean_observation=lambda params, z: z,
+    prior = conditional(
+        Family("a normal of unknown mean"),
+        shape,
+        width=0,
+        sample=lambda key, mu, h: mu + jax.random.normal(key, shape),
+        log_prob=log_prior,
     )
-    recognition = vae.recognition(encode, q, init=lambda key: jnp.zeros(size))
+    model = vae.model(
+        vae.decoder_model(
+            Network(lambda key: (), lambda params, z: z),
+            prior,
+            likelihoods.normal(shape, std=1.0),
+        ),
+        vae.recognition(encode, posteriors.diag_normal(config.num_latents)),
+    )
     key_mu, key_x, key_decoder, key_encoder = jax.random.split(key, 4)
-    mu = jax.random.normal(key_mu, (size,))
-    x = mu[None] + np.sqrt(2.0) * jax.random.normal(key_x, (config.num_data, size))
-    best = x.mean(0)
-    params = Params(
-        best + config.std * jax.random.normal(key_decoder, (size,)),
-        0.5 * best + config.std * jax.random.normal(key_encoder, (size,)),
+    noise = jax.random.normal(key_x, (config.num_data, *shape))
+    x = jax.random.normal(key_mu, shape)[None] + np.sqrt(2.0) * noise
+    mu, b = (
+        share * x.mean(0) + config.std * jax.random.normal(key, shape)
+        for share, key in ((1.0, key_decoder), (0.5, key_encoder))
     )
-    return Toy(vae.model(generative, recognition), params, x)
+    params = Params({"decoder": (), "prior": mu, "likelihood": ()}, b)
+    return Toy(model, params, x if config.setting == "data_set" else x[:1])
 
 
 def moments(
     key: PRNGKey, toy: Toy, objective: ExampleObjective, config: Config
 ) -> gradient_noise.Moments:
     """Of the gradients of one K, in GROUPS groups."""
-    x = toy.x if config.setting == "data_set" else toy.x[:1]
     num_draws = config.num_draws // GROUPS
-    limit = max(1, ROWS // (256 * len(x)))
+    limit = max(1, ROWS // (256 * len(toy.x)))
     run = gradient_noise.moments(
         gradient_noise.of_batch(objective),
         num_draws=num_draws,
         batch_size=max(n for n in range(1, limit + 1) if num_draws % n == 0),
     )
-
-    @jax.jit
-    def of_groups(keys: Array) -> gradient_noise.Moments:
-        return jax.lax.map(lambda key: run(key, toy.params, x), keys)
-
+    of_groups = jax.jit(
+        lambda keys: jax.lax.map(lambda key: run(key, toy.params, toy.x), keys)
+    )
     return of_groups(jax.random.split(key, GROUPS))
-
-
-class Slope(NamedTuple):
-    """The slope of log SNR against log K, and the SNR at each K."""
-
-    slope: float
-    standard_error: float
-    snr: list[float]
 
 
 def slope(
     moments: Sequence[gradient_noise.Moments], num_samples: Sequence[int]
-) -> Slope:
-    """The least-squares slope over groups of gradients of each K."""
+) -> dict[str, Any]:
+    """The least-squares slope of log SNR against log K, its error, and each SNR."""
 
     def fitted(pooled: Sequence[gradient_noise.Moments]) -> float:
         points = [gradient_noise.log_snr(m) for m in pooled]
         return float(np.polyfit(np.log(num_samples), points, 1)[0])
 
-    snr = [np.exp(gradient_noise.log_snr(gradient_noise.pool(m))) for m in moments]
-    return Slope(*gradient_noise.jackknife(fitted, moments), [*map(float, snr)])
+    value, error = gradient_noise.jackknife(fitted, moments)
+    log_snrs = [gradient_noise.log_snr(gradient_noise.pool(m)) for m in moments]
+    return {"slope": value, "standard_error": error, "snr": np.exp(log_snrs).tolist()}
 
 
-def slopes(config: Config) -> dict[str, dict[str, Slope]]:
+def slopes(config: Config) -> dict[str, dict[str, Any]]:
     """Of each estimator, for the encoder's b and the decoder's mu; prints them."""
     key_toy, key_draws = jax.random.split(jax.random.key(config.seed))
-    model, results = toy(key_toy, config), {}
+    near, results = toy(key_toy, config), {}
     print(report.heading(COLUMNS), flush=True)
     for i, (name, build) in enumerate(ESTIMATORS.items()):
         key, results[name] = jax.random.fold_in(key_draws, i), {}
         sampled = [
             moments(
                 jax.random.fold_in(key, k),
-                model,
-                build(model.model, num_samples=k),
-                config,
+                *(near, build(near.model, num_samples=k), config),
             )
             for k in config.num_samples
         ]
         for part, params in PARTS.items():
             of_part = [gradient_noise.part(m, params) for m in sampled]
-            result = results[name][part] = slope(of_part, config.num_samples)
-            row = {"name": f"{name}, {part}", "theory": THEORY.get((name, part))}
-            print(report.line(COLUMNS, row | result._asdict()), flush=True)
+            row = results[name][part] = slope(of_part, config.num_samples)
+            names = {"name": f"{name}, {part}", "theory": THEORY.get((name, part))}
+            print(report.line(COLUMNS, names | row), flush=True)
     return results
 
 
@@ -188,18 +185,14 @@ def main(config: Config) -> int:
     results = slopes(config)
     seconds = time.monotonic() - started
     panels = {
-        part: {name: (config.num_samples, r[part].snr) for name, r in results.items()}
+        part: {n: (config.num_samples, r[part]["snr"]) for n, r in results.items()}
         for part in PARTS
     }
     figure = curves.series(panels, x_label="K", y_label="SNR", log="xy")
     with cli.user_errors():
         files.save(figure, folder / "snr.png")
     print(f"{seconds:.0f} s")
-    content = {
-        name: {part: result._asdict() for part, result in parts.items()}
-        for name, parts in results.items()
-    }
-    report.write(folder / "snr.json", config, {"slopes": content, "seconds": seconds})
+    report.write(folder / "snr.json", config, {"slopes": results, "seconds": seconds})
     return 0
 
 

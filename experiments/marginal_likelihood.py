@@ -62,29 +62,21 @@ class Config(comparison.ComparisonFlags):
     workdir: str = cli.flag("runs/marginal_likelihood", "Where the runs are written.")
     num_latents: int = cli.flag(3, "Latent dimensions, N_z.")
     train_sizes: tuple[int, ...] = cli.flag(
-        (1000,), "Training rows of each panel; 0 for all of them."
+        (1000,), "Training rows of each panel; 0: all."
     )
     algorithms: str = cli.flag("aevb,wake_sleep,mcem", "Comma-separated names.")
     mcem_train_sizes: tuple[int, ...] = cli.flag(
-        (1000,), "Those of the sizes that mcem is fitted to."
+        (1000,), "Those that mcem is fitted to."
     )
     samples: int = cli.flag(10_000_000, "Training samples of each curve.", least=1)
-    mcem_samples: int = cli.flag(
-        1_000_000, "Training samples of mcem's curves.", least=1
-    )
-    points: int = cli.flag(
-        2, "Points of a curve for each tenfold of the epochs.", least=1
-    )
-    num_images: int = cli.flag(
-        1000, "Images of each split that are evaluated.", least=1
-    )
-    hmc_samples: int = cli.flag(
-        50, "Draws that the normal is fitted to; as many more.", least=1
-    )
+    mcem_samples: int = cli.flag(1_000_000, "The same of mcem's curves.", least=1)
+    points: int = cli.flag(2, "Points of a curve for each tenfold of epochs.", least=1)
+    num_images: int = cli.flag(1000, "Images of each split evaluated.", least=1)
+    hmc_samples: int = cli.flag(50, "Draws of the normal's fit; as many more.", least=1)
     hmc_warmup: int = cli.flag(100, "Transitions before them.", least=1)
     hmc_leapfrog: int = cli.flag(4, "Leapfrog steps of a transition.", least=1)
     hmc_starts: int = cli.flag(
-        1000, "Draws of the prior that each chain's start is chosen from.", least=1
+        1000, "Draws of the prior for each chain's start.", least=1
     )
     proposal: str = cli.flag(
         "fitted",

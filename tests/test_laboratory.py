@@ -1,6 +1,5 @@
 """The scripts that compare estimators, and the estimators of `train`."""
 
-import dataclasses
 import json
 
 import jax
@@ -212,16 +211,6 @@ def test_estimator_variance_compares_and_writes(tmp_path, capsys):
         assert (tmp_path / name).stat().st_size > 0
 
 
-def test_an_unknown_estimator_of_the_comparison_is_named(tmp_path):
-    config = estimator_variance.Config(
-        workdir=str(tmp_path), epochs=(0,), hidden=(), estimators="dregs"
-    )
-    with pytest.raises(cli.UsageError, match="unknown dregs; known: score_function"):
-        estimator_variance.main(
-            dataclasses.replace(config, num_draws=2, reference_draws=2)
-        )
-
-
 @pytest.mark.slow
 def test_discrete_trains_each_estimator_and_writes(tmp_path, capsys):
     config = discrete.Config(
@@ -306,6 +295,11 @@ def test_a_workdir_that_is_a_file_is_refused_before_the_work(tmp_path, script):
         (estimator_variance, {"num_samples": 5}, "--num_samples"),
         (estimator_variance, {"epochs": (5, 1)}, "--epochs"),
         (estimator_variance, {"budget": 0}, "--budget"),
+        (
+            estimator_variance,
+            {"estimators": "dreg|dregs"},
+            "unknown dregs; known: score_function",
+        ),
         (tighter_bounds, {"estimators": "iwea"}, "iwea is unknown"),
         (tighter_bounds, {"importance_samples": 0}, "--importance_samples"),
         (tighter_bounds, {"early_stopping": 0}, "--early_stopping"),

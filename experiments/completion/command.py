@@ -10,6 +10,7 @@ Writes completion_MASK.json, .txt, .npz and .png to the workdir: the error besid
 of the training mean, the log-likelihood of the truth, calibration or coverage.
 """
 
+import dataclasses
 import math
 import pathlib
 from typing import Any
@@ -26,11 +27,6 @@ from experiments.measures import pictures
 from experiments.runs import protocol, trained_runs
 from vae_jax.evaluation import masks
 from vae_jax.plots import completions, files
-
-OF_METHODS = (  # flags that the methods are run with
-    *("num_draws", "num_warmup", "num_burn_in", "thin"),
-    *("importance_samples", "proposal", "chain"),
-)
 
 
 def hidden_entries(config: Config, x: Array) -> np.ndarray:
@@ -87,10 +83,10 @@ def complete(config: Config) -> tuple[dict[str, Any], pictures.Arrays]:
         "log_p_truth": log_p_truth,
         "split": config.split,
         "num_images": len(truth),
-        "settings": {name: getattr(config, name) for name in OF_METHODS},
         "checkpoint": config.checkpoint,
         "step": trained.step,
         "seed": config.seed,
+        "config": dataclasses.asdict(config),
         "protocol": stamp,
         "environment": report.environment(),
     }

@@ -22,12 +22,10 @@ class Config(trained_runs.WorkdirFlags):
         "of an array that is true where hidden, of one image or of all.",
     )
     fraction: float = cli.flag(
-        0.5, "Share of entries hidden (random); 1: everything.", above=0
+        0.5, "Share of entries hidden (random); 1: all.", above=0
     )
     block: int = cli.flag(4, "Side of the hidden square (block).", least=1)
-    num_images: int = cli.flag(
-        50, "Images, evenly spread over the split, as some are sorted; 0: all.", least=0
-    )
+    num_images: int = cli.flag(50, "Images, spread over the split; 0: all.", least=0)
     methods: str = cli.flag(",".join(METHODS), "Comma-separated ways to complete.")
     num_draws: int = cli.flag(100, "Completions per image and method.", least=1)
     num_warmup: int = cli.flag(50, "Pseudo-Gibbs steps at a chain's start.", least=0)

@@ -40,7 +40,7 @@ def check(config: Config, trained: trained_runs.Trained) -> None:
             binary latents or of fewer draws than latents.
     """
     flags, by_chain = trained.config, config.proposal == "chain"
-    num_latents = _num_latents(trained)
+    num_latents = flags.num_latents + flags.top_latents
     if not ALGORITHMS[flags.algorithm].has_encoder and (
         config.chosen != ("importance",) or not by_chain
     ):
@@ -158,19 +158,16 @@ def _sizes(config: Config) -> dict[str, int]:
     return {"num_samples": num_samples, "chunk_size": chunk_size}
 
 
-def _num_latents(trained: trained_runs.Trained) -> int:
-    return trained.config.num_latents + trained.config.top_latents
-
-
 def _proposal(config: Config, trained: trained_runs.Trained) -> Model:
     """The joint of partial x, and the q that importance sampling draws from."""
     masked = vae.masked(trained.model)
     if config.proposal == "encoder":
         return masked
+    flags = trained.config
     fitted = mcem.fitted_normal(
-        jax.random.key(trained.config.seed),
+        jax.random.key(flags.seed),
         masked.generative,
-        num_latents=_num_latents(trained),
+        num_latents=flags.num_latents + flags.top_latents,
         num_samples=config.chain,
         num_warmup=config.chain,
         num_leapfrog=10,

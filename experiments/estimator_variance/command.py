@@ -51,7 +51,8 @@ from vae_jax.plots import curves, files
 from vae_jax.training import loop
 from vae_jax.types import ExampleObjective, Model, Params, PRNGKey, each_example
 
-NAIVE, OURS = "score_function", "sgvb_b"
+OURS = "sgvb_b"
+BASELINE = "score_function, constant baseline"
 PARTS = {"theta": "generative", "phi": "recognition"}
 OF_TRAIN = (  # flags that train has too
     *("dataset", "data_dir", "binarization", "num_latents", "hidden"),
@@ -86,6 +87,51 @@ BUDGET = [
 ]
 
 
+class Case(NamedTuple):
+    """An estimator, and what its gradients are compared with.
+
+    Attributes:
+        build: model, num_samples, numbers -> its function of one example.
+        numbers: of its own.
+        theta: the bounds whose gradient it should have on average, name -> weight; None
+            where no unbiased estimator of it is at hand.
+        phi: as theta.
+    """
+
+    build: Callable[..., ExampleObjective]
+    numbers: dict[str, Any]
+    theta: dict[str, float] | None
+    phi: dict[str, float] | None
+
+
+REFERENCES = {  # an unbiased estimator of each bound, and the share of K it takes
+    "elbo": (sgvb.sgvb_b, 1),
+    "l_k": (importance.iwae, 1),
+    "l_half": (importance.iwae, 2),
+}
+ELBO, L_K, L_HALF = {"elbo": 1.0}, {"l_k": 1.0}, {"l_half": 1.0}
+MIXED = {"elbo": 0.5, "l_k": 0.5}
+PATH = {"bound": bounds.elbo, "with_score": False}
+CASES = {
+    "score_function": Case(score_function.score_function, {}, ELBO, ELBO),
+    BASELINE: Case(score_function.score_function, {}, ELBO, ELBO),
+    "leave_one_out": Case(score_function.leave_one_out, {}, ELBO, ELBO),
+    "sgvb_a": Case(sgvb.sgvb_a, {}, ELBO, ELBO),
+    OURS: Case(sgvb.sgvb_b, {}, ELBO, ELBO),
+    "sgvb_a, path gradient": Case(importance.of_bound, PATH, ELBO, ELBO),
+    "iwae": Case(importance.iwae, {}, L_K, L_K),
+    "stick_the_landing": Case(importance.stick_the_landing, {}, L_K, L_K),
+    "dreg": Case(importance.dreg, {}, L_K, L_K),
+    "vimco": Case(score_function.vimco, {}, L_K, L_K),
+    "ciwae, beta = 0.5": Case(importance.ciwae, {"beta": 0.5}, MIXED, MIXED),
+    "miwae, M = 2": Case(multiply_weighted.miwae, {"num_outer": 2}, L_HALF, L_HALF),
+    "piwae, M = 2": Case(multiply_weighted.piwae, {"num_outer": 2}, L_K, L_HALF),
+    "renyi, alpha = 0.5": Case(importance.renyi, {"alpha": 0.5}, None, None),
+    "jackknife, order 1": Case(importance.jackknife, {"order": 1}, None, None),
+    "reweighted_wake_sleep": Case(wake_sleep.reweighted_wake_sleep, {}, L_K, None),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Config(cli.Flags):
     """One experiment; every field is a flag."""
@@ -105,16 +151,12 @@ class Config(cli.Flags):
         (1, 20, 200), "Where training stops to measure.", least=0
     )
     batch_size: int = cli.flag(100, "Images of the minibatch, M.")
-    estimators: str = cli.flag(
-        "", "Names of the first table, separated by |; all if empty."
-    )
+    estimators: str = cli.flag("", "Those of the first table, by |; empty: all.")
     num_samples: int = cli.flag(8, "Samples of z per image; even.", least=4)
     num_draws: int = cli.flag(400, "Gradients of each estimator.", least=2)
     reference_draws: int = cli.flag(4000, "Gradients behind each reference.", least=2)
     budget: int = cli.flag(100, "Decoder evaluations of a step, L x M.", least=1)
-    seconds: float = cli.flag(
-        5.0, "Training time of each L x M; 0 leaves it out.", least=0
-    )
+    seconds: float = cli.flag(5.0, "Training of each L x M; 0: none.", least=0)
     seed: int = cli.flag(0, "Seed of the weights, the order and the noise.")
 
     def check(self) -> None:
@@ -125,141 +167,74 @@ class Config(cli.Flags):
             raise ValueError(
                 f"--epochs must hold one stop or more and rise, got {self.epochs}"
             )
+        unknown = [name for name in self.names if name not in CASES]
+        if unknown:
+            raise ValueError(
+                f"--estimators: unknown {', '.join(unknown)}; known: "
+                f"{' | '.join(CASES)}"
+            )
 
-
-class Case(NamedTuple):
-    """An estimator, and what its gradients are compared with.
-
-    Attributes:
-        objective: of one example.
-        theta: the bounds whose gradient it should have on average, name -> weight; None
-            where no unbiased estimator of it is at hand.
-        phi: as theta.
-    """
-
-    objective: ExampleObjective
-    theta: dict[str, float] | None
-    phi: dict[str, float] | None
-
-
-def cases(model: Model, elbo: float, num_samples: int) -> dict[str, Case]:
-    """The estimators for continuous latents, the naive one first."""
-
-    def build(estimator: Callable[..., ExampleObjective], **numbers: Any):
-        return estimator(model, **{"num_samples": num_samples} | numbers)
-
-    of_elbo, of_k, of_half = {"elbo": 1.0}, {"l_k": 1.0}, {"l_half": 1.0}
-    mixed, score = {"elbo": 0.5, "l_k": 0.5}, score_function.score_function
-    path = build(importance.of_bound, bound=bounds.elbo, with_score=False)
-    outer = {"num_outer": 2, "num_samples": num_samples // 2}
-    miwae = build(multiply_weighted.miwae, **outer)
-    piwae = build(multiply_weighted.piwae, **outer)
-    return {
-        NAIVE: Case(build(score), of_elbo, of_elbo),
-        "score_function, constant baseline": Case(
-            build(score, baseline=elbo), of_elbo, of_elbo
-        ),
-        "leave_one_out": Case(build(score_function.leave_one_out), of_elbo, of_elbo),
-        "sgvb_a": Case(build(sgvb.sgvb_a), of_elbo, of_elbo),
-        OURS: Case(build(sgvb.sgvb_b), of_elbo, of_elbo),
-        "sgvb_a, path gradient": Case(path, of_elbo, of_elbo),
-        "iwae": Case(build(importance.iwae), of_k, of_k),
-        "stick_the_landing": Case(build(importance.stick_the_landing), of_k, of_k),
-        "dreg": Case(build(importance.dreg), of_k, of_k),
-        "vimco": Case(build(score_function.vimco), of_k, of_k),
-        "ciwae, beta = 0.5": Case(build(importance.ciwae, beta=0.5), mixed, mixed),
-        "miwae, M = 2": Case(miwae, of_half, of_half),
-        "piwae, M = 2": Case(piwae, of_k, of_half),
-        "renyi, alpha = 0.5": Case(build(importance.renyi, alpha=0.5), None, None),
-        "jackknife, order 1": Case(build(importance.jackknife, order=1), None, None),
-        "reweighted_wake_sleep": Case(
-            build(wake_sleep.reweighted_wake_sleep), of_k, None
-        ),
-    }
-
-
-def references(model: Model, num_samples: int) -> dict[str, ExampleObjective]:
-    """An unbiased estimator of each bound that `cases` names."""
-    return {
-        "elbo": sgvb.sgvb_b(model, num_samples=num_samples),
-        "l_k": importance.iwae(model, num_samples=num_samples),
-        "l_half": importance.iwae(model, num_samples=num_samples // 2),
-    }
-
-
-def chosen(config: Config, known: dict[str, Case]) -> dict[str, Case]:
-    """The cases that --estimators names, and SGVB B's.
-
-    Raises:
-        UsageError: for a name that is unknown.
-    """
-    names = config.estimators.split("|") if config.estimators else list(known)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise cli.UsageError(
-            f"--estimators: unknown {', '.join(unknown)}; known: {' | '.join(known)}"
-        )
-    return {name: known[name] for name in known if name in {OURS, *names}}
+    @property
+    def names(self) -> list[str]:
+        """The estimators of the first table, SGVB B among them."""
+        if not self.estimators:
+            return list(CASES)
+        chosen = {OURS, *self.estimators.split("|")}
+        return [n for n in CASES if n in chosen] + sorted(chosen - CASES.keys())
 
 
 def at_one_point(
-    key: PRNGKey, config: Config, run: runs.Run, params: Params, x: Array
+    key: PRNGKey, config: Config, model: Model, params: Params, x: Array
 ) -> dict[str, Any]:
     """The minibatch's ELBO and every estimator's row, printed when it is known."""
     key_elbo, key_known, key_draws = jax.random.split(key, 3)
-    plain = references(run.model, config.num_samples)
+    plain = {
+        name: build(model, num_samples=config.num_samples // divisor)
+        for name, (build, divisor) in REFERENCES.items()
+    }
     elbo = float(each_example(plain["elbo"])(key_elbo, params, x).mean())
     print(f"ELBO {elbo:.2f}\n{report.heading(POINT)}", flush=True)
 
     def moments(
         key: PRNGKey, objective: ExampleObjective, num_draws: int
-    ) -> gradient_noise.Moments:
+    ) -> dict[str, gradient_noise.Moments]:
         gradient = gradient_noise.of_batch(objective)
         run = gradient_noise.moments(gradient, num_draws=num_draws)
-        return jax.jit(run)(key, params, x)
+        sampled = jax.jit(run)(key, params, x)
+        return {p: gradient_noise.part(sampled, name) for p, name in PARTS.items()}
 
-    compared = chosen(config, cases(run.model, elbo, config.num_samples))
-    bounds_named = {n for case in compared.values() for m in case[1:] for n in m or ()}
     known = {
         name: moments(
             jax.random.fold_in(key_known, i), objective, config.reference_draws
         )
         for i, (name, objective) in enumerate(plain.items())
-        if name in bounds_named
+        if any(
+            name in (mixture or ()) for n in config.names for mixture in CASES[n][2:]
+        )
     }
     rows: dict[str, dict[str, Any]] = {}
-    order = list(compared)
-    for name in sorted(order, key=lambda name: name != OURS):
-        key, case = jax.random.fold_in(key_draws, order.index(name)), compared[name]
-        sampled = moments(key, case.objective, config.num_draws)
-        row = rows[name] = {
-            part: noise(sampled, part, getattr(case, part), known) for part in PARTS
-        } | {"ms": milliseconds(key_draws, case.objective, params, x)}
+    for name in sorted(config.names, key=lambda name: name != OURS):
+        case, numbers = CASES[name], {}
+        if name == BASELINE:
+            numbers = {"baseline": elbo}
+        num_samples = config.num_samples // case.numbers.get("num_outer", 1)
+        objective = case.build(
+            model, num_samples=num_samples, **case.numbers, **numbers
+        )
+        key = jax.random.fold_in(key_draws, config.names.index(name))
+        sampled = moments(key, objective, config.num_draws)
+        row = rows[name] = {"ms": milliseconds(key_draws, objective, params, x)}
+        for part, mixture in (("theta", case.theta), ("phi", case.phi)):
+            variance = gradient_noise.total_variance(sampled[part])
+            row[part] = {"variance": variance, "snr": gradient_noise.snr(sampled[part])}
+            if mixture is not None:
+                expected = [(w, known[n][part]) for n, w in mixture.items()]
+                bias = gradient_noise.bias(sampled[part], expected)
+                row[part] |= {"bias": bias.value, "noise_of_bias": bias.noise}
         ours = rows[OURS]["phi"]["variance"]
         row["phi"]["relative_variance"] = row["phi"]["variance"] / ours
         print(report.line(POINT, {"name": name} | row), flush=True)
     return {"elbo_of_the_minibatch": elbo, "estimators": rows}
-
-
-def noise(
-    moments: gradient_noise.Moments,
-    part: str,
-    mixture: dict[str, float] | None,
-    known: dict[str, gradient_noise.Moments],
-) -> dict[str, float]:
-    """Variance, signal-to-noise ratio and bias of one estimator in theta or phi."""
-    own = gradient_noise.part(moments, PARTS[part])
-    row = {
-        "variance": gradient_noise.total_variance(own),
-        "snr": gradient_noise.snr(own),
-    }
-    if mixture is None:
-        return row
-    bias = gradient_noise.bias(
-        own,
-        [(w, gradient_noise.part(known[n], PARTS[part])) for n, w in mixture.items()],
-    )
-    return row | {"bias": bias.value, "noise_of_bias": bias.noise}
 
 
 def milliseconds(
@@ -290,7 +265,6 @@ def run_all(config: Config) -> dict[str, Any]:
         flags = TrainConfig(**{name: getattr(config, name) for name in OF_TRAIN})
     run = runs.build(flags)
     print(protocol.opening(run.config, run.data), flush=True)
-    chosen(config, cases(run.model, 0.0, config.num_samples))
     key_measure, key_rows, key_batch = jax.random.split(run.keys.evaluation, 3)
     prepared = run.data.prepared
     data, scan = jnp.asarray(prepared.train), loop.scan(run.algorithm, prepared.take)
@@ -304,7 +278,7 @@ def run_all(config: Config) -> dict[str, Any]:
             state, _ = scan(state, data, order)
         print(f"\nepoch {last}, ", end="")
         key, params = jax.random.fold_in(key_measure, last), state.inner.params
-        points[last] = at_one_point(key, config, run, params, x)
+        points[last] = at_one_point(key, config, run.model, params, x)
     print(f"\n{report.heading(BUDGET)}", flush=True)
     against_batch = []
     for row in equal_budget.against_batch(

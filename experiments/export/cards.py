@@ -1,7 +1,6 @@
 """What a model carried elsewhere says of itself, and the model rebuilt from that.
 
-from experiments.command import report
-from experiments import cards
+from experiments.export import cards
 model, params = cards.load_model("model.safetensors")
 """
 
@@ -50,9 +49,7 @@ def of_trained(trained: trained_runs.Trained) -> artifacts.Card:
     }
 
 
-def load_model(
-    path: str | os.PathLike[str],
-) -> tuple[Model, Params]:
+def load_model(path: str | os.PathLike[str]) -> tuple[Model, Params]:
     """The model and the parameters that `experiments.export --what=model` wrote.
 
     The parameters are those that were exported, bit for bit. No data are read.
@@ -85,10 +82,9 @@ def observation(trained: trained_runs.Trained) -> dict[str, Any]:
         "offset": source.offset,
         "divisor": source.divisor,
         "binarization": trained.config.settled.binarization,
-        "holes": {
-            "refuse": "none: NaN gives NaN",
-            "nan": "NaN marks a missing entry",
-        }[trained.config.missing],
+        "holes": {"refuse": "none: NaN gives NaN", "nan": "NaN marks a missing entry"}[
+            trained.config.missing
+        ],
         "value": protocol.reading(trained.config, source),
     }
 
@@ -112,26 +108,24 @@ def _results(trained: trained_runs.Trained) -> dict[str, dict[str, Any]]:
     Those of its step and, of runs that trained together, of its run. Single figures and
     settings only: the workdir keeps the lists. A figure that is not finite is left out.
     """
-    folder, own, found = trained.config.directory(), _member(trained.config), {}
-    evaluations = [f"evaluation_{split}" for split in sources.SPLITS]
-    alone = [] if own is None else [f"{e}_member_{own}" for e in evaluations]
-    for name in ("result", *evaluations, *alone):
-        path = folder / f"{name}.json"
-        if not path.is_file():
-            continue
-        result = report.read_json(path)
-        if own is not None and "runs" in result:
-            result |= result["runs"][own]
-        elif own is not None and result.get("member") != own:
+    folder, member = trained.config.directory(), _member(trained.config)
+    endings = [""] if member is None else ["", f"_member_{member}"]
+    evaluations = [f"evaluation_{s}{end}" for end in endings for s in sources.SPLITS]
+    results = {}
+    for path in (folder / f"{name}.json" for name in ("result", *evaluations)):
+        result = report.read_json(path) if path.is_file() else {}
+        if member is not None and "runs" in result:
+            result |= result["runs"][member]
+        elif member is not None and result.get("member") != member:
             continue
         if result.get("step") == trained.step:
-            found[path.stem] = {
+            results[path.stem] = {
                 name: value
                 for name, value in result.items()
-                if isinstance(value, str | int)
-                or (isinstance(value, float) and math.isfinite(value))
+                if isinstance(value, str)
+                or (isinstance(value, int | float) and math.isfinite(value))
             }
-    return found
+    return results
 
 
 def _member(config: Config) -> int | None:

@@ -71,23 +71,26 @@ def encoder(trained: trained_runs.Trained) -> Exported:
     Raises:
         ValueError: for an algorithm that trains no encoder.
     """
-    config, recognition = trained.config, trained.model.recognition
+    config, params = trained.config, trained.params
+    encode, moments = (
+        trained.model.recognition.encode,
+        trained.model.recognition.moments,
+    )
     if not ALGORITHMS[config.algorithm].has_encoder:
         raise ValueError(
             f"--algorithm={config.algorithm} trains no encoder: its q is searched for "
             "each x; --what=log_weight exports that search"
         )
     inputs = {"x": cards.rows(trained)}
-    moments = recognition.moments
     if moments is None:
         return Exported(
-            lambda x: recognition.encode(trained.params, x),
+            lambda x: encode(params, x),
             inputs,
             f"h, from which q(z | x) of --posterior={config.posterior} --top_latents="
             f"{config.top_latents} is made: its mean has no closed form",
         )
     return Exported(
-        lambda x: moments(trained.params, recognition.encode(trained.params, x)),
+        lambda x: moments(params, encode(params, x)),
         inputs,
         "mean and standard deviation of each latent under q(z | x)",
     )
@@ -95,12 +98,9 @@ def encoder(trained: trained_runs.Trained) -> Exported:
 
 def decoder(trained: trained_runs.Trained) -> Exported:
     """z -> E[x | z]."""
-    generative, params = trained.model.generative, trained.params
-    return Exported(
-        lambda z: generative.mean_observation(params, z),
-        {"z": cards.latents(trained)},
-        "the mean of x under p(x | z)",
-    )
+    mean, params = trained.model.generative.mean_observation, trained.params
+    inputs = {"z": cards.latents(trained)}
+    return Exported(lambda z: mean(params, z), inputs, "the mean of x under p(x | z)")
 
 
 def sampler(trained: trained_runs.Trained) -> Exported:
@@ -141,8 +141,8 @@ def export(config: Config) -> str:
         UsageError: for a run, a choice or a path with which that cannot be done.
     """
     suffix = "safetensors" if config.what == "model" else "stablehlo"
-    name = f"{config.what}.{suffix}"
-    path = pathlib.Path(config.out or pathlib.Path(config.workdir) / name).expanduser()
+    default = pathlib.Path(config.workdir) / f"{config.what}.{suffix}"
+    path = pathlib.Path(config.out or default).expanduser()
     if config.out:
         with cli.user_errors():
             _check_writable(path)
@@ -152,9 +152,8 @@ def export(config: Config) -> str:
         if config.what == "model":
             artifacts.save_model(path, trained.params, card)
             return f"written to {path}"
-        exported = FUNCTIONS[config.what](trained)
-    card |= {"function": config.what, "returns": exported.returns}
-    function, inputs = exported.function, exported.inputs
+        function, inputs, returns = FUNCTIONS[config.what](trained)
+    card |= {"function": config.what, "returns": returns}
     try:
         artifacts.save_function(path, function, inputs, card)
     except OSError as error:

@@ -45,7 +45,7 @@ class Config(trained_runs.WorkdirFlags):
     )
     num_components: int = cli.flag(10, "Components of --sampler=mixture.", least=1)
     num_fitted: int = cli.flag(
-        10_000, "Training rows that the mixture is fitted to; 0 for all.", least=0
+        10_000, "Training rows that it is fitted to; 0: all.", least=0
     )
     manifold_size: int = cli.flag(20, "Tiles a side of the manifold.", least=1)
     split: str = cli.flag(

@@ -24,20 +24,16 @@ class Config(trained_runs.WorkdirFlags):
     )
     num_neighbors: int = cli.flag(5, "Neighbors that vote, k.", least=1)
     num_clusters: int = cli.flag(
-        0, "Clusters; 0 for as many as there are labels.", least=0
+        0, "Clusters; 0: as many as there are labels.", least=0
     )
     few_labels: tuple[int, ...] = cli.flag(
-        (10, 100, 1000), "Numbers of labels of the curve of few labels.", least=1
+        (10, 100, 1000), "Labels of the curve of few labels.", least=1
     )
     few_draws: int = cli.flag(10, "Draws of each number of labels.", least=1)
     surgery_rows: int = cli.flag(
-        2000,
-        "Test rows of the mean KL's two parts, at a cost of its square; 0: none.",
-        least=0,
+        2000, "Test rows of the mean KL's two parts (cost: squared); 0: none.", least=0
     )
-    surgery_samples: int = cli.flag(
-        4, "Draws of z for each of them; two or more, to know the error.", least=2
-    )
+    surgery_samples: int = cli.flag(4, "Draws of z for each of them.", least=2)
     num_queries: int = cli.flag(10, "Test images whose neighbors are drawn.", least=1)
     seed: int = cli.flag(0, "Seed of the samples, starts and few labels.", least=0)
 
