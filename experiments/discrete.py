@@ -15,7 +15,7 @@ Writes discrete.json and discrete.png.
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ from vae_jax.estimators import importance
 from vae_jax.latent_models import sigmoid_belief
 from vae_jax.plots import curves, files
 from vae_jax.training import gradient, journal, loop, timed
-from vae_jax.types import Algorithm, Model, Params, Recognition
+from vae_jax.types import Params
 
 BOUND_SAMPLES = 100
 COLUMNS = [
@@ -81,53 +81,57 @@ class Config(cli.Flags):
         measure.check_importance_samples(self.importance_samples)
         if not self.layers:
             raise ValueError("--layers must hold one size or more")
+        unknown = [name for name in self.names if name not in fitting(self.layers)]
+        if unknown:
+            raise ValueError(
+                f"--estimators: {', '.join(unknown)} unknown or not for "
+                f"{len(self.layers)} layers; what fits: "
+                f"{', '.join(fitting(self.layers))}"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """The estimators that are compared."""
+        return self.estimators.split(",") if self.estimators else fitting(self.layers)
 
 
-class Fit(NamedTuple):
-    """An algorithm, and q with what it learns beside."""
+def fitting(layers: tuple[int, ...]) -> list[str]:
+    """The estimators of binary latents; where q has several layers, of any q."""
+    normal = POSTERIORS["diag_normal"]
+    return [
+        name
+        for name in estimators.fitting("bernoulli")
+        if len(layers) == 1 or estimators.ESTIMATORS[name].fits(normal)
+    ]
 
-    algorithm: Algorithm
-    recognition: Recognition
 
-
-def belief_network(config: Config, x_shape: tuple[int, ...]) -> Model:
-    """p and q."""
-    return vae.model(
-        sigmoid_belief.generative(config.layers, x_shape),
-        sigmoid_belief.recognition(config.layers, x_shape, hidden=config.hidden),
+def train(config: Config, name: str, data: protocol.Dataset) -> dict[str, Any]:
+    """The curve of one estimator, and log p(x) of the test split at its end."""
+    row, network = (
+        estimators.ESTIMATORS[name],
+        estimators.baseline(math.prod(data.x_shape)),
     )
-
-
-def fits(config: Config, x_shape: tuple[int, ...]) -> dict[str, Fit]:
-    """Every estimator that fits the number of layers."""
-    model, network = (
-        belief_network(config, x_shape),
-        estimators.baseline(math.prod(x_shape)),
-    )
-    optimizer, fitting = gradient.adam(config.learning_rate), {}
-    for name in estimators.fitting("bernoulli"):
-        row = estimators.ESTIMATORS[name]
-        if len(config.layers) > 1 and not row.fits(POSTERIORS["diag_normal"]):
-            continue  # needs a factorial q
+    with cli.user_errors():
+        model = vae.model(
+            sigmoid_belief.generative(config.layers, data.x_shape),
+            sigmoid_belief.recognition(
+                config.layers, data.x_shape, hidden=config.hidden
+            ),
+        )
         num_samples = config.num_samples // row.decodings
         flags = TrainConfig(
             posterior="bernoulli", estimator=name, num_samples=num_samples
         )
         objective = estimators.objective(flags, model, network=network, num_data=1)
-        recognition = model.recognition
-        if row.learns_baseline:
-            recognition = vae.with_baseline(recognition, network)
-        fitting[name] = Fit(gradient.ascent(objective, optimizer), recognition)
-    return fitting
-
-
-def train(config: Config, fit: Fit, data: protocol.Dataset) -> dict[str, Any]:
-    """The curve of one estimator, and log p(x) of the test split at its end."""
-    prepared, model = data.prepared, belief_network(config, data.x_shape)
+    algorithm = gradient.ascent(objective, gradient.adam(config.learning_rate))
+    recognition = model.recognition
+    if row.learns_baseline:
+        recognition = vae.with_baseline(recognition, network)
     key_theta, key_phi, key_run, key_order, key_eval = jax.random.split(
         jax.random.key(config.seed), 5
     )
-    test = jnp.asarray(prepared.test)
+    start = Params(model.generative.init(key_theta), recognition.init(key_phi))
+    prepared, test = data.prepared, jnp.asarray(data.prepared.test)
     bound = measure.over_rows(
         importance.iwae(model, num_samples=BOUND_SAMPLES),
         prepared.value,
@@ -139,7 +143,6 @@ def train(config: Config, fit: Fit, data: protocol.Dataset) -> dict[str, Any]:
         prepared.value,
         num_decoded=min(num_samples, measure.IMPORTANCE_CHUNK),
     )
-    start = Params(model.generative.init(key_theta), fit.recognition.init(key_phi))
     every = min(config.eval_every, config.num_epochs)
     points = range(every, config.num_epochs + 1, every)
     ahead, progress = iter(points), journal.progress(config.num_epochs)
@@ -151,8 +154,8 @@ def train(config: Config, fit: Fit, data: protocol.Dataset) -> dict[str, Any]:
         return {"bound": mean}
 
     state, curve = timed.curve(
-        loop.start(key_run, fit.algorithm, start),
-        fit.algorithm,
+        loop.start(key_run, algorithm, start),
+        algorithm,
         jnp.asarray(prepared.train),
         take=prepared.take,
         order=lambda scan: batches.epochs(
@@ -189,18 +192,10 @@ def run(config: Config) -> dict[str, Any]:
                 f"--batch_size={config.batch_size} is larger than the training split "
                 f"of {len(data.source.train)} rows"
             )
-        fitting = fits(config, data.x_shape)
-    names = config.estimators.split(",") if config.estimators else list(fitting)
-    unknown = [name for name in names if name not in fitting]
-    if unknown:
-        raise cli.UsageError(
-            f"--estimators: {', '.join(unknown)} unknown or not for "
-            f"{len(config.layers)} layers; what fits: {', '.join(fitting)}"
-        )
     print(f"{protocol.opening(flags, data)}\n{report.heading(COLUMNS)}", flush=True)
     results = {}
-    for name in names:
-        results[name] = train(config, fitting[name], data)
+    for name in config.names:
+        results[name] = train(config, name, data)
         print(report.line(COLUMNS, {"name": name} | results[name]), flush=True)
     return results
 
@@ -209,12 +204,9 @@ def main(config: Config) -> int:
     """Trains, prints, writes and draws."""
     folder = report.claim(config.workdir)
     results = run(config)
+    panel = {name: (row["seconds"], row["bound"]) for name, row in results.items()}
     figure = curves.series(
-        {
-            f"{config.dataset}, layers {config.layers}": {
-                name: (row["seconds"], row["bound"]) for name, row in results.items()
-            }
-        },
+        {f"{config.dataset}, {', '.join(map(str, config.layers))} bits": panel},
         x_label="seconds of training",
         y_label=f"test bound, {BOUND_SAMPLES} samples, nats",
     )
