@@ -160,14 +160,14 @@ def slope(
 def slopes(config: Config) -> dict[str, dict[str, Any]]:
     """Of each estimator, for the encoder's b and the decoder's mu; prints them."""
     key_toy, key_draws = jax.random.split(jax.random.key(config.seed))
-    near, results = toy(key_toy, config), {}
+    problem, results = toy(key_toy, config), {}
     print(report.heading(COLUMNS), flush=True)
     for i, (name, build) in enumerate(ESTIMATORS.items()):
         key, results[name] = jax.random.fold_in(key_draws, i), {}
         sampled = [
             moments(
                 jax.random.fold_in(key, k),
-                *(near, build(near.model, num_samples=k), config),
+                *(problem, build(problem.model, num_samples=k), config),
             )
             for k in config.num_samples
         ]

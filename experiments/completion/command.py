@@ -117,15 +117,15 @@ def draw(arrays: pictures.Arrays, path: pathlib.Path, *, num: int) -> None:
     """Some images, what is hidden, and of each method the mean and three draws."""
     whole = len(arrays["x"])
     num = min(num, whole)
-    shown = np.arange(num) * whole // num
+    rows = np.arange(num) * whole // num
     groups = {}
     for name in METHODS:
         if f"{name}_mean" in arrays:
-            mean, samples = arrays[f"{name}_mean"][shown], arrays[f"{name}_x"][shown]
+            mean, samples = arrays[f"{name}_mean"][rows], arrays[f"{name}_x"][rows]
             title = f"{name.replace('_', ' ')}: mean, draws"
             groups[title] = np.concatenate([mean[:, None], samples[:, :3]], axis=1)
     limits = pictures.limits_of(arrays["x"])
-    originals, hidden = arrays["x"][shown], arrays["hidden"][shown]
+    originals, hidden = arrays["x"][rows], arrays["hidden"][rows]
     files.save(completions.table(originals, hidden, groups, limits=limits), path)
 
 

@@ -131,24 +131,24 @@ def log_likelihood(
     else:
         observed = over(key_observed, trained.params, partial)
     # Leaves [2, N].
-    both = jax.tree.map(lambda *leaf: np.asarray(leaf, np.float64), whole, observed)
-    difference = both.log_p[0] - both.log_p[1]
-    errors = np.hypot(*both.standard_error)
+    pair = jax.tree.map(lambda *leaf: np.asarray(leaf, np.float64), whole, observed)
+    difference = pair.log_p[0] - pair.log_p[1]
+    errors = np.hypot(*pair.standard_error)
     result = {
-        "log_p_x": float(both.log_p[0].mean()),
-        "log_p_observed": float(both.log_p[1].mean()),
+        "log_p_x": float(pair.log_p[0].mean()),
+        "log_p_observed": float(pair.log_p[1].mean()),
         "log_p_missing_given_observed": float(difference.mean()),
         "sampling_error": float(np.sqrt((errors**2).sum()) / len(errors)),
         "standard_error": measure.standard_error(difference),
-        "smallest_effective_sample_size": float(both.effective_sample_size.min()),
+        "smallest_effective_sample_size": float(pair.effective_sample_size.min()),
         "doubts": [
             f"{what}: {doubt}"
             for what, e in (("log p(x)", whole), ("log p(x_obs)", observed))
             for doubt in weights.doubts(e)
         ],
     }
-    if np.isfinite(both.pareto_k).any():
-        result["largest_pareto_k"] = float(np.nanmax(both.pareto_k))
+    if np.isfinite(pair.pareto_k).any():
+        result["largest_pareto_k"] = float(np.nanmax(pair.pareto_k))
     return result
 
 

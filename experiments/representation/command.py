@@ -93,8 +93,8 @@ def measured(config: Config, folder: str, *, seed: int) -> dict[str, Any]:
     }
     if config.surgery_rows:
         result["latents"] |= surgery(config, trained, rows)
-    if rows.unlabelled:
-        result["skipped"] = rows.unlabelled
+    if rows.unlabeled:
+        result["skipped"] = rows.unlabeled
     else:
         judges = {"metrics": features.judge, "few_labels": features.few_labels}
         for name, judge in judges.items():

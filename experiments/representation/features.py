@@ -29,7 +29,7 @@ class Rows(NamedTuple):
         train_labels: None where there are none.
         test_labels: as train_labels.
         split: that of `test`.
-        unlabelled: why there is nothing to judge by labels; empty where there is.
+        unlabeled: why there is nothing to judge by labels; empty where there is.
     """
 
     train: jax.Array
@@ -37,7 +37,7 @@ class Rows(NamedTuple):
     train_labels: np.ndarray | None
     test_labels: np.ndarray | None
     split: str
-    unlabelled: str
+    unlabeled: str
 
     def labelled(self, features: Features) -> list[probes.Labelled]:
         """The two sets of features with their labels."""
@@ -73,16 +73,16 @@ def load_rows(config: Config, trained: trained_runs.Trained) -> Rows:
                 f"--{name}={getattr(config, name)} is more than the {len(arrays[0])} "
                 "training rows"
             )
-    unlabelled = ""
+    unlabeled = ""
     if labels[0] is None or labels[1] is None:
         missing = "train" if labels[0] is None else split
-        unlabelled = f"{dataset} has no labels of its {missing} split"
+        unlabeled = f"{dataset} has no labels of its {missing} split"
     elif split == "train":
-        unlabelled = f"{dataset} has no test split to judge on"
+        unlabeled = f"{dataset} has no test split to judge on"
     elif len(np.unique(labels[0])) < 2:
-        unlabelled = f"{dataset} has a single label"
+        unlabeled = f"{dataset} has a single label"
     (train, test), (of_train, of_test) = arrays, labels
-    return Rows(train, test, of_train, of_test, split, unlabelled)
+    return Rows(train, test, of_train, of_test, split, unlabeled)
 
 
 def of_rows(

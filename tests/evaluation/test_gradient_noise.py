@@ -172,6 +172,8 @@ def test_the_jackknife_error_of_a_known_log_snr_is_its_spread():
         )
         for i in range(40)
     ]
+    pooled = gradient_noise.pool(sampled(100, seed=0, groups=20))
+    assert estimates[0].value == gradient_noise.log_snr(pooled)
     values, errors = np.array(estimates).T
     true = 0.5 * np.log(np.mean((MEAN / STD) ** 2))
     assert abs(values.mean() - true) < 5 * values.std(ddof=1) / np.sqrt(40)

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 def logarithmic(axes: Axes, *, x: bool = False, y: bool = False) -> None:
     """Makes axes logarithmic on which the data are drawn.
 
-    Over two decades or more powers of ten have labels; over fewer 1 and 3, or 1, 2 and
-    5 times those, in full or as 20k or 2M. Labels between these would overlap.
+    Over two decades or more powers of ten have labels; over fewer 1, 2 and 5 times
+    those, in full or as 20k or 2M. Labels between these would overlap.
     """
     if x:
         axes.set_xscale("log")
@@ -17,8 +17,7 @@ def logarithmic(axes: Axes, *, x: bool = False, y: bool = False) -> None:
     for axis in [axes.xaxis] * x + [axes.yaxis] * y:
         low, high = axis.get_view_interval()
         if high < 100.0 * low:
-            factors = (1.0, 2.0, 5.0) if high < 20.0 * low else (1.0, 3.0)
-            axis.set_major_locator(ticker.LogLocator(subs=factors))
+            axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.set_major_formatter(lambda value, place: _label(value))
         axis.set_minor_formatter(ticker.NullFormatter())
 
