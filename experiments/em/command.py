@@ -38,6 +38,7 @@ from vae_jax.data import sources
 from vae_jax.evaluation import clustering
 from vae_jax.latent_models import gmm, gmm_scales
 from vae_jax.plots import curves, files, mixtures
+from vae_jax.training import loop
 from vae_jax.types import Batch, Params, PyTree, sample_joint
 
 ADDED = 1e-6  # scikit-learn's reg_covar
@@ -127,24 +128,13 @@ def _clusters(config: Config) -> Data:
 
 
 def iterate(
-    config: Config, start: Params, x: Array, *, added_variance: float = 0.0
-) -> PyTree:
-    """Parameters before each of num_steps iterations and its info, and the last."""
+    config: Config, start: Params, x: np.ndarray, *, added_variance: float = 0.0
+) -> loop.Trajectory:
+    """num_steps iterations of whole-data EM."""
     algorithm = gmm.em(min_variance=config.min_variance, added_variance=added_variance)
-    batch = Batch(x, jnp.arange(len(x)), jnp.ones(len(x)))
-    key = jax.random.key(0)  # EM draws nothing
-
-    def step(state: PyTree, _: None) -> tuple[PyTree, PyTree]:
-        new, info = algorithm.step(key, state, batch)
-        return new, (state.params, info)
-
-    @jax.jit
-    def run(start: Params) -> PyTree:
-        state = algorithm.init(key, start)
-        return jax.lax.scan(step, state, length=config.num_steps)
-
-    state, (params, info) = run(start)
-    return params, info, state.params
+    run = jax.jit(loop.trajectory(algorithm, num_steps=config.num_steps))
+    batch = Batch(jnp.asarray(x), jnp.arange(len(x)), jnp.ones(len(x)))
+    return run(jax.random.key(0), start, batch)  # EM draws nothing
 
 
 def mean_log_p(params: Params, x: np.ndarray) -> float:
@@ -176,20 +166,20 @@ def peer(config: Config, start: Params, x: np.ndarray) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a tolerance of zero is never met
         fitted.fit(x)
-    _, _, end = iterate(config, start, jnp.asarray(x), added_variance=ADDED)
-    return {"scikit_learn": float(fitted.score(x)), "ours": mean_log_p(end, x)}
+    end = iterate(config, start, x, added_variance=ADDED).end
+    return {"scikit_learn": float(fitted.score(x)), "ours": mean_log_p(end.params, x)}
 
 
-def agreement(params: Params, x: Array, labels: np.ndarray) -> dict[str, float]:
+def agreement(params: Params, x: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Hard clusters against labels, and the share of the variance that z explains."""
-    clusters = np.asarray(jax.jit(jax.vmap(gmm.cluster, (None, 0)))(params, x))
+    cluster = jax.jit(jax.vmap(gmm.cluster, (None, 0)))
     shares = np.asarray(jax.nn.softmax(params.generative["logits"]))
     sigma = np.asarray(gmm_scales.covariances(params.generative))
     within = shares @ np.trace(sigma, axis1=1, axis2=2)
     mean = np.asarray(params.generative["mean"])
     between = shares @ ((mean - shares @ mean) ** 2).sum(1)
     return {
-        **clustering.agreement(labels, clusters),
+        **clustering.agreement(labels, np.asarray(cluster(params, jnp.asarray(x)))),
         "variance_explained": float(between / (between + within)),
     }
 
@@ -258,14 +248,13 @@ def measure(
     config: Config, data: Data, start: Params
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Every number, each printed as soon as it is known, and every picture by name."""
-    x = jnp.asarray(data.train)
-    params, info, end = iterate(config, start, x)
+    states, info, end = iterate(config, start, data.train)
     bounds = ("log_p", "bound_after_e_step", "bound_after_m_step")
     result: dict[str, Any] = {
         **{name: np.asarray(getattr(info, name)).tolist() for name in bounds},
         "num_at_floor": int(info.num_at_floor[-1]),
         "num_collapsed": int(info.num_collapsed[-1]),
-        "clusters": agreement(end, x, data.labels),
+        "clusters": agreement(end.params, data.train, data.labels),
         "same_start": peer(config, start, data.train),
     }
     last = config.num_steps - 1
@@ -280,7 +269,7 @@ def measure(
     )
     pictures = {
         "sandwich": sandwich(info),
-        "responsibilities": responsibilities(iterations, params, data.train),
+        "responsibilities": responsibilities(iterations, states.params, data.train),
     }
     if config.max_components:
         by_k = result["against_k"] = against_k(config, data)

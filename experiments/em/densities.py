@@ -14,7 +14,7 @@ from vae_jax.evaluation import exact
 from vae_jax.latent_models import gmm
 from vae_jax.plots import mixtures
 from vae_jax.training import gradient, loop
-from vae_jax.types import Batch, Network, Params, PRNGKey, per_example
+from vae_jax.types import Network, Params, PRNGKey, per_example
 
 NODES, FINE_NODES = 25, 61  # a side of z's grid, to fit and to evaluate
 LATENTS = {"num_latents": 2, "limit": 4.0}
@@ -90,14 +90,10 @@ def _fitted_decoder(
     objective = exact.shifted_grid(generative, num_nodes=NODES, **LATENTS)
     fit = gradient.ascent(per_example(objective), gradient.adam(LEARNING_RATE))
 
-    def take(key: PRNGKey, data: Array, index: Array) -> Batch:
-        del key
-        return Batch(data[index], index, jnp.ones(index.shape))
-
     key_init, key_run = jax.random.split(key)
     state = loop.start(key_run, fit, Params(generative.init(key_init), ()))
     order = jnp.broadcast_to(jnp.arange(len(x)), (num_steps, len(x)))
-    state, _ = loop.scan(fit, take)(state, x, order)
+    state, _ = loop.scan(fit, loop.take_rows)(state, x, order)
     log_p = exact.grid_quadrature(generative, num_nodes=FINE_NODES, **LATENTS)
     return _over_rows(partial(log_p, state.inner.params))
 

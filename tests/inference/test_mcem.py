@@ -30,17 +30,12 @@ def _data(num=200):
     return (draws @ mixing.T + [1.0, 0.0, -1.0]).astype(np.float32)
 
 
-def _take(key, data, index):
-    del key
-    return Batch(data[index], index, jnp.ones(index.shape))
-
-
 @functools.cache
 def _run(num_steps, **settings):
     """A run over batches of 50 distinct rows of 200."""
     algorithm = mcem.mcem(_problem().generative, optax.adam(0.02), **settings)
     state = loop.start(jax.random.key(5), algorithm, _problem().params)
-    return algorithm, loop.scan(algorithm, _take), state, _order(num_steps)
+    return algorithm, loop.scan(algorithm, loop.take_rows), state, _order(num_steps)
 
 
 def _order(num_steps):
@@ -71,7 +66,7 @@ def test_theta_approaches_maximum_likelihood_at_the_target_acceptance():
     schedule = optax.linear_schedule(0.05, 0.0, 5 * 800)
     algorithm = mcem.mcem(problem.generative, optax.adam(schedule), num_data=200)
     state = loop.start(jax.random.key(5), algorithm, problem.params)
-    run = loop.scan(algorithm, _take)
+    run = loop.scan(algorithm, loop.take_rows)
     state, info = run(state, jnp.asarray(data), jnp.asarray(_order(800)))
     fitted = state.inner.params
     log_p = jax.vmap(problem.log_p, (None, 0))(fitted, jnp.asarray(data)).mean()
@@ -96,7 +91,7 @@ def test_chains_at_a_fixed_theta_are_draws_from_the_posterior():
     state = loop.start(jax.random.key(5), algorithm, problem.params)
     order = jnp.broadcast_to(jnp.arange(num)[None], (60, num))
     data = jnp.broadcast_to(jnp.asarray(X)[None], (num, 3))
-    state, info = loop.scan(algorithm, _take)(state, data, order)
+    state, info = loop.scan(algorithm, loop.take_rows)(state, data, order)
     mean, covariance = problem.posterior(problem.params, jnp.asarray(X))
     centered = np.asarray(state.inner.chains) - np.asarray(mean)
     testing.assert_mean_equals(centered, np.zeros(2))

@@ -26,11 +26,6 @@ def _rows(problem, num):
     return jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(3), num))
 
 
-def _take(key, data, index):
-    del key
-    return Batch(data[index], index, jnp.ones(index.shape))
-
-
 def _fit(problem, *, num_data=NUM_DATA, optimizer=None, **settings):
     return variational_em.variational_em(
         problem.generative,
@@ -108,7 +103,7 @@ def test_variational_em_reaches_the_maximum_likelihood_of_a_linear_model():
     start = Params(problem.generative.init(jax.random.key(5)), ())
     state = loop.start(jax.random.key(0), fit, start)
     order = jnp.tile(jnp.arange(NUM_DATA).reshape(4, 50), (60, 1))
-    state, info = loop.scan(fit, _take)(state, x, order)
+    state, info = loop.scan(fit, loop.take_rows)(state, x, order)
     params = Params(state.inner.params.generative, problem.params.recognition)
     reached = jax.vmap(problem.log_p, in_axes=(None, 0))(params, x).mean()
     # W W^T = (l_1 - s2) u u^T, Tipping & Bishop 1999, at the known s2.
@@ -135,7 +130,7 @@ def test_only_the_rows_of_the_batch_move_and_noise_is_the_steps_own():
     whole, halves = (loop.start(jax.random.clone(key), fit, problem.params),) * 2
     halves = loop.start(jax.random.clone(key), fit, problem.params)
     order = jnp.array([[0, 2], [2, 4]])
-    scan = loop.scan(fit, _take)
+    scan = loop.scan(fit, loop.take_rows)
     whole, _ = scan(whole, x, order)
     for row in (order[:1], order[1:]):
         halves, _ = scan(halves, x, row)

@@ -354,6 +354,27 @@ def test_a_run_ends_at_the_first_change_below_the_tolerance():
     np.testing.assert_array_equal(got.info["draw"], last)
 
 
+def test_a_trajectory_is_every_state_on_the_way_there():
+    run = jax.jit(loop.trajectory(_halving(), num_steps=5))
+    got = run(jax.random.key(0), jnp.ones(()), BATCH)
+    np.testing.assert_array_equal(got.states, [1.0, 1 / 2, 1 / 4, 1 / 8, 1 / 16])
+    np.testing.assert_array_equal(got.infos["value"], got.states)
+    assert got.end == 1 / 32
+    at_rest = jax.jit(_until())(jax.random.key(0), jnp.ones(()), BATCH)
+    np.testing.assert_array_equal(got.infos["draw"][-1], at_rest.info["draw"])
+    with pytest.raises(ValueError, match="num_steps must be positive, got 0"):
+        loop.trajectory(_halving(), num_steps=0)
+
+
+def test_rows_are_taken_as_they_are(x64):
+    data = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2)))
+    got = loop.take_rows(jax.random.key(0), data, jnp.array([2, 0]))
+    np.testing.assert_array_equal(got.x, data[jnp.array([2, 0])])
+    np.testing.assert_array_equal(got.index, [2, 0])
+    np.testing.assert_array_equal(got.weight, [1.0, 1.0])
+    assert got.x.dtype == got.weight.dtype == jnp.float64
+
+
 def test_a_run_that_does_not_come_to_rest_says_so():
     run = jax.jit(_until(max_steps=3))
     for start in (1.0, np.nan):

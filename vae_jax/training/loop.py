@@ -36,6 +36,14 @@ class Converged(NamedTuple):
     converged: Bool[Array, ""]  # whether the value came to rest
 
 
+class Trajectory(NamedTuple):
+    """A run on one batch, step by step."""
+
+    states: PyTree  # the algorithm's before each step, stacked on S
+    infos: PyTree  # of each step, stacked on S
+    end: PyTree  # the state after the last
+
+
 def start(key: PRNGKey, algorithm: Algorithm, initial: PyTree) -> RunState:
     """State before the first step, in buffers of its own, as scans consume the state.
 
@@ -45,6 +53,12 @@ def start(key: PRNGKey, algorithm: Algorithm, initial: PyTree) -> RunState:
     key_init, key_run = jax.random.split(key)
     inner = jax.tree.map(jnp.copy, algorithm.init(key_init, initial))
     return RunState(jnp.zeros((), jnp.int32), key_run, inner)
+
+
+def take_rows(key: PRNGKey, data: Array, index: Int[Array, " B"]) -> Batch:
+    """A `Take` for data that are what the model sees: the rows, each of weight one."""
+    del key
+    return Batch(data[index], index, jnp.ones(index.shape, data.dtype))
 
 
 def scan(
@@ -186,6 +200,37 @@ def _step(
 
 def _times(step: Int[Array, ""], num_steps: int) -> Int[Array, " S"]:
     return step + jnp.arange(num_steps, dtype=step.dtype)
+
+
+def trajectory(
+    algorithm: Algorithm, *, num_steps: int
+) -> Callable[[PRNGKey, PyTree, Batch], Trajectory]:
+    """Returns (key, start, batch) -> every state of repeated steps on one batch.
+
+    Keys are those of `until_converged`. Memory grows as num_steps.
+
+    Args:
+        algorithm: any; for whole-data EM its batch is the data set.
+        num_steps: S.
+
+    Raises:
+        ValueError: if num_steps is below one.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be positive, got {num_steps}.")
+
+    def run(key: PRNGKey, start: PyTree, batch: Batch) -> Trajectory:
+        key_init, key_run = jax.random.split(key)
+
+        def step(state: PyTree, t: Int[Array, ""]) -> tuple[PyTree, PyTree]:
+            new, info = algorithm.step(jax.random.fold_in(key_run, t), state, batch)
+            return new, (state, info)
+
+        state = algorithm.init(key_init, start)
+        end, (states, infos) = jax.lax.scan(step, state, jnp.arange(num_steps))
+        return Trajectory(states, infos, end)
+
+    return run
 
 
 def until_converged(
