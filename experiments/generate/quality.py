@@ -55,9 +55,7 @@ def measured(
     samples = pictures.samples(key_samples, trained, num=num, sample_z=sample_z)["x"]
     values = train, test[:num], jnp.asarray(samples)
     # These are values of x and no stored rows any more.
-    codes_of = measure.codes_over_examples(
-        trained.model, prepared._replace(value=lambda x: x), mesh=trained.mesh
-    )
+    codes_of = measure.codes_over_rows(trained.model, lambda x: x, mesh=trained.mesh)
     spaces = {
         "pixels": [part.reshape(len(part), -1) for part in values],
         "codes": [
