@@ -9,6 +9,7 @@ import pytest
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.inference_gaps import command as inference_gaps
+from experiments.inference_gaps.config import MODELS
 from experiments.runs import trained_runs
 from tests.test_experiments import FLAGS
 from vae_jax.latent_models import ppca, ppca_bounds
@@ -21,7 +22,7 @@ def test_a_flag_file_of_inference_gaps_parses(path):
     got = cli.parse(inference_gaps.Config, ["gaps", f"--flagfile={path}"])
     assert got != inference_gaps.Config()
     runs = inference_gaps.train_configs(got)
-    assert tuple(runs) == inference_gaps.MODELS
+    assert tuple(runs) == MODELS
     assert runs["wide_encoder"].encoder_hidden > runs["diagonal"].hidden
     assert runs["wide_encoder"].hidden == runs["diagonal"].hidden
 
@@ -30,8 +31,8 @@ def test_a_flag_file_of_inference_gaps_parses(path):
     ("flags", "words"),
     [
         ("--models=diagonal,square", "square unknown; known: diagonal"),
-        ("--num_images=0", "--num_images must be 1 or more"),
-        ("--num_temperatures=-1", "--num_temperatures must be 0 or more"),
+        ("--num_images=0", "--num_images must be positive"),
+        ("--num_temperatures=-1", "--num_temperatures must not be negative"),
         ("--tolerance=0", "--tolerance must be positive"),
         ("--flow_rate=0", "--flow_rate must be positive"),
         ("--eval_samples=15", "--eval_samples must be a multiple of --local_samples"),
