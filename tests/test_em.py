@@ -93,7 +93,7 @@ def test_agreement_with_the_labels_is_whole_where_clusters_are_apart():
             (),
         )
         x = jnp.array([[10.0, 1.0], [-9.0, 0.0], [-10.0, 2.0], [-11.0, 1.0]])
-        got = em.agreement(params, x, np.array([1, 0, 0, 0]))
+        got = em.agreement(params, np.asarray(x), np.array([1, 0, 0, 0]))
     assert got["accuracy"] == got["adjusted_rand"] == 1.0
     np.testing.assert_allclose(got["normalized_mutual_information"], 1.0)
     # Between: 0.25 * 0.75 * 20^2 = 75; within: 2.

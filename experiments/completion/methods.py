@@ -147,8 +147,9 @@ def log_likelihood(
             for doubt in weights.doubts(e)
         ],
     }
-    if np.isfinite(pair.pareto_k).any():
-        result["largest_pareto_k"] = float(np.nanmax(pair.pareto_k))
+    measured = pair.pareto_k[np.isfinite(pair.pareto_k)]
+    if measured.size:
+        result["largest_pareto_k"] = float(measured.max())
     return result
 
 

@@ -306,7 +306,7 @@ def _summarized(drawn: Any, *, doubts: list[str]) -> Estimated:
         "doubts": doubts,
     }
     if np.isfinite(shape).any():
-        figures["largest_pareto_k"] = float(np.nanmax(shape))
+        figures["largest_pareto_k"] = float(shape[np.isfinite(shape)].max())
     if hasattr(drawn, "acceptance"):
         figures["acceptance"] = float(np.asarray(drawn.acceptance).mean())
     return Estimated(figures, log_p)

@@ -158,13 +158,33 @@ def test_weights_of_zero_are_no_exceedances(x64):
         np.where(np.arange(100) < 4, _log_pareto(0.9, 100), -np.inf),
         np.where(np.arange(100) < 4, 3.0 + np.arange(100), 0.0),
         np.full(100, -np.inf),
-        np.where(np.arange(100) < 3, np.nan, 0.0),
+        np.full(20, -np.inf),
         np.where(np.arange(100) < 3, np.inf, 0.0),
     ],
-    ids=["few", "few alive", "few above the rest", "none", "nan", "infinite"],
+    ids=["few", "few alive", "few above the rest", "none", "none of few", "infinite"],
 )
-def test_k_hat_is_no_number_where_fewer_than_five_weights_could_tell(log_w):
-    assert np.isnan(_pareto_k(log_w))
+def test_k_hat_is_infinite_where_fewer_than_five_weights_could_tell(log_w):
+    assert _pareto_k(log_w) == np.inf
+
+
+@pytest.mark.parametrize("num_samples", [20, 100])
+def test_k_hat_of_a_weight_that_is_no_number_is_none_either(num_samples):
+    assert np.isnan(_pareto_k(np.where(np.arange(num_samples) < 3, np.nan, 0.0)))
+
+
+@pytest.mark.parametrize(
+    "log_w",
+    [np.zeros(20), np.arange(100) % 7.0, np.full(20, -np.inf), np.full(100, -np.inf)],
+    ids=["few", "many", "few of zero", "many of zero"],
+)
+def test_sound_results_hold_nothing_that_the_search_for_nan_stops(log_w):
+    with jax.debug_nans(True):
+        got = OF_ALL(jnp.asarray(log_w))
+    assert not np.isnan(jax.tree.leaves(got)).any()
+    if np.isneginf(log_w).all():
+        assert got.log_p == -np.inf
+        assert got.effective_sample_size == 0.0
+        assert got.standard_error == np.inf
 
 
 def test_no_weight_at_all_is_refused():
@@ -180,7 +200,7 @@ def _evidence(**fields):
         log_p=jnp.full((2, 3), -5.0),
         standard_error=jnp.full((2, 3), 0.01),
         effective_sample_size=jnp.full((2, 3), 900.0),
-        pareto_k=jnp.array([[0.1, -jnp.inf, 0.69], [0.5, jnp.nan, -2.0]]),
+        pareto_k=jnp.array([[0.1, -jnp.inf, 0.69], [0.5, jnp.inf, -2.0]]),
     )
     return sound._replace(**fields)
 
@@ -190,7 +210,7 @@ def test_sound_weights_leave_no_doubt():
 
 
 def test_a_doubt_names_the_share_of_examples_and_the_worst():
-    heavy = jnp.array([[0.1, 0.71, 0.2], [1.25, 0.6, jnp.nan]])
+    heavy = jnp.array([[0.1, 0.71, 0.2], [1.25, 0.6, jnp.inf]])
     (line,) = weights.doubts(_evidence(pareto_k=heavy))
     assert "pareto_k is above 0.7 in 2 of 6 examples, at most 1.25" in line
     small = jnp.array([[9.9, 10.0, 50.0], [3.21, 90.0, 1e3]])

@@ -32,7 +32,7 @@ class AnnealedEvidence(NamedTuple):
     mean_log_weight: Scalar  # mean log w, nats: further out than log_p on its side
     standard_error: Scalar  # of log_p, nats, by the delta method over the chains
     effective_sample_size: Scalar  # of the weights that were averaged, between 1 and C
-    pareto_k: Scalar  # as in `weights`: NaN for fewer than 25 chains
+    pareto_k: Scalar  # as in `weights`: not measured below 25 chains
     acceptance: Scalar  # mean acceptance probability over chains and temperatures
     step_size: Scalar  # at the posterior's end
 

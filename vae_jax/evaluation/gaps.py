@@ -203,7 +203,7 @@ def fit_local(
                 jnp.abs(after - before) < tolerance,
             )
 
-        unknown = jnp.full((), jnp.nan, start.dtype)
+        unknown = jnp.zeros((), start.dtype)  # until a round, and until the end
         at = numerics.while_loop(
             lambda at: ~at.converged & (at.num_rounds < max_rounds),
             one_round,

@@ -27,8 +27,8 @@ class LogEvidence(NamedTuple):
 
     log_p: Scalar  # log p-hat, nats: in expectation a lower bound on log p(x)
     standard_error: Scalar  # of log p-hat, nats, by the delta method
-    effective_sample_size: Scalar  # (sum w)^2 / sum w^2, between 1 and k
-    pareto_k: Scalar  # shape of the weights' tail: 1 / k-hat moments are finite
+    effective_sample_size: Scalar  # (sum w)^2 / sum w^2, between 1 and k; 0 without w
+    pareto_k: Scalar  # shape of the tail: 1 / k-hat finite moments; inf: not measured
 
 
 class Running(NamedTuple):
@@ -77,11 +77,11 @@ def add(state: Running, log_w: Float[Array, " C"]) -> Running:
 
 def summary(state: Running, num_samples: int) -> LogEvidence:
     """log p-hat of all num_samples weights, with its diagnostics."""
-    size = state.first**2 / state.second
+    none = jnp.isneginf(state.largest)  # no weight above zero
+    size = state.first**2 / jnp.where(none, 1.0, state.second)
     log_p = state.largest + jnp.log(state.first / num_samples)
     variance = jnp.maximum(1.0 / size - 1.0 / num_samples, 0.0)
-    shape = jnp.where(jnp.isfinite(state.largest), pareto_k(state.tail), jnp.nan)
-    return LogEvidence(log_p, jnp.sqrt(variance), size, shape)
+    return LogEvidence(log_p, jnp.sqrt(variance), size, pareto_k(state.tail))
 
 
 def of_all(log_w: Float[Array, " K"]) -> LogEvidence:
@@ -109,15 +109,16 @@ def pareto_k(tail: Float[Array, " M+1"]) -> Scalar:
     Everything is relative and in logarithms, so the weights may span any range.
     Weights that tie with u are no exceedances. With none, as where q is the posterior,
     or where the tail spans rounding errors alone, k-hat is minus infinity: the weights
-    are bounded, and all is well. It is NaN where one to four are left, too few to tell,
-    as it always is below k = 25, and where no weight is finite.
+    are bounded, and all is well. It is plus infinity, which no fit is, where it is not
+    measured: where one to four are left, too few to tell, as always below k = 25, and
+    where no weight is above zero or one is infinite. It is NaN where a weight is.
 
     Args:
         tail: the M + 1 largest log weights in nats, the largest first.
     """
     size, dtype = tail.shape[0] - 1, tail.dtype
     if size < SMALLEST_TAIL:
-        return jnp.full((), jnp.nan, dtype)
+        return jnp.where(jnp.isnan(tail[0]), tail[0], jnp.inf)
     largest, u = tail[0], tail[-1]
     exceeds = tail[:-1] > u
     gap = jnp.where(exceeds, u - tail[:-1], -jnp.inf)
@@ -147,9 +148,10 @@ def pareto_k(tail: Float[Array, " M+1"]) -> Scalar:
     fitted = (n * shape(share @ g) + 5.0) / (n + 10.0)
 
     rounding = TIES * jnp.finfo(dtype).eps * jnp.maximum(jnp.abs(largest), 1.0)
-    few = jnp.where(num < SMALLEST_TAIL, jnp.nan, fitted)
+    few = jnp.where(num < SMALLEST_TAIL, jnp.inf, fitted)
     bounded = jnp.where(largest - u <= rounding, -jnp.inf, few)
-    return jnp.where(jnp.isfinite(largest), bounded, jnp.nan)
+    unknown = jnp.where(jnp.isnan(largest), largest, jnp.inf)
+    return jnp.where(jnp.isfinite(largest), bounded, unknown)
 
 
 def doubts(evidence: LogEvidence) -> list[str]:
@@ -164,14 +166,14 @@ def doubts(evidence: LogEvidence) -> list[str]:
         return f"{where.sum()} of {where.size} examples"
 
     found = []
-    heavy = shape > LARGEST_PARETO_K
+    heavy = np.isfinite(shape) & (shape > LARGEST_PARETO_K)
     if heavy.any():
         found.append(
             f"pareto_k is above {LARGEST_PARETO_K} in {share(heavy)}, at most "
             f"{shape[heavy].max():.2f}: few weights carry the sum, log p-hat is likely "
             f"too low and its standard error too small; widen the proposal."
         )
-    small = size < SMALLEST_SAMPLE_SIZE
+    small = (size < SMALLEST_SAMPLE_SIZE) & np.isfinite(log_p)
     if small.any():
         found.append(
             f"the effective sample size is below {SMALLEST_SAMPLE_SIZE:.0f} in "
