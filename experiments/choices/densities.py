@@ -6,27 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.choices.rows import NO_FLAGS, Choice
+from experiments.choices.rows import NO_FLAGS, Choice, Traits
 from vae_jax import flows, likelihoods, networks, posteriors, priors
 from vae_jax.types import Conditional, Likelihood, Model
 
 DISCRETE = {"bernoulli", "categorical", "layers of bits"}  # families of latents
-
-
-class Traits(NamedTuple):
-    """What a fit or an estimator has to know of a q.
-
-    Attributes:
-        continuous: whether z is real and has a gradient.
-        own_parameters: whether q has any beside h.
-        closed_kl: whether its KL to the prior has a closed form.
-        factorizes: whether that is a sum over latents.
-    """
-
-    continuous: bool = True
-    own_parameters: bool = False
-    closed_kl: bool = False
-    factorizes: bool = False
 
 
 class Posterior(NamedTuple):

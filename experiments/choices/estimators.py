@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments.choices import rows
-from experiments.choices.densities import Traits
-from experiments.choices.rows import NO_FLAGS
+from experiments.choices.rows import NO_FLAGS, Traits
 from vae_jax import networks
 from vae_jax.estimators import (
     disarm,
