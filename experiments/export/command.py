@@ -54,7 +54,8 @@ class Config(trained_runs.WorkdirFlags):
     )
 
     def __post_init__(self) -> None:
-        """Nothing: `check` is a flag here, and absl has checked --what."""
+        """Refuses values outside of what their flags allow; `check` is a flag here."""
+        cli.check_values(self, vars(self))
 
 
 class Exported(NamedTuple):
