@@ -31,12 +31,12 @@ class Posterior(NamedTuple):
 
 def traits(model: Model) -> Traits:
     """Those of the q of a model that is there, whoever built it."""
-    families = {model.recognition.family.name, model.generative.prior_family.name}
+    q, p = model.recognition.family.name, model.generative.prior_family.name
     closed = model.kl is not None
     return Traits(
-        continuous=families.isdisjoint(DISCRETE),
+        continuous=DISCRETE.isdisjoint({q, p}),
         closed_kl=closed,
-        factorizes=closed and "full_normal" not in families,
+        factorizes=closed and q in ("diag_normal", "bernoulli"),
     )
 
 
@@ -102,8 +102,8 @@ def _squashed(
 ) -> Callable[..., Likelihood]:
     """The likelihood's builder with a flag in the place of its squashing function."""
 
-    def of_flag(x_shape: tuple[int, ...], *, squash: bool, **own: float) -> Likelihood:
-        return build(x_shape, squash=jax.nn.sigmoid if squash else None, **own)
+    def of_flag(x_shape: tuple[int, ...], *, squash: bool, **stds: float) -> Likelihood:
+        return build(x_shape, squash=jax.nn.sigmoid if squash else None, **stds)
 
     return of_flag
 

@@ -32,7 +32,7 @@ class Traits(NamedTuple):
         continuous: whether z is real and has a gradient.
         own_parameters: whether q has any beside h.
         closed_kl: whether its KL to the prior has a closed form.
-        factorizes: whether that is a sum over latents.
+        factorizes: whether that is a sum over latents, one number each.
     """
 
     continuous: bool = True

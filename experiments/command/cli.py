@@ -144,7 +144,9 @@ def parse(config_cls: type[C], argv: Sequence[str]) -> C:
             no flag, an unreadable flag file.
     """
     try:
-        return config_cls(**_read(config_cls, argv))
+        values = _read(config_cls, argv)
+        check_values(config_cls, values)
+        return config_cls(**values)
     except (flags.Error, ValueError, OSError) as error:
         path = _faulty_file(config_cls, argv)
         raise UsageError(f"{path}: {error}" if path else str(error)) from error

@@ -84,14 +84,14 @@ def load(config: Config) -> Dataset:
 
 def value_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
     """Least and greatest value of each split that holds any."""
-    found = {}
+    ranges = {}
     for split in sources.SPLITS:
         rows = getattr(source, split)
         if not sources.missing_entries(rows).all():
             ends = np.nanmin(rows), np.nanmax(rows)
             low, high = ((float(end) + source.offset) / source.divisor for end in ends)
-            found[split] = low, high
-    return found
+            ranges[split] = low, high
+    return ranges
 
 
 def stamp(config: Config, data: Dataset) -> dict[str, Any]:

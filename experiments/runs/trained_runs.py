@@ -134,10 +134,10 @@ def of_runs(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> list[Traine
     if not run.config.trains_many:
         return [of_run(run, saved, checkpoint=checkpoint)]
     together = []
-    for i, config in enumerate(run.members):
+    for i, config in enumerate(run.configs):
         parts = models.build(config, run.data.x_shape)  # some draw by --seed
         alone = run._replace(config=config, parts=parts)
-        together.append(of_run(alone, runs.member(saved, i), checkpoint=checkpoint))
+        together.append(of_run(alone, runs.one_of(saved, i), checkpoint=checkpoint))
     return together
 
 
