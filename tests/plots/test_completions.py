@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vae_jax.plots import completions
+from vae_jax.plots import completions, images
 
 ORANGE = (0.90, 0.45, 0.10)
 
@@ -36,13 +36,14 @@ def test_each_group_has_a_title_and_its_images_in_order():
     np.testing.assert_allclose(two[:4, :, 1], groups["two"][0, 0])
 
 
-def test_colored_images_are_drawn_in_color_and_what_is_no_number_in_white():
+def test_colored_images_are_drawn_in_color_and_what_is_no_number_as_separators():
     original = _images(1, 2, 2, 3)
     original[0, 0, 0] = np.nan
     hidden = np.zeros(original.shape, bool)
     hidden[0, 1, 1, 2] = True  # of one channel
     (first,) = _drawn(completions.table(original, hidden, {}))
-    np.testing.assert_allclose(first[0, 0], 1.0)
+    np.testing.assert_allclose(first[0, 0], images.SEPARATOR)
+    np.testing.assert_allclose(first[:, 2], np.tile(images.SEPARATOR, (2, 1)))
     np.testing.assert_allclose(first[0, 1], original[0, 0, 1])
     np.testing.assert_allclose(first[1, 4], ORANGE)
 

@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 from vae_jax.plots import images as grids
 
 _DPI = 100
-_TILE_DOTS = 56  # what the longer side of an image is enlarged to, about
-_HIDDEN = (0.90, 0.45, 0.10)  # orange: no shade of grey
-_BLANK = 1.0  # white, like the paper
+_TILE_DOTS = 84  # what the longer side of an image is enlarged to, about
+_HIDDEN = (0.90, 0.45, 0.10)  # orange: no shade of gray, nor the separators' color
 _TITLE_INCHES = 0.3
 
 
@@ -56,14 +55,14 @@ def table(
     figure = _figure(canvases, tile=max(original.shape[1:3]))
     everything = np.concatenate([canvas.ravel() for canvas in canvases.values()])
     if note := grids.scale_note(everything, limits):
-        figure.text(0.5, 0.02, note, ha="center", va="bottom", size=6)
+        figure.text(0.5, 0.02, note, ha="center", va="bottom", size=7)
     return figure
 
 
 def _colored(
     name: str, images: np.ndarray, num_axes: int, limits: tuple[float, float]
 ) -> np.ndarray:
-    """Images as red, green and blue, 0 for black and 1 for white, which NaN is too."""
+    """Images as red, green and blue, 0 for black and 1 for white; NaN as separators."""
     images = np.asarray(images, np.float64)
     image_axes = images.ndim - num_axes
     if image_axes == 2:
@@ -75,19 +74,17 @@ def _colored(
     if images.size == 0:
         raise ValueError(f"{name} of shape {images.shape} have nothing to draw.")
     scaled = (images - limits[0]) / (limits[1] - limits[0])
-    return np.nan_to_num(scaled, nan=_BLANK)
+    return np.where(np.isnan(scaled), grids.SEPARATOR, scaled)
 
 
 def _canvas(tiles: np.ndarray) -> np.ndarray:
-    """[N, M, H, W, 3] -> one image, a pixel between neighbours."""
+    """[N, M, H, W, 3] -> one image, a pixel between neighbors."""
     padded = np.pad(
-        tiles,
-        ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)),
-        constant_values=_BLANK,
+        tiles, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=np.nan
     )
     rows, columns, height, width, _ = padded.shape
     whole = padded.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
-    return whole[:-1, :-1]
+    return np.where(np.isnan(whole[:-1, :-1]), grids.SEPARATOR, whole[:-1, :-1])
 
 
 def _figure(canvases: Mapping[str, np.ndarray], *, tile: int) -> Figure:
@@ -106,6 +103,6 @@ def _figure(canvases: Mapping[str, np.ndarray], *, tile: int) -> Figure:
             np.clip(canvas, 0.0, 1.0), vmin=0.0, vmax=1.0, interpolation="nearest"
         )
         axes.set_axis_off()
-        axes.set_title(title, size=7)
+        axes.set_title(title, size=9)
         left += width + gap
     return figure
