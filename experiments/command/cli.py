@@ -73,6 +73,11 @@ class Flags:
     def check(self) -> None:
         """Refuses values that do not go together; nothing where all do."""
 
+    def default(self, name: str) -> Any:
+        """The default of a flag."""
+        fields = dataclasses.fields(cast(Any, self))
+        return next(field.default for field in fields if field.name == name)
+
 
 def _out_of_bounds(
     value: Any, least: float | None, above: float | None, below: float | None

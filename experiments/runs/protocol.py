@@ -76,7 +76,7 @@ def load(config: Config) -> Dataset:
         data_seed=config.data_seed,
         missing_rate=config.missing_rate,
     )
-    return Dataset(source, prepared, _quantity(config, source))
+    return Dataset(source, prepared, quantity(config, source))
 
 
 def value_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
@@ -140,7 +140,7 @@ def opening(config: Config, data: Dataset) -> str:
     )
 
 
-def _quantity(config: Config, source: sources.Source) -> str:
+def quantity(config: Config, source: sources.Source) -> str:
     """What log p(x | z) is on these data.
 
     Raises:
