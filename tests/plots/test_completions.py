@@ -74,4 +74,7 @@ def test_limits_are_black_and_white_and_a_line_says_them():
     assert [text.get_text() for text in figure.texts] == ["black -4, white 4"]
     cut = completions.table(original, hidden, {"a": 2.0 * original[:, None]})
     assert [text.get_text() for text in cut.texts] == ["black 0, white 1, cut beyond"]
+    cut.canvas.draw()
+    note, images = cut.texts[0].get_window_extent(), cut.axes[0].get_window_extent()
+    assert 0.0 <= note.y0 < note.y1 < images.y0
     assert not completions.table(original, hidden, {}).texts

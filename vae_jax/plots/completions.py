@@ -11,6 +11,7 @@ _DPI = 100
 _TILE_DOTS = 84  # what the longer side of an image is enlarged to, about
 _HIDDEN = (0.90, 0.45, 0.10)  # orange: no shade of gray, nor the separators' color
 _TITLE_INCHES = 0.3
+_NOTE_INCHES = 0.25  # below, for what black and white are
 
 
 def table(
@@ -55,7 +56,7 @@ def table(
     figure = _figure(canvases, tile=max(original.shape[1:3]))
     everything = np.concatenate([canvas.ravel() for canvas in canvases.values()])
     if note := grids.scale_note(everything, limits):
-        figure.text(0.5, 0.02, note, ha="center", va="bottom", size=7)
+        figure.text(0.5, 0.0, note, ha="center", va="bottom", size=8)
     return figure
 
 
@@ -93,16 +94,24 @@ def _figure(canvases: Mapping[str, np.ndarray], *, tile: int) -> Figure:
     gap = 0.15
     widths = [scale * canvas.shape[1] for canvas in canvases.values()]
     height = scale * next(iter(canvases.values())).shape[0]
-    total = sum(widths) + gap * (len(widths) + 1), height + _TITLE_INCHES + gap
+    total_height = height + _TITLE_INCHES + _NOTE_INCHES
+    total = sum(widths) + gap * (len(widths) + 1), total_height
     figure = Figure(figsize=total, dpi=_DPI)
     left = gap
     for (title, canvas), width in zip(canvases.items(), widths, strict=True):
-        place = left / total[0], gap / total[1], width / total[0], height / total[1]
+        place = (
+            left / total[0],
+            _NOTE_INCHES / total[1],
+            width / total[0],
+            height / total[1],
+        )
         axes = figure.add_axes(place)
         axes.imshow(
             np.clip(canvas, 0.0, 1.0), vmin=0.0, vmax=1.0, interpolation="nearest"
         )
-        axes.set_axis_off()
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set(color=grids.SEPARATOR, linewidth=3.0)
         axes.set_title(title, size=9)
         left += width + gap
     return figure
