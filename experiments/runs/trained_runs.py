@@ -65,6 +65,12 @@ class Trained(NamedTuple):
             )
         return size
 
+    def place(self, split: str) -> str:
+        """Where its rows come from, in a sentence."""
+        if split == INPUT and self.input is not None:
+            return f"--input={self.input.path}"
+        return f"the {split} split of {self.config.dataset}"
+
     def labels(self, split: str) -> np.ndarray | None:
         """The labels of its rows, if it has any."""
         if split == INPUT and self.input is not None:
@@ -334,11 +340,9 @@ def _num_rows(trained: Trained, split: str, num: int, flag: str = "num_images") 
     """
     size = trained.size(split)
     if num > size:
-        where = trained.config.dataset
-        place = f"the {split} split of {where}" if split != INPUT else "--input"
         raise ValueError(
-            f"--{flag}={num} is more than the {size} rows of {place}: give as many or "
-            "fewer"
+            f"--{flag}={num} is more than the {size} rows of {trained.place(split)}: "
+            "give as many or fewer"
         )
     return num or size
 
