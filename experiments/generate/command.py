@@ -131,7 +131,7 @@ def main(config: Config) -> int:
         print(quality.table(result, source=source))
         parts = "quality", mixture, config.part("quality_rows")
         path = config.result_path(trained, *parts).with_suffix(".json")
-        report.write(path, config, result)
+        report.write(path, config, result._asdict())
     return 0
 
 
