@@ -153,9 +153,8 @@ def _check_same_run(workdir: pathlib.Path, config: Config) -> None:
     ):
         ignored = ignored | {"num_epochs"}
     differing = [
-        f"--{f.name}={getattr(before, f.name)} there, {getattr(config, f.name)} now"
-        for f in dataclasses.fields(Config)
-        if f.name not in ignored and getattr(before, f.name) != getattr(config, f.name)
+        f"--{name}={there} there, {now} now"
+        for name, (there, now) in cli.differing(before, config, ignored=ignored).items()
     ]
     if differing:
         raise ValueError(
