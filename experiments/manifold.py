@@ -31,37 +31,26 @@ PLANE = 2  # the number of latents that has a manifold to draw
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(comparison.ComparisonFlags):
     """One pair of figures; every field is a flag."""
 
     workdir: str = cli.flag("runs/manifold", "Where the runs are written.")
-    run_flagfile: str = cli.flag("", "Flag file of experiments.train for every run.")
-    run_flags: str = cli.flag(
-        "", "More flags of experiments.train for every run, separated by spaces."
-    )
-    data_dir: str = cli.flag("", "Folder that holds the original data files.")
     latents: tuple[int, ...] = cli.flag(
-        (2, 5, 10, 20), "Latent dimensions, N_z; 2 among them."
+        (2, 5, 10, 20), "Latent dimensions, N_z; 2 among them.", least=1
     )
-    num_epochs: int = cli.flag(0, "Passes over the training split; 0: the flag file's.")
-    manifold_size: int = cli.flag(20, "Tiles a side of the manifold.")
-    seed: int = cli.flag(0, "Seed of the samples.")
+    num_epochs: int = cli.flag(
+        0, "Passes over the training split; 0: the flag file's.", least=0
+    )
+    manifold_size: int = cli.flag(20, "Tiles a side of the manifold.", least=1)
+    seed: int = cli.flag(0, "Seed of the samples.", least=0)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Refuses what no figure can be made of.
 
         Raises:
             ValueError: naming the flag and its value.
             UsageError: for --run_flagfile and --run_flags, as `comparison.base`.
         """
-        if self.manifold_size < 1:
-            raise ValueError(
-                f"--manifold_size must be positive, got {self.manifold_size}"
-            )
-        if self.num_epochs < 0:
-            raise ValueError(
-                f"--num_epochs must not be negative, got {self.num_epochs}"
-            )
         if PLANE not in self.latents:
             raise ValueError(
                 f"--latents must hold {PLANE}, the manifold's, got {self.latents}"
@@ -84,7 +73,7 @@ def train_configs(config: Config) -> list[TrainConfig]:
         UsageError: as `comparison.base`.
     """
     return comparison.runs(
-        comparison.base(config.run_flagfile, config.run_flags),
+        config.base(),
         workdir=config.workdir,
         data_dir=config.data_dir,
         algorithms=["aevb"],

@@ -20,7 +20,7 @@ from experiments.completion import command as completion
 from experiments.export import cards
 from experiments.export import command as export
 from experiments.generate import command as generate
-from experiments.runs import protocol, runs, trained_runs
+from experiments.runs import comparison, protocol, runs, trained_runs
 from tests.test_experiments import metrics, saved_arrays, tiny
 from tests.test_readme import blocks
 from vae_jax import vae
@@ -310,3 +310,9 @@ def test_data_are_held_against_the_model(folder):
         "own_networks", protocol.stamp(other, protocol.load(other))["likelihood"]
     )
     assert models.quantity(config, (8, 8))(np.array([0.0, 1.0])) == "log-likelihood"
+
+
+def test_a_comparison_takes_none():
+    flags = comparison.ComparisonFlags(run_flags="--model=own_networks:conv")
+    with pytest.raises(cli.UsageError, match="--model=own_networks:conv need not read"):
+        flags.base()

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 
-from experiments.choices import estimators, rows
+from experiments.choices import conflicts, estimators, rows
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from experiments.choices.densities import (
     ACTIVATIONS,
@@ -256,16 +256,10 @@ class Config(cli.Flags):
         Raises:
             ValueError: naming the flags, their values and the fix.
         """
-        for refuse in (
-            _missing,
-            _prior,
-            _choices,
-            _readers,
-            _estimator,
-            _stream,
-            _early_stopping,
-        ):
-            refuse(self)
+        _prior(self)
+        _choices(self)
+        _readers(self)
+        conflicts.check(self)
 
     @property
     def trains_many(self) -> bool:
@@ -276,6 +270,11 @@ class Config(cli.Flags):
     def gradient(self) -> str:
         """The estimator that is ascended: that of --algorithm, or --estimator."""
         return ALGORITHMS[self.algorithm].estimator or self.estimator
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether q is of a phi: else it is found for each x when wanted."""
+        return ALGORITHMS[self.algorithm].has_encoder
 
     @property
     def settled(self) -> "Config":
@@ -308,29 +307,15 @@ class Config(cli.Flags):
         return pathlib.Path(self.workdir or f"runs/{stem}").expanduser()
 
 
-def _missing(config: Config) -> None:
-    if config.missing_rate and config.missing != "nan":
-        raise ValueError(
-            f"--missing_rate says nothing to --missing={config.missing}: it is read by "
-            "nan"
-        )
-    if config.missing == "nan" and config.algorithm == "wake_sleep":
-        raise ValueError(
-            "--missing=nan does not go with --algorithm=wake_sleep, whose q is fitted "
-            "to whole dreams alone"
-        )
-
-
 def _prior(config: Config) -> None:
     if config.has_standard_prior or config.model:
         return
-    has_encoder = ALGORITHMS[config.algorithm].has_encoder
     if not POSTERIORS[config.posterior].traits.continuous:
         raise ValueError(
             "--prior and --top_latents are of continuous latents, "
             "--posterior=bernoulli has its own prior"
         )
-    if config.prior == "vamp" and not has_encoder:
+    if config.prior == "vamp" and not config.has_encoder:
         raise ValueError(
             f"--prior=vamp is made of the encoder, which --algorithm="
             f"{config.algorithm} has not"
@@ -338,7 +323,7 @@ def _prior(config: Config) -> None:
     if config.top_latents and (
         config.prior != "standard_normal"
         or config.posterior != "diag_normal"
-        or not has_encoder
+        or not config.has_encoder
     ):
         raise ValueError(
             "--top_latents goes with an encoder, --prior=standard_normal and "
@@ -349,7 +334,7 @@ def _prior(config: Config) -> None:
 def _choices(config: Config) -> None:
     """Refuses an algorithm or an estimator that is not of the q or the prior."""
     algorithm, q = ALGORITHMS[config.algorithm], POSTERIORS[config.posterior].traits
-    if config.model and algorithm.has_encoder:
+    if config.model and config.has_encoder:
         return  # its own q says what fits, once it is built
     if not algorithm.fits(q):
         fitting = [n for n, row in POSTERIORS.items() if algorithm.fits(row.traits)]
@@ -357,7 +342,7 @@ def _choices(config: Config) -> None:
             f"--algorithm={config.algorithm} does not fit --posterior="
             f"{config.posterior}; what fits: {', '.join(fitting)}"
         )
-    if not algorithm.has_encoder:
+    if not config.has_encoder:
         return
     if config.gradient not in (fitting := estimators.fitting(q)):
         raise ValueError(
@@ -393,56 +378,8 @@ def _readers(config: Config) -> None:
             "likelihood": (config.likelihood, LIKELIHOODS),
         }
     for chooser, (name, table) in chosen.items():
-        if chooser == "estimator" and not ALGORITHMS[config.algorithm].has_encoder:
+        if chooser == "estimator" and not config.has_encoder:
             chooser, name = "algorithm", config.algorithm  # it ascends none of them
         reason = rows.unread(chooser, name, table, changed)
         if reason:
             raise ValueError(reason)
-
-
-def _estimator(config: Config) -> None:
-    if config.estimator == "ciwae" and not config.beta < 1.0:
-        raise ValueError(
-            f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
-            f"ELBO alone), got {config.beta}"
-        )
-    if config.algorithm == "full_vb" and not config.weight_decay:
-        raise ValueError(
-            "--algorithm=full_vb needs a --weight_decay above 0: the precision of "
-            "its prior on theta"
-        )
-
-
-def _stream(config: Config) -> None:
-    if not config.stream_steps:
-        return
-    if not ALGORITHMS[config.algorithm].has_encoder:
-        raise ValueError(
-            f"--stream_steps does not go with --algorithm={config.algorithm}, which "
-            "keeps a state for each row of the data set"
-        )
-    if config.trains_many:
-        raise ValueError(
-            "--stream_steps does not go with --num_seeds and --sweep: each run has an "
-            "order of its own, and would be sent rows of its own"
-        )
-    if config.shard_data:
-        raise ValueError("--shard_data and --stream_steps are two ways: choose one")
-
-
-def _early_stopping(config: Config) -> None:
-    if config.early_stopping and config.trains_many:
-        raise ValueError(
-            "--early_stopping ends one run at its own time: leave it out where runs "
-            "train together (--num_seeds, --sweep); the best weights of each are kept"
-        )
-    if config.early_stopping and config.algorithm == "mcem":
-        raise ValueError(
-            "--early_stopping needs a validation bound, and mcem has no q to take "
-            "one with while it trains"
-        )
-    if config.early_stopping and config.early_stopping < config.eval_every:
-        raise ValueError(
-            f"--early_stopping={config.early_stopping} is below --eval_every="
-            f"{config.eval_every}: the validation bound would never be seen twice"
-        )
