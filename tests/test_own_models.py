@@ -21,8 +21,8 @@ from experiments.export import cards
 from experiments.export import command as export
 from experiments.generate import command as generate
 from experiments.runs import comparison, protocol, runs, trained_runs
-from tests.test_experiments import metrics, saved_arrays, tiny
-from tests.test_readme import blocks
+from tests.sources import text
+from tests.tiny import metrics, saved_arrays, tiny
 from vae_jax import vae
 from vae_jax.types import Model
 
@@ -119,7 +119,8 @@ of_three, constant = lambda config, x_shape, more: None, 3
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The current folder, with the README's module and more of them."""
-    (example,) = blocks("experiments/README.md", "python")
+    pattern = r"```python\n(.*?)```"
+    (example,) = re.findall(pattern, text("experiments/README.md"), flags=re.DOTALL)
     (tmp_path / "own_networks.py").write_text(example + MORE)
     (tmp_path / "broken_networks.py").write_text("import no_such_package\n")
     (tmp_path / "half_networks.py").write_text("def conv(:\n")
