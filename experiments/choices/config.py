@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 
-from experiments.choices import conflicts, estimators, rows
+from experiments.choices import refusals
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from experiments.choices.densities import (
     ACTIVATIONS,
@@ -256,10 +256,7 @@ class Config(cli.Flags):
         Raises:
             ValueError: naming the flags, their values and the fix.
         """
-        _prior(self)
-        _choices(self)
-        _readers(self)
-        conflicts.check(self)
+        refusals.check(self)
 
     @property
     def trains_many(self) -> bool:
@@ -305,81 +302,3 @@ class Config(cli.Flags):
         name = self.dataset.removeprefix("npz:").removeprefix("tfds:")
         stem = pathlib.Path(name).stem
         return pathlib.Path(self.workdir or f"runs/{stem}").expanduser()
-
-
-def _prior(config: Config) -> None:
-    if config.has_standard_prior or config.model:
-        return
-    if not POSTERIORS[config.posterior].traits.continuous:
-        raise ValueError(
-            "--prior and --top_latents are of continuous latents, "
-            "--posterior=bernoulli has its own prior"
-        )
-    if config.prior == "vamp" and not config.has_encoder:
-        raise ValueError(
-            f"--prior=vamp is made of the encoder, which --algorithm="
-            f"{config.algorithm} has not"
-        )
-    if config.top_latents and (
-        config.prior != "standard_normal"
-        or config.posterior != "diag_normal"
-        or not config.has_encoder
-    ):
-        raise ValueError(
-            "--top_latents goes with an encoder, --prior=standard_normal and "
-            "--posterior=diag_normal, which hold for each of its layers"
-        )
-
-
-def _choices(config: Config) -> None:
-    """Refuses an algorithm or an estimator that is not of the q or the prior."""
-    algorithm, q = ALGORITHMS[config.algorithm], POSTERIORS[config.posterior].traits
-    if config.model and config.has_encoder:
-        return  # its own q says what fits, once it is built
-    if not algorithm.fits(q):
-        fitting = [n for n, row in POSTERIORS.items() if algorithm.fits(row.traits)]
-        raise ValueError(
-            f"--algorithm={config.algorithm} does not fit --posterior="
-            f"{config.posterior}; what fits: {', '.join(fitting)}"
-        )
-    if not config.has_encoder:
-        return
-    if config.gradient not in (fitting := estimators.fitting(q)):
-        raise ValueError(
-            f"--estimator={config.gradient} does not fit --posterior="
-            f"{config.posterior}; what fits: {', '.join(fitting)}"
-        )
-    if not config.has_standard_prior:
-        q = q._replace(closed_kl=False, factorizes=False)
-    if config.gradient not in (fitting := estimators.fitting(q)):
-        raise ValueError(
-            f"--estimator={config.gradient} needs the closed-form KL of a normal to "
-            f"N(0, I), which --prior={config.prior} --top_latents="
-            f"{config.top_latents} have not; what fits: {', '.join(fitting)}"
-        )
-
-
-def _readers(config: Config) -> None:
-    """Refuses a flag that is not at its default and that nothing reads."""
-    changed = [
-        field.name
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != field.default
-    ]
-    chosen = {
-        "algorithm": (config.algorithm, ALGORITHMS),
-        "estimator": (config.gradient, ESTIMATORS),
-        "optimizer": (config.optimizer, OPTIMIZERS),
-    }
-    if not config.model:  # whose function may read any
-        chosen |= {
-            "posterior": (config.posterior, POSTERIORS),
-            "prior": (config.prior, PRIORS),
-            "likelihood": (config.likelihood, LIKELIHOODS),
-        }
-    for chooser, (name, table) in chosen.items():
-        if chooser == "estimator" and not config.has_encoder:
-            chooser, name = "algorithm", config.algorithm  # it ascends none of them
-        reason = rows.unread(chooser, name, table, changed)
-        if reason:
-            raise ValueError(reason)
