@@ -20,7 +20,7 @@ from experiments.completion import command as completion
 from experiments.export import cards
 from experiments.export import command as export
 from experiments.generate import command as generate
-from experiments.runs import comparison, protocol, runs, trained_runs
+from experiments.runs import comparison, new_rows, protocol, runs, trained_runs
 from tests.sources import text
 from tests.tiny import metrics, saved_arrays, tiny
 from vae_jax import vae
@@ -306,10 +306,11 @@ def test_data_are_held_against_the_model(folder):
     with pytest.raises(ValueError, match=r"--model=.*the train split .* \[0, 255\]"):
         protocol.load(config)
     other = dataclasses.replace(config, model="own_networks:affine", squash_mean=True)
-    assert protocol.load(other).quantity == "log-density"
-    assert re.match(
-        "own_networks", protocol.stamp(other, protocol.load(other))["likelihood"]
-    )
+    data = protocol.load(other)
+    assert data.quantity == "log-density"
+    np.savez("rows.npz", data.source.train[:3])
+    assert len(new_rows.read("rows.npz", other.settled, data).rows) == 3
+    assert re.match("own_networks", protocol.stamp(other, data)["likelihood"])
     assert models.quantity(config, (8, 8))(np.array([0.0, 1.0])) == "log-likelihood"
 
 
