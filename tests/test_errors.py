@@ -105,7 +105,7 @@ def test_a_number_that_is_none_is_named_with_its_flag(flag):
 
 
 def test_a_list_of_rates_names_its_flag():
-    with pytest.raises(cli.UsageError, match=r"--learning_rates: fast is no number"):
+    with pytest.raises(cli.UsageError, match=r"--learning_rates=1e-3,fast: numbers"):
         cli.parse(tighter_bounds.Config, ["t", "--learning_rates=1e-3,fast"])
 
 

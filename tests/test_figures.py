@@ -79,7 +79,9 @@ def test_the_manifold_takes_up_what_the_curves_have_trained():
 
 
 def test_runs_differ_in_algorithm_and_latents_alone():
-    shared = comparison.base(str(FLAGS / "train" / "aevb_mnist.flags"), "--seed=3")
+    flagfile = str(FLAGS / "train" / "aevb_mnist.flags")
+    flags = comparison.ComparisonFlags(run_flagfile=flagfile, run_flags="--seed=3")
+    shared = flags.base()
     found = comparison.runs(
         shared,
         workdir="w",

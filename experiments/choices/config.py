@@ -269,6 +269,11 @@ class Config(cli.Flags):
         return ALGORITHMS[self.algorithm].estimator or self.estimator
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether q is of a phi: else it is found for each x when wanted."""
+        return ALGORITHMS[self.algorithm].has_encoder
+
+    @property
     def settled(self) -> "Config":
         """The same with what --binarization=auto stands for in its place.
 

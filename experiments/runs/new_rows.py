@@ -98,10 +98,11 @@ def _check(source: sources.Source, config: Config, data: protocol.Dataset) -> No
     if holes.all():
         raise ValueError(f"every entry of {source.name} is missing")
     binarization = config.settled.binarization
+    by_flags = not config.model  # whose own likelihood says what it is of
     unit_interval = {
-        "--likelihood=bernoulli": config.likelihood == "bernoulli",
+        "--likelihood=bernoulli": by_flags and config.likelihood == "bernoulli",
         f"--binarization={binarization}": binarization != "none",
-        "--squash_mean": config.squash_mean,
+        "--squash_mean": by_flags and config.squash_mean,
     }
     low, high = protocol.value_ranges(source)["test"]
     lows, highs = zip(*protocol.value_ranges(data.source).values(), strict=True)

@@ -29,9 +29,8 @@ def claim(config: Config) -> pathlib.Path:
         UsageError: for other flags, a path that is a file or cannot be written, a
             run found under --noresume.
     """
-    workdir = config.directory()
+    workdir = report.claim(config.directory())
     with cli.user_errors():
-        report.make(workdir)
         if (workdir / FLAGS).exists():
             _check_same_run(workdir, config)
         if parallel.is_writer():
