@@ -12,7 +12,7 @@ from experiments.command import cli
 from experiments.measures import measure
 from experiments.representation import command as representation
 from experiments.runs import fit, trained_runs
-from tests.test_experiments import FLAGS, tiny
+from tests.tiny import FLAGS, tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
@@ -38,7 +38,7 @@ def seeds(tmp_path_factory):
 
 
 @pytest.fixture
-def unlabelled(tmp_path):
+def unlabeled(tmp_path):
     """A data set of vectors, without labels and without a test split."""
     rows = np.random.default_rng(0).random((60, 5), np.float32)
     np.savez(tmp_path / "rows.npz", train=rows)
@@ -88,12 +88,12 @@ def test_several_seeds_have_a_mean_and_a_spread(seeds, capsys):
 
 
 @pytest.mark.slow
-def test_without_labels_the_labelled_metrics_are_skipped_and_a_line_says_so(
-    tmp_path, unlabelled, capsys
+def test_without_labels_the_labeled_metrics_are_skipped_and_a_line_says_so(
+    tmp_path, unlabeled, capsys
 ):
     config = tiny(
         tmp_path / "run",
-        dataset=unlabelled,
+        dataset=unlabeled,
         batch_size=10,
         likelihood="normal",
         binarization="none",
@@ -101,7 +101,7 @@ def test_without_labels_the_labelled_metrics_are_skipped_and_a_line_says_so(
     train.main(config)
     assert representation.main(dataclasses.replace(SMALL, workdir=config.workdir)) == 0
     said = capsys.readouterr().out
-    assert "labelled metrics are skipped" in said
+    assert "labeled metrics are skipped" in said
     assert "has no labels of its train split" in said
     assert "are no images: not drawn" in said
     result = read(tmp_path / "run" / "representation.json")
@@ -128,7 +128,7 @@ def test_any_posterior_has_codes(tmp_path, changes, capsys):
         SMALL, workdir=config.workdir, num_test=60, num_train=200, few_labels=(10,)
     )
     assert representation.main(small) == 0
-    assert "labelled metrics are skipped" not in capsys.readouterr().out
+    assert "labeled metrics are skipped" not in capsys.readouterr().out
     result = read(tmp_path / "run" / "representation.json")
     width = config.num_latents + config.top_latents
     assert result["sizes"]["codes"] == width

@@ -149,11 +149,11 @@ def _mean_without(log_w: Float[Array, " K"], left_out: int) -> Scalar:
     """The mean of L over all subsets that leave that many samples out."""
     num_samples = log_w.shape[0]
     out = list(itertools.combinations(range(num_samples), left_out))
-    kept = np.ones((len(out), num_samples), bool)
-    for row, dropped in zip(kept, out, strict=True):
+    included = np.ones((len(out), num_samples), bool)
+    for row, dropped in zip(included, out, strict=True):
         row[list(dropped)] = False
-    rows = jnp.broadcast_to(log_w, kept.shape)
-    log_sums = jax.nn.logsumexp(rows, axis=1, where=kept)
+    rows = jnp.broadcast_to(log_w, included.shape)
+    log_sums = jax.nn.logsumexp(rows, axis=1, where=included)
     return log_sums.mean() - math.log(num_samples - left_out)
 
 

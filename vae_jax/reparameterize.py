@@ -175,10 +175,10 @@ def cauchy_from_uniform(
         ValueError: if the three arguments differ in shape.
     """
     _check_shapes(u=u, location=location, log_scale=log_scale)
-    centred = u - 0.5
+    centered = u - 0.5
     tail = jnp.minimum(u, 1.0 - u)
-    outer = jnp.sign(centred) / jnp.tan(jnp.pi * tail)
-    noise = jnp.where(tail < 0.25, outer, jnp.tan(jnp.pi * centred))
+    outer = jnp.sign(centered) / jnp.tan(jnp.pi * tail)
+    noise = jnp.where(tail < 0.25, outer, jnp.tan(jnp.pi * centered))
     return location + jnp.exp(log_scale) * noise
 
 

@@ -139,7 +139,7 @@ def draw_manifold(tiles: np.ndarray, path: pathlib.Path, *, limits: Limits) -> N
 def draw_latents(
     codes: np.ndarray, labels: np.ndarray | None, path: pathlib.Path, *, what: str
 ) -> None:
-    """Draws codes [N, D] coloured by label: one or two latents, or the first two
+    """Draws codes [N, D] colored by label: one or two latents, or the first two
     principal components of more.
     """
     size = codes.shape[1]

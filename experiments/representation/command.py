@@ -154,7 +154,7 @@ def table(config: Config, results: list[dict[str, Any]]) -> str:
     ]
     if "skipped" in first:
         lines.append(
-            f"labelled metrics are skipped (probe, k-NN, clusters, few labels): "
+            f"labeled metrics are skipped (probe, k-NN, clusters, few labels): "
             f"{first['skipped']}"
         )
     else:

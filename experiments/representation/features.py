@@ -39,13 +39,13 @@ class Rows(NamedTuple):
     split: str
     unlabeled: str
 
-    def labelled(self, features: Features) -> list[probes.Labelled]:
+    def labeled(self, features: Features) -> list[probes.Labeled]:
         """The two sets of features with their labels."""
         assert self.train_labels is not None
         assert self.test_labels is not None
         return [
-            probes.Labelled(features.train, self.train_labels),
-            probes.Labelled(features.test, self.test_labels),
+            probes.Labeled(features.train, self.train_labels),
+            probes.Labeled(features.test, self.test_labels),
         ]
 
 
@@ -110,8 +110,8 @@ def of_rows(
 def judge(
     config: Config, rows: Rows, features: Features, *, seed: int
 ) -> dict[str, float]:
-    """Every labelled metric of one set of features."""
-    train, test = rows.labelled(features)
+    """Every labeled metric of one set of features."""
+    train, test = rows.labeled(features)
     probe = probes.linear_probe(train, test)
     metrics = {
         "linear_probe": probe.accuracy,
@@ -133,7 +133,7 @@ def few_labels(
     config: Config, rows: Rows, features: Features, *, seed: int
 ) -> dict[str, list[float]]:
     """Accuracy of the probe at each draw, by the number of labels that it could get."""
-    train, test = rows.labelled(features)
+    train, test = rows.labeled(features)
     _, counts = np.unique(train.labels, return_counts=True)
     return {
         str(num_labels): probes.few_labels(

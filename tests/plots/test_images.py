@@ -40,16 +40,16 @@ def test_a_manifold_has_no_gaps():
     np.testing.assert_array_equal(drawn, np.block([list(row) for row in sheet]))
 
 
-def test_colours_are_kept_and_a_single_channel_is_grey():
-    colour = np.stack([DIGITS[:4], DIGITS[4:8], DIGITS[8:12]], axis=-1)
-    drawn = canvas(images.grid(colour, num_columns=2, padding=0))
+def test_colors_are_kept_and_a_single_channel_is_grey():
+    color = np.stack([DIGITS[:4], DIGITS[4:8], DIGITS[8:12]], axis=-1)
+    drawn = canvas(images.grid(color, num_columns=2, padding=0))
     assert drawn.shape == (16, 16, 3)
-    np.testing.assert_array_equal(drawn[:8, 8:], colour[1])
-    grey = images.grid(DIGITS[:4, ..., None], num_columns=2)
+    np.testing.assert_array_equal(drawn[:8, 8:], color[1])
+    gray = images.grid(DIGITS[:4, ..., None], num_columns=2)
     np.testing.assert_array_equal(
-        canvas(grey), canvas(images.grid(DIGITS[:4], num_columns=2))
+        canvas(gray), canvas(images.grid(DIGITS[:4], num_columns=2))
     )
-    assert grey.axes[0].images[0].get_cmap().name == "gray"
+    assert gray.axes[0].images[0].get_cmap().name == "gray"
 
 
 def test_values_beyond_the_unit_interval_are_clipped():

@@ -117,7 +117,11 @@ def prepare(
     else:
         for split, array in raw.items():
             _check_probabilities(f"{source.name}: {split}", array, offset, divisor)
-        made, taker, reader = _drawn(raw, offset, divisor, data_seed), take(), values()
+        made, taker, reader = (
+            _sampled(raw, offset, divisor, data_seed),
+            take(),
+            values(),
+        )
         if binarization == "dynamic":
             made["train"] = raw["train"]
             taker = take(offset=offset, divisor=divisor, dynamic=True)
@@ -209,7 +213,7 @@ def _thresholded(
     return {split: (array >= half).astype(np.uint8) for split, array in raw.items()}
 
 
-def _drawn(
+def _sampled(
     raw: dict[str, np.ndarray], offset: float, divisor: float, data_seed: int
 ) -> dict[str, np.ndarray]:
     """Zeros and ones with P(1) = value: a stream for each split, filled row by row."""

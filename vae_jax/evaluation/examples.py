@@ -66,7 +66,7 @@ def over_examples(
     def run_shared(key: PRNGKey, params: Params, data: Float[Array, "N *X"]) -> PyTree:
         num = len(data)
         index = jnp.arange(num + -num % size) % num  # some rows twice, to fill up
-        found = of_shards(key, params, index, data[index])
-        return jax.tree.map(lambda leaf: leaf[:num], found)
+        results = of_shards(key, params, index, data[index])
+        return jax.tree.map(lambda leaf: leaf[:num], results)
 
     return jax.jit(run_shared, out_shardings=NamedSharding(mesh, same))

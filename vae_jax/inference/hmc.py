@@ -249,7 +249,7 @@ def normal_fit(
     Args:
         num_latents: D.
         num_samples: S, above D.
-        shrinkage: of the correlations towards zero, in (0, 1).
+        shrinkage: of the correlations toward zero, in (0, 1).
         inflation: factor of the standard deviations.
 
     Raises:

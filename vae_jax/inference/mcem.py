@@ -215,7 +215,7 @@ def fitted_normal(
         num_starts: draws of the prior among which `hmc.start` chooses.
         target_acceptance: as in `hmc.samples`.
         initial_step_size: as in `hmc.samples`.
-        shrinkage: of the correlations towards zero, in (0, 1).
+        shrinkage: of the correlations toward zero, in (0, 1).
         inflation: factor of the standard deviations; above 1 for a proposal whose
             tails must cover the posterior's.
 

@@ -197,15 +197,15 @@ def _maximize(
     collapsed = n * total / rate < one_row
     shift = jnp.where(collapsed[:, None], 0.0, b / jnp.maximum(n, tiny)[:, None])
     pooled = gmm_scales.pool(old.scale, n)
-    kept = gmm_scales.expand(old.scale, pooled * total / rate < one_row)
+    unchanged = gmm_scales.expand(old.scale, pooled * total / rate < one_row)
     rows = gmm_scales.expand(old.scale, jnp.maximum(pooled, tiny))
     variance = kind.about(second, n, b, shift) / rows
     mean = old.mean + kind.unwhiten(old.scale, shift)
     center = jnp.matmul(share, old.mean, precision="highest")
     scale, at_floor = kind.rescale(
         old.scale,
-        jnp.where(kept, identity, variance),
-        jnp.where(kept, identity, second / rows),
+        jnp.where(unchanged, identity, variance),
+        jnp.where(unchanged, identity, second / rows),
         least_std=gmm_scales.least_std(
             old.scale,
             share,
@@ -217,9 +217,9 @@ def _maximize(
     new = gmm_scales.Tables(
         jnp.log(jnp.maximum(n, tiny)),
         mean,
-        jnp.where(kept, old.scale, scale),
+        jnp.where(unchanged, old.scale, scale),
     )
-    return new, shift, collapsed.sum(), (at_floor & ~kept.ravel()).sum()
+    return new, shift, collapsed.sum(), (at_floor & ~unchanged.ravel()).sum()
 
 
 def _bound(

@@ -9,7 +9,7 @@ from vae_jax.plots import images as grids
 
 _DPI = 100
 _TILE_DOTS = 56  # what the longer side of an image is enlarged to, about
-_HIDDEN = (0.90, 0.45, 0.10)  # orange: no shade of grey
+_HIDDEN = (0.90, 0.45, 0.10)  # orange: no shade of gray
 _BLANK = 1.0  # white, like the paper
 _TITLE_INCHES = 0.3
 
@@ -79,7 +79,7 @@ def _colored(
 
 
 def _canvas(tiles: np.ndarray) -> np.ndarray:
-    """[N, M, H, W, 3] -> one image, a pixel between neighbours."""
+    """[N, M, H, W, 3] -> one image, a pixel between neighbors."""
     padded = np.pad(
         tiles,
         ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)),

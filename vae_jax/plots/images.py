@@ -86,7 +86,7 @@ def manifold(
     title: str | None = None,
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:
-    """A sheet of images without gaps, where neighbours are meant to be alike.
+    """A sheet of images without gaps, where neighbors are meant to be alike.
 
     Args:
       images: [R, C, H, W], or [R, C, H, W, 1 or 3]; row 0 is at the top.
