@@ -12,7 +12,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.measures import validation
 from experiments.runs import fit
-from tests.test_experiments import metrics, tiny
+from tests.tiny import metrics, tiny
 
 pytestmark = pytest.mark.uses_optax
 WAYS = {

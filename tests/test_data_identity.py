@@ -14,7 +14,7 @@ from experiments.inference_gaps import command as inference_gaps
 from experiments.measures import whole_run
 from experiments.representation import command as representation
 from experiments.runs import fit, protocol, rundir, runs, trained_runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.data import sources
 from vae_jax.training import checkpoints
 

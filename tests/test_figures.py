@@ -14,7 +14,7 @@ import pytest
 from experiments import bound_curves, manifold, marginal_likelihood
 from experiments.command import cli, report
 from experiments.runs import comparison, fit
-from tests.test_experiments import metrics
+from tests.tiny import metrics
 
 pytestmark = pytest.mark.uses_optax
 

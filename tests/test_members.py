@@ -15,7 +15,7 @@ from experiments.export import cards
 from experiments.generate import command as generate
 from experiments.measures import validation
 from experiments.runs import fit, runs, trained_runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax

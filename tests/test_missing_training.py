@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.completion import command as completion
 from experiments.runs import protocol, trained_runs
-from tests.test_experiments import FLAGS, metrics, saved_arrays, tiny
+from tests.tiny import FLAGS, metrics, saved_arrays, tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
@@ -67,7 +68,7 @@ def test_what_was_missing_is_in_the_protocol_and_no_number_is_nan(workdir):
     assert np.isfinite([row["bound"] for row in rows]).all()
     assert np.isfinite([row["valid_bound"] for row in rows]).all()
     trained = trained_runs.load(workdir, checkpoint="last")[0]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.params))
+    chex.assert_tree_all_finite(trained.params)
 
 
 @pytest.mark.slow
@@ -103,7 +104,7 @@ def test_a_learned_baseline_trains_on_rows_with_holes(tmp_path):
     assert train.main(config) == 0
     assert np.isfinite([row["bound"] for row in journal.read(tmp_path)]).all()
     trained = trained_runs.load(tmp_path, checkpoint="last")[0]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.params))
+    chex.assert_tree_all_finite(trained.params)
 
 
 @pytest.mark.parametrize("algorithm", ["aevb", "rws", "full_vb", "mcem", "vem"])

@@ -14,7 +14,7 @@ from experiments.command import cli
 from experiments.estimator_variance import command as estimator_variance
 from experiments.measures import pictures
 from experiments.runs import fit, protocol, runs, trained_runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.data import sources
 from vae_jax.plots import files
 

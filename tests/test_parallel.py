@@ -19,7 +19,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.measures import validation
 from experiments.runs import fit, rundir, runs
-from tests.test_experiments import metrics, saved_arrays, tiny
+from tests.tiny import metrics, saved_arrays, tiny
 from vae_jax.training import checkpoints, journal
 
 pytestmark = pytest.mark.uses_optax

@@ -1,6 +1,7 @@
 import itertools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +35,9 @@ def test_diag_normal_log_prob_matches_scipy(x64):
 def test_diag_normal_samples_have_its_moments_and_its_entropy(x64):
     z = _draws(20_000)
     testing.assert_mean_equals(z, MEAN)
-    centred = np.asarray(z) - MEAN
+    centered = np.asarray(z) - MEAN
     testing.assert_mean_equals(
-        centred[:, :, None] * centred[:, None, :], np.diag(np.exp(2 * LOG_STD))
+        centered[:, :, None] * centered[:, None, :], np.diag(np.exp(2 * LOG_STD))
     )
     density = posteriors.diag_normal(2)
     log_q = jax.vmap(lambda z: density.log_prob((), jnp.asarray(H), z))(z)
@@ -147,8 +148,8 @@ def test_full_normal_samples_have_its_mean_covariance_and_entropy(x64):
 
     z, log_q = draw(jax.random.split(jax.random.key(0), 20_000))
     testing.assert_mean_equals(z, MEAN)
-    centred = np.asarray(z) - MEAN
-    outer = centred[:, :, None] * centred[:, None, :]
+    centered = np.asarray(z) - MEAN
+    outer = centered[:, :, None] * centered[:, None, :]
     testing.assert_mean_equals(outer, COVARIANCE)
     entropy = SCIPY_NORMAL.entropy(MEAN, COVARIANCE)
     testing.assert_mean_equals(log_q, -entropy)
@@ -312,8 +313,8 @@ def test_discrete_samples_have_their_probabilities_and_no_gradient(density, h, m
     if mean.ndim == 2:
         np.testing.assert_array_equal(z.sum(-1), 1.0)
     else:  # the bits are independent
-        centred = np.asarray(z) - mean
-        outer = centred[:, :, None] * centred[:, None, :]
+        centered = np.asarray(z) - mean
+        outer = centered[:, :, None] * centered[:, None, :]
         testing.assert_mean_equals(outer, np.diag(mean * (1 - mean)))
 
 
@@ -324,7 +325,7 @@ def test_discrete_log_prob_is_finite_for_any_finite_logits(size):
     choice = jax.value_and_grad(posteriors.categorical(1, 3).log_prob, 1)(
         (), h, one_hot
     )
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((bits, choice)))
+    chex.assert_tree_all_finite((bits, choice))
 
 
 def test_h_of_discrete_latents_holds_their_logits():

@@ -13,7 +13,7 @@ from experiments.command import cli, report
 from experiments.measures import measure
 from experiments.representation import command as representation
 from experiments.runs import comparison, fit, protocol, rundir, runs, trained_runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
@@ -94,6 +94,7 @@ def test_a_cross_entropy_has_no_elbo_and_no_error_of_one(tmp_path):
 QUICK: dict[str, Any] = {"eval_samples": 1, "importance_samples": 0}
 
 
+@pytest.mark.slow
 def test_what_is_of_some_images_is_not_written_over_what_is_of_all(workdir, capsys):
     folder = {"workdir": str(workdir)}
     assert evaluate.main(evaluate.Config(**folder, **QUICK)) == 0
@@ -124,6 +125,7 @@ def test_what_is_of_one_run_is_not_written_over_what_is_of_all(tmp_path):
     assert read(tmp_path / "run" / f"{name}_member_1.json")["member"] == 1
 
 
+@pytest.mark.slow
 def test_one_test_row_is_evaluated_without_an_error_and_compared_with_none(tmp_path):
     bits = np.random.default_rng(0).integers(0, 2, (21, 4, 4), np.uint8)
     np.savez(tmp_path / "a.npz", train=bits[:20], test=bits[20:])

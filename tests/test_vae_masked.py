@@ -83,7 +83,7 @@ def test_no_nan_reaches_a_gradient(x64):
         ) - masked.recognition.log_prob(params, h, z)
 
     grads = jax.jit(jax.grad(difference, argnums=(0, 1)))(params, z)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    chex.assert_tree_all_finite(grads)
     check_grads(jax.jit(difference), (params, z), order=1, modes=("rev",))
     of_x = jax.grad(lambda x: types.log_likelihood(masked.generative, params, x, z))(x)
     np.testing.assert_array_equal(of_x[np.isnan(X)], 0.0)

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,11 +38,7 @@ def test_the_bound_is_that_of_the_model_of_the_observed_entries_alone(x64):
     single = [jax.jit(jax.value_and_grad(f, argnums=1)) for f in (objective, by_hand)]
     got = single[0](key, problem.params, x)
     expected = single[1](jax.random.clone(key), problem.params, x)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
-        got,
-        expected,
-    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_without_holes_it_is_the_importance_weighted_bound_bit_for_bit():
@@ -54,10 +51,8 @@ def test_without_holes_it_is_the_importance_weighted_bound_bit_for_bit():
         for build in (missing_data.importance_bound, importance.iwae)
     ]
     one, other = (jax.jit(jax.value_and_grad(f, argnums=1)) for f in made)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        one(key, params, x),
-        other(jax.random.clone(key), params, x),
+    chex.assert_trees_all_equal(
+        one(key, params, x), other(jax.random.clone(key), params, x)
     )
 
 

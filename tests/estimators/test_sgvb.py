@@ -1,5 +1,6 @@
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,9 +150,7 @@ def test_beta_may_be_traced(x64):
         return jax.grad(objective, 1)(jax.random.clone(key), problem.params, x)
 
     traced, static = jax.jit(slope)(0.3), jax.jit(lambda: slope(0.3))()
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), traced, static
-    )
+    chex.assert_trees_all_close(traced, static, rtol=1e-9)
 
 
 # Weight decay and the data set's total
@@ -173,9 +172,7 @@ def test_a_normal_prior_on_theta_changes_the_gradient_of_theta_alone(x64):
         ),
         plain_grads.recognition,
     )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), grads, expected
-    )
+    chex.assert_trees_all_close(grads, expected, rtol=1e-9)
 
 
 def test_the_decayed_gradients_of_a_data_set_add_up_to_one_log_prior(x64):
@@ -200,9 +197,7 @@ def test_no_weight_decay_changes_nothing(x64):
     arguments = problem.params, jnp.asarray(X)
     got = jax.jit(jax.grad(decayed, 1))(jax.random.clone(key), *arguments)
     expected = jax.jit(jax.grad(plain, 1))(key, *arguments)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), got, expected
-    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-12)
 
 
 @pytest.mark.slow
@@ -248,11 +243,7 @@ def test_sharding_the_batch_over_four_devices_changes_nothing():
         jax.device_put(problem.params, whole),
         jax.device_put(xs, jax.sharding.NamedSharding(mesh, spec("data"))),
     )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-        got,
-        expected,
-    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_empty_data_set_and_a_negative_weight_decay_are_refused():

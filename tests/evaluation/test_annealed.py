@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -271,7 +272,7 @@ def test_batches_of_examples_and_single_ones_agree():
         )
         for size in (1, 3)
     ]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4), *runs)
+    chex.assert_trees_all_close(*runs, rtol=2e-4)
 
 
 @pytest.mark.slow

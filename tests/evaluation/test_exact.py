@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,10 +65,8 @@ def test_the_grid_has_the_closed_form_of_a_linear_model(x64, num_latents):
     got, slope = jax.jit(jax.value_and_grad(log_p))(problem.params, x)
     wanted, exact_slope = jax.jit(jax.value_and_grad(problem.log_p))(problem.params, x)
     np.testing.assert_allclose(got, wanted, rtol=1e-9)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9),
-        slope.generative,
-        exact_slope.generative,
+    chex.assert_trees_all_close(
+        slope.generative, exact_slope.generative, rtol=1e-7, atol=1e-9
     )
 
 
@@ -137,10 +136,8 @@ def test_two_nodes_at_the_posterior_have_the_closed_form_of_a_linear_model(
     wanted, exact_slope = jax.jit(jax.value_and_grad(problem.log_p))(problem.params, x)
     np.testing.assert_allclose(got, wanted, rtol=1e-9)
     # Of theta: the gradient has a quadratic in z and so is exact with two nodes.
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7),
-        slope.generative,
-        exact_slope.generative,
+    chex.assert_trees_all_close(
+        slope.generative, exact_slope.generative, rtol=1e-7, atol=1e-7
     )
 
 
@@ -203,11 +200,7 @@ def test_the_bound_has_the_closed_form_of_a_linear_model_and_its_gradient(
     got, slope = jax.jit(jax.value_and_grad(bound))(problem.params, x)
     wanted, exact_slope = jax.jit(jax.value_and_grad(problem.elbo))(problem.params, x)
     np.testing.assert_allclose(got, wanted, rtol=1e-9)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9),
-        slope,
-        exact_slope,
-    )
+    chex.assert_trees_all_close(slope, exact_slope, rtol=1e-7, atol=1e-9)
 
 
 def test_the_divergence_is_that_of_two_normals_and_zero_at_the_posterior(x64):

@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,9 +78,7 @@ def test_theta_approaches_maximum_likelihood_at_the_target_acceptance():
     np.testing.assert_allclose(info.acceptance[400:].mean(), 0.9, atol=0.01)
     assert info.energy_error[400:].mean() < 0.4
     # phi is handed through.
-    jax.tree.map(
-        np.testing.assert_array_equal, fitted.recognition, problem.params.recognition
-    )
+    chex.assert_trees_all_equal(fitted.recognition, problem.params.recognition)
 
 
 @pytest.mark.slow
@@ -145,11 +144,7 @@ def test_the_updates_climb_the_mean_log_joint_of_the_new_positions(weight_decay)
     np.testing.assert_allclose(info.gradient_norm, norm, rtol=1e-4)
     for _ in range(2):
         theta = jax.tree.map(lambda a, g: a + 0.1 * g, theta, gradient(theta))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        after.params.generative,
-        theta,
-    )
+    chex.assert_trees_all_close(after.params.generative, theta, rtol=1e-4, atol=1e-6)
     assert after.step == 1
     np.testing.assert_allclose(info.step_size, 0.1, rtol=1e-6)
     np.testing.assert_allclose(

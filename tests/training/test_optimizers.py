@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,7 +146,14 @@ def _mcem(optimizer):
 
 @uses_optax
 @EACH
-@pytest.mark.parametrize("make", [_variational_em, _quadrature_em, _mcem])
+@pytest.mark.parametrize(
+    "make",
+    [
+        _quadrature_em,
+        pytest.param(_variational_em, marks=pytest.mark.slow),
+        pytest.param(_mcem, marks=pytest.mark.slow),
+    ],
+)
 def test_fits_of_theta_alone_take_those_optimizers_too(x64, name, make):
     problem = problems.linear_gaussian()
     algorithm, read = make(OPTIMIZERS[name]())
@@ -155,9 +163,7 @@ def test_fits_of_theta_alone_take_those_optimizers_too(x64, name, make):
     end = jax.vmap(problem.log_p, in_axes=(None, 0))(last, _batch().x)
     assert np.isfinite(read(info)).all()
     assert end.mean() > start.mean() + 0.1
-    jax.tree.map(
-        np.testing.assert_array_equal, last.recognition, problem.params.recognition
-    )
+    chex.assert_trees_all_equal(last.recognition, problem.params.recognition)
 
 
 @uses_optax
