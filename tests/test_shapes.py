@@ -137,7 +137,7 @@ def test_a_decoder_of_another_width_is_refused(width):
 @pytest.mark.parametrize("width", [1, 2, 8, 12])
 def test_an_encoder_of_another_width_is_refused(width):
     with pytest.raises(
-        ValueError, match=rf"encoder gives {width} entries, but the posterior reads 4\."
+        ValueError, match=rf"encoder gives {width} entries, but the posterior reads 4"
     ):
         _elbo(_model(encoder_width=width))
 

@@ -40,7 +40,7 @@ def test_a_manifold_has_no_gaps():
     np.testing.assert_array_equal(drawn, np.block([list(row) for row in sheet]))
 
 
-def test_colors_are_kept_and_a_single_channel_is_grey():
+def test_colors_are_kept_and_a_single_channel_is_gray():
     color = np.stack([DIGITS[:4], DIGITS[4:8], DIGITS[8:12]], axis=-1)
     drawn = canvas(images.grid(color, num_columns=2, padding=0))
     assert drawn.shape == (16, 16, 3)

@@ -300,6 +300,8 @@ def test_runs_together_are_a_part_of_an_outer_jit_too():
 
 def test_no_weight_is_copied_at_a_step():
     # What the backward pass reads is overwritten in place, on the compiler of users.
+    if jax.default_backend() != "cpu":
+        pytest.skip("what `scan` asks of the compiler, it asks of the CPU's")
     algorithm, state = _start()
     program = cast(Any, loop.scan(algorithm, _take)).__wrapped__
     compiled = program.lower(state, *_arguments()).compile()

@@ -42,10 +42,10 @@ def read(name: str, *, data_dir: PathLike | None = None) -> Prepared:
     is not prepared and TensorFlow is installed, it is prepared in the first of them.
 
     Raises:
-      FileNotFoundError: not prepared, and it cannot be prepared here (no TensorFlow,
-        or an address that does not answer).
-      ValueError: unknown, prepared in another file format, no train split, no images,
-        images of different shapes.
+        FileNotFoundError: not prepared, and it cannot be prepared here (no TensorFlow,
+            or an address that does not answer).
+        ValueError: unknown, prepared in another file format, no train split, no images,
+            images of different shapes.
     """
     builder = _prepared(name, data_dir)
     if builder is None:
@@ -67,8 +67,8 @@ def prepare(name: str, *, data_dir: PathLike | None = None) -> Path:
     files have the same names get each other's contents.
 
     Raises:
-      FileNotFoundError: an address of the data set does not answer.
-      ValueError: TensorFlow Datasets does not know the name.
+        FileNotFoundError: an address of the data set does not answer.
+        ValueError: TensorFlow Datasets does not know the name.
     """
     import tensorflow_datasets as tfds
 

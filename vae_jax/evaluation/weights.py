@@ -14,6 +14,7 @@ from jax.lax import stop_gradient
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.types import Scalar
 
 LARGEST_PARETO_K = 0.7  # Vehtari et al. 2024 (arXiv:1507.02646): unreliable above
@@ -54,8 +55,7 @@ def start(num_samples: int, dtype: DTypeLike) -> Running:
     Raises:
         ValueError: if num_samples is below one.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be positive, got {num_samples}.")
+    numerics.check_positive(num_samples=num_samples)
     zero, least = jnp.zeros((), dtype), jnp.full((), -jnp.inf, dtype)
     return Running(
         least, zero, zero, jnp.full((tail_size(num_samples) + 1,), least, dtype)

@@ -100,7 +100,7 @@ def mcem(
     hmc.check_step_size(target_acceptance, initial_step_size, jitter)
     numerics.check_not_negative(weight_decay=weight_decay)
     if not adaptation_gain > 0.0:
-        raise ValueError(f"adaptation_gain must be positive, got {adaptation_gain}.")
+        raise ValueError(f"adaptation_gain must be positive, got {adaptation_gain}")
     optimizer = optax.with_extra_args_support(optimizer)
     objective = _log_joint(generative, num_data, weight_decay)
 
