@@ -18,9 +18,9 @@ def digits():
 
 def marks(name):
     """Of an architecture's test: six of them stand for the rest in the fast suite."""
-    found = [pytest.mark.uses_optax] if name == "vem" else []
+    results = [pytest.mark.uses_optax] if name == "vem" else []
     quick = {"mlp", "full_normal", "iaf", "bernoulli", "vamp", "two_layers"}
-    return found if name in quick else [*found, pytest.mark.slow]
+    return results if name in quick else [*results, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(

@@ -226,11 +226,11 @@ def nothing_pickled(path, tree):
         if not isinstance(node, ast.Call):
             continue
         module, _, name = ast.unparse(node.func).rpartition(".")
-        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        inputs = {word.arg: ast.unparse(word.value) for word in node.keywords}
         if module == "torch" and name in TORCH_FILES:
             yield f"{ast.unparse(node)} pickles"
         is_file = module in {"np", "numpy", "jnp", "jax.numpy"} and name in NUMPY_FILES
-        if given.get("allow_pickle", "None" if is_file else "False") != "False":
+        if inputs.get("allow_pickle", "None" if is_file else "False") != "False":
             yield f"{ast.unparse(node)} needs allow_pickle=False"
 
 

@@ -144,11 +144,11 @@ def test_a_run_without_a_record_is_said_to_be_one(tmp_path, started, capsys):
 def test_a_comparison_of_other_data_is_measured_again(tmp_path, monkeypatch, script):
     keys = []
 
-    def kept(path, flags, make):
+    def from_cache(path, flags, make):
         keys.append(flags)
         raise InterruptedError  # what is measured is no matter here
 
-    monkeypatch.setattr(report, "cached", kept)
+    monkeypatch.setattr(report, "cached", from_cache)
     monkeypatch.setattr(whole_run, "train", lambda config: (None, None))
     monkeypatch.setattr(trained_runs, "of_run", lambda *run, checkpoint: None)
     name = f"npz:{tmp_path / 'own.npz'}"

@@ -313,9 +313,9 @@ def test_a_run_in_double_precision_is_taken_up_and_a_single_one_named(
     start = runs.initial(run)
     saved = fit.fit(run, start, [], started=0.0, validate=validation.build(run))
     assert (saved.best_step > 0).all()  # a validation bound was taken
-    found = runs.restore(run)
-    assert found is not None
-    for tree in (saved, found):
+    results = runs.restore(run)
+    assert results is not None
+    for tree in (saved, results):
         assert jax.tree.map(lambda leaf: leaf.dtype, tree) == jax.tree.map(
             lambda leaf: leaf.dtype, start
         )

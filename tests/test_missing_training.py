@@ -150,11 +150,11 @@ def test_completions_of_binary_images_report_what_they_promise(workdir, capsys):
     assert completion.main(config) == 0
     result = json.loads((workdir / "completion_top.json").read_text())
     for name in ("pseudo_gibbs", "metropolis_within_gibbs", "importance"):
-        found = result["methods"][name]
-        assert 0.0 < found["rmse"] < 1.0
-        assert found["log_p_of_truth"] < 0.0
-        assert sum(row["num_entries"] for row in found["calibration"]) == 3 * 32
-        assert "coverage" not in found
+        results = result["methods"][name]
+        assert 0.0 < results["rmse"] < 1.0
+        assert results["log_p_of_truth"] < 0.0
+        assert sum(row["num_entries"] for row in results["calibration"]) == 3 * 32
+        assert "coverage" not in results
     assert 0.0 < result["methods"]["metropolis_within_gibbs"]["acceptance"] <= 1.0
     assert set(result["log_p_truth"]) >= {"log_p_x", "log_p_missing_given_observed"}
     assert isinstance(result["log_p_truth"]["doubts"], list)
@@ -163,9 +163,9 @@ def test_completions_of_binary_images_report_what_they_promise(workdir, capsys):
     names = {path.name for path in workdir.iterdir()}
     assert {f"completion_top.{end}" for end in ("txt", "png", "npz")} <= names
     stored = np.load(workdir / "completion_top.npz")
-    kept = np.where(stored["hidden"], 0.0, stored["x"])
+    saved = np.where(stored["hidden"], 0.0, stored["x"])
     completed = stored["importance_x"][:, 0]
-    np.testing.assert_array_equal(np.where(stored["hidden"], 0.0, completed), kept)
+    np.testing.assert_array_equal(np.where(stored["hidden"], 0.0, completed), saved)
     assert "training_mean" in capsys.readouterr().out
 
 
@@ -189,10 +189,10 @@ def test_real_valued_images_report_coverage(tmp_path):
     result, _ = completion.complete(
         completion.Config(workdir=str(path), mask="block", **STEPS)
     )
-    for found in result["methods"].values():
-        assert 0.0 <= found["coverage"] <= 1.0
-        assert found["interval_width"] > 0.0
-        assert "calibration" not in found
+    for results in result["methods"].values():
+        assert 0.0 <= results["coverage"] <= 1.0
+        assert results["interval_width"] > 0.0
+        assert "calibration" not in results
 
 
 @pytest.mark.slow

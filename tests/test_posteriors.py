@@ -259,13 +259,15 @@ def test_a_flow_reads_the_h_of_its_base_and_then_its_context(x64):
     assert set(_flow_inputs()[0]) == {"base", "flow"}
     still = jnp.concatenate([jnp.asarray(H), jnp.zeros(5)])  # the identity
     z, key = jnp.array([0.9, -4.0]), jax.random.key(0)
-    own = planar.init(jax.random.key(1))
+    alone = planar.init(jax.random.key(1))
     expected = base.log_prob((), jnp.asarray(H), z)
-    np.testing.assert_allclose(planar.log_prob(own, still, z), expected, rtol=1e-12)
-    drawn = planar.sample(jax.random.clone(key), own, still)
-    np.testing.assert_allclose(drawn, base.sample(key, (), jnp.asarray(H)), rtol=1e-12)
+    np.testing.assert_allclose(planar.log_prob(alone, still, z), expected, rtol=1e-12)
+    samples = planar.sample(jax.random.clone(key), alone, still)
+    np.testing.assert_allclose(
+        samples, base.sample(key, (), jnp.asarray(H)), rtol=1e-12
+    )
     with pytest.raises(ValueError, match=r"flow reads h of 9 entries, got \(10,\)"):
-        planar.log_prob(own, jnp.zeros(10), z)
+        planar.log_prob(alone, jnp.zeros(10), z)
 
 
 # Discrete

@@ -53,9 +53,9 @@ def test_measurements_that_were_kept_are_what_they_were_when_made(tmp_path):
     path, flags = tmp_path / "part.json", {"alpha": -math.inf, "sizes": (1, 2)}
     made = {"z": [1.0, math.nan], "a": 2.0}
     for make in (lambda: made, lambda: pytest.fail("measured a second time")):
-        found = report.cached(path, flags, make)
-        np.testing.assert_equal(found, made)
-        assert [*found] == ["z", "a"]
+        results = report.cached(path, flags, make)
+        np.testing.assert_equal(results, made)
+        assert [*results] == ["z", "a"]
     read(path)
     report.write_json(path, {"points": [{"epoch": 1, "bound": math.nan}]})
     (point,) = comparison._read(path, {})
@@ -79,16 +79,16 @@ def test_a_cross_entropy_has_no_elbo_and_no_error_of_one(tmp_path):
     saved(config)
     (trained,) = trained_runs.load(config.workdir, checkpoint="last")
     key = jax.random.key(0)
-    found = measure.bound(key, trained, split="test", num_samples=1, num_images=20)
-    assert [*found] == [
+    results = measure.bound(key, trained, split="test", num_samples=1, num_images=20)
+    assert [*results] == [
         "cross_entropy_objective",
         "cross_entropy_objective_standard_error",
         "cross_entropy",
         "kl",
     ]
-    assert found["cross_entropy"] > 0.0
-    objective = -found["cross_entropy"] - found["kl"]
-    np.testing.assert_allclose(found["cross_entropy_objective"], objective)
+    assert results["cross_entropy"] > 0.0
+    objective = -results["cross_entropy"] - results["kl"]
+    np.testing.assert_allclose(results["cross_entropy_objective"], objective)
 
 
 QUICK: dict[str, Any] = {"eval_samples": 1, "importance_samples": 0}

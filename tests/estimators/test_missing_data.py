@@ -14,16 +14,16 @@ NAN = float("nan")
 def test_the_bound_is_that_of_the_model_of_the_observed_entries_alone(x64):
     """Value and gradient, for a linear model whose rows can be left out by hand."""
     problem = problems.linear_gaussian(num_features=3)
-    x, kept = jnp.array([0.7, NAN, -0.4]), np.array([0, 2])
+    x, saved = jnp.array([0.7, NAN, -0.4]), np.array([0, 2])
     objective = missing_data.importance_bound(problem.model, num_samples=4)
     small = problems.linear_gaussian(num_features=2)
 
     def left_out(params):
         """The parameters of the rows and columns that are observed."""
         theta, phi = params.generative["decoder"]["output"], params.recognition
-        decoder = {"kernel": theta["kernel"][:, kept], "bias": theta["bias"][kept]}
+        decoder = {"kernel": theta["kernel"][:, saved], "bias": theta["bias"][saved]}
         encoder = phi["encoder"]["output"]
-        shown = {"kernel": encoder["kernel"][kept], "bias": encoder["bias"]}
+        shown = {"kernel": encoder["kernel"][saved], "bias": encoder["bias"]}
         return Params(
             params.generative | {"decoder": {"output": decoder}},
             phi | {"encoder": {"output": shown}},
@@ -32,7 +32,7 @@ def test_the_bound_is_that_of_the_model_of_the_observed_entries_alone(x64):
     whole = importance.iwae(small.model, num_samples=4)
 
     def by_hand(key, params, x):
-        return whole(key, left_out(params), x[kept])
+        return whole(key, left_out(params), x[saved])
 
     key = jax.random.key(1)
     single = [jax.jit(jax.value_and_grad(f, argnums=1)) for f in (objective, by_hand)]

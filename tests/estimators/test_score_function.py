@@ -148,5 +148,5 @@ def test_holes_reach_no_baseline():
         generative=masked.generative, recognition=masked.recognition
     )
     objective, params, _ = _nvil(problem, num_samples=2)
-    found = jax.value_and_grad(objective, argnums=1)(jax.random.key(0), params, x)
-    chex.assert_tree_all_finite(found)
+    results = jax.value_and_grad(objective, argnums=1)(jax.random.key(0), params, x)
+    chex.assert_tree_all_finite(results)

@@ -115,12 +115,12 @@ def test_more_samples_divide_the_variance_and_leave_the_mean(x64):
 def test_terms_of_b_are_the_reconstruction_and_the_exact_kl(x64):
     problem = problems.linear_gaussian(num_latents=2)
     terms = sgvb.elbo_terms(problem.model, num_samples=1)
-    drawn = _draws(terms, problem.params)
+    samples = _draws(terms, problem.params)
     exact = problem.reconstruction(problem.params, jnp.asarray(X))
-    testing.assert_mean_equals(drawn.reconstruction, exact)
+    testing.assert_mean_equals(samples.reconstruction, exact)
     expected = problem.kl(problem.params, jnp.asarray(X))
-    np.testing.assert_allclose(drawn.kl, np.full(NUM_DRAWS, expected), rtol=1e-9)
-    assert (drawn.kl >= 0.0).all()
+    np.testing.assert_allclose(samples.kl, np.full(NUM_DRAWS, expected), rtol=1e-9)
+    assert (samples.kl >= 0.0).all()
 
 
 @pytest.mark.parametrize("beta", [0.0, 4.0])
@@ -265,8 +265,8 @@ def test_the_terms_of_any_q_are_unbiased_without_a_closed_form(x64):
     terms = sgvb.elbo_terms(model, num_samples=3)
     keys = jax.random.split(jax.random.key(4), 20_000)
     sampled = jax.jit(jax.vmap(terms, in_axes=(0, None, None)))
-    drawn = sampled(keys, problem.params, x)
+    samples = sampled(keys, problem.params, x)
     testing.assert_mean_equals(
-        drawn.reconstruction, problem.reconstruction(problem.params, x)
+        samples.reconstruction, problem.reconstruction(problem.params, x)
     )
-    testing.assert_mean_equals(drawn.kl, problem.kl(problem.params, x))
+    testing.assert_mean_equals(samples.kl, problem.kl(problem.params, x))

@@ -170,9 +170,9 @@ def test_the_divergence_from_the_prior_is_the_sum_over_all_weights(x64):
 def test_draws_of_theta_have_the_moments_of_q(x64):
     q = {"mean": [jnp.array([1.0, -2.0])], "log_std": [jnp.array([0.0, -1.0])]}
     keys = jax.random.split(jax.random.key(0), 20_000)
-    drawn = jax.jit(jax.vmap(lambda key: full_vb.sample(key, q)))(keys)[0]
-    testing.assert_mean_equals(drawn, q["mean"][0])
-    squares = (np.asarray(drawn) - np.array([1.0, -2.0])) ** 2
+    samples = jax.jit(jax.vmap(lambda key: full_vb.sample(key, q)))(keys)[0]
+    testing.assert_mean_equals(samples, q["mean"][0])
+    squares = (np.asarray(samples) - np.array([1.0, -2.0])) ** 2
     testing.assert_mean_equals(squares, jnp.exp(2.0 * q["log_std"][0]))
 
 

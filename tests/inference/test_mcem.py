@@ -211,10 +211,10 @@ def test_a_fitted_normal_is_the_posterior_of_a_linear_gaussian_model(x64):
     fixed = q._replace(encode=lambda params, x: h)  # one chain for all draws
     model = vae.model(problem.generative, fixed)
     evidence = marginal.importance_sampling(model, num_samples=2_000)
-    found = jax.jit(evidence)(jax.random.key(1), problem.params, x)
+    results = jax.jit(evidence)(jax.random.key(1), problem.params, x)
     log_p = problem.log_p(problem.params, x)
-    assert abs(found.log_p - log_p) < 5 * found.standard_error
-    assert found.effective_sample_size > 1_800
+    assert abs(results.log_p - log_p) < 5 * results.standard_error
+    assert results.effective_sample_size > 1_800
 
     bound = sgvb.sgvb_a(model, num_samples=2_000)
     elbo = jax.jit(bound)(jax.random.key(2), problem.params, x)

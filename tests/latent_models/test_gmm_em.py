@@ -52,13 +52,13 @@ def sandwich(algorithm, params, x, num_steps, *, missing=False):
                 functools.partial(gmm.log_evidence, missing=missing), (None, 0)
             )
             old = state.params
-            found = (
+            results = (
                 each(old, old, batch.x).mean(),
                 evidence(old, batch.x).mean(),
                 each(old, new.params, batch.x).mean(),
                 evidence(new.params, batch.x).mean(),
             )
-            return new, (found, info)
+            return new, (results, info)
 
         state = algorithm.init(jax.random.key(0), params)
         return jax.lax.scan(step, state, length=num_steps)[1]
@@ -70,10 +70,10 @@ def sandwich(algorithm, params, x, num_steps, *, missing=False):
 @pytest.mark.slow
 def test_the_bound_is_log_p_and_each_step_raises_both(x64, covariance):
     x = rows()[0]
-    found, info = sandwich(
+    results, info = sandwich(
         gmm.em(block_size=64), start(x, covariance=covariance), x, 25
     )
-    before, log_p, after, new_log_p = map(np.asarray, found)
+    before, log_p, after, new_log_p = map(np.asarray, results)
     np.testing.assert_allclose(before, log_p, rtol=1e-12)
     assert (log_p <= after + 1e-12).all()
     assert (after <= new_log_p + 1e-12).all()
@@ -90,8 +90,8 @@ def test_the_bound_is_log_p_and_each_step_raises_both(x64, covariance):
 def test_with_missing_entries_too_each_step_raises_the_bound(x64, covariance):
     x = with_holes(rows()[0])
     params = start(x, covariance=covariance)
-    found, info = sandwich(gmm.em(missing=True), params, x, 15, missing=True)
-    before, log_p, after_without, new_log_p = map(np.asarray, found)
+    results, info = sandwich(gmm.em(missing=True), params, x, 15, missing=True)
+    before, log_p, after_without, new_log_p = map(np.asarray, results)
     np.testing.assert_allclose(before, log_p, rtol=1e-12)
     np.testing.assert_allclose(info.bound_after_e_step, log_p, rtol=1e-11)
     # The M-step's bound has q over the missing entries as well, and is below that

@@ -106,9 +106,9 @@ def test_a_fit_of_incomplete_rows_finds_the_clusters():
         run=_run(missing=True, max_steps=40),
     )
     cluster = jax.vmap(lambda x: gmm.cluster(best.state.params, x))
-    found = np.asarray(cluster(jnp.asarray(x, jnp.float32)))
+    results = np.asarray(cluster(jnp.asarray(x, jnp.float32)))
     table = np.zeros((3, 3))
-    np.add.at(table, (found, labels), 1)
+    np.add.at(table, (results, labels), 1)
     assert table.max(1).sum() > 0.95 * len(x)
 
 

@@ -14,7 +14,7 @@ def test_points_have_the_color_that_the_legend_gives_their_label():
     figure = latents.scatter(CODES, LABELS * 3, **NAMES, title="digits")
     (axes,) = figure.axes
     (points,) = axes.collections
-    drawn = np.asarray(points.get_offsets())
+    samples = np.asarray(points.get_offsets())
     faces = np.asarray(points.get_facecolor())[:, :3]  # pyright: ignore
     legend = axes.get_legend()
     assert legend is not None
@@ -23,7 +23,7 @@ def test_points_have_the_color_that_the_legend_gives_their_label():
 
     of_label = [colors.to_rgb(line.get_color()) for line in axes.lines]
     for code, label in zip(CODES, LABELS, strict=True):
-        (at,) = np.flatnonzero((drawn == code).all(1))
+        (at,) = np.flatnonzero((samples == code).all(1))
         np.testing.assert_allclose(faces[at], of_label[label])
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("z_1", "z_2")
     assert axes.get_title() == "digits"

@@ -32,8 +32,8 @@ def test_every_frame_shows_points_means_and_two_sigma_ellipses():
 def test_an_undecided_point_has_the_mean_of_the_colors():
     frames = {"a": (np.vstack([SHARES[:29], np.full(3, 1 / 3)]), MEANS, COVARIANCES)}
     (points,) = mixtures.responsibilities(X, frames).axes[0].collections
-    drawn: Any = points.get_facecolor()
-    colors = np.asarray(drawn)
+    samples: Any = points.get_facecolor()
+    colors = np.asarray(samples)
     np.testing.assert_allclose(colors[29], colors[:3].mean(0), rtol=1e-6)
     assert len(np.unique(colors[:3], axis=0)) == 3
 

@@ -172,10 +172,10 @@ def test_the_optimizer_of_theta_moves_theta_as_by_itself_and_phi_not_at_all(x64)
     grads = Params({"a": jnp.array([0.5, 0.1])}, {"b": jnp.array([7.0])})
     plain: Any = optax.adamw(0.1, weight_decay=0.3)
     both: Any = gradient.of_theta(plain)
-    state, own = both.init(params), plain.init(params.generative)
+    state, separate = both.init(params), plain.init(params.generative)
     for _ in range(3):
         moved, state = both.update(grads, state, params)
-        expected, own = plain.update(grads.generative, own, params.generative)
+        expected, separate = plain.update(grads.generative, separate, params.generative)
         np.testing.assert_allclose(moved.generative["a"], expected["a"], rtol=1e-12)
         np.testing.assert_array_equal(moved.recognition["b"], np.zeros(1))
 
