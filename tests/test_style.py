@@ -91,7 +91,7 @@ def names_that_say_what_a_value_is(path, tree):
             names = [(a.asname or a.name).split(".")[-1] for a in node.names]
         for name in names:
             if name.strip("_").lower() in VAGUE:
-                yield f"line {node.lineno}: {name}"
+                yield f"line {getattr(node, 'lineno', 1)}: {name}"
 
 
 def errors_without_a_period(path, tree):
