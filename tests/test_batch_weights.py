@@ -182,7 +182,7 @@ def test_a_row_of_weight_zero_is_a_row_that_is_not_there(x64, name):
 def test_a_batch_without_weight_leaves_the_parameters_as_they_are(x64, name):
     _, start = ROWS[name].make()
     state, info = _steps(name, [0, 1], [0.0, 0.0], num_steps=2)
-    jax.tree.map(np.testing.assert_array_equal, state.params, start)
+    chex.assert_trees_all_equal(state.params, start)
     chex.assert_tree_all_finite((state, info))
 
 
@@ -191,7 +191,7 @@ def test_a_batch_without_weight_leaves_what_is_remembered_of_the_batches_before(
     algorithm, _ = _running_baseline()
     nothing = Batch(jnp.asarray(XS), jnp.arange(4), jnp.zeros(4))
     after, _ = jax.jit(algorithm.step)(jax.random.key(2), before, nothing)
-    jax.tree.map(np.testing.assert_array_equal, after.memory, before.memory)
+    chex.assert_trees_all_equal(after.memory, before.memory)
     state, _ = _steps("MCEM", [0, 1], [0.0, 0.0])
     algorithm, start = _mcem()
     fresh = algorithm.init(jax.random.key(0), start)

@@ -12,7 +12,7 @@ from experiments import evaluate, reconstruct, tighter_bounds
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import fit, rundir, runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
@@ -121,7 +121,11 @@ ENDLESS = (
 
 
 @pytest.mark.parametrize(
-    "command", [["-c", ENDLESS], ["-m", "experiments.train", "--help"]]
+    "command",
+    [
+        ["-c", ENDLESS],
+        pytest.param(["-m", "experiments.train", "--help"], marks=pytest.mark.slow),
+    ],
 )
 def test_output_that_nobody_reads_on_ends_a_command_without_a_word(command):
     process = subprocess.Popen(

@@ -22,7 +22,16 @@ PLACES = {  # module -> the functions of it that the package's docstring names
 }
 
 
-@pytest.mark.parametrize("name", PLACES)
+SLOW = {"estimators.importance", "evaluation.marginal", "training.gradient"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in PLACES
+    ],
+)
 def test_every_place_to_start_at_has_an_example_that_holds(name):
     module = importlib.import_module(f"vae_jax.{name}")
     tests = {

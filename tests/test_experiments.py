@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 
 import jax
 import numpy as np
@@ -13,39 +12,11 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.generate import command as generate
 from experiments.measures import measure
-from experiments.runs import fit, protocol, rundir, runs, trained_runs
+from experiments.runs import protocol, rundir, runs, trained_runs
+from tests.tiny import FLAGS, TINY, metrics, saved_arrays, tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
-
-FLAGS = pathlib.Path(cli.__file__).parents[1] / "flags"
-TINY = Config(
-    hidden=(8,),
-    num_latents=2,
-    num_epochs=2,
-    eval_samples=2,
-    valid_samples=1,
-    progress=False,
-)
-TIMES = ("seconds", "elapsed", "examples_per_second")
-
-
-def tiny(path: pathlib.Path, **changes) -> Config:
-    return dataclasses.replace(TINY, workdir=str(path), **changes)
-
-
-def saved_arrays(config: Config) -> list[np.ndarray]:
-    """Every array of a run's newest checkpoint."""
-    trained = fit.restore(runs.build(config))
-    keys = jax.random.key_data(trained.run.key)
-    trained = trained._replace(run=trained.run._replace(key=keys))
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(trained)]
-
-
-def metrics(workdir: str) -> list[dict]:
-    """The rows of a run without its times."""
-    rows = journal.read(workdir)
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
 @pytest.fixture(scope="module")

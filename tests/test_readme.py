@@ -198,12 +198,12 @@ def test_the_modules_table_names_every_module_and_only_what_there_is():
     for name in set(rows) & there:
         assert rows[name]
         for start in rows[name]:
-            found = importlib.import_module(f"vae_jax.{name}")
+            seen = importlib.import_module(f"vae_jax.{name}")
             assert start.split(".")[0] == name
             for part in start.split(".")[1:]:
-                if not hasattr(found, part):
-                    importlib.import_module(f"{found.__name__}.{part}")
-                found = getattr(found, part)
+                if not hasattr(seen, part):
+                    importlib.import_module(f"{seen.__name__}.{part}")
+                seen = getattr(seen, part)
 
 
 # The code and the commands

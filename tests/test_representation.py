@@ -12,7 +12,7 @@ from experiments.command import cli
 from experiments.measures import measure
 from experiments.representation import command as representation
 from experiments.runs import fit, trained_runs
-from tests.test_experiments import FLAGS, tiny
+from tests.tiny import FLAGS, tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax

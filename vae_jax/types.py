@@ -276,7 +276,7 @@ def conditional(
     def check_h(h: Array) -> None:
         if h.shape[-1:] != (width,):
             raise ValueError(
-                f"the density {family.name} reads h of {width} entries, got {h.shape}."
+                f"the density {family.name} reads h of {width} entries, got {h.shape}"
             )
 
     def checked_sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
@@ -288,7 +288,7 @@ def conditional(
         if y.shape != shape:
             raise ValueError(
                 f"the density {family.name} is of events of shape {shape}, got "
-                f"{y.shape}."
+                f"{y.shape}"
             )
         return log_prob(params, h, y)
 

@@ -139,20 +139,20 @@ def is_refused(card: pathlib.Path, content: bytes) -> bool:
 
     One that is not must be what was saved.
     """
-    whole, found, said = card.read_bytes(), None, ""
+    whole, results, said = card.read_bytes(), None, ""
     card.write_bytes(content)
     try:
-        found = checkpoints.restore(card.parents[1], TREE)
+        results = checkpoints.restore(card.parents[1], TREE)
     except checkpoints.DamagedError as error:
         said = str(error)
     card.write_bytes(whole)
-    if found is None:
+    if results is None:
         assert "0000000001 is damaged" in said
         assert "\n" not in said
         return True
     assert json.loads(content)["contents"] == json.loads(whole)["contents"]
     for name, array in TREE.items():
-        np.testing.assert_array_equal(found.tree[name], array)
+        np.testing.assert_array_equal(results.tree[name], array)
     return False
 
 

@@ -64,12 +64,12 @@ def test_a_fit_that_ran_out_of_steps_says_so():
 
 
 def test_every_draw_of_few_labels_has_all_classes():
-    drawn = list(probes._stratified(TRAIN.labels, 7, 20, 0))
-    for rows in drawn:
+    samples = list(probes._stratified(TRAIN.labels, 7, 20, 0))
+    for rows in samples:
         assert len(set(rows.tolist())) == 7
         counts = np.bincount(TRAIN.labels[rows], minlength=3)
         assert sorted(counts.tolist()) == [2, 2, 3]
-    assert len({tuple(rows) for rows in drawn}) == 20
+    assert len({tuple(rows) for rows in samples}) == 20
 
 
 def test_few_labels_do_not_read_the_others():

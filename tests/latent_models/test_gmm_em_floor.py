@@ -1,12 +1,13 @@
 """EM on data that leave a component no rows or a covariance no width."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.latent_models import test_gmm
-from tests.latent_models.test_gmm_em import (
+from tests import mixtures
+from tests.mixtures import (
     assert_finite,
     batch_of,
     mean_log_p,
@@ -46,8 +47,8 @@ def test_duplicates_and_constant_features_leave_the_floor(covariance, dtype):
         if covariance != "spherical":
             assert info.num_at_floor[-1] > 0
         values = [
-            np.linalg.eigvalsh(test_gmm.covariance_of(n))
-            for n in test_gmm.normals(state.params)[1]
+            np.linalg.eigvalsh(mixtures.covariance_of(n))
+            for n in mixtures.normals(state.params)[1]
         ]
         assert np.min(values) > 0.5e-4
 
@@ -62,9 +63,9 @@ def test_identical_rows_leave_every_component_at_the_floor(covariance):
     # k-means++ gives all rows to the first of two equal means, and the other one less
     # than a row.
     assert info.num_at_floor[-1] == info.num_collapsed[-1] == 1
-    for normal in test_gmm.normals(state.params)[1]:
+    for normal in mixtures.normals(state.params)[1]:
         np.testing.assert_allclose(normal.mean, 1.0)
-        got = test_gmm.covariance_of(normal)
+        got = mixtures.covariance_of(normal)
         np.testing.assert_allclose(got, 1e-3 * np.eye(2), rtol=1e-3, atol=1e-8)
 
 
@@ -132,9 +133,10 @@ def test_weights_below_one_give_the_fit_of_equal_weights(x64, share):
         params = start(x, weight=jnp.asarray(weight))
         ends.append(run(gmm.em(), params, batch_of(x, weight), 5))
         assert not ends[-1][1].num_collapsed.any()
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10),
+    chex.assert_trees_all_close(
         *[(state.params.generative, info) for state, info in ends],
+        rtol=1e-9,
+        atol=1e-10,
     )
 
 
@@ -205,7 +207,7 @@ def test_rows_of_any_size_have_the_fit_of_rows_near_one(covariance, missing):
         jnp.asarray(unit * rows), jnp.ones((400, 1, 1)), covariance=covariance
     )
     sample = np.cov(unit * rows.T.astype(float), bias=True)
-    got = test_gmm.covariance_of(test_gmm.normals(params)[1][0])
+    got = mixtures.covariance_of(mixtures.normals(params)[1][0])
     np.testing.assert_allclose(np.trace(got), np.trace(sample), rtol=1e-5)
 
 
@@ -235,6 +237,6 @@ def test_a_row_alone_far_from_the_rest_is_as_wide_as_float32_resolves(covariance
     state, info = run(gmm.em(), params, batch_of(x), 20)
     assert np.diff(info.log_p).min() > -1e-2
     alone = int(np.argmax(np.abs(state.params.generative["mean"][:, 0])))
-    sigma = test_gmm.covariance_of(test_gmm.normals(state.params)[1][alone])
+    sigma = mixtures.covariance_of(mixtures.normals(state.params)[1][alone])
     least = 16.0 * np.finfo(np.float32).eps * np.abs(x[0] - x.mean(0))
     np.testing.assert_allclose(np.sqrt(np.diagonal(sigma)), least, rtol=0.05)

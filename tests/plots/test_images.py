@@ -13,31 +13,31 @@ def canvas(figure):
 
 
 def test_a_grid_holds_the_images_pixel_for_pixel():
-    drawn = canvas(images.grid(DIGITS[:7], num_columns=3, padding=2))
-    assert drawn.shape == (3 * 8 + 2 * 2, 3 * 8 + 2 * 2)
+    picture = canvas(images.grid(DIGITS[:7], num_columns=3, padding=2))
+    assert picture.shape == (3 * 8 + 2 * 2, 3 * 8 + 2 * 2)
     for n in range(7):
         top, left = 10 * (n // 3), 10 * (n % 3)
-        np.testing.assert_array_equal(drawn[top : top + 8, left : left + 8], DIGITS[n])
-    assert np.isnan(drawn[20:, 10:]).all()  # two blanks
-    assert np.isnan(drawn[8:10]).all()  # a gap
+        np.testing.assert_array_equal(picture[top : top + 8, left : left + 8], DIGITS[n])
+    assert np.isnan(picture[20:, 10:]).all()  # two blanks
+    assert np.isnan(picture[8:10]).all()  # a gap
 
 
 def test_each_original_stands_above_its_reconstruction():
     other = 1.0 - DIGITS[:5]
-    drawn = canvas(images.pairs(DIGITS[:5], other, num_columns=3, padding=1))
-    assert drawn.shape == (4 * 8 + 1 + 3 + 1, 3 * 8 + 2)
+    picture = canvas(images.pairs(DIGITS[:5], other, num_columns=3, padding=1))
+    assert picture.shape == (4 * 8 + 1 + 3 + 1, 3 * 8 + 2)
     for n in range(5):
         top, left = 20 * (n // 3), 9 * (n % 3)
-        original = drawn[top : top + 8, left : left + 8]
+        original = picture[top : top + 8, left : left + 8]
         np.testing.assert_array_equal(original, DIGITS[n])
-        reconstruction = drawn[top + 9 : top + 17, left : left + 8]
+        reconstruction = picture[top + 9 : top + 17, left : left + 8]
         np.testing.assert_array_equal(reconstruction, other[n])
 
 
 def test_a_manifold_has_no_gaps():
     sheet = DIGITS[:12].reshape(3, 4, 8, 8)
-    drawn = canvas(images.manifold(sheet))
-    np.testing.assert_array_equal(drawn, np.block([list(row) for row in sheet]))
+    picture = canvas(images.manifold(sheet))
+    np.testing.assert_array_equal(picture, np.block([list(row) for row in sheet]))
 
 
 def test_colors_are_kept_and_a_single_channel_is_gray():
@@ -53,9 +53,9 @@ def test_colors_are_kept_and_a_single_channel_is_gray():
 
 
 def test_values_beyond_the_unit_interval_are_clipped():
-    drawn = canvas(images.grid(4.0 * DIGITS[:1] - 2.0, num_columns=1))
-    assert drawn.min() == 0.0
-    assert drawn.max() == 1.0
+    picture = canvas(images.grid(4.0 * DIGITS[:1] - 2.0, num_columns=1))
+    assert picture.min() == 0.0
+    assert picture.max() == 1.0
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (28, 28), (28, 20), (64, 64, 3), (300, 300)])
@@ -120,11 +120,11 @@ def test_a_title_fits_above_the_picture(title):
     assert figure.get_suptitle() == (title or "")
     if title:
         figure.canvas.draw()
-        drawn = figure.texts[0].get_window_extent()
-        assert drawn.x0 >= 0.0
-        assert drawn.x1 <= figure.bbox.width
-        assert drawn.y0 >= figure.axes[0].get_window_extent().y1
-        assert drawn.y1 <= figure.bbox.height
+        picture = figure.texts[0].get_window_extent()
+        assert picture.x0 >= 0.0
+        assert picture.x1 <= figure.bbox.width
+        assert picture.y0 >= figure.axes[0].get_window_extent().y1
+        assert picture.y1 <= figure.bbox.height
 
 
 def test_there_are_no_axes_and_no_smoothing():
@@ -181,7 +181,7 @@ def test_a_cut_is_said_and_a_scale_of_zero_to_one_is_not():
 
 def test_integers_are_drawn_with_limits_and_limits_have_an_order():
     shades = (255 * DIGITS[:1]).astype(np.uint8)
-    drawn = canvas(images.grid(shades, num_columns=1, limits=(0.0, 255.0)))
-    np.testing.assert_allclose(drawn, DIGITS[0], atol=1 / 255)
+    picture = canvas(images.grid(shades, num_columns=1, limits=(0.0, 255.0)))
+    np.testing.assert_allclose(picture, DIGITS[0], atol=1 / 255)
     with pytest.raises(ValueError, match=r"black's value, then white's, got \(1, 0\)"):
         images.grid(DIGITS[:1], num_columns=1, limits=(1, 0))

@@ -51,7 +51,7 @@ def order(key: PRNGKey, num_rows: int, *, batch_size: int) -> Int[Array, "S B"]:
     dropped.
 
     Raises:
-      ValueError: a batch_size that is not positive or exceeds num_rows.
+        ValueError: a batch_size that is not positive or exceeds num_rows.
     """
     if batch_size <= 0:
         raise ValueError(f"batch_size={batch_size} is not positive")
@@ -70,7 +70,7 @@ def epochs(
     """The batches of several epochs, one behind the other, each in its own `order`.
 
     Raises:
-      ValueError: as `order`.
+        ValueError: as `order`.
     """
     keys = jax.random.split(key, num_epochs)
     return jnp.concatenate([order(k, num_rows, batch_size=batch_size) for k in keys])
@@ -96,8 +96,8 @@ def prepare(
     (missing completely at random), once, by `data_seed`; test stays as it is.
 
     Raises:
-      ValueError: an unknown binarization, a negative seed, a missing_rate outside
-        [0, 1), or values outside [0, 1] where they are probabilities.
+        ValueError: an unknown binarization, a negative seed, a missing_rate outside [0,
+            1), or values outside [0, 1] where they are probabilities.
     """
     if binarization not in BINARIZATIONS:
         raise ValueError(
@@ -117,7 +117,11 @@ def prepare(
     else:
         for split, array in raw.items():
             _check_probabilities(f"{source.name}: {split}", array, offset, divisor)
-        made, taker, reader = _drawn(raw, offset, divisor, data_seed), take(), values()
+        made, taker, reader = (
+            _sampled(raw, offset, divisor, data_seed),
+            take(),
+            values(),
+        )
         if binarization == "dynamic":
             made["train"] = raw["train"]
             taker = take(offset=offset, divisor=divisor, dynamic=True)
@@ -130,7 +134,7 @@ def values(*, offset: float = 0.0, divisor: float = 1.0) -> Value:
     """The map of stored entries to float32 values, (raw + offset) / divisor.
 
     Raises:
-      ValueError: a divisor that is not positive.
+        ValueError: a divisor that is not positive.
     """
     if not divisor > 0:
         raise ValueError(f"divisor={divisor} is not positive")
@@ -154,7 +158,7 @@ def take(*, offset: float = 0.0, divisor: float = 1.0, dynamic: bool = False) ->
     NaN. All weights are one.
 
     Raises:
-      ValueError: a divisor that is not positive.
+        ValueError: a divisor that is not positive.
     """
     value = values(offset=offset, divisor=divisor)
 
@@ -209,7 +213,7 @@ def _thresholded(
     return {split: (array >= half).astype(np.uint8) for split, array in raw.items()}
 
 
-def _drawn(
+def _sampled(
     raw: dict[str, np.ndarray], offset: float, divisor: float, data_seed: int
 ) -> dict[str, np.ndarray]:
     """Zeros and ones with P(1) = value: a stream for each split, filled row by row."""

@@ -35,8 +35,8 @@ def read_all(
     name, and renamed only after its content was checked.
 
     Raises:
-      FileNotFoundError: missing, and its address does not answer (under 5 seconds).
-      ValueError: a file that is there is not the original one.
+        FileNotFoundError: missing, and its address does not answer (under 5 seconds).
+        ValueError: a file that is there is not the original one.
     """
     paths = {file.name: _find(file.name, dataset, data_dir) for file in files}
     missing = [file for file in files if paths[file.name] is None]

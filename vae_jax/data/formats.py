@@ -51,8 +51,8 @@ def read_idx(path: PathLike, *, sha256: str | None = None) -> np.ndarray:
     promises and the file holds, so that a false header allocates nothing.
 
     Raises:
-      ValueError: not idx, truncated, longer than promised, or another sha256 (of the
-        unpacked file) than the one given.
+        ValueError: not idx, truncated, longer than promised, or another sha256 (of the
+            unpacked file) than the one given.
     """
     header, dtype, shape = b"", np.dtype("u1"), ()
     with _unpacked(path) as stream:
@@ -95,8 +95,8 @@ def read_amat(path: PathLike, *, sha256: str | None = None) -> np.ndarray:
     fast as parsing numbers. The slices are checked to the last byte.
 
     Raises:
-      ValueError: another layout or another digit (with its line), unequal rows, or
-        another sha256 (of the unpacked text) than the one given.
+        ValueError: another layout or another digit (with its line), unequal rows, or
+            another sha256 (of the unpacked text) than the one given.
     """
     with _unpacked(path) as stream:
         content = _read(stream, LIMIT + 1)
@@ -132,8 +132,8 @@ def read_mat(path: PathLike, variable: str, *, sha256: str | None = None) -> np.
     carries the date on which it was written.
 
     Raises:
-      ValueError: not such a file, no such variable, not numeric, or another sha256 (of
-        the array) than the one given.
+        ValueError: not such a file, no such variable, not numeric, or another sha256
+            (of the array) than the one given.
     """
     with _unpacked(path) as stream:
         content = _read(stream, LIMIT + 1)
@@ -151,8 +151,8 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
     """All arrays of an .npz file; pickled objects, which could run code, are refused.
 
     Raises:
-      ValueError: no such archive, damaged, with pickled objects, or with a header that
-        promises more than there is.
+        ValueError: no such archive, damaged, with pickled objects, or with a header
+            that promises more than there is.
     """
     try:
         _check_promises(path)
@@ -175,7 +175,7 @@ def _check_promises(path: PathLike) -> None:
     """Compares every array's header in an .npz with its size: NumPy allocates first.
 
     Raises:
-      _ObjectsError: for an array of Python objects.
+        _ObjectsError: for an array of Python objects.
     """
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():

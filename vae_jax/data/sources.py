@@ -54,10 +54,10 @@ def load(
     `missing` "nan" taken for a missing entry.
 
     Raises:
-      ValueError: an unknown name, data that is not what it should be (each with the
-        file, split or row and the fix), `valid_size` where the splits are fixed, an
-        unknown `missing`.
-      FileNotFoundError: data that is neither there nor to be fetched, in under 5 s.
+        ValueError: an unknown name, data that is not what it should be (each with the
+            file, split or row and the fix), `valid_size` where the splits are fixed, an
+            unknown `missing`.
+        FileNotFoundError: data that is neither there nor to be fetched, in under 5 s.
 
     Examples:
         >>> source = load("digits")
@@ -133,9 +133,9 @@ def checked(
     here and is judged by `load`.
 
     Raises:
-      ValueError: other dtypes, no training rows, no event axes, splits of different
-        shapes or dtypes, an infinite entry (split and row), labels that are not one
-        integer a row.
+        ValueError: other dtypes, no training rows, no event axes, splits of different
+            shapes or dtypes, an infinite entry (split and row), labels that are not one
+            integer a row.
     """
     splits = {
         split: _normal(f"{name}: {split}", array) for split, array in arrays.items()
@@ -209,7 +209,7 @@ def held_out(
     """Splits the last `valid_size` training rows, and their labels, off as valid.
 
     Raises:
-      ValueError: fewer training rows than that, or none left.
+        ValueError: fewer training rows than that, or none left.
     """
     num_rows = len(arrays["train"])
     if not 0 <= valid_size < max(num_rows, 1):
@@ -233,7 +233,8 @@ def image_divisor(name: str, arrays: Mapping[str, np.ndarray]) -> float:
     Floats are taken as they are.
 
     Raises:
-      ValueError: integers that are neither, as no value of a split reaches half of 255.
+        ValueError: integers that are neither, as no value of a split reaches half of
+            255.
     """
     integers = all(array.dtype.kind in "ui" for array in arrays.values())
     if not integers or not any((array > 1).any() for array in arrays.values()):

@@ -97,7 +97,7 @@ def closed_elbo(
         raise ValueError(
             f"the KL of a {model.recognition.family.name} q to "
             f"{model.generative.prior_family.name} has no closed form; sgvb_a and elbo "
-            "need none."
+            "need none"
         )
     return elbo(model, num_samples=num_samples, penalty=penalty)
 
@@ -162,7 +162,7 @@ def with_normal_prior_on_theta(
     numerics.check_positive(num_data=num_data)
     if not 0.0 <= weight_decay < math.inf:
         raise ValueError(
-            f"weight_decay must be finite and not be negative, got {weight_decay}."
+            f"weight_decay must be finite and not be negative, got {weight_decay}"
         )
 
     def penalized(key: PRNGKey, params: Params, x: Array) -> Scalar:

@@ -76,7 +76,7 @@ def sigmoid(
     """
     numerics.check_positive(num_temperatures=num_temperatures)
     if not sharpness > 0.0:
-        raise ValueError(f"sharpness must be positive, got {sharpness}.")
+        raise ValueError(f"sharpness must be positive, got {sharpness}")
     s = np.tanh(0.5 * sharpness * np.linspace(-1.0, 1.0, num_temperatures + 1))
     return (s - s[0]) / (s[-1] - s[0])
 
@@ -84,8 +84,8 @@ def sigmoid(
 def hmc_kernel(*, num_leapfrog: int = 10, jitter: float = 0.5) -> Kernel:
     """Hamiltonian Monte Carlo with the step size drawn around the one given.
 
-    At an acceptance of 0.65, ten leapfrog steps on a near-normal density of ten latents
-    are about a whole period and bring z back to where it was: hence a wide jitter.
+    A trajectory of about a whole period brings z back to where it was: hence a wide
+    jitter.
 
     Args:
         num_leapfrog: leapfrog steps of a trajectory.
@@ -96,7 +96,7 @@ def hmc_kernel(*, num_leapfrog: int = 10, jitter: float = 0.5) -> Kernel:
     """
     numerics.check_positive(num_leapfrog=num_leapfrog)
     if not 0.0 <= jitter < 1.0:
-        raise ValueError(f"jitter must lie in [0, 1), got {jitter}.")
+        raise ValueError(f"jitter must lie in [0, 1), got {jitter}")
 
     def step(
         key: PRNGKey, log_density: hmc.LogDensity, z: Array, step_size: Scalar
@@ -177,10 +177,10 @@ def chains(
     betas = np.asarray(temperatures, np.float64)
     rises = betas.ndim == 1 and len(betas) > 1 and (np.diff(betas) > 0.0).all()
     if not rises or betas[0] != 0.0 or betas[-1] != 1.0:
-        raise ValueError("temperatures must rise from 0 to 1, with no two equal.")
+        raise ValueError("temperatures must rise from 0 to 1, with no two equal")
     numerics.check_positive(num_chains=num_chains)
     if num_pilot < 0:
-        raise ValueError(f"num_pilot must not be negative, got {num_pilot}.")
+        raise ValueError(f"num_pilot must not be negative, got {num_pilot}")
     hmc.check_step_size(target_acceptance, initial_step_size, 0.0)
     move = hmc_kernel() if kernel is None else kernel
     num_temperatures = len(betas) - 1

@@ -189,7 +189,7 @@ def importance(
     chunk = min(chunk_size, num_samples)
     if num_samples % chunk:
         raise ValueError(
-            f"num_samples={num_samples} is not a multiple of chunk_size={chunk}."
+            f"num_samples={num_samples} is not a multiple of chunk_size={chunk}"
         )
 
     generative = model.generative
@@ -428,4 +428,4 @@ def _check_steps(*, num_draws: int, thin: int, **before: int) -> None:
     numerics.check_positive(num_draws=num_draws, thin=thin)
     for name, number in before.items():
         if number < 0:
-            raise ValueError(f"{name} must not be negative, got {number}.")
+            raise ValueError(f"{name} must not be negative, got {number}")

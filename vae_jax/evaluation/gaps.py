@@ -157,12 +157,12 @@ def fit_local(
     model = vae.model(generative, variational_em.free(posterior))
     draw = importance.log_weights(model, num_samples=num_samples)
     if not tolerance > 0.0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}.")
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
     numerics.check_positive(max_rounds=max_rounds)
     if num_evaluated < 1 or num_evaluated % num_samples:
         raise ValueError(
             f"num_evaluated must be a positive multiple of num_samples={num_samples}, "
-            f"got {num_evaluated}."
+            f"got {num_evaluated}"
         )
     search = variational_em.search(
         model,
@@ -184,7 +184,7 @@ def fit_local(
 
     def fit(key: PRNGKey, params: Params, x: Array, start: Array) -> LocalFit:
         if start.shape != (posterior.width,):
-            raise ValueError(f"start must be [{posterior.width}], got {start.shape}.")
+            raise ValueError(f"start must be [{posterior.width}], got {start.shape}")
         key_rounds, key_bound = jax.random.split(key)
 
         def one_round(at: LocalFit) -> LocalFit:
@@ -235,7 +235,7 @@ def with_parameters_in_h(posterior: Conditional) -> Conditional:
 
     def read(h: Array) -> tuple[PyTree, Array]:
         if h.shape != (width,):
-            raise ValueError(f"h must be [{width}], got {h.shape}.")
+            raise ValueError(f"h must be [{width}], got {h.shape}")
         start, fitted = posterior.width, []
         for leaf, size in zip(leaves, sizes, strict=True):
             fitted.append(h[start : start + size].reshape(leaf.shape))

@@ -68,7 +68,7 @@ def hmc_density(
         num_starts: draws of the prior among which `hmc.start` chooses.
         target_acceptance: as in `hmc.samples`.
         initial_step_size: as in `hmc.samples`.
-        shrinkage: of q's correlations towards zero, in (0, 1).
+        shrinkage: of q's correlations toward zero, in (0, 1).
 
     Raises:
         ValueError: as `hmc.normal_fit` and `hmc.samples`.

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn import exceptions, linear_model, neighbors, preprocessing
 
+from vae_jax import numerics
 from vae_jax.evaluation import clustering
 
 
@@ -163,10 +164,9 @@ def few_labels(
     if num_labels < len(classes) or wanted > counts.min():
         raise ValueError(
             f"num_labels={num_labels} takes 1 to {counts.min()} rows of each of "
-            f"{len(classes)} classes, and would take {wanted}."
+            f"{len(classes)} classes, and would take {wanted}"
         )
-    if num_draws < 1:
-        raise ValueError(f"num_draws must be positive, got {num_draws}.")
+    numerics.check_positive(num_draws=num_draws)
     accuracies = []
     for rows in _stratified(train.labels, num_labels, num_draws, random_state):
         few = Labeled(train.codes[rows], train.labels[rows])
@@ -202,7 +202,7 @@ def few_labels_curve(
 def _check_neighbors(num_neighbors: int, num_rows: int) -> None:
     if not 1 <= num_neighbors <= num_rows:
         raise ValueError(
-            f"num_neighbors must be 1 to the {num_rows} rows, got {num_neighbors}."
+            f"num_neighbors must be 1 to the {num_rows} rows, got {num_neighbors}"
         )
 
 
@@ -233,10 +233,10 @@ def _probe(
     max_steps: int,
 ) -> Probe:
     if len(np.unique(train.labels)) < 2:
-        raise ValueError("labels must have two classes or more to be told apart.")
+        raise ValueError("labels must have two classes or more to be told apart")
     if not strength > 0.0 or max_steps < 1:
         raise ValueError(
-            f"strength and max_steps must be positive, got {strength} and {max_steps}."
+            f"strength and max_steps must be positive, got {strength} and {max_steps}"
         )
     scaler = preprocessing.StandardScaler().fit(scaled_on)
     classifier = linear_model.LogisticRegression(C=strength, max_iter=max_steps)

@@ -14,6 +14,7 @@ from jax.lax import stop_gradient
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.types import Scalar
 
 LARGEST_PARETO_K = 0.7  # Vehtari et al. 2024 (arXiv:1507.02646): unreliable above
@@ -54,8 +55,7 @@ def start(num_samples: int, dtype: DTypeLike) -> Running:
     Raises:
         ValueError: if num_samples is below one.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be positive, got {num_samples}.")
+    numerics.check_positive(num_samples=num_samples)
     zero, least = jnp.zeros((), dtype), jnp.full((), -jnp.inf, dtype)
     return Running(
         least, zero, zero, jnp.full((tail_size(num_samples) + 1,), least, dtype)
@@ -70,8 +70,8 @@ def add(state: Running, log_w: Float[Array, " C"]) -> Running:
     old, ratios = state.largest - reference, log_w - reference
     first = state.first * jnp.exp(old) + jnp.exp(ratios).sum()
     second = state.second * jnp.exp(2.0 * old) + jnp.exp(2.0 * ratios).sum()
-    kept = jnp.concatenate([state.tail, stop_gradient(log_w)])
-    tail = jax.lax.top_k(kept, state.tail.shape[0])[0]
+    candidates = jnp.concatenate([state.tail, stop_gradient(log_w)])
+    tail = jax.lax.top_k(candidates, state.tail.shape[0])[0]
     return Running(largest, first, second, tail)
 
 
@@ -103,7 +103,7 @@ def pareto_k(tail: Float[Array, " M+1"]) -> Scalar:
     2009 (A new and efficient estimation method for the generalized Pareto
     distribution): a mean over candidates $b_j$, weighted by their profile likelihood
     $n(\log(-b_j / k_j) - k_j - 1)$, with $k_j$ the mean of $\log(1 - b_j e_i)$. It is
-    shrunk towards 1/2 by the worth of ten exceedances (Vehtari et al. 2024,
+    shrunk toward 1/2 by the worth of ten exceedances (Vehtari et al. 2024,
     arXiv:1507.02646, Pareto smoothed importance sampling).
 
     Everything is relative and in logarithms, so the weights may span any range.
@@ -165,25 +165,25 @@ def doubts(evidence: LogEvidence) -> list[str]:
     def share(where: np.ndarray) -> str:
         return f"{where.sum()} of {where.size} examples"
 
-    found = []
+    reasons = []
     heavy = np.isfinite(shape) & (shape > LARGEST_PARETO_K)
     if heavy.any():
-        found.append(
+        reasons.append(
             f"pareto_k is above {LARGEST_PARETO_K} in {share(heavy)}, at most "
             f"{shape[heavy].max():.2f}: few weights carry the sum, log p-hat is likely "
             f"too low and its standard error too small; widen the proposal."
         )
     small = (size < SMALLEST_SAMPLE_SIZE) & np.isfinite(log_p)
     if small.any():
-        found.append(
+        reasons.append(
             f"the effective sample size is below {SMALLEST_SAMPLE_SIZE:.0f} in "
             f"{share(small)}, at least {size[small].min():.1f}: log p-hat rests on "
             f"that many weights; take more samples or a better proposal."
         )
     lost = ~np.isfinite(log_p)
     if lost.any():
-        found.append(
+        reasons.append(
             f"log p-hat is not finite in {share(lost)}: no sample has a finite weight "
             f"above zero, or one is not a number."
         )
-    return found
+    return reasons

@@ -100,7 +100,7 @@ def mcem(
     hmc.check_step_size(target_acceptance, initial_step_size, jitter)
     numerics.check_not_negative(weight_decay=weight_decay)
     if not adaptation_gain > 0.0:
-        raise ValueError(f"adaptation_gain must be positive, got {adaptation_gain}.")
+        raise ValueError(f"adaptation_gain must be positive, got {adaptation_gain}")
     optimizer = optax.with_extra_args_support(optimizer)
     objective = _log_joint(generative, num_data, weight_decay)
 
@@ -215,7 +215,7 @@ def fitted_normal(
         num_starts: draws of the prior among which `hmc.start` chooses.
         target_acceptance: as in `hmc.samples`.
         initial_step_size: as in `hmc.samples`.
-        shrinkage: of the correlations towards zero, in (0, 1).
+        shrinkage: of the correlations toward zero, in (0, 1).
         inflation: factor of the standard deviations; above 1 for a proposal whose
             tails must cover the posterior's.
 

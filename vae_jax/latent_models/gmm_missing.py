@@ -79,7 +79,7 @@ def complete(
     right = jnp.concatenate([right, deviation[:, None]], axis=1)
     solved = jax.scipy.linalg.solve_triangular(factor, right, lower=True)
     basis, eps = solved[:, :-1], solved[:, -1]
-    # Newton's step towards orthonormal rows, which the solve leaves to rounding.
+    # Newton's step toward orthonormal rows, which the solve leaves to rounding.
     gram = jnp.matmul(basis, basis.T, precision="highest")
     basis = 1.5 * basis - 0.5 * jnp.matmul(gram, basis, precision="highest")
     explained = jnp.matmul(basis.T, basis, precision="highest")

@@ -55,7 +55,7 @@ def over_rows(
     """
     event = mixture.mean.shape[1:]
     if x.shape[1:] != event:
-        raise ValueError(f"the mixture is of x of {event}, got rows of {x.shape[1:]}.")
+        raise ValueError(f"the mixture is of x of {event}, got rows of {x.shape[1:]}")
     size = max(1, block_size // _MISSING_ROWS) if missing else block_size
     size = min(size, x.shape[0])
     rows_of = _incomplete if missing else _complete

@@ -74,7 +74,7 @@ def check(covariance: str) -> None:
     """
     if covariance not in COVARIANCES:
         raise ValueError(
-            f"covariance must be one of {', '.join(COVARIANCES)}, got {covariance!r}."
+            f"covariance must be one of {', '.join(COVARIANCES)}, got {covariance!r}"
         )
 
 

@@ -142,7 +142,7 @@ def centered(x: Float[Array, "*X"], mu: Float[Array, " P"]) -> Float[Array, " P"
         ValueError: when traced, if x has more or fewer entries than mu.
     """
     if x.size != mu.size:
-        raise ValueError(f"x of {x.shape} has {x.size} entries, but mu has {mu.size}.")
+        raise ValueError(f"x of {x.shape} has {x.size} entries, but mu has {mu.size}")
     return x.reshape(-1) - mu
 
 
@@ -166,12 +166,12 @@ def maximum_likelihood(
     """
     floor = _log_of_min_std(min_std)
     if x.shape[0] < 1:
-        raise ValueError(f"x must have at least one row, got the shape {x.shape}.")
+        raise ValueError(f"x must have at least one row, got the shape {x.shape}")
     rows = np.asarray(x, np.float64).reshape(x.shape[0], -1)
     _check_num_latents(num_latents, rows.shape[1])
     bad = int((~np.isfinite(rows)).any(1).sum())
     if bad:
-        raise ValueError(f"x must be finite, got NaN or infinity in {bad} of its rows.")
+        raise ValueError(f"x must be finite, got NaN or infinity in {bad} of its rows")
 
     mean = rows.mean(0)
     values, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
@@ -311,7 +311,7 @@ def _read(params: Params, floor: float) -> tuple[Array, Array, Scalar]:
 
 def _log_of_min_std(min_std: float) -> float:
     if not 0.0 < min_std < math.inf:
-        raise ValueError(f"min_std must be positive and finite, got {min_std}.")
+        raise ValueError(f"min_std must be positive and finite, got {min_std}")
     return math.log(min_std)
 
 
@@ -319,5 +319,5 @@ def _check_num_latents(num_latents: int, num_features: int) -> None:
     if not 1 <= num_latents < num_features:
         raise ValueError(
             f"num_latents must be positive and below the {num_features} entries of x, "
-            f"got {num_latents}."
+            f"got {num_latents}"
         )

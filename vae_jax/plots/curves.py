@@ -27,17 +27,17 @@ def training_curves(
     that lack a name, or hold None, NaN or an infinity, leave that point out.
 
     Args:
-      rows: what `journal.read` gives: one dict for each point of x.
-      panels: the label of each panel's vertical axis, with its unit, to the names in
-        the rows that it shows, as {"bound (nats per example)": ["bound"]}.
-      x: the name of the horizontal axis in the rows.
-      title: above all panels.
+        rows: what `journal.read` gives: one dict for each point of x.
+        panels: the label of each panel's vertical axis, with its unit, to the names in
+            the rows that it shows, as {"bound (nats per example)": ["bound"]}.
+        x: the name of the horizontal axis in the rows.
+        title: above all panels.
 
     Raises:
-      ValueError: no panels.
+        ValueError: no panels.
     """
     if not panels:
-        raise ValueError("panels must name at least one panel.")
+        raise ValueError("panels must name at least one panel")
     columns = min(_MAX_COLUMNS, len(panels))
     if len(panels) == 4:
         columns = 2  # two lines without an empty cell
@@ -68,18 +68,18 @@ def series(
     """Named curves of y against x, in panels side by side.
 
     Args:
-      panels: the title of each panel to its curves: name -> (x, y), the same names in
-        each. Values that are not finite are left out, and on a logarithmic axis those
-        not positive.
-      x_label: of every panel, with its unit.
-      y_label: as x_label.
-      log: the logarithmic axes: "", "x", "y" or "xy".
+        panels: the title of each panel to its curves: name -> (x, y), the same names in
+            each. Values that are not finite are left out, and on a logarithmic axis
+            those not positive.
+        x_label: of every panel, with its unit.
+        y_label: as x_label.
+        log: the logarithmic axes: "", "x", "y" or "xy".
 
     Raises:
-      ValueError: no panels.
+        ValueError: no panels.
     """
     if not panels:
-        raise ValueError("panels must name at least one panel.")
+        raise ValueError("panels must name at least one panel")
     figure = Figure(
         figsize=(2.2 + 4.4 * len(panels), 4.0), dpi=120, layout="constrained"
     )
@@ -125,16 +125,16 @@ def train_and_test(
     the first panel says so. Values that are not finite, or at x <= 0, are left out.
 
     Args:
-      panels: the title of each panel to its curves: name -> (x, train, test), the same
-        names in each.
-      x_label: of every panel, with its unit.
-      y_label: as x_label.
+        panels: the title of each panel to its curves: name -> (x, train, test), the
+            same names in each.
+        x_label: of every panel, with its unit.
+        y_label: as x_label.
 
     Raises:
-      ValueError: no panels.
+        ValueError: no panels.
     """
     if not panels:
-        raise ValueError("panels must name at least one panel.")
+        raise ValueError("panels must name at least one panel")
     figure = Figure(
         figsize=(2.2 + 3.2 * len(panels), 3.8), dpi=120, layout="constrained"
     )

@@ -109,7 +109,7 @@ def ascent(
         2.0
     """
     if norm_every < 1:
-        raise ValueError(f"norm_every must be positive, got {norm_every}.")
+        raise ValueError(f"norm_every must be positive, got {norm_every}")
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(key: PRNGKey, start: Params) -> AscentState:

@@ -217,7 +217,7 @@ def trajectory(
         ValueError: if num_steps is below one.
     """
     if num_steps < 1:
-        raise ValueError(f"num_steps must be positive, got {num_steps}.")
+        raise ValueError(f"num_steps must be positive, got {num_steps}")
 
     def run(key: PRNGKey, start: PyTree, batch: Batch) -> Trajectory:
         key_init, key_run = jax.random.split(key)
@@ -257,9 +257,9 @@ def until_converged(
         ValueError: if tolerance is not positive or max_steps below one.
     """
     if not tolerance > 0.0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}.")
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
     if max_steps < 1:
-        raise ValueError(f"max_steps must be positive, got {max_steps}.")
+        raise ValueError(f"max_steps must be positive, got {max_steps}")
 
     def run(key: PRNGKey, start: PyTree, batch: Batch) -> Converged:
         key_init, key_run = jax.random.split(key)
