@@ -21,6 +21,7 @@ from vae_jax.types import (
     PyTree,
     Recognition,
     Scalar,
+    clear_weightless,
     log_joint,
 )
 
@@ -149,6 +150,7 @@ def mcem(
     def step(
         key: PRNGKey, state: MCEMState, batch: Batch
     ) -> tuple[MCEMState, MCEMInfo]:
+        batch = clear_weightless(batch)
         key_chains, key_updates = jax.random.split(key)
         keys = jax.random.split(key_chains, batch.x.shape[0])
         step_size = jnp.exp(state.log_step_size)

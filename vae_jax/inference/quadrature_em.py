@@ -22,6 +22,7 @@ from vae_jax.types import (
     Params,
     PRNGKey,
     Scalar,
+    clear_weightless,
     log_joint,
 )
 
@@ -89,6 +90,7 @@ def quadrature_em(
         key: PRNGKey, state: gradient.AscentState, batch: Batch
     ) -> tuple[gradient.AscentState, QuadratureEMInfo]:
         del key
+        batch = clear_weightless(batch)
         logs = jax.vmap(log_terms, in_axes=(None, 0))(state.params, batch.x)
         r = stop_gradient(jax.nn.softmax(logs))
 

@@ -56,7 +56,8 @@ def em(
 
     Weights count rows: 2 is the row twice. A component that holds less than one row (of
     the mean weight, where that is below one) keeps its mean and scale and is counted in
-    `num_collapsed`; its share is still updated. A covariance with an eigenvalue below
+    `num_collapsed`; its share is still updated. A batch without weight leaves all as it
+    is, and reports zeros. A covariance with an eigenvalue below
     min_variance has it raised, which is the M-step under that constraint, so that the
     bounds still rise, to rounding; it is counted in `num_at_floor`.
 
@@ -215,7 +216,7 @@ def _maximize(
         added_variance=added_variance,
     )
     new = gmm_scales.Tables(
-        jnp.log(jnp.maximum(n, tiny)),
+        jnp.where(moments.total > 0.0, jnp.log(jnp.maximum(n, tiny)), old.logits),
         mean,
         jnp.where(kept, old.scale, scale),
     )
