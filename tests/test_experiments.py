@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -88,7 +89,12 @@ def test_a_written_flag_file_parses_back(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--lerning_rate=1", "lerning_rate"),
+        (
+            "--lerning_rate=1",
+            "--lerning_rate is no flag; did you mean --learning_rate?",
+        ),
+        ("--norezume", "--norezume is no flag; did you mean --noresume?"),
+        ("--qqqqqq=1", "--qqqqqq is no flag$"),
         ("--batch_size=many", "batch_size"),
         ("--batch_size=0", "--batch_size must be positive, got 0"),
         ("--num_latents=-3", "--num_latents must be positive, got -3"),
@@ -96,14 +102,15 @@ def test_a_written_flag_file_parses_back(tmp_path):
         ("--hidden=3,x", "--hidden=3,x"),
         ("--seed=3000000000", "--seed=3000000000 does not fit into 32 bits"),
         ("--hidden=3,0", "--hidden must hold positive sizes"),
-        ("--optimizer=adm", "optimizer"),
+        ("--optimizer=adm", "--optimizer=adm is unknown; .* did you mean adam?"),
+        ("--prior=qqqqqq", "--prior=qqqqqq is unknown; known: .* vamp$"),
         ("--learning_rate=nan", "--learning_rate must be positive"),
         ("--flagfile=no.flags", "no.flags"),
         ("leftover", "unexpected arguments: leftover"),
     ],
 )
 def test_a_bad_flag_is_named(flag, said):
-    with pytest.raises(cli.UsageError, match=said.replace("(", r"\(")):
+    with pytest.raises(cli.UsageError, match=re.sub(r"[(?]", r"\\\g<0>", said)):
         cli.parse(Config, ["train", flag])
 
 

@@ -35,7 +35,7 @@ def fitted(config):
 
 def assert_equal_runs(together, alone, *, index, bounds, path):
     """The asked-for closeness: weights within 1e-5, bounds within 1e-4 nats."""
-    got = runs.member(together.run.inner.params, index)
+    got = runs.one_of(together.run.inner.params, index)
     for x, y in zip(
         jax.tree.leaves(got), jax.tree.leaves(alone.run.inner.params), strict=True
     ):

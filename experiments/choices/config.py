@@ -1,6 +1,7 @@
 """The flags of a training run."""
 
 import dataclasses
+import math
 import pathlib
 
 from experiments.choices import estimators, rows
@@ -22,11 +23,11 @@ class Config(cli.Flags):
     """One training run: a function of these flags and of nothing else."""
 
     workdir: str = cli.flag("", "Where the run is written; runs/DATASET if empty.")
-    # Data.
     dataset: str = cli.flag(
         "digits",
         "digits, mnist, fashion_mnist, binarized_mnist, frey_face, npz:PATH or "
         "tfds:NAME.",
+        section="Data",
     )
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
     data_seed: int = cli.flag(
@@ -56,7 +57,12 @@ class Config(cli.Flags):
         least=0,
         below=1,
     )
-    # Model.
+    model: str = cli.flag(
+        "",
+        "MODULE:FUNCTION that builds a model of one's own: (config, x_shape) -> "
+        "vae_jax.types.Model. The flags of this section are then its to read.",
+        section="Model",
+    )
     likelihood: str = cli.flag("bernoulli", "p(x | z).", choices=LIKELIHOODS)
     std: float = cli.flag(
         0.1, "Fixed (or initial) std of the normal likelihoods.", above=0
@@ -105,13 +111,13 @@ class Config(cli.Flags):
         "0.01 or 0.1.",
         choices=INITIALIZERS,
     )
-    # Objective.
     algorithm: str = cli.flag(
         "aevb",
         "What fits the model: aevb ascends --estimator; wake_sleep and rws "
         "(reweighted) fit q to the posterior; mcem (Monte Carlo EM) and vem "
         "(variational EM) have no encoder; full_vb has a q over theta too.",
         choices=ALGORITHMS,
+        section="Objective",
     )
     estimator: str = cli.flag("sgvb_b", "Gradient estimator.", choices=ESTIMATORS)
     num_samples: int = cli.flag(
@@ -123,7 +129,12 @@ class Config(cli.Flags):
         "Weight of the KL (sgvb_b); the ELBO's share of the bound (ciwae).",
         least=0,
     )
-    alpha: float = cli.flag(0.5, "Order of the Renyi bound.")
+    alpha: float = cli.flag(
+        0.5,
+        "Order of the Renyi bound; -inf is the largest log weight.",
+        below=math.inf,
+        infinite=True,
+    )
     jackknife_order: int = cli.flag(1, "Order of the jackknife bound: 0, 1 or 2.")
     free_nats: float = cli.flag(
         0.1, "KL that each latent has for free (free_bits).", least=0
@@ -159,8 +170,9 @@ class Config(cli.Flags):
         "Epochs over which the KL's weight in the gradient rises to 1 (sgvb_b).",
         least=0,
     )
-    # Optimization.
-    optimizer: str = cli.flag("adam", "Optimizer.", choices=OPTIMIZERS)
+    optimizer: str = cli.flag(
+        "adam", "Optimizer.", choices=OPTIMIZERS, section="Optimization"
+    )
     adam_epsilon: float = cli.flag(1e-8, "Added to Adam's denominator (adam).", above=0)
     learning_rate: float = cli.flag(1e-3, "Step size, before the schedule.", above=0)
     schedule: str = cli.flag(
@@ -185,16 +197,23 @@ class Config(cli.Flags):
         choices=("elbo", "importance"),
     )
     seed: int = cli.flag(0, "Seed of weights, order and noise.", least=0)
-    # Several runs in one program.
-    num_seeds: int = cli.flag(1, "Runs that train together, from --seed on.", least=1)
+    num_seeds: int = cli.flag(
+        1,
+        "Runs that train together, from --seed on.",
+        least=1,
+        section="Several runs in one program",
+    )
     sweep: str = cli.flag(
         "",
         "NAME=V1,V2,...: runs that differ in --learning_rate, --beta or --kl_warmup "
         "train together too.",
     )
-    # Where it runs: to rounding, none of these changes a number.
     num_devices: int = cli.flag(
-        1, "Devices that share each batch; 0 for all there are.", display=True, least=0
+        1,
+        "Devices that share each batch; 0 for all there are.",
+        display=True,
+        least=0,
+        section="Where it runs: to rounding, none of these changes a number",
     )
     shard_data: bool = cli.flag(
         False, "Share the training rows out among the devices.", display=True
@@ -216,8 +235,9 @@ class Config(cli.Flags):
     process_id: int = cli.flag(
         0, "Which process this is, from 0.", display=True, least=0
     )
-    # Watching.
-    eval_every: int = cli.flag(1, "Epochs between validation bounds.", least=1)
+    eval_every: int = cli.flag(
+        1, "Epochs between validation bounds.", least=1, section="Watching"
+    )
     valid_samples: int = cli.flag(
         10, "Samples per image of the validation bound.", least=1
     )
@@ -270,6 +290,13 @@ class Config(cli.Flags):
         return dataclasses.replace(self, binarization=chosen)
 
     @property
+    def observation(self) -> str:
+        """The flag that p(x | z) comes from, with its value."""
+        if self.model:
+            return f"--model={self.model}"
+        return f"--likelihood={self.likelihood}"
+
+    @property
     def has_standard_prior(self) -> bool:
         """Whether p(z) is N(0, I) over all of z."""
         return self.prior == "standard_normal" and not self.top_latents
@@ -295,10 +322,10 @@ def _missing(config: Config) -> None:
 
 
 def _prior(config: Config) -> None:
-    if config.has_standard_prior:
+    if config.has_standard_prior or config.model:
         return
     has_encoder = ALGORITHMS[config.algorithm].has_encoder
-    if not POSTERIORS[config.posterior].continuous:
+    if not POSTERIORS[config.posterior].traits.continuous:
         raise ValueError(
             "--prior and --top_latents are of continuous latents, "
             "--posterior=bernoulli has its own prior"
@@ -321,24 +348,25 @@ def _prior(config: Config) -> None:
 
 def _choices(config: Config) -> None:
     """Refuses an algorithm or an estimator that is not of the q or the prior."""
-    algorithm, q = ALGORITHMS[config.algorithm], POSTERIORS[config.posterior]
+    algorithm, q = ALGORITHMS[config.algorithm], POSTERIORS[config.posterior].traits
+    if config.model and algorithm.has_encoder:
+        return  # its own q says what fits, once it is built
     if not algorithm.fits(q):
-        fitting = [name for name, row in POSTERIORS.items() if algorithm.fits(row)]
+        fitting = [n for n, row in POSTERIORS.items() if algorithm.fits(row.traits)]
         raise ValueError(
             f"--algorithm={config.algorithm} does not fit --posterior="
             f"{config.posterior}; what fits: {', '.join(fitting)}"
         )
     if not algorithm.has_encoder:
         return
-    if config.gradient not in estimators.fitting(config.posterior):
+    if config.gradient not in (fitting := estimators.fitting(q)):
         raise ValueError(
             f"--estimator={config.gradient} does not fit --posterior="
-            f"{config.posterior}; what fits: "
-            f"{', '.join(estimators.fitting(config.posterior))}"
+            f"{config.posterior}; what fits: {', '.join(fitting)}"
         )
-    closed = config.has_standard_prior or not q.continuous
-    fitting = estimators.fitting(config.posterior, closed_kl=closed)
-    if config.gradient not in fitting:
+    if not config.has_standard_prior:
+        q = q._replace(closed_kl=False, factorizes=False)
+    if config.gradient not in (fitting := estimators.fitting(q)):
         raise ValueError(
             f"--estimator={config.gradient} needs the closed-form KL of a normal to "
             f"N(0, I), which --prior={config.prior} --top_latents="
@@ -347,8 +375,8 @@ def _choices(config: Config) -> None:
 
 
 def _readers(config: Config) -> None:
-    """Refuses a flag that was given and that nothing reads."""
-    given = [
+    """Refuses a flag that is not at its default and that nothing reads."""
+    changed = [
         field.name
         for field in dataclasses.fields(config)
         if getattr(config, field.name) != field.default
@@ -356,15 +384,18 @@ def _readers(config: Config) -> None:
     chosen = {
         "algorithm": (config.algorithm, ALGORITHMS),
         "estimator": (config.gradient, ESTIMATORS),
-        "posterior": (config.posterior, POSTERIORS),
-        "prior": (config.prior, PRIORS),
-        "likelihood": (config.likelihood, LIKELIHOODS),
         "optimizer": (config.optimizer, OPTIMIZERS),
     }
+    if not config.model:  # whose function may read any
+        chosen |= {
+            "posterior": (config.posterior, POSTERIORS),
+            "prior": (config.prior, PRIORS),
+            "likelihood": (config.likelihood, LIKELIHOODS),
+        }
     for chooser, (name, table) in chosen.items():
         if chooser == "estimator" and not ALGORITHMS[config.algorithm].has_encoder:
             chooser, name = "algorithm", config.algorithm  # it ascends none of them
-        reason = rows.unread(chooser, name, table, given)
+        reason = rows.unread(chooser, name, table, changed)
         if reason:
             raise ValueError(reason)
 

@@ -121,9 +121,9 @@ def cached(path: pathlib.Path, flags: dict[str, Any], make: Callable[[], Any]) -
     """
     flags = plain(flags)
     if path.is_file():
-        found = read_json(path)
-        if found.get("config") == flags:
-            return measured(found["result"])
+        before = read_json(path)
+        if before.get("config") == flags:
+            return measured(before["result"])
     result = make()
     with cli.user_errors():
         write_json(path, {"config": flags, "result": result})

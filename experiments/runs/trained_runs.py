@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments.choices import models
+from experiments.choices import densities, models
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import protocol, rundir, runs
@@ -28,6 +28,18 @@ class Trained(NamedTuple):
     params: Params
     step: int
     mesh: Mesh | None = None  # devices that share the rows that are evaluated
+
+    @property
+    def has_real_latents(self) -> bool:
+        """Whether z is real: else it is bits, or of categories."""
+        return densities.traits(self.model).continuous
+
+    @property
+    def num_latents(self) -> int:
+        """Entries of z, of all its layers."""
+        key = jax.eval_shape(jax.random.key, 0)
+        prior = self.model.generative.sample_prior
+        return jax.eval_shape(prior, key, self.params).shape[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +134,10 @@ def of_runs(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> list[Traine
     if not run.config.trains_many:
         return [of_run(run, saved, checkpoint=checkpoint)]
     together = []
-    for i, config in enumerate(run.members):
+    for i, config in enumerate(run.configs):
         parts = models.build(config, run.data.x_shape)  # some draw by --seed
         alone = run._replace(config=config, parts=parts)
-        together.append(of_run(alone, runs.member(saved, i), checkpoint=checkpoint))
+        together.append(of_run(alone, runs.one_of(saved, i), checkpoint=checkpoint))
     return together
 
 
