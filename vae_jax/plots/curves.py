@@ -18,6 +18,7 @@ def training_curves(
     *,
     panels: Mapping[str, Sequence[str]],
     x: str = "epoch",
+    chosen: float | None = None,
     title: str | None = None,
 ) -> Figure:
     """One panel for each quantity, with its curves over the course of a run.
@@ -31,6 +32,7 @@ def training_curves(
       panels: the label of each panel's vertical axis, with its unit, to the names in
         the rows that it shows, as {"bound (nats per example)": ["bound"]}.
       x: the name of the horizontal axis in the rows.
+      chosen: where on it the parameters are from that are reported: a dotted line.
       title: above all panels.
 
     Raises:
@@ -52,6 +54,9 @@ def training_curves(
         axes.set_xlabel(x.replace("_", " "))
         axes.set_ylabel(label, fontsize="small")
         axes.grid(alpha=0.25)
+        if chosen is not None:
+            style = {"color": "0.45", "linestyle": ":", "linewidth": 1.2}
+            axes.axvline(chosen, label=f"chosen: {x} {chosen:g}", **style)
         _panel(axes, {name: _points(rows, x, name) for name in names})
     if title:
         figure.suptitle(title)
@@ -205,7 +210,7 @@ def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
     else:
         axes.set_xticks(places)
     axes.ticklabel_format(useOffset=False)
-    if len(curves) > 1:
+    if len(axes.lines) > 1:
         axes.legend(fontsize="small", frameon=False)
     limits = _settled_limits(list(series_drawn.values()))
     if limits is not None:
