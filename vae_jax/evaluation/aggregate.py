@@ -22,10 +22,15 @@ from vae_jax.types import Model, Params, PRNGKey, Scalar
 
 
 class Surgery(NamedTuple):
-    """Terms in nats of every row and sample; their means are the two divergences."""
+    """Terms in nats of every row and sample; their means are the two divergences.
 
-    mutual_information: Float[Array, "N S"]  # log q(z | x_n) - log q(z)
-    marginal_kl: Float[Array, "N S"]  # log q(z) - log p(z)
+    Attributes:
+        mutual_information: log q(z | x_n) - log q(z).
+        marginal_kl: log q(z) - log p(z).
+    """
+
+    mutual_information: Float[Array, "N S"]
+    marginal_kl: Float[Array, "N S"]
 
 
 Evaluate: TypeAlias = Callable[[PRNGKey, Params, Float[Array, "N *X"]], Surgery]

@@ -37,7 +37,11 @@ from vae_jax.types import (
 
 
 class EmState(NamedTuple):
-    """The parameters; EM remembers nothing else."""
+    """The parameters; EM remembers nothing else.
+
+    Attributes:
+        params: theta, and phi as it was.
+    """
 
     params: Params
 
@@ -47,11 +51,16 @@ class EmInfo(NamedTuple):
 
     All at the batch's mean for mu. Equal, but for rounding, are the first two; each is
     at most the one after it.
+
+    Attributes:
+        log_p: log p(x) before the M-step, in closed form.
+        bound_after_e_step: E_q[log p(x, z)] + H(q), q the posterior.
+        bound_after_m_step: the same q, the new W and s2.
     """
 
-    log_p: Scalar  # log p(x) before the M-step, in closed form
-    bound_after_e_step: Scalar  # E_q[log p(x, z)] + H(q), q the posterior
-    bound_after_m_step: Scalar  # the same q, the new W and s2
+    log_p: Scalar
+    bound_after_e_step: Scalar
+    bound_after_m_step: Scalar
 
 
 def generative(
