@@ -180,12 +180,12 @@ def test_generate_and_reconstruct_write_arrays(trained_workdir):
     folder = str(trained_workdir)
     generate.main(generate.Config(workdir=folder, num=3, manifold_size=4))
     reconstruct.main(reconstruct.Config(workdir=folder, num=5))
-    samples = np.load(trained_workdir / "samples.npz")
+    samples = np.load(trained_workdir / "samples_num_3.npz")
     assert samples["z"].shape == (3, 2)
     assert samples["x"].shape == samples["mean"].shape == (3, 8, 8)
     assert set(np.unique(samples["x"])) <= {0.0, 1.0}
     assert np.load(trained_workdir / "manifold.npz")["mean"].shape == (4, 4, 8, 8)
-    drawn = np.load(trained_workdir / "reconstructions.npz")
+    drawn = np.load(trained_workdir / "reconstructions_5_images.npz")
     assert drawn["x"].shape == drawn["mean"].shape == (5, 8, 8)
 
 

@@ -9,7 +9,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from absl import flags
 
@@ -79,6 +79,11 @@ class Flags:
 
     def check(self) -> None:
         """Refuses values that do not go together; nothing where all do."""
+
+    def default(self, name: str) -> Any:
+        """The default of a flag."""
+        fields = dataclasses.fields(cast(Any, self))
+        return next(field.default for field in fields if field.name == name)
 
 
 def check_values(config_cls: Any, values: Mapping[str, Any]) -> None:

@@ -142,13 +142,14 @@ def export(config: Config) -> str:
     Raises:
         UsageError: for a run, a choice or a path with which that cannot be done.
     """
-    suffix = "safetensors" if config.what == "model" else "stablehlo"
-    default = pathlib.Path(config.workdir) / f"{config.what}.{suffix}"
-    path = pathlib.Path(config.out or default).expanduser()
+    path = pathlib.Path(config.out).expanduser()
     if config.out:
         with cli.user_errors():
             _check_writable(path)
     trained = config.load()
+    if not config.out:
+        suffix = ".safetensors" if config.what == "model" else ".stablehlo"
+        path = config.result_path(trained, config.what).with_suffix(suffix)
     with cli.user_errors():
         card = cards.of_trained(trained)
         if config.what == "model":

@@ -72,14 +72,14 @@ def load(config: Config) -> Dataset:
     )
     if config.num_train:
         source = _first_rows(source, config.num_train)
-    quantity = _quantity(config, source)
+    of_data = quantity(config, source)
     prepared = batches.prepare(
         source,
         binarization=config.settled.binarization,
         data_seed=config.data_seed,
         missing_rate=config.missing_rate,
     )
-    return Dataset(source, prepared, quantity)
+    return Dataset(source, prepared, of_data)
 
 
 def value_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
@@ -143,7 +143,7 @@ def opening(config: Config, data: Dataset) -> str:
     )
 
 
-def _quantity(config: Config, source: sources.Source) -> str:
+def quantity(config: Config, source: sources.Source) -> str:
     """What log p(x | z) is on these data, as the model itself says.
 
     Raises:
@@ -158,13 +158,13 @@ def _quantity(config: Config, source: sources.Source) -> str:
     of_rows = models.quantity(config, source.train.shape[1:])
     if binarization == "none":
         return _of_values(config, source, of_rows)
-    quantity = of_rows(np.array([0.0, 1.0]))
-    if quantity == "log-density" and config.binarization == "auto":
+    of_bits = of_rows(np.array([0.0, 1.0]))
+    if of_bits == "log-density" and config.binarization == "auto":
         raise ValueError(
             f"{config.observation} of {source.name}: give --binarization=none for its "
             f"values as they are, or {binarization} for zeros and ones"
         )
-    fix = "take --binarization=none" if quantity == "log-density" else OF_REALS
+    fix = "take --binarization=none" if of_bits == "log-density" else OF_REALS
     _refuse_beyond(source, f"--binarization={binarization}", fix)
     low, high = ranges["train"]
     if binarization == "threshold" and 0.0 < high < 0.5:
@@ -172,7 +172,7 @@ def _quantity(config: Config, source: sources.Source) -> str:
             f"--binarization=threshold is 1 from 1/2 on, and the train split of "
             f"{source.name} has [{low:g}, {high:g}]: scale it to [0, 1]"
         )
-    return quantity
+    return of_bits
 
 
 def _of_values(
