@@ -99,7 +99,16 @@ def elbo_surgery(
 
 
 class Parts(NamedTuple):
-    """The mean KL over rows in its two parts, nats, with standard errors over z."""
+    """The mean KL over rows in its two parts, nats, with standard errors over z.
+
+    Attributes:
+        mutual_information: I(n; z).
+        marginal_kl: KL(q(z) || p(z)).
+        mean_kl: their sum.
+        mutual_information_error: of I(n; z).
+        marginal_kl_error: of KL(q(z) || p(z)).
+        mean_kl_error: of the sum, whose parts have the same draws.
+    """
 
     mutual_information: float
     marginal_kl: float
