@@ -157,7 +157,7 @@ def test_series_without_panels_are_refused():
 # train_and_test
 
 
-def test_train_is_dashed_and_test_solid_in_one_colour():
+def test_train_is_dashed_and_test_solid_in_one_color():
     bounds = ([1, 10, 100], [-9.0, -8.0, -7.0], [-9.5, np.nan, -8.0])
     panels = {
         "N_z = 2": {"aevb": bounds, "wake_sleep": bounds},

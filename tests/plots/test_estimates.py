@@ -38,7 +38,7 @@ def test_an_estimate_far_below_does_not_hide_the_others():
     assert high > -10.1
 
 
-def test_one_method_has_one_colour_in_all_panels():
+def test_one_method_has_one_color_in_all_panels():
     figure = estimates.estimates(
         {"a": CURVES, "b": {"annealed": CURVES["annealed"]}},
         exact={},
