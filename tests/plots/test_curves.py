@@ -203,3 +203,11 @@ def test_train_and_test_without_panels_or_values():
         curves.train_and_test({}, x_label="x", y_label="y")
     empty = ([1.0], [np.nan], [np.inf])
     curves.train_and_test({"": {"a": empty}}, x_label="x", y_label="y").canvas.draw()
+
+
+def test_markers_of_many_points_do_not_hide_other_curves():
+    few, many = np.arange(10.0), np.arange(300.0)
+    figure = curves.series(
+        {"": {"a": (few, few), "b": (many, many)}}, x_label="x", y_label="y"
+    )
+    assert [line.get_marker() for line in figure.axes[0].lines] == ["o", "None"]

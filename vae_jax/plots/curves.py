@@ -11,6 +11,7 @@ from vae_jax.plots import scales
 
 _MAX_COLUMNS = 3
 _MARKERS = "os^vDPX*<>"
+_FEW = 30  # points of a curve that each have a marker; of more they hide the others
 
 
 def training_curves(
@@ -97,7 +98,8 @@ def series(
             finite = np.isfinite(points).all(0)
             for row, axis in zip(points, "xy", strict=True):
                 finite &= (row > 0.0) if axis in log else True
-            style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4.0}
+            marker = _MARKERS[i % len(_MARKERS)] if finite.sum() <= _FEW else None
+            style = {"marker": marker, "markersize": 4.0}
             dashes = "-" if i < 10 else "--"  # the colors repeat after ten
             axes.plot(
                 *points[:, finite], dashes, color=f"C{i % 10}", label=name, **style
@@ -194,7 +196,7 @@ def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
         axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center")
         return
     for name, points in series_drawn.items():
-        marker = "." if len(points) < 30 else None
+        marker = "." if len(points) <= _FEW else None
         axes.plot(
             points[:, 0],
             points[:, 1],
