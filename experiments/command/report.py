@@ -97,13 +97,18 @@ def make(workdir: pathlib.Path) -> None:
 
     Raises:
         ValueError: if it is a file.
-        PermissionError: if it cannot be written.
+        OSError: if it cannot be created or written.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(
             f"--workdir={workdir} is a file: name a folder, or move the file"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"--workdir={workdir} cannot be created: {error.strerror}"
+        ) from error
     if not os.access(workdir, os.W_OK | os.X_OK):
         raise PermissionError(f"no permission to write in --workdir={workdir}")
 
