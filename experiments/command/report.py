@@ -91,8 +91,12 @@ def claim(workdir: str | pathlib.Path) -> pathlib.Path:
         raise cli.UsageError(
             f"--workdir={folder} is a file: name a folder, or move the file"
         )
-    with cli.user_errors():
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cli.UsageError(
+            f"--workdir={folder} cannot be created: {error.strerror}"
+        ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise cli.UsageError(f"no permission to write in --workdir={folder}")
     return folder

@@ -185,15 +185,17 @@ def draw_neighbors(
 
 
 def draw_curves(trained: trained_runs.Trained, workdir: pathlib.Path) -> None:
-    """Draws the metrics of the run so far."""
+    """Draws the metrics of the run so far, and from which epoch early stopping took."""
     rows, panels = journal.read(workdir), {}
+    places = [row["epoch"] for row in rows if row["step"] == trained.step]
+    chosen = places[-1] if places and trained.config.early_stopping else None
     reported = {name for row in rows for name in row}
     for metric, unit in METRICS.items():
         (name,) = trained.data.labeled({metric: 0.0})
         shown = [name, f"valid_{name}"]
         if reported & set(shown):
             panels[f"{name.replace('_', ' ')}, {unit}"] = shown
-    figure = curves.training_curves(rows, panels=panels)
+    figure = curves.training_curves(rows, panels=panels, chosen=chosen)
     files.save(figure, workdir / "training_curves.png")
 
 

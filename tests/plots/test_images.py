@@ -17,7 +17,9 @@ def test_a_grid_holds_the_images_pixel_for_pixel():
     assert picture.shape == (3 * 8 + 2 * 2, 3 * 8 + 2 * 2)
     for n in range(7):
         top, left = 10 * (n // 3), 10 * (n % 3)
-        np.testing.assert_array_equal(picture[top : top + 8, left : left + 8], DIGITS[n])
+        np.testing.assert_array_equal(
+            picture[top : top + 8, left : left + 8], DIGITS[n]
+        )
     assert np.isnan(picture[20:, 10:]).all()  # two blanks
     assert np.isnan(picture[8:10]).all()  # a gap
 

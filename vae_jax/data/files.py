@@ -17,12 +17,19 @@ PROBE_SECONDS = 3.0
 
 
 class File(NamedTuple):
-    """One original file: its name and address, and how it is read and checked."""
+    """One original file: its name and address, and how it is read and checked.
 
-    name: str  # without .gz
+    Attributes:
+        name: of the file, without .gz.
+        url: where it is fetched from.
+        packed_sha256: of what the address sends, where it is known.
+        read: path -> the array; raises ValueError unless the content is right.
+    """
+
+    name: str
     url: str
-    packed_sha256: str | None  # of what the address sends, where it is known
-    read: Callable[[Path], np.ndarray]  # raises ValueError unless the content is right
+    packed_sha256: str | None
+    read: Callable[[Path], np.ndarray]
 
 
 def read_all(

@@ -167,7 +167,7 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{path}: not a whole .npz of plain arrays ({reason}): save it again with "
-            "numpy.savez"
+            "numpy.savez(path, train=...), a table of text by way of numpy.loadtxt"
         ) from error
 
 

@@ -22,6 +22,16 @@ class Source(NamedTuple):
     Splits are [N, *X] of one X, uint8 or float32, finite but for NaN where it marks a
     missing entry; valid and test may have no rows. Images are [N, H, W], or
     [N, H, W, C] with C > 1 channels. Labels are int32 [N] by the name of their split.
+
+    Attributes:
+        name: that `load` knows it by.
+        train: rows to fit.
+        valid: rows to choose by.
+        test: rows to report on.
+        labels: of a split's rows, where it has any.
+        offset: added to a stored entry.
+        divisor: of the sum.
+        origin: where the data came from, the same on every machine.
     """
 
     name: str
@@ -31,7 +41,7 @@ class Source(NamedTuple):
     labels: dict[str, np.ndarray]
     offset: float
     divisor: float
-    origin: str  # where the data came from, the same on every machine
+    origin: str
 
 
 def load(

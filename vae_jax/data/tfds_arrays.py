@@ -28,9 +28,15 @@ SPLIT_NAMES = {
 
 
 class Prepared(NamedTuple):
-    """Decoded images [N, *X] and labels [N] by split, as stored."""
+    """Decoded images [N, *X] and labels [N] by split, as stored.
 
-    full_name: str  # name/config/version
+    Attributes:
+        full_name: name/config/version.
+        arrays: the images.
+        labels: of each, where there are any.
+    """
+
+    full_name: str
     arrays: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
 

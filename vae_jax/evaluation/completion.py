@@ -54,7 +54,14 @@ Complete: TypeAlias = Callable[[PRNGKey, Params, Array], Completions]
 
 
 class _State(NamedTuple):
-    x: Float[Array, "*X"]  # without holes
+    """Where a chain stands.
+
+    Attributes:
+        x: without holes.
+        z: the latents.
+    """
+
+    x: Float[Array, "*X"]
     z: Float[Array, " D"]
 
 

@@ -34,7 +34,12 @@ class Moments(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A number with its standard error."""
+    """A number with its standard error.
+
+    Attributes:
+        value: the number.
+        standard_error: of it.
+    """
 
     value: float
     standard_error: float

@@ -16,17 +16,27 @@ from vae_jax.evaluation import clustering
 
 
 class Labeled(NamedTuple):
-    """Rows and the label of each."""
+    """Rows and the label of each.
+
+    Attributes:
+        codes: the rows.
+        labels: of each.
+    """
 
     codes: Float[np.ndarray, "N D"]
     labels: Int[np.ndarray, " N"]
 
 
 class Probe(NamedTuple):
-    """The result of a linear probe."""
+    """The result of a linear probe.
 
-    accuracy: float  # share of the test rows
-    converged: bool  # whether the fit came to rest within its steps
+    Attributes:
+        accuracy: share of the test rows.
+        converged: whether the fit came to rest within its steps.
+    """
+
+    accuracy: float
+    converged: bool
 
 
 class Judged(NamedTuple):

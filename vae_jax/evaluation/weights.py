@@ -24,21 +24,35 @@ TIES = 64.0  # units in the last place of a log weight that may be rounding alon
 
 
 class LogEvidence(NamedTuple):
-    """An estimate of log p(x) with its diagnostics."""
+    """An estimate of log p(x) with its diagnostics.
 
-    log_p: Scalar  # log p-hat, nats: in expectation a lower bound on log p(x)
-    standard_error: Scalar  # of log p-hat, nats, by the delta method
-    effective_sample_size: Scalar  # (sum w)^2 / sum w^2, between 1 and k; 0 without w
-    pareto_k: Scalar  # shape of the tail: 1 / k-hat finite moments; inf: not measured
+    Attributes:
+        log_p: log p-hat, nats: in expectation a lower bound on log p(x).
+        standard_error: of log p-hat, nats, by the delta method.
+        effective_sample_size: (sum w)^2 / sum w^2, between 1 and k; 0 without w.
+        pareto_k: shape of the tail: 1 / k-hat finite moments; inf: not measured.
+    """
+
+    log_p: Scalar
+    standard_error: Scalar
+    effective_sample_size: Scalar
+    pareto_k: Scalar
 
 
 class Running(NamedTuple):
-    """Sums of the weights so far, relative to the largest, and their tail."""
+    """Sums of the weights so far, relative to the largest, and their tail.
 
-    largest: Scalar  # log w
-    first: Scalar  # sum_k exp(log w_k - largest)
-    second: Scalar  # sum_k exp(2 (log w_k - largest))
-    tail: Float[Array, " M+1"]  # the largest log w, the largest first
+    Attributes:
+        largest: log w.
+        first: sum_k exp(log w_k - largest).
+        second: sum_k exp(2 (log w_k - largest)).
+        tail: the largest log w, the largest first.
+    """
+
+    largest: Scalar
+    first: Scalar
+    second: Scalar
+    tail: Float[Array, " M+1"]
 
 
 def tail_size(num_samples: int) -> int:
