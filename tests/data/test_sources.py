@@ -58,7 +58,8 @@ def test_a_valid_size_is_refused_where_the_splits_are_fixed(name):
 @pytest.mark.parametrize("name", ["", "mnsit", "npz", "npz:", "tfds:", "digits:8"])
 def test_an_unknown_name_lists_the_known_ones(name):
     with pytest.raises(
-        ValueError, match=r"choose one of digits, mnist.*npz:PATH, tfds"
+        ValueError,
+        match=r"choose one of digits, photos, mnist.*images:PATH, npz:PATH, tfds:NAME",
     ):
         sources.load(name)
 
