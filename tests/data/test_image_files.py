@@ -201,13 +201,30 @@ def test_a_member_that_is_damaged_is_an_error_of_its_own(tmp_path):
 
 
 def test_results_come_in_turn_from_several_threads():
-    threads = set()
+    threads, found = set(), []
 
     def double(item):
         threads.add(threading.get_ident())
         return 2 * item
 
     items = list(range(1000))
-    found = list(image_files.in_threads(double, items, doing="doubling"))
-    assert found == [2 * item for item in items]
+    image_files.in_threads(double, items, lambda *pair: found.append(pair), doing="it")
+    assert found == [(item, 2 * item) for item in items]
     assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("raises", ["function", "take"])
+def test_no_thread_outlives_an_error(raises):
+    def fail_at_five(name):
+        def function(item, *result):
+            if name == raises and item == 5:
+                raise ValueError("five")
+
+        return function
+
+    with pytest.raises(ValueError, match="five") as error:  # whose frames are kept
+        image_files.in_threads(
+            fail_at_five("function"), range(2000), fail_at_five("take"), doing="it"
+        )
+    assert error.traceback
+    assert not [t for t in threading.enumerate() if t.name.startswith("images")]

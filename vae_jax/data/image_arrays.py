@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias, TypeVar
@@ -185,29 +185,36 @@ def _shape(job: _Job) -> tuple[int, ...]:
     """[H, W] or [H, W, 3] of all images, from their headers where it is not said.
 
     Raises:
-      ValueError: images of two sizes; none that can be read.
+      ValueError: images of two sizes, or none that can be read.
     """
     said = job.said
     color = said.channels == "color"
     size = (said.image_size, said.image_size) if said.image_size else None
     if size is None or said.channels == "auto":
         every = [file for part in job.listing.parts.values() for file in part]
-        first = None
-        for file, seen in _attempts(image_pixels.header, job, every, doing="looking"):
-            if seen is None:
-                continue
-            first = first or (file, seen)
-            if size is None and seen[1:] != first[1][1:]:
-                raise ValueError(
-                    f"{job.where}: {file.name} is {seen.height} x {seen.width}, "
-                    f"{first[0].name} is {first[1].height} x {first[1].width}: scale "
-                    "all to one size (image_size)"
-                )
-            color = color or (said.channels == "auto" and seen.is_color)
-        if first is None:
-            raise _none(job, every)
-        size = size or first[1][1:]
+        seen: list[tuple[str, image_pixels.Header]] = []
+
+        def take(file: image_files.ImageFile, found: image_pixels.Header) -> None:
+            seen.append((file.name, found))
+
+        _attempt(image_pixels.header, job, every, take, doing="looking")
+        size = size or _one_size(job, seen)
+        if said.channels == "auto":
+            color = any(found.is_color for _, found in seen)
     return (*size, 3) if color else size
+
+
+def _one_size(
+    job: _Job, seen: Sequence[tuple[str, image_pixels.Header]]
+) -> tuple[int, int]:
+    first, (_, height, width) = seen[0]
+    for name, found in seen:
+        if (found.height, found.width) != (height, width):
+            raise ValueError(
+                f"{job.where}: {name} is {found.height} x {found.width}, {first} is "
+                f"{height} x {width}: scale all to one size (image_size)"
+            )
+    return height, width
 
 
 def _write(
@@ -229,15 +236,15 @@ def _write(
             raise ValueError(f"its pixels are {pixels.shape}, its header says {shape}")
         return pixels
 
+    row_of = {file.name: row for row, file in enumerate(part)}
     kept = []
+
+    def take(file: image_files.ImageFile, pixels: np.ndarray) -> None:
+        sink.write(pixels.tobytes())
+        kept.append(row_of[file.name])
+
     _write_header(sink, (len(part), *shape))
-    attempts = _attempts(decode_checked, job, part, doing="decoding")
-    for row, (_, pixels) in enumerate(attempts):
-        if pixels is not None:
-            sink.write(pixels.tobytes())
-            kept.append(row)
-    if not kept:
-        raise _none(job, part)
+    _attempt(decode_checked, job, part, take, doing="decoding")
     sink.seek(0)
     _write_header(sink, (len(kept), *shape))
     return kept
@@ -249,18 +256,20 @@ def _write_header(sink: IO[bytes], shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(sink, header)
 
 
-def _attempts(
+def _attempt(
     function: Callable[[bytes], T],
     job: _Job,
     part: Sequence[image_files.ImageFile],
+    take: Callable[[image_files.ImageFile, T], None],
     *,
     doing: str,
-) -> Iterator[tuple[image_files.ImageFile, T | None]]:
-    """function(content) of each file; None, with a note, of one that is left out.
+) -> None:
+    """take(file, function(content)) of each file that is not broken and left out.
 
     Raises:
-      ValueError: a file that cannot be read where such are not left out.
+      ValueError: a file that cannot be read where such are not left out; none can.
     """
+    taken = 0
 
     def attempt(file: image_files.ImageFile) -> T | str:
         try:
@@ -268,23 +277,23 @@ def _attempts(
         except (ValueError, OSError) as error:
             return str(error)
 
-    results = image_files.in_threads(attempt, part, doing=doing)
-    for file, result in zip(part, results, strict=True):
+    def judge(file: image_files.ImageFile, result: T | str) -> None:
+        nonlocal taken
         if not isinstance(result, str):
-            yield file, result
+            take(file, result)
+            taken += 1
         elif job.said.skip_broken:
             job.broken[file.name] = result
-            yield file, None
         else:
             raise ValueError(
                 f"{job.where}: {file.name}: {result}: mend or remove this image, or "
                 "leave out what cannot be read (skip_broken)"
             )
 
-
-def _none(job: _Job, part: Sequence[image_files.ImageFile]) -> ValueError:
-    first = part[0].name
-    return ValueError(
-        f"{job.where}: none of {len(part)} files can be read, the first: {first}: "
-        f"{job.broken[first]}"
-    )
+    image_files.in_threads(attempt, part, judge, doing=doing)
+    if not taken:
+        first = part[0].name
+        raise ValueError(
+            f"{job.where}: none of {len(part)} files can be read, the first: {first}: "
+            f"{job.broken[first]}"
+        )

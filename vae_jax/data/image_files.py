@@ -106,23 +106,34 @@ def class_names(part: Sequence[ImageFile]) -> list[str]:
 
 
 def in_threads(
-    function: Callable[[S], T], items: Sequence[S], *, doing: str
-) -> Iterator[T]:
-    """function(item) of each item in its turn, with a bar where there is a terminal.
+    function: Callable[[S], T],
+    items: Sequence[S],
+    take: Callable[[S, T], None],
+    *,
+    doing: str,
+) -> None:
+    """take(item, function(item)) of each item in its turn; function runs in threads.
 
     Pillow and hashlib let other threads run. Only a block of results waits at a time,
-    so that memory does not grow with the number of items.
+    so that memory does not grow with the number of items. On a terminal a bar shows how
+    far it is. What either of them raises ends it, and its threads: an iterator that is
+    left would keep them, and hang where they are cleared away by one of themselves.
     """
     from tqdm import tqdm
 
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(items), desc=doing, unit="image", disable=None, delay=1) as bar,
-    ):
-        for start in range(0, len(items), _BLOCK):
-            for result in pool.map(function, items[start : start + _BLOCK]):
-                yield result
-                bar.update()
+    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="images")
+    try:
+        with tqdm(
+            total=len(items), desc=doing, unit="image", disable=None, delay=1
+        ) as bar:
+            for start in range(0, len(items), _BLOCK):
+                block = items[start : start + _BLOCK]
+                futures = [pool.submit(function, item) for item in block]
+                for item, future in zip(block, futures, strict=True):
+                    take(item, future.result())
+                    bar.update()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _archives(path: Path) -> dict[str, Path]:
@@ -244,9 +255,15 @@ def _file_digest(path: Path) -> str:
 def _contents_digest(found: Sequence[ImageFile]) -> str:
     """sha256 of names and contents; a file that cannot be read has no content."""
 
-    def piece(file: ImageFile) -> tuple[str, str]:
-        with contextlib.suppress(ValueError, OSError):
-            return file.name, hashlib.sha256(file.read()).hexdigest()
-        return file.name, ""
+    digests: list[tuple[str, str]] = []
 
-    return _digest(in_threads(piece, found, doing="looking"))
+    def of_content(file: ImageFile) -> str:
+        with contextlib.suppress(ValueError, OSError):
+            return hashlib.sha256(file.read()).hexdigest()
+        return ""
+
+    def take(file: ImageFile, digest: str) -> None:
+        digests.append((file.name, digest))
+
+    in_threads(of_content, found, take, doing="looking")
+    return _digest(digests)
