@@ -5,13 +5,14 @@ that the rules themselves are tested on small sources that break them.
 """
 
 import ast
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import sources
+
+ROOT = sources.ROOT
 LAYERS = [  # a module imports only from rows above its own
     {"types", "writing"},
     {"numerics"},
@@ -75,41 +76,10 @@ TORCH_FILES = {"load", "save", "serialization"}
 MAX_LINES = 400
 
 
-def _files(*folders):
-    found = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-    return sorted(str(path.relative_to(ROOT)) for path in found)
-
-
-LIBRARY, SCRIPTS, TESTS = _files("vae_jax"), _files("experiments"), _files("tests")
+FOLDERS = ("vae_jax", "experiments", "tests")
+LIBRARY, SCRIPTS, TESTS = (sources.files(folder) for folder in FOLDERS)
 CODE = LIBRARY + SCRIPTS
 MODULES = [path for path in LIBRARY if not path.endswith("__init__.py")]
-
-
-def _tree(path):
-    return ast.parse((ROOT / path).read_text(), path)
-
-
-def _parts(path):
-    return path.removesuffix(".py").split("/")
-
-
-def _imports(path, tree):
-    """Dotted names that a file imports anywhere, with relative imports resolved."""
-    package = _parts(path)[:-1]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*above, *filter(None, [node.module])])
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and node.args:
-            name = ast.unparse(node.func).split(".")[-1]
-            target = node.args[0]
-            if name in {"import_module", "__import__"} and isinstance(
-                target, ast.Constant
-            ):
-                yield str(target.value)
 
 
 def _public_functions(tree):
@@ -135,8 +105,8 @@ def _parameters(function):
 
 def import_direction(path, tree):
     """A module imports only from rows above its own, or from its own package."""
-    mine = _parts(path)
-    for target in _imports(path, tree):
+    mine = sources.parts(path)
+    for target in sources.imports(path, tree):
         top, *rest = target.split(".")
         if top == "tests" or (top == "experiments" and mine[0] == "vae_jax"):
             yield f"imports {target}"
@@ -158,14 +128,14 @@ def import_direction(path, tree):
 def a_place_in_the_table(path, tree):
     """Every module of the library has a rank or is at the side."""
     del tree
-    name = _parts(path)[1]
+    name = sources.parts(path)[1]
     if path in MODULES and name not in RANK and name not in SIDE:
         yield f"{name} has no rank in architecture.md"
 
 
 def third_party_fences(path, tree):
     """Heavy or stateful packages are imported in few places."""
-    for target in _imports(path, tree):
+    for target in sources.imports(path, tree):
         allowed = FENCES.get(target.split(".")[0])
         if allowed is not None and not path.startswith(allowed):
             yield f"imports {target}, which belongs in {allowed or 'tests'}"
@@ -228,7 +198,7 @@ def keyword_only_defaults(path, tree):
 def nothing_pickled(path, tree):
     """No file is read by running what it says: NumPy's functions must say so."""
     del path
-    for target in _imports("a.py", tree):
+    for target in sources.imports("a.py", tree):
         top, *rest = target.split(".")
         reads = {"numpy": NUMPY_FILES, "torch": TORCH_FILES}.get(top, set())
         if top in PICKLING or reads & set(rest):
@@ -268,15 +238,16 @@ def test_the_walk_sees_the_tree():
     assert "vae_jax/estimators/__init__.py" in LIBRARY
     assert any(path.startswith("experiments/") for path in SCRIPTS)
     assert {"tests/test_conventions.py", "tests/conftest.py"} <= set(TESTS)
-    tree = _tree("vae_jax/divergences.py")
-    assert "vae_jax.types.Scalar" in set(_imports("vae_jax/divergences.py", tree))
+    tree = sources.tree("vae_jax/divergences.py")
+    targets = set(sources.imports("vae_jax/divergences.py", tree))
+    assert "vae_jax.types.Scalar" in targets
     assert "diag_normal_entropy" in {name for name, *_ in _public_functions(tree)}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize("path", CODE)
 def test_the_code_keeps(path, rule):
-    assert not list(rule(path, _tree(path))), rule.__doc__
+    assert not list(rule(path, sources.tree(path))), rule.__doc__
 
 
 @pytest.mark.parametrize("path", CODE + TESTS)
@@ -306,13 +277,13 @@ def test_lines_of_code_are_counted_without_what_is_said_about_them():
 
 @pytest.mark.parametrize("path", MODULES)
 def test_a_module_has_a_test_file_of_its_name(path):
-    _, *folders, name = _parts(path)
+    _, *folders, name = sources.parts(path)
     assert ROOT.joinpath("tests", *folders, f"test_{name}.py").exists()
 
 
 @pytest.mark.parametrize("path", CODE)
 def test_names_say_what_is_inside(path):
-    for part in _parts(path):
+    for part in sources.parts(path):
         assert part not in FORBIDDEN_NAMES
         assert not part.endswith("_src")
 

@@ -7,13 +7,13 @@ GENERATOR = np.random.default_rng(0)
 CENTERS = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
 
 
-def labelled(num_rows, *, scale=1.0):
+def labeled(num_rows, *, scale=1.0):
     labels = np.arange(num_rows) % 3
     codes = CENTERS[labels] + GENERATOR.normal(size=(num_rows, 2))
-    return probes.Labelled(scale * codes, labels)
+    return probes.Labeled(scale * codes, labels)
 
 
-TRAIN, TEST = labelled(300), labelled(90)
+TRAIN, TEST = labeled(300), labeled(90)
 
 
 def test_classes_that_are_apart_are_told_apart():
@@ -26,19 +26,19 @@ def test_classes_that_are_apart_are_told_apart():
 
 
 def test_codes_that_carry_nothing_are_told_apart_by_chance():
-    noise = probes.Labelled(GENERATOR.normal(size=(300, 2)), TRAIN.labels)
-    other = probes.Labelled(GENERATOR.normal(size=(900, 2)), np.arange(900) % 3)
+    noise = probes.Labeled(GENERATOR.normal(size=(300, 2)), TRAIN.labels)
+    other = probes.Labeled(GENERATOR.normal(size=(900, 2)), np.arange(900) % 3)
     assert abs(probes.linear_probe(noise, other).accuracy - 1 / 3) < 0.1
 
 
 def test_the_linear_probe_does_not_depend_on_the_scale_of_a_feature():
     stretch = np.array([1e4, 1e-4]), np.array([5.0, -3.0])
     noisy = [
-        probes.Labelled(rows.codes + 5 * GENERATOR.normal(size=rows.codes.shape), y)
+        probes.Labeled(rows.codes + 5 * GENERATOR.normal(size=rows.codes.shape), y)
         for rows, y in ((TRAIN, TRAIN.labels), (TEST, TEST.labels))
     ]
     scaled = [
-        probes.Labelled(rows.codes * stretch[0] + stretch[1], rows.labels)
+        probes.Labeled(rows.codes * stretch[0] + stretch[1], rows.labels)
         for rows in noisy
     ]
     first, second = probes.linear_probe(*noisy), probes.linear_probe(*scaled)
@@ -46,7 +46,7 @@ def test_the_linear_probe_does_not_depend_on_the_scale_of_a_feature():
 
 
 def test_a_single_nearest_neighbor_finds_the_row_itself():
-    shuffled = probes.Labelled(TRAIN.codes, GENERATOR.permutation(TRAIN.labels))
+    shuffled = probes.Labeled(TRAIN.codes, GENERATOR.permutation(TRAIN.labels))
     assert probes.nearest_neighbors(shuffled, shuffled, num_neighbors=1) == 1.0
 
 
@@ -76,13 +76,13 @@ def test_few_labels_do_not_read_the_others():
     """Labels beyond the rows that are drawn change nothing."""
     first = next(probes._stratified(TRAIN.labels, 3, 1, 0))
     got = probes.few_labels(TRAIN, TEST, num_labels=3, num_draws=1, random_state=0)
-    few = probes.Labelled(TRAIN.codes[first], TRAIN.labels[first])
+    few = probes.Labeled(TRAIN.codes[first], TRAIN.labels[first])
     want = probes._probe(few, TEST, TRAIN.codes, strength=1.0, max_steps=1000)
     assert got[0] == want.accuracy
 
 
 def test_what_cannot_be_probed_is_refused():
-    one = probes.Labelled(TRAIN.codes, np.zeros(300, int))
+    one = probes.Labeled(TRAIN.codes, np.zeros(300, int))
     with pytest.raises(ValueError, match="two classes"):
         probes.linear_probe(one, TEST)
     with pytest.raises(ValueError, match=r"got 0\.0 and 1000"):

@@ -78,10 +78,12 @@ def read(
 
     Raises:
       FileNotFoundError: no such folder or .zip.
-      ValueError: no images; a file that cannot be read, or images of two sizes without
-        an `image_size`, with the file's name.
+      ValueError: an image_size that is not positive; no images; a file that cannot be
+        read, or images of two sizes without an `image_size`, with the file's name.
       OSError: a cache that cannot be written.
     """
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size={image_size} is not positive")
     path = Path(path).expanduser()
     said = _Said(image_size, channels, skip_broken, data_seed)
     with image_files.listed(path) as listing, warnings.catch_warnings():

@@ -111,13 +111,10 @@ def load(
     for argument, value, choices in (
         ("missing", missing, MISSING),
         ("channels", channels, CHANNELS),
-        ("data_range", data_range, ranges.RANGES),
     ):
         if value not in choices:
             choices = ", ".join(choices)
             raise ValueError(f"{argument}={value!r}: choose one of {choices}")
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size={image_size} is not positive")
     asked = _Asked(
         data_dir, valid_size, data_seed, image_size, channels, skip_broken, data_range
     )
@@ -126,6 +123,47 @@ def load(
     if missing == "refuse":
         _refuse_nan(source)
     return source
+
+
+def load_rows(path: PathLike, *, data_range: str = "auto") -> Source:
+    """Rows of an .npz file that need be no data set: all of them are test rows.
+
+    The array named test, or the only one; its labels, if any, have its name with
+    _labels behind it. Everything is read as `npz:PATH` reads it. NaN passes.
+
+    Raises:
+      ValueError: as `load`; no rows, or several arrays and none named test.
+      FileNotFoundError: there is no such file.
+    """
+    path = Path(path).expanduser()
+    stored = _stored(path)
+    names = [name for name in stored if not name.endswith("_labels")]
+    if "test" not in names and len(names) != 1:
+        raise ValueError(
+            f"{path}: it holds {', '.join(sorted(names)) or 'no rows'}: name the array "
+            "of rows test, or save it alone"
+        )
+    name = "test" if "test" in names else names[0]
+    splits = {split: stored[split] for split in SPLITS if split in stored}
+    arrays, divisor = ranges.understand(
+        str(path), splits | {name: stored[name]}, data_range=data_range
+    )
+    rows = _normal(f"{path}: {name}", arrays[name])
+    if not rows.size:
+        raise ValueError(f"{path}: {name} of shape {rows.shape} holds no rows")
+    labels, known = {}, stored.get(f"{name}_labels")
+    if known is not None:
+        labels["test"] = _labels(str(path), name, known, len(rows))
+    return Source(
+        name=name,
+        train=rows[:0],
+        valid=rows[:0],
+        test=rows,
+        labels=labels,
+        offset=0.0,
+        divisor=divisor,
+        origin=_origin(path, data_range),
+    )
 
 
 def checked(
@@ -208,6 +246,12 @@ def digest(source: Source) -> str:
         sha256.update(f"{split} {array.dtype} {array.shape}".encode())
         sha256.update(array.reshape(-1).view(np.uint8).data)
     return sha256.hexdigest()
+
+
+def file_digest(path: PathLike) -> str:
+    """sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def held_out(
@@ -390,9 +434,7 @@ def _frey_face(name: str, asked: _Asked) -> Source:
 
 def _npz(name: str, asked: _Asked) -> Source:
     path = Path(name.partition(":")[2]).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{name}: there is no file {path}")
-    stored = formats.read_npz(path)
+    stored = _stored(path)
     if "train" not in stored:
         raise ValueError(
             f"{path}: no array named train among {sorted(stored)}: save it with "
@@ -411,21 +453,24 @@ def _npz(name: str, asked: _Asked) -> Source:
         refuse_valid_size(name, asked.valid_size)
     elif asked.valid_size:
         arrays, labels = held_out(name, arrays, labels, valid_size=asked.valid_size)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return checked(
-        name,
-        arrays,
-        labels,
-        offset=0.0,
-        divisor=divisor,
-        origin=f"npz file {path.name}, sha256 {digest}{_said_range(asked)}",
-    )
+    origin = _origin(path, asked.data_range)
+    return checked(name, arrays, labels, offset=0.0, divisor=divisor, origin=origin)
 
 
-def _said_range(asked: _Asked) -> str:
+def _stored(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return formats.read_npz(path)
+
+
+def _origin(path: Path, data_range: str) -> str:
+    digest = file_digest(path)
+    return f"npz file {path.name}, sha256 {digest}{_said_range(data_range)}"
+
+
+def _said_range(data_range: str) -> str:
     """What an origin says of a range; one that was found the divisor tells."""
-    return "" if asked.data_range == "auto" else f", data_range {asked.data_range}"
+    return "" if data_range == "auto" else f", data_range {data_range}"
 
 
 def _tfds(name: str, asked: _Asked) -> Source:
@@ -448,7 +493,8 @@ def _tfds(name: str, asked: _Asked) -> Source:
         labels,
         offset=0.0,
         divisor=divisor,
-        origin=f"TensorFlow Datasets {prepared.full_name}{_said_range(asked)}",
+        origin=f"TensorFlow Datasets {prepared.full_name}"
+        + _said_range(asked.data_range),
     )
 
 

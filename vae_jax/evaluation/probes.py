@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from sklearn import exceptions, linear_model, neighbors, preprocessing
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """Rows and the label of each."""
 
     codes: Float[np.ndarray, "N D"]
@@ -27,7 +27,7 @@ class Probe(NamedTuple):
 
 
 def linear_probe(
-    train: Labelled, test: Labelled, *, strength: float = 1.0, max_steps: int = 1000
+    train: Labeled, test: Labeled, *, strength: float = 1.0, max_steps: int = 1000
 ) -> Probe:
     """Multinomial logistic regression on standardized codes: accuracy on test rows.
 
@@ -42,7 +42,7 @@ def linear_probe(
     return _probe(train, test, train.codes, strength=strength, max_steps=max_steps)
 
 
-def nearest_neighbors(train: Labelled, test: Labelled, *, num_neighbors: int) -> float:
+def nearest_neighbors(train: Labeled, test: Labeled, *, num_neighbors: int) -> float:
     """Accuracy of the vote of the nearest training rows, in Euclidean distance.
 
     Codes are taken as they are: their scale is part of what is measured.
@@ -73,8 +73,8 @@ def nearest_rows(
 
 
 def few_labels(
-    train: Labelled,
-    test: Labelled,
+    train: Labeled,
+    test: Labeled,
     *,
     num_labels: int,
     num_draws: int,
@@ -102,7 +102,7 @@ def few_labels(
         raise ValueError(f"num_draws must be positive, got {num_draws}.")
     accuracies = []
     for rows in _stratified(train.labels, num_labels, num_draws, random_state):
-        few = Labelled(train.codes[rows], train.labels[rows])
+        few = Labeled(train.codes[rows], train.labels[rows])
         probe = _probe(few, test, train.codes, strength=strength, max_steps=max_steps)
         accuracies.append(probe.accuracy)
     return np.array(accuracies)
@@ -134,8 +134,8 @@ def _stratified(
 
 
 def _probe(
-    train: Labelled,
-    test: Labelled,
+    train: Labeled,
+    test: Labeled,
     scaled_on: np.ndarray,
     *,
     strength: float,

@@ -93,7 +93,7 @@ def series(
             for row, axis in zip(points, "xy", strict=True):
                 finite &= (row > 0.0) if axis in log else True
             style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4.0}
-            dashes = "-" if i < 10 else "--"  # the colours repeat after ten
+            dashes = "-" if i < 10 else "--"  # the colors repeat after ten
             axes.plot(
                 *points[:, finite], dashes, color=f"C{i % 10}", label=name, **style
             )
@@ -119,7 +119,7 @@ def train_and_test(
 ) -> Figure:
     """What was measured on the training and test data, in panels side by side.
 
-    Training is dashed and test solid, each name has one colour. x is logarithmic, and
+    Training is dashed and test solid, each name has one color. x is logarithmic, and
     all panels share the vertical axis, which shows where the curves end up: where the
     first quarter of log x would more than triple its range, that part is cut off and
     the first panel says so. Values that are not finite, or at x <= 0, are left out.

@@ -68,7 +68,7 @@ def seeds(
 
     Args:
       panels: the title of each panel to its curves: name -> x [T], y [S, T] of S
-        seeds. A name has one colour in all panels. On the axis of x zero is kept
+        seeds. A name has one color in all panels. On the axis of x zero is kept
         beside the logarithms.
       x_label: of every panel, with its unit.
       y_label: as x_label.

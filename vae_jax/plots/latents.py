@@ -1,4 +1,4 @@
-"""The latent space: codes as points of a plane or a line, coloured by label."""
+"""The latent space: codes as points of a plane or a line, colored by label."""
 
 import matplotlib
 import numpy as np
@@ -17,14 +17,14 @@ def scatter(
     y_label: str,
     title: str | None = None,
 ) -> Figure:
-    """Codes as points of a plane, each in the colour of its label.
+    """Codes as points of a plane, each in the color of its label.
 
     Both axes have one scale. Up to twenty labels are named in a legend, more are read
-    from a colour bar. Points are drawn in random order, so that no label hides another.
+    from a color bar. Points are drawn in random order, so that no label hides another.
 
     Args:
       codes: [N, 2].
-      labels: [N] integers, or None: one colour for all.
+      labels: [N] integers, or None: one color for all.
       x_label: what the first column is.
       y_label: what the second is.
       title: above the picture.
@@ -45,11 +45,11 @@ def scatter(
     if labels is None:
         axes.scatter(*points.T, color="C0", **style)
     elif len(classes := np.unique(labels)) <= _MAX_NAMED:
-        palette = _colours(len(classes))
+        palette = _colors(len(classes))
         mixed = palette[np.searchsorted(classes, labels[order])]
         axes.scatter(*points.T, c=mixed, **style)
-        for label, colour in zip(classes, palette, strict=True):
-            axes.plot([], [], "o", color=colour, markersize=5.0, label=str(label))
+        for label, color in zip(classes, palette, strict=True):
+            axes.plot([], [], "o", color=color, markersize=5.0, label=str(label))
         axes.legend(
             title="label", fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5)
         )
@@ -95,7 +95,7 @@ def histogram(
             [codes[labels == label] for label in classes],
             bins=60,
             stacked=True,
-            color=list(map(colors.to_hex, _colours(len(classes)))),
+            color=list(map(colors.to_hex, _colors(len(classes)))),
             label=[str(label) for label in classes],
         )
         axes.legend(title="label", fontsize="x-small")
@@ -115,7 +115,7 @@ def _check_labels(codes: np.ndarray, labels: np.ndarray | None) -> None:
         )
 
 
-def _colours(count: int) -> np.ndarray:
+def _colors(count: int) -> np.ndarray:
     """RGBA [K, 4], apart from each other as far as they go."""
     palette = matplotlib.colormaps[_PALETTES[count > 10]]
     return np.asarray(palette(np.arange(count)))
