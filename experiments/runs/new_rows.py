@@ -55,7 +55,7 @@ def read(path: str, config: Config, data: protocol.Dataset) -> NewRows:
     """
     file, binarization = pathlib.Path(path).expanduser(), config.settled.binarization
     try:
-        source = sources.load_rows(file)
+        source = sources.load_rows(file, data_range=config.data_range)
         _check(source, config, data)
     except (ValueError, OSError) as error:
         reason = str(error).removeprefix(f"{file}: ")

@@ -69,6 +69,11 @@ def load(config: Config) -> Dataset:
         data_dir=config.data_dir or None,
         valid_size=None if config.valid_size < 0 else config.valid_size,
         missing=config.missing,
+        data_seed=config.data_seed,
+        image_size=config.image_size or None,
+        channels=config.channels,
+        skip_broken=config.skip_broken,
+        data_range=config.data_range,
     )
     if config.num_train:
         source = _first_rows(source, config.num_train)
@@ -214,7 +219,9 @@ def _distinct(rows: np.ndarray) -> np.ndarray:
     """The values of bytes, of which there are few; all values of anything else."""
     if rows.dtype != np.uint8:
         return rows
-    return np.flatnonzero(np.bincount(rows.ravel()))
+    flat, size = rows.reshape(-1), 1 << 18  # a piece: counting takes 8 bytes a byte
+    pieces = (flat[at : at + size] for at in range(0, flat.size, size))
+    return np.flatnonzero(sum(np.bincount(piece, minlength=256) for piece in pieces))
 
 
 def check_likelihood(config: Config, data: Dataset) -> None:
@@ -263,5 +270,6 @@ def _refuse_beyond(source: sources.Source, reader: str, fix: str) -> None:
         if low < 0.0 or high > 1.0:
             raise ValueError(
                 f"{reader} needs values in [0, 1], the {split} split of {source.name} "
-                f"has [{low:g}, {high:g}]: scale it, or {fix}"
+                f"has [{low:g}, {high:g}]: scale it, say its scale (--data_range), or "
+                f"{fix}"
             )

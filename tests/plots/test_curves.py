@@ -206,7 +206,7 @@ def test_train_and_test_without_panels_or_values():
 
 
 def test_markers_of_many_points_do_not_hide_other_curves():
-    few, many = np.arange(10.0), np.arange(300.0)
+    few, many = ([*map(float, range(number))] for number in (10, 300))
     figure = curves.series(
         {"": {"a": (few, few), "b": (many, many)}}, x_label="x", y_label="y"
     )

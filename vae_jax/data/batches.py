@@ -243,6 +243,7 @@ def _holes(
     holes = {s: sources.missing_entries(array) for s, array in raw.items()}
     if missing_rate:
         for number, split in enumerate(("train", "valid")):
+            holes[split] = np.array(holes[split])
             generator = np.random.default_rng((data_seed, number, _OF_HOLES))
             for start in range(0, len(raw[split]), _ROWS):
                 chunk = holes[split][start : start + _ROWS]

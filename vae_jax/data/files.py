@@ -15,6 +15,13 @@ import numpy as np
 PROBE_SECONDS = 3.0
 """How long an address may take to answer before it counts as not there."""
 
+SPLIT_NAMES = {
+    "train": ("train",),
+    "valid": ("validation", "valid", "val"),
+    "test": ("test",),
+}
+"""Our split, and the names it goes by."""
+
 
 class File(NamedTuple):
     """One original file: its name and address, and how it is read and checked.
