@@ -60,26 +60,26 @@ class Config(cli.Flags):
 
 def train_configs(config: Config, estimator: str, seed: int) -> list[TrainConfig]:
     """The runs of one estimator and seed, one for each rate."""
-    rates = config.learning_rates.split(",")
-    try:
-        numbers = [float(rate) for rate in rates]
-    except ValueError:
-        raise ValueError(
-            f"--learning_rates={config.learning_rates}: numbers, separated by commas"
-        ) from None
     return [
         TrainConfig(
             workdir=str(pathlib.Path(config.workdir) / f"{estimator}_{rate}_{seed}"),
             estimator=estimator,
-            learning_rate=number,
+            learning_rate=_number(rate),
             eval_every=EVAL_EVERY,
             watch="importance",
             seed=seed,
             progress=False,
             **{name: getattr(config, name) for name in OF_TRAIN},
         )
-        for rate, number in zip(rates, numbers, strict=True)
+        for rate in config.learning_rates.split(",")
     ]
+
+
+def _number(rate: str) -> float:
+    try:
+        return float(rate)
+    except ValueError:
+        raise ValueError(f"--learning_rates: {rate} is no number") from None
 
 
 def best_rate(
