@@ -23,7 +23,7 @@ Writes variance.json, variance.png and bounds.png.
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -87,23 +87,13 @@ BUDGET = [
 ]
 
 
-class Noise(NamedTuple):
-    """Of the gradients of theta or of phi."""
-
-    variance: float
-    relative_variance: float  # to SGVB B's
-    snr: float
-    bias: float | None  # relative to the reference; None without one
-    noise_of_bias: float | None  # the bias that is seen, likewise
-
-
 class Measured(NamedTuple):
     """One estimator at one stop."""
 
     name: str
     ms: float
-    theta: Noise
-    phi: Noise
+    theta: gradient_noise.Noise
+    phi: gradient_noise.Noise
 
 
 class Case(NamedTuple):
@@ -228,22 +218,27 @@ def at_one_point(
     }
 
     def rows() -> Iterator[Measured]:
-        ours: dict[str, float] = {}
+        ours: dict[str, gradient_noise.Moments] = {}
         for name in sorted(config.names, key=lambda name: name != OURS):
-            case = CASES[name]
-            objective = case.build(
+            build, numbers, *mixtures = CASES[name]
+            objective = build(
                 model,
-                num_samples=config.num_samples // case.numbers.get("num_outer", 1),
-                **case.numbers,
+                num_samples=config.num_samples // numbers.get("num_outer", 1),
+                **numbers,
                 **({"baseline": elbo} if name == BASELINE else {}),
             )
             key = jax.random.fold_in(key_draws, config.names.index(name))
             sampled = moments(key, objective, config.num_draws)
-            if name == OURS:
-                ours = {p: gradient_noise.total_variance(m) for p, m in sampled.items()}
+            ours = ours or sampled
             noise = {
-                part: _noise(sampled[part], ours[part], mixture, expected, part)
-                for part, mixture in (("theta", case.theta), ("phi", case.phi))
+                part: gradient_noise.noise(
+                    sampled[part],
+                    relative_to=ours[part],
+                    expected=None
+                    if mixture is None
+                    else [(w, expected[name][part]) for name, w in mixture.items()],
+                )
+                for part, mixture in zip(PARTS, mixtures, strict=True)
             }
             timed = gradient_noise.seconds_per_draw(
                 gradient_noise.of_batch(objective), num_draws=TIMED_DRAWS
@@ -253,23 +248,6 @@ def at_one_point(
 
     measured = {row.name: row for row in report.printed(POINT, rows())}
     return {"elbo_of_the_minibatch": elbo, "estimators": measured}
-
-
-def _noise(
-    sampled: gradient_noise.Moments,
-    ours: float,
-    mixture: Mapping[str, float] | None,
-    expected: Mapping[str, Mapping[str, gradient_noise.Moments]],
-    part: str,
-) -> Noise:
-    """The noise of one part, beside the variance of SGVB B's and its expectation."""
-    variance, bias = gradient_noise.total_variance(sampled), (None, None)
-    if mixture is not None:
-        bias = gradient_noise.bias(
-            sampled,
-            [(weight, expected[name][part]) for name, weight in mixture.items()],
-        )
-    return Noise(variance, variance / ours, gradient_noise.snr(sampled), *bias)
 
 
 def run_all(config: Config) -> dict[str, Any]:

@@ -53,6 +53,24 @@ class Bias(NamedTuple):
     noise: float
 
 
+class Noise(NamedTuple):
+    """The figures of one estimator's gradients.
+
+    Attributes:
+        variance: of the whole gradient, the trace of its covariance.
+        relative_variance: to another estimator's.
+        snr: |mean| / sqrt(variance).
+        bias: as `Bias.value`; None where the expectation is not known.
+        noise_of_bias: as `Bias.noise`, likewise.
+    """
+
+    variance: float
+    relative_variance: float
+    snr: float
+    bias: float | None
+    noise_of_bias: float | None
+
+
 def of_batch(objective: ExampleObjective) -> Callable[[PRNGKey, Params, Array], Params]:
     """(key, params, x [B, *X]) -> the gradient of the mean over the batch."""
     each = each_example(objective)
@@ -200,6 +218,25 @@ def bias(moments: Moments, expected: Sequence[tuple[float, Moments]]) -> Bias:
     squared = ((_flat(moments.mean) - mean) ** 2).sum() - noise
     size = np.sqrt((mean**2).sum())
     return Bias(float(np.sqrt(max(0.0, squared)) / size), float(np.sqrt(noise) / size))
+
+
+def noise(
+    moments: Moments,
+    *,
+    relative_to: Moments,
+    expected: Sequence[tuple[float, Moments]] | None,
+) -> Noise:
+    """Variance, signal and bias of gradients with these moments.
+
+    Args:
+        moments: of the gradients.
+        relative_to: moments whose variance theirs is a multiple of.
+        expected: as of `bias`; None where the expectation is not known.
+    """
+    variance = total_variance(moments)
+    ratio = variance / total_variance(relative_to)
+    distance = (None, None) if expected is None else bias(moments, expected)
+    return Noise(variance, ratio, snr(moments), *distance)
 
 
 def jackknife(
