@@ -177,14 +177,14 @@ def test_points_are_zero_and_whole_stretches_to_the_last_step():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parts": "frozen,thawed"}, "--parts: thawed unknown; known: frozen"),
+        ({"parts": ("frozen", "thawed")}, "--parts=thawed is unknown; known: frozen"),
         ({"num_seeds": 0}, "--num_seeds must be positive, got 0"),
         ({"num_steps": 15}, "--num_steps must be a multiple of 10, got 15"),
-        ({"num_steps": 0}, "--num_steps must be a multiple of 10, got 0"),
+        ({"num_steps": 0}, "--num_steps must be 10 or more, got 0"),
         ({"learning_rate": 0.0}, r"--learning_rate must be positive, got 0\.0"),
         ({"num_points": 1}, "--num_points must be 2 or more, got 1"),
         ({"num_nodes": 20}, "--num_nodes must be 30 or more, got 20"),
-        ({"inner_steps": ()}, "--inner_steps must hold at least one number"),
+        ({"inner_steps": ()}, "--inner_steps must hold at least one item"),
         (
             {"inner_steps": (1, 0)},
             r"--inner_steps must hold positive sizes, got \(1, 0\)",

@@ -114,11 +114,7 @@ def digits(config: Config) -> Case:
                 "--digits_flagfile must be of one run with real latents: not "
                 "--posterior=bernoulli, --num_seeds or --sweep"
             )
-        if config.num_images > len(data.prepared.test):
-            raise ValueError(
-                f"--num_images={config.num_images} is more than the "
-                f"{len(data.prepared.test)} test rows of {run.dataset}"
-            )
+        protocol.check_rows(data, config.num_images, splits=("test",))
     trained = _trained(run)
     generative = trained.model.generative
     methods = {

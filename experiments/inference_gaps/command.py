@@ -40,7 +40,7 @@ from experiments.inference_gaps.config import Config, train_configs
 from experiments.measures import evidence, measure, whole_run
 from experiments.runs import protocol, trained_runs
 from vae_jax.estimators import sgvb
-from vae_jax.plots import files, gaps
+from vae_jax.plots import gaps
 
 SPLITS = ("train", "test")
 PARTS = ("approximation", "amortization", "inference")
@@ -72,9 +72,8 @@ def main(config: Config) -> int:
         for split in SPLITS
     }
     figure = gaps.stacked(bars, parts=PARTS[:2], x_label="nats per row")
-    with cli.user_errors():
-        files.save(figure, folder / "inference_gaps.png")
-    report.write(folder / "inference_gaps.json", config, {"models": results})
+    result, pictures = {"models": results}, {"inference_gaps": figure}
+    report.write(folder / "inference_gaps.json", config, result, pictures)
     return 0
 
 
