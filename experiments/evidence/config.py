@@ -3,9 +3,9 @@
 import dataclasses
 
 from experiments.command import cli
+from experiments.measures import measure
 
 PARTS = ("linear", "binary", "digits", "bias")
-CHUNK = 500  # samples of z decoded at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,4 @@ class Config(cli.Flags):
     def check(self) -> None:
         """Refuses samples that cannot be decoded a chunk at a time."""
         for k in self.samples:
-            if k > CHUNK and k % CHUNK:
-                raise ValueError(
-                    f"--samples above {CHUNK} must be multiples of it, got {k}"
-                )
+            measure.check_importance_samples(k, "samples")
