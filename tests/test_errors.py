@@ -1,5 +1,6 @@
 """Errors say what is wrong where it is, and the flag or file that mends it."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -102,6 +103,40 @@ def test_a_flag_file_on_the_command_line_is_named_where_it_is_at_fault(tmp_path)
 def test_a_number_that_is_none_is_named_with_its_flag(flag):
     with pytest.raises(cli.UsageError, match=rf"--{flag}=fast"):
         cli.parse(Config, ["train", f"--{flag}=fast"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists(cli.Flags):
+    """Flags that are lists, and a multiple."""
+
+    parts: tuple[str, ...] = cli.flag(
+        ("a", "bias"), "", choices=("a", "bias"), empty=False
+    )
+    sizes: tuple[int, ...] = cli.flag((1,), "", empty=False)
+    more: tuple[int, ...] = cli.flag((), "")
+    steps: int = cli.flag(20, "", multiple=10)
+
+
+def test_a_list_of_names_is_read_and_written():
+    lists = cli.parse(Lists, ["l", "--parts=bias", "--more="])
+    assert (lists.parts, lists.more) == (("bias",), ())
+    lines = cli.write_flagfile(lists).splitlines()
+    assert "--parts=bias" in lines
+    assert cli.parse(Lists, ["l", *lines]) == lists
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--parts=a,bia", r"--parts=bia is unknown; known: a, bias; did you mean bias"),
+        ("--parts=", "--parts must hold at least one item"),
+        ("--sizes=", "--sizes must hold at least one item"),
+        ("--steps=15", "--steps must be a multiple of 10, got 15"),
+    ],
+)
+def test_a_list_or_a_multiple_is_refused_at_its_flag(flag, said):
+    with pytest.raises(cli.UsageError, match=said):
+        cli.parse(Lists, ["l", flag])
 
 
 def test_a_list_of_rates_names_its_flag():

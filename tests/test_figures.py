@@ -298,7 +298,7 @@ def test_the_marginal_likelihood_is_estimated_twice_at_each_point(tmp_path, caps
         num_latents=2,
         train_sizes=(30,),
         mcem_train_sizes=(30,),
-        algorithms="aevb,mcem",
+        algorithms=("aevb", "mcem"),
         samples=60,
         mcem_samples=30,
         points=1,

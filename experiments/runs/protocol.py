@@ -1,6 +1,6 @@
 """What a number means: the stamp that every result carries, and its names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -235,6 +235,29 @@ def check_likelihood(config: Config, data: Dataset) -> None:
             f"real-valued pixels under {config.observation} have no likelihood to "
             "bound: binarize them"
         )
+
+
+def check_rows(
+    data: Dataset,
+    number: int = 0,
+    *,
+    flag: str = "num_images",
+    splits: Sequence[str] = ("train", "test"),
+) -> None:
+    """Refuses data without rows in one of the splits, or with fewer than a flag says.
+
+    Raises:
+        ValueError: naming the flag and the split.
+    """
+    for split in splits:
+        size = len(getattr(data.source, split))
+        if not size:
+            raise ValueError(f"{data.source.name} has no {split} split")
+        if number > size:
+            raise ValueError(
+                f"--{flag}={number} is more than the {size} {split} rows of "
+                f"{data.source.name}"
+            )
 
 
 def _first_rows(source: sources.Source, num_train: int) -> sources.Source:

@@ -149,6 +149,12 @@ def test_counts_have_no_ticks_between_them(step, whole):
     assert np.array_equal(ticks, np.round(ticks)) == whole
 
 
+def test_a_single_place_has_one_tick():
+    curve = {"a": ([1], [2.0]), "b": ([1], [3.0])}
+    figure = curves.series({"": curve}, x_label="epoch", y_label="nats")
+    np.testing.assert_array_equal(figure.axes[0].get_xticks(), [1.0])
+
+
 def test_series_without_panels_are_refused():
     with pytest.raises(ValueError, match="at least one panel"):
         curves.series({}, x_label="K", y_label="SNR")

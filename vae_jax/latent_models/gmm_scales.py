@@ -121,6 +121,15 @@ def covariances(theta: PyTree) -> Float[Array, "K D D"]:
     return jnp.broadcast_to(sigma, (*mean.shape, mean.shape[1]))
 
 
+def variance_explained(theta: PyTree) -> Scalar:
+    """1 - E[tr Cov(x | z)] / tr Cov(x): the share of the variance that z explains."""
+    mixture = tables(theta)
+    shares, mean = jax.nn.softmax(mixture.logits), mixture.mean
+    within = shares @ jnp.trace(covariances(theta), axis1=1, axis2=2)
+    between = shares @ ((mean - (shares @ mean)[None]) ** 2).sum(1)
+    return between / (between + within)
+
+
 def parameters(mixture: Tables, *, covariance: str) -> PyTree:
     """The dictionary that `tables` reads."""
     theta = {"logits": mixture.logits, "mean": mixture.mean}

@@ -105,9 +105,10 @@ def series(
                 *points[:, finite], dashes, color=f"C{i % 10}", label=name, **style
             )
         scales.logarithmic(axes, x="x" in log, y="y" in log)
-        if "x" not in log and all(
-            np.array_equal(x, np.round(x)) for x, _ in curves.values()
-        ):
+        places = np.unique([x for xs, _ in curves.values() for x in xs])
+        if "x" not in log and len(places) == 1:
+            axes.set_xticks(places)
+        elif "x" not in log and np.array_equal(places, np.round(places)):
             axes.locator_params(axis="x", integer=True)  # no ticks between counts
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
