@@ -86,8 +86,8 @@ def test_a_flag_file_on_the_command_line_is_named_where_it_is_at_fault(tmp_path)
     good.write_text("--batch_size=7\n")
     bad.write_text("--batch_size=7\n--latents=3\n")
     for files, flag, named in (
-        ([good, bad], "--seed=1", f"{bad}: Unknown command line flag 'latents'"),
-        ([good], "--sed=1", "Unknown command line flag 'sed'"),
+        ([good, bad], "--seed=1", f"{bad}: --latents is no flag; did you mean"),
+        ([good], "--sed=1", "--sed is no flag"),
         ([good], "--batch_size=0", "--batch_size must be positive, got 0"),
         ([tmp_path / "none"], "--seed=1", "none"),
     ):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -59,7 +60,12 @@ def test_a_written_flag_file_parses_back(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--lerning_rate=1", "lerning_rate"),
+        (
+            "--lerning_rate=1",
+            "--lerning_rate is no flag; did you mean --learning_rate?",
+        ),
+        ("--norezume", "--norezume is no flag; did you mean --noresume?"),
+        ("--qqqqqq=1", "--qqqqqq is no flag$"),
         ("--batch_size=many", "batch_size"),
         ("--batch_size=0", "--batch_size must be positive, got 0"),
         ("--num_latents=-3", "--num_latents must be positive, got -3"),
@@ -67,14 +73,15 @@ def test_a_written_flag_file_parses_back(tmp_path):
         ("--hidden=3,x", "--hidden=3,x"),
         ("--seed=3000000000", "--seed=3000000000 does not fit into 32 bits"),
         ("--hidden=3,0", "--hidden must hold positive sizes"),
-        ("--optimizer=adm", "optimizer"),
+        ("--optimizer=adm", "--optimizer=adm is unknown; .* did you mean adam?"),
+        ("--prior=qqqqqq", "--prior=qqqqqq is unknown; known: .* vamp$"),
         ("--learning_rate=nan", "--learning_rate must be positive"),
         ("--flagfile=no.flags", "no.flags"),
         ("leftover", "unexpected arguments: leftover"),
     ],
 )
 def test_a_bad_flag_is_named(flag, said):
-    with pytest.raises(cli.UsageError, match=said.replace("(", r"\(")):
+    with pytest.raises(cli.UsageError, match=re.sub(r"[(?]", r"\\\g<0>", said)):
         cli.parse(Config, ["train", flag])
 
 
@@ -144,12 +151,12 @@ def test_generate_and_reconstruct_write_arrays(trained_workdir):
     folder = str(trained_workdir)
     generate.main(generate.Config(workdir=folder, num=3, manifold_size=4))
     reconstruct.main(reconstruct.Config(workdir=folder, num=5))
-    samples = np.load(trained_workdir / "samples.npz")
+    samples = np.load(trained_workdir / "samples_num_3.npz")
     assert samples["z"].shape == (3, 2)
     assert samples["x"].shape == samples["mean"].shape == (3, 8, 8)
     assert set(np.unique(samples["x"])) <= {0.0, 1.0}
     assert np.load(trained_workdir / "manifold.npz")["mean"].shape == (4, 4, 8, 8)
-    drawn = np.load(trained_workdir / "reconstructions.npz")
+    drawn = np.load(trained_workdir / "reconstructions_5_images.npz")
     assert drawn["x"].shape == drawn["mean"].shape == (5, 8, 8)
 
 

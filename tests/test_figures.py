@@ -339,13 +339,3 @@ def test_the_manifold_takes_up_a_run_and_draws_it(compared, capsys):
     assert np.isfinite(result["elbo"])
     for name in ("manifold.png", "samples.png"):
         assert (compared / name).stat().st_size > 0
-
-
-def test_sheets_stand_side_by_side_with_a_blank_between():
-    sheets = [np.full((100, 2, 3), value, np.float32) for value in (0.2, 0.4)]
-    sheets[1][10:] = 0.6  # all rows but the first
-    tiles = manifold.side_by_side(sheets).reshape(10, 21, 2, 3)
-    assert (tiles[:, :10] == np.float32(0.2)).all()
-    assert (tiles[:, 10] == 1.0).all()
-    assert (tiles[0, 11:] == np.float32(0.4)).all()
-    assert (tiles[1:, 11:] == np.float32(0.6)).all()

@@ -148,7 +148,8 @@ def test_flags_of_holes_that_make_no_sense_are_refused(flags, message):
 def test_completions_of_binary_images_report_what_they_promise(workdir, capsys):
     config = completion.Config(workdir=str(workdir), mask="top", **STEPS)
     assert completion.main(config) == 0
-    result = json.loads((workdir / "completion_top.json").read_text())
+    stem = "completion_top_3_images"
+    result = json.loads((workdir / f"{stem}.json").read_text())
     for name in ("pseudo_gibbs", "metropolis_within_gibbs", "importance"):
         results = result["methods"][name]
         assert 0.0 < results["rmse"] < 1.0
@@ -161,8 +162,8 @@ def test_completions_of_binary_images_report_what_they_promise(workdir, capsys):
     assert "mean_squared_error" in result["differences"]
     assert result["notes"] == []
     names = {path.name for path in workdir.iterdir()}
-    assert {f"completion_top.{end}" for end in ("txt", "png", "npz")} <= names
-    stored = np.load(workdir / "completion_top.npz")
+    assert {f"{stem}.{end}" for end in ("txt", "png", "npz")} <= names
+    stored = np.load(workdir / f"{stem}.npz")
     saved = np.where(stored["hidden"], 0.0, stored["x"])
     completed = stored["importance_x"][:, 0]
     np.testing.assert_array_equal(np.where(stored["hidden"], 0.0, completed), saved)
@@ -174,7 +175,7 @@ def test_where_everything_is_hidden_the_prior_answers_and_the_report_says_so(wor
     config = completion.Config(
         workdir=str(workdir), mask="random", fraction=1.0, proposal="encoder", **STEPS
     )
-    result, arrays = completion.complete(config)
+    result, arrays = completion.complete(config, config.load())
     assert "Nothing is observed of 3 of 3 images" in result["notes"][0]
     assert "the prior's answer" in result["notes"][-1]
     assert abs(result["log_p_truth"]["log_p_observed"]) < 1e-5
@@ -186,9 +187,8 @@ def test_real_valued_images_report_coverage(tmp_path):
     path = tmp_path / "run"
     changes = {"likelihood": "normal", "binarization": "none", "num_epochs": 1}
     train.main(tiny(path, **changes))
-    result, _ = completion.complete(
-        completion.Config(workdir=str(path), mask="block", **STEPS)
-    )
+    config = completion.Config(workdir=str(path), mask="block", **STEPS)
+    result, _ = completion.complete(config, config.load())
     for results in result["methods"].values():
         assert 0.0 <= results["coverage"] <= 1.0
         assert results["interval_width"] > 0.0
@@ -201,7 +201,7 @@ def test_a_mask_that_hides_nothing_known_is_one_line(workdir):
         workdir=str(workdir), mask="random", fraction=1e-9, **STEPS
     )
     with pytest.raises(cli.UsageError, match="hides no entry of these 3 images"):
-        completion.complete(config)
+        completion.complete(config, config.load())
 
 
 @pytest.mark.slow
@@ -212,7 +212,7 @@ def test_a_mask_of_the_wrong_shape_is_one_line(tmp_path, workdir):
             workdir=str(workdir), mask=f"npy:{tmp_path / 'mask.npy'}", **STEPS
         )
         with pytest.raises(cli.UsageError, match=r"does not fit .* shape") as error:
-            completion.complete(config)
+            completion.complete(config, config.load())
         assert "\n" not in str(error.value)
 
 
@@ -221,7 +221,7 @@ def test_a_chain_too_short_for_the_latents_is_one_line(workdir):
     steps: dict[str, Any] = STEPS | {"chain": 2}
     config = completion.Config(workdir=str(workdir), **steps)
     with pytest.raises(cli.UsageError, match=r"--chain=2 must be above .* 2 latents"):
-        completion.complete(config)
+        completion.complete(config, config.load())
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_codes_are_judged_beside_pixels_and_components_of_the_same_size(seeds, c
     config = dataclasses.replace(SMALL, workdir=str(seeds[0]))
     assert representation.main(config) == 0
     said = capsys.readouterr().out
-    result = read(seeds[0] / "representation.json")
+    result = read(seeds[0] / "representation_200_images.json")
     assert result["sizes"] == {"pixels": 64, "pca": 2, "codes": 2}
     assert (result["num_train"], result["num_test"]) == (1000, 200)
     assert "first 1000 training rows, judged on the first 200 rows of test" in said
@@ -70,8 +70,8 @@ def test_codes_are_judged_beside_pixels_and_components_of_the_same_size(seeds, c
     assert 0.0 <= latents["mutual_information"] <= np.log(40) + 1e-3
     total = latents["mutual_information"] + latents["marginal_kl"]
     np.testing.assert_allclose(latents["mean_kl"], total, rtol=1e-4)
-    for name in ("latents.png", "neighbors.png", "representation.txt"):
-        assert (seeds[0] / name).stat().st_size > 0
+    for name in ("latents_{}.png", "neighbors_{}.png", "representation_{}.txt"):
+        assert (seeds[0] / name.format("200_images")).stat().st_size > 0
 
 
 @pytest.mark.slow
@@ -80,9 +80,10 @@ def test_several_seeds_have_a_mean_and_a_spread(seeds, capsys):
     config = dataclasses.replace(SMALL, workdirs=folders, few_labels=(10,))
     assert representation.main(config) == 0
     assert "mean ± spread of 2 runs" in capsys.readouterr().out
-    both = read(seeds[0] / "representation_seeds.json")["runs"]
-    assert both[1]["metrics"] == read(seeds[1] / "representation.json")["metrics"]
-    text = (seeds[0] / "representation_seeds.txt").read_text()
+    both = read(seeds[0] / "representation_seeds_200_images.json")["runs"]
+    alone = read(seeds[1] / "representation_200_images.json")
+    assert both[1]["metrics"] == alone["metrics"]
+    text = (seeds[0] / "representation_seeds_200_images.txt").read_text()
     probes = [run["metrics"]["codes"]["linear_probe"] for run in both]
     assert f"{np.mean(probes):.3f} ± {np.std(probes, ddof=1):.3f}" in text
 
@@ -99,7 +100,8 @@ def test_without_labels_the_labeled_metrics_are_skipped_and_a_line_says_so(
         binarization="none",
     )
     train.main(config)
-    assert representation.main(dataclasses.replace(SMALL, workdir=config.workdir)) == 0
+    small = dataclasses.replace(SMALL, workdir=config.workdir, num_test=10_000)
+    assert representation.main(small) == 0
     said = capsys.readouterr().out
     assert "labeled metrics are skipped" in said
     assert "has no labels of its train split" in said
@@ -129,7 +131,8 @@ def test_any_posterior_has_codes(tmp_path, changes, capsys):
     )
     assert representation.main(small) == 0
     assert "labeled metrics are skipped" not in capsys.readouterr().out
-    result = read(tmp_path / "run" / "representation.json")
+    name = "representation_num_train_200_60_images.json"
+    result = read(tmp_path / "run" / name)
     width = config.num_latents + config.top_latents
     assert result["sizes"]["codes"] == width
     assert ("active_units" in result["latents"]) == (config.posterior == "bernoulli")

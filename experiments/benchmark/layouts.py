@@ -70,7 +70,7 @@ def epoch(data: protocol.Dataset, flags: TrainConfig) -> Callable[[], float]:
     run = runs.of_data(flags, data)
     scan, feed = runs.scan(run), runs.feed(run)
     state = [runs.initial(run).run]
-    num_examples = len(data.source.train) * len(run.members)
+    num_examples = len(data.source.train) * len(run.configs)
 
     def seconds() -> float:
         step = int(np.max(np.asarray(state[0].step)))

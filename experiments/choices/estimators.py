@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments.choices import rows
-from experiments.choices.densities import POSTERIORS, Posterior
-from experiments.choices.rows import NO_FLAGS
+from experiments.choices.rows import NO_FLAGS, Traits
 from vae_jax import networks
 from vae_jax.estimators import (
     disarm,
@@ -36,7 +35,6 @@ class Estimator(NamedTuple):
         reads: further flags that mean something under this choice.
         fits: which q it is of.
         of_elbo: whether its value is an ELBO, so that bound + KL = reconstruction.
-        closed_kl: whether it needs the KL of q to the prior in closed form.
         remembers: whether it takes a running baseline and its scale.
         learns_baseline: whether it takes a network of x as its baseline.
         decodings: decoder evaluations of each sample.
@@ -45,28 +43,27 @@ class Estimator(NamedTuple):
     build: Callable[..., ExampleObjective]
     flags: Mapping[str, str] = NO_FLAGS
     reads: tuple[str, ...] = ()
-    fits: Callable[[Posterior], bool] = lambda q: q.continuous
+    fits: Callable[[Traits], bool] = lambda q: q.continuous
     of_elbo: bool = False
-    closed_kl: bool = False
     remembers: bool = False
     learns_baseline: bool = False
     decodings: int = 1
 
 
-def _any(q: Posterior) -> bool:
+def _any(q: Traits) -> bool:
     del q
     return True
 
 
-def _with_closed_kl(q: Posterior) -> bool:
-    return q.closed_kl
+def _with_closed_kl(q: Traits) -> bool:
+    return q.continuous and q.closed_kl
 
 
-def _factorized(q: Posterior) -> bool:
-    return q.factorizes
+def _factorized(q: Traits) -> bool:
+    return q.continuous and q.factorizes
 
 
-def _bits(q: Posterior) -> bool:
+def _bits(q: Traits) -> bool:
     return not q.continuous
 
 
@@ -78,21 +75,18 @@ ESTIMATORS = {
         ("kl_warmup",),
         fits=_with_closed_kl,
         of_elbo=True,
-        closed_kl=True,
     ),
     "free_bits": Estimator(
         regularized.free_bits,
         {"min_nats": "free_nats"},
         fits=_factorized,
         of_elbo=True,
-        closed_kl=True,
     ),
     "capacity": Estimator(
         regularized.capacity,
         {"nats": "capacity", "strength": "capacity_strength"},
         fits=_with_closed_kl,
         of_elbo=True,
-        closed_kl=True,
     ),
     "iwae": Estimator(importance.iwae),
     "stick_the_landing": Estimator(importance.stick_the_landing),
@@ -133,13 +127,9 @@ ESTIMATORS = {
 }
 
 
-def fitting(posterior: str, *, closed_kl: bool = True) -> list[str]:
-    """The estimators of that q, those that need a closed KL only where there is one."""
-    return [
-        name
-        for name, row in ESTIMATORS.items()
-        if row.fits(POSTERIORS[posterior]) and (closed_kl or not row.closed_kl)
-    ]
+def fitting(q: Traits) -> list[str]:
+    """The estimators of such a q."""
+    return [name for name, row in ESTIMATORS.items() if row.fits(q)]
 
 
 def objective(
@@ -167,12 +157,14 @@ def objective(
         ValueError: where a number does not fit the estimator.
     """
     row = ESTIMATORS[config.gradient]
-    own = rows.numbers(row, config, traced)
+    settings = rows.numbers(row, config, traced)
     if row.learns_baseline:
-        own["network"] = network
+        settings["network"] = network
 
     def build(**changed: Any) -> ExampleObjective:
-        function = row.build(model, num_samples=config.num_samples, **own | changed)
+        function = row.build(
+            model, num_samples=config.num_samples, **settings | changed
+        )
         if not weight_decay:
             return function
         return sgvb.with_normal_prior_on_theta(
@@ -187,12 +179,12 @@ def objective(
     if isinstance(warmup_steps, int) and not warmup_steps:
         return per_example(plain)
 
-    def settings(step: Array) -> gradient.Settings:
+    def at_step(step: Array) -> gradient.Settings:
         # A traced warm-up of no steps is over at the first.
         share = jnp.minimum(1.0, (step + 1.0) / jnp.maximum(warmup_steps, 1))
-        return {"beta": own["beta"] * share}
+        return {"beta": settings["beta"] * share}
 
-    return gradient.scheduled(lambda s: build(**s), settings)
+    return gradient.scheduled(lambda s: build(**s), at_step)
 
 
 def baseline(num_entries: int) -> Network:

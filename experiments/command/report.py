@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -56,6 +56,15 @@ def line(columns: Sequence[Column], row: Any) -> str:
     return _aligned(columns, [_cell(column, row) for column in columns])
 
 
+def numbers(figures: Mapping[str, float], form: str = ".4f") -> list[str]:
+    """A line for each number by its name, two blanks before it."""
+    columns = (
+        Column("", lambda item: f"  {item[0]}", width=34),
+        Column("", lambda item: item[1], form, 13),
+    )
+    return [line(columns, item) for item in figures.items()]
+
+
 def _cell(column: Column, row: Any) -> str:
     value = column.value(row)
     if value is None:
@@ -101,14 +110,27 @@ def make(workdir: pathlib.Path) -> None:
 
 def write(path: pathlib.Path, config: Any, result: dict[str, Any]) -> None:
     """Writes a result as JSON, with its flags, the versions and the device."""
-    content = {
-        **result,
-        "config": dataclasses.asdict(config),
-        "environment": environment(),
-    }
     with cli.user_errors():
-        write_json(path, content)
+        write_json(path, _with_origin(config, result))
     print(f"written to {path.parent}")
+
+
+def write_both(
+    path: pathlib.Path, config: Any, result: dict[str, Any], text: str
+) -> None:
+    """Writes a result likewise as path.json, and its tables as path.txt.
+
+    Raises:
+        UsageError: if one cannot be written.
+    """
+    with cli.user_errors():
+        write_json(path.with_suffix(".json"), _with_origin(config, result))
+        write_text(path.with_suffix(".txt"), text + "\n")
+
+
+def _with_origin(config: Any, result: dict[str, Any]) -> dict[str, Any]:
+    flags = dataclasses.asdict(config)
+    return {**result, "config": flags, "environment": environment()}
 
 
 def cached(path: pathlib.Path, flags: dict[str, Any], make: Callable[[], Any]) -> Any:
@@ -121,9 +143,9 @@ def cached(path: pathlib.Path, flags: dict[str, Any], make: Callable[[], Any]) -
     """
     flags = plain(flags)
     if path.is_file():
-        found = read_json(path)
-        if found.get("config") == flags:
-            return measured(found["result"])
+        before = read_json(path)
+        if before.get("config") == flags:
+            return measured(before["result"])
     result = make()
     with cli.user_errors():
         write_json(path, {"config": flags, "result": result})

@@ -12,7 +12,7 @@ from experiments.completion.config import METHODS, Config
 from experiments.measures import measure
 from experiments.runs import trained_runs
 from vae_jax import vae
-from vae_jax.evaluation import completion, examples, marginal, weights
+from vae_jax.evaluation import completion, examples, weights
 from vae_jax.inference import mcem
 from vae_jax.types import Model, Params, PRNGKey
 
@@ -28,7 +28,7 @@ class Completed(NamedTuple):
         log_p_of_truth: log mean_s p(x_mis | z_s), nats.
     """
 
-    draws: Any
+    draws: completion.Completions
     log_p_of_truth: Any
 
 
@@ -40,7 +40,7 @@ def check(config: Config, trained: trained_runs.Trained) -> None:
             binary latents or of fewer draws than latents.
     """
     flags, by_chain = trained.config, config.proposal == "chain"
-    num_latents = flags.num_latents + flags.top_latents
+    num_latents = trained.num_latents
     if not ALGORITHMS[flags.algorithm].has_encoder and (
         config.chosen != ("importance",) or not by_chain
     ):
@@ -48,10 +48,10 @@ def check(config: Config, trained: trained_runs.Trained) -> None:
             f"--algorithm={flags.algorithm} has no encoder to step with: give "
             "--methods=importance --proposal=chain"
         )
-    if flags.posterior == "bernoulli" and by_chain:
+    if by_chain and not trained.has_real_latents:
         raise ValueError(
-            "--proposal=chain fits a normal, and --posterior=bernoulli has binary "
-            "latents: give --proposal=encoder"
+            "--proposal=chain fits a normal, and this model has binary latents: give "
+            "--proposal=encoder"
         )
     if by_chain and config.chain <= num_latents:
         raise ValueError(
@@ -94,15 +94,18 @@ def _method(
 ) -> completion.Complete:
     if name == "importance":
         return completion.importance(
-            _proposal(config, trained), num_draws=config.num_draws, **_sizes(config)
+            _proposal(config, trained),
+            num_samples=config.importance_samples,
+            num_draws=config.num_draws,
+            chunk_size=measure.IMPORTANCE_CHUNK,
         )
-    model = vae.masked(trained.model)
+    model, warmup = vae.masked(trained.model), config.num_warmup
     steps = {"num_draws": config.num_draws, "thin": config.thin}
     if name == "pseudo_gibbs":
-        num_warmup = config.num_warmup + config.num_burn_in
+        num_warmup = warmup + config.num_burn_in
         return completion.pseudo_gibbs(model, num_warmup=num_warmup, **steps)
     return completion.metropolis_within_gibbs(
-        model, num_warmup=config.num_warmup, num_burn_in=config.num_burn_in, **steps
+        model, num_warmup=warmup, num_burn_in=config.num_burn_in, **steps
     )
 
 
@@ -120,43 +123,33 @@ def log_likelihood(
     standard error as a mean over images of their kind, and what speaks against them.
     The same proposal for both.
     """
-    estimate = marginal.importance_sampling(
-        _proposal(config, trained), **_sizes(config)
+    estimate = measure.log_evidence(
+        _proposal(config, trained), num_samples=config.importance_samples
     )
     over = examples.over_examples(estimate, batch_size=AT_ONCE["importance"])
     key_whole, key_observed = jax.random.split(key)
-    whole = over(key_whole, trained.params, truth)
-    if "importance" in results:
-        observed = results["importance"].draws.evidence
-    else:
+    whole: Any = over(key_whole, trained.params, truth)
+    weighted = results.get("importance")
+    observed: Any = weighted.draws.evidence if weighted is not None else None
+    if observed is None:
         observed = over(key_observed, trained.params, partial)
-    # Leaves [2, N].
-    pair = jax.tree.map(lambda *leaf: np.asarray(leaf, np.float64), whole, observed)
-    difference = pair.log_p[0] - pair.log_p[1]
-    errors = np.hypot(*pair.standard_error)
+    ratio = weights.log_ratio(whole, observed)
     result = {
-        "log_p_x": float(pair.log_p[0].mean()),
-        "log_p_observed": float(pair.log_p[1].mean()),
-        "log_p_missing_given_observed": float(difference.mean()),
-        "sampling_error": float(np.sqrt((errors**2).sum()) / len(errors)),
-        "standard_error": measure.standard_error(difference),
-        "smallest_effective_sample_size": float(pair.effective_sample_size.min()),
+        "log_p_x": ratio.log_p_x,
+        "log_p_observed": ratio.log_p_y,
+        "log_p_missing_given_observed": ratio.difference,
+        "sampling_error": ratio.sampling_error,
+        "standard_error": measure.standard_error(ratio.differences),
+        "smallest_effective_sample_size": ratio.smallest_effective_sample_size,
         "doubts": [
             f"{what}: {doubt}"
             for what, e in (("log p(x)", whole), ("log p(x_obs)", observed))
             for doubt in weights.doubts(e)
         ],
     }
-    measured = pair.pareto_k[np.isfinite(pair.pareto_k)]
-    if measured.size:
-        result["largest_pareto_k"] = float(measured.max())
+    if np.isfinite(ratio.largest_pareto_k):
+        result["largest_pareto_k"] = ratio.largest_pareto_k
     return result
-
-
-def _sizes(config: Config) -> dict[str, int]:
-    num_samples = config.importance_samples
-    chunk_size = min(measure.IMPORTANCE_CHUNK, num_samples)
-    return {"num_samples": num_samples, "chunk_size": chunk_size}
 
 
 def _proposal(config: Config, trained: trained_runs.Trained) -> Model:
@@ -168,7 +161,7 @@ def _proposal(config: Config, trained: trained_runs.Trained) -> Model:
     fitted = mcem.fitted_normal(
         jax.random.key(flags.seed),
         masked.generative,
-        num_latents=flags.num_latents + flags.top_latents,
+        num_latents=trained.num_latents,
         num_samples=config.chain,
         num_warmup=config.chain,
         num_leapfrog=10,

@@ -75,12 +75,12 @@ class Config(trained_runs.WorkdirFlags):
 
 def main(config: Config) -> int:
     """Samples, draws and writes."""
-    trained, folder = config.load(), pathlib.Path(config.workdir).expanduser()
+    trained = config.load()
     pairs = images_to_join(config, trained)
     key_fit, key_samples, key_paths, key_quality = jax.random.split(
         jax.random.key(config.seed), 4
     )
-    sample_z, source, suffix = None, "the prior", ""
+    sample_z, source, mixture = None, "the prior", ""
     if config.sampler == "mixture":
         sample_z = samplers.of_mixture(
             key_fit,
@@ -88,9 +88,9 @@ def main(config: Config) -> int:
             num_components=config.num_components,
             num_rows=config.num_fitted,
         )
-        source, suffix = "a mixture fitted to codes", "_mixture"
+        source, mixture = "a mixture fitted to codes", "mixture"
     arrays = {
-        f"samples{suffix}": pictures.samples(
+        "samples": pictures.samples(
             key_samples, trained, num=config.num, sample_z=sample_z
         )
     }
@@ -99,14 +99,18 @@ def main(config: Config) -> int:
         arrays["manifold"] = {"mean": tiles}
     if pairs is not None:
         arrays |= explore(key_paths, config, trained, pairs)
+    paths_of = {name: config.result_path(trained, name) for name in arrays}
+    parts = "samples", mixture, config.part("num")
+    paths_of["samples"] = config.result_path(trained, *parts)
     kinds = ".npz: no images, not drawn"
     with cli.user_errors():
-        for name, content in arrays.items():
-            pictures.save_arrays(folder / f"{name}.npz", content)
+        for name, path in paths_of.items():
+            pictures.save_arrays(path.with_suffix(".npz"), arrays[name])
         if pictures.is_image(trained):
             kinds = ".npz and .png"
-            draw(arrays, folder, limits=pictures.limits(trained), source=source)
-    print(f"written to {folder}: {', '.join(arrays)} ({kinds})")
+            draw(arrays, paths_of, limits=pictures.limits(trained), source=source)
+    names = ", ".join(path.name for path in paths_of.values())
+    print(f"written to {trained.config.directory()}: {names} ({kinds})")
     if config.quality:
         result = quality.measured(
             key_quality,
@@ -116,7 +120,9 @@ def main(config: Config) -> int:
             num_neighbors=config.num_neighbors,
         )
         print(quality.table(result, source=source))
-        report.write(folder / f"quality{suffix}.json", config, result)
+        parts = "quality", mixture, config.part("quality_rows")
+        path = config.result_path(trained, *parts).with_suffix(".json")
+        report.write(path, config, result)
     return 0
 
 
@@ -127,7 +133,7 @@ def images_to_join(config: Config, trained: trained_runs.Trained) -> Array | Non
         UsageError: as `paths.chosen`.
     """
     split = config.split or trained_runs.test_split(trained)
-    size = len(getattr(trained.data.prepared, split))
+    size = len(trained.stored(split))
     places = config.images or tuple(range(min(DEFAULT_IMAGES, size) // 2 * 2))
     if not places:
         print(f"the {split} split has no two rows to go between")
@@ -144,7 +150,7 @@ def explore(
     traversal = paths.along(
         key_along, trained, pairs[0], num=config.num_traversed, **size
     )
-    if trained.config.posterior == "bernoulli":
+    if not trained.has_real_latents:
         print("codes of bits have nothing between them: no interpolation")
         return {"traversal": traversal}
     between = paths.between(key_between, trained, pairs, **size)
@@ -153,19 +159,19 @@ def explore(
 
 def draw(
     arrays: dict[str, pictures.Arrays],
-    folder: pathlib.Path,
+    paths_of: dict[str, pathlib.Path],
     *,
     limits: pictures.Limits,
     source: str,
 ) -> None:
     """A picture of each set of arrays."""
     for name, content in arrays.items():
-        path = folder / f"{name}.png"
-        if name.startswith("samples"):
+        path = paths_of[name].with_suffix(".png")
+        if name == "samples":
             pictures.draw_samples(content, path, limits=limits, source=source)
         elif name == "manifold":
             pictures.draw_manifold(content["mean"], path, limits=limits)
         elif name == "traversal":
             paths.draw_along(content, path, limits=limits)
         else:
-            paths.draw_between(content, folder, limits=limits)
+            paths.draw_between(content, path, limits=limits)

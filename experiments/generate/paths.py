@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.command import cli
-from experiments.measures import measure
+from experiments.measures import measure, pictures
 from experiments.measures.pictures import Arrays, Limits
 from experiments.runs import trained_runs
 from vae_jax.evaluation import interpolation
@@ -53,7 +53,10 @@ def between(
     arrays = {"x": np.asarray(trained.data.prepared.value(data))}
     for name, kind in KINDS.items():
         z = jax.jit(jax.vmap(kind, (0, 0, None)))(codes[::2], codes[1::2], times)
-        arrays |= {f"{name}_z": np.asarray(z), f"{name}_mean": _decoded(trained, z)}
+        arrays |= {
+            f"{name}_z": np.asarray(z),
+            f"{name}_mean": pictures.decoded(trained, z),
+        }
     return arrays
 
 
@@ -73,7 +76,7 @@ def along(
     scores, what = _scores(key_order, trained)
     latents = np.argsort(-scores)[: min(num, len(scores))]
     code = jnp.asarray(measure.codes(key_code, trained, row[None]))[0]
-    if trained.config.posterior == "bernoulli":
+    if not trained.has_real_latents:
         code, values = jnp.round(code), jnp.tile(jnp.array([0.0, 1.0]), (len(code), 1))
     else:
         generative = trained.model.generative
@@ -84,39 +87,27 @@ def along(
         "latents": latents,
         what: scores[latents],
         "z": np.asarray(z),
-        "mean": _decoded(trained, z),
+        "mean": pictures.decoded(trained, z),
         "x": np.asarray(trained.data.prepared.value(row)),
     }
 
 
-def draw_between(arrays: Arrays, folder: pathlib.Path, *, limits: Limits) -> None:
+def draw_between(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
     """A picture of each kind of path: the images themselves at both ends."""
+    first, last = arrays["x"][::2, None], arrays["x"][1::2, None]
     for name in KINDS:
-        mean = arrays[f"{name}_mean"]
-        first, last = arrays["x"][::2, None], arrays["x"][1::2, None]
-        blank = np.full_like(first, limits[1])
-        tiles = np.concatenate([first, blank, mean, blank, last], axis=1)
-        figure = images.grid(
-            tiles.reshape(-1, *tiles.shape[2:]),
-            num_columns=tiles.shape[1],
-            title=f"Between the codes of two images, {name} (means of p(x | z))",
-            limits=limits,
-        )
-        files.save(figure, folder / f"interpolation_{name}.png")
+        parts = first, arrays[f"{name}_mean"], last
+        title = f"Between the codes of two images, {name} (means of p(x | z))"
+        figure = images.groups(parts, title=title, limits=limits)
+        files.save(figure, path.with_stem(f"{path.stem}_{name}"))
 
 
 def draw_along(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
     """A row of means for each latent, that of the greatest KL at the top."""
-    mean = arrays["mean"]
     by = "KL" if "kl" in arrays else "variance of the code"
     names = ", ".join(f"z_{latent + 1}" for latent in arrays["latents"])
-    figure = images.grid(
-        mean.reshape(-1, *mean.shape[2:]),
-        num_columns=mean.shape[1],
-        title=f"One latent moves, greatest {by} at the top: {names}",
-        limits=limits,
-    )
-    files.save(figure, path)
+    title = f"One latent moves, greatest {by} at the top: {names}"
+    files.save(images.groups([arrays["mean"]], title=title, limits=limits), path)
 
 
 def _scores(key: PRNGKey, trained: trained_runs.Trained) -> tuple[np.ndarray, str]:
@@ -127,12 +118,6 @@ def _scores(key: PRNGKey, trained: trained_runs.Trained) -> tuple[np.ndarray, st
     if "kl_per_latent" in latents:
         return np.asarray(latents["kl_per_latent"]), "kl"
     data = trained_runs.rows(trained, split=split, num_images=size)
-    codes = measure.codes(key, trained, data)[:, : trained.config.num_latents]
+    codes = measure.codes(key, trained, data)
+    codes = codes[:, : codes.shape[1] - trained.config.top_latents]
     return codes.var(axis=0), "variance"
-
-
-def _decoded(trained: trained_runs.Trained, z: Array) -> np.ndarray:
-    """Means of p(x | z) of codes [A, T, D]."""
-    mean = trained.model.generative.mean_observation
-    decode = jax.vmap(jax.vmap(mean, in_axes=(None, 0)), in_axes=(None, 0))
-    return np.asarray(jax.jit(decode)(trained.params, z))

@@ -75,9 +75,14 @@ def manifold(trained: trained_runs.Trained, *, size: int) -> np.ndarray:
     for the same prior mass: Figure 4 of AEVB (arXiv:1312.6114).
     """
     axis = jax.scipy.stats.norm.ppf((jnp.arange(size) + 0.5) / size)
-    z = jnp.stack(jnp.meshgrid(axis, axis[::-1]), axis=-1)
-    decode = jax.vmap(trained.model.generative.mean_observation, in_axes=(None, 0))
-    return np.asarray(jax.jit(jax.vmap(decode, in_axes=(None, 0)))(trained.params, z))
+    return decoded(trained, jnp.stack(jnp.meshgrid(axis, axis[::-1]), axis=-1))
+
+
+def decoded(trained: trained_runs.Trained, z: Array) -> np.ndarray:
+    """Means of p(x | z) [R, C, *X] of codes [R, C, D]."""
+    mean = trained.model.generative.mean_observation
+    decode = jax.vmap(jax.vmap(mean, in_axes=(None, 0)), in_axes=(None, 0))
+    return np.asarray(jax.jit(decode)(trained.params, z))
 
 
 def _arrays(tree: dict[str, Array]) -> Arrays:
@@ -170,18 +175,12 @@ def draw_latents(
 
 
 def draw_neighbors(
-    queries: np.ndarray, found: np.ndarray, path: pathlib.Path, *, limits: Limits
+    queries: np.ndarray, neighbors: np.ndarray, path: pathlib.Path, *, limits: Limits
 ) -> None:
     """Draws test images [Q, *X] with their nearest training images [Q, K, *X]."""
-    blank = np.full_like(queries, limits[1])
-    tiles = np.concatenate([queries[:, None], blank[:, None], found], axis=1)
-    figure = images.grid(
-        tiles.reshape(-1, *queries.shape[1:]),
-        num_columns=tiles.shape[1],
-        title="Test images, and the training images of the nearest codes",
-        limits=limits,
-    )
-    files.save(figure, path)
+    title = "Test images, and the training images of the nearest codes"
+    parts = queries[:, None], neighbors
+    files.save(images.groups(parts, title=title, limits=limits), path)
 
 
 def draw_curves(trained: trained_runs.Trained, workdir: pathlib.Path) -> None:
@@ -205,12 +204,12 @@ def of_run(key: PRNGKey, trained: trained_runs.Trained, workdir: pathlib.Path) -
         return
     key_samples, key_reconstructions = jax.random.split(key)
     black_white = limits(trained)
-    drawn = samples(key_samples, trained, num=100)
-    draw_samples(drawn, workdir / "samples.png", limits=black_white)
+    arrays = samples(key_samples, trained, num=100)
+    draw_samples(arrays, workdir / "samples.png", limits=black_white)
     split = trained_runs.test_split(trained)
-    num = min(50, len(getattr(trained.data.prepared, split)))
-    drawn = reconstructions(key_reconstructions, trained, split=split, num=num)
-    draw_reconstructions(drawn, workdir / "reconstructions.png", limits=black_white)
+    num = min(50, len(trained.stored(split)))
+    arrays = reconstructions(key_reconstructions, trained, split=split, num=num)
+    draw_reconstructions(arrays, workdir / "reconstructions.png", limits=black_white)
     if has_manifold(trained):
         tiles = manifold(trained, size=20)
         draw_manifold(tiles, workdir / "manifold.png", limits=black_white)
@@ -224,7 +223,5 @@ def is_image(trained: trained_runs.Trained) -> bool:
 
 def has_manifold(trained: trained_runs.Trained) -> bool:
     """Whether the latents are two with a normal prior, below an image."""
-    config = trained.config
-    normal = config.posterior != "bernoulli" and config.has_standard_prior
-    plane = config.num_latents == 2 and normal
-    return plane and is_image(trained)
+    normal = trained.model.generative.prior_family.name == "standard_normal"
+    return normal and trained.num_latents == 2 and is_image(trained)

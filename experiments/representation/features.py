@@ -55,18 +55,19 @@ def load_rows(config: Config, trained: trained_runs.Trained) -> Rows:
     Raises:
         UsageError: for a single row, or fewer than neighbors or clusters.
     """
-    prepared, dataset = trained.data.prepared, trained.config.dataset
-    split, arrays, labels = trained_runs.test_split(trained), [], []
-    for name, size in (("train", config.num_train), (split, config.num_test)):
-        num = min(size or len(getattr(prepared, name)), len(getattr(prepared, name)))
-        arrays.append(trained_runs.rows(trained, split=name, num_images=num))
-        known = prepared.labels.get(name)
-        labels.append(None if known is None else known[:num])
+    dataset, judged = trained.config.dataset, config.measured_split(trained)
+    arrays, labels = [], []
+    for split, flag in (("train", "num_train"), (judged, "num_test")):
+        with cli.user_errors():
+            num = config.num_rows(trained, flag, split=split)
         if num < 2:
             raise cli.UsageError(
-                f"the {name} split of {dataset} gives a single row, and codes are "
+                f"the {split} split of {dataset} gives a single row, and codes are "
                 "compared with each other: it takes two or more"
             )
+        arrays.append(trained_runs.rows(trained, split=split, num_images=num))
+        of_split = trained.labels(split)
+        labels.append(None if of_split is None else of_split[:num])
     for name in ("num_neighbors", "num_clusters"):
         if getattr(config, name) > len(arrays[0]):
             raise cli.UsageError(
@@ -75,14 +76,16 @@ def load_rows(config: Config, trained: trained_runs.Trained) -> Rows:
             )
     unlabeled = ""
     if labels[0] is None or labels[1] is None:
-        missing = "train" if labels[0] is None else split
+        missing = "train" if labels[0] is None else judged
         unlabeled = f"{dataset} has no labels of its {missing} split"
-    elif split == "train":
+        if missing == trained_runs.INPUT:
+            unlabeled = f"--input={config.input} holds no labels"
+    elif judged == "train":
         unlabeled = f"{dataset} has no test split to judge on"
     elif len(np.unique(labels[0])) < 2:
         unlabeled = f"{dataset} has a single label"
     (train, test), (of_train, of_test) = arrays, labels
-    return Rows(train, test, of_train, of_test, split, unlabeled)
+    return Rows(train, test, of_train, of_test, judged, unlabeled)
 
 
 def of_rows(

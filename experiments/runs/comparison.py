@@ -59,14 +59,19 @@ def base(run_flagfile: str, run_flags: str, *, taken: Sequence[str] = TAKEN) -> 
         more = shlex.split(run_flags)
     except ValueError as error:
         raise cli.UsageError(f"--run_flags={run_flags}: {error}") from error
-    given = {token.lstrip("-").partition("=")[0] for token in more}
-    if found := [name for name in taken if name in given]:
+    named = {token.lstrip("-").partition("=")[0] for token in more}
+    if refused := [name for name in taken if name in named]:
         raise cli.UsageError(
-            f"--run_flags={run_flags}: --{found[0]} is set by the comparison's own "
+            f"--run_flags={run_flags}: --{refused[0]} is set by the comparison's own "
             "flags"
         )
     files = [f"--flagfile={run_flagfile}"] if run_flagfile else []
     config = cli.parse(Config, ["train", *files, *more])
+    if config.model:
+        raise cli.UsageError(
+            "the runs of a comparison differ in flags that the function of "
+            f"--model={config.model} need not read: train each with experiments.train"
+        )
     if config.trains_many:
         raise cli.UsageError(
             "the runs of a comparison train one by one: --num_seeds and --sweep are "

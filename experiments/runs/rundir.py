@@ -113,10 +113,10 @@ def storage_errors(workdir: pathlib.Path) -> Iterator[None]:
         raise
     except OSError as error:
         steps = checkpoints.steps(workdir / CHECKPOINTS)
-        kept = f"it is kept up to step {steps[-1]}" if steps else "no step was saved"
+        saved = f"it is kept up to step {steps[-1]}" if steps else "no step was saved"
         raise cli.UsageError(
             f"the run in {workdir} stopped, as a file could not be written ({error}); "
-            f"{kept}: once it can be, the same command continues"
+            f"{saved}: once it can be, the same command continues"
         ) from error
 
 

@@ -142,3 +142,21 @@ def test_numbers_below_one_are_refused(changes):
     numbers = {"num_samples": 1, "batch_size": 1, **changes}
     with pytest.raises(ValueError, match=f"{next(iter(changes))} must be positive"):
         aggregate.elbo_surgery(normals(), **numbers)
+
+
+def test_the_parts_of_the_mean_kl_add_up_and_have_the_errors_of_their_terms():
+    key_first, key_second = jax.random.split(jax.random.key(0))
+    terms = aggregate.Surgery(
+        jax.random.normal(key_first, (4, 3)), jax.random.normal(key_second, (4, 3))
+    )
+    got = aggregate.parts(terms)
+    total = terms.mutual_information + terms.marginal_kl
+    each = {
+        "mutual_information": terms.mutual_information,
+        "marginal_kl": terms.marginal_kl,
+        "mean_kl": total,
+    }
+    for name, values in each.items():
+        np.testing.assert_allclose(getattr(got, name), values.mean(), rtol=1e-6)
+        error = aggregate.sampling_error(values)
+        np.testing.assert_allclose(getattr(got, f"{name}_error"), error, rtol=1e-6)

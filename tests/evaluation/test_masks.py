@@ -93,3 +93,14 @@ def test_a_mask_of_another_shape_is_refused():
 def test_what_makes_no_mask_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_each_image_has_the_mask_of_its_own_key_whatever_the_others_are():
+    mask, key = masks.random_fraction((3, 2), fraction=0.5), jax.random.key(3)
+    three = masks.of_images(key, mask, num_images=3)
+    assert three.shape == (3, 3, 2)
+    for n in range(3):
+        alone = mask(jax.random.fold_in(jax.random.clone(key), n))
+        np.testing.assert_array_equal(three[n], alone)
+    few = masks.of_images(jax.random.clone(key), mask, num_images=2)
+    np.testing.assert_array_equal(three[:2], few)

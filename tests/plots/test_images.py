@@ -20,8 +20,8 @@ def test_a_grid_holds_the_images_pixel_for_pixel():
         np.testing.assert_array_equal(
             picture[top : top + 8, left : left + 8], DIGITS[n]
         )
-    assert (picture[20:, 10:] == 1.0).all()  # two blanks
-    assert (picture[8:10] == 1.0).all()  # a gap
+    assert np.isnan(picture[20:, 10:]).all()  # two blanks
+    assert np.isnan(picture[8:10]).all()  # a gap
 
 
 def test_each_original_stands_above_its_reconstruction():
@@ -79,11 +79,41 @@ def test_pixels_on_paper_are_those_of_the_images(tmp_path):
     from vae_jax.plots import files
 
     files.save(images.grid(DIGITS[:4], num_columns=2), tmp_path / "a.png")
-    dots = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
+    dots = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
     inner = dots[8:-8, 8:-8]
-    assert inner.shape == (170, 170)
-    expected = canvas(images.grid(DIGITS[:4], num_columns=2)).repeat(10, 0)
+    assert inner.shape == (170, 170, 3)
+    shades = np.stack([canvas(images.grid(DIGITS[:4], num_columns=2))] * 3, axis=-1)
+    expected = np.where(np.isnan(shades), images.SEPARATOR, shades).repeat(10, 0)
     np.testing.assert_allclose(inner / 255.0, expected.repeat(10, 1), atol=1 / 200)
+    frame = np.concatenate([dots[4:8, 4:-4].ravel(), dots[-8:-4, 4:-4].ravel()])
+    wanted = np.tile(images.SEPARATOR, len(frame) // 3)
+    np.testing.assert_allclose(frame / 255.0, wanted, atol=1 / 200)
+    assert (dots[:3] == 255).all()
+
+
+def test_what_lies_between_images_is_no_shade_of_gray_whatever_their_channels():
+    assert len({*images.SEPARATOR}) == 3
+    colored = np.stack([DIGITS[:2]] * 3, axis=-1)
+    colored[0, 0, 0] = np.nan
+    picture = canvas(images.grid(colored, num_columns=2))
+    np.testing.assert_allclose(picture[:, 8], np.tile(images.SEPARATOR, (8, 1)))
+    np.testing.assert_allclose(picture[0, 0], images.SEPARATOR)
+    gray = images.grid(DIGITS[:2], num_columns=2).axes[0].images[0]
+    np.testing.assert_allclose(gray.get_cmap().get_bad()[:3], images.SEPARATOR)
+
+
+def test_groups_stand_side_by_side_with_a_wider_gap_between():
+    left, right = DIGITS[:2].reshape(2, 1, 8, 8), DIGITS[2:6].reshape(2, 2, 8, 8)
+    picture = canvas(images.groups([left, right]))
+    assert picture.shape == (2 * 8 + 1, 3 * 8 + 1 + 4)
+    np.testing.assert_array_equal(picture[:8, :8], DIGITS[0])
+    np.testing.assert_array_equal(picture[9:, 12:20], DIGITS[4])
+    np.testing.assert_array_equal(picture[9:, 21:], DIGITS[5])
+    assert np.isnan(picture[:, 8:12]).all()
+    with pytest.raises(ValueError, match="parts differ in their rows or images"):
+        images.groups([left, right[:1]])
+    with pytest.raises(ValueError, match="at least one group"):
+        images.groups([])
 
 
 @pytest.mark.parametrize("title", [None, "samples from the prior", "a word " * 20])
@@ -141,7 +171,7 @@ def test_limits_are_black_and_white_and_the_title_says_them(limits, note):
     ):
         assert figure.get_suptitle().startswith(f"a{note}")
         np.testing.assert_allclose(canvas(figure)[:8, :8], scaled, atol=1e-6)
-        assert (canvas(figure) <= 1.0).all()
+        assert np.nanmax(canvas(figure)) <= 1.0
 
 
 def test_a_cut_is_said_and_a_scale_of_zero_to_one_is_not():

@@ -79,6 +79,44 @@ def load(
     return source
 
 
+def load_rows(path: PathLike) -> Source:
+    """Rows of an .npz file that need be no data set: all of them are test rows.
+
+    The array named test, or the only one; its labels, if any, have its name with
+    _labels behind it. Everything is read as `npz:PATH` reads it. NaN passes.
+
+    Raises:
+        ValueError: as `load`; no rows, or several arrays and none named test.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path).expanduser()
+    stored = _stored(path)
+    names = [name for name in stored if not name.endswith("_labels")]
+    if "test" not in names and len(names) != 1:
+        raise ValueError(
+            f"{path}: it holds {', '.join(sorted(names)) or 'no rows'}: name the array "
+            "of rows test, or save it alone"
+        )
+    name = "test" if "test" in names else names[0]
+    rows = _normal(f"{path}: {name}", stored[name])
+    if not rows.size:
+        raise ValueError(f"{path}: {name} of shape {rows.shape} holds no rows")
+    labels, known = {}, stored.get(f"{name}_labels")
+    if known is not None:
+        labels["test"] = _labels(str(path), name, known, len(rows))
+    splits = {split: stored[split] for split in SPLITS if split in stored}
+    return Source(
+        name=name,
+        train=rows[:0],
+        valid=rows[:0],
+        test=rows,
+        labels=labels,
+        offset=0.0,
+        divisor=image_divisor(str(path), splits | {name: stored[name]}),
+        origin=_origin(path),
+    )
+
+
 def checked(
     name: str,
     arrays: Mapping[str, np.ndarray],
@@ -153,6 +191,12 @@ def digest(source: Source) -> str:
         sha256.update(f"{split} {array.dtype} {array.shape}".encode())
         sha256.update(array.reshape(-1).view(np.uint8).data)
     return sha256.hexdigest()
+
+
+def file_digest(path: PathLike) -> str:
+    """sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def held_out(
@@ -334,9 +378,7 @@ def _frey_face(name: str, data_dir: PathLike | None, valid_size: int | None) -> 
 def _npz(name: str, data_dir: PathLike | None, valid_size: int | None) -> Source:
     del data_dir
     path = Path(name.partition(":")[2]).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{name}: there is no file {path}")
-    stored = formats.read_npz(path)
+    stored = _stored(path)
     if "train" not in stored:
         raise ValueError(
             f"{path}: no array named train among {sorted(stored)}: save it with "
@@ -355,16 +397,18 @@ def _npz(name: str, data_dir: PathLike | None, valid_size: int | None) -> Source
         refuse_valid_size(name, valid_size)
     elif valid_size:
         arrays, labels = held_out(name, arrays, labels, valid_size=valid_size)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return checked(
-        name,
-        arrays,
-        labels,
-        offset=0.0,
-        divisor=divisor,
-        origin=f"npz file {path.name}, sha256 {digest}",
-    )
+    origin = _origin(path)
+    return checked(name, arrays, labels, offset=0.0, divisor=divisor, origin=origin)
+
+
+def _stored(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return formats.read_npz(path)
+
+
+def _origin(path: Path) -> str:
+    return f"npz file {path.name}, sha256 {file_digest(path)}"
 
 
 def _tfds(name: str, data_dir: PathLike | None, valid_size: int | None) -> Source:

@@ -93,6 +93,31 @@ def elbo_surgery(
     return jax.jit(run)
 
 
+class Parts(NamedTuple):
+    """The mean KL over rows in its two parts, nats, with standard errors over z."""
+
+    mutual_information: float
+    marginal_kl: float
+    mean_kl: float
+    mutual_information_error: float
+    marginal_kl_error: float
+    mean_kl_error: float
+
+
+def parts(terms: Surgery) -> Parts:
+    """Means and errors of the terms of all rows, on the host.
+
+    Raises:
+        ValueError: for fewer than two samples of each row.
+    """
+    mean_kl = terms.mutual_information + terms.marginal_kl
+    each = (terms.mutual_information, terms.marginal_kl, mean_kl)
+    return Parts(
+        *(float(values.mean()) for values in each),
+        *(float(sampling_error(values)) for values in each),
+    )
+
+
 def sampling_error(terms: Float[Array, "N S"]) -> Scalar:
     """Standard error of the mean of the terms over z, for these N rows.
 

@@ -88,6 +88,12 @@ def random_fraction(x_shape: tuple[int, ...], *, fraction: float) -> Mask:
     return mask
 
 
+def of_images(key: PRNGKey, mask: Mask, *, num_images: int) -> Bool[Array, "N *X"]:
+    """A mask for each of N images, drawn by fold_in(key, n)."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_images))
+    return jax.vmap(mask)(keys)
+
+
 def hide(x: Float[Array, "*X"], mask: Bool[Array, "*X"]) -> Float[Array, "*X"]:
     """x with NaN where the mask is True.
 

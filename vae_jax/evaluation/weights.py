@@ -154,6 +154,47 @@ def pareto_k(tail: Float[Array, " M+1"]) -> Scalar:
     return jnp.where(jnp.isfinite(largest), bounded, unknown)
 
 
+class LogRatio(NamedTuple):
+    """The mean over N examples of log p(x) - log p(y), nats; host numbers.
+
+    Attributes:
+        log_p_x: mean log p(x).
+        log_p_y: mean log p(y).
+        difference: of the two.
+        sampling_error: of that, by both estimates' standard errors.
+        differences: [N], one by one.
+        smallest_effective_sample_size: of all estimates.
+        largest_pareto_k: of those that were measured, else minus infinity.
+    """
+
+    log_p_x: float
+    log_p_y: float
+    difference: float
+    sampling_error: float
+    differences: Float[np.ndarray, " N"]
+    smallest_effective_sample_size: float
+    largest_pareto_k: float
+
+
+def log_ratio(x: LogEvidence, y: LogEvidence) -> LogRatio:
+    """Compares two independent estimates [N] for each of N examples, in pairs.
+
+    With x a whole observation and y its observed part this is log p(x_mis | x_obs).
+    """
+    pair = jax.tree.map(lambda *leaf: np.asarray(leaf, np.float64), x, y)  # [2, N]
+    differences = pair.log_p[0] - pair.log_p[1]
+    shapes = pair.pareto_k[np.isfinite(pair.pareto_k)]
+    return LogRatio(
+        log_p_x=float(pair.log_p[0].mean()),
+        log_p_y=float(pair.log_p[1].mean()),
+        difference=float(differences.mean()),
+        sampling_error=float(np.linalg.norm(pair.standard_error) / len(differences)),
+        differences=differences,
+        smallest_effective_sample_size=float(pair.effective_sample_size.min()),
+        largest_pareto_k=float(shapes.max(initial=-np.inf)),
+    )
+
+
 def doubts(evidence: LogEvidence) -> list[str]:
     """Why estimates of any leading shape should not be believed, a line for each.
 
