@@ -3,6 +3,7 @@
 import ast
 import functools
 import pathlib
+import re
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -32,6 +33,34 @@ def tree(path):
 def nodes(tree):
     """All that a syntax tree holds: rules walk the same trees again and again."""
     return tuple(ast.walk(tree))
+
+
+def parts(path):
+    return path.removesuffix(".py").split("/")
+
+
+def imports(path, tree):
+    """Dotted names that a file imports anywhere, with relative imports resolved."""
+    package = parts(path)[:-1]
+    for node in nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *filter(None, [node.module])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args:
+            name = ast.unparse(node.func).split(".")[-1]
+            target = node.args[0]
+            if name in {"import_module", "__import__"} and isinstance(
+                target, ast.Constant
+            ):
+                yield str(target.value)
+
+
+def blocks(readme: str, language: str) -> list[str]:
+    pattern = rf"```{language}\n(.*?)```"
+    return re.findall(pattern, text(readme), flags=re.DOTALL)
 
 
 def assert_kept(rule, paths):

@@ -1,5 +1,6 @@
 """`Batch.weight` in every algorithm that fits by gradients: how often a row counts."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -117,13 +118,20 @@ ROWS = {
 EVERY = pytest.mark.parametrize("name", ROWS)
 
 
+@functools.cache
+def _compiled(name, dtype):
+    """The start and one compiled init and step for all tests in a precision."""
+    del dtype
+    algorithm, start = ROWS[name].make()
+    return start, jax.jit(algorithm.init), jax.jit(algorithm.step)
+
+
 def _steps(name, rows, weight, *, num_steps=1, xs=XS) -> tuple[Any, Any]:
     """The state and what the last step reports, after steps on rows of xs."""
-    algorithm, start = ROWS[name].make()
+    start, init, step = _compiled(name, jnp.result_type(float))
     index = jnp.array(rows)
     batch = Batch(jnp.asarray(xs)[index], index, jnp.asarray(weight, jnp.float32))
-    state, info = jax.jit(algorithm.init)(jax.random.key(0), start), None
-    step = jax.jit(algorithm.step)
+    state, info = init(jax.random.key(0), start), None
     for t in range(num_steps):
         state, info = step(jax.random.fold_in(jax.random.key(1), t), state, batch)
     return state, info
@@ -131,7 +139,7 @@ def _steps(name, rows, weight, *, num_steps=1, xs=XS) -> tuple[Any, Any]:
 
 def _moved(name, weight):
     """What one step adds to the parameters, and the means that it reports."""
-    _, start = ROWS[name].make()
+    start, *_ = _compiled(name, jnp.result_type(float))
     state, info = _steps(name, range(len(weight)), weight)
     change = jax.tree.map(jnp.subtract, state.params, start)
     return change, {field: getattr(info, field) for field in ROWS[name].linear}

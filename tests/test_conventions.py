@@ -77,29 +77,6 @@ TORCH_FILES = {"load", "save", "serialization"}
 MAX_LINES = 400
 
 
-def _parts(path):
-    return path.removesuffix(".py").split("/")
-
-
-def _imports(path, tree):
-    """Dotted names that a file imports anywhere, with relative imports resolved."""
-    package = _parts(path)[:-1]
-    for node in sources.nodes(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*above, *filter(None, [node.module])])
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and node.args:
-            name = ast.unparse(node.func).split(".")[-1]
-            target = node.args[0]
-            if name in {"import_module", "__import__"} and isinstance(
-                target, ast.Constant
-            ):
-                yield str(target.value)
-
-
 def _public_functions(tree):
     """(name, node, is a method) of functions and methods without an underscore."""
     for node in tree.body:
@@ -123,8 +100,8 @@ def _parameters(function):
 
 def import_direction(path, tree):
     """A module imports only from rows above its own, or from its own package."""
-    mine = _parts(path)
-    for target in _imports(path, tree):
+    mine = sources.parts(path)
+    for target in sources.imports(path, tree):
         top, *rest = target.split(".")
         if top == "tests" or (top == "experiments" and mine[0] == "vae_jax"):
             yield f"imports {target}"
@@ -146,14 +123,14 @@ def import_direction(path, tree):
 def a_place_in_the_table(path, tree):
     """Every module of the library has a rank or is at the side."""
     del tree
-    name = _parts(path)[1]
+    name = sources.parts(path)[1]
     if path in MODULES and name not in RANK and name not in SIDE:
         yield f"{name} has no rank in architecture.md"
 
 
 def third_party_fences(path, tree):
     """Heavy or stateful packages are imported in few places."""
-    for target in _imports(path, tree):
+    for target in sources.imports(path, tree):
         allowed = FENCES.get(target.split(".")[0])
         if allowed is not None and not path.startswith(allowed):
             yield f"imports {target}, which belongs in {allowed or 'tests'}"
@@ -233,7 +210,7 @@ def keyword_only_defaults(path, tree):
 def nothing_pickled(path, tree):
     """No file is read by running what it says: NumPy's functions must say so."""
     del path
-    for target in _imports("a.py", tree):
+    for target in sources.imports("a.py", tree):
         top, *rest = target.split(".")
         reads = {"numpy": NUMPY_FILES, "torch": TORCH_FILES}.get(top, set())
         if top in PICKLING or reads & set(rest):
@@ -255,7 +232,7 @@ def nothing_pickled(path, tree):
 def a_test_file_of_its_name(path, tree):
     """A module of the library has a test file of its name."""
     del tree
-    _, *folders, name = _parts(path)
+    _, *folders, name = sources.parts(path)
     file = ROOT.joinpath("tests", *folders, f"test_{name}.py")
     if path.startswith("vae_jax/") and name != "__init__" and not file.exists():
         yield f"{file.relative_to(ROOT)} is not there"
@@ -264,7 +241,7 @@ def a_test_file_of_its_name(path, tree):
 def names_that_say_what_is_inside(path, tree):
     """No file or folder is called after its being shared or private."""
     del tree
-    for part in _parts(path):
+    for part in sources.parts(path):
         if part in FORBIDDEN_NAMES or part.endswith("_src"):
             yield f"{part} does not say what is inside"
 
@@ -278,7 +255,7 @@ def few_screens(path, tree):
 
 def no_test_module_imported(path, tree):
     """What tests share stands in a module that pytest does not collect."""
-    for target in _imports(path, tree):
+    for target in sources.imports(path, tree):
         top, *parts = target.split(".")
         if top == "tests" and any(part.startswith("test_") for part in parts):
             yield f"imports {target}"
@@ -313,7 +290,9 @@ def test_the_walk_sees_the_tree():
     assert any(path.startswith("experiments/") for path in SCRIPTS)
     assert {"tests/test_conventions.py", "tests/conftest.py"} <= set(TESTS)
     tree = sources.tree("vae_jax/divergences.py")
-    assert "vae_jax.types.Scalar" in set(_imports("vae_jax/divergences.py", tree))
+    assert "vae_jax.types.Scalar" in set(
+        sources.imports("vae_jax/divergences.py", tree)
+    )
     assert "diag_normal_entropy" in {name for name, *_ in _public_functions(tree)}
 
 

@@ -16,7 +16,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import runs
 from tests import sources
-from tests.sources import ROOT, SCRIPTS
+from tests.sources import SCRIPTS
 
 HOMES = ("command", "choices", "runs", "measures")  # each imports itself, and the left
 FREE = "benchmark"
@@ -26,33 +26,11 @@ MOST_FILES = 15  # of the longest chain of files; never to be raised
 MOST_READERS = 5  # files between a flag of the model and the model
 
 
-def parts(path):
-    return path.removesuffix(".py").split("/")
-
-
-def imports(path, tree):
-    """Dotted names that a file imports anywhere, with relative imports resolved."""
-    package = parts(path)[:-1]
-    for node in sources.nodes(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*above, *filter(None, [node.module])])
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and node.args:
-            name = ast.unparse(node.func).split(".")[-1]
-            target = node.args[0]
-            is_import = name in {"import_module", "__import__"}
-            if is_import and isinstance(target, ast.Constant):
-                yield str(target.value)
-
-
 def layers(path, tree):
     """Targets in experiments/ that a file there must not import."""
-    room = parts(path)[1]
+    room = sources.parts(path)[1]
     allowed = HOMES[: HOMES.index(room) + 1] if room in HOMES else (*HOMES, room)
-    for target in imports(path, tree):
+    for target in sources.imports(path, tree):
         top, *rest = target.split(".")
         if top == "experiments" and (not rest or rest[0] not in allowed):
             if room == FREE and rest:
@@ -62,12 +40,12 @@ def layers(path, tree):
 
 def graph(trees):
     """{module: the modules of `trees` that it imports} from {path: tree}."""
-    names = {path: ".".join(parts(path)) for path in trees}
-    found = {}
+    names = {path: ".".join(sources.parts(path)) for path in trees}
+    results = {}
     for path, tree in trees.items():
-        targets = {t for full in imports(path, tree) for t in _prefixes(full)}
-        found[names[path]] = targets & set(names.values())
-    return found
+        targets = {t for full in sources.imports(path, tree) for t in _prefixes(full)}
+        results[names[path]] = targets & set(names.values())
+    return results
 
 
 def _prefixes(target):
@@ -104,11 +82,11 @@ def chain(imported):
 
 def rooms(imported):
     """{room: the others that it imports} from the graph of modules."""
-    found = {}
+    results = {}
     for module, targets in imported.items():
         room = module.split(".")[1]
-        found.setdefault(room, set()).update(t.split(".")[1] for t in targets)
-    return {room: targets - {room} for room, targets in found.items()}
+        results.setdefault(room, set()).update(t.split(".")[1] for t in targets)
+    return {room: targets - {room} for room, targets in results.items()}
 
 
 # The code against the rules
@@ -133,17 +111,17 @@ def test_no_circle_and_few_floors():
 
 def test_what_lies_directly_below_is_a_home_or_a_command():
     for path in SCRIPTS:
-        _, room, *below = parts(path)
+        _, room, *below = sources.parts(path)
         if below and room not in (*HOMES, FREE):
             assert {f"experiments/{room}/{name}.py" for name in FORM} <= set(SCRIPTS)
         elif not below and room != "__init__":
-            assert 'if __name__ == "__main__":' in (ROOT / path).read_text()
-    assert all((ROOT / "experiments" / home).is_dir() for home in HOMES)
+            assert 'if __name__ == "__main__":' in (sources.ROOT / path).read_text()
+    assert all((sources.ROOT / "experiments" / home).is_dir() for home in HOMES)
 
 
 def test_few_files_read_a_flag_of_the_model_on_its_way_to_the_model():
     """From the command line: the command, then who reads it, then who builds it."""
-    command = ROOT / "experiments" / "train.py"
+    command = sources.ROOT / "experiments" / "train.py"
     readers = {str(command)}
 
     @dataclasses.dataclass(frozen=True)

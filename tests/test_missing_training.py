@@ -189,10 +189,10 @@ def test_real_valued_images_report_coverage(tmp_path):
     train.main(tiny(path, **changes))
     config = completion.Config(workdir=str(path), mask="block", **STEPS)
     result, _ = completion.complete(config, config.load())
-    for found in result["methods"].values():
-        assert 0.0 <= found["coverage"] <= 1.0
-        assert found["interval_width"] > 0.0
-        assert "calibration" not in found
+    for results in result["methods"].values():
+        assert 0.0 <= results["coverage"] <= 1.0
+        assert results["interval_width"] > 0.0
+        assert "calibration" not in results
 
 
 @pytest.mark.slow

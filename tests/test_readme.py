@@ -13,6 +13,7 @@ import jax
 import pytest
 
 from experiments.command import cli
+from tests.sources import blocks
 from vae_jax.types import Network
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -33,11 +34,6 @@ SHORTER = {  # flags that are added to the README's commands when they are teste
 
 def text_of(readme: str) -> str:
     return (ROOT / readme).read_text()
-
-
-def blocks(readme: str, language: str) -> list[str]:
-    pattern = rf"```{language}\n(.*?)```"
-    return re.findall(pattern, text_of(readme), flags=re.DOTALL)
 
 
 def header_of(path: str) -> str:

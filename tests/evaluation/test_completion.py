@@ -89,11 +89,8 @@ def _largest_z(drawn, mean, spread):
 # Against the conditional
 
 
-@pytest.mark.parametrize(
-    "right",
-    [False, pytest.param(True, marks=pytest.mark.slow)],
-    ids=["wrong q", "posterior"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("right", [False, True], ids=["wrong q", "posterior"])
 def test_metropolis_within_gibbs_draws_of_the_conditional_whatever_q_is(right):
     _, exact, _ = _model()
     found = _chains(

@@ -16,10 +16,10 @@ from tests.mixtures import (
     start,
     with_holes,
 )
-from vae_jax.latent_models import gmm, gmm_scales
+from vae_jax.latent_models import gmm
 from vae_jax.types import Params
 
-COVARIANCES = gmm_scales.COVARIANCES
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_batch_without_weight_leaves_the_mixture_where_it_is():
         np.testing.assert_array_equal(getattr(info, name), np.zeros(2))
 
 
-@pytest.mark.parametrize("share", [1e-3, 0.5])
+@pytest.mark.parametrize("share", [0.5, pytest.param(1e-3, marks=pytest.mark.slow)])
 def test_weights_below_one_give_the_fit_of_equal_weights(x64, share):
     """Starts and collapse are told by rows, which weights of 1/N must not all be."""
     x = rows(num_rows=60)[0]
@@ -157,7 +157,9 @@ def greatest_log_p(x, floor):
     return -0.5 * (np.log(2.0 * np.pi * raised) + sample / raised).sum()
 
 
-@pytest.mark.parametrize("covariance", ["full", "tied"])
+@pytest.mark.parametrize(
+    "covariance", ["full", pytest.param("tied", marks=pytest.mark.slow)]
+)
 def test_fewer_rows_than_features_end_at_the_greatest_likelihood(covariance):
     x = normals_rows(4, 6, 10.0, seed=2).astype(np.float32)
     params = start(x, num_components=1, covariance=covariance)
@@ -173,7 +175,8 @@ def test_fewer_rows_than_features_end_at_the_greatest_likelihood(covariance):
 
 
 @pytest.mark.parametrize(
-    "holes", [None, 0.2, pytest.param(0.0, marks=pytest.mark.slow)]
+    "holes",
+    [None, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.0, 0.2))],
 )
 def test_em_rises_to_rounding_where_every_covariance_is_at_the_floor(holes):
     x = normals_rows(25, 10, 10.0).astype(np.float32)
@@ -190,7 +193,14 @@ def test_em_rises_to_rounding_where_every_covariance_is_at_the_floor(holes):
 
 
 @pytest.mark.parametrize("missing", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize(
+    "covariance",
+    [
+        "full",
+        "diag",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("tied", "spherical")),
+    ],
+)
 def test_rows_of_any_size_have_the_fit_of_rows_near_one(covariance, missing):
     """Squares of 2^60 overflow in float32, in which 400 of them are no number."""
     unit, rows = 2.0**60, normals_rows(400, 4, 1.0).astype(np.float32)
@@ -231,7 +241,9 @@ def test_the_floor_that_float32_resolves_follows_each_features_unit():
     assert left / 2.0 < inside < 2.0 * left
 
 
-@pytest.mark.parametrize("covariance", ["full", "diag"])
+@pytest.mark.parametrize(
+    "covariance", ["full", pytest.param("diag", marks=pytest.mark.slow)]
+)
 def test_a_row_alone_far_from_the_rest_is_as_wide_as_float32_resolves(covariance):
     x = normals_rows(60, 3, 1.0).astype(np.float32)
     x[0] = [3e5, -2e5, 1e5]

@@ -44,9 +44,9 @@ def test_a_manifold_has_no_gaps():
 
 def test_colors_are_kept_and_a_single_channel_is_gray():
     color = np.stack([DIGITS[:4], DIGITS[4:8], DIGITS[8:12]], axis=-1)
-    drawn = canvas(images.grid(color, num_columns=2, padding=0))
-    assert drawn.shape == (16, 16, 3)
-    np.testing.assert_array_equal(drawn[:8, 8:], color[1])
+    picture = canvas(images.grid(color, num_columns=2, padding=0))
+    assert picture.shape == (16, 16, 3)
+    np.testing.assert_array_equal(picture[:8, 8:], color[1])
     gray = images.grid(DIGITS[:4, ..., None], num_columns=2)
     np.testing.assert_array_equal(
         canvas(gray), canvas(images.grid(DIGITS[:4], num_columns=2))
@@ -95,21 +95,21 @@ def test_what_lies_between_images_is_no_shade_of_gray_whatever_their_channels():
     assert len({*images.SEPARATOR}) == 3
     colored = np.stack([DIGITS[:2]] * 3, axis=-1)
     colored[0, 0, 0] = np.nan
-    drawn = canvas(images.grid(colored, num_columns=2))
-    np.testing.assert_allclose(drawn[:, 8], np.tile(images.SEPARATOR, (8, 1)))
-    np.testing.assert_allclose(drawn[0, 0], images.SEPARATOR)
+    picture = canvas(images.grid(colored, num_columns=2))
+    np.testing.assert_allclose(picture[:, 8], np.tile(images.SEPARATOR, (8, 1)))
+    np.testing.assert_allclose(picture[0, 0], images.SEPARATOR)
     gray = images.grid(DIGITS[:2], num_columns=2).axes[0].images[0]
     np.testing.assert_allclose(gray.get_cmap().get_bad()[:3], images.SEPARATOR)
 
 
 def test_groups_stand_side_by_side_with_a_wider_gap_between():
     left, right = DIGITS[:2].reshape(2, 1, 8, 8), DIGITS[2:6].reshape(2, 2, 8, 8)
-    drawn = canvas(images.groups([left, right]))
-    assert drawn.shape == (2 * 8 + 1, 3 * 8 + 1 + 4)
-    np.testing.assert_array_equal(drawn[:8, :8], DIGITS[0])
-    np.testing.assert_array_equal(drawn[9:, 12:20], DIGITS[4])
-    np.testing.assert_array_equal(drawn[9:, 21:], DIGITS[5])
-    assert np.isnan(drawn[:, 8:12]).all()
+    picture = canvas(images.groups([left, right]))
+    assert picture.shape == (2 * 8 + 1, 3 * 8 + 1 + 4)
+    np.testing.assert_array_equal(picture[:8, :8], DIGITS[0])
+    np.testing.assert_array_equal(picture[9:, 12:20], DIGITS[4])
+    np.testing.assert_array_equal(picture[9:, 21:], DIGITS[5])
+    assert np.isnan(picture[:, 8:12]).all()
     with pytest.raises(ValueError, match="parts differ in their rows or images"):
         images.groups([left, right[:1]])
     with pytest.raises(ValueError, match="at least one group"):

@@ -143,8 +143,8 @@ def load_rows(path: PathLike, *, data_range: str = "auto") -> Source:
     _labels behind it. Everything is read as `npz:PATH` reads it. NaN passes.
 
     Raises:
-      ValueError: as `load`; no rows, or several arrays and none named test.
-      FileNotFoundError: there is no such file.
+        ValueError: as `load`; no rows, or several arrays and none named test.
+        FileNotFoundError: there is no such file.
     """
     path = Path(path).expanduser()
     stored = _stored(path)

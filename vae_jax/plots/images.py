@@ -98,22 +98,22 @@ def groups(
     """Columns of images in groups set apart, such as an image and what is made of it.
 
     Args:
-      parts: groups from left to right, [R, C, H, W] or [R, C, H, W, 1 or 3] each; row 0
-        is at the top.
-      title: above the picture.
-      padding: pixels between images; four times as many between groups.
-      limits: the values of black and white, as in `grid`.
+        parts: groups from left to right, [R, C, H, W] or [R, C, H, W, 1 or 3] each; row
+            0 is at the top.
+        title: above the picture.
+        padding: pixels between images; four times as many between groups.
+        limits: the values of black and white, as in `grid`.
 
     Raises:
-      ValueError: as in `grid`, no groups, or groups of different images or rows.
+        ValueError: as in `grid`, no groups, or groups of different images or rows.
     """
     if not parts:
-        raise ValueError("parts must hold at least one group of images.")
+        raise ValueError("parts must hold at least one group of images")
     _check_layout(1, padding)
     tiles = [_checked("parts", part, num_axes=2, limits=limits) for part in parts]
     shapes = {(len(part), *part.shape[2:]) for part in tiles}
     if len(shapes) > 1:
-        raise ValueError(f"parts differ in their rows or images: {sorted(shapes)}.")
+        raise ValueError(f"parts differ in their rows or images: {sorted(shapes)}")
     columns = [
         gap for part in tiles for gap in [padding] * (part.shape[1] - 1) + [4 * padding]
     ]
