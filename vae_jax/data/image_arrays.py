@@ -22,7 +22,14 @@ _OF_ORDER = 2  # keeps its streams apart from those of binarization and of holes
 
 
 class _Said(NamedTuple):
-    """What images are made of files: with their contents, all that arrays depend on."""
+    """What images are made of files: with their contents, all that arrays depend on.
+
+    Attributes:
+        image_size: the sides of what is cut out and scaled; None: as stored.
+        channels: auto, gray or color.
+        skip_broken: whether files that cannot be read are left out.
+        data_seed: of the order and the splits.
+    """
 
     image_size: int | None
     channels: str
@@ -31,12 +38,19 @@ class _Said(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """Files that are being made into arrays."""
+    """Files that are being made into arrays.
 
-    where: str  # the source, as errors name it
+    Attributes:
+        where: the source, as errors name it.
+        listing: its files.
+        said: what is made of them.
+        broken: what is wrong, by the file's name.
+    """
+
+    where: str
     listing: image_files.Listing
     said: _Said
-    broken: dict[str, str]  # what is wrong, by the file's name
+    broken: dict[str, str]
 
 
 class Images(NamedTuple):
@@ -44,6 +58,12 @@ class Images(NamedTuple):
 
     There are labels, int64 [N], where every file lies in the folder of a class and
     there are two classes or more; `classes` are their names.
+
+    Attributes:
+        arrays: by split.
+        labels: by split.
+        classes: names of labels 0, 1, ...
+        origin: what they were made of.
     """
 
     arrays: dict[str, np.ndarray]

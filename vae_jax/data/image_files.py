@@ -30,19 +30,31 @@ _SPLIT_OF = {
 
 
 class ImageFile(NamedTuple):
-    """One file: its name below the source, folders of its split, and what reads it."""
+    """One file: its name below the source, folders of its split, and what reads it.
+
+    Attributes:
+        name: below the source.
+        folders: that it lies in, of its split.
+        read: its content; raises ValueError or OSError.
+    """
 
     name: str
     folders: tuple[str, ...]
-    read: Callable[[], bytes]  # raises ValueError or OSError
+    read: Callable[[], bytes]
 
 
 class Listing(NamedTuple):
-    """The image files of a source, in the order of their names."""
+    """The image files of a source, in the order of their names.
 
-    parts: dict[str, list[ImageFile]]  # by split; train alone where there is none
-    num_others: int  # files that are no images, or of no split
-    sha256: str  # of the names and contents
+    Attributes:
+        parts: by split; train alone where there is none.
+        num_others: files that are no images, or of no split.
+        sha256: of the names and contents.
+    """
+
+    parts: dict[str, list[ImageFile]]
+    num_others: int
+    sha256: str
 
 
 @contextlib.contextmanager

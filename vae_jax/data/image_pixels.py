@@ -27,7 +27,13 @@ _FILTER = Image.Resampling.LANCZOS
 
 
 class Header(NamedTuple):
-    """What an image is, known without decoding it; the size is that after rotation."""
+    """What an image is, known without decoding it; the size is that after rotation.
+
+    Attributes:
+        is_color: whether it has more than shades of gray.
+        height: rows.
+        width: columns.
+    """
 
     is_color: bool
     height: int

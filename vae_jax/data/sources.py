@@ -48,7 +48,17 @@ class Source(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """What `load` was asked for, beside the name."""
+    """What `load` was asked for, beside the name.
+
+    Attributes:
+        data_dir: of original files.
+        valid_size: rows split off as valid; None: the custom.
+        data_seed: of the order and splits of images.
+        image_size: that they are cut and scaled to.
+        channels: auto, gray or color.
+        skip_broken: whether to leave out what cannot be read.
+        data_range: what stored numbers stand for.
+    """
 
     data_dir: PathLike | None
     valid_size: int | None
@@ -60,11 +70,17 @@ class _Asked(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A kind of data set: what reads it, and which arguments of `load` it heeds."""
+    """A kind of data set: what reads it, and which arguments of `load` it heeds.
+
+    Attributes:
+        read: name, what was asked -> the source.
+        heeds: arguments of `load` that it reads.
+        rest: what follows the kind and a colon in a name.
+    """
 
     read: Callable[[str, _Asked], Source]
     heeds: tuple[str, ...] = ()
-    rest: str = ""  # what follows the kind and a colon in a name
+    rest: str = ""
 
 
 def load(
