@@ -97,7 +97,7 @@ def test_the_flag_files_of_em_to_vae_parse(path):
 def test_em_to_vae_measures_each_method_and_keeps_what_is_done(tmp_path, capsys):
     config = em_to_vae.Config(
         workdir=str(tmp_path / "run"),
-        methods="em,wake_sleep",
+        methods=("em", "wake_sleep"),
         hidden=(4,),
         num_epochs=2,
         num_points=2,
@@ -124,7 +124,7 @@ def test_em_to_vae_measures_each_method_and_keeps_what_is_done(tmp_path, capsys)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": "em,gibbs"}, "gibbs unknown; known: em, mcem"),
+        ({"methods": ("em", "gibbs")}, "gibbs is unknown; known: em, mcem"),
         ({"num_points": 0}, "--num_points must be positive"),
         ({"check_nodes": 0}, "--check_nodes must be 2 or more, got 0"),
         ({"num_nodes": 1}, "--num_nodes must be 2 or more, got 1"),

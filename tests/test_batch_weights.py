@@ -16,7 +16,7 @@ from vae_jax import numerics, posteriors
 from vae_jax.estimators import running_baseline, sgvb
 from vae_jax.inference import full_vb, mcem, quadrature_em, variational_em
 from vae_jax.training import gradient
-from vae_jax.types import Algorithm, Batch, Params, per_example
+from vae_jax.types import Algorithm, Batch, Params, clear_weightless, per_example
 
 pytestmark = pytest.mark.uses_optax
 XS = np.array([[0.4, -1.0], [-0.7, 0.2], [1.1, 0.3], [0.5, 0.9]])
@@ -126,11 +126,11 @@ def _compiled(name, dtype):
     return start, jax.jit(algorithm.init), jax.jit(algorithm.step)
 
 
-def _steps(name, rows, weight, *, num_steps=1) -> tuple[Any, Any]:
-    """The state and what the last step reports, after steps on rows of XS."""
+def _steps(name, rows, weight, *, num_steps=1, xs=XS) -> tuple[Any, Any]:
+    """The state and what the last step reports, after steps on rows of xs."""
     start, init, step = _compiled(name, jnp.result_type(float))
     index = jnp.array(rows)
-    batch = Batch(jnp.asarray(XS)[index], index, jnp.asarray(weight, jnp.float32))
+    batch = Batch(jnp.asarray(xs)[index], index, jnp.asarray(weight, jnp.float32))
     state, info = init(jax.random.key(0), start), None
     for t in range(num_steps):
         state, info = step(jax.random.fold_in(jax.random.key(1), t), state, batch)
@@ -184,6 +184,29 @@ def test_a_row_of_weight_zero_is_a_row_that_is_not_there(x64, name):
     _close((padded.params, info), (without.params, expected))
     if name == "MCEM":
         _close(padded.log_step_size, without.log_step_size)
+
+
+@EVERY
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_of_weight_zero_is_not_read(x64, name, value):
+    """0 times NaN is NaN, in the reported numbers and in the gradient."""
+    xs = XS.copy()
+    xs[2] = value
+    broken, info = _steps(name, [0, 1, 2], [1.0, 2.0, 0.0], num_steps=3, xs=xs)
+    whole, expected = _steps(name, [0, 1, 2], [1.0, 2.0, 0.0], num_steps=3)
+    _close((broken.params, info), (whole.params, expected))
+
+
+def test_what_a_row_weighs_decides_whether_it_is_read():
+    x: Any = {"x": jnp.array([[1.0, jnp.nan], [jnp.nan, 2.0]]), "label": jnp.arange(2)}
+    batch = Batch(x, jnp.arange(2), jnp.array([1.0, 0.0]))
+    cleared: Any = clear_weightless(batch).x
+    np.testing.assert_array_equal(cleared["x"], [[1.0, np.nan], [0.0, 2.0]])
+    np.testing.assert_array_equal(cleared["label"], [0, 1])
+    mean, spread = gradient.weighted_moments(
+        jnp.array([1.0, 3.0, -jnp.inf]), jnp.array([1.0, 1.0, 0.0])
+    )
+    assert (mean, spread) == (2.0, 1.0)
 
 
 @EVERY

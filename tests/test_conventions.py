@@ -5,6 +5,7 @@ that the rules themselves are tested on small sources that break them.
 """
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -158,6 +159,23 @@ def documented(path, tree):
             yield f"{name} has no docstring"
 
 
+def fields_documented(path, tree):
+    """`help` of a record says what each field is: its docstring has `Attributes:`."""
+    if not path.startswith("vae_jax/"):
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef) or "NamedTuple" not in map(
+            ast.unparse, node.bases
+        ):
+            continue
+        lines = [line for line in node.body if isinstance(line, ast.AnnAssign)]
+        fields = [ast.unparse(line.target) for line in lines]
+        section = (ast.get_docstring(node) or "").partition("\nAttributes:\n")[2]
+        documented = re.findall(r"^    (\w+): \S", section, flags=re.MULTILINE)
+        if documented != fields:
+            yield f"{node.name} has the fields {fields}, and explains {documented}"
+
+
 def key_first(path, tree):
     """A function that takes a key takes it first."""
     del path
@@ -255,6 +273,7 @@ RULES = [
     third_party_fences,
     modules_not_names,
     documented,
+    fields_documented,
     key_first,
     names_of_randomness,
     keyword_only_defaults,
@@ -374,6 +393,13 @@ def test_bounds_divergences_and_estimators_load_nothing_heavy():
             documented,
             "vae_jax/a.py",
             "'''A.'''\nclass A:\n  '''B.'''\n  def f(self): 0",
+        ),
+        (fields_documented, "vae_jax/a.py", "class A(NamedTuple):\n  b: int  # c"),
+        (
+            fields_documented,
+            "vae_jax/a.py",
+            "class A(NamedTuple):\n  '''B.\n\n  Attributes:\n      b: c.\n  '''\n"
+            "  b: int\n  d: int",
         ),
         (key_first, "vae_jax/a.py", "def f(x, key): pass"),
         (key_first, "vae_jax/a.py", "def f(x, *, key): pass"),

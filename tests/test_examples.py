@@ -53,6 +53,7 @@ def test_the_package_names_them_and_lists_its_modules():
     for place in PLACES:
         assert any(entry.startswith(place) for entry in named), place
     assert {"vae", "estimators", "training", "types"} <= set(dir(vae_jax))
+    assert not {"importlib", "pkgutil", "Any"} & set(dir(vae_jax))  # modules of ours
     assert vae_jax.vae.model is importlib.import_module("vae_jax.vae").model
 
 

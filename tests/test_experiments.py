@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 
 import jax
 import numpy as np
@@ -62,9 +61,9 @@ def test_a_written_flag_file_parses_back(tmp_path):
     [
         (
             "--lerning_rate=1",
-            "--lerning_rate is no flag; did you mean --learning_rate?",
+            "--lerning_rate is no flag; did you mean --learning_rate",
         ),
-        ("--norezume", "--norezume is no flag; did you mean --noresume?"),
+        ("--norezume", "--norezume is no flag; did you mean --noresume"),
         ("--qqqqqq=1", "--qqqqqq is no flag$"),
         ("--batch_size=many", "batch_size"),
         ("--batch_size=0", "--batch_size must be positive, got 0"),
@@ -73,7 +72,7 @@ def test_a_written_flag_file_parses_back(tmp_path):
         ("--hidden=3,x", "--hidden=3,x"),
         ("--seed=3000000000", "--seed=3000000000 does not fit into 32 bits"),
         ("--hidden=3,0", "--hidden must hold positive sizes"),
-        ("--optimizer=adm", "--optimizer=adm is unknown; .* did you mean adam?"),
+        ("--optimizer=adm", "--optimizer=adm is unknown; .* did you mean adam"),
         ("--prior=qqqqqq", "--prior=qqqqqq is unknown; known: .* vamp$"),
         ("--learning_rate=nan", "--learning_rate must be positive"),
         ("--flagfile=no.flags", "no.flags"),
@@ -81,7 +80,7 @@ def test_a_written_flag_file_parses_back(tmp_path):
     ],
 )
 def test_a_bad_flag_is_named(flag, said):
-    with pytest.raises(cli.UsageError, match=re.sub(r"[(?]", r"\\\g<0>", said)):
+    with pytest.raises(cli.UsageError, match=said.replace("(", r"\(")):
         cli.parse(Config, ["train", flag])
 
 

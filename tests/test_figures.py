@@ -6,6 +6,8 @@ import math
 import os
 import pathlib
 import signal
+import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +15,11 @@ import pytest
 
 from experiments import bound_curves, manifold, marginal_likelihood
 from experiments.command import cli, report
+from experiments.measures import pictures
 from experiments.runs import comparison, fit
 from tests.tiny import metrics
+from vae_jax.plots import curves
+from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
 
@@ -79,7 +84,9 @@ def test_the_manifold_takes_up_what_the_curves_have_trained():
 
 
 def test_runs_differ_in_algorithm_and_latents_alone():
-    shared = comparison.base(str(FLAGS / "train" / "aevb_mnist.flags"), "--seed=3")
+    flagfile = str(FLAGS / "train" / "aevb_mnist.flags")
+    flags = comparison.ComparisonFlags(run_flagfile=flagfile, run_flags="--seed=3")
+    shared = flags.base()
     results = comparison.runs(
         shared,
         workdir="w",
@@ -291,7 +298,7 @@ def test_the_marginal_likelihood_is_estimated_twice_at_each_point(tmp_path, caps
         num_latents=2,
         train_sizes=(30,),
         mcem_train_sizes=(30,),
-        algorithms="aevb,mcem",
+        algorithms=("aevb", "mcem"),
         samples=60,
         mcem_samples=30,
         points=1,
@@ -339,3 +346,28 @@ def test_the_manifold_takes_up_a_run_and_draws_it(compared, capsys):
     assert np.isfinite(result["elbo"])
     for name in ("manifold.png", "samples.png"):
         assert (compared / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(("early_stopping", "chosen"), [(0, None), (5, 3.0)])
+def test_the_curves_of_a_run_mark_the_epoch_that_early_stopping_took(
+    tmp_path, monkeypatch, early_stopping, chosen
+):
+    log = journal.open(tmp_path, resume_step=None)
+    for epoch in range(1, 9):
+        log.write({"step": 10 * epoch, "epoch": epoch, "elbo": -9.0, "valid_elbo": -9})
+    log.close()
+    trained: Any = types.SimpleNamespace(
+        step=30,
+        config=types.SimpleNamespace(early_stopping=early_stopping),
+        data=types.SimpleNamespace(labeled=lambda row: {"elbo": row.popitem()}),
+    )
+    marks = []
+
+    def draw(rows, *, panels, chosen):
+        marks.append(chosen)
+        return curves.training_curves(rows, panels=panels, chosen=chosen)
+
+    monkeypatch.setattr(pictures, "curves", types.SimpleNamespace(training_curves=draw))
+    pictures.draw_curves(trained, tmp_path)
+    assert marks == [chosen]
+    assert (tmp_path / "training_curves.png").exists()

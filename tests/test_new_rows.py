@@ -134,7 +134,7 @@ def test_codes_of_rows_are_judged_by_their_labels_or_without(workdir, digits, ca
     assert result["metrics"] == json.loads(path.read_text())["metrics"]
     np.savez(digits, test=sources.load("digits").test / 16.0)
     assert representation.main(config) == 0
-    assert f"--input={digits} holds no labels" in capsys.readouterr().out
+    assert f"--input={digits} has no labels" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -47,6 +47,41 @@ def test_a_number_that_is_not_finite_is_null(tmp_path):
     report.write_json(tmp_path / "a.json", content)
     wanted = {"b": [1.5, None], "a": {"c": None, "d": None, "e": "NaN"}}
     assert read(tmp_path / "a.json") == wanted
+
+
+class Point(NamedTuple):
+    """A record of a result."""
+
+    epoch: int
+    bound: float | None = None
+
+
+def test_records_are_written_as_dictionaries_wherever_they_are(tmp_path):
+    content = {"a": Point(1, math.nan), "b": [{"c": (Point(2, 0.5),)}]}
+    wanted = {
+        "a": {"epoch": 1, "bound": None},
+        "b": [{"c": [{"epoch": 2, "bound": 0.5}]}],
+    }
+    report.write_json(tmp_path / "a.json", content)
+    assert read(tmp_path / "a.json") == wanted
+    cached = report.cached(tmp_path / "b.json", {}, lambda: content)
+    assert cached == report.cached(tmp_path / "b.json", {}, lambda: pytest.fail("read"))
+    assert math.isnan(cached["a"].pop("bound"))
+
+
+def test_rows_are_printed_as_they_come_and_read_by_name(capsys):
+    columns = [report.field("n", "epoch", width=4), report.field("b", "bound", ".1f")]
+
+    def rows():
+        assert capsys.readouterr().out == "n             b\n"
+        yield Point(1, 2.0)
+        assert capsys.readouterr().out == "1           2.0\n"
+        yield Point(2)
+
+    points = report.printed(columns, rows())
+    assert capsys.readouterr().out == "2\n"
+    assert report.by_name(points) == {"epoch": [1, 2], "bound": [2.0, None]}
+    assert report.table(columns, [{"epoch": 3}]).endswith("\n3")
 
 
 def test_measurements_that_were_kept_are_what_they_were_when_made(tmp_path):

@@ -54,9 +54,14 @@ Card = dict[str, Any]
 
 
 class Function(NamedTuple):
-    """A function that was exported, and what its card says of it."""
+    """A function that was exported, and what its card says of it.
 
-    call: Callable[..., PyTree]  # arrays [B, ...] -> arrays [B, ...]
+    Attributes:
+        call: arrays [B, ...] -> arrays [B, ...].
+        card: what the file says of itself.
+    """
+
+    call: Callable[..., PyTree]
     card: Card
 
 

@@ -33,12 +33,18 @@ class Flow(NamedTuple):
 
     Both directions return the same log_det: log|det dz/dy| of the forward map, in
     nats, at the pair (y, z).
+
+    Attributes:
+        width: length of the context; 0 if it reads none.
+        init: the flow's own parameters.
+        forward: params, context, y -> z, log_det.
+        inverse: params, context, z -> y, log_det of the forward map.
     """
 
-    width: int  # length of the context; 0 if it reads none
-    init: Callable[[PRNGKey], PyTree]  # the flow's own parameters
-    forward: Map  # params, context, y -> z, log_det
-    inverse: Map  # params, context, z -> y, log_det of the forward map
+    width: int
+    init: Callable[[PRNGKey], PyTree]
+    forward: Map
+    inverse: Map
 
 
 def planar(num_latents: int) -> Flow:

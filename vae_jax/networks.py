@@ -14,7 +14,12 @@ from vae_jax.types import Network, PRNGKey, PyTree
 
 
 class Initializer(NamedTuple):
-    """How a layer's weights and biases start: each (key, shape, dtype) -> array."""
+    """How a layer's weights and biases start: each (key, shape, dtype) -> array.
+
+    Attributes:
+        kernel: of the weights.
+        bias: of the biases.
+    """
 
     kernel: Callable[[PRNGKey, Any, Any], Array]
     bias: Callable[[PRNGKey, Any, Any], Array]

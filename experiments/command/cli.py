@@ -7,7 +7,14 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -20,6 +27,7 @@ DEFINE: dict[Any, Callable[..., Any]] = {  # absl's, by the type of the field
     str: flags.DEFINE_string,
     bool: flags.DEFINE_bool,
     tuple[int, ...]: flags.DEFINE_list,
+    tuple[str, ...]: flags.DEFINE_list,
 }
 
 
@@ -35,6 +43,8 @@ def flag(
     least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    multiple: int = 1,
+    empty: bool = True,
     infinite: bool = False,
     display: bool = False,
     section: str = "",
@@ -42,13 +52,15 @@ def flag(
     """One dataclass field that is also one command-line flag.
 
     Args:
-        default: the flag's default; its field's type is int, float, str, bool or
-            tuple[int, ...] (a comma-separated list).
+        default: the flag's default; its field's type is int, float, str, bool,
+            tuple[int, ...] or tuple[str, ...] (comma-separated lists).
         text: what --help says.
-        choices: the only values allowed, if given.
+        choices: the only values allowed, if given; of a list, the only items.
         least: the least value allowed, of a list of each item.
         above: what the value must be above.
         below: what the value must be below.
+        multiple: what an integer must be a multiple of.
+        empty: whether a list may be so.
         infinite: whether a float may be so, within its bounds; NaN is in none.
         display: whether the flag changes what is shown, or where it is computed, and
             never what (rounding apart).
@@ -58,6 +70,8 @@ def flag(
         "help": text,
         "choices": None if choices is None else tuple(choices),
         "bounds": (least, above, below),
+        "multiple": multiple,
+        "empty": empty,
         "infinite": infinite,
         "display": display,
         "section": section,
@@ -94,14 +108,22 @@ def check_values(config_cls: Any, values: Mapping[str, Any]) -> None:
     """
     for field in dataclasses.fields(config_cls):
         value, choices = values[field.name], field.metadata["choices"]
-        if choices and value not in choices:
-            raise ValueError(
-                f"--{field.name}={value} is unknown; known: {', '.join(choices)}"
-                f"{_meant(value, choices)}"
-            )
+        items = value if isinstance(value, tuple) else (value,)
+        if not items and not field.metadata["empty"]:
+            raise ValueError(f"--{field.name} must hold at least one item")
+        for item in items if choices else ():
+            if item not in choices:
+                raise ValueError(
+                    f"--{field.name}={item} is unknown; known: {', '.join(choices)}"
+                    f"{_meant(item, choices)}"
+                )
         wanted = _out_of_bounds(value, *field.metadata["bounds"])
-        may_be_infinite = field.metadata["infinite"] or not isinstance(value, float)
-        if not wanted and not may_be_infinite and not math.isfinite(value):
+        multiple = field.metadata["multiple"]
+        if not wanted and multiple > 1 and value % multiple:
+            wanted = f"be a multiple of {multiple}"
+        floats = [item for item in items if isinstance(item, float)]
+        may_be_infinite = field.metadata["infinite"] or all(map(math.isfinite, floats))
+        if not wanted and not may_be_infinite:
             wanted = "be finite"
         if wanted:
             raise ValueError(f"--{field.name} must {wanted}, got {value}")
@@ -136,6 +158,18 @@ def _out_of_bounds(
 def display_flags(config_cls: Any) -> set[str]:
     """Names of the flags that change no number of a run."""
     return {f.name for f in dataclasses.fields(config_cls) if f.metadata["display"]}
+
+
+def differing(
+    first: Any, second: Any, *, ignored: Collection[str]
+) -> dict[str, tuple[Any, Any]]:
+    """The flags of two dataclasses that differ, but those ignored, with both values."""
+    pairs = {
+        f.name: (getattr(first, f.name), getattr(second, f.name))
+        for f in dataclasses.fields(first)
+        if f.name not in ignored
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def parse(config_cls: type[C], argv: Sequence[str]) -> C:
@@ -252,6 +286,8 @@ def _read(config_cls: Any, argv: Sequence[str]) -> dict[str, Any]:
     for name, value in read.items():
         if types[name] == tuple[int, ...]:
             read[name] = _integers(name, value)
+        elif types[name] == tuple[str, ...]:
+            read[name] = tuple(value)
         elif types[name] is int and not -(2**31) <= value < 2**31:
             raise ValueError(f"--{name}={value} does not fit into 32 bits")
     return read

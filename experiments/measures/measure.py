@@ -20,16 +20,15 @@ IMPORTANCE_CHUNK = 500  # importance samples decoded at a time
 MEAN_SAMPLES = 100  # of a code, where q has no mean in closed form
 
 
-def check_importance_samples(number: int) -> None:
-    """Refuses a --importance_samples that does not divide into chunks.
+def check_importance_samples(number: int, flag: str = "importance_samples") -> None:
+    """Refuses a number of importance samples that does not divide into chunks.
 
     Raises:
         ValueError: naming the flag and its value.
     """
     if number > IMPORTANCE_CHUNK and number % IMPORTANCE_CHUNK:
         raise ValueError(
-            f"--importance_samples above {IMPORTANCE_CHUNK} must be a multiple of it, "
-            f"got {number}"
+            f"--{flag} above {IMPORTANCE_CHUNK} must be a multiple of it, got {number}"
         )
 
 

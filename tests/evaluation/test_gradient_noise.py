@@ -205,3 +205,24 @@ def test_too_few_draws_or_groups_are_refused():
     for groups in ([one], [one, two]):
         with pytest.raises(ValueError, match=r"same G >= 2 groups, got \{1"):
             gradient_noise.jackknife(lambda m: 0.0, groups)
+
+
+def test_the_time_of_a_draw_is_the_median_round_without_compilation(monkeypatch):
+    clock = iter([0.0, 50.0, 60.0, 69.0, 70.0, 72.0, 80.0, 84.0])  # 50, then 9, 2, 4
+    monkeypatch.setattr(gradient_noise.time, "perf_counter", lambda: next(clock))
+    measure = gradient_noise.seconds_per_draw(draw, num_draws=8, num_rounds=3)
+    assert measure(jax.random.key(0)) == 4.0 / 8.0
+    with pytest.raises(ValueError, match="num_draws must be positive, got 0"):
+        gradient_noise.seconds_per_draw(draw, num_draws=0)
+
+
+def test_the_noise_is_the_figures_of_the_moments_beside_another_variance():
+    moments, other = sampled(400), sampled(400, seed=1)
+    got = gradient_noise.noise(moments, relative_to=other, expected=[(1.0, other)])
+    variance = gradient_noise.total_variance(moments)
+    ratio = variance / gradient_noise.total_variance(other)
+    assert (got.variance, got.relative_variance) == (variance, ratio)
+    assert got.snr == gradient_noise.snr(moments)
+    assert got[3:] == gradient_noise.bias(moments, [(1.0, other)])
+    unknown = gradient_noise.noise(moments, relative_to=other, expected=None)
+    assert (unknown.bias, unknown.noise_of_bias) == (None, None)

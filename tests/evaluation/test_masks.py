@@ -104,3 +104,17 @@ def test_each_image_has_the_mask_of_its_own_key_whatever_the_others_are():
         np.testing.assert_array_equal(three[n], alone)
     few = masks.of_images(jax.random.clone(key), mask, num_images=2)
     np.testing.assert_array_equal(three[:2], few)
+
+
+def test_a_stored_mask_is_of_one_image_or_of_each():
+    one = np.eye(3)
+    both = np.stack([one, 1 - one])
+    np.testing.assert_array_equal(masks.checked(one, (2, 3, 3)), np.stack([one] * 2))
+    np.testing.assert_array_equal(masks.checked(both > 0, (2, 3, 3)), both)
+    for stored, said in (
+        (2 * one, "float64 that are not all 0 or 1 are no mask"),
+        (both, r"of shape \(2, 3, 3\) does not fit .* \(3, 3\), 4 of them"),
+        (0 * one, "hides nothing"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            masks.checked(stored, (4, 3, 3))

@@ -235,20 +235,3 @@ def test_draws_with_a_finite_variance_are_seldom_doubted(x64):
         results = BATCHED(jnp.asarray(_log_pareto(shape, (400, 1000), seed=1)))
         share = np.mean(np.asarray(results.pareto_k) > weights.LARGEST_PARETO_K)
         assert low <= share <= high
-
-
-def test_a_log_ratio_is_paired_and_has_the_error_of_both_estimates():
-    x = weights.LogEvidence(
-        *(jnp.array(v) for v in ([-3.0, -5.0], [0.3, 0.0], [9.0, 4.0], [0.1, np.inf]))
-    )
-    y = weights.LogEvidence(
-        *(jnp.array(v) for v in ([-1.0, -1.5], [0.4, 1.2], [2.0, 8.0], [0.6, -np.inf]))
-    )
-    got = weights.log_ratio(x, y)
-    np.testing.assert_allclose(got.differences, [-2.0, -3.5])
-    np.testing.assert_allclose(got[:3], [-4.0, -1.25, -2.75])
-    # The mean's variance: that of each difference, over N squared.
-    np.testing.assert_allclose(got.sampling_error**2, (0.5**2 + 1.2**2) / 4)
-    assert (got.smallest_effective_sample_size, got.largest_pareto_k) == (2.0, 0.6)
-    unmeasured = x._replace(pareto_k=jnp.full(2, np.inf))
-    assert weights.log_ratio(unmeasured, unmeasured).largest_pareto_k == -np.inf

@@ -158,3 +158,14 @@ def test_a_magnitude_is_the_power_of_two_below(largest):
 def test_an_unknown_type_is_named_with_those_there_are():
     with pytest.raises(ValueError, match="full, diag, tied, spherical, got 'iso'"):
         gmm_scales.check("iso")
+
+
+def test_the_variance_that_z_explains_is_that_between_the_means(x64):
+    theta = {
+        "logits": jnp.log(jnp.array([0.25, 0.75])),
+        "mean": jnp.array([[10.0, 0.0], [-10.0, 0.0]]),
+        "log_std": jnp.zeros(2),
+    }
+    # Between: 0.25 * 0.75 * 20^2 = 75; within: 2.
+    got = gmm_scales.variance_explained(theta)
+    np.testing.assert_allclose(got, 75 / 77, rtol=1e-9)

@@ -330,13 +330,31 @@ def test_constant_features_leave_the_std_at_its_bound(constant):
     assert (np.asarray(info.bound_after_m_step) >= info.log_p - 1e-4).all()
 
 
-def test_em_keeps_its_parameters_where_a_batch_is_no_number():
+@pytest.mark.parametrize(
+    ("broken", "weight", "reported"),
+    [([3], 1.0, np.nan), ([], 0.0, 0.0), ([3, 5], 0.0, 0.0)],
+)
+def test_em_keeps_its_parameters_where_a_batch_is_no_number(broken, weight, reported):
     _, start, _ = _model()
     x = _data(20)
-    for batch in (_batch(x.at[3, 0, 1].set(jnp.nan)), _batch(x, np.zeros(20, "f"))):
-        state, info = _run(ppca.em(), start, batch, num_steps=1)
-        chex.assert_trees_all_equal(state.params, start)
-        assert np.isnan(info.log_p).all()
+    x = x.at[jnp.array(broken, int)].set(jnp.nan)
+    batch = _batch(x, np.full(20, weight, "f"))
+    state, info = _run(ppca.em(), start, batch, num_steps=1)
+    jax.tree.map(np.testing.assert_array_equal, state.params, start)
+    np.testing.assert_array_equal(info.log_p, [reported])
+    if not weight:
+        np.testing.assert_array_equal(jax.tree.leaves(info), np.zeros((3, 1)))
+
+
+def test_em_does_not_read_a_row_of_weight_zero():
+    _, start, _ = _model()
+    x, weight = _data(20), np.ones(20, "f")
+    weight[3] = 0.0
+    broken = _run(ppca.em(), start, _batch(x.at[3].set(jnp.nan), weight), num_steps=2)
+    whole = _run(ppca.em(), start, _batch(x, weight), num_steps=2)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), broken, whole
+    )
 
 
 def test_what_cannot_be_fitted_is_refused_in_one_line():

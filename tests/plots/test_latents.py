@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from vae_jax.plots import latents
 
@@ -19,9 +20,7 @@ def test_points_have_the_color_that_the_legend_gives_their_label():
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["0", "3", "6", "9"]
-    from matplotlib import colors
-
-    of_label = [colors.to_rgb(line.get_color()) for line in axes.lines]
+    of_label = [to_rgb(line.get_color()) for line in axes.lines]
     for code, label in zip(CODES, LABELS, strict=True):
         (at,) = np.flatnonzero((samples == code).all(1))
         np.testing.assert_allclose(faces[at], of_label[label])

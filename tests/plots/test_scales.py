@@ -24,7 +24,7 @@ def labels(axis):
     ("low", "high"),
     [
         *((30, 600), (60, 600), (1e3, 4e3), (600, 900), (1, 8), (1, 1e7)),
-        *((2e5, 9e6), (1.2e3, 99e3)),
+        *((2e5, 9e6), (1.2e3, 99e3), (0.0029, 0.009)),
     ],
 )
 def test_labels_of_a_logarithmic_axis_do_not_overlap(low, high):

@@ -220,6 +220,30 @@ def test_adam_of_this_package_runs_where_no_type_is_promoted():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        optax.constant_schedule(0.1),
+        optax.cosine_decay_schedule(0.1, 4),
+        optax.warmup_cosine_decay_schedule(0.0, 0.1, 2, 4),
+        optax.piecewise_constant_schedule(0.1, {2: 0.5}),
+        lambda count: jnp.array([0.1, 0.2, 0.3, 0.4])[count],
+    ],
+    ids=["constant", "cosine", "warmup", "piecewise", "table"],
+)
+def test_adam_takes_a_schedule_where_no_type_is_promoted(schedule):
+    assert jax.config.jax_numpy_dtype_promotion == "strict"  # pyright: ignore
+    params = jnp.ones(2)
+    optimizer: Any = gradient.adam(schedule)
+    state, moved = optimizer.init(params), []
+    for _ in range(4):  # under a constant gradient Adam moves by the rate
+        updates, state = jax.jit(optimizer.update)(params, state, params)
+        moved.append(-updates[0])
+    with jax.numpy_dtype_promotion("standard"):
+        rates = [schedule(count) for count in jnp.arange(4)]
+    np.testing.assert_allclose(moved, rates, rtol=1e-5, atol=1e-9)
+
+
 def test_adam_keeps_the_dtype_of_every_leaf_where_no_type_is_promoted(x64):
     params = {"half": jnp.ones(2, jnp.bfloat16), "single": jnp.ones(2, jnp.float32)}
     params["double"] = jnp.ones(2)

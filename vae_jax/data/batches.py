@@ -34,14 +34,22 @@ class Prepared(NamedTuple):
 
     The training split may be on another scale than the other two (raw under dynamic
     binarization, where they are zeros and ones), so each has its own reader.
+
+    Attributes:
+        train: rows to fit, as `take` reads them.
+        valid: rows to choose by.
+        test: rows to report on.
+        labels: of a split's rows.
+        take: key, rows of train, index -> a batch.
+        value: entries of valid and test as the model sees them.
     """
 
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
     labels: dict[str, np.ndarray]
-    take: Take  # batches of train
-    value: Value  # entries of valid and test
+    take: Take
+    value: Value
 
 
 def order(key: PRNGKey, num_rows: int, *, batch_size: int) -> Int[Array, "S B"]:
@@ -235,6 +243,7 @@ def _holes(
     holes = {s: sources.missing_entries(array) for s, array in raw.items()}
     if missing_rate:
         for number, split in enumerate(("train", "valid")):
+            holes[split] = np.array(holes[split])
             generator = np.random.default_rng((data_seed, number, _OF_HOLES))
             for start in range(0, len(raw[split]), _ROWS):
                 chunk = holes[split][start : start + _ROWS]

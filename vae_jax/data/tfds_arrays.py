@@ -19,18 +19,17 @@ from vae_jax.data import files, formats
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
-SPLIT_NAMES = {
-    "train": ("train",),
-    "valid": ("validation", "valid", "val"),
-    "test": ("test",),
-}
-"""Our split, and the names it goes by."""
-
 
 class Prepared(NamedTuple):
-    """Decoded images [N, *X] and labels [N] by split, as stored."""
+    """Decoded images [N, *X] and labels [N] by split, as stored.
 
-    full_name: str  # name/config/version
+    Attributes:
+        full_name: name/config/version.
+        arrays: the images.
+        labels: of each, where there are any.
+    """
+
+    full_name: str
     arrays: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
 
@@ -185,7 +184,7 @@ def _decoded(builder: Any) -> Prepared:
         )
     arrays: dict[str, np.ndarray] = {}
     labels: dict[str, np.ndarray] = {}
-    for split, names in SPLIT_NAMES.items():
+    for split, names in files.SPLIT_NAMES.items():
         stored = next((known for known in names if known in builder.info.splits), None)
         if stored is None:
             continue

@@ -28,10 +28,15 @@ Penalty = Callable[[Float[Array, " G"]], Scalar]  # KL of each group -> nats
 
 
 class Terms(NamedTuple):
-    """The two terms of the ELBO of one example: ELBO = reconstruction - kl."""
+    """The two terms of the ELBO of one example: ELBO = reconstruction - kl.
 
-    reconstruction: Scalar  # E_q[log p(x | z)], nats
-    kl: Scalar  # KL(q(z | x) || p(z)), nats
+    Attributes:
+        reconstruction: E_q[log p(x | z)], nats.
+        kl: KL(q(z | x) || p(z)), nats.
+    """
+
+    reconstruction: Scalar
+    kl: Scalar
 
 
 def sgvb_a(model: Model, *, num_samples: int) -> ExampleObjective:

@@ -30,7 +30,13 @@ _LEAST_ACCEPTANCE = 0.01
 
 
 class Sandwich(NamedTuple):
-    """Both sides of log p(x) for an x that was simulated."""
+    """Both sides of log p(x) for an x that was simulated.
+
+    Attributes:
+        x: the observation, drawn from the model.
+        lower: by annealing from the base to the posterior.
+        upper: by annealing back from the z that x was drawn with.
+    """
 
     x: Array
     lower: annealing.AnnealedEvidence

@@ -26,31 +26,53 @@ _GAIN, _DECAY, _LEAST_GAIN = 2.0, 0.6, 0.05
 
 
 class AnnealedEvidence(NamedTuple):
-    """An estimate of log p(x) by annealing C chains, with its diagnostics."""
+    """An estimate of log p(x) by annealing C chains, with its diagnostics.
 
-    log_p: Scalar  # forward log mean w, reverse -log mean 1 / w; nats
-    mean_log_weight: Scalar  # mean log w, nats: further out than log_p on its side
-    standard_error: Scalar  # of log_p, nats, by the delta method over the chains
-    effective_sample_size: Scalar  # of the weights that were averaged, between 1 and C
-    pareto_k: Scalar  # as in `weights`: not measured below 25 chains
-    acceptance: Scalar  # mean acceptance probability over chains and temperatures
-    step_size: Scalar  # at the posterior's end
+    Attributes:
+        log_p: forward log mean w, reverse -log mean 1 / w; nats.
+        mean_log_weight: mean log w, nats: further out than log_p on its side.
+        standard_error: of log_p, nats, by the delta method over the chains.
+        effective_sample_size: of the weights that were averaged, between 1 and C.
+        pareto_k: as in `weights`: not measured below 25 chains.
+        acceptance: mean acceptance probability over chains and temperatures.
+        step_size: at the posterior's end.
+    """
+
+    log_p: Scalar
+    mean_log_weight: Scalar
+    standard_error: Scalar
+    effective_sample_size: Scalar
+    pareto_k: Scalar
+    acceptance: Scalar
+    step_size: Scalar
 
 
 class Path(NamedTuple):
-    """The way between base and posterior for one x."""
+    """The way between base and posterior for one x.
 
-    sample_base: Callable[[PRNGKey], Array]  # key -> z
+    Attributes:
+        sample_base: key -> z.
+        log_base: log b(z), of the density that `sample_base` draws from.
+        log_ratio: log p(x, z) - log b(z).
+    """
+
+    sample_base: Callable[[PRNGKey], Array]
     log_base: hmc.LogDensity
-    log_ratio: hmc.LogDensity  # log p(x, z) - log b(z)
+    log_ratio: hmc.LogDensity
 
 
 class Chains(NamedTuple):
-    """What C chains do on a path, with kernels frozen after a pilot run."""
+    """What C chains do on a path, with kernels frozen after a pilot run.
+
+    Attributes:
+        step_sizes: key, path -> the pilot's step size at each temperature.
+        forward: key, path, step sizes -> the evidence, from below.
+        reverse: key, path, step sizes, z of the posterior -> the evidence, from above.
+    """
 
     step_sizes: Callable[[PRNGKey, Path], Float[Array, " T+1"]]
     forward: Callable[[PRNGKey, Path, Array], AnnealedEvidence]
-    reverse: Callable[[PRNGKey, Path, Array, Array], AnnealedEvidence]  # ... , z
+    reverse: Callable[[PRNGKey, Path, Array, Array], AnnealedEvidence]
 
 
 def linear(num_temperatures: int) -> Float[np.ndarray, " T+1"]:

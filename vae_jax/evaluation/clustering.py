@@ -33,8 +33,8 @@ def agreement(
     """
     if labels.shape != clusters.shape or not len(labels):
         raise ValueError(
-            f"labels and found must be one for each of N rows, got {labels.shape} and "
-            f"{clusters.shape}"
+            "labels and clusters must be one for each of N rows, got "
+            f"{labels.shape} and {clusters.shape}"
         )
     table = metrics.cluster.contingency_matrix(labels, clusters)
     matched = table[optimize.linear_sum_assignment(-table)].sum()

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from vae_jax.types import PRNGKey
@@ -86,6 +87,24 @@ def random_fraction(x_shape: tuple[int, ...], *, fraction: float) -> Mask:
         return jax.random.uniform(key, x_shape) < fraction
 
     return mask
+
+
+def checked(stored: np.ndarray, shape: tuple[int, ...]) -> Bool[np.ndarray, "N *X"]:
+    """A mask that was stored, of one image or of each of the N, for images of [N, *X].
+
+    Raises:
+        ValueError: for entries other than 0 and 1, another shape, or nothing hidden.
+    """
+    if stored.dtype != bool and not np.isin(stored, (0, 1)).all():
+        raise ValueError(f"{stored.dtype} that are not all 0 or 1 are no mask")
+    if stored.shape not in (shape, shape[1:]):
+        raise ValueError(
+            f"a mask of shape {stored.shape} does not fit observations of shape "
+            f"{shape[1:]}, {shape[0]} of them"
+        )
+    if not stored.any():
+        raise ValueError("the mask hides nothing")
+    return np.broadcast_to(stored.astype(bool), shape)
 
 
 def of_images(key: PRNGKey, mask: Mask, *, num_images: int) -> Bool[Array, "N *X"]:

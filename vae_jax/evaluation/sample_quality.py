@@ -22,17 +22,27 @@ _BANDWIDTH_ROWS = 500  # of data and of samples, whose distances are all held
 
 
 class Nearest(NamedTuple):
-    """The nearest of some other rows, for each row."""
+    """The nearest of some other rows, for each row.
+
+    Attributes:
+        distance: to it.
+        row: its place among the others.
+    """
 
     distance: Float[Array, " N"]
-    row: Int[Array, " N"]  # of the others
+    row: Int[Array, " N"]
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares in [0, 1]."""
+    """Shares in [0, 1].
 
-    precision: Scalar  # of the samples that lie among the data
-    recall: Scalar  # of the data that lie among the samples
+    Attributes:
+        precision: of the samples that lie among the data.
+        recall: of the data that lie among the samples.
+    """
+
+    precision: Scalar
+    recall: Scalar
 
 
 class Comparison(NamedTuple):

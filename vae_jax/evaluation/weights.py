@@ -24,21 +24,35 @@ TIES = 64.0  # units in the last place of a log weight that may be rounding alon
 
 
 class LogEvidence(NamedTuple):
-    """An estimate of log p(x) with its diagnostics."""
+    """An estimate of log p(x) with its diagnostics.
 
-    log_p: Scalar  # log p-hat, nats: in expectation a lower bound on log p(x)
-    standard_error: Scalar  # of log p-hat, nats, by the delta method
-    effective_sample_size: Scalar  # (sum w)^2 / sum w^2, between 1 and k; 0 without w
-    pareto_k: Scalar  # shape of the tail: 1 / k-hat finite moments; inf: not measured
+    Attributes:
+        log_p: log p-hat, nats: in expectation a lower bound on log p(x).
+        standard_error: of log p-hat, nats, by the delta method.
+        effective_sample_size: (sum w)^2 / sum w^2, between 1 and k; 0 without w.
+        pareto_k: shape of the tail: 1 / k-hat finite moments; inf: not measured.
+    """
+
+    log_p: Scalar
+    standard_error: Scalar
+    effective_sample_size: Scalar
+    pareto_k: Scalar
 
 
 class Running(NamedTuple):
-    """Sums of the weights so far, relative to the largest, and their tail."""
+    """Sums of the weights so far, relative to the largest, and their tail.
 
-    largest: Scalar  # log w
-    first: Scalar  # sum_k exp(log w_k - largest)
-    second: Scalar  # sum_k exp(2 (log w_k - largest))
-    tail: Float[Array, " M+1"]  # the largest log w, the largest first
+    Attributes:
+        largest: log w.
+        first: sum_k exp(log w_k - largest).
+        second: sum_k exp(2 (log w_k - largest)).
+        tail: the largest log w, the largest first.
+    """
+
+    largest: Scalar
+    first: Scalar
+    second: Scalar
+    tail: Float[Array, " M+1"]
 
 
 def tail_size(num_samples: int) -> int:
@@ -152,47 +166,6 @@ def pareto_k(tail: Float[Array, " M+1"]) -> Scalar:
     bounded = jnp.where(largest - u <= rounding, -jnp.inf, few)
     unknown = jnp.where(jnp.isnan(largest), largest, jnp.inf)
     return jnp.where(jnp.isfinite(largest), bounded, unknown)
-
-
-class LogRatio(NamedTuple):
-    """The mean over N examples of log p(x) - log p(y), nats; host numbers.
-
-    Attributes:
-        log_p_x: mean log p(x).
-        log_p_y: mean log p(y).
-        difference: of the two.
-        sampling_error: of that, by both estimates' standard errors.
-        differences: [N], one by one.
-        smallest_effective_sample_size: of all estimates.
-        largest_pareto_k: of those that were measured, else minus infinity.
-    """
-
-    log_p_x: float
-    log_p_y: float
-    difference: float
-    sampling_error: float
-    differences: Float[np.ndarray, " N"]
-    smallest_effective_sample_size: float
-    largest_pareto_k: float
-
-
-def log_ratio(x: LogEvidence, y: LogEvidence) -> LogRatio:
-    """Compares two independent estimates [N] for each of N examples, in pairs.
-
-    With x a whole observation and y its observed part this is log p(x_mis | x_obs).
-    """
-    pair = jax.tree.map(lambda *leaf: np.asarray(leaf, np.float64), x, y)  # [2, N]
-    differences = pair.log_p[0] - pair.log_p[1]
-    shapes = pair.pareto_k[np.isfinite(pair.pareto_k)]
-    return LogRatio(
-        log_p_x=float(pair.log_p[0].mean()),
-        log_p_y=float(pair.log_p[1].mean()),
-        difference=float(differences.mean()),
-        sampling_error=float(np.linalg.norm(pair.standard_error) / len(differences)),
-        differences=differences,
-        smallest_effective_sample_size=float(pair.effective_sample_size.min()),
-        largest_pareto_k=float(shapes.max(initial=-np.inf)),
-    )
 
 
 def doubts(evidence: LogEvidence) -> list[str]:

@@ -26,21 +26,35 @@ _GAIN, _DECAY = 2.0, 0.6
 
 
 class Info(NamedTuple):
-    """What one transition reports."""
+    """What one transition reports.
 
-    acceptance: Scalar  # the probability min(1, exp(-energy_error)), not the outcome
-    energy_error: Scalar  # H(end) - H(start), nats; infinite where H(end) is no number
-    divergent: Bool[Array, ""]  # whether the energy error exceeds 1000 nats
+    Attributes:
+        acceptance: the probability min(1, exp(-energy_error)), not the outcome.
+        energy_error: H(end) - H(start), nats; infinite where H(end) is no number.
+        divergent: whether the energy error exceeds 1000 nats.
+    """
+
+    acceptance: Scalar
+    energy_error: Scalar
+    divergent: Bool[Array, ""]
 
 
 class Draws(NamedTuple):
-    """A chain's draws after its warm-up, and what they report on average."""
+    """A chain's draws after its warm-up, and what they report on average.
+
+    Attributes:
+        positions: the draws of z.
+        acceptance: mean acceptance probability.
+        energy_error: mean |H(end) - H(start)|, nats.
+        divergent: share of divergent transitions.
+        step_size: as the warm-up left it.
+    """
 
     positions: Float[Array, "S D"]
-    acceptance: Scalar  # mean acceptance probability
-    energy_error: Scalar  # mean |H(end) - H(start)|, nats
-    divergent: Scalar  # share of divergent transitions
-    step_size: Scalar  # as the warm-up left it
+    acceptance: Scalar
+    energy_error: Scalar
+    divergent: Scalar
+    step_size: Scalar
 
 
 def transition(

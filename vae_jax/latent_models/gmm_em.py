@@ -26,20 +26,33 @@ from vae_jax.types import Algorithm, Batch, Params, PRNGKey, Scalar
 
 
 class EMState(NamedTuple):
-    """The parameters and the steps taken."""
+    """The parameters and the steps taken.
+
+    Attributes:
+        params: theta, and phi as it was.
+        step: steps taken.
+    """
 
     params: Params
     step: Int[Array, ""]
 
 
 class EMInfo(NamedTuple):
-    """What one step reports; weighted means over rows, nats per example."""
+    """What one step reports; weighted means over rows, nats per example.
 
-    bound_after_e_step: Scalar  # sum_z r (log p(x, z) - log r) before the M-step
-    bound_after_m_step: Scalar  # the same r at the new parameters
-    log_p: Scalar  # log-sum-exp, before the M-step
-    num_collapsed: Int[Array, ""]  # components that hold less than one row
-    num_at_floor: Int[Array, ""]  # covariances that min_variance holds up
+    Attributes:
+        bound_after_e_step: sum_z r (log p(x, z) - log r) before the M-step.
+        bound_after_m_step: the same r at the new parameters.
+        log_p: log-sum-exp, before the M-step.
+        num_collapsed: components that hold less than one row.
+        num_at_floor: covariances that min_variance holds up.
+    """
+
+    bound_after_e_step: Scalar
+    bound_after_m_step: Scalar
+    log_p: Scalar
+    num_collapsed: Int[Array, ""]
+    num_at_floor: Int[Array, ""]
 
 
 def em(
@@ -57,7 +70,8 @@ def em(
 
     Weights count rows: 2 is the row twice. A component that holds less than one row (of
     the mean weight, where that is below one) keeps its mean and scale and is counted in
-    `num_collapsed`; its share is still updated. A covariance with an eigenvalue below
+    `num_collapsed`; its share is still updated. A batch without weight leaves all as it
+    is, and reports zeros. A covariance with an eigenvalue below
     min_variance has it raised, which is the M-step under that constraint, so that the
     bounds still rise, to rounding; it is counted in `num_at_floor`.
 
@@ -215,7 +229,7 @@ def _maximize(
         added_variance=added_variance,
     )
     new = gmm_scales.Tables(
-        jnp.log(jnp.maximum(n, tiny)),
+        jnp.where(moments.total > 0.0, jnp.log(jnp.maximum(n, tiny)), old.logits),
         mean,
         jnp.where(unchanged, old.scale, scale),
     )

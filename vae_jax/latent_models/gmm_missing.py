@@ -18,12 +18,19 @@ from vae_jax.types import Scalar
 
 
 class Completion(NamedTuple):
-    r"""The normal of $\epsilon = L^{-1}(x - \mu)$ given the observed entries of x."""
+    r"""The normal of $\epsilon = L^{-1}(x - \mu)$ given the observed entries of x.
 
-    eps: Float[Array, " D"]  # E[eps | observed]
-    covariance: Float[Array, "D D"]  # of eps: a projection, of rank the missing entries
-    terms: Float[Array, " D"]  # log-density of the observed entries; zero at missing
-    entropy: Scalar  # of the missing entries given the observed ones, nats
+    Attributes:
+        eps: E[eps | observed].
+        covariance: of eps: a projection, of rank the missing entries.
+        terms: log-density of the observed entries; zero at missing.
+        entropy: of the missing entries given the observed ones, nats.
+    """
+
+    eps: Float[Array, " D"]
+    covariance: Float[Array, "D D"]
+    terms: Float[Array, " D"]
+    entropy: Scalar
 
 
 def observed_factor(

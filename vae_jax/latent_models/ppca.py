@@ -32,11 +32,16 @@ from vae_jax.types import (
     PyTree,
     Recognition,
     Scalar,
+    clear_weightless,
 )
 
 
 class EmState(NamedTuple):
-    """The parameters; EM remembers nothing else."""
+    """The parameters; EM remembers nothing else.
+
+    Attributes:
+        params: theta, and phi as it was.
+    """
 
     params: Params
 
@@ -46,11 +51,16 @@ class EmInfo(NamedTuple):
 
     All at the batch's mean for mu. Equal, but for rounding, are the first two; each is
     at most the one after it.
+
+    Attributes:
+        log_p: log p(x) before the M-step, in closed form.
+        bound_after_e_step: E_q[log p(x, z)] + H(q), q the posterior.
+        bound_after_m_step: the same q, the new W and s2.
     """
 
-    log_p: Scalar  # log p(x) before the M-step, in closed form
-    bound_after_e_step: Scalar  # E_q[log p(x, z)] + H(q), q the posterior
-    bound_after_m_step: Scalar  # the same q, the new W and s2
+    log_p: Scalar
+    bound_after_e_step: Scalar
+    bound_after_m_step: Scalar
 
 
 def generative(
@@ -197,8 +207,9 @@ def em(*, min_std: float = 1e-3) -> Algorithm:
     never falls but for rounding. It starts from any Params of `generative`; W = 0 is a
     fixed point, and the nearer s2 is to zero the slower it moves. The key is not used.
 
-    Nothing raises inside a compiled step: where a batch holds NaN or infinity, or its
-    weights are all zero, the parameters stay as they are and `log_p` is NaN.
+    Nothing raises inside a compiled step: where a row that weighs anything holds NaN or
+    infinity, the parameters stay as they are and `log_p` is NaN. So they do where the
+    weights are all zero, and all three numbers are zero.
 
     Raises:
         ValueError: if min_std is not positive and finite; from `init`, if the model
@@ -215,13 +226,15 @@ def em(*, min_std: float = 1e-3) -> Algorithm:
     def step(key: PRNGKey, state: EmState, batch: Batch) -> tuple[EmState, EmInfo]:
         del key
         with jax.default_matmul_precision("highest"):
-            theta, info = _em_step(state.params, batch, floor)
+            theta, info = _em_step(state.params, clear_weightless(batch), floor)
+        weighs = batch.weight.sum() > 0.0
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(theta)]
         held = jax.tree.map(
-            lambda new, old: jnp.where(jnp.stack(finite).all(), new, old),
+            lambda new, old: jnp.where(jnp.stack([weighs, *finite]).all(), new, old),
             theta,
             state.params.generative,
         )
+        info = jax.tree.map(lambda nats: jnp.where(weighs, nats, 0.0), info)
         return EmState(state.params._replace(generative=held)), info
 
     return Algorithm(init, step)
@@ -229,7 +242,8 @@ def em(*, min_std: float = 1e-3) -> Algorithm:
 
 def _em_step(params: Params, batch: Batch, floor: float) -> tuple[PyTree, EmInfo]:
     x = batch.x.reshape(batch.x.shape[0], -1)
-    share = batch.weight.astype(x.dtype) / batch.weight.astype(x.dtype).sum()
+    weight = batch.weight.astype(x.dtype)
+    share = weight / jnp.where(weight.sum() > 0.0, weight.sum(), 1.0)
     mu = share @ x
     r = x - mu[None]
 

@@ -11,6 +11,7 @@ from vae_jax.plots import scales
 
 _MAX_COLUMNS = 3
 _MARKERS = "os^vDPX*<>"
+_FEW = 30  # points of a curve that each have a marker; of more they hide the others
 
 
 def training_curves(
@@ -18,6 +19,7 @@ def training_curves(
     *,
     panels: Mapping[str, Sequence[str]],
     x: str = "epoch",
+    chosen: float | None = None,
     title: str | None = None,
 ) -> Figure:
     """One panel for each quantity, with its curves over the course of a run.
@@ -31,6 +33,7 @@ def training_curves(
         panels: the label of each panel's vertical axis, with its unit, to the names in
             the rows that it shows, as {"bound (nats per example)": ["bound"]}.
         x: the name of the horizontal axis in the rows.
+        chosen: where on it the parameters are from that are reported: a dotted line.
         title: above all panels.
 
     Raises:
@@ -52,6 +55,9 @@ def training_curves(
         axes.set_xlabel(x.replace("_", " "))
         axes.set_ylabel(label, fontsize="small")
         axes.grid(alpha=0.25)
+        if chosen is not None:
+            style = {"color": "0.45", "linestyle": ":", "linewidth": 1.2}
+            axes.axvline(chosen, label=f"chosen: {x} {chosen:g}", **style)
         _panel(axes, {name: _points(rows, x, name) for name in names})
     if title:
         figure.suptitle(title)
@@ -92,15 +98,17 @@ def series(
             finite = np.isfinite(points).all(0)
             for row, axis in zip(points, "xy", strict=True):
                 finite &= (row > 0.0) if axis in log else True
-            style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4.0}
+            marker = _MARKERS[i % len(_MARKERS)] if finite.sum() <= _FEW else None
+            style = {"marker": marker, "markersize": 4.0}
             dashes = "-" if i < 10 else "--"  # the colors repeat after ten
             axes.plot(
                 *points[:, finite], dashes, color=f"C{i % 10}", label=name, **style
             )
         scales.logarithmic(axes, x="x" in log, y="y" in log)
-        if "x" not in log and all(
-            np.array_equal(x, np.round(x)) for x, _ in curves.values()
-        ):
+        places = np.unique([x for xs, _ in curves.values() for x in xs])
+        if "x" not in log and len(places) == 1:
+            axes.set_xticks(places)
+        elif "x" not in log and np.array_equal(places, np.round(places)):
             axes.locator_params(axis="x", integer=True)  # no ticks between counts
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
@@ -189,7 +197,7 @@ def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
         axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center")
         return
     for name, points in series_drawn.items():
-        marker = "." if len(points) < 30 else None
+        marker = "." if len(points) <= _FEW else None
         axes.plot(
             points[:, 0],
             points[:, 1],
@@ -205,7 +213,7 @@ def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
     else:
         axes.set_xticks(places)
     axes.ticklabel_format(useOffset=False)
-    if len(curves) > 1:
+    if len(axes.lines) > 1:
         axes.legend(fontsize="small", frameon=False)
     limits = _settled_limits(list(series_drawn.values()))
     if limits is not None:

@@ -39,7 +39,13 @@ _OVERHEAD, _OVERHEAD_PER_LEAF = 128 << 10, 2 << 10  # bytes: Orbax's own files, 
 
 
 class Restored(NamedTuple):
-    """The newest whole checkpoint, and one line for each newer one that is damaged."""
+    """The newest whole checkpoint, and one line for each newer one that is damaged.
+
+    Attributes:
+        step: steps taken.
+        tree: what it holds.
+        damaged: a line for each newer one.
+    """
 
     step: int
     tree: PyTree
@@ -55,10 +61,16 @@ class TemplateError(ValueError):
 
 
 class _Leaf(NamedTuple):
-    """How the card names one array of a tree."""
+    """How the card names one array of a tree.
+
+    Attributes:
+        path: its place in the tree.
+        dtype: by name; a key's is key<...>.
+        shape: of the array.
+    """
 
     path: str
-    dtype: str  # a key's is key<...>
+    dtype: str
     shape: tuple[int, ...]
 
     def __str__(self) -> str:
@@ -66,7 +78,13 @@ class _Leaf(NamedTuple):
 
 
 class _StepFolder(NamedTuple):
-    """A folder that was published as a checkpoint."""
+    """A folder that was published as a checkpoint.
+
+    Attributes:
+        step: steps taken.
+        attempt: which saving of that step.
+        path: the folder.
+    """
 
     step: int
     attempt: int

@@ -19,16 +19,26 @@ METRICS = "metrics.jsonl"
 
 
 class Journal(NamedTuple):
-    """Where a run's metrics go."""
+    """Where a run's metrics go.
 
-    write: Callable[[Mapping[str, Any]], None]  # one row, with "step"
+    Attributes:
+        write: takes up one row, with "step".
+        close: after the last row.
+    """
+
+    write: Callable[[Mapping[str, Any]], None]
     close: Callable[[], None]
 
 
 class Progress(NamedTuple):
-    """What tells a person how far a run is."""
+    """What tells a person how far a run is.
 
-    update: Callable[..., None]  # done, **shown: name=number
+    Attributes:
+        update: done, **shown: name=number.
+        close: after the last update.
+    """
+
+    update: Callable[..., None]
     close: Callable[[], None]
 
 
