@@ -96,7 +96,7 @@ def train_configs(config: Config) -> list[TrainConfig]:
 
     Raises:
         ValueError: as `comparison.runs`.
-        UsageError: as `comparison.base`.
+        UsageError: as `ComparisonFlags.base`.
     """
     by_algorithm = [
         comparison.runs(

@@ -31,10 +31,6 @@ OF_IS = (  # named without their method, which has been the default's from the s
     *("log_p", "log_p_standard_error", "log_p_sampling_error"),
     *("effective_sample_size", "smallest_effective_sample_size"),
 )
-OF_EVIDENCE = (  # flags that the estimators of log p(x) read
-    *("importance_samples", "num_temperatures", "num_chains", "num_leapfrog"),
-    *("schedule", "base", "num_simulated", "hmc_samples"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +131,6 @@ def _evaluate(config: Config, trained: list[trained_runs.Trained]) -> dict[str, 
         "checkpoint": config.checkpoint,
         "eval_samples": config.eval_samples,
         "importance_samples": config.importance_samples,
-        "evidence_settings": {name: getattr(config, name) for name in OF_EVIDENCE},
         "seed": config.seed,
         "protocol": first.stamp(),
     }

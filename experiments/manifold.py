@@ -107,10 +107,10 @@ def main(config: Config) -> int:
         samples = pictures.samples(key, model, num=ROWS * COLUMNS)
         sheets[num_latents] = samples["mean"]
         if num_latents == PLANE:
-            tiles = pictures.manifold(model, size=config.manifold_size)
+            plane = pictures.manifold(model, size=config.manifold_size)
             with cli.user_errors():
-                pictures.save_arrays(folder / "manifold.npz", {"mean": tiles})
-                pictures.draw_manifold(tiles, folder / "manifold.png", limits=limits)
+                pictures.save_arrays(folder / "manifold.npz", plane)
+                pictures.draw_manifold(plane, folder / "manifold.png", limits=limits)
     sizes = ", ".join(map(str, sheets))
     figure = images.groups(
         [sheet.reshape(ROWS, COLUMNS, *sheet.shape[1:]) for sheet in sheets.values()],

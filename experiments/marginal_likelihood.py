@@ -104,7 +104,7 @@ def train_configs(config: Config) -> list[TrainConfig]:
 
     Raises:
         ValueError: for an algorithm or a number that no run can have.
-        UsageError: as `comparison.base`.
+        UsageError: as `ComparisonFlags.base`.
     """
     shared, folder = config.base(), pathlib.Path(config.workdir)
     if shared.posterior == "bernoulli" or shared.top_latents:

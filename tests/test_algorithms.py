@@ -12,7 +12,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.measures import validation
 from experiments.runs import fit
-from tests.test_experiments import metrics, tiny
+from tests.tiny import metrics, tiny
 
 pytestmark = pytest.mark.uses_optax
 WAYS = {
@@ -54,9 +54,9 @@ def test_it_writes_the_same_files_and_reports_what_it_has(tmp_path, algorithm):
             eval_samples=20,
             importance_samples=20,
         )
-        found = evaluate.evaluate(which)
-        assert found["elbo"] < found["log_p"] + 1.0
-        assert "active_units" not in found  # its q is no product over latents
+        results = evaluate.evaluate(which)
+        assert results["elbo"] < results["log_p"] + 1.0
+        assert "active_units" not in results  # its q is no product over latents
 
 
 def test_reweighted_wake_sleep_has_its_customary_name():

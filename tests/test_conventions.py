@@ -5,14 +5,15 @@ that the rules themselves are tested on small sources that break them.
 """
 
 import ast
+import re
 import subprocess
 import sys
 
 import pytest
 
 from tests import sources
+from tests.sources import CODE, LIBRARY, MODULES, ROOT, SCRIPTS, TESTS
 
-ROOT = sources.ROOT
 LAYERS = [  # a module imports only from rows above its own
     {"types", "writing"},
     {"numerics"},
@@ -74,12 +75,6 @@ PICKLING = {
 NUMPY_FILES = {"load", "save", "savez", "savez_compressed"}
 TORCH_FILES = {"load", "save", "serialization"}
 MAX_LINES = 400
-
-
-FOLDERS = ("vae_jax", "experiments", "tests")
-LIBRARY, SCRIPTS, TESTS = (sources.files(folder) for folder in FOLDERS)
-CODE = LIBRARY + SCRIPTS
-MODULES = [path for path in LIBRARY if not path.endswith("__init__.py")]
 
 
 def _public_functions(tree):
@@ -144,7 +139,7 @@ def third_party_fences(path, tree):
 def modules_not_names(path, tree):
     """Modules are imported, not names, except from `types`."""
     del path
-    for node in ast.walk(tree):
+    for node in sources.nodes(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
             "vae_jax."
         ):
@@ -164,6 +159,23 @@ def documented(path, tree):
             yield f"{name} has no docstring"
 
 
+def fields_documented(path, tree):
+    """`help` of a record says what each field is: its docstring has `Attributes:`."""
+    if not path.startswith("vae_jax/"):
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef) or "NamedTuple" not in map(
+            ast.unparse, node.bases
+        ):
+            continue
+        lines = [line for line in node.body if isinstance(line, ast.AnnAssign)]
+        fields = [ast.unparse(line.target) for line in lines]
+        section = (ast.get_docstring(node) or "").partition("\nAttributes:\n")[2]
+        documented = re.findall(r"^    (\w+): \S", section, flags=re.MULTILINE)
+        if documented != fields:
+            yield f"{node.name} has the fields {fields}, and explains {documented}"
+
+
 def key_first(path, tree):
     """A function that takes a key takes it first."""
     del path
@@ -179,7 +191,7 @@ def names_of_randomness(path, tree):
     """Keys are called key and seeds belong to a Config: also in inner functions."""
     if not path.startswith("vae_jax/"):
         return
-    for node in ast.walk(tree):
+    for node in sources.nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             bad = FORBIDDEN_PARAMETERS & set(_parameters(node))
             if bad:
@@ -203,26 +215,65 @@ def nothing_pickled(path, tree):
         reads = {"numpy": NUMPY_FILES, "torch": TORCH_FILES}.get(top, set())
         if top in PICKLING or reads & set(rest):
             yield f"imports {target}"
-    for node in ast.walk(tree):
+    for node in sources.nodes(tree):
         if isinstance(node, ast.Attribute) and "pickle" in node.attr:
             yield f"uses {ast.unparse(node)}"
         if not isinstance(node, ast.Call):
             continue
         module, _, name = ast.unparse(node.func).rpartition(".")
-        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        inputs = {word.arg: ast.unparse(word.value) for word in node.keywords}
         if module == "torch" and name in TORCH_FILES:
             yield f"{ast.unparse(node)} pickles"
         is_file = module in {"np", "numpy", "jnp", "jax.numpy"} and name in NUMPY_FILES
-        if given.get("allow_pickle", "None" if is_file else "False") != "False":
+        if inputs.get("allow_pickle", "None" if is_file else "False") != "False":
             yield f"{ast.unparse(node)} needs allow_pickle=False"
 
 
+def a_test_file_of_its_name(path, tree):
+    """A module of the library has a test file of its name."""
+    del tree
+    _, *folders, name = sources.parts(path)
+    file = ROOT.joinpath("tests", *folders, f"test_{name}.py")
+    if path.startswith("vae_jax/") and name != "__init__" and not file.exists():
+        yield f"{file.relative_to(ROOT)} is not there"
+
+
+def names_that_say_what_is_inside(path, tree):
+    """No file or folder is called after its being shared or private."""
+    del tree
+    for part in sources.parts(path):
+        if part in FORBIDDEN_NAMES or part.endswith("_src"):
+            yield f"{part} does not say what is inside"
+
+
+def few_screens(path, tree):
+    """A file has few lines of code."""
+    del tree
+    if (number := lines_of_code(sources.text(path))) > MAX_LINES:
+        yield f"{number} lines of code, more than {MAX_LINES}"
+
+
+def no_test_module_imported(path, tree):
+    """What tests share stands in a module that pytest does not collect."""
+    for target in sources.imports(path, tree):
+        top, *parts = target.split(".")
+        if top == "tests" and any(part.startswith("test_") for part in parts):
+            yield f"imports {target}"
+
+
+RULES_OF_FILES = [
+    few_screens,
+    a_test_file_of_its_name,
+    names_that_say_what_is_inside,
+    no_test_module_imported,
+]
 RULES = [
     import_direction,
     a_place_in_the_table,
     third_party_fences,
     modules_not_names,
     documented,
+    fields_documented,
     key_first,
     names_of_randomness,
     keyword_only_defaults,
@@ -239,20 +290,20 @@ def test_the_walk_sees_the_tree():
     assert any(path.startswith("experiments/") for path in SCRIPTS)
     assert {"tests/test_conventions.py", "tests/conftest.py"} <= set(TESTS)
     tree = sources.tree("vae_jax/divergences.py")
-    targets = set(sources.imports("vae_jax/divergences.py", tree))
-    assert "vae_jax.types.Scalar" in targets
+    assert "vae_jax.types.Scalar" in set(
+        sources.imports("vae_jax/divergences.py", tree)
+    )
     assert "diag_normal_entropy" in {name for name, *_ in _public_functions(tree)}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("path", CODE)
-def test_the_code_keeps(path, rule):
-    assert not list(rule(path, sources.tree(path))), rule.__doc__
+def test_the_code_keeps(rule):
+    sources.assert_kept(rule, CODE)
 
 
-@pytest.mark.parametrize("path", CODE + TESTS)
-def test_a_file_fits_on_a_few_screens(path):
-    assert lines_of_code((ROOT / path).read_text()) <= MAX_LINES
+@pytest.mark.parametrize("rule", RULES_OF_FILES, ids=lambda rule: rule.__name__)
+def test_the_code_and_the_tests_keep(rule):
+    sources.assert_kept(rule, CODE + TESTS)
 
 
 def lines_of_code(source):
@@ -270,22 +321,18 @@ def lines_of_code(source):
     )
 
 
+def test_a_long_file_and_every_break_is_named(monkeypatch):
+    monkeypatch.setitem(few_screens.__globals__, "MAX_LINES", 20)
+    with pytest.raises(
+        AssertionError, match=r"few lines(.|\n)*/types.py: \d+ lines"
+    ) as e:
+        sources.assert_kept(few_screens, ["vae_jax/types.py", "vae_jax/vae.py"])
+    assert "vae_jax/vae.py" in str(e.value)
+
+
 def test_lines_of_code_are_counted_without_what_is_said_about_them():
     said = '"""Module."""\n\n# why\ndef f():\n    """Says.\n\n    More.\n    """\n'
     assert lines_of_code(said + "    return 1  # one\n") == 2
-
-
-@pytest.mark.parametrize("path", MODULES)
-def test_a_module_has_a_test_file_of_its_name(path):
-    _, *folders, name = sources.parts(path)
-    assert ROOT.joinpath("tests", *folders, f"test_{name}.py").exists()
-
-
-@pytest.mark.parametrize("path", CODE)
-def test_names_say_what_is_inside(path):
-    for part in sources.parts(path):
-        assert part not in FORBIDDEN_NAMES
-        assert not part.endswith("_src")
 
 
 def test_bounds_divergences_and_estimators_load_nothing_heavy():
@@ -307,6 +354,12 @@ def test_bounds_divergences_and_estimators_load_nothing_heavy():
 @pytest.mark.parametrize(
     ("rule", "path", "source"),
     [
+        (a_test_file_of_its_name, "vae_jax/plots/a.py", ""),
+        (names_that_say_what_is_inside, "vae_jax/utils/a.py", ""),
+        (names_that_say_what_is_inside, "vae_jax/a_src.py", ""),
+        (no_test_module_imported, "tests/test_a.py", "from tests.test_b import c"),
+        (no_test_module_imported, "tests/a/test_a.py", "from . import test_b"),
+        (no_test_module_imported, "tests/a.py", "import tests.a.test_b as b"),
         (import_direction, "vae_jax/types.py", "from vae_jax import numerics"),
         (import_direction, "vae_jax/bounds.py", "from vae_jax import divergences"),
         (import_direction, "vae_jax/vae.py", "from . import evaluation"),
@@ -340,6 +393,13 @@ def test_bounds_divergences_and_estimators_load_nothing_heavy():
             documented,
             "vae_jax/a.py",
             "'''A.'''\nclass A:\n  '''B.'''\n  def f(self): 0",
+        ),
+        (fields_documented, "vae_jax/a.py", "class A(NamedTuple):\n  b: int  # c"),
+        (
+            fields_documented,
+            "vae_jax/a.py",
+            "class A(NamedTuple):\n  '''B.\n\n  Attributes:\n      b: c.\n  '''\n"
+            "  b: int\n  d: int",
         ),
         (key_first, "vae_jax/a.py", "def f(x, key): pass"),
         (key_first, "vae_jax/a.py", "def f(x, *, key): pass"),

@@ -12,7 +12,7 @@ import pytest
 from experiments.benchmark import em as benchmark
 from experiments.command import cli
 from experiments.em import command as em
-from tests.test_experiments import FLAGS
+from tests.tiny import FLAGS
 from vae_jax.types import Params
 
 pytestmark = pytest.mark.uses_optax
@@ -125,6 +125,7 @@ def test_a_workdir_that_is_a_file_is_refused_before_the_work(tmp_path):
         em.main(em.Config(workdir=str(tmp_path / "file")))
 
 
+@pytest.mark.slow
 def test_fewer_rows_than_components_is_a_one_line_error(tmp_path):
     config = em.Config(workdir=str(tmp_path), num_rows=3, num_components=4)
     with pytest.raises(cli.UsageError, match="3 rows, fewer than num_components=4"):

@@ -11,9 +11,9 @@ import pytest
 
 from experiments import evaluate, reconstruct, tighter_bounds
 from experiments.choices.config import Config
-from experiments.command import cli
+from experiments.command import cli, report
 from experiments.runs import fit, rundir, runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
@@ -157,7 +157,11 @@ ENDLESS = (
 
 
 @pytest.mark.parametrize(
-    "command", [["-c", ENDLESS], ["-m", "experiments.train", "--help"]]
+    "command",
+    [
+        ["-c", ENDLESS],
+        pytest.param(["-m", "experiments.train", "--help"], marks=pytest.mark.slow),
+    ],
 )
 def test_output_that_nobody_reads_on_ends_a_command_without_a_word(command):
     process = subprocess.Popen(
@@ -173,3 +177,9 @@ def test_output_that_nobody_reads_on_ends_a_command_without_a_word(command):
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(timeout=60.0) == 128 + signal.SIGPIPE
+
+
+def test_a_workdir_that_cannot_be_created_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(cli.UsageError, match=r"--workdir=.*below cannot be created: "):
+        report.claim(str(tmp_path / "file" / "below"))

@@ -16,7 +16,7 @@ from experiments.benchmark import importance_sampling as benchmark
 from experiments.command import cli
 from experiments.evidence import cases
 from experiments.evidence import command as evidence
-from tests.test_experiments import FLAGS, TINY
+from tests.tiny import FLAGS, TINY
 
 pytestmark = [pytest.mark.uses_optax, pytest.mark.slow]
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
-import re
 
 import jax
 import numpy as np
@@ -14,39 +12,11 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.generate import command as generate
 from experiments.measures import measure
-from experiments.runs import fit, protocol, rundir, runs, trained_runs
+from experiments.runs import protocol, rundir, runs, trained_runs
+from tests.tiny import FLAGS, TINY, metrics, saved_arrays, tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
-
-FLAGS = pathlib.Path(cli.__file__).parents[1] / "flags"
-TINY = Config(
-    hidden=(8,),
-    num_latents=2,
-    num_epochs=2,
-    eval_samples=2,
-    valid_samples=1,
-    progress=False,
-)
-TIMES = ("seconds", "elapsed", "examples_per_second")
-
-
-def tiny(path: pathlib.Path, **changes) -> Config:
-    return dataclasses.replace(TINY, workdir=str(path), **changes)
-
-
-def saved_arrays(config: Config) -> list[np.ndarray]:
-    """Every array of a run's newest checkpoint."""
-    trained = fit.restore(runs.build(config))
-    keys = jax.random.key_data(trained.run.key)
-    trained = trained._replace(run=trained.run._replace(key=keys))
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(trained)]
-
-
-def metrics(workdir: str) -> list[dict]:
-    """The rows of a run without its times."""
-    rows = journal.read(workdir)
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +61,9 @@ def test_a_written_flag_file_parses_back(tmp_path):
     [
         (
             "--lerning_rate=1",
-            "--lerning_rate is no flag; did you mean --learning_rate?",
+            "--lerning_rate is no flag; did you mean --learning_rate",
         ),
-        ("--norezume", "--norezume is no flag; did you mean --noresume?"),
+        ("--norezume", "--norezume is no flag; did you mean --noresume"),
         ("--qqqqqq=1", "--qqqqqq is no flag$"),
         ("--batch_size=many", "batch_size"),
         ("--batch_size=0", "--batch_size must be positive, got 0"),
@@ -102,7 +72,7 @@ def test_a_written_flag_file_parses_back(tmp_path):
         ("--hidden=3,x", "--hidden=3,x"),
         ("--seed=3000000000", "--seed=3000000000 does not fit into 32 bits"),
         ("--hidden=3,0", "--hidden must hold positive sizes"),
-        ("--optimizer=adm", "--optimizer=adm is unknown; .* did you mean adam?"),
+        ("--optimizer=adm", "--optimizer=adm is unknown; .* did you mean adam"),
         ("--prior=qqqqqq", "--prior=qqqqqq is unknown; known: .* vamp$"),
         ("--learning_rate=nan", "--learning_rate must be positive"),
         ("--flagfile=no.flags", "no.flags"),
@@ -110,7 +80,7 @@ def test_a_written_flag_file_parses_back(tmp_path):
     ],
 )
 def test_a_bad_flag_is_named(flag, said):
-    with pytest.raises(cli.UsageError, match=re.sub(r"[(?]", r"\\\g<0>", said)):
+    with pytest.raises(cli.UsageError, match=said.replace("(", r"\(")):
         cli.parse(Config, ["train", flag])
 
 

@@ -15,7 +15,7 @@ from experiments.generate import paths, samplers
 from experiments.measures import measure, pictures
 from experiments.runs import trained_runs
 from tests import testing
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 
 pytestmark = pytest.mark.uses_optax
 

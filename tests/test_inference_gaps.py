@@ -11,7 +11,7 @@ from experiments.command import cli
 from experiments.inference_gaps import command as inference_gaps
 from experiments.inference_gaps.config import MODELS
 from experiments.runs import trained_runs
-from tests.test_experiments import FLAGS
+from tests.tiny import FLAGS
 from vae_jax.latent_models import ppca, ppca_bounds
 
 pytestmark = pytest.mark.uses_optax

@@ -15,7 +15,7 @@ from experiments.command import cli
 from experiments.estimator_variance import command as estimator_variance
 from experiments.measures import validation
 from experiments.runs import fit, runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.data import batches
 from vae_jax.training import journal, loop
 

@@ -16,6 +16,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import runs
 from tests import sources
+from tests.sources import SCRIPTS
 
 HOMES = ("command", "choices", "runs", "measures")  # each imports itself, and the left
 FREE = "benchmark"
@@ -23,7 +24,6 @@ FORM = ("__init__", "__main__", "command")  # of a command that is a package
 MOST_FLOORS = 6  # of rooms
 MOST_FILES = 15  # of the longest chain of files; never to be raised
 MOST_READERS = 5  # files between a flag of the model and the model
-SCRIPTS = sources.files("experiments")
 
 
 def layers(path, tree):
@@ -41,11 +41,11 @@ def layers(path, tree):
 def graph(trees):
     """{module: the modules of `trees` that it imports} from {path: tree}."""
     names = {path: ".".join(sources.parts(path)) for path in trees}
-    found = {}
+    results = {}
     for path, tree in trees.items():
         targets = {t for full in sources.imports(path, tree) for t in _prefixes(full)}
-        found[names[path]] = targets & set(names.values())
-    return found
+        results[names[path]] = targets & set(names.values())
+    return results
 
 
 def _prefixes(target):
@@ -82,19 +82,18 @@ def chain(imported):
 
 def rooms(imported):
     """{room: the others that it imports} from the graph of modules."""
-    found = {}
+    results = {}
     for module, targets in imported.items():
         room = module.split(".")[1]
-        found.setdefault(room, set()).update(t.split(".")[1] for t in targets)
-    return {room: targets - {room} for room, targets in found.items()}
+        results.setdefault(room, set()).update(t.split(".")[1] for t in targets)
+    return {room: targets - {room} for room, targets in results.items()}
 
 
 # The code against the rules
 
 
-@pytest.mark.parametrize("path", SCRIPTS)
-def test_imports_go_down(path):
-    assert not list(layers(path, sources.tree(path)))
+def test_imports_go_down():
+    sources.assert_kept(layers, SCRIPTS)
 
 
 def test_no_circle_and_few_floors():

@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.completion import command as completion
 from experiments.runs import protocol, trained_runs
-from tests.test_experiments import FLAGS, metrics, saved_arrays, tiny
+from tests.tiny import FLAGS, metrics, saved_arrays, tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
@@ -67,7 +68,7 @@ def test_what_was_missing_is_in_the_protocol_and_no_number_is_nan(workdir):
     assert np.isfinite([row["bound"] for row in rows]).all()
     assert np.isfinite([row["valid_bound"] for row in rows]).all()
     trained = trained_runs.load(workdir, checkpoint="last")[0]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.params))
+    chex.assert_tree_all_finite(trained.params)
 
 
 @pytest.mark.slow
@@ -103,7 +104,7 @@ def test_a_learned_baseline_trains_on_rows_with_holes(tmp_path):
     assert train.main(config) == 0
     assert np.isfinite([row["bound"] for row in journal.read(tmp_path)]).all()
     trained = trained_runs.load(tmp_path, checkpoint="last")[0]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.params))
+    chex.assert_tree_all_finite(trained.params)
 
 
 @pytest.mark.parametrize("algorithm", ["aevb", "rws", "full_vb", "mcem", "vem"])
@@ -150,11 +151,11 @@ def test_completions_of_binary_images_report_what_they_promise(workdir, capsys):
     stem = "completion_top_3_images"
     result = json.loads((workdir / f"{stem}.json").read_text())
     for name in ("pseudo_gibbs", "metropolis_within_gibbs", "importance"):
-        found = result["methods"][name]
-        assert 0.0 < found["rmse"] < 1.0
-        assert found["log_p_of_truth"] < 0.0
-        assert sum(row["num_entries"] for row in found["calibration"]) == 3 * 32
-        assert "coverage" not in found
+        results = result["methods"][name]
+        assert 0.0 < results["rmse"] < 1.0
+        assert results["log_p_of_truth"] < 0.0
+        assert sum(row["num_entries"] for row in results["calibration"]) == 3 * 32
+        assert "coverage" not in results
     assert 0.0 < result["methods"]["metropolis_within_gibbs"]["acceptance"] <= 1.0
     assert set(result["log_p_truth"]) >= {"log_p_x", "log_p_missing_given_observed"}
     assert isinstance(result["log_p_truth"]["doubts"], list)
@@ -163,9 +164,9 @@ def test_completions_of_binary_images_report_what_they_promise(workdir, capsys):
     names = {path.name for path in workdir.iterdir()}
     assert {f"{stem}.{end}" for end in ("txt", "png", "npz")} <= names
     stored = np.load(workdir / f"{stem}.npz")
-    kept = np.where(stored["hidden"], 0.0, stored["x"])
+    saved = np.where(stored["hidden"], 0.0, stored["x"])
     completed = stored["importance_x"][:, 0]
-    np.testing.assert_array_equal(np.where(stored["hidden"], 0.0, completed), kept)
+    np.testing.assert_array_equal(np.where(stored["hidden"], 0.0, completed), saved)
     assert "training_mean" in capsys.readouterr().out
 
 
@@ -188,10 +189,10 @@ def test_real_valued_images_report_coverage(tmp_path):
     train.main(tiny(path, **changes))
     config = completion.Config(workdir=str(path), mask="block", **STEPS)
     result, _ = completion.complete(config, config.load())
-    for found in result["methods"].values():
-        assert 0.0 <= found["coverage"] <= 1.0
-        assert found["interval_width"] > 0.0
-        assert "calibration" not in found
+    for results in result["methods"].values():
+        assert 0.0 <= results["coverage"] <= 1.0
+        assert results["interval_width"] > 0.0
+        assert "calibration" not in results
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from experiments.command import cli
 from experiments.completion import command as completion
 from experiments.representation import command as representation
 from experiments.runs import fit, new_rows, protocol, rundir, runs, trained_runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.data import sources
 from vae_jax.training import checkpoints
 
@@ -68,11 +68,11 @@ def test_rows_of_a_file_are_stored_as_the_test_rows_of_the_run_are(
 ):
     config = tiny(tmp_path / "run", **flags)
     data = protocol.load(config)
-    found = new_rows.read(str(digits), config, data)
+    results = new_rows.read(str(digits), config, data)
     value = data.prepared.value
-    rows, wanted = (value(jnp.asarray(a)) for a in (found.rows, data.prepared.test))
+    rows, wanted = (value(jnp.asarray(a)) for a in (results.rows, data.prepared.test))
     np.testing.assert_array_equal(rows, wanted)
-    np.testing.assert_array_equal(found.labels, data.prepared.labels["test"])
+    np.testing.assert_array_equal(results.labels, data.prepared.labels["test"])
     said = capsys.readouterr().out
     assert f"{digits}: 447 rows, stored as float32, values 0 to 1; --binariz" in said
 
@@ -134,7 +134,7 @@ def test_codes_of_rows_are_judged_by_their_labels_or_without(workdir, digits, ca
     assert result["metrics"] == json.loads(path.read_text())["metrics"]
     np.savez(digits, test=sources.load("digits").test / 16.0)
     assert representation.main(config) == 0
-    assert f"--input={digits} holds no labels" in capsys.readouterr().out
+    assert f"--input={digits} has no labels" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from experiments.command import cli
 from experiments.posterior_gap import command as posterior_gap
 from experiments.posterior_gap import family, joint, models, training
-from tests.test_experiments import FLAGS
+from tests.tiny import FLAGS
 from vae_jax.types import Params, log_joint, log_likelihood
 
 pytestmark = pytest.mark.uses_optax

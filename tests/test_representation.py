@@ -12,7 +12,7 @@ from experiments.command import cli
 from experiments.measures import measure
 from experiments.representation import command as representation
 from experiments.runs import fit, trained_runs
-from tests.test_experiments import FLAGS, tiny
+from tests.tiny import FLAGS, tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
@@ -104,7 +104,8 @@ def test_without_labels_the_labeled_metrics_are_skipped_and_a_line_says_so(
     assert representation.main(small) == 0
     said = capsys.readouterr().out
     assert "labeled metrics are skipped" in said
-    assert "has no labels of its train split" in said
+    assert "the train split of npz:" in said
+    assert "rows.npz has no labels" in said
     assert "are no images: not drawn" in said
     result = read(tmp_path / "run" / "representation.json")
     assert "metrics" not in result

@@ -13,7 +13,7 @@ from experiments.command import cli, report
 from experiments.measures import measure
 from experiments.representation import command as representation
 from experiments.runs import comparison, fit, protocol, rundir, runs, trained_runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
@@ -88,9 +88,9 @@ def test_measurements_that_were_kept_are_what_they_were_when_made(tmp_path):
     path, flags = tmp_path / "part.json", {"alpha": -math.inf, "sizes": (1, 2)}
     made = {"z": [1.0, math.nan], "a": 2.0}
     for make in (lambda: made, lambda: pytest.fail("measured a second time")):
-        found = report.cached(path, flags, make)
-        np.testing.assert_equal(found, made)
-        assert [*found] == ["z", "a"]
+        results = report.cached(path, flags, make)
+        np.testing.assert_equal(results, made)
+        assert [*results] == ["z", "a"]
     read(path)
     report.write_json(path, {"points": [{"epoch": 1, "bound": math.nan}]})
     (point,) = comparison._read(path, {})
@@ -114,21 +114,22 @@ def test_a_cross_entropy_has_no_elbo_and_no_error_of_one(tmp_path):
     saved(config)
     (trained,) = trained_runs.load(config.workdir, checkpoint="last")
     key = jax.random.key(0)
-    found = measure.bound(key, trained, split="test", num_samples=1, num_images=20)
-    assert [*found] == [
+    results = measure.bound(key, trained, split="test", num_samples=1, num_images=20)
+    assert [*results] == [
         "cross_entropy_objective",
         "cross_entropy_objective_standard_error",
         "cross_entropy",
         "kl",
     ]
-    assert found["cross_entropy"] > 0.0
-    objective = -found["cross_entropy"] - found["kl"]
-    np.testing.assert_allclose(found["cross_entropy_objective"], objective)
+    assert results["cross_entropy"] > 0.0
+    objective = -results["cross_entropy"] - results["kl"]
+    np.testing.assert_allclose(results["cross_entropy_objective"], objective)
 
 
 QUICK: dict[str, Any] = {"eval_samples": 1, "importance_samples": 0}
 
 
+@pytest.mark.slow
 def test_what_is_of_some_images_is_not_written_over_what_is_of_all(workdir, capsys):
     folder = {"workdir": str(workdir)}
     assert evaluate.main(evaluate.Config(**folder, **QUICK)) == 0
@@ -159,6 +160,7 @@ def test_what_is_of_one_run_is_not_written_over_what_is_of_all(tmp_path):
     assert read(tmp_path / "run" / f"{name}_member_1.json")["member"] == 1
 
 
+@pytest.mark.slow
 def test_one_test_row_is_evaluated_without_an_error_and_compared_with_none(tmp_path):
     bits = np.random.default_rng(0).integers(0, 2, (21, 4, 4), np.uint8)
     np.savez(tmp_path / "a.npz", train=bits[:20], test=bits[20:])

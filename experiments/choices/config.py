@@ -15,7 +15,7 @@ from experiments.choices.densities import (
 )
 from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli
-from vae_jax.data import sources
+from vae_jax.data import ranges, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Config(cli.Flags):
     workdir: str = cli.flag("", "Where the run is written; runs/DATASET if empty.")
     dataset: str = cli.flag(
         "digits",
-        "digits, mnist, fashion_mnist, binarized_mnist, frey_face, npz:PATH or "
-        "tfds:NAME.",
+        "digits, photos, mnist, fashion_mnist, binarized_mnist, frey_face, images:PATH "
+        "(a folder or .zip of image files), npz:PATH or tfds:NAME.",
         section="Data",
     )
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
@@ -41,9 +41,28 @@ class Config(cli.Flags):
     )
     binarization: str = cli.flag(
         "auto",
-        "How pixels become zeros and ones. auto: threshold, but none for npz and tfds, "
-        "which have to be zeros and ones already under --likelihood=bernoulli.",
+        "How pixels become zeros and ones. auto: threshold, but none for photos, "
+        "images, npz and tfds, which have to be zeros and ones already under "
+        "--likelihood=bernoulli.",
         choices=("auto", "none", "threshold", "static", "dynamic"),
+    )
+    image_size: int = cli.flag(
+        0,
+        "Side of the square that the middle of each image is scaled to; 0: as it is "
+        "(images).",
+        least=0,
+    )
+    channels: str = cli.flag(
+        "auto", "Of images; auto: what the files hold.", choices=sources.CHANNELS
+    )
+    skip_broken: bool = cli.flag(
+        False, "Leave out, and count, files that cannot be read (images)."
+    )
+    data_range: str = cli.flag(
+        "auto",
+        "What numbers of npz and tfds are: unit in [0, 1], byte from 0 to 255, word "
+        "from 0 to 65535, value any; auto: floats are values, integers have to show.",
+        choices=ranges.RANGES,
     )
     missing: str = cli.flag(
         "refuse",
@@ -269,6 +288,11 @@ class Config(cli.Flags):
         return ALGORITHMS[self.algorithm].estimator or self.estimator
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether q is of a phi: else it is found for each x when wanted."""
+        return ALGORITHMS[self.algorithm].has_encoder
+
+    @property
     def settled(self) -> "Config":
         """The same with what --binarization=auto stands for in its place.
 
@@ -277,7 +301,7 @@ class Config(cli.Flags):
         """
         if self.binarization != "auto":
             return self
-        chosen = "none" if sources.is_own(self.dataset) else "threshold"
+        chosen = "none" if sources.keeps_values(self.dataset) else "threshold"
         return dataclasses.replace(self, binarization=chosen)
 
     @property
@@ -294,6 +318,6 @@ class Config(cli.Flags):
 
     def directory(self) -> pathlib.Path:
         """The run's workdir, runs/DATASET where none is given."""
-        name = self.dataset.removeprefix("npz:").removeprefix("tfds:")
-        stem = pathlib.Path(name).stem
+        kind, _, rest = self.dataset.partition(":")
+        stem = pathlib.Path(rest or kind).stem
         return pathlib.Path(self.workdir or f"runs/{stem}").expanduser()

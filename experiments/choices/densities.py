@@ -14,13 +14,13 @@ DISCRETE = {"bernoulli", "categorical", "layers of bits"}  # families of latents
 
 
 class Posterior(NamedTuple):
-    """A family of q(z | x).
+    """A family of q(z | x): a `Choice`, and what a fit has to know of it.
 
     Attributes:
         build: num_latents, hidden, own numbers -> the density.
-        flags: keyword of `build` -> the flag that fills it.
-        reads: further flags that mean something under this choice.
-        traits: of it, its KL being that to N(0, I).
+        flags: as a `Choice`'s.
+        reads: as a `Choice`'s.
+        traits: of the family, its KL being that to N(0, I).
     """
 
     build: Callable[..., Conditional]

@@ -43,13 +43,12 @@ def _missing(config: Any) -> None:
 def _prior(config: Any) -> None:
     if config.has_standard_prior or config.model:
         return
-    has_encoder = ALGORITHMS[config.algorithm].has_encoder
     if not POSTERIORS[config.posterior].traits.continuous:
         raise ValueError(
             "--prior and --top_latents are of continuous latents, "
             "--posterior=bernoulli has its own prior"
         )
-    if config.prior == "vamp" and not has_encoder:
+    if config.prior == "vamp" and not config.has_encoder:
         raise ValueError(
             f"--prior=vamp is made of the encoder, which --algorithm="
             f"{config.algorithm} has not"
@@ -57,7 +56,7 @@ def _prior(config: Any) -> None:
     if config.top_latents and (
         config.prior != "standard_normal"
         or config.posterior != "diag_normal"
-        or not has_encoder
+        or not config.has_encoder
     ):
         raise ValueError(
             "--top_latents goes with an encoder, --prior=standard_normal and "
@@ -68,7 +67,7 @@ def _prior(config: Any) -> None:
 def _choices(config: Any) -> None:
     """Refuses an algorithm or an estimator that is not of the q or the prior."""
     algorithm, q = ALGORITHMS[config.algorithm], POSTERIORS[config.posterior].traits
-    if config.model and algorithm.has_encoder:
+    if config.model and config.has_encoder:
         return  # its own q says what fits, once it is built
     if not algorithm.fits(q):
         fitting = [n for n, row in POSTERIORS.items() if algorithm.fits(row.traits)]
@@ -76,7 +75,7 @@ def _choices(config: Any) -> None:
             f"--algorithm={config.algorithm} does not fit --posterior="
             f"{config.posterior}; what fits: {', '.join(fitting)}"
         )
-    if not algorithm.has_encoder:
+    if not config.has_encoder:
         return
     if config.gradient not in (fitting := estimators.fitting(q)):
         raise ValueError(
@@ -112,7 +111,7 @@ def _readers(config: Any) -> None:
             "likelihood": (config.likelihood, LIKELIHOODS),
         }
     for chooser, (name, table) in chosen.items():
-        if chooser == "estimator" and not ALGORITHMS[config.algorithm].has_encoder:
+        if chooser == "estimator" and not config.has_encoder:
             chooser, name = "algorithm", config.algorithm  # it ascends none of them
         reason = rows.unread(chooser, name, table, changed)
         if reason:
@@ -135,7 +134,7 @@ def _estimator(config: Any) -> None:
 def _stream(config: Any) -> None:
     if not config.stream_steps:
         return
-    if not ALGORITHMS[config.algorithm].has_encoder:
+    if not config.has_encoder:
         raise ValueError(
             f"--stream_steps does not go with --algorithm={config.algorithm}, which "
             "keeps a state for each row of the data set"

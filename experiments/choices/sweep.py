@@ -56,9 +56,8 @@ def summary(config: Config, metrics: Sequence[Mapping[str, Any]]) -> dict[str, A
     for i, value in enumerate(_values(config.sweep)):
         of_value = metrics[i * size : (i + 1) * size]
         row: dict[str, Any] = dict(value)
-        for name in (
-            n for n, number in of_value[0].items() if isinstance(number, float)
-        ):
+        measured = [n for n, x in of_value[0].items() if isinstance(x, float)]
+        for name in measured:
             row |= mean_and_std(name, np.array([run[name] for run in of_value]))
         table.append(row)
     each = [{"name": n, **m} for n, m in zip(names(config), metrics, strict=True)]

@@ -7,7 +7,14 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -151,6 +158,18 @@ def _out_of_bounds(
 def display_flags(config_cls: Any) -> set[str]:
     """Names of the flags that change no number of a run."""
     return {f.name for f in dataclasses.fields(config_cls) if f.metadata["display"]}
+
+
+def differing(
+    first: Any, second: Any, *, ignored: Collection[str]
+) -> dict[str, tuple[Any, Any]]:
+    """The flags of two dataclasses that differ, but those ignored, with both values."""
+    pairs = {
+        f.name: (getattr(first, f.name), getattr(second, f.name))
+        for f in dataclasses.fields(first)
+        if f.name not in ignored
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def parse(config_cls: type[C], argv: Sequence[str]) -> C:

@@ -95,39 +95,33 @@ def _cell(column: Column, row: Any) -> str:
 
 
 def _aligned(columns: Sequence[Column], cells: Sequence[str]) -> str:
-    first, *others = [
-        f"{cell:{'<' if i == 0 else '>'}{column.width}}"
-        for i, (column, cell) in enumerate(zip(columns, cells, strict=True))
-    ]
-    return " ".join([first, *others]).rstrip()
+    sides = ["<", *">" * (len(columns) - 1)]
+    return " ".join(
+        f"{cell:{side}{column.width}}"
+        for column, cell, side in zip(columns, cells, sides, strict=True)
+    ).rstrip()
 
 
-def claim(workdir: str) -> pathlib.Path:
-    """Creates the folder, before minutes of work turn out to have nowhere to go.
+def claim(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Creates a folder to write in, where there is none, before the work for it.
 
     Raises:
         UsageError: if it is a file or cannot be written.
     """
     folder = pathlib.Path(workdir).expanduser()
-    with cli.user_errors():
-        make(folder)
-    return folder
-
-
-def make(workdir: pathlib.Path) -> None:
-    """Creates a folder to write in, where there is none.
-
-    Raises:
-        ValueError: if it is a file.
-        PermissionError: if it cannot be written.
-    """
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(
-            f"--workdir={workdir} is a file: name a folder, or move the file"
+    if folder.exists() and not folder.is_dir():
+        raise cli.UsageError(
+            f"--workdir={folder} is a file: name a folder, or move the file"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not os.access(workdir, os.W_OK | os.X_OK):
-        raise PermissionError(f"no permission to write in --workdir={workdir}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cli.UsageError(
+            f"--workdir={folder} cannot be created: {error.strerror}"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise cli.UsageError(f"no permission to write in --workdir={folder}")
+    return folder
 
 
 def write(

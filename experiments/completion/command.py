@@ -38,7 +38,11 @@ def hidden_entries(config: Config, x: Array) -> np.ndarray:
     """
     key, shape = jax.random.key(config.seed), x.shape[1:]
     if config.mask.startswith("npy:"):
-        return _read_mask(config.mask.removeprefix("npy:"), x.shape)
+        path = pathlib.Path(config.mask.removeprefix("npy:")).expanduser()
+        try:
+            return masks.checked(np.load(path, allow_pickle=False), x.shape)
+        except ValueError as error:
+            raise ValueError(f"--mask={config.mask}: {error}") from error
     if config.mask == "random":
         mask = masks.random_fraction(shape, fraction=config.fraction)
     elif config.mask == "block":
@@ -71,7 +75,7 @@ def complete(
     if quantity != "cross-entropy":
         log_p_truth = methods.log_likelihood(
             keys[1], config, trained, partial, x, results
-        )
+        )._asdict()
     training = scores.training_values(trained)
     result = {
         "mask": config.mask,
@@ -134,21 +138,6 @@ def draw(arrays: pictures.Arrays, path: pathlib.Path, *, num: int) -> None:
     limits = pictures.limits_of(arrays["x"])
     originals, hidden = arrays["x"][rows], arrays["hidden"][rows]
     files.save(completions.table(originals, hidden, groups, limits=limits), path)
-
-
-def _read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A mask of one image, for all of them, or of each."""
-    stored = np.load(pathlib.Path(path).expanduser(), allow_pickle=False)
-    if stored.dtype != bool and not np.isin(stored, (0, 1)).all():
-        raise ValueError(f"{path} holds {stored.dtype} that are not all 0 or 1: a mask")
-    if stored.shape not in (shape, shape[1:]):
-        raise ValueError(
-            f"a mask of shape {stored.shape} in {path} does not fit observations of "
-            f"shape {shape[1:]}, {shape[0]} of them"
-        )
-    if not stored.any():
-        raise ValueError(f"the mask in {path} hides nothing")
-    return np.broadcast_to(stored.astype(bool), shape)
 
 
 def _notes(hidden: np.ndarray, quantity: str) -> list[str]:

@@ -12,7 +12,7 @@ from experiments.completion.config import METHODS, Config
 from experiments.measures import measure
 from experiments.runs import trained_runs
 from vae_jax import vae
-from vae_jax.evaluation import completion, examples, weights
+from vae_jax.evaluation import completion, examples
 from vae_jax.inference import mcem
 from vae_jax.types import Model, Params, PRNGKey
 
@@ -116,40 +116,20 @@ def log_likelihood(
     partial: Array,
     truth: Array,
     results: dict[str, Completed],
-) -> dict[str, Any]:
-    """log p(x_mis | x_obs) = log p(x) - log p(x_obs), by two importance estimates.
-
-    In nats per image, with the sampling error of the mean over these images and its
-    standard error as a mean over images of their kind, and what speaks against them.
-    The same proposal for both.
-    """
+) -> completion.LogLikelihood:
+    """log p(x_mis | x_obs) by importance estimates of both, with the same proposal."""
     estimate = measure.log_evidence(
         _proposal(config, trained), num_samples=config.importance_samples
     )
     over = examples.over_examples(estimate, batch_size=AT_ONCE["importance"])
     key_whole, key_observed = jax.random.split(key)
     whole: Any = over(key_whole, trained.params, truth)
-    weighted = results.get("importance")
-    observed: Any = weighted.draws.evidence if weighted is not None else None
+    observed: Any = None
+    if "importance" in results:
+        observed = results["importance"].draws.evidence
     if observed is None:
         observed = over(key_observed, trained.params, partial)
-    ratio = weights.log_ratio(whole, observed)
-    result = {
-        "log_p_x": ratio.log_p_x,
-        "log_p_observed": ratio.log_p_y,
-        "log_p_missing_given_observed": ratio.difference,
-        "sampling_error": ratio.sampling_error,
-        "standard_error": measure.standard_error(ratio.differences),
-        "smallest_effective_sample_size": ratio.smallest_effective_sample_size,
-        "doubts": [
-            f"{what}: {doubt}"
-            for what, e in (("log p(x)", whole), ("log p(x_obs)", observed))
-            for doubt in weights.doubts(e)
-        ],
-    }
-    if np.isfinite(ratio.largest_pareto_k):
-        result["largest_pareto_k"] = ratio.largest_pareto_k
-    return result
+    return completion.log_likelihood(whole, observed)
 
 
 def _proposal(config: Config, trained: trained_runs.Trained) -> Model:

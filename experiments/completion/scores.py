@@ -137,11 +137,11 @@ def table(result: dict[str, Any]) -> str:
         if figures:
             lines += [f"{name}: {meaning}", *report.numbers(figures, ".5f")]
     if result["log_p_truth"]:
-        doubts = result["log_p_truth"]["doubts"]
-        numbers = {n: v for n, v in result["log_p_truth"].items() if n != "doubts"}
+        log_p = result["log_p_truth"]
+        numbers = {n: x for n, x in log_p.items() if isinstance(x, float)}
         lines += ["", "log p(x_mis | x_obs) = log p(x) - log p(x_obs), nats per image:"]
         lines += report.numbers(numbers, ".5f")
-        lines += [f"  {doubt}" for doubt in doubts]
+        lines += [f"  {doubt}" for doubt in log_p["doubts"]]
     if result["differences"]:
         lines += ["", "Metropolis-within-Gibbs minus pseudo-Gibbs, image by image:"]
         lines += report.numbers(result["differences"], ".5f")

@@ -26,18 +26,16 @@ def chosen(
     Raises:
         UsageError: if the split is empty or a place is beyond it.
     """
-    size = len(getattr(trained.data.prepared, split))
-    outside = [place for place in places if not 0 <= place < size]
-    if outside:
-        raise cli.UsageError(
-            f"--images={','.join(map(str, places))}: {outside[0]} is none of the "
-            f"{size} rows of the {split} split, 0 to {size - 1}"
-            if size
-            else f"{trained.config.dataset} has no rows in its {split} split"
-        )
     with cli.user_errors():
-        whole = trained_runs.rows(trained, split=split, num_images=max(places) + 1)
-    return whole[jnp.array(places)]
+        size = trained.size(split)
+        outside = [place for place in places if not 0 <= place < size]
+        if outside:
+            raise ValueError(
+                f"--images={','.join(map(str, places))}: {outside[0]} is none of the "
+                f"{size} rows of the {split} split, 0 to {size - 1}"
+            )
+    rows = trained_runs.rows(trained, split=split, num_images=max(places) + 1)
+    return rows[jnp.array(places)]
 
 
 def between(
@@ -113,7 +111,7 @@ def draw_along(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
 def _scores(key: PRNGKey, trained: trained_runs.Trained) -> tuple[np.ndarray, str]:
     """What the latents that the decoder reads are ordered by, and its name."""
     split = trained_runs.test_split(trained)
-    size = min(measure.DECODED_ROWS, len(getattr(trained.data.prepared, split)))
+    size = min(measure.DECODED_ROWS, len(trained.stored(split)))
     latents = measure.latents(trained, split=split, num_images=size)
     if "kl_per_latent" in latents:
         return np.asarray(latents["kl_per_latent"]), "kl"

@@ -68,14 +68,15 @@ def reconstructions(
     return _arrays(jax.jit(jax.vmap(reconstruct))(jax.random.split(key, num), rows))
 
 
-def manifold(trained: trained_runs.Trained, *, size: int) -> np.ndarray:
-    """Means of p(x | z) [R, C, *X] on a grid of the unit square, for two latents.
+def manifold(trained: trained_runs.Trained, *, size: int) -> Arrays:
+    """mean: of p(x | z) [R, C, *X] on a grid of the unit square, for two latents.
 
     The grid is taken through the inverse CDF of the prior, so that each tile stands
     for the same prior mass: Figure 4 of AEVB (arXiv:1312.6114).
     """
     axis = jax.scipy.stats.norm.ppf((jnp.arange(size) + 0.5) / size)
-    return decoded(trained, jnp.stack(jnp.meshgrid(axis, axis[::-1]), axis=-1))
+    z = jnp.stack(jnp.meshgrid(axis, axis[::-1]), axis=-1)
+    return {"mean": decoded(trained, z)}
 
 
 def decoded(trained: trained_runs.Trained, z: Array) -> np.ndarray:
@@ -135,10 +136,10 @@ def draw_reconstructions(arrays: Arrays, path: pathlib.Path, *, limits: Limits) 
     files.save(figure, path)
 
 
-def draw_manifold(tiles: np.ndarray, path: pathlib.Path, *, limits: Limits) -> None:
+def draw_manifold(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
     """Draws the two-dimensional manifold."""
     title = "Means of p(x | z) over the prior's quantiles"
-    files.save(images.manifold(tiles, title=title, limits=limits), path)
+    files.save(images.manifold(arrays["mean"], title=title, limits=limits), path)
 
 
 def draw_latents(
@@ -184,15 +185,17 @@ def draw_neighbors(
 
 
 def draw_curves(trained: trained_runs.Trained, workdir: pathlib.Path) -> None:
-    """Draws the metrics of the run so far."""
+    """Draws the metrics of the run so far, and from which epoch early stopping took."""
     rows, panels = journal.read(workdir), {}
+    places = [row["epoch"] for row in rows if row["step"] == trained.step]
+    chosen = places[-1] if places and trained.config.early_stopping else None
     reported = {name for row in rows for name in row}
     for metric, unit in METRICS.items():
         (name,) = trained.data.labeled({metric: 0.0})
         shown = [name, f"valid_{name}"]
         if reported & set(shown):
             panels[f"{name.replace('_', ' ')}, {unit}"] = shown
-    figure = curves.training_curves(rows, panels=panels)
+    figure = curves.training_curves(rows, panels=panels, chosen=chosen)
     files.save(figure, workdir / "training_curves.png")
 
 
@@ -211,8 +214,8 @@ def of_run(key: PRNGKey, trained: trained_runs.Trained, workdir: pathlib.Path) -
     arrays = reconstructions(key_reconstructions, trained, split=split, num=num)
     draw_reconstructions(arrays, workdir / "reconstructions.png", limits=black_white)
     if has_manifold(trained):
-        tiles = manifold(trained, size=20)
-        draw_manifold(tiles, workdir / "manifold.png", limits=black_white)
+        arrays = manifold(trained, size=20)
+        draw_manifold(arrays, workdir / "manifold.png", limits=black_white)
 
 
 def is_image(trained: trained_runs.Trained) -> bool:

@@ -19,7 +19,6 @@ workdirs are runs that differ in their seed: their mean and spread are printed a
 written to the first, as representation_seeds.json and .txt.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -87,10 +86,24 @@ def measured(
     if rows.unlabeled:
         result["skipped"] = rows.unlabeled
     else:
-        judges = {"metrics": features.judge, "few_labels": features.few_labels}
-        for name, judge in judges.items():
-            result[name] = {
-                of: judge(config, rows, pair, seed=seed) for of, pair in spaces.items()
+        result["metrics"], result["few_labels"] = {}, {}
+        for name, pair in spaces.items():
+            pair = rows.labeled(pair)
+            judged = probes.judge(
+                *pair,
+                num_neighbors=config.num_neighbors,
+                num_clusters=config.num_clusters,
+                random_state=seed,
+            )
+            curve = probes.few_labels_curve(
+                *pair,
+                sizes=config.few_labels,
+                num_draws=config.few_draws,
+                random_state=seed,
+            )
+            result["metrics"][name] = judged._asdict()
+            result["few_labels"][name] = {
+                str(size): accuracies.tolist() for size, accuracies in curve.items()
             }
     result["protocol"] = trained.stamp()
     with cli.user_errors():
@@ -254,21 +267,15 @@ def check_seeds(folders: list[str]) -> None:
     Raises:
         UsageError: naming the flags, or as `rundir.read_config`.
     """
-    first, *others = [
-        dataclasses.asdict(rundir.read_config(pathlib.Path(f).expanduser()))
-        for f in folders
-    ]
+    first, *others = [rundir.read_config(pathlib.Path(f).expanduser()) for f in folders]
     ignored = cli.display_flags(TrainConfig) | {"workdir", "data_dir", "seed"}
-    for folder, flags in zip(folders[1:], others, strict=True):
-        differing = [
-            f"--{name}={value} and {flags[name]}"
-            for name, value in first.items()
-            if name not in ignored and value != flags[name]
-        ]
+    for folder, other in zip(folders[1:], others, strict=True):
+        differing = cli.differing(first, other, ignored=ignored)
         if differing:
+            pairs = (f"--{name}={a} and {b}" for name, (a, b) in differing.items())
             raise cli.UsageError(
                 f"{folders[0]} and {folder} differ in more than their seed: "
-                f"{'; '.join(differing)}"
+                f"{'; '.join(pairs)}"
             )
 
 

@@ -10,7 +10,7 @@ from experiments.command import cli
 from experiments.measures import measure
 from experiments.representation.config import Config
 from experiments.runs import trained_runs
-from vae_jax.evaluation import clustering, probes
+from vae_jax.evaluation import probes
 
 
 class Features(NamedTuple):
@@ -62,8 +62,8 @@ def load_rows(config: Config, trained: trained_runs.Trained) -> Rows:
             num = config.num_rows(trained, flag, split=split)
         if num < 2:
             raise cli.UsageError(
-                f"the {split} split of {dataset} gives a single row, and codes are "
-                "compared with each other: it takes two or more"
+                f"{trained.place(split)} gives a single row, and codes are compared "
+                "with each other: it takes two or more"
             )
         arrays.append(trained_runs.rows(trained, split=split, num_images=num))
         of_split = trained.labels(split)
@@ -76,10 +76,8 @@ def load_rows(config: Config, trained: trained_runs.Trained) -> Rows:
             )
     unlabeled = ""
     if labels[0] is None or labels[1] is None:
-        missing = "train" if labels[0] is None else judged
-        unlabeled = f"{dataset} has no labels of its {missing} split"
-        if missing == trained_runs.INPUT:
-            unlabeled = f"--input={config.input} holds no labels"
+        place = trained.place("train" if labels[0] is None else judged)
+        unlabeled = f"{place} has no labels"
     elif judged == "train":
         unlabeled = f"{dataset} has no test split to judge on"
     elif len(np.unique(labels[0])) < 2:
@@ -108,44 +106,3 @@ def of_rows(
     components = map(projection.transform, pixels)
     named = {"pixels": pixels, "pca": components, "codes": codes}
     return {name: Features(*pair) for name, pair in named.items()}
-
-
-def judge(
-    config: Config, rows: Rows, features: Features, *, seed: int
-) -> dict[str, float]:
-    """Every labeled metric of one set of features."""
-    train, test = rows.labeled(features)
-    probe = probes.linear_probe(train, test)
-    metrics = {
-        "linear_probe": probe.accuracy,
-        "nearest_neighbors": probes.nearest_neighbors(
-            train, test, num_neighbors=config.num_neighbors
-        ),
-        "linear_probe_converged": float(probe.converged),
-    }
-    methods = {"k_means": clustering.k_means, "mixture": clustering.gaussian_mixture}
-    num_clusters = config.num_clusters or len(np.unique(train.labels))
-    for name, method in methods.items():
-        clusters = method(*features, num_clusters=num_clusters, random_state=seed)
-        agreement = clustering.agreement(test.labels, clusters)
-        metrics |= {f"{name}_{metric}": value for metric, value in agreement.items()}
-    return metrics
-
-
-def few_labels(
-    config: Config, rows: Rows, features: Features, *, seed: int
-) -> dict[str, list[float]]:
-    """Accuracy of the probe at each draw, by the number of labels that it could get."""
-    train, test = rows.labeled(features)
-    _, counts = np.unique(train.labels, return_counts=True)
-    return {
-        str(num_labels): probes.few_labels(
-            train,
-            test,
-            num_labels=num_labels,
-            num_draws=config.few_draws,
-            random_state=seed,
-        ).tolist()
-        for num_labels in config.few_labels
-        if len(counts) <= num_labels <= len(counts) * counts.min()
-    }

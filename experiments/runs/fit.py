@@ -260,7 +260,7 @@ def _diary(
             row = row | collapse(run, row)
             log.write(row | {"elapsed": time.monotonic() - started})
             if progress is not None:
-                progress.update(row["step"], **_watched(row))
+                progress.update(row["step"], **_watched(run, row))
             share = row.get("collapsed", reported)
             if share != reported:
                 print(_change_of_collapse(row, share), flush=True)
@@ -269,14 +269,13 @@ def _diary(
         yield note
 
 
-def _watched(row: Row) -> dict[str, float]:
+def _watched(run: Run, row: Row) -> Row:
     """What a row's model is fitted and watched by."""
-    endings = ("bound", "objective", "log_joint")
-    return {
-        name: row[name]
-        for name in row
-        if name.endswith(endings) and not name.startswith("each_")
-    }
+    nats = dict.fromkeys((*WATCHED.values(), "log_joint"), 0.0)
+    names = [
+        f"{split}{name}" for split in ("", "valid_") for name in run.data.labeled(nats)
+    ]
+    return {name: row[name] for name in names if name in row}
 
 
 def _change_of_collapse(row: Row, share: float) -> str:

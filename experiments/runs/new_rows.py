@@ -55,7 +55,7 @@ def read(path: str, config: Config, data: protocol.Dataset) -> NewRows:
     """
     file, binarization = pathlib.Path(path).expanduser(), config.settled.binarization
     try:
-        source = sources.load_rows(file)
+        source = sources.load_rows(file, data_range=config.data_range)
         _check(source, config, data)
     except (ValueError, OSError) as error:
         reason = str(error).removeprefix(f"{file}: ")
@@ -98,10 +98,11 @@ def _check(source: sources.Source, config: Config, data: protocol.Dataset) -> No
     if holes.all():
         raise ValueError(f"every entry of {source.name} is missing")
     binarization = config.settled.binarization
+    by_flags = not config.model  # whose own likelihood says what it is of
     unit_interval = {
-        "--likelihood=bernoulli": config.likelihood == "bernoulli",
+        "--likelihood=bernoulli": by_flags and config.likelihood == "bernoulli",
         f"--binarization={binarization}": binarization != "none",
-        "--squash_mean": config.squash_mean,
+        "--squash_mean": by_flags and config.squash_mean,
     }
     low, high = protocol.value_ranges(source)["test"]
     lows, highs = zip(*protocol.value_ranges(data.source).values(), strict=True)

@@ -50,6 +50,27 @@ class Trained(NamedTuple):
             return self.input.rows
         return getattr(self.data.prepared, split)
 
+    def size(self, split: str) -> int:
+        """How many rows it holds.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        size = len(self.stored(split))
+        if not size:
+            others = ", ".join(s for s in sources.SPLITS if len(self.stored(s)))
+            raise ValueError(
+                f"{self.config.dataset} has no rows in its {split} split: {others} may "
+                "be chosen"
+            )
+        return size
+
+    def place(self, split: str) -> str:
+        """Where its rows come from, in a sentence."""
+        if split == INPUT and self.input is not None:
+            return f"--input={self.input.path}"
+        return f"the {split} split of {self.config.dataset}"
+
     def labels(self, split: str) -> np.ndarray | None:
         """The labels of its rows, if it has any."""
         if split == INPUT and self.input is not None:
@@ -177,7 +198,7 @@ class InputFlags(WorkdirFlags):
             ValueError: if the split is empty, or holds fewer than were asked for.
         """
         split, asked = split or self.measured_split(trained), getattr(self, flag)
-        size = _size(trained, split)
+        size = trained.size(split)
         if asked == self.default(flag):
             return min(asked or size, size)
         return _num_rows(trained, split, asked, flag)
@@ -189,7 +210,7 @@ class InputFlags(WorkdirFlags):
         default is named.
         """
         label = trained.input.label if trained.input is not None else ""
-        size = _size(trained, self.measured_split(trained))
+        size = trained.size(self.measured_split(trained))
         num, usual = self.num_rows(trained, flag), self.default(flag)
         other = f"{num}_images" if num != min(usual or size, size) else ""
         return "_".join(filter(None, (label, other)))
@@ -329,31 +350,13 @@ def _num_rows(trained: Trained, split: str, num: int, flag: str = "num_images") 
     Raises:
         ValueError: naming the flag that says the number.
     """
-    size = _size(trained, split)
+    size = trained.size(split)
     if num > size:
-        where = trained.config.dataset
-        place = f"the {split} split of {where}" if split != INPUT else "--input"
         raise ValueError(
-            f"--{flag}={num} is more than the {size} rows of {place}: give as many or "
-            "fewer"
+            f"--{flag}={num} is more than the {size} rows of {trained.place(split)}: "
+            "give as many or fewer"
         )
     return num or size
-
-
-def _size(trained: Trained, split: str) -> int:
-    """How many rows a split holds.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    size = len(trained.stored(split))
-    if not size:
-        others = ", ".join(s for s in sources.SPLITS if len(trained.stored(s)))
-        raise ValueError(
-            f"{trained.config.dataset} has no rows in its {split} split: {others} may "
-            "be chosen"
-        )
-    return size
 
 
 def test_split(trained: Trained) -> str:

@@ -58,7 +58,8 @@ def test_a_valid_size_is_refused_where_the_splits_are_fixed(name):
 @pytest.mark.parametrize("name", ["", "mnsit", "npz", "npz:", "tfds:", "digits:8"])
 def test_an_unknown_name_lists_the_known_ones(name):
     with pytest.raises(
-        ValueError, match=r"choose one of digits, mnist.*npz:PATH, tfds"
+        ValueError,
+        match=r"choose one of digits, photos, mnist.*images:PATH, npz:PATH, tfds:NAME",
     ):
         sources.load(name)
 
@@ -196,6 +197,9 @@ def test_rows_of_a_file_are_read_as_the_test_rows_of_a_data_set_of_it(tmp_path):
     for name in ("offset", "divisor", "origin"):
         assert getattr(source, name) == getattr(whole, name)
     assert len(source.train) == len(source.valid) == 0
+    read_so = sources.load_rows(path, data_range="value")
+    assert read_so.divisor == 1
+    assert read_so.origin == f"{source.origin}, data_range value"
     np.savez(path, mine=rows)
     alone = sources.load_rows(path)
     assert (alone.name, alone.test.shape, alone.labels) == ("mine", (6, 4, 4), {})

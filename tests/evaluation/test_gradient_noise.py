@@ -140,21 +140,21 @@ def test_the_bias_is_the_distance_in_units_of_what_is_expected():
     got = exact([3.0, 4.0], [1.0, 3.0], 1e12)
     terms = [(0.5, exact([4.0, 0.0], [1.0, 1.0], 1e12))]
     terms += [(2.0, exact([0.0, 2.0], [1.0, 1.0], 1e12))]
-    found = gradient_noise.bias(got, terms)  # [3, 4] less [2, 4]
-    np.testing.assert_allclose(found.value, 1.0 / np.sqrt(20.0))
+    results = gradient_noise.bias(got, terms)  # [3, 4] less [2, 4]
+    np.testing.assert_allclose(results.value, 1.0 / np.sqrt(20.0))
     few = [(0.5, exact([4.0, 0.0], [1.0, 1.0], 4)), terms[1]]
     noise = gradient_noise.bias(got, few).noise
     np.testing.assert_allclose(noise, np.sqrt(0.25 * 2 / 4) / np.sqrt(20.0))
 
 
 def test_two_samples_of_one_distribution_have_no_bias_beyond_their_noise():
-    found = [
+    results = [
         gradient_noise.bias(sampled(100, seed=i), [(1.0, sampled(100, seed=100 + i))])
         for i in range(20)
     ]
-    assert np.mean([b.value == 0.0 for b in found]) > 0.3  # half, were it symmetric
-    squares = [b.value**2 for b in found]
-    assert np.mean(squares) < 2.0 * found[0].noise ** 2
+    assert np.mean([b.value == 0.0 for b in results]) > 0.3  # half, were it symmetric
+    squares = [b.value**2 for b in results]
+    assert np.mean(squares) < 2.0 * results[0].noise ** 2
 
 
 def test_the_jackknife_error_of_a_mean_is_its_standard_error():

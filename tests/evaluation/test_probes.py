@@ -64,12 +64,12 @@ def test_a_fit_that_ran_out_of_steps_says_so():
 
 
 def test_every_draw_of_few_labels_has_all_classes():
-    drawn = list(probes._stratified(TRAIN.labels, 7, 20, 0))
-    for rows in drawn:
+    samples = list(probes._stratified(TRAIN.labels, 7, 20, 0))
+    for rows in samples:
         assert len(set(rows.tolist())) == 7
         counts = np.bincount(TRAIN.labels[rows], minlength=3)
         assert sorted(counts.tolist()) == [2, 2, 3]
-    assert len({tuple(rows) for rows in drawn}) == 20
+    assert len({tuple(rows) for rows in samples}) == 20
 
 
 def test_few_labels_do_not_read_the_others():
@@ -96,3 +96,25 @@ def test_what_cannot_be_probed_is_refused():
             )
     with pytest.raises(ValueError, match="num_draws must be positive, got 0"):
         probes.few_labels(TRAIN, TEST, num_labels=3, num_draws=0, random_state=0)
+
+
+def test_codes_are_judged_by_each_measure_and_clusters_without_labels():
+    judged = probes.judge(TRAIN, TEST, num_neighbors=3, random_state=0)
+    assert judged == probes.Judged(*[1.0] * 9)
+    two = probes.judge(TRAIN, TEST, num_neighbors=3, num_clusters=2, random_state=0)
+    assert two.linear_probe == 1.0
+    assert two.k_means_accuracy == pytest.approx(2 / 3, abs=0.02)
+    shuffled = probes.Labeled(TRAIN.codes, np.roll(TRAIN.labels, 1))
+    moved = probes.judge(shuffled, TEST, num_neighbors=3, random_state=0)
+    assert moved.linear_probe < 0.1
+    assert moved.mixture_accuracy == 1.0
+
+
+def test_a_curve_of_few_labels_leaves_out_what_not_every_class_has():
+    train = probes.Labeled(TRAIN.codes[:31], TRAIN.labels[:31])  # 11, 10 and 10
+    curve = probes.few_labels_curve(
+        train, TEST, sizes=(2, 3, 30, 31), num_draws=2, random_state=0
+    )
+    assert [*curve] == [3, 30]
+    alone = probes.few_labels(train, TEST, num_labels=3, num_draws=2, random_state=0)
+    np.testing.assert_array_equal(curve[3], alone)

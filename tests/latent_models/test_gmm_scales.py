@@ -1,9 +1,10 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.latent_models import test_gmm
+from tests import mixtures
 from vae_jax.latent_models import gmm_scales
 
 K, D, N = 3, 2, 7
@@ -11,7 +12,7 @@ COVARIANCES = gmm_scales.COVARIANCES
 
 
 def _tables(covariance):
-    return gmm_scales.tables(test_gmm.mixture(covariance).generative)
+    return gmm_scales.tables(mixtures.mixture(covariance).generative)
 
 
 def _sigma(scale):
@@ -26,10 +27,10 @@ def _sigma(scale):
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_parameters_and_tables_are_inverse_and_keep_the_type(covariance):
-    theta = test_gmm.mixture(covariance).generative
+    theta = mixtures.mixture(covariance).generative
     assert gmm_scales.covariance_of(theta) == covariance
     again = gmm_scales.parameters(gmm_scales.tables(theta), covariance=covariance)
-    jax.tree.map(np.testing.assert_array_equal, theta, again)
+    chex.assert_trees_all_equal(theta, again)
     unit = gmm_scales.unit(theta["mean"], covariance=covariance)
     assert unit.shape == gmm_scales.tables(theta).scale.shape
     np.testing.assert_array_equal(_sigma(unit), np.tile(np.eye(D), (K, 1, 1)))
@@ -37,7 +38,7 @@ def test_parameters_and_tables_are_inverse_and_keep_the_type(covariance):
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_every_component_has_a_covariance_of_its_own(x64, covariance):
-    theta = test_gmm.mixture(covariance).generative
+    theta = mixtures.mixture(covariance).generative
     got = gmm_scales.covariances(theta)
     assert got.shape == (K, D, D)
     np.testing.assert_allclose(got, _sigma(_tables(covariance).scale), rtol=1e-12)

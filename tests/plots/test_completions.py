@@ -14,7 +14,7 @@ def _drawn(figure):
     return [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
 
 
-def test_hidden_pixels_are_orange_and_the_others_grey_as_they_were():
+def test_hidden_pixels_are_orange_and_the_others_gray_as_they_were():
     original, hidden = _images(2, 4, 3), np.zeros((2, 4, 3), bool)
     hidden[1, :2] = True
     first, _ = _drawn(completions.table(original, hidden, {"a": _images(2, 1, 4, 3)}))

@@ -16,8 +16,8 @@ def labels(axis):
         if low <= tick.get_loc() <= high and tick.label1.get_text()
     ]
     ticks.sort(key=lambda tick: tick.get_loc())
-    found = [tick.label1 for tick in ticks]
-    return [t.get_text() for t in found], [t.get_window_extent() for t in found]
+    results = [tick.label1 for tick in ticks]
+    return [t.get_text() for t in results], [t.get_window_extent() for t in results]
 
 
 @pytest.mark.parametrize(

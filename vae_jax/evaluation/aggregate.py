@@ -22,10 +22,15 @@ from vae_jax.types import Model, Params, PRNGKey, Scalar
 
 
 class Surgery(NamedTuple):
-    """Terms in nats of every row and sample; their means are the two divergences."""
+    """Terms in nats of every row and sample; their means are the two divergences.
 
-    mutual_information: Float[Array, "N S"]  # log q(z | x_n) - log q(z)
-    marginal_kl: Float[Array, "N S"]  # log q(z) - log p(z)
+    Attributes:
+        mutual_information: log q(z | x_n) - log q(z).
+        marginal_kl: log q(z) - log p(z).
+    """
+
+    mutual_information: Float[Array, "N S"]
+    marginal_kl: Float[Array, "N S"]
 
 
 Evaluate: TypeAlias = Callable[[PRNGKey, Params, Float[Array, "N *X"]], Surgery]
@@ -94,7 +99,16 @@ def elbo_surgery(
 
 
 class Parts(NamedTuple):
-    """The mean KL over rows in its two parts, nats, with standard errors over z."""
+    """The mean KL over rows in its two parts, nats, with standard errors over z.
+
+    Attributes:
+        mutual_information: I(n; z).
+        marginal_kl: KL(q(z) || p(z)).
+        mean_kl: their sum.
+        mutual_information_error: of I(n; z).
+        marginal_kl_error: of KL(q(z) || p(z)).
+        mean_kl_error: of the sum, whose parts have the same draws.
+    """
 
     mutual_information: float
     marginal_kl: float
@@ -129,6 +143,6 @@ def sampling_error(terms: Float[Array, "N S"]) -> Scalar:
     """
     num_rows, num_samples = terms.shape
     if num_samples < 2:
-        raise ValueError(f"num_samples must be at least two, got {num_samples}.")
+        raise ValueError(f"num_samples must be at least two, got {num_samples}")
     variance = terms.var(axis=1, ddof=1).sum() / num_samples
     return jnp.sqrt(variance) / num_rows

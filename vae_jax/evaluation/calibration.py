@@ -101,10 +101,10 @@ def reliability(
     if probabilities.shape != x.shape:
         raise ValueError(
             f"probabilities and x must be of one shape, got {probabilities.shape} and "
-            f"{x.shape}."
+            f"{x.shape}"
         )
     if not ((probabilities >= 0.0) & (probabilities <= 1.0)).all():
-        raise ValueError("probabilities must lie in [0, 1].")
+        raise ValueError("probabilities must lie in [0, 1]")
     which = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
     return [
         Bin(
@@ -140,7 +140,7 @@ def intervals(
         ValueError: for another share.
     """
     if not 0.0 < nominal < 1.0:
-        raise ValueError(f"nominal must lie between 0 and 1, got {nominal}.")
+        raise ValueError(f"nominal must lie between 0 and 1, got {nominal}")
     tails = [(1.0 - nominal) / 2.0, (1.0 + nominal) / 2.0]
     low, high = np.nanquantile(draws, tails, axis=0)
     return low, high

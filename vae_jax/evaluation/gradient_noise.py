@@ -35,7 +35,12 @@ class Moments(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A number with its standard error."""
+    """A number with its standard error.
+
+    Attributes:
+        value: the number.
+        standard_error: of it.
+    """
 
     value: float
     standard_error: float
@@ -97,7 +102,7 @@ def moments(
     if num_draws < 2 or num_draws % batch_size:
         raise ValueError(
             f"num_draws must be 2 or more and a multiple of batch_size={batch_size}, "
-            f"got {num_draws}."
+            f"got {num_draws}"
         )
 
     def run(key: PRNGKey, *inputs: Any) -> Moments:
@@ -257,7 +262,7 @@ def jackknife(
     groups = jax.tree.map(np.asarray, list(groups))
     sizes = {len(m.num_draws) for m in groups}
     if len(sizes) != 1 or min(sizes) < 2:
-        raise ValueError(f"moments must be of the same G >= 2 groups, got {sizes}.")
+        raise ValueError(f"moments must be of the same G >= 2 groups, got {sizes}")
     (num_groups,) = sizes
 
     def of_groups(rows: np.ndarray) -> float:

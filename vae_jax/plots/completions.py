@@ -26,21 +26,21 @@ def table(
     Hidden pixels of the second column are orange.
 
     Args:
-      originals: [N, H, W], or [N, H, W, 3].
-      hidden: bool, of the same shape; a pixel is orange where any channel is hidden.
-      groups: by their title, images [N, M, *] side by side, all of them of one shape
-        but for M.
-      limits: the values of black and white; a line below says them, as in
-        `images.grid`.
+        originals: [N, H, W], or [N, H, W, 3].
+        hidden: bool, of the same shape; a pixel is orange where any channel is hidden.
+        groups: by their title, images [N, M, *] side by side, all of them of one shape
+            but for M.
+        limits: the values of black and white; a line below says them, as in
+            `images.grid`.
 
     Raises:
-      ValueError: another shape, or no images.
+        ValueError: another shape, or no images.
     """
     original = _colored("originals", originals, 1, limits)
     if np.shape(hidden) != np.shape(originals):
         raise ValueError(
             f"originals {np.shape(originals)} and hidden {np.shape(hidden)} differ in "
-            "shape."
+            "shape"
         )
     orange = np.reshape(hidden, (*original.shape[:3], -1)).any(axis=-1, keepdims=True)
     observed = np.where(orange, np.asarray(_HIDDEN), original)
@@ -50,7 +50,7 @@ def table(
         if panels[title].shape[0] != len(original):
             raise ValueError(
                 f"{title}: completions of {panels[title].shape[0]} images beside "
-                f"{len(original)} originals."
+                f"{len(original)} originals"
             )
     canvases = {title: _canvas(tiles) for title, tiles in panels.items()}
     figure = _figure(canvases, tile=max(original.shape[1:3]))
@@ -70,10 +70,10 @@ def _colored(
         images = np.repeat(images[..., None], 3, axis=-1)
     elif image_axes != 3 or images.shape[-1] != 3:
         raise ValueError(
-            f"{name} must be [..., H, W] or [..., H, W, 3], got {images.shape}."
+            f"{name} must be [..., H, W] or [..., H, W, 3], got {images.shape}"
         )
     if images.size == 0:
-        raise ValueError(f"{name} of shape {images.shape} have nothing to draw.")
+        raise ValueError(f"{name} of shape {images.shape} have nothing to draw")
     scaled = (images - limits[0]) / (limits[1] - limits[0])
     return np.where(np.isnan(scaled), grids.SEPARATOR, scaled)
 

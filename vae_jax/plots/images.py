@@ -33,16 +33,16 @@ def grid(
     """Images in rows, read from left to right.
 
     Args:
-      images: [N, H, W], or [N, H, W, C] with one or three channels.
-      num_columns: images in a row; fewer if there are fewer.
-      title: above the picture.
-      padding: pixels between images.
-      limits: the values of black and white. The title says them where they are not 0
-        and 1, or where values beyond them are cut.
+        images: [N, H, W], or [N, H, W, C] with one or three channels.
+        num_columns: images in a row; fewer if there are fewer.
+        title: above the picture.
+        padding: pixels between images.
+        limits: the values of black and white. The title says them where they are not 0
+            and 1, or where values beyond them are cut.
 
     Raises:
-      ValueError: another shape, no images, integers above 1 without limits, or a number
-        out of range.
+        ValueError: another shape, no images, integers above 1 without limits, or a
+            number out of range.
     """
     images = _checked("images", images, num_axes=1, limits=limits)
     _check_layout(num_columns, padding)
@@ -63,20 +63,20 @@ def pairs(
     """Originals, each above its reconstruction, in pairs of rows set apart.
 
     Args:
-      originals: [N, H, W] or [N, H, W, C], as in `grid`.
-      reconstructions: the same shape.
-      num_columns: images in a row; fewer if there are fewer.
-      title: above the picture.
-      padding: pixels between images; three times as many between pairs of rows.
-      limits: the values of black and white, as in `grid`.
+        originals: [N, H, W] or [N, H, W, C], as in `grid`.
+        reconstructions: the same shape.
+        num_columns: images in a row; fewer if there are fewer.
+        title: above the picture.
+        padding: pixels between images; three times as many between pairs of rows.
+        limits: the values of black and white, as in `grid`.
 
     Raises:
-      ValueError: as in `grid`, or the two differ in shape.
+        ValueError: as in `grid`, or the two differ in shape.
     """
     if np.shape(originals) != np.shape(reconstructions):
         raise ValueError(
             f"originals {np.shape(originals)} and reconstructions "
-            f"{np.shape(reconstructions)} differ in shape."
+            f"{np.shape(reconstructions)} differ in shape"
         )
     above = _checked("originals", originals, num_axes=1, limits=limits)
     below = _checked("reconstructions", reconstructions, num_axes=1, limits=limits)
@@ -98,22 +98,22 @@ def groups(
     """Columns of images in groups set apart, such as an image and what is made of it.
 
     Args:
-      parts: groups from left to right, [R, C, H, W] or [R, C, H, W, 1 or 3] each; row 0
-        is at the top.
-      title: above the picture.
-      padding: pixels between images; four times as many between groups.
-      limits: the values of black and white, as in `grid`.
+        parts: groups from left to right, [R, C, H, W] or [R, C, H, W, 1 or 3] each; row
+            0 is at the top.
+        title: above the picture.
+        padding: pixels between images; four times as many between groups.
+        limits: the values of black and white, as in `grid`.
 
     Raises:
-      ValueError: as in `grid`, no groups, or groups of different images or rows.
+        ValueError: as in `grid`, no groups, or groups of different images or rows.
     """
     if not parts:
-        raise ValueError("parts must hold at least one group of images.")
+        raise ValueError("parts must hold at least one group of images")
     _check_layout(1, padding)
     tiles = [_checked("parts", part, num_axes=2, limits=limits) for part in parts]
     shapes = {(len(part), *part.shape[2:]) for part in tiles}
     if len(shapes) > 1:
-        raise ValueError(f"parts differ in their rows or images: {sorted(shapes)}.")
+        raise ValueError(f"parts differ in their rows or images: {sorted(shapes)}")
     columns = [
         gap for part in tiles for gap in [padding] * (part.shape[1] - 1) + [4 * padding]
     ]
@@ -131,12 +131,12 @@ def manifold(
     """A sheet of images without gaps, where neighbors are meant to be alike.
 
     Args:
-      images: [R, C, H, W], or [R, C, H, W, 1 or 3]; row 0 is at the top.
-      title: above the picture.
-      limits: the values of black and white, as in `grid`.
+        images: [R, C, H, W], or [R, C, H, W, 1 or 3]; row 0 is at the top.
+        title: above the picture.
+        limits: the values of black and white, as in `grid`.
 
     Raises:
-      ValueError: another shape, no images, or integers above 1 without limits.
+        ValueError: another shape, no images, or integers above 1 without limits.
     """
     tiles = _checked("images", images, num_axes=2, limits=limits)
     gaps = [0] * len(tiles), [0] * tiles.shape[1]
@@ -147,8 +147,8 @@ def scale_note(canvas: np.ndarray, limits: tuple[float, float]) -> str:
     """What black and white are, where that is not 0 and 1 or values are cut at them.
 
     Args:
-      canvas: values that are black at 0 and white at 1; those beyond are cut.
-      limits: what 0 and 1 stand for.
+        canvas: values that are black at 0 and white at 1; those beyond are cut.
+        limits: what 0 and 1 stand for.
     """
     beyond = bool(((canvas < -_TOLERANCE) | (canvas > 1.0 + _TOLERANCE)).any())
     if limits == (0.0, 1.0) and not beyond:
@@ -162,7 +162,7 @@ def _checked(
     """Images as floats, 0 for black and 1 for white, without an axis of one channel."""
     low, high = limits
     if not low < high:
-        raise ValueError(f"limits must be black's value, then white's, got {limits}.")
+        raise ValueError(f"limits must be black's value, then white's, got {limits}")
     images = np.asarray(images)
     image_axes = images.ndim - num_axes
     if image_axes == 3 and images.shape[-1] == 1:
@@ -171,24 +171,24 @@ def _checked(
         before = "N, " if num_axes == 1 else "R, C, "
         raise ValueError(
             f"{name} must be [{before}H, W] or [{before}H, W, 1 or 3] to be drawn, "
-            f"got shape {images.shape}."
+            f"got shape {images.shape}"
         )
     if images.size == 0:
-        raise ValueError(f"{name} of shape {images.shape} have nothing to draw.")
+        raise ValueError(f"{name} of shape {images.shape} have nothing to draw")
     unscaled = limits == (0.0, 1.0) and np.issubdtype(images.dtype, np.integer)
     if unscaled and images.max() > 1:
         raise ValueError(
             f"{name} hold integers to {images.max()}: scale them to [0, 1], or give "
-            "limits."
+            "limits"
         )
     return (images.astype(np.float32) - low) / (high - low)
 
 
 def _check_layout(num_columns: int, padding: int) -> None:
     if num_columns < 1:
-        raise ValueError(f"num_columns must be at least 1, got {num_columns}.")
+        raise ValueError(f"num_columns must be at least 1, got {num_columns}")
     if padding < 0:
-        raise ValueError(f"padding must not be negative, got {padding}.")
+        raise ValueError(f"padding must not be negative, got {padding}")
 
 
 def _rows(images: np.ndarray, num_columns: int) -> np.ndarray:

@@ -23,18 +23,18 @@ def scatter(
     from a color bar. Points are drawn in random order, so that no label hides another.
 
     Args:
-      codes: [N, 2].
-      labels: [N] integers, or None: one color for all.
-      x_label: what the first column is.
-      y_label: what the second is.
-      title: above the picture.
+        codes: [N, 2].
+        labels: [N] integers, or None: one color for all.
+        x_label: what the first column is.
+        y_label: what the second is.
+        title: above the picture.
 
     Raises:
-      ValueError: codes that are not [N, 2], no codes, or labels of another number.
+        ValueError: codes that are not [N, 2], no codes, or labels of another number.
     """
     codes = np.asarray(codes)
     if codes.ndim != 2 or codes.shape[1] != 2 or not len(codes):
-        raise ValueError(f"codes must be [N, 2], got {codes.shape}.")
+        raise ValueError(f"codes must be [N, 2], got {codes.shape}")
     _check_labels(codes, labels)
     figure = Figure(figsize=(6.4, 5.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -75,17 +75,17 @@ def histogram(
     """Codes of one latent as a histogram, stacked by label.
 
     Args:
-      codes: [N].
-      labels: [N] integers, or None; more than twenty are not told apart.
-      x_label: what the codes are.
-      title: above the picture.
+        codes: [N].
+        labels: [N] integers, or None; more than twenty are not told apart.
+        x_label: what the codes are.
+        title: above the picture.
 
     Raises:
-      ValueError: codes that are not [N], no codes, or labels of another number.
+        ValueError: codes that are not [N], no codes, or labels of another number.
     """
     codes = np.asarray(codes)
     if codes.ndim != 1 or not len(codes):
-        raise ValueError(f"codes must be [N], got {codes.shape}.")
+        raise ValueError(f"codes must be [N], got {codes.shape}")
     _check_labels(codes, labels)
     figure = Figure(figsize=(6.4, 3.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -111,7 +111,7 @@ def _check_labels(codes: np.ndarray, labels: np.ndarray | None) -> None:
     if labels is not None and np.shape(labels) != (len(codes),):
         raise ValueError(
             f"labels must be one for each of {len(codes)} codes, got shape "
-            f"{np.shape(labels)}."
+            f"{np.shape(labels)}"
         )
 
 

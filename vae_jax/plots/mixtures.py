@@ -19,11 +19,11 @@ def responsibilities(
     Ellipses are two standard deviations wide in every direction.
 
     Args:
-      x: points [N, 2].
-      frames: title -> responsibilities [N, K], means [K, 2], covariances [K, 2, 2].
+        x: points [N, 2].
+        frames: title -> responsibilities [N, K], means [K, 2], covariances [K, 2, 2].
 
     Raises:
-      ValueError: no frames, or points that are not [N, 2].
+        ValueError: no frames, or points that are not [N, 2].
     """
     _check(x, frames)
     figure = Figure(
@@ -57,12 +57,12 @@ def densities(
     does not blacken the others. The points are drawn over them.
 
     Args:
-      x: points [N, 2].
-      panels: title -> density [rows of the second feature, columns of the first].
-      extent: least and greatest of the first feature, then of the second.
+        x: points [N, 2].
+        panels: title -> density [rows of the second feature, columns of the first].
+        extent: least and greatest of the first feature, then of the second.
 
     Raises:
-      ValueError: no panels, or points that are not [N, 2].
+        ValueError: no panels, or points that are not [N, 2].
     """
     _check(x, panels)
     figure = Figure(
@@ -87,9 +87,9 @@ def densities(
 
 def _check(x: np.ndarray, panels: Mapping) -> None:
     if not panels:
-        raise ValueError("there must be at least one panel.")
+        raise ValueError("there must be at least one panel")
     if x.ndim != 2 or x.shape[1] != 2:
-        raise ValueError(f"points must be [N, 2], got {x.shape}.")
+        raise ValueError(f"points must be [N, 2], got {x.shape}")
 
 
 def _colors(count: int) -> np.ndarray:
