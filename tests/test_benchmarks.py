@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
     "num_latents": 2,
     "batch_size": 20,
     "num_steps": 3,
-    "contenders": "ours",
+    "contenders": ("ours",),
 }
 RACE: dict[str, Any] = {"num_rounds": 2, "measure_memory": False}
 FLAGS = contenders.Flags(**TINY)
@@ -104,7 +104,7 @@ def test_every_part_of_a_step_takes_time(problem):
 def test_a_peer_that_is_not_installed_is_left_out_and_named(monkeypatch, capsys):
     missing = contenders.Library("no_such_package", "no.such.module")
     monkeypatch.setitem(contenders.CONTENDERS, "torch", missing)
-    assert contenders.fitting("ours,torch") == ["ours"]
+    assert contenders.fitting(["ours", "torch"]) == ["ours"]
     assert (
         "torch: left out, no_such_package is not installed" in capsys.readouterr().out
     )
@@ -123,7 +123,7 @@ def test_what_a_peer_does_not_have_leaves_it_out(monkeypatch, capsys, flags, rea
     library = contenders.CONTENDERS["pythae"]._replace(package="jax")
     monkeypatch.setitem(contenders.CONTENDERS, "pythae", library)
     asked = dataclasses.replace(FLAGS, **flags)
-    fitting = contenders.fitting("ours,pythae", asked)
+    fitting = contenders.fitting(["ours", "pythae"], asked)
     assert fitting == (["ours"] if reason else ["ours", "pythae"])
     assert reason in capsys.readouterr().out
 
@@ -132,19 +132,18 @@ def test_none_that_can_run_is_an_error(monkeypatch):
     missing = contenders.Library("no_such_package", "no.such.module")
     monkeypatch.setitem(contenders.CONTENDERS, "torch", missing)
     with pytest.raises(cli.UsageError, match="--contenders=torch: none of them"):
-        contenders.fitting("torch")
+        contenders.fitting(["torch"])
 
 
 def test_a_race_says_who_is_no_contender(capsys):
     seconds = {"ours": [1.0, 2.0], "torch": [2.0, 2.0], "flax": [1.0, 1.0]}
     nats = {"ours": -1.0, "torch": -3.0, "flax": -1.9}
-    race = rounds.Race(seconds, nats, {"torch": 5.0})
-    assert rounds.note(race, "flax", "bound") == "bound -1.90"
-    said = rounds.note(race, "torch", "bound")
-    assert said == "bound -3.00, 5 MiB, no contender: -2.0 nats"
+    race = rounds.Race(seconds, "bound", nats, {"torch": 5.0})
+    assert race.note("flax") == "bound -1.90"
+    assert race.note("torch") == "bound -3.00, 5 MiB, no contender: -2.0 nats"
     ratios = race.ratios("ours", ["ours", "torch", "numpyro"])
     assert list(ratios) == ["ours / torch"]
-    figures = rounds.show(race, scale=1e3, unit="ms", ratios=ratios, quantity="bound")
+    figures = race.show(ratios, scale=1e3, unit="ms")
     assert figures["ratios"] == {"ours / torch": 0.75}
     printed = capsys.readouterr().out
     assert "no contender" in printed
@@ -156,16 +155,27 @@ def test_work_of_others_is_warned_of(monkeypatch, capsys):
     monkeypatch.setattr(rounds, "_others_seconds", lambda: next(others))
     seconds = rounds.interleaved({"a": lambda: 1.0}, num_rounds=3)
     assert seconds == {"a": [1.0, 1.0, 1.0]}
-    printed = capsys.readouterr().out
-    assert "figures are suspect" in printed
-    assert "round 3 of 3, s: a 1" in printed  # a row as soon as it is known
+    assert "figures are suspect" in capsys.readouterr().out
+
+
+def test_a_number_is_printed_as_soon_as_it_is_known(capsys):
+    numbers, printed = iter([9.0, 1.0, 2.0]), []
+
+    def second() -> float:
+        printed.append(capsys.readouterr().out)
+        return 0.5
+
+    runs = {"a": lambda: next(numbers), "b": second}
+    seconds = rounds.interleaved(runs, num_rounds=2)
+    assert seconds == {"a": [1.0, 2.0], "b": [0.5, 0.5]}  # not the first, to be warm
+    assert [text.split(", s: ")[-1] for text in printed] == ["a 9;", "a 1;", "a 2;"]
 
 
 @pytest.mark.slow
 def test_the_training_step_is_set_beside_its_limit(tmp_path, capsys):
     path = tmp_path / "step.json"
     config = train_step.Config(
-        **TINY, **RACE, estimators="dreg", parts=False, output=str(path)
+        **TINY, **RACE, estimators=("dreg",), parts=False, output=str(path)
     )
     assert train_step.main(config) == 0
     printed = capsys.readouterr().out
@@ -218,8 +228,8 @@ def children(monkeypatch, problem):
     """The cache folders of processes that are asked for, none of them run."""
     folders = []
 
-    def trained(name, flags, *, num_epochs=1, cache=None):
-        del flags, num_epochs
+    def trained(name, flags, *, cache=None):
+        del flags
         assert name == "ours"
         folders.append(cache)
         return process.Trained(process.Process(1.0, 2.0, ""), 3.0, problem.start)
@@ -242,7 +252,9 @@ def test_only_cached_starts_share_a_folder(tmp_path, children):
 
 @pytest.mark.slow
 def test_a_process_tells_when_it_was_ready_and_what_it_reached(tmp_path, problem):
-    trained = process.trained("ours", FLAGS, num_epochs=2, cache=str(tmp_path))
+    trained = process.trained(
+        "ours", process.Config(**TINY, num_epochs=2), cache=str(tmp_path)
+    )
     assert 0.0 < trained.process.first < trained.process.seconds
     assert trained.peak_mib > 0.0
     reached = ours.objective(problem, trained.weights)
@@ -276,7 +288,7 @@ def test_a_process_hands_on_its_weights(tmp_path, problem, capsys):
 @pytest.mark.parametrize("name", [n for n in contenders.CONTENDERS if n != "ours"])
 def test_a_peer_reaches_what_ours_reaches(problem, name):
     pytest.importorskip(contenders.CONTENDERS[name].package)
-    assert contenders.fitting(name, problem.flags) == [name]
+    assert contenders.fitting([name], problem.flags) == [name]
     reached = {}
     for each in ("ours", name):
         with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):  # NumPyro
@@ -294,7 +306,7 @@ def test_a_peer_evaluates_as_ours_does(problem, name):
     images = problem.test[:5] > 0.5
     weights = importance_sampling.near_prior(problem.start)
     of_ours, other = (
-        contenders.module(each).evaluator(weights, (8, 8), 1000)(images)
+        contenders.module(each).evaluator(weights, 1000)(images)
         for each in ("ours", name)
     )
     np.testing.assert_allclose(of_ours, other, atol=0.2)
@@ -305,8 +317,23 @@ def test_a_peer_evaluates_as_ours_does(problem, name):
     [
         (train_step.Config, {"num_rounds": 0}, "--num_rounds must be positive, got 0"),
         (train_step.Config, {"batch_size": 0}, "--batch_size must be positive, got 0"),
-        (whole.Config, {"contenders": "ours,keras"}, "--contenders: keras unknown"),
-        (process.Config, {"contenders": "ours,torch"}, "--contenders"),
+        (
+            whole.Config,
+            {"contenders": ("ours", "keras")},
+            "--contenders=keras is unknown",
+        ),
+        (start.Config, {"contenders": ()}, "--contenders must hold at least one"),
+        (
+            process.Config,
+            {"contenders": ("ours", "torch")},
+            "ours,torch: one a process",
+        ),
+        (
+            train_step.Config,
+            {"estimators": ("dregs",)},
+            "--estimators=dregs is unknown",
+        ),
+        (importance_sampling.Config, {"contenders": ("flax",)}, "=flax is unknown"),
         (process.Config, {"num_epochs": 0}, "--num_epochs must be positive, got 0"),
     ],
 )

@@ -11,13 +11,14 @@ import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from experiments.command import cli
 from vae_jax.data import sources
 
+F = TypeVar("F")
 INITIAL_SEED = 0
 LEARNING_RATE = 1e-3
 
@@ -29,17 +30,23 @@ class Library(NamedTuple):
     module: str  # here, that drives it
     one_sample: bool = False  # it has the ELBO with one sample alone
     fixed_pixels: bool = False  # its data sets cannot be drawn afresh
+    compiles: bool = True  # into programs that are kept for the next start
 
 
 CONTENDERS = {
     "ours": Library("jax", "ours"),
-    "torch": Library("torch", "peers.torch_vae"),
+    "torch": Library("torch", "peers.torch_vae", compiles=False),
     "torch_compile": Library("torch", "peers.torch_vae"),
     "numpyro": Library("numpyro", "peers.numpyro_vae", one_sample=True),
-    "pythae": Library("pythae", "peers.pythae_vae", one_sample=True, fixed_pixels=True),
+    "pythae": Library("pythae", "peers.pythae_vae", True, True, compiles=False),
     "flax": Library("flax", "peers.flax_vae", one_sample=True),
     "flax_jit": Library("flax", "peers.flax_vae", one_sample=True),
 }
+
+
+def flag(*default: str, known: Sequence[str] = tuple(CONTENDERS)) -> Any:
+    """The flag that says which of the known are timed."""
+    return cli.flag(default, "Which are timed.", choices=known, empty=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +74,14 @@ class Flags(cli.Flags):
     num_steps: int = cli.flag(
         500, "Steps of one pass, at most the data set's; 0 for all of it.", least=0
     )
-    contenders: str = cli.flag(
-        ",".join(CONTENDERS), f"Comma-separated, of {', '.join(CONTENDERS)}."
-    )
+    contenders: tuple[str, ...] = flag(*CONTENDERS)
 
-    def check(self) -> None:
-        """Refuses unknown contenders."""
-        unknown = set(self.contenders.split(",")) - set(CONTENDERS)
-        if unknown:
-            raise ValueError(
-                f"--contenders: {', '.join(sorted(unknown))} unknown; known: "
-                f"{', '.join(CONTENDERS)}"
-            )
+
+def shared(flags: Any, config_cls: Callable[..., F], **changes: Any) -> F:
+    """Another command's flags, as they are here where both have them, some changed."""
+    both = {f.name: getattr(flags, f.name) for f in dataclasses.fields(flags)}
+    known = {f.name for f in dataclasses.fields(cast(Any, config_cls))}
+    return config_cls(**{n: v for n, v in both.items() if n in known} | changes)
 
 
 class Layer(NamedTuple):
@@ -118,6 +121,10 @@ class Problem(NamedTuple):
     def dynamic(self) -> bool:
         """Whether training pixels are drawn afresh at every step; else as they are."""
         return self.flags.binarization == "dynamic"
+
+
+LogP: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""Images of zeros and ones [N, *X] -> log p(x) [N]."""
 
 
 class Contender(NamedTuple):
@@ -165,18 +172,20 @@ def initial(num_entries: int, hidden: Sequence[int], num_latents: int) -> Weight
     )
 
 
-def fitting(names: str, flags: Flags | None = None) -> list[str]:
-    """Those of a comma-separated list that can solve the problem; prints the others.
+def fitting(names: Sequence[str], flags: Flags | None = None) -> list[str]:
+    """Those that are installed and can solve the problem; prints the others.
 
     Raises:
         UsageError: if none can.
     """
-    reasons = {name: _unfit(CONTENDERS[name], flags) for name in names.split(",")}
+    reasons = {name: _unfit(CONTENDERS[name], flags) for name in names}
     for name, reason in reasons.items():
         if reason:
             print(f"{name}: left out, {reason}")
     if all(reasons.values()):
-        raise cli.UsageError(f"--contenders={names}: none of them can run here")
+        raise cli.UsageError(
+            f"--contenders={','.join(names)}: none of them can run here"
+        )
     return [name for name, reason in reasons.items() if not reason]
 
 

@@ -45,36 +45,27 @@ class Config(rounds.Flags):
 
 def main(config: Config) -> int:
     """Measures, prints and writes."""
-    x = data(config)
-    start = first(config, x)
+    x, start = problem(config)
     runs = {
         PEER: scikit_learns(config, x, start),
         "gmm.em float64": ours(config, x, start, np.float64),
         "gmm.em float32": ours(config, x, start, np.float32),
     }
     race = rounds.Race(rounds.interleaved(runs, num_rounds=config.num_rounds))
-    ratios = {}
-    for name in runs:
-        ratios |= race.ratios(name, [PEER])
-    config.write(rounds.show(race, scale=1e3, unit="ms", ratios=ratios))
+    of_ours = [race.ratios(name, [PEER]) for name in runs]
+    ratios = {name: ratio for table in of_ours for name, ratio in table.items()}
+    config.write(race.show(ratios, scale=1e3, unit="ms"))
     return 0
 
 
-def data(config: Config) -> np.ndarray:
-    """Rows [N, D] of unit clusters about means of standard deviation 2."""
-    generator = np.random.default_rng(0)
-    means = 2.0 * generator.normal(size=(config.num_components, config.num_features))
-    labels = generator.integers(0, config.num_components, config.num_rows)
-    noise = generator.normal(size=(config.num_rows, config.num_features))
-    return means[labels] + noise
-
-
-def first(config: Config, x: np.ndarray) -> Params:
-    """Parameters that both start from, in float64."""
+def problem(config: Config) -> tuple[np.ndarray, Params]:
+    """Unit clusters about means of standard deviation 2 [N, D]; where all start."""
+    generator, k = np.random.default_rng(0), config.num_components
+    means = 2.0 * generator.normal(size=(k, config.num_features))
+    labels = generator.integers(0, k, config.num_rows)
+    x = means[labels] + generator.normal(size=(config.num_rows, config.num_features))
     with jax.enable_x64(True):
-        return gmm.start(
-            jax.random.key(1), jnp.asarray(x), num_components=config.num_components
-        )
+        return x, gmm.start(jax.random.key(1), jnp.asarray(x), num_components=k)
 
 
 def ours(

@@ -14,6 +14,7 @@ more than a nat from ours is no contender.
 
 import dataclasses
 import json
+import math
 import pathlib
 import tempfile
 import time
@@ -26,6 +27,7 @@ from experiments.command import cli
 from experiments.measures import measure
 
 SHAPE = (28, 28)
+EVALUATORS = ("ours", "torch", "pythae")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,34 +40,23 @@ class Config(rounds.Flags):
     num_samples: int = cli.flag(5000, "Samples per image, k.", least=1)
     num_latents: int = cli.flag(20, "Latents.", least=1)
     hidden: int = cli.flag(500, "Hidden units.", least=1)
-    num_timed: int = cli.flag(
-        100, "Images of each round of the timing; 0: none.", least=0
-    )
-    contenders: str = cli.flag(
-        "ours,torch,pythae", "Comma-separated; memory is of the first."
-    )
+    num_timed: int = cli.flag(100, "Images of a timed round; 0: no rounds.", least=0)
+    contenders: tuple[str, ...] = contenders.flag(*EVALUATORS, known=EVALUATORS)
 
 
 def main(config: Config) -> int:
     """Measures, prints and writes."""
     first, *others = names = contenders.fitting(config.contenders)
-    result = of_first(config, first)
-    for name, number in result.items():
-        print(f"{name:<39}{number:10.1f}")
-    if not config.num_timed:
-        config.write(result)
-        return 0
-    race = timed(config, names)
-    peaks = {name: _peak_of_child(config, name) for name in others}
-    ratios = race.ratios("products", ["ours"]) | race.ratios("ours", others)
-    figures = rounds.show(
-        race._replace(peak_mib=peaks),
-        scale=1e3,
-        unit="ms an image",
-        ratios=ratios,
-        quantity="log p(x)",
-    )
-    config.write(result | figures)
+    figures = of_first(config, first)
+    for name, number in figures.items():
+        print(f"{name:<39}{number:10.1f}", flush=True)
+    if config.num_timed:
+        race = timed(config, names)
+        peaks = {name: _peak_of_child(config, name) for name in others}
+        ratios = race.ratios("products", ["ours"]) | race.ratios("ours", others)
+        race = race._replace(peak_mib=peaks)
+        figures |= race.show(ratios, scale=1e3, unit="ms an image")
+    config.write(figures)
     return 0
 
 
@@ -73,11 +64,9 @@ def products(config: Config, num_entries: int) -> Callable[[], float]:
     """The seconds of one image's decodings as matrix products alone."""
     chunk = min(measure.IMPORTANCE_CHUNK, config.num_samples)
     d, h, x = config.num_latents, config.hidden, num_entries
-    layers = [
-        parts.matrix_product((chunk, d), (d, h), (1, 0)),
-        parts.matrix_product((chunk, h), (h, x), (1, 0)),
-    ]
-    return lambda: config.num_samples / chunk * sum(layer() for layer in layers)
+    first = parts.matrix_product((chunk, d), (d, h), (1, 0))
+    last = parts.matrix_product((chunk, h), (h, x), (1, 0))
+    return lambda: config.num_samples / chunk * (first() + last())
 
 
 def near_prior(weights: contenders.Weights) -> contenders.Weights:
@@ -89,11 +78,10 @@ def near_prior(weights: contenders.Weights) -> contenders.Weights:
 
 def of_first(config: Config, name: str) -> dict[str, float]:
     """Memory and speed of the first evaluation, compilation included."""
-    evaluate = _evaluator(config, name, SHAPE)
+    evaluate = _evaluator(config, name, math.prod(SHAPE))
     generator = np.random.default_rng(0)
     images = generator.random((config.num_images, *SHAPE), np.float32) < 0.13
-    imported = process.peak_mib()
-    started = time.perf_counter()
+    imported, started = process.peak_mib(), time.perf_counter()
     evaluate(images)
     return {
         "first_images_per_second": config.num_images / (time.perf_counter() - started),
@@ -107,12 +95,11 @@ def timed(config: Config, names: list[str]) -> rounds.Race:
     flags = contenders.Flags(
         dataset=config.dataset, data_dir=config.data_dir, binarization="dynamic"
     )
-    test = contenders.problem(flags).test
+    test, means = contenders.problem(flags).test, {}
     images = test[np.arange(config.num_timed) * len(test) // config.num_timed]
-    means: dict[str, float] = {}
 
     def run_of(name: str) -> Callable[[], float]:
-        evaluate = _evaluator(config, name, images.shape[1:])
+        evaluate = _evaluator(config, name, images[0].size)
 
         def work() -> None:
             means[name] = float(evaluate(images).mean(dtype=np.float64))
@@ -121,15 +108,13 @@ def timed(config: Config, names: list[str]) -> rounds.Race:
 
     runs = {name: run_of(name) for name in names}
     runs["products"] = products(config, images[0].size)
-    return rounds.Race(rounds.interleaved(runs, num_rounds=config.num_rounds), means)
+    seconds = rounds.interleaved(runs, num_rounds=config.num_rounds)
+    return rounds.Race(seconds, "log p(x)", means)
 
 
-def _evaluator(
-    config: Config, name: str, shape: tuple[int, ...]
-) -> Callable[[np.ndarray], np.ndarray]:
-    size = int(np.prod(shape))
-    weights = near_prior(contenders.initial(size, (config.hidden,), config.num_latents))
-    return contenders.module(name).evaluator(weights, shape, config.num_samples)
+def _evaluator(config: Config, name: str, num_entries: int) -> contenders.LogP:
+    start = contenders.initial(num_entries, (config.hidden,), config.num_latents)
+    return contenders.module(name).evaluator(near_prior(start), config.num_samples)
 
 
 def _peak_of_child(config: Config, name: str) -> float:
@@ -137,7 +122,7 @@ def _peak_of_child(config: Config, name: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         output = f"{folder}/result.json"
         num_images = min(config.num_images, config.num_timed)
-        changes = {"contenders": name, "num_images": num_images, "num_timed": 0}
+        changes = {"contenders": (name,), "num_images": num_images, "num_timed": 0}
         child = dataclasses.replace(config, **changes, output=output)
         process.run(__spec__.name, child, {})
         return json.loads(pathlib.Path(output).read_text())["peak_beyond_imports_mib"]

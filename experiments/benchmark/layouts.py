@@ -15,10 +15,8 @@ import dataclasses
 import numpy as np
 
 from experiments.benchmark import ours, rounds
-from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli
-from experiments.runs import protocol, runs
-from vae_jax.data import batches, sources
+from experiments.runs import runs
 
 BASE = "one seed, resident"
 
@@ -33,9 +31,7 @@ class Config(rounds.Flags):
     num_samples: int = cli.flag(1, "Samples per example, L.", least=1)
     seeds: tuple[int, ...] = cli.flag((2, 4, 8), "Seeds that train together.")
     num_devices: int = cli.flag(1, "Devices that share each batch; 1: not measured.")
-    stream_steps: int = cli.flag(
-        500, "Steps whose rows the host sends at a time.", least=1
-    )
+    stream_steps: int = cli.flag(500, "Steps whose rows the host sends.", least=1)
     num_steps: int = cli.flag(1000, "Steps per round.", least=1)
 
     def check(self) -> None:
@@ -49,46 +45,28 @@ class Config(rounds.Flags):
 
 def main(config: Config) -> int:
     """Measures, prints and writes."""
+    shape, timed = (config.num_steps * config.batch_size, 28, 28), {}
+    rows = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     with cli.user_errors():
-        data = dataset(config)
-        built = {name: runs.of_data(f, data) for name, f in layouts(config).items()}
-    timed = {}
-    for name, run in built.items():
-        passes = ours.passes(run, runs.initial(run).run)
-        num_examples = len(data.source.train) * len(run.configs)
-        timed[name] = rounds.timed(passes.epoch, num_examples)
+        for name, changes in layouts(config).items():
+            alone = {"num_devices": 1, "stream_steps": 0, "binarization": "none"}
+            flags = ours.config(config, **alone | changes)
+            run = ours.run(flags, rows, 255.0)
+            epoch = ours.passes(run, runs.initial(run).run).epoch
+            timed[name] = rounds.timed(epoch, len(rows) * len(run.configs))
     race = rounds.Race(rounds.interleaved(timed, num_rounds=config.num_rounds))
-    ratios = race.ratios(BASE, timed)
-    config.write(rounds.show(race, scale=1e6, unit="us/example", ratios=ratios))
+    config.write(race.show(race.ratios(BASE, timed), scale=1e6, unit="us/example"))
     return 0
 
 
-def dataset(config: Config) -> protocol.Dataset:
-    """As many rows of random bytes as a round has examples."""
-    size = config.num_steps * config.batch_size
-    rows = np.random.default_rng(0).integers(0, 256, (size, 28, 28), np.uint8)
-    none = rows[:0]
-    source = sources.Source("bytes", rows, none, none, {}, 0.0, 255.0, "random")
-    prepared = batches.prepare(source, binarization="none")
-    return protocol.Dataset(source, prepared, "cross-entropy")
-
-
-def layouts(config: Config) -> dict[str, TrainConfig]:
-    """The flags of each layout."""
-    base = TrainConfig(
-        dataset="mnist",
-        binarization="none",
-        batch_size=config.batch_size,
-        hidden=config.hidden,
-        num_latents=config.num_latents,
-        num_samples=config.num_samples,
-    )
-    changes: dict[str, dict[str, int]] = {BASE: {}}
-    changes |= {f"{n} seeds": {"num_seeds": n} for n in config.seeds}
-    changes["rows from the host"] = {"stream_steps": config.stream_steps}
+def layouts(config: Config) -> dict[str, dict[str, int]]:
+    """The flags of experiments.train that make each layout."""
+    listed: dict[str, dict[str, int]] = {BASE: {}}
+    listed |= {f"{n} seeds": {"num_seeds": n} for n in config.seeds}
+    listed["rows from the host"] = {"stream_steps": config.stream_steps}
     if config.num_devices != 1:
-        changes[f"{config.num_devices} devices"] = {"num_devices": config.num_devices}
-    return {name: dataclasses.replace(base, **of) for name, of in changes.items()}
+        listed[f"{config.num_devices} devices"] = {"num_devices": config.num_devices}
+    return listed
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """This project's training step as a contender, and the ruler of all contenders."""
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,46 +7,38 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmark import contenders
-from experiments.benchmark.contenders import (
-    LEARNING_RATE,
-    Contender,
-    Layer,
-    Problem,
-    Weights,
-)
+from experiments.benchmark.contenders import Contender, Layer, Problem, Weights
 from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.measures import measure
 from experiments.runs import protocol, runs
 from vae_jax.data import batches, sources
 from vae_jax.estimators import importance, sgvb
-from vae_jax.evaluation import examples
 from vae_jax.training import loop
 from vae_jax.types import Model, Params, PyTree
 
 RULER_SAMPLES = 10  # of z per test image, for the ELBO
 
 
-def config(flags: contenders.Flags, **changes: Any) -> Config:
+def config(flags: Any, **changes: Any) -> Config:
     """The flags of experiments.train for the same problem, some of them changed."""
-    names = {field.name for field in dataclasses.fields(contenders.Flags)}
-    shared = names & {field.name for field in dataclasses.fields(Config)}
-    of_train: dict[str, Any] = {name: getattr(flags, name) for name in shared}
-    of_train |= {"learning_rate": LEARNING_RATE} | changes
-    return Config(**of_train)
+    changes = {"learning_rate": contenders.LEARNING_RATE} | changes
+    return contenders.shared(flags, Config, **changes)
 
 
 def built(problem: Problem, **changes: Any) -> runs.Run:
     """The run of a problem as experiments.train has it, with flags of its changed."""
-    none = problem.train[:0]
-    source = sources.Source(
-        "benchmark", problem.train, none, none, {}, 0.0, problem.divisor, "benchmark"
-    )
-    binarization = problem.flags.binarization
-    prepared = batches.prepare(source, binarization=binarization)
-    quantity = "log-likelihood" if problem.dynamic else "cross-entropy"
-    data = protocol.Dataset(source, prepared, quantity)
-    return runs.of_data(config(problem.flags, **changes), data)
+    return run(config(problem.flags, **changes), problem.train, problem.divisor)
+
+
+def run(config: Config, rows: np.ndarray, divisor: float) -> runs.Run:
+    """The run of a configuration on bytes [N, *X] that are there."""
+    none = rows[:0]
+    source = sources.Source("rows", rows, none, none, {}, 0.0, divisor, "benchmark")
+    prepared = batches.prepare(source, binarization=config.binarization)
+    drawn = config.binarization == "dynamic"
+    quantity = "log-likelihood" if drawn else "cross-entropy"
+    return runs.of_data(config, protocol.Dataset(source, prepared, quantity))
 
 
 def contender(name: str, problem: Problem, **changes: Any) -> Contender:
@@ -94,20 +84,18 @@ def objective(problem: Problem, reached: Weights) -> float:
     else:
         num_samples = RULER_SAMPLES
         value = sgvb.elbo(model, num_samples=num_samples)
-    batch_size = max(1, measure.DECODED_ROWS // num_samples)
-    evaluate = examples.over_examples(value, batch_size=batch_size)
+    evaluate = measure.over_rows(value, lambda x: x, num_decoded=num_samples)
     test = jnp.asarray(problem.test)
     nats = evaluate(jax.random.key(1), params(model, reached), test)
     return float(np.asarray(nats, np.float64).mean())
 
 
-def evaluator(
-    reached: Weights, shape: tuple[int, ...], num_samples: int
-) -> Callable[[np.ndarray], np.ndarray]:
-    """(images of zeros and ones [N, *X]) -> log p(x) [N] by importance sampling."""
-    latents = len(reached.decoder[0].kernel)
+def evaluator(reached: Weights, num_samples: int) -> contenders.LogP:
+    """Log p(x) by importance sampling."""
+    num_entries, latents = (len(net[0].kernel) for net in reached)
     hidden = tuple(len(layer.bias) for layer in reached.encoder[:-1])
-    model = models.build(Config(num_latents=latents, hidden=hidden), shape).model
+    flags = Config(num_latents=latents, hidden=hidden)
+    model = models.build(flags, (num_entries,)).model
     evaluate = measure.over_rows(
         measure.log_evidence(model, num_samples=num_samples),
         lambda x: x.astype(jnp.float32),
@@ -116,7 +104,8 @@ def evaluator(
     at = params(model, reached)
 
     def log_p(images: np.ndarray) -> np.ndarray:
-        return np.asarray(evaluate(jax.random.key(2), at, jnp.asarray(images)).log_p)
+        rows = jnp.asarray(images.reshape(len(images), -1))
+        return np.asarray(evaluate(jax.random.key(2), at, rows).log_p)
 
     return log_p
 

@@ -24,9 +24,6 @@ from vae_jax.types import PRNGKey, PyTree
 
 REPEATS = 200
 
-Timed = Callable[[], float]
-"""Returns the seconds of one step's share."""
-
 Product = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Shapes of the operands, and their contracted axes."""
 
@@ -51,7 +48,7 @@ def flops(problem: Problem) -> int:
     )
 
 
-def matrix_product(left: tuple, right: tuple, axes: tuple[int, int]) -> Timed:
+def matrix_product(left: tuple, right: tuple, axes: tuple[int, int]) -> rounds.Timed:
     """One product of that kind."""
     key_left, key_right = jax.random.split(jax.random.key(1))
     a, b = jax.random.normal(key_left, left), jax.random.normal(key_right, right)
@@ -64,13 +61,13 @@ def matrix_product(left: tuple, right: tuple, axes: tuple[int, int]) -> Timed:
     return _repeated(part, a, b)
 
 
-def all_products(problem: Problem) -> Timed:
+def all_products(problem: Problem) -> rounds.Timed:
     """The products of one step, in sum."""
     singles = [matrix_product(*shape) for shape in products(problem)]
     return lambda: sum(single() for single in singles)
 
 
-def adam(problem: Problem) -> Timed:
+def adam(problem: Problem) -> rounds.Timed:
     """The optimizer's update of the weights: memory traffic, hardly any arithmetic.
 
     Gradient, two moments and the weights are read and three of them written, in all 28
@@ -88,7 +85,7 @@ def adam(problem: Problem) -> Timed:
     return _repeated(part, (params, optimizer.init(params)), grads)
 
 
-def random_numbers(problem: Problem) -> Timed:
+def random_numbers(problem: Problem) -> rounds.Timed:
     """A key for each example and its noise eps."""
     m, k = problem.flags.batch_size, problem.flags.num_samples
     shape = (k, problem.flags.num_latents)[k == 1 :]
@@ -102,7 +99,7 @@ def random_numbers(problem: Problem) -> Timed:
     return _repeated(part, (jax.random.key(3), jnp.zeros((m, *shape))), None)
 
 
-def batch(problem: Problem) -> Timed:
+def batch(problem: Problem) -> rounds.Timed:
     """Gathering rows, making floats of bytes, and drawing pixels where that is done."""
     take = ours.built(problem).data.prepared.take
     data, order = jnp.asarray(problem.train), _order(problem)
@@ -117,7 +114,7 @@ def batch(problem: Problem) -> Timed:
     return _repeated(part, start, (data, order))
 
 
-def elementwise(problem: Problem) -> Timed:
+def elementwise(problem: Problem) -> rounds.Timed:
     """All between the products: biases, tanh, z, the bound, and their derivatives."""
     generator = np.random.default_rng(6)
     m, k = problem.flags.batch_size, problem.flags.num_samples
@@ -155,7 +152,7 @@ def elementwise(problem: Problem) -> Timed:
     return _repeated(part, (outputs, biases, made), (outputs, biases, cotangents))
 
 
-def loop_alone(problem: Problem) -> Timed:
+def loop_alone(problem: Problem) -> rounds.Timed:
     """A pass that only counts: the dispatch, the loop and the keys of its steps."""
     run = ours.built(problem)
     idle = run.algorithm._replace(
@@ -170,7 +167,7 @@ def loop_alone(problem: Problem) -> Timed:
     return _passes(problem, run, scan, num_dispatches=1)
 
 
-def one_a_dispatch(problem: Problem) -> Timed:
+def one_a_dispatch(problem: Problem) -> rounds.Timed:
     """The whole step, each dispatched by itself: what the compiled scan saves."""
     run = ours.built(problem)
     return _passes(problem, run, runs.scan(run), num_dispatches=problem.num_steps)
@@ -188,7 +185,7 @@ PARTS = {  # in the order of the table
 
 def _passes(
     problem: Problem, run: runs.Run, scan: Any, *, num_dispatches: int
-) -> Timed:
+) -> rounds.Timed:
     data, state = jnp.asarray(problem.train), ours.started(run, problem)
     pieces = jnp.split(_order(problem), num_dispatches)
 
@@ -208,7 +205,7 @@ def _order(problem: Problem) -> jax.Array:
 
 def _repeated(
     part: Callable[[Any, Any], Any], start: PyTree, constants: PyTree
-) -> Timed:
+) -> rounds.Timed:
     """(carried, constants) -> carried, repeated in one program."""
 
     def repeat(carried: PyTree, constants: PyTree) -> PyTree:

@@ -32,8 +32,13 @@ class Config(contenders.Flags):
     """One process; every field is a flag."""
 
     num_epochs: int = cli.flag(1, "Passes over the rows.", least=1)
-    contenders: str = cli.flag("ours", "The one.", choices=contenders.CONTENDERS)
+    contenders: tuple[str, ...] = contenders.flag("ours")
     output: str = cli.flag("", "NumPy archive of the weights to write; none if empty.")
+
+    def check(self) -> None:
+        """Refuses more than one contender."""
+        if len(self.contenders) > 1:
+            raise ValueError(f"--contenders={','.join(self.contenders)}: one a process")
 
 
 class Process(NamedTuple):
@@ -54,7 +59,7 @@ class Trained(NamedTuple):
 
 def main(config: Config) -> int:
     """Trains and writes."""
-    name = config.contenders
+    (name,) = config.contenders
     contender = contenders.module(name).contender(name, contenders.problem(config))
     for i in range(config.num_epochs):
         contender.epoch()
@@ -66,20 +71,15 @@ def main(config: Config) -> int:
     return 0
 
 
-def trained(
-    name: str, flags: contenders.Flags, *, num_epochs: int = 1, cache: str | None = None
-) -> Trained:
-    """Runs `main` of a contender in a process of its own.
+def trained(name: str, flags: Any, *, cache: str | None = None) -> Trained:
+    """Runs `main` of a contender in a process of its own, with the flags' problem.
 
     Compiled programs are kept in the folder `cache`, in an empty one if it is "", and
     as the environment has it if it is None.
     """
-    names = [field.name for field in dataclasses.fields(contenders.Flags)]
-    problem: dict[str, Any] = {key: getattr(flags, key) for key in names}
-    problem["contenders"] = name
     with tempfile.TemporaryDirectory() as folder:
         output = f"{folder}/weights.npz"
-        config = Config(**problem, num_epochs=num_epochs, output=output)
+        config = contenders.shared(flags, Config, contenders=(name,), output=output)
         more = {} if cache is None else _caches(pathlib.Path(cache or folder))
         ended = run(__name__, config, more)
         peak = json.loads(ended.printed)["peak_mib"]
@@ -92,8 +92,7 @@ def run(module: str, config: Any, environment: Mapping[str, str]) -> Process:
     Raises:
         RuntimeError: if it fails, with the end of what it said.
     """
-    flags = cli.write_flagfile(config).splitlines()
-    command = [sys.executable, "-m", module, *flags]
+    command = [sys.executable, "-m", module, *cli.write_flagfile(config).splitlines()]
     pipes = {"stdout": subprocess.PIPE, "text": True}
     started, first, line = time.perf_counter(), float("nan"), ""
     with tempfile.TemporaryFile("w+") as errors:
@@ -105,8 +104,8 @@ def run(module: str, config: Any, environment: Mapping[str, str]) -> Process:
         seconds = time.perf_counter() - started
         if child.returncode:
             errors.seek(0)
-            end = errors.read()[-1000:]
-            raise RuntimeError(f"{' '.join(command)}: exit {child.returncode}\n{end}")
+            end = f"exit {child.returncode}\n{errors.read()[-1000:]}"
+            raise RuntimeError(f"{' '.join(command)}: {end}")
     return Process(first, seconds, line)
 
 
@@ -117,8 +116,7 @@ def peak_mib() -> float:
     """
     status = pathlib.Path("/proc/self/status")
     if status.is_file():
-        (line,) = (line for line in status.read_text().split("\n") if "VmHWM" in line)
-        return int(line.split()[1]) / 1024
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

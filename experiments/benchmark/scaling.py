@@ -10,17 +10,15 @@ checked as in `train_step`.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from experiments.benchmark import contenders, parts, races, rounds
+from experiments.benchmark import contenders, parts, rounds
 from experiments.command import cli
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(races.Flags):
+class Config(rounds.RaceFlags):
     """One benchmark; every field is a flag."""
 
     batch_sizes: tuple[int, ...] = cli.flag((20, 50, 100, 200, 500, 1000), "Batches.")
@@ -30,52 +28,42 @@ class Config(races.Flags):
     num_rows: int = cli.flag(20_000, "Rows of a pass, over K.", least=1)
     num_rounds: int = cli.flag(5, "Interleaved rounds.", least=1)
     measure_memory: bool = cli.flag(False, "Peak memory of each.")
-    contenders: str = cli.flag("ours,torch", "Comma-separated.")
+    contenders: tuple[str, ...] = contenders.flag("ours", "torch")
 
 
 def main(config: Config) -> int:
     """Measures, prints and writes."""
-    points, summary = [], []
-    for axis, value, flags in _points(config):
-        problem = contenders.problem(flags)
-        race = races.run(flags, problem, {"products": parts.all_products(problem)})
+    figures, summary = [], []
+    for axis, value, flags in points(config):
         print(f"\n{axis} {value}")
-        ratios = race.ratios("ours", contenders.CONTENDERS)
-        scale, unit = 1e6 / flags.batch_size, "us an example"
-        figures = rounds.show(
-            race,
-            scale=scale,
-            unit=unit,
-            ratios=race.ratios("products", ["ours"]) | ratios,
-            quantity=problem.quantity,
-        )
-        points.append({"axis": axis, "value": value} | figures)
+        problem, scale = contenders.problem(flags), 1e6 / flags.batch_size
+        race = rounds.race(flags, problem, {"products": parts.all_products(problem)})
+        ratios = race.ratios("products", ["ours"])
+        ratios |= race.ratios("ours", config.contenders)
+        shown = race.show(ratios, scale=scale, unit="us an example")
+        figures.append({"axis": axis, "value": value} | shown)
         if "ours" in race.seconds:
             step = scale * np.median(race.seconds["ours"])
             summary.append(f"{axis:<14}{value:>6}{step:10.1f}")
-    print("\nmicroseconds an example of ours, median")
-    print("\n".join(summary))
-    config.write({"points": points})
+    print("\nmicroseconds an example of ours, median", *summary, sep="\n")
+    config.write({"points": figures})
     return 0
 
 
-def _points(config: Config) -> Iterator[tuple[str, int, Config]]:
+def points(config: Config) -> list[tuple[str, int, Config]]:
     """Every axis, value, and the flags there."""
-    axes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "batch_size": (config.batch_sizes, lambda v: {"batch_size": v}),
-        "num_latents": (config.latents, lambda v: {"num_latents": v}),
-        "hidden": (config.units, lambda v: {"hidden": (v,)}),
-        "num_samples": (
-            config.samples,
-            lambda v: {"num_samples": v, "estimator": "iwae"},
-        ),
-    }
-    for axis, (values, change) in axes.items():
-        for value in values:
-            changed = dataclasses.replace(config, **change(value))
-            rows = config.num_rows // changed.num_samples
-            steps = max(1, rows // changed.batch_size)
-            yield axis, value, dataclasses.replace(changed, num_steps=steps)
+    changes = [("batch_size", n, {"batch_size": n}) for n in config.batch_sizes]
+    changes += [("num_latents", n, {"num_latents": n}) for n in config.latents]
+    changes += [("hidden", n, {"hidden": (n,)}) for n in config.units]
+    for k in config.samples:
+        changes.append(("num_samples", k, {"num_samples": k, "estimator": "iwae"}))
+    listed = []
+    for axis, value, change in changes:
+        flags = dataclasses.replace(config, **change)
+        num_steps = config.num_rows // flags.num_samples // flags.batch_size
+        flags = dataclasses.replace(flags, num_steps=max(1, num_steps))
+        listed.append((axis, value, flags))
+    return listed
 
 
 if __name__ == "__main__":

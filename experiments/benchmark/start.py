@@ -16,8 +16,6 @@ from functools import partial
 from experiments.benchmark import contenders, process, rounds
 from experiments.command import cli
 
-COMPILED = ("ours", "torch_compile", "numpyro", "flax", "flax_jit")
-
 
 @dataclasses.dataclass(frozen=True)
 class Config(contenders.Flags, rounds.Flags):
@@ -38,12 +36,11 @@ def main(config: Config) -> int:
     with tempfile.TemporaryDirectory() as folder:
         runs = {f"{name}, cold": partial(seconds, name, "") for name in names}
         for name in names:
-            if name in COMPILED:
+            if contenders.CONTENDERS[name].compiles:
                 runs[f"{name}, cached"] = partial(seconds, name, folder)
         timed = rounds.interleaved(runs, num_rounds=config.num_rounds)
     race = rounds.Race(timed, peak_mib=peaks)
-    ratios = race.ratios("ours, cold", timed)
-    config.write(rounds.show(race, scale=1.0, unit="s", ratios=ratios))
+    config.write(race.show(race.ratios("ours, cold", timed), scale=1.0, unit="s"))
     return 0
 
 

@@ -21,19 +21,20 @@ import dataclasses
 
 import numpy as np
 
-from experiments.benchmark import contenders, ours, parts, races, rounds
-from experiments.command import cli
+from experiments.benchmark import contenders, ours, parts, rounds
+from experiments.choices.estimators import ESTIMATORS
+from experiments.command import cli, report
 
 LIMIT = ("products", "optimizer")
 ONE = "ours, one step a dispatch"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(races.Flags):
+class Config(rounds.RaceFlags):
     """One benchmark; every field is a flag."""
 
-    estimators: str = cli.flag(
-        "", "Comma-separated: their steps with one sample, against that of sgvb_b."
+    estimators: tuple[str, ...] = cli.flag(
+        (), "Their steps with one sample, against that of sgvb_b.", choices=ESTIMATORS
     )
     parts: bool = cli.flag(True, "Time every part of the step alone.")
 
@@ -45,23 +46,19 @@ def main(config: Config) -> int:
     extra = {name: parts.PARTS[name](problem) for name in wanted}
     if config.parts:
         extra[ONE] = parts.one_a_dispatch(problem)
-    estimators = [*filter(None, config.estimators.split(","))]
-    for name in estimators:
+    for name in config.estimators:
         epoch = ours.contender("ours", problem, estimator=name).epoch
         extra[name] = rounds.timed(epoch, problem.num_steps)
-    race = races.run(config, problem, extra)
-    ratios = race.ratios("ours", contenders.CONTENDERS)
-    if "ours" in race.seconds:
+    race, work = rounds.race(config, problem, extra), parts.flops(problem)
+    is_ours, ratios = "ours" in race.seconds, race.ratios("ours", config.contenders)
+    if is_ours:
         ratios |= limits(race)
-        for name in estimators:
-            (ratios[f"{name} / sgvb_b"],) = race.ratios(name, ["ours"]).values()
-    figures = rounds.show(
-        race, scale=1e3, unit="ms", ratios=ratios, quantity=problem.quantity
-    )
-    work = parts.flops(problem)
-    if "ours" in race.seconds:
-        step = np.median(race.seconds["ours"])
-        alone = np.median(race.seconds["products"])
+    for name in config.estimators:
+        of_one = race.ratios(name, ["ours"])
+        ratios |= {f"{name} / sgvb_b": ratio for ratio in of_one.values()}
+    config.write(race.show(ratios, scale=1e3, unit="ms") | {"flops": work})
+    if is_ours:
+        step, alone = (np.median(race.seconds[name]) for name in ("ours", "products"))
         print(
             f"{config.batch_size / step:.0f} examples/s; products alone "
             f"{work / alone / 1e9:.0f} GFLOP/s, in the step "
@@ -69,8 +66,8 @@ def main(config: Config) -> int:
         )
         if config.parts:
             print("\nwhere the time of our step goes: share of it")
-            rounds.print_table(shares(race))
-    config.write(figures | {"flops": work})
+            rows = [(name, share, "") for name, share in shares(race).items()]
+            print(report.table(rounds.COLUMNS, rows))
     return 0
 
 

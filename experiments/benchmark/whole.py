@@ -27,12 +27,10 @@ COMMAND = "experiments.train"
 class Config(contenders.Flags, rounds.Flags):
     """One benchmark; every field is a flag."""
 
-    num_steps: int = cli.flag(
-        0, "Steps of one pass; 0 for the whole data set.", least=0
-    )
+    num_steps: int = cli.flag(0, "Steps of one pass; 0: all rows.", least=0)
     num_epochs: int = cli.flag(10, "Passes over the rows.", least=1)
-    contenders: str = cli.flag(
-        "ours,torch,torch_compile,numpyro,pythae,flax_jit", "Comma-separated."
+    contenders: tuple[str, ...] = contenders.flag(
+        "ours", "torch", "torch_compile", "numpyro", "pythae", "flax_jit"
     )
     command: bool = cli.flag(
         True, "Run experiments.train too (on all rows, whatever --num_steps is)."
@@ -46,20 +44,15 @@ def main(config: Config) -> int:
     reached, peaks = {}, {}
 
     def seconds(name: str) -> float:
-        trained = process.trained(name, config, num_epochs=config.num_epochs, cache="")
+        trained = process.trained(name, config, cache="")
         reached[name] = ours.objective(problem, trained.weights)
         peaks[name] = trained.peak_mib
         return trained.process.seconds
 
     def of_command() -> float:
         with tempfile.TemporaryDirectory() as folder:
-            flags = ours.config(
-                config,
-                workdir=folder,
-                num_epochs=config.num_epochs,
-                eval_samples=ours.RULER_SAMPLES,
-                progress=False,
-            )
+            changes = {"eval_samples": ours.RULER_SAMPLES, "progress": False}
+            flags = ours.config(config, workdir=folder, **changes)
             ended = process.run(COMMAND, flags, {})
             result = json.loads(pathlib.Path(folder, "result.json").read_text())
         # Of real-valued pixels it goes by the name of a cross-entropy.
@@ -67,22 +60,12 @@ def main(config: Config) -> int:
         reached[COMMAND] = result[measured.pop()]
         return ended.seconds
 
-    runs: dict[str, Callable[[], float]] = {
-        name: partial(seconds, name) for name in names
-    }
+    runs: dict[str, Callable[[], float]] = {n: partial(seconds, n) for n in names}
     if config.command:
         runs[COMMAND] = of_command
     timed = rounds.interleaved(runs, num_rounds=config.num_rounds)
-    race = rounds.Race(timed, reached, peaks)
-    config.write(
-        rounds.show(
-            race,
-            scale=1.0,
-            unit="s",
-            ratios=race.ratios("ours", timed),
-            quantity=problem.quantity,
-        )
-    )
+    race = rounds.Race(timed, problem.quantity, reached, peaks)
+    config.write(race.show(race.ratios("ours", timed), scale=1.0, unit="s"))
     return 0
 
 

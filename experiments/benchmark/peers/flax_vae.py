@@ -14,13 +14,8 @@ import optax
 from flax import linen
 from flax.training.train_state import TrainState
 
-from experiments.benchmark.contenders import (
-    LEARNING_RATE,
-    Contender,
-    Layer,
-    Problem,
-    Weights,
-)
+from experiments.benchmark import contenders
+from experiments.benchmark.contenders import Contender, Layer, Problem, Weights
 
 
 class Perceptron(linen.Module):
@@ -67,7 +62,7 @@ def contender(name: str, problem: Problem) -> Contender:
 
     update = jax.jit(step) if name == "flax_jit" else step
     params = {"encoder": _tree(start.encoder), "decoder": _tree(start.decoder)}
-    optimizer = optax.adam(LEARNING_RATE)
+    optimizer = optax.adam(contenders.LEARNING_RATE)
     held = [TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)]
     generator, key = np.random.default_rng(0), jax.random.key(0)
     size = problem.flags.batch_size

@@ -9,13 +9,8 @@ import numpyro  # pyright: ignore[reportMissingImports]  # of the extra `benchma
 from numpyro import distributions  # pyright: ignore[reportMissingImports]
 from numpyro.infer import SVI, TraceMeanField_ELBO  # pyright: ignore
 
-from experiments.benchmark.contenders import (
-    LEARNING_RATE,
-    Contender,
-    Layer,
-    Problem,
-    Weights,
-)
+from experiments.benchmark import contenders
+from experiments.benchmark.contenders import Contender, Layer, Problem, Weights
 
 
 def contender(name: str, problem: Problem) -> Contender:
@@ -44,7 +39,7 @@ def contender(name: str, problem: Problem) -> Contender:
             posterior = distributions.Normal(mean, jnp.exp(log_std)).to_event(1)
             numpyro.sample("z", posterior)
 
-    optimizer = numpyro.optim.Adam(LEARNING_RATE)
+    optimizer = numpyro.optim.Adam(contenders.LEARNING_RATE)
     svi = SVI(model, guide, optimizer, TraceMeanField_ELBO())
 
     @jax.jit

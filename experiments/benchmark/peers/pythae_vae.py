@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,8 @@ from pythae.models import nn  # pyright: ignore[reportMissingImports]
 from pythae.models.base import base_utils  # pyright: ignore[reportMissingImports]
 from pythae.trainers import training_callbacks  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmark.contenders import (
-    LEARNING_RATE,
-    Contender,
-    Problem,
-    Weights,
-)
+from experiments.benchmark import contenders
+from experiments.benchmark.contenders import Contender, Problem, Weights
 from experiments.benchmark.peers import torch_vae
 
 CHUNK = 1000  # samples at a time in get_nll: faster than its default of 100
@@ -36,7 +31,7 @@ def contender(name: str, problem: Problem) -> Contender:
         training_config=trainers.BaseTrainerConfig(
             output_dir=tempfile.mkdtemp(prefix="pythae_"),
             per_device_train_batch_size=problem.flags.batch_size,
-            learning_rate=LEARNING_RATE,
+            learning_rate=contenders.LEARNING_RATE,
             no_cuda=True,
         ),
         callbacks=[],
@@ -52,11 +47,8 @@ def contender(name: str, problem: Problem) -> Contender:
     return Contender(epoch, lambda: _weights(model))
 
 
-def evaluator(
-    reached: Weights, shape: tuple[int, ...], num_samples: int
-) -> Callable[[np.ndarray], np.ndarray]:
-    """(images of zeros and ones [N, *X]) -> log p(x) [N], by `get_nll`."""
-    del shape
+def evaluator(reached: Weights, num_samples: int) -> contenders.LogP:
+    """Log p(x) by `get_nll`."""
     model = _model(reached).eval()
     chunk = min(CHUNK, num_samples)
 

@@ -1,20 +1,14 @@
 """PyTorch's fastest usual form: preloaded data, fused Adam, softplus cross-entropy."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]  # of the extra `benchmark`
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmark.contenders import (
-    LEARNING_RATE,
-    Contender,
-    Layer,
-    Problem,
-    Weights,
-)
+from experiments.benchmark import contenders
+from experiments.benchmark.contenders import Contender, Layer, Problem, Weights
 
 
 def contender(name: str, problem: Problem) -> Contender:
@@ -34,7 +28,7 @@ def contender(name: str, problem: Problem) -> Contender:
         of_batch = torch.compile(of_batch)
     optimizer = torch.optim.Adam(
         [*encoder.parameters(), *decoder.parameters()],
-        lr=LEARNING_RATE,
+        lr=contenders.LEARNING_RATE,
         fused=True,
     )
     size = problem.flags.batch_size
@@ -49,14 +43,11 @@ def contender(name: str, problem: Problem) -> Contender:
     return Contender(epoch, lambda: Weights(layers(encoder), layers(decoder)))
 
 
-def evaluator(
-    reached: Weights, shape: tuple[int, ...], num_samples: int
-) -> Callable[[np.ndarray], np.ndarray]:
-    """(images of zeros and ones [N, *X]) -> log p(x) [N], all samples of one at once.
+def evaluator(reached: Weights, num_samples: int) -> contenders.LogP:
+    """Log p(x), all samples of an image at once.
 
     One image with its 5,000 samples was the fastest chunk of those tried.
     """
-    del shape
     encoder, decoder = network(reached.encoder), network(reached.decoder)
 
     @torch.inference_mode()
