@@ -15,8 +15,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = [  # a module imports only from rows above its own
     {"types", "writing"},
     {"numerics"},
-    {"reparameterize", "divergences", "bounds", "flows", "networks"},
+    {
+        *("reparameterize", "divergences", "bounds", "flows", "networks"),
+        "convolutional",
+    },
     {"likelihoods"},
+    {"discretized"},
     {"posteriors", "priors", "factors"},
     {"vae"},
     {"latent_models"},

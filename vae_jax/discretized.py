@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vae_jax import numerics
-from vae_jax.likelihoods import likelihood
+from vae_jax import likelihoods, numerics
 from vae_jax.types import Likelihood, PRNGKey, PyTree
 
 MIN_LOG_SCALE = -7.0
@@ -90,7 +89,7 @@ def logistic(x_shape: tuple[int, ...], *, num_values: int) -> Likelihood:
         del params
         return logistic_terms(*read(h), x, num_values=num_values)
 
-    return likelihood(
+    return likelihoods.likelihood(
         x_shape,
         width=2 * math.prod(x_shape),
         planes=2,
@@ -129,7 +128,7 @@ def categorical(x_shape: tuple[int, ...], *, num_values: int) -> Likelihood:
         k = jnp.round(x * (num_values - 1)).astype(int)
         return jnp.take_along_axis(log_probs(h), k[None], axis=0)[0]
 
-    return likelihood(
+    return likelihoods.likelihood(
         x_shape,
         width=num_values * math.prod(x_shape),
         planes=num_values,
@@ -257,7 +256,7 @@ def logistic_mixture(
         rest = jax.lax.map(one, at).mean(0)
         return shaped((weights * jnp.concatenate([exact, rest])).sum(1))
 
-    return likelihood(
+    return likelihoods.likelihood(
         x_shape,
         width=planes * math.prod(x_shape[:2]),
         planes=planes,
