@@ -97,11 +97,11 @@ class Config(cli.Flags):
 
 def fitting(layers: tuple[int, ...]) -> list[str]:
     """The estimators of binary latents; where q has several layers, of any q."""
-    normal = POSTERIORS["diag_normal"]
+    normal, bits = (POSTERIORS[q].traits for q in ("diag_normal", "bernoulli"))
     return [
         name
-        for name in estimators.fitting("bernoulli")
-        if len(layers) == 1 or estimators.ESTIMATORS[name].fits(normal)
+        for name in estimators.fitting(bits)
+        if len(layers) == 1 or name in estimators.fitting(normal)
     ]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import discrete, gradient_snr, tighter_bounds
-from experiments.choices import algorithms, estimators, models
+from experiments.choices import algorithms, models
 from experiments.choices.config import Config
 from experiments.choices.densities import POSTERIORS
 from experiments.choices.estimators import ESTIMATORS
@@ -30,7 +30,7 @@ FITTING = [
     (estimator, posterior)
     for estimator in ESTIMATORS
     for posterior in _first_and_last(
-        [name for name in POSTERIORS if estimator in estimators.fitting(name)]
+        [q for q, row in POSTERIORS.items() if ESTIMATORS[estimator].fits(row.traits)]
     )
 ]
 

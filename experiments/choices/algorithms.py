@@ -7,8 +7,8 @@ import optax
 from jaxtyping import Array
 
 from experiments.choices import estimators, rows
-from experiments.choices.densities import POSTERIORS, Posterior
-from experiments.choices.rows import NO_FLAGS
+from experiments.choices.densities import Traits
+from experiments.choices.rows import NO_FLAGS, Choice
 from vae_jax.estimators import sgvb
 from vae_jax.inference import full_vb, mcem, variational_em
 from vae_jax.training import gradient
@@ -31,13 +31,13 @@ class Parts(NamedTuple):
     Attributes:
         model: p and q, as they are evaluated.
         at_theta: p and q of a given theta: `model`, but for full_vb's mean theta.
-        posterior: q(z | h).
+        posterior: q(z | h), where the fit is a search for h.
         baseline: x -> [1], where the estimator learns one.
     """
 
     model: Model
     at_theta: Model
-    posterior: Conditional
+    posterior: Conditional | None
     baseline: Network | None
 
 
@@ -78,41 +78,26 @@ class Fit(NamedTuple):
     reads: tuple[str, ...] = ()
     estimator: str = ""
     has_encoder: bool = True
-    fits: Callable[[Posterior], bool] = lambda q: True
+    fits: Callable[[Traits], bool] = lambda q: True
     splits_bound: bool = True
 
 
 def _ascent(config: Any, parts: Parts, steps: Steps) -> Algorithm:
     """Ascent of one estimator, with the memory that some of them keep."""
+    over_theta = config.algorithm == "full_vb"  # whose prior is that of the decay
     objective = estimators.objective(
         config,
         parts.at_theta,
         num_data=steps.num_data,
-        weight_decay=config.weight_decay,
+        weight_decay=0.0 if over_theta else config.weight_decay,
         warmup_steps=_warmup(config, steps),
         network=parts.baseline,
         traced=steps.traced,
     )
-    return gradient.ascent(
-        objective,
-        optimizer(config, steps),
-        monitor=_monitor(config, parts.at_theta),
-        norm_every=steps.norm_every,
-    )
-
-
-def _full_vb(config: Any, parts: Parts, steps: Steps) -> Algorithm:
-    given_theta = estimators.objective(
-        config,
-        parts.at_theta,
-        num_data=steps.num_data,
-        warmup_steps=_warmup(config, steps),
-        network=parts.baseline,
-        traced=steps.traced,
-    )
-    objective = full_vb.full_vb(
-        given_theta, num_data=steps.num_data, prior_std=config.weight_decay**-0.5
-    )
+    if over_theta:
+        objective = full_vb.full_vb(
+            objective, num_data=steps.num_data, prior_std=config.weight_decay**-0.5
+        )
     return gradient.ascent(
         objective,
         optimizer(config, steps),
@@ -124,6 +109,7 @@ def _full_vb(config: Any, parts: Parts, steps: Steps) -> Algorithm:
 def _vem(
     config: Any, parts: Parts, steps: Steps, *, num_steps: int, learning_rate: float
 ) -> Algorithm:
+    assert parts.posterior is not None
     return variational_em.variational_em(
         parts.model.generative,
         parts.posterior,
@@ -162,6 +148,7 @@ ALGORITHMS = {
             "num_updates": "num_updates",
         },
         has_encoder=False,
+        fits=lambda q: q.continuous,
         splits_bound=False,
     ),
     "vem": Fit(
@@ -173,7 +160,7 @@ ALGORITHMS = {
         splits_bound=False,
     ),
     "full_vb": Fit(
-        _full_vb,
+        _ascent,
         reads=(*_WITH_ENCODER, "estimator", "theta_std"),
         fits=lambda q: q.continuous,
         splits_bound=False,
@@ -181,27 +168,13 @@ ALGORITHMS = {
 }
 
 
-class Optimizer(NamedTuple):
-    """An optax optimizer.
-
-    Attributes:
-        build: learning rate, own numbers -> the transformation.
-        flags: keyword of `build` -> the flag that fills it.
-        reads: further flags that mean something under this choice.
-    """
-
-    build: Callable[..., optax.GradientTransformation]
-    flags: Mapping[str, str] = NO_FLAGS
-    reads: tuple[str, ...] = ()
-
-
 OPTIMIZERS = {
-    "sgd": Optimizer(optax.sgd),
+    "sgd": Choice(optax.sgd),
     # The paper's Adagrad starts its sums at zero; optax would start at 0.1.
-    "adagrad": Optimizer(lambda rate: optax.adagrad(rate, initial_accumulator_value=0)),
-    "adam": Optimizer(gradient.adam, {"eps": "adam_epsilon"}),
-    "adamax": Optimizer(optax.adamax),
-    "rmsprop": Optimizer(optax.rmsprop),
+    "adagrad": Choice(lambda rate: optax.adagrad(rate, initial_accumulator_value=0)),
+    "adam": Choice(gradient.adam, {"eps": "adam_epsilon"}),
+    "adamax": Choice(optax.adamax),
+    "rmsprop": Choice(optax.rmsprop),
 }
 
 
@@ -243,11 +216,6 @@ def optimizer(config: Any, steps: Steps) -> optax.GradientTransformation:
     if not config.clip_norm:
         return made
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), made)
-
-
-def fitting(posterior: str) -> list[str]:
-    """The algorithms of that q."""
-    return [n for n, row in ALGORITHMS.items() if row.fits(POSTERIORS[posterior])]
 
 
 def _warmup(config: Any, steps: Steps) -> int | Array:

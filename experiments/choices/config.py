@@ -57,6 +57,11 @@ class Config(cli.Flags):
         below=1,
     )
     # Model.
+    model: str = cli.flag(
+        "",
+        "MODULE:FUNCTION that builds a model of one's own: (config, x_shape) -> "
+        "vae_jax.types.Model. The flags of this section are then its to read.",
+    )
     likelihood: str = cli.flag("bernoulli", "p(x | z).", choices=LIKELIHOODS)
     std: float = cli.flag(
         0.1, "Fixed (or initial) std of the normal likelihoods.", above=0
@@ -270,6 +275,13 @@ class Config(cli.Flags):
         return dataclasses.replace(self, binarization=chosen)
 
     @property
+    def observation(self) -> str:
+        """The flag that p(x | z) comes from, with its value."""
+        if self.model:
+            return f"--model={self.model}"
+        return f"--likelihood={self.likelihood}"
+
+    @property
     def has_standard_prior(self) -> bool:
         """Whether p(z) is N(0, I) over all of z."""
         return self.prior == "standard_normal" and not self.top_latents
@@ -295,10 +307,10 @@ def _missing(config: Config) -> None:
 
 
 def _prior(config: Config) -> None:
-    if config.has_standard_prior:
+    if config.has_standard_prior or config.model:
         return
     has_encoder = ALGORITHMS[config.algorithm].has_encoder
-    if not POSTERIORS[config.posterior].continuous:
+    if not POSTERIORS[config.posterior].traits.continuous:
         raise ValueError(
             "--prior and --top_latents are of continuous latents, "
             "--posterior=bernoulli has its own prior"
@@ -321,24 +333,25 @@ def _prior(config: Config) -> None:
 
 def _choices(config: Config) -> None:
     """Refuses an algorithm or an estimator that is not of the q or the prior."""
-    algorithm, q = ALGORITHMS[config.algorithm], POSTERIORS[config.posterior]
+    algorithm, q = ALGORITHMS[config.algorithm], POSTERIORS[config.posterior].traits
+    if config.model and algorithm.has_encoder:
+        return  # its own q says what fits, once it is built
     if not algorithm.fits(q):
-        fitting = [name for name, row in POSTERIORS.items() if algorithm.fits(row)]
+        fitting = [n for n, row in POSTERIORS.items() if algorithm.fits(row.traits)]
         raise ValueError(
             f"--algorithm={config.algorithm} does not fit --posterior="
             f"{config.posterior}; what fits: {', '.join(fitting)}"
         )
     if not algorithm.has_encoder:
         return
-    if config.gradient not in estimators.fitting(config.posterior):
+    if config.gradient not in (fitting := estimators.fitting(q)):
         raise ValueError(
             f"--estimator={config.gradient} does not fit --posterior="
-            f"{config.posterior}; what fits: "
-            f"{', '.join(estimators.fitting(config.posterior))}"
+            f"{config.posterior}; what fits: {', '.join(fitting)}"
         )
-    closed = config.has_standard_prior or not q.continuous
-    fitting = estimators.fitting(config.posterior, closed_kl=closed)
-    if config.gradient not in fitting:
+    if not config.has_standard_prior:
+        q = q._replace(closed_kl=False, factorizes=False)
+    if config.gradient not in (fitting := estimators.fitting(q)):
         raise ValueError(
             f"--estimator={config.gradient} needs the closed-form KL of a normal to "
             f"N(0, I), which --prior={config.prior} --top_latents="
@@ -347,8 +360,8 @@ def _choices(config: Config) -> None:
 
 
 def _readers(config: Config) -> None:
-    """Refuses a flag that was given and that nothing reads."""
-    given = [
+    """Refuses a flag that is not at its default and that nothing reads."""
+    changed = [
         field.name
         for field in dataclasses.fields(config)
         if getattr(config, field.name) != field.default
@@ -356,15 +369,18 @@ def _readers(config: Config) -> None:
     chosen = {
         "algorithm": (config.algorithm, ALGORITHMS),
         "estimator": (config.gradient, ESTIMATORS),
-        "posterior": (config.posterior, POSTERIORS),
-        "prior": (config.prior, PRIORS),
-        "likelihood": (config.likelihood, LIKELIHOODS),
         "optimizer": (config.optimizer, OPTIMIZERS),
     }
+    if not config.model:  # whose function may read any
+        chosen |= {
+            "posterior": (config.posterior, POSTERIORS),
+            "prior": (config.prior, PRIORS),
+            "likelihood": (config.likelihood, LIKELIHOODS),
+        }
     for chooser, (name, table) in chosen.items():
         if chooser == "estimator" and not ALGORITHMS[config.algorithm].has_encoder:
             chooser, name = "algorithm", config.algorithm  # it ascends none of them
-        reason = rows.unread(chooser, name, table, given)
+        reason = rows.unread(chooser, name, table, changed)
         if reason:
             raise ValueError(reason)
 

@@ -6,59 +6,54 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.choices.rows import NO_FLAGS
+from experiments.choices.rows import NO_FLAGS, Choice
 from vae_jax import flows, likelihoods, networks, posteriors, priors
-from vae_jax.types import Conditional, Likelihood
+from vae_jax.types import Conditional, Likelihood, Model
+
+DISCRETE = {"bernoulli", "categorical", "layers of bits"}  # families of latents
 
 
-class Posterior(NamedTuple):
-    """A family of q(z | x), built of the number of latents and the hidden units.
+class Traits(NamedTuple):
+    """What a fit or an estimator has to know of a q.
 
     Attributes:
-        build: num_latents, hidden, own numbers -> the density.
-        flags: keyword of `build` -> the flag that fills it.
-        reads: further flags that mean something under this choice.
         continuous: whether z is real and has a gradient.
-        own_parameters: whether it has any beside h.
-        closed_kl: whether its KL to N(0, I) has a closed form.
+        own_parameters: whether q has any beside h.
+        closed_kl: whether its KL to the prior has a closed form.
         factorizes: whether that is a sum over latents.
     """
 
-    build: Callable[..., Conditional]
-    flags: Mapping[str, str] = NO_FLAGS
-    reads: tuple[str, ...] = ()
     continuous: bool = True
     own_parameters: bool = False
     closed_kl: bool = False
     factorizes: bool = False
 
 
-class Prior(NamedTuple):
-    """A p(z) of continuous latents.
+class Posterior(NamedTuple):
+    """A family of q(z | x).
 
     Attributes:
-        build: num_latents, own numbers -> the density.
+        build: num_latents, hidden, own numbers -> the density.
         flags: keyword of `build` -> the flag that fills it.
         reads: further flags that mean something under this choice.
+        traits: of it, its KL being that to N(0, I).
     """
 
     build: Callable[..., Conditional]
     flags: Mapping[str, str] = NO_FLAGS
     reads: tuple[str, ...] = ()
+    traits: Traits = Traits()
 
 
-class Observed(NamedTuple):
-    """A p(x | h).
-
-    Attributes:
-        build: x_shape, own numbers -> the likelihood.
-        flags: keyword of `build` -> the flag that fills it.
-        reads: further flags that mean something under this choice.
-    """
-
-    build: Callable[..., Likelihood]
-    flags: Mapping[str, str] = NO_FLAGS
-    reads: tuple[str, ...] = ()
+def traits(model: Model) -> Traits:
+    """Those of the q of a model that is there, whoever built it."""
+    families = {model.recognition.family.name, model.generative.prior_family.name}
+    closed = model.kl is not None
+    return Traits(
+        continuous=families.isdisjoint(DISCRETE),
+        closed_kl=closed,
+        factorizes=closed and "full_normal" not in families,
+    )
 
 
 def _flow(
@@ -86,34 +81,35 @@ def _autoregressive(size: int, hidden: tuple[int, ...], index: int) -> flows.Flo
     return flows.chain(autoregressive, flows.reverse(size))
 
 
-_LAYERS = {"num_layers": "flow_layers"}
+_LAYERS, _OF_FLOWS = {"num_layers": "flow_layers"}, Traits(own_parameters=True)
 POSTERIORS = {
     "diag_normal": Posterior(
         lambda size, hidden: posteriors.diag_normal(size),
-        closed_kl=True,
-        factorizes=True,
+        traits=Traits(closed_kl=True, factorizes=True),
     ),
     "full_normal": Posterior(
-        lambda size, hidden: posteriors.full_normal(size), closed_kl=True
+        lambda size, hidden: posteriors.full_normal(size),
+        traits=Traits(closed_kl=True),
     ),
     "planar": Posterior(
         _flow(lambda size, hidden, index: flows.planar(size)),
         _LAYERS,
-        own_parameters=True,
+        traits=_OF_FLOWS,
     ),
-    "coupling": Posterior(_flow(_coupling), _LAYERS, own_parameters=True),
-    "iaf": Posterior(_flow(_autoregressive), _LAYERS, own_parameters=True),
+    "coupling": Posterior(_flow(_coupling), _LAYERS, traits=_OF_FLOWS),
+    "iaf": Posterior(_flow(_autoregressive), _LAYERS, traits=_OF_FLOWS),
     "bernoulli": Posterior(
-        lambda size, hidden: posteriors.bernoulli(size), continuous=False
+        lambda size, hidden: posteriors.bernoulli(size),
+        traits=Traits(continuous=False),
     ),
 }
 PRIORS = {
-    "standard_normal": Prior(priors.standard_normal),
-    "normal_mixture": Prior(
+    "standard_normal": Choice(priors.standard_normal),
+    "normal_mixture": Choice(
         priors.normal_mixture, {"num_components": "num_components"}
     ),
     # Of the encoder: `vae.with_vamp_prior` takes the place of what is built here.
-    "vamp": Prior(priors.standard_normal, reads=("num_components",)),
+    "vamp": Choice(priors.standard_normal, reads=("num_components",)),
 }
 
 
@@ -130,13 +126,13 @@ def _squashed(
 
 _SQUASH = {"squash": "squash_mean"}
 LIKELIHOODS = {
-    "bernoulli": Observed(likelihoods.bernoulli),
-    "normal": Observed(_squashed(likelihoods.normal), {"std": "std", **_SQUASH}),
-    "normal_learned_std": Observed(
+    "bernoulli": Choice(likelihoods.bernoulli),
+    "normal": Choice(_squashed(likelihoods.normal), {"std": "std", **_SQUASH}),
+    "normal_learned_std": Choice(
         _squashed(likelihoods.normal_learned_std),
         {"initial_std": "std", "min_std": "min_std", **_SQUASH},
     ),
-    "normal_per_pixel_std": Observed(
+    "normal_per_pixel_std": Choice(
         _squashed(likelihoods.normal_per_pixel_std), {"min_std": "min_std", **_SQUASH}
     ),
 }

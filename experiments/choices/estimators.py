@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments.choices import rows
-from experiments.choices.densities import POSTERIORS, Posterior
+from experiments.choices.densities import Traits
 from experiments.choices.rows import NO_FLAGS
 from vae_jax import networks
 from vae_jax.estimators import (
@@ -36,7 +36,6 @@ class Estimator(NamedTuple):
         reads: further flags that mean something under this choice.
         fits: which q it is of.
         of_elbo: whether its value is an ELBO, so that bound + KL = reconstruction.
-        closed_kl: whether it needs the KL of q to the prior in closed form.
         remembers: whether it takes a running baseline and its scale.
         learns_baseline: whether it takes a network of x as its baseline.
         decodings: decoder evaluations of each sample.
@@ -45,28 +44,27 @@ class Estimator(NamedTuple):
     build: Callable[..., ExampleObjective]
     flags: Mapping[str, str] = NO_FLAGS
     reads: tuple[str, ...] = ()
-    fits: Callable[[Posterior], bool] = lambda q: q.continuous
+    fits: Callable[[Traits], bool] = lambda q: q.continuous
     of_elbo: bool = False
-    closed_kl: bool = False
     remembers: bool = False
     learns_baseline: bool = False
     decodings: int = 1
 
 
-def _any(q: Posterior) -> bool:
+def _any(q: Traits) -> bool:
     del q
     return True
 
 
-def _with_closed_kl(q: Posterior) -> bool:
-    return q.closed_kl
+def _with_closed_kl(q: Traits) -> bool:
+    return q.continuous and q.closed_kl
 
 
-def _factorized(q: Posterior) -> bool:
-    return q.factorizes
+def _factorized(q: Traits) -> bool:
+    return q.continuous and q.factorizes
 
 
-def _bits(q: Posterior) -> bool:
+def _bits(q: Traits) -> bool:
     return not q.continuous
 
 
@@ -78,21 +76,18 @@ ESTIMATORS = {
         ("kl_warmup",),
         fits=_with_closed_kl,
         of_elbo=True,
-        closed_kl=True,
     ),
     "free_bits": Estimator(
         regularized.free_bits,
         {"min_nats": "free_nats"},
         fits=_factorized,
         of_elbo=True,
-        closed_kl=True,
     ),
     "capacity": Estimator(
         regularized.capacity,
         {"nats": "capacity", "strength": "capacity_strength"},
         fits=_with_closed_kl,
         of_elbo=True,
-        closed_kl=True,
     ),
     "iwae": Estimator(importance.iwae),
     "stick_the_landing": Estimator(importance.stick_the_landing),
@@ -133,13 +128,9 @@ ESTIMATORS = {
 }
 
 
-def fitting(posterior: str, *, closed_kl: bool = True) -> list[str]:
-    """The estimators of that q, those that need a closed KL only where there is one."""
-    return [
-        name
-        for name, row in ESTIMATORS.items()
-        if row.fits(POSTERIORS[posterior]) and (closed_kl or not row.closed_kl)
-    ]
+def fitting(q: Traits) -> list[str]:
+    """The estimators of such a q."""
+    return [name for name, row in ESTIMATORS.items() if row.fits(q)]
 
 
 def objective(

@@ -1,9 +1,19 @@
-"""From flags to the library's records."""
+"""From flags to the library's records, or to a model that a function builds."""
 
+import contextlib
+import importlib
+import inspect
 import math
-from typing import Any
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 
 from experiments.choices import estimators, rows
 from experiments.choices.algorithms import ALGORITHMS, Parts
@@ -14,6 +24,7 @@ from experiments.choices.densities import (
     LIKELIHOODS,
     POSTERIORS,
     PRIORS,
+    traits,
 )
 from vae_jax import factors, networks, posteriors, priors, vae
 from vae_jax.inference import full_vb, mcem, variational_em
@@ -21,9 +32,15 @@ from vae_jax.types import (
     Conditional,
     Generative,
     Likelihood,
+    Model,
     Network,
+    Params,
+    PRNGKey,
     Recognition,
 )
+
+ModelFunction: TypeAlias = Callable[[Config, tuple[int, ...]], Model]
+"""(config, shape of one x) -> the model: what --model names."""
 
 CHAIN_OF_FITTED_NORMAL = {  # MCEM's q of an x is a normal fitted to such a chain
     "num_samples": 100,
@@ -33,16 +50,62 @@ CHAIN_OF_FITTED_NORMAL = {  # MCEM's q of an x is a normal fitted to such a chai
 
 
 def build(config: Config, x_shape: tuple[int, ...]) -> Parts:
-    """The model of a configuration for observations of that shape."""
-    num_entries = math.prod(x_shape)
-    observed = likelihood(config, x_shape)
+    """The model of a configuration for observations of that shape.
+
+    Raises:
+        ValueError: for a --model that does not import, builds no `Model`, or one that
+            does not fit x or the flags.
+    """
+    if config.model:
+        at_theta = _of_function(config, x_shape)
+    else:
+        at_theta = _of_flags(config, x_shape)
+    baseline = None
+    if estimators.ESTIMATORS[config.gradient].learns_baseline:
+        baseline = estimators.baseline(math.prod(x_shape))
+        recognition = vae.with_baseline(at_theta.recognition, baseline)
+        at_theta = vae.model(at_theta.generative, recognition, kl=at_theta.kl)
+    if config.missing == "nan":
+        at_theta = vae.masked(at_theta)
+    density = None
+    if not ALGORITHMS[config.algorithm].has_encoder:
+        density = posterior(config)
+        recognition = _without_encoder(config, at_theta.generative, density)
+        at_theta = vae.model(at_theta.generative, recognition)
+    if config.model:
+        _check_fit(config, at_theta, x_shape)
+    model = at_theta
+    if config.algorithm == "full_vb":
+        model = full_vb.at_mean(at_theta, initial_std=config.theta_std)
+    return Parts(model, at_theta, density, baseline)
+
+
+def quantity(config: Config, x_shape: tuple[int, ...]) -> Callable[[np.ndarray], str]:
+    """Rows of x -> what log p(x | z) is on them, as the model itself says.
+
+    Raises:
+        ValueError: for a --model as in `build`, or one that does not say.
+    """
+    if not config.model:
+        return likelihood(config, x_shape).quantity
+    of_model = _of_function(config, x_shape).generative.quantity
+    if of_model is None:
+        raise ValueError(
+            f"--model={config.model} builds a model without generative.quantity, which "
+            "says what its number is on rows of x: give one, as vae.decoder_model does"
+        )
+    return of_model
+
+
+def _of_flags(config: Config, x_shape: tuple[int, ...]) -> Model:
+    """Two perceptrons between the densities that the flags name."""
+    observed, density = likelihood(config, x_shape), posterior(config)
     style = {
         "activation": ACTIVATIONS[config.activation],
         "initializer": INITIALIZERS[config.init],
     }
-    density = posterior(config)
     sizes = config.encoder_hidden or config.hidden
-    encoder = networks.mlp(num_entries, sizes, density.width, **style)
+    encoder = networks.mlp(math.prod(x_shape), sizes, density.width, **style)
     mirrored = config.hidden[::-1]
     decoder = networks.mlp(config.num_latents, mirrored, observed.width, **style)
     prior = _prior(config)
@@ -57,21 +120,112 @@ def build(config: Config, x_shape: tuple[int, ...]) -> Parts:
             num_components=config.num_components,
             x_shape=x_shape,
         )
-    recognition = vae.encoder_model(encoder, density)
-    baseline = None
-    if estimators.ESTIMATORS[config.gradient].learns_baseline:
-        baseline = estimators.baseline(num_entries)
-        recognition = vae.with_baseline(recognition, baseline)
-    at_theta = vae.model(generative, recognition)
-    if config.missing == "nan":
-        at_theta = vae.masked(at_theta)
-    if not ALGORITHMS[config.algorithm].has_encoder:
-        found = _without_encoder(config, at_theta.generative, density)
-        at_theta = vae.model(at_theta.generative, found)
-    model = at_theta
-    if config.algorithm == "full_vb":
-        model = full_vb.at_mean(at_theta, initial_std=config.theta_std)
-    return Parts(model, at_theta, density, baseline)
+    return vae.model(generative, vae.encoder_model(encoder, density))
+
+
+def _of_function(config: Config, x_shape: tuple[int, ...]) -> Model:
+    """What the function that --model names builds.
+
+    Raises:
+        ValueError: if there is none, or it builds something else.
+    """
+    build = _function(config.model)
+    with _one_line(config.model, x_shape):
+        model = build(config, x_shape)
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"--model={config.model} builds a {type(model).__name__}: return a "
+            "vae_jax.types.Model, as vae.model makes it of p and q"
+        )
+    return model
+
+
+def _function(name: str) -> ModelFunction:
+    """MODULE:FUNCTION, looked for in the current folder first, as `python -m` does."""
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise ValueError(f"--model={name}: give MODULE:FUNCTION, such as networks:conv")
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())
+    try:
+        imported = importlib.import_module(module)
+    except Exception as error:  # whatever the module raises
+        raise ValueError(
+            f"--model={name}: {module} does not import ({type(error).__name__}: "
+            f"{error}); it is looked for in the current folder first"
+        ) from error
+    try:
+        build = getattr(imported, function)
+        inspect.signature(build).bind("config", "x_shape")
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"--model={name}: {module} has no function {function}(config, x_shape) "
+            f"({error})"
+        ) from error
+    return build
+
+
+@contextlib.contextmanager
+def _one_line(name: str, x_shape: tuple[int, ...]) -> Iterator[None]:
+    """Turns whatever goes wrong in a function of one's own into a line that says where.
+
+    Raises:
+        ValueError: naming --model, and the last line of its module that was reached.
+    """
+    try:
+        yield
+    except Exception as error:
+        file = sys.modules[name.partition(":")[0]].__file__
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == file]
+        where = f", line {lines[-1]} of {file}" if lines else ""
+        raise ValueError(
+            f"--model={name}, x of shape {x_shape}{where}: {type(error).__name__}: "
+            f"{error}"
+        ) from error
+
+
+def _check_fit(config: Config, model: Model, x_shape: tuple[int, ...]) -> None:
+    """Refuses a model of one's own that is not of such x, or not of the flags' fit.
+
+    Shapes alone are traced.
+
+    Raises:
+        ValueError: naming --model, and the flag that does not go with it.
+    """
+
+    q, algorithm = traits(model), ALGORITHMS[config.algorithm]
+    fitting = {
+        "algorithm": [name for name, row in ALGORITHMS.items() if row.fits(q)],
+        "estimator": estimators.fitting(q),
+    }
+    chosen = {"algorithm": config.algorithm}
+    if algorithm.has_encoder:
+        chosen["estimator"] = config.gradient
+    for flag, name in chosen.items():
+        if name not in fitting[flag]:
+            raise ValueError(
+                f"--{flag}={name} does not fit --model={config.model}, whose latents "
+                f"are {'real' if q.continuous else 'discrete'} and whose KL to the "
+                f"prior has {'a' if q.closed_kl else 'no'} closed form; what fits: "
+                f"{', '.join(fitting[flag])}"
+            )
+
+    def one(key: PRNGKey, x: Array) -> tuple[Array, Array]:
+        key_init, key_draw = jax.random.split(key)
+        params = model.init(key_init)
+        vae.check_latents(model, params, x)
+        z = model.draw(key_draw, params, x, model.recognition.encode(params, x)).z
+        return z, model.generative.mean_observation(params, z)
+
+    x = jax.ShapeDtypeStruct(x_shape, jnp.result_type(float))
+    with _one_line(config.model, x_shape):
+        z, mean = jax.eval_shape(one, jax.eval_shape(jax.random.key, 0), x)
+    if z.ndim != 1 or mean.shape != x_shape:
+        raise ValueError(
+            f"--model={config.model} has z of shape {z.shape} and a mean of x of "
+            f"{mean.shape}: z must be flat, and x is of {x_shape}"
+        )
 
 
 def posterior(config: Config) -> Conditional:
@@ -88,7 +242,7 @@ def likelihood(config: Config, x_shape: tuple[int, ...]) -> Likelihood:
 
 def _prior(config: Config) -> Conditional:
     """p(z); a VampPrior later takes its place."""
-    if not POSTERIORS[config.posterior].continuous:
+    if not POSTERIORS[config.posterior].traits.continuous:
         return priors.bernoulli(config.num_latents)
     row = PRIORS[config.prior]
     return row.build(config.num_latents, **rows.numbers(row, config))
@@ -126,8 +280,14 @@ def _without_encoder(
 ) -> Recognition:
     """What finds a q for each x; it reads the joint, so the holes of x too."""
     key = jax.random.key(config.seed)
-    if config.algorithm == "mcem":
-        return mcem.fitted_normal(
-            key, generative, num_latents=config.num_latents, **CHAIN_OF_FITTED_NORMAL
-        )
-    return variational_em.optimized(key, generative, density)
+    if config.algorithm != "mcem":
+        return variational_em.optimized(key, generative, density)
+
+    def z(key: PRNGKey) -> Array:
+        key_init, key_z = jax.random.split(key)
+        return generative.sample_prior(key_z, Params(generative.init(key_init), ()))
+
+    size = jax.eval_shape(z, key).size
+    return mcem.fitted_normal(
+        key, generative, num_latents=size, **CHAIN_OF_FITTED_NORMAL
+    )

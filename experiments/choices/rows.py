@@ -6,13 +6,27 @@ flags feed it, and what it goes with. A new choice is one row beside its builder
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 
 
+class Choice(NamedTuple):
+    """A row of a table that knows no more than how its choice is built.
+
+    Attributes:
+        build: what the table's choices are made of, own numbers -> the choice.
+        flags: keyword of `build` -> the flag that fills it.
+        reads: further flags that mean something under this choice.
+    """
+
+    build: Callable[..., Any]
+    flags: Mapping[str, str] = NO_FLAGS
+    reads: tuple[str, ...] = ()
+
+
 class Row(Protocol):
-    """What every row has."""
+    """What a `Choice` has, and every row that says more."""
 
     @property
     def build(self) -> Callable[..., Any]:
@@ -46,10 +60,10 @@ def read_by(row: Row) -> set[str]:
 
 
 def unread(
-    chooser: str, chosen: str, table: Mapping[str, Row], given: Collection[str]
+    chooser: str, chosen: str, table: Mapping[str, Row], changed: Collection[str]
 ) -> str:
-    """Why a flag that was given is not read under the row chosen; "" if all are."""
-    for flag in given:
+    """Why a flag that is not at its default is not read there; "" if all are."""
+    for flag in changed:
         readers = [name for name, row in table.items() if flag in read_by(row)]
         if readers and chosen not in readers:
             return (

@@ -40,7 +40,7 @@ def check(config: Config, trained: trained_runs.Trained) -> None:
             binary latents or of fewer draws than latents.
     """
     flags, by_chain = trained.config, config.proposal == "chain"
-    num_latents = flags.num_latents + flags.top_latents
+    num_latents = trained.num_latents
     if not ALGORITHMS[flags.algorithm].has_encoder and (
         config.chosen != ("importance",) or not by_chain
     ):
@@ -48,10 +48,10 @@ def check(config: Config, trained: trained_runs.Trained) -> None:
             f"--algorithm={flags.algorithm} has no encoder to step with: give "
             "--methods=importance --proposal=chain"
         )
-    if flags.posterior == "bernoulli" and by_chain:
+    if by_chain and not trained.has_real_latents:
         raise ValueError(
-            "--proposal=chain fits a normal, and --posterior=bernoulli has binary "
-            "latents: give --proposal=encoder"
+            "--proposal=chain fits a normal, and this model has binary latents: give "
+            "--proposal=encoder"
         )
     if by_chain and config.chain <= num_latents:
         raise ValueError(
@@ -168,7 +168,7 @@ def _proposal(config: Config, trained: trained_runs.Trained) -> Model:
     fitted = mcem.fitted_normal(
         jax.random.key(flags.seed),
         masked.generative,
-        num_latents=flags.num_latents + flags.top_latents,
+        num_latents=trained.num_latents,
         num_samples=config.chain,
         num_warmup=config.chain,
         num_leapfrog=10,

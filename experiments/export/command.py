@@ -86,8 +86,9 @@ def encoder(trained: trained_runs.Trained) -> Exported:
         return Exported(
             lambda x: encode(params, x),
             inputs,
-            f"h, from which q(z | x) of --posterior={config.posterior} --top_latents="
-            f"{config.top_latents} is made: its mean has no closed form",
+            "h, from which q(z | x), of the family "
+            f"{trained.model.recognition.family.name}, is made: its mean has no closed "
+            "form",
         )
     return Exported(
         lambda x: moments(params, encode(params, x)),

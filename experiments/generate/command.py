@@ -144,7 +144,7 @@ def explore(
     traversal = paths.along(
         key_along, trained, pairs[0], num=config.num_traversed, **size
     )
-    if trained.config.posterior == "bernoulli":
+    if not trained.has_real_latents:
         print("codes of bits have nothing between them: no interpolation")
         return {"traversal": traversal}
     between = paths.between(key_between, trained, pairs, **size)

@@ -73,7 +73,7 @@ def along(
     scores, what = _scores(key_order, trained)
     latents = np.argsort(-scores)[: min(num, len(scores))]
     code = jnp.asarray(measure.codes(key_code, trained, row[None]))[0]
-    if trained.config.posterior == "bernoulli":
+    if not trained.has_real_latents:
         code, values = jnp.round(code), jnp.tile(jnp.array([0.0, 1.0]), (len(code), 1))
     else:
         generative = trained.model.generative
@@ -127,7 +127,8 @@ def _scores(key: PRNGKey, trained: trained_runs.Trained) -> tuple[np.ndarray, st
     if "kl_per_latent" in latents:
         return np.asarray(latents["kl_per_latent"]), "kl"
     data = trained_runs.rows(trained, split=split, num_images=size)
-    codes = measure.codes(key, trained, data)[:, : trained.config.num_latents]
+    codes = measure.codes(key, trained, data)
+    codes = codes[:, : codes.shape[1] - trained.config.top_latents]
     return codes.var(axis=0), "variance"
 
 

@@ -35,10 +35,10 @@ def of_mixture(
         UsageError: for bits, which have no normal density, or fewer rows than
             components.
     """
-    if trained.config.posterior == "bernoulli":
+    if not trained.has_real_latents:
         raise cli.UsageError(
-            "--sampler=mixture fits normals to real-valued codes, and "
-            "--posterior=bernoulli has bits: use --sampler=prior"
+            "--sampler=mixture fits normals to real-valued codes, and this model has "
+            "bits: use --sampler=prior"
         )
     size = len(trained.data.prepared.train)
     num_rows = min(num_rows or size, size)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -66,10 +65,13 @@ def check(trained: trained_runs.Trained, methods: tuple[str, ...]) -> None:
     Raises:
         UsageError: naming both.
     """
-    if "hmc_density" in methods and trained.config.posterior == "bernoulli":
+    family = trained.model.recognition.family.name
+    if trained.has_real_latents or set(methods) <= {"is"}:
+        return
+    if "hmc_density" in methods or family == "categorical":
         raise cli.UsageError(
-            "--evidence=hmc_density needs real latents, and --posterior=bernoulli has "
-            "binary ones; is, ais and bdmc do"
+            f"--evidence={','.join(methods)}: hmc_density needs real latents, ais and "
+            f"bdmc real or binary ones, and q(z | x) is {family}"
         )
 
 
@@ -244,10 +246,9 @@ def posterior_density(
         UsageError: if the chains never accept, or weights overflow.
     """
     generative = trained.model.generative
-    z = jax.eval_shape(generative.sample_prior, key, trained.params)
     estimate = hmc_density.hmc_density(
         generative,
-        num_latents=z.shape[0],
+        num_latents=trained.num_latents,
         num_samples=num_samples,
         num_warmup=num_samples,
         num_leapfrog=num_leapfrog,
@@ -261,9 +262,10 @@ def posterior_density(
     drawn = evaluate(key, trained.params, data)
     _check(drawn)
     doubts = []
-    if z.shape[0] > 4:
+    if trained.num_latents > 4:
         doubts.append(
-            f"appendix D is good below about five latents, and here are {z.shape[0]}"
+            "appendix D is good below about five latents, and here are "
+            f"{trained.num_latents}"
         )
     return _summarized(drawn, doubts=doubts)
 
@@ -271,8 +273,8 @@ def posterior_density(
 def _annealed(trained: trained_runs.Trained, chains: ChainFlags) -> annealing.Chains:
     temperatures = SCHEDULES[chains.schedule](chains.num_temperatures)
     common = {"temperatures": temperatures, "num_chains": chains.num_chains}
-    if trained.config.posterior == "bernoulli":
-        sweep = annealing.gibbs_kernel(num_updates=trained.config.num_latents)
+    if not trained.has_real_latents:
+        sweep = annealing.gibbs_kernel(num_updates=trained.num_latents)
         return annealing.chains(kernel=sweep, num_pilot=0, **common)
     kernel = annealing.hmc_kernel(num_leapfrog=chains.num_leapfrog)
     num_pilot = min(200, chains.num_temperatures)

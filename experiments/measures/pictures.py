@@ -224,7 +224,5 @@ def is_image(trained: trained_runs.Trained) -> bool:
 
 def has_manifold(trained: trained_runs.Trained) -> bool:
     """Whether the latents are two with a normal prior, below an image."""
-    config = trained.config
-    normal = config.posterior != "bernoulli" and config.has_standard_prior
-    plane = config.num_latents == 2 and normal
-    return plane and is_image(trained)
+    normal = trained.model.generative.prior_family.name == "standard_normal"
+    return normal and trained.num_latents == 2 and is_image(trained)

@@ -67,6 +67,11 @@ def base(run_flagfile: str, run_flags: str, *, taken: Sequence[str] = TAKEN) -> 
         )
     files = [f"--flagfile={run_flagfile}"] if run_flagfile else []
     config = cli.parse(Config, ["train", *files, *more])
+    if config.model:
+        raise cli.UsageError(
+            "the runs of a comparison differ in flags that the function of "
+            f"--model={config.model} need not read: train each with experiments.train"
+        )
     if config.trains_many:
         raise cli.UsageError(
             "the runs of a comparison train one by one: --num_seeds and --sweep are "

@@ -1,6 +1,6 @@
 """What a number means: the stamp that every result carries, and its names."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,9 @@ OF_CROSS_ENTROPY = {
     "log_joint": "cross_entropy_objective",
     "reconstruction": "cross_entropy",
 }
+
+
+OF_REALS = "take --likelihood=normal_per_pixel_std --binarization=none"
 
 
 class Dataset(NamedTuple):
@@ -69,14 +72,14 @@ def load(config: Config) -> Dataset:
     )
     if config.num_train:
         source = _first_rows(source, config.num_train)
-    _check_scale(source, config)
+    quantity = _quantity(config, source)
     prepared = batches.prepare(
         source,
         binarization=config.settled.binarization,
         data_seed=config.data_seed,
         missing_rate=config.missing_rate,
     )
-    return Dataset(source, prepared, _quantity(config, source))
+    return Dataset(source, prepared, quantity)
 
 
 def value_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
@@ -104,7 +107,7 @@ def stamp(config: Config, data: Dataset) -> dict[str, Any]:
         "missing": config.missing,
         "missing_rate": config.missing_rate,
         "missing_share": {s: _share_missing(data, s) for s in sources.SPLITS},
-        "likelihood": config.likelihood,
+        "likelihood": config.model or config.likelihood,
         "quantity": data.quantity,
         "units": "nats per example",
     }
@@ -135,26 +138,72 @@ def opening(config: Config, data: Dataset) -> str:
     return (
         f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored {stored}"
         f"{holes}; --binarization={config.settled.binarization}: "
-        f"{reading(config, source)}; --likelihood={config.likelihood}: a row's number "
+        f"{reading(config, source)}; {config.observation}: a row's number "
         f"is a {data.quantity} in nats"
     )
 
 
 def _quantity(config: Config, source: sources.Source) -> str:
-    """What log p(x | z) is on these data.
+    """What log p(x | z) is on these data, as the model itself says.
 
     Raises:
-        ValueError: for values that the likelihood has no number for.
+        ValueError: for values that the flags do not fit, naming the flag that reads
+            them, or that has to choose.
     """
-    likelihood = models.likelihood(config, source.train.shape[1:])
-    if config.settled.binarization != "none":
-        return likelihood.quantity(np.array([0.0, 1.0]))
-    of_splits = {
-        likelihood.quantity((_distinct(rows) + source.offset) / source.divisor)
-        for rows in (getattr(source, split) for split in sources.SPLITS)
-        if rows.size
-    }
-    return "cross-entropy" if "cross-entropy" in of_splits else of_splits.pop()
+    binarization, ranges = config.settled.binarization, value_ranges(source)
+    if "train" not in ranges:
+        raise ValueError(f"{source.name}: every entry of the train split is missing")
+    if config.squash_mean and not config.model:
+        _refuse_beyond(source, "--squash_mean", "leave --squash_mean out")
+    of_rows = models.quantity(config, source.train.shape[1:])
+    if binarization == "none":
+        return _of_values(config, source, of_rows)
+    quantity = of_rows(np.array([0.0, 1.0]))
+    if quantity == "log-density" and config.binarization == "auto":
+        raise ValueError(
+            f"{config.observation} of {source.name}: give --binarization=none for its "
+            f"values as they are, or {binarization} for zeros and ones"
+        )
+    fix = "take --binarization=none" if quantity == "log-density" else OF_REALS
+    _refuse_beyond(source, f"--binarization={binarization}", fix)
+    low, high = ranges["train"]
+    if binarization == "threshold" and 0.0 < high < 0.5:
+        raise ValueError(
+            f"--binarization=threshold is 1 from 1/2 on, and the train split of "
+            f"{source.name} has [{low:g}, {high:g}]: scale it to [0, 1]"
+        )
+    return quantity
+
+
+def _of_values(
+    config: Config, source: sources.Source, of_rows: Callable[[np.ndarray], str]
+) -> str:
+    """What the number is on all splits as they are stored: the least that is true.
+
+    Raises:
+        ValueError: for a split that the model has no number for, or whose values
+            between 0 and 1 no flag has chosen to take so.
+    """
+    quantity = ""
+    for split, (low, high) in value_ranges(source).items():
+        values = _distinct(getattr(source, split))
+        try:
+            of_split = of_rows((values + source.offset) / source.divisor)
+        except ValueError as error:
+            raise ValueError(
+                f"{config.observation} needs values that it is of, the {split} split "
+                f"of {source.name} has [{low:g}, {high:g}]: scale it, or {OF_REALS} "
+                f"({error})"
+            ) from error
+        if of_split == "cross-entropy" and config.binarization == "auto":
+            raise ValueError(
+                f"the {split} split of {source.name} has values between 0 and 1: give "
+                "--binarization=static or dynamic (1 with the value as probability) or "
+                "threshold (1 from 1/2 on), --likelihood=normal_per_pixel_std for real "
+                "values, or --binarization=none for a cross-entropy"
+            )
+        quantity = of_split if quantity != "cross-entropy" else quantity
+    return quantity
 
 
 def _distinct(rows: np.ndarray) -> np.ndarray:
@@ -168,12 +217,12 @@ def check_likelihood(config: Config, data: Dataset) -> None:
     """Refuses targets that no Bernoulli model has a likelihood of.
 
     Raises:
-        ValueError: for real-valued pixels under --likelihood=bernoulli.
+        ValueError: for real-valued pixels under a Bernoulli likelihood.
     """
     if data.quantity == "cross-entropy":
         raise ValueError(
-            f"real-valued pixels under --likelihood={config.likelihood} have no "
-            "likelihood to bound: binarize them"
+            f"real-valued pixels under {config.observation} have no likelihood to "
+            "bound: binarize them"
         )
 
 
@@ -200,16 +249,6 @@ def _share_missing(data: Dataset, split: str) -> float:
     return float(sources.missing_entries(array).mean()) if array.size else 0.0
 
 
-def _not_binary(source: sources.Source) -> str:
-    """The first split with values other than 0 and 1; empty if there is none."""
-    for split in sources.SPLITS:
-        rows = getattr(source, split)
-        found = (rows == 0) | (rows == source.divisor) | sources.missing_entries(rows)
-        if rows.size and not (source.offset == 0.0 and found.all()):
-            return split
-    return ""
-
-
 def _refuse_beyond(source: sources.Source, reader: str, fix: str) -> None:
     """Refuses values outside [0, 1], naming what reads them and the split.
 
@@ -222,43 +261,3 @@ def _refuse_beyond(source: sources.Source, reader: str, fix: str) -> None:
                 f"{reader} needs values in [0, 1], the {split} split of {source.name} "
                 f"has [{low:g}, {high:g}]: scale it, or {fix}"
             )
-
-
-def _check_scale(source: sources.Source, config: Config) -> None:
-    """Refuses values that the flags do not fit, and what no flag has chosen.
-
-    Raises:
-        ValueError: naming the flag that reads them, or that has to choose.
-    """
-    binarization, likelihood = config.settled.binarization, config.likelihood
-    ranges = value_ranges(source)
-    if "train" not in ranges:
-        raise ValueError(f"{source.name}: every entry of the train split is missing")
-    if likelihood == "bernoulli":
-        fix = "take --likelihood=normal_per_pixel_std --binarization=none"
-        _refuse_beyond(source, "--likelihood=bernoulli", fix)
-    elif config.binarization == "auto" and binarization != "none":
-        raise ValueError(
-            f"--likelihood={likelihood} of {source.name}: give --binarization=none for "
-            f"its values as they are, or {binarization} for zeros and ones"
-        )
-    if binarization != "none":
-        fix = "take --binarization=none"
-        _refuse_beyond(source, f"--binarization={binarization}", fix)
-    if binarization == "threshold" and 0.0 < ranges["train"][1] < 0.5:
-        raise ValueError(
-            f"--binarization=threshold is 1 from 1/2 on, and the train split of "
-            f"{source.name} has [{ranges['train'][0]:g}, {ranges['train'][1]:g}]: "
-            "scale it to [0, 1]"
-        )
-    if config.squash_mean:
-        _refuse_beyond(source, "--squash_mean", "leave --squash_mean out")
-    undecided = config.binarization == "auto" and binarization == "none"
-    split = _not_binary(source)
-    if undecided and likelihood == "bernoulli" and split:
-        raise ValueError(
-            f"the {split} split of {source.name} has values between 0 and 1: give "
-            "--binarization=static or dynamic (1 with the value as probability) or "
-            "threshold (1 from 1/2 on), --likelihood=normal_per_pixel_std for real "
-            "values, or --binarization=none for a cross-entropy"
-        )

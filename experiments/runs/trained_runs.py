@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments.choices import models
+from experiments.choices import densities, models
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import protocol, rundir, runs
@@ -28,6 +28,18 @@ class Trained(NamedTuple):
     params: Params
     step: int
     mesh: Mesh | None = None  # devices that share the rows that are evaluated
+
+    @property
+    def has_real_latents(self) -> bool:
+        """Whether z is real: else it is bits, or of categories."""
+        return densities.traits(self.model).continuous
+
+    @property
+    def num_latents(self) -> int:
+        """Entries of z, of all its layers."""
+        key = jax.eval_shape(jax.random.key, 0)
+        prior = self.model.generative.sample_prior
+        return jax.eval_shape(prior, key, self.params).shape[0]
 
 
 @dataclasses.dataclass(frozen=True)
