@@ -22,9 +22,9 @@ def commands(folder: pathlib.Path) -> dict[str, str]:
 
 def main() -> None:
     """Prints a line for each command."""
-    found = commands(FOLDER)
-    width = max(map(len, found))
-    for name, text in found.items():
+    texts = commands(FOLDER)
+    width = max(map(len, texts))
+    for name, text in texts.items():
         print(f"{name:<{width}}  {text.splitlines()[0].removesuffix('.')}")
     print("\npython -m experiments.NAME --help says more.")
 

@@ -25,7 +25,7 @@ from N(0, 0.01^2).
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -36,7 +36,7 @@ from experiments.command import cli, report
 from experiments.command.report import field
 from experiments.measures import measure, validation
 from experiments.runs import comparison, protocol, runs, trained_runs
-from vae_jax.plots import curves, files
+from vae_jax.plots import curves
 
 CURVE = "bound_curve.json"
 COLUMNS = [
@@ -58,8 +58,12 @@ class Config(comparison.ComparisonFlags):
     wake_sleep_flags: str = cli.flag(
         "", "More flags of experiments.train for the runs of wake-sleep alone."
     )
-    latents: tuple[int, ...] = cli.flag((2, 5, 10, 20), "Latent dimensions, N_z.")
-    algorithms: str = cli.flag("aevb,wake_sleep", "Comma-separated names.")
+    latents: tuple[int, ...] = cli.flag(
+        (2, 5, 10, 20), "Latent dimensions, N_z.", empty=False
+    )
+    algorithms: tuple[str, ...] = cli.flag(
+        ("aevb", "wake_sleep"), "Their names.", empty=False
+    )
     num_epochs: int = cli.flag(0, "Passes over the data; 0: the flag file's.", least=0)
     points: int = cli.flag(4, "Points of a curve for each tenfold of epochs.", least=1)
     eval_samples: int = cli.flag(10, "Samples of z per image of each bound.", least=1)
@@ -77,12 +81,22 @@ class Config(comparison.ComparisonFlags):
                 )
 
 
+class Bounds(NamedTuple):
+    """What is measured at a point, nats per example."""
+
+    train_bound: float
+    test_bound: float
+    test_standard_error: float
+    train_minus_test: float
+    test_kl: float
+
+
 def train_configs(config: Config) -> list[TrainConfig]:
     """Every run of the comparison, the algorithms of one N_z side by side.
 
     Raises:
         ValueError: as `comparison.runs`.
-        UsageError: as `comparison.base`.
+        UsageError: as `ComparisonFlags.base`.
     """
     by_algorithm = [
         comparison.runs(
@@ -93,7 +107,7 @@ def train_configs(config: Config) -> list[TrainConfig]:
             latents=config.latents,
             num_epochs=config.num_epochs,
         )
-        for algorithm in config.algorithms.split(",")
+        for algorithm in config.algorithms
     ]
     return [run for same_size in zip(*by_algorithm, strict=True) for run in same_size]
 
@@ -126,9 +140,8 @@ def main(config: Config) -> int:
         x_label="training samples evaluated",
         y_label=f"bound on the {stated['protocol']['quantity']}, nats",
     )
-    with cli.user_errors():
-        files.save(figure, folder / "bound_curves.png")
-    report.write(folder / "bound_curves.json", config, stated | {"runs": results})
+    result, pictures = stated | {"runs": results}, {"bound_curves": figure}
+    report.write(folder / "bound_curves.json", config, result, pictures)
     return 0
 
 
@@ -140,14 +153,10 @@ def about(config: Config, run_config: TrainConfig) -> dict[str, Any]:
     """
     with cli.user_errors():
         data = protocol.load(run_config)
-        if not len(data.source.test):
-            raise ValueError(f"{run_config.dataset} has no test split")
-        num_rows = len(data.source.train)
-        if config.num_train_images > num_rows:
-            raise ValueError(
-                f"--num_train_images={config.num_train_images} is more than the "
-                f"{num_rows} training rows of {run_config.dataset}"
-            )
+        protocol.check_rows(data)
+        protocol.check_rows(
+            data, config.num_train_images, flag="num_train_images", splits=("train",)
+        )
         protocol.check_likelihood(run_config, data)
     has_floor = "min_std" in rows.read_by(LIKELIHOODS[run_config.likelihood])
     return {
@@ -173,13 +182,13 @@ def _measured(config: Config, run: runs.Run, saved: runs.Saved) -> comparison.Po
             keys, ("train", "test"), (config.num_train_images, 0), strict=True
         )
     )
-    return {
-        "train_bound": train["elbo"],
-        "test_bound": test["elbo"],
-        "test_standard_error": test["elbo_standard_error"],
-        "train_minus_test": train["elbo"] - test["elbo"],
-        "test_kl": test["kl"],
-    }
+    return Bounds(
+        train["elbo"],
+        test["elbo"],
+        test["elbo_standard_error"],
+        train["elbo"] - test["elbo"],
+        test["kl"],
+    )._asdict()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ Writes discrete.json and discrete.png.
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,17 +33,17 @@ from vae_jax import vae
 from vae_jax.data import batches
 from vae_jax.estimators import importance
 from vae_jax.latent_models import sigmoid_belief
-from vae_jax.plots import curves, files
+from vae_jax.plots import curves
 from vae_jax.training import gradient, journal, loop, timed
 from vae_jax.types import Params
 
 BOUND_SAMPLES = 100
 COLUMNS = [
     field("", "name", width=24),
-    Column("test bound", lambda row: row["bound"][-1], ".2f", 11),
+    Column("test bound", lambda row: row.bound[-1], ".2f", 11),
     field("log p(x)", "log_p", ".2f", 9),
     field("s.e.", "log_p_standard_error", ".2f", 7),
-    Column("seconds", lambda row: row["seconds"][-1], ".1f", 8),
+    Column("seconds", lambda row: row.seconds[-1], ".1f", 8),
 ]
 
 
@@ -58,10 +59,14 @@ class Config(cli.Flags):
         "Pixels, as in experiments.train.",
         choices=("auto", "threshold", "static", "dynamic"),
     )
-    layers: tuple[int, ...] = cli.flag((32,), "Bits of each layer, x's first.", least=1)
+    layers: tuple[int, ...] = cli.flag(
+        (32,), "Bits of each layer, x's first.", least=1, empty=False
+    )
     hidden: tuple[int, ...] = cli.flag((), "Hidden units of each layer of q.", least=1)
-    estimators: str = cli.flag("", "Comma-separated names; all that fit if empty.")
-    num_samples: int = cli.flag(8, "Decoder evaluations per image; even.", least=2)
+    estimators: tuple[str, ...] = cli.flag((), "Their names; all that fit if empty.")
+    num_samples: int = cli.flag(
+        8, "Decoder evaluations per image.", least=2, multiple=2
+    )
     batch_size: int = cli.flag(100, "Images per step.", least=1)
     learning_rate: float = cli.flag(3e-3, "Of Adam.", above=0)
     num_epochs: int = cli.flag(300, "Passes over the training split.", least=1)
@@ -71,16 +76,12 @@ class Config(cli.Flags):
 
     def check(self) -> None:
         """Refuses numbers that cannot be trained."""
-        if self.num_samples % 2:
-            raise ValueError(f"--num_samples must be even, got {self.num_samples}")
         if self.num_epochs > self.eval_every and self.num_epochs % self.eval_every:
             raise ValueError(
                 f"--num_epochs={self.num_epochs} is no multiple of --eval_every="
                 f"{self.eval_every}"
             )
         measure.check_importance_samples(self.importance_samples)
-        if not self.layers:
-            raise ValueError("--layers must hold one size or more")
         unknown = [name for name in self.names if name not in fitting(self.layers)]
         if unknown:
             raise ValueError(
@@ -90,9 +91,9 @@ class Config(cli.Flags):
             )
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         """The estimators that are compared."""
-        return self.estimators.split(",") if self.estimators else fitting(self.layers)
+        return self.estimators or fitting(self.layers)
 
 
 def fitting(layers: tuple[int, ...]) -> list[str]:
@@ -105,12 +106,21 @@ def fitting(layers: tuple[int, ...]) -> list[str]:
     ]
 
 
-def train(config: Config, name: str, data: protocol.Dataset) -> dict[str, Any]:
+class Trained(NamedTuple):
     """The curve of one estimator, and log p(x) of the test split at its end."""
-    row, network = (
-        estimators.ESTIMATORS[name],
-        estimators.baseline(math.prod(data.x_shape)),
-    )
+
+    name: str
+    epoch: list[float]
+    seconds: list[float]
+    bound: list[float]  # nats per example, of the test split
+    log_p: float
+    log_p_standard_error: float
+
+
+def train(config: Config, name: str, data: protocol.Dataset) -> Trained:
+    """The curve of one estimator, and log p(x) of the test split at its end."""
+    row = estimators.ESTIMATORS[name]
+    network = estimators.baseline(math.prod(data.x_shape))
     with cli.user_errors():
         model = vae.model(
             sigmoid_belief.generative(config.layers, data.x_shape),
@@ -172,11 +182,12 @@ def train(config: Config, name: str, data: protocol.Dataset) -> dict[str, Any]:
     sampled = evidence(jax.random.clone(key_eval), state.inner.params, test)
     log_p = np.asarray(sampled.log_p, np.float64)
     error = measure.standard_error(log_p)
-    return curve | {"log_p": float(log_p.mean()), "log_p_standard_error": error}
+    return Trained(name, **curve, log_p=float(log_p.mean()), log_p_standard_error=error)
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Trains by each estimator in turn; prints each as soon as it is trained."""
+def main(config: Config) -> int:
+    """Trains, prints, writes and draws."""
+    folder = report.claim(config.workdir)
     with cli.user_errors():
         flags = TrainConfig(
             dataset=config.dataset,
@@ -184,35 +195,20 @@ def run(config: Config) -> dict[str, Any]:
             binarization=config.binarization,
         )
         data = protocol.load(flags)
-        for split in ("train", "test"):
-            if not len(getattr(data.source, split)):
-                raise ValueError(f"{config.dataset} has no {split} split")
-        if config.batch_size > len(data.source.train):
-            raise ValueError(
-                f"--batch_size={config.batch_size} is larger than the training split "
-                f"of {len(data.source.train)} rows"
-            )
-    print(f"{protocol.opening(flags, data)}\n{report.heading(COLUMNS)}", flush=True)
-    results = {}
-    for name in config.names:
-        results[name] = train(config, name, data)
-        print(report.line(COLUMNS, {"name": name} | results[name]), flush=True)
-    return results
-
-
-def main(config: Config) -> int:
-    """Trains, prints, writes and draws."""
-    folder = report.claim(config.workdir)
-    results = run(config)
-    panel = {name: (row["seconds"], row["bound"]) for name, row in results.items()}
+        protocol.check_rows(data)
+        protocol.check_rows(
+            data, config.batch_size, flag="batch_size", splits=("train",)
+        )
+    print(protocol.opening(flags, data), flush=True)
+    rows = report.printed(COLUMNS, (train(config, name, data) for name in config.names))
+    panel = {row.name: (row.seconds, row.bound) for row in rows}
     figure = curves.series(
         {f"{config.dataset}, {', '.join(map(str, config.layers))} bits": panel},
         x_label="seconds of training",
         y_label=f"test bound, {BOUND_SAMPLES} samples, nats",
     )
-    with cli.user_errors():
-        files.save(figure, folder / "discrete.png")
-    report.write(folder / "discrete.json", config, {"estimators": results})
+    result = {"estimators": {row.name: row for row in rows}}
+    report.write(folder / "discrete.json", config, result, {"discrete": figure})
     return 0
 
 

@@ -12,7 +12,7 @@ grid's own error is reported too, as the largest change on a finer one.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from vae_jax.data import batches
 from vae_jax.estimators import sgvb
 from vae_jax.evaluation import exact, examples
 from vae_jax.inference import quadrature_em
-from vae_jax.plots import curves, files
+from vae_jax.plots import curves
 from vae_jax.training import loop, timed
 from vae_jax.types import Algorithm, Params
 
@@ -58,7 +58,9 @@ class Config(cli.Flags):
     workdir: str = cli.flag("runs/em_to_vae", "Where the results are written.")
     dataset: str = cli.flag("digits", "Data set, as in experiments.train.")
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
-    methods: str = cli.flag(",".join(METHODS), "Comma-separated names.")
+    methods: tuple[str, ...] = cli.flag(
+        METHODS, "What is compared.", choices=METHODS, empty=False
+    )
     hidden: tuple[int, ...] = cli.flag((50,), "Units of encoder and decoder.")
     batch_size: int = cli.flag(100, "Images per step.")
     learning_rate: float = cli.flag(3e-3, "Of Adam.")
@@ -72,12 +74,7 @@ class Config(cli.Flags):
     seed: int = cli.flag(0, "Seed of the weights, the order and the noise.")
 
     def check(self) -> None:
-        """Refuses unknown methods, and what `experiments.train` would refuse."""
-        unknown = [m for m in self.methods.split(",") if m not in METHODS]
-        if unknown:
-            raise ValueError(
-                f"--methods: {', '.join(unknown)} unknown; known: {', '.join(METHODS)}"
-            )
+        """Refuses what `experiments.train` would refuse."""
         train_config(self)
 
 
@@ -118,12 +115,7 @@ def train(config: Config, method: str) -> dict[str, Any]:
     with cli.user_errors():
         run, algorithm = build(config, method)
         prepared = run.data.prepared
-        for split in SPLITS:
-            rows = len(getattr(prepared, split))
-            if rows < size:
-                raise ValueError(
-                    f"--num_images={size}, but the {split} split has {rows} rows"
-                )
+        protocol.check_rows(run.data, size)
     log_p = _log_p(run, num_nodes=config.check_nodes)
     terms = measure.over_rows(
         sgvb.elbo_terms(run.model, num_samples=config.eval_samples),
@@ -191,15 +183,18 @@ def main(config: Config) -> int:
     print(protocol.opening(shared, data))
     ignored = ("workdir", "methods", "data_dir")
     flags = {k: v for k, v in dataclasses.asdict(config).items() if k not in ignored}
-    print(report.heading(COLUMNS))
-    for name in config.methods.split(","):
-        curve = result[name] = report.cached(
-            folder / f"{name}.json",
-            flags | {"sha256": data.sha256},
-            partial(train, config, name),
-        )
-        last = {k: v[-1] for k, v in curve.items() if isinstance(v, list)}
-        print(report.line(COLUMNS, {**curve, **last, "method": name}), flush=True)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for name in config.methods:
+            curve = result[name] = report.cached(
+                folder / f"{name}.json",
+                flags | {"sha256": data.sha256},
+                partial(train, config, name),
+            )
+            last = {k: v[-1] for k, v in curve.items() if isinstance(v, list)}
+            yield {**curve, **last, "method": name}
+
+    report.printed(COLUMNS, rows())
     panels = {
         f"{label}, test": {
             name: (curve["seconds"], curve[f"test_{quantity}"])
@@ -210,9 +205,9 @@ def main(config: Config) -> int:
     figure = curves.series(
         panels, x_label="seconds of training", y_label="nats per image", log="x"
     )
-    with cli.user_errors():
-        files.save(figure, folder / "em_to_vae.png")
-    report.write(folder / "em_to_vae.json", config, {"methods": result})
+    report.write(
+        folder / "em_to_vae.json", config, {"methods": result}, {"em_to_vae": figure}
+    )
     return 0
 
 

@@ -2,11 +2,13 @@ r"""Measures a trained model: its bound, log p(x), and what its latents carry.
 
     python -m experiments.evaluate --workdir=runs/digits
     python -m experiments.evaluate --workdir=runs/digits --evidence=is,ais,bdmc
+    python -m experiments.evaluate --workdir=runs/digits --input=rows.npz
 
 Prints and writes to the workdir (evaluation_SPLIT.json and .txt) for one split: ELBO,
 reconstruction and KL, KL per latent, log p(x) by importance sampling with its standard
 error and effective sample size, active units; stamped with the protocol. What is of
-some --num_images or of one --member alone has that in its files' names.
+some --num_images, of one --member alone, of another --checkpoint or of the rows of an
+--input file has that in its files' names.
 
 --evidence names more estimators of log p(x), printed side by side with what speaks
 against them: annealed importance sampling (from below), bidirectional Monte Carlo (both
@@ -14,7 +16,6 @@ sides, on images that the model draws) and appendix D of the AEVB paper.
 """
 
 import dataclasses
-import pathlib
 from functools import partial
 from typing import Any
 
@@ -24,20 +25,16 @@ from experiments.choices import sweep
 from experiments.command import cli, report
 from experiments.measures import evidence as estimates
 from experiments.measures import measure
-from experiments.runs import protocol, rundir, trained_runs
+from experiments.runs import rundir, trained_runs
 
 OF_IS = (  # named without their method, which has been the default's from the start
     *("log_p", "log_p_standard_error", "log_p_sampling_error"),
     *("effective_sample_size", "smallest_effective_sample_size"),
 )
-OF_EVIDENCE = (  # flags that the estimators of log p(x) read
-    *("importance_samples", "num_temperatures", "num_chains", "num_leapfrog"),
-    *("schedule", "base", "num_simulated", "hmc_samples"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(trained_runs.WorkdirFlags):
+class Config(trained_runs.SplitFlags):
     """One evaluation; every field is a flag."""
 
     member: int = cli.flag(
@@ -46,7 +43,6 @@ class Config(trained_runs.WorkdirFlags):
         "all of them, with mean and standard deviation.",
         least=-1,
     )
-    split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
     eval_samples: int = cli.flag(100, "Samples per image of the bound.", least=1)
     importance_samples: int = cli.flag(
         5000, "Samples per image of log p(x), k; 0 leaves it out.", least=0
@@ -76,6 +72,7 @@ class Config(trained_runs.WorkdirFlags):
 
     def check(self) -> None:
         """Refuses numbers of samples, and estimators, that there are none of."""
+        super().check()
         measure.check_importance_samples(self.importance_samples)
         estimates.parse(self.evidence)
 
@@ -85,7 +82,7 @@ class Config(trained_runs.WorkdirFlags):
         chains = estimates.ChainFlags(
             *(getattr(self, name) for name in estimates.ChainFlags._fields)
         )
-        known = {
+        methods = {
             "is": partial(
                 estimates.importance_sampling, num_samples=self.importance_samples
             ),
@@ -100,7 +97,7 @@ class Config(trained_runs.WorkdirFlags):
             ),
         }
         names = estimates.parse(self.evidence)
-        return {n: known[n] for n in names if n != "is" or self.importance_samples}
+        return {n: methods[n] for n in names if n != "is" or self.importance_samples}
 
 
 def evaluate(config: Config) -> dict[str, Any]:
@@ -109,35 +106,41 @@ def evaluate(config: Config) -> dict[str, Any]:
     Of runs that trained together: of each, with means and standard deviations over the
     seeds (`sweep.summary`).
     """
-    trained = [config.load()] if config.member >= 0 else config.load_all()
+    return _evaluate(config, _load(config))
+
+
+def _load(config: Config) -> list[trained_runs.Trained]:
+    return [config.load()] if config.member >= 0 else config.load_all()
+
+
+def _evaluate(config: Config, trained: list[trained_runs.Trained]) -> dict[str, Any]:
+    first = trained[0]
     with cli.user_errors():
-        trained_runs.rows(trained[0], split=config.split, num_images=config.num_images)
-    first, measured = trained[0], [_measured(config, one) for one in trained]
+        num_images = config.num_rows(first, "num_images")
+    measured = [_measured(config, one) for one in trained]
     result = measured[0]
     if len(trained) > 1:
-        whole = rundir.read_config(pathlib.Path(config.workdir).expanduser())
+        whole = rundir.read_config(first.config.directory())
         result = sweep.summary(whole, measured)
     return {
         **result,
-        "split": config.split,
-        "num_images": config.num_images
-        or len(getattr(first.data.prepared, config.split)),
+        "split": config.measured_split(first),
+        "num_images": num_images,
         "step": first.step,
         "member": config.member,
         "checkpoint": config.checkpoint,
         "eval_samples": config.eval_samples,
         "importance_samples": config.importance_samples,
-        "evidence_settings": {name: getattr(config, name) for name in OF_EVIDENCE},
         "seed": config.seed,
-        "protocol": protocol.stamp(first.config, first.data),
-        "environment": report.environment(),
+        "protocol": first.stamp(),
     }
 
 
 def _measured(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:
     root = jax.random.key(config.seed)
     key_bound, *keys = jax.random.split(root, 1 + len(estimates.METHODS))
-    which = {"split": config.split, "num_images": config.num_images}
+    split = config.measured_split(trained)
+    which = {"split": split, "num_images": config.num_images}
     result: dict[str, Any] = measure.bound(
         key_bound, trained, num_samples=config.eval_samples, **which
     )
@@ -150,18 +153,9 @@ def _measured(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The measurements as lines of text, the protocol first."""
-    stamp = result["protocol"]
-    sizes = "/".join(str(size) for size in stamp["split_sizes"].values())
-    lines = [
-        f"{stamp['dataset']} ({stamp['origin']})",
-        f"train/valid/test {sizes}, binarization {stamp['binarization']}, data seed "
-        f"{stamp['data_seed']}, likelihood {stamp['likelihood']}",
-        f"{result['split']} split, {result['num_images']} images, step "
-        f"{result['step']}; {stamp['quantity']}, {stamp['units']}",
-        "",
-    ]
+    lines = [*trained_runs.heading(result), ""]
     lines.extend(_of_many(result) if "runs" in result else _of_one(result))
-    if stamp["quantity"] == "cross-entropy":
+    if result["protocol"]["quantity"] == "cross-entropy":
         lines.append(
             "Targets are not binary: these are cross-entropies, and log p(x) of no "
             "Bernoulli model; --binarization=static or dynamic gives one."
@@ -178,11 +172,7 @@ def _of_many(result: dict[str, Any]) -> list[str]:
 
 
 def _of_one(result: dict[str, Any]) -> list[str]:
-    lines = [
-        f"  {name:<32}{value:14.4f}"
-        for name, value in result.items()
-        if isinstance(value, float)
-    ]
+    lines = report.numbers({n: x for n, x in result.items() if isinstance(x, float)})
     if "kl_per_latent" in result:
         per_latent = " ".join(f"{kl:.3f}" for kl in result["kl_per_latent"])
         lines.append(f"  kl_per_latent: {per_latent}")
@@ -194,27 +184,15 @@ def _of_one(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _name(config: Config, result: dict[str, Any]) -> str:
-    """Of the files: that of a part of the split or of the runs is a name of its own."""
-    name = f"evaluation_{config.split}"
-    if result["num_images"] < result["protocol"]["split_sizes"][config.split]:
-        name += f"_{result['num_images']}_images"
-    whole = rundir.read_config(pathlib.Path(config.workdir).expanduser())
-    if config.member >= 0 and whole.trains_many:
-        name += f"_member_{config.member}"
-    return name
-
-
 def main(config: Config) -> int:
     """Measures, prints and writes."""
-    result = evaluate(config)
-    folder = pathlib.Path(config.workdir).expanduser()
-    with cli.user_errors():
-        path = folder / f"{_name(config, result)}.json"
-        report.write_json(path, result)
-        report.write_text(path.with_suffix(".txt"), table(result))
-    print(table(result))
-    print(f"written to {path} and {path.with_suffix('.txt').name}")
+    trained = _load(config)
+    result, (first, *_) = _evaluate(config, trained), trained
+    text = table(result)
+    kind = "evaluation" if config.input else f"evaluation_{config.split}"
+    path = config.result_path(first, kind, config.rows_part(first, "num_images"))
+    report.write_both(path, config, result, text)
+    print(f"{text}\nwritten to {path}.json and {path.name}.txt")
     return 0
 
 

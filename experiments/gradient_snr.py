@@ -16,8 +16,8 @@ optimum is most of it: (mean^2 - variance / n) / variance, averaged over dimensi
 
 import dataclasses
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.command import cli, report
-from experiments.command.report import field
+from experiments.command.report import Column, field
 from vae_jax import likelihoods, posteriors, vae
 from vae_jax.estimators import importance
 from vae_jax.evaluation import gradient_noise
-from vae_jax.plots import curves, files
+from vae_jax.plots import curves
 from vae_jax.types import (
     ExampleObjective,
     Family,
@@ -51,7 +51,7 @@ ESTIMATORS = {
 PARTS = {"encoder": "recognition", "decoder": "generative"}
 THEORY = {("iwae", "encoder"): -0.5, ("iwae", "decoder"): 0.5}
 COLUMNS = [
-    field("log SNR against log K", "name", width=28),
+    Column("log SNR against log K", lambda r: f"{r.estimator}, {r.part}", width=28),
     field("slope", "slope", ".3f", 7),
     field("s.e.", "standard_error", ".3f", 7),
     field("theory", "theory", "g", 7),
@@ -143,27 +143,28 @@ def moments(
     return of_groups(jax.random.split(key, GROUPS))
 
 
-def slope(
-    moments: Sequence[gradient_noise.Moments], num_samples: Sequence[int]
-) -> dict[str, Any]:
-    """The least-squares slope of log SNR against log K, its error, and each SNR."""
+class Slope(NamedTuple):
+    """The least-squares slope of log SNR against log K, of one part's gradients."""
 
-    def fitted(pooled: Sequence[gradient_noise.Moments]) -> float:
-        points = [gradient_noise.log_snr(m) for m in pooled]
-        return float(np.polyfit(np.log(num_samples), points, 1)[0])
-
-    value, error = gradient_noise.jackknife(fitted, moments)
-    log_snrs = [gradient_noise.log_snr(gradient_noise.pool(m)) for m in moments]
-    return {"slope": value, "standard_error": error, "snr": np.exp(log_snrs).tolist()}
+    estimator: str
+    part: str
+    slope: float
+    standard_error: float
+    theory: float | None
+    snr: list[float]  # at each K
 
 
-def slopes(config: Config) -> dict[str, dict[str, Any]]:
-    """Of each estimator, for the encoder's b and the decoder's mu; prints them."""
+def slopes(config: Config) -> Iterator[Slope]:
+    """Of each estimator, for the encoder's b and the decoder's mu."""
     key_toy, key_draws = jax.random.split(jax.random.key(config.seed))
-    problem, results = toy(key_toy, config), {}
-    print(report.heading(COLUMNS), flush=True)
+    problem = toy(key_toy, config)
+
+    def slope(pooled: Sequence[gradient_noise.Moments]) -> float:
+        points = [gradient_noise.log_snr(m) for m in pooled]
+        return float(np.polyfit(np.log(config.num_samples), points, 1)[0])
+
     for i, (name, build) in enumerate(ESTIMATORS.items()):
-        key, results[name] = jax.random.fold_in(key_draws, i), {}
+        key = jax.random.fold_in(key_draws, i)
         sampled = [
             moments(
                 jax.random.fold_in(key, k),
@@ -173,26 +174,27 @@ def slopes(config: Config) -> dict[str, dict[str, Any]]:
         ]
         for part, params in PARTS.items():
             of_part = [gradient_noise.part(m, params) for m in sampled]
-            row = results[name][part] = slope(of_part, config.num_samples)
-            names = {"name": f"{name}, {part}", "theory": THEORY.get((name, part))}
-            print(report.line(COLUMNS, names | row), flush=True)
-    return results
+            log_snrs = [gradient_noise.log_snr(gradient_noise.pool(m)) for m in of_part]
+            yield Slope(
+                *(name, part),
+                *gradient_noise.jackknife(slope, of_part),
+                THEORY.get((name, part)),
+                np.exp(log_snrs).tolist(),
+            )
 
 
 def main(config: Config) -> int:
     """Measures, prints, writes and draws."""
     folder, started = report.claim(config.workdir), time.monotonic()
-    results = slopes(config)
+    result, panels = {}, {part: {} for part in PARTS}
+    for row in report.printed(COLUMNS, slopes(config)):
+        result.setdefault(row.estimator, {})[row.part] = row
+        panels[row.part][row.estimator] = config.num_samples, row.snr
     seconds = time.monotonic() - started
-    panels = {
-        part: {n: (config.num_samples, r[part]["snr"]) for n, r in results.items()}
-        for part in PARTS
-    }
-    figure = curves.series(panels, x_label="K", y_label="SNR", log="xy")
-    with cli.user_errors():
-        files.save(figure, folder / "snr.png")
     print(f"{seconds:.0f} s")
-    report.write(folder / "snr.json", config, {"slopes": results, "seconds": seconds})
+    figure = curves.series(panels, x_label="K", y_label="SNR", log="xy")
+    result = {"slopes": result, "seconds": seconds}
+    report.write(folder / "snr.json", config, result, {"snr": figure})
     return 0
 
 

@@ -14,11 +14,9 @@ the same flags are taken up.
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
@@ -31,37 +29,26 @@ PLANE = 2  # the number of latents that has a manifold to draw
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(comparison.ComparisonFlags):
     """One pair of figures; every field is a flag."""
 
     workdir: str = cli.flag("runs/manifold", "Where the runs are written.")
-    run_flagfile: str = cli.flag("", "Flag file of experiments.train for every run.")
-    run_flags: str = cli.flag(
-        "", "More flags of experiments.train for every run, separated by spaces."
-    )
-    data_dir: str = cli.flag("", "Folder that holds the original data files.")
     latents: tuple[int, ...] = cli.flag(
-        (2, 5, 10, 20), "Latent dimensions, N_z; 2 among them."
+        (2, 5, 10, 20), "Latent dimensions, N_z; 2 among them.", least=1
     )
-    num_epochs: int = cli.flag(0, "Passes over the training split; 0: the flag file's.")
-    manifold_size: int = cli.flag(20, "Tiles a side of the manifold.")
-    seed: int = cli.flag(0, "Seed of the samples.")
+    num_epochs: int = cli.flag(
+        0, "Passes over the training split; 0: the flag file's.", least=0
+    )
+    manifold_size: int = cli.flag(20, "Tiles a side of the manifold.", least=1)
+    seed: int = cli.flag(0, "Seed of the samples.", least=0)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """Refuses what no figure can be made of.
 
         Raises:
             ValueError: naming the flag and its value.
             UsageError: for --run_flagfile and --run_flags, as `comparison.base`.
         """
-        if self.manifold_size < 1:
-            raise ValueError(
-                f"--manifold_size must be positive, got {self.manifold_size}"
-            )
-        if self.num_epochs < 0:
-            raise ValueError(
-                f"--num_epochs must not be negative, got {self.num_epochs}"
-            )
         if PLANE not in self.latents:
             raise ValueError(
                 f"--latents must hold {PLANE}, the manifold's, got {self.latents}"
@@ -84,7 +71,7 @@ def train_configs(config: Config) -> list[TrainConfig]:
         UsageError: as `comparison.base`.
     """
     return comparison.runs(
-        comparison.base(config.run_flagfile, config.run_flags),
+        config.base(),
         workdir=config.workdir,
         data_dir=config.data_dir,
         algorithms=["aevb"],
@@ -100,22 +87,12 @@ def trained(run_config: TrainConfig) -> tuple[trained_runs.Trained, dict[str, An
         UsageError: as `whole_run.train`, or if observations are no images.
     """
     run, saved = whole_run.train(run_config)
-    result = report.read_json(run.workdir / "result.json")
-    found = trained_runs.of_run(run, saved, checkpoint="auto")
-    if not pictures.is_image(found):
+    model = trained_runs.of_run(run, saved, checkpoint="auto")
+    if not pictures.is_image(model):
         raise cli.UsageError(
-            f"observations of shape {found.data.x_shape} are no images to draw"
+            f"observations of shape {model.data.x_shape} are no images to draw"
         )
-    return found, result
-
-
-def side_by_side(sheets: list[np.ndarray], *, white: float = 1.0) -> np.ndarray:
-    """Sheets of images [ROWS * COLUMNS, *X] as rows of one, blanks between them."""
-    rows = [sheet.reshape(ROWS, COLUMNS, *sheet.shape[1:]) for sheet in sheets]
-    blank = np.full((ROWS, 1, *sheets[0].shape[1:]), white, np.float32)
-    spaced = [part for sheet in rows for part in (blank, sheet)][1:]
-    tiles = np.concatenate(spaced, axis=1)
-    return tiles.reshape(-1, *tiles.shape[2:])
+    return model, report.read_json(run.workdir / "result.json")
 
 
 def main(config: Config) -> int:
@@ -125,41 +102,27 @@ def main(config: Config) -> int:
     for run_config in train_configs(config):
         num_latents = run_config.num_latents
         model, results[num_latents] = trained(run_config)
+        limits = pictures.limits(model)
         key = jax.random.fold_in(jax.random.key(config.seed), num_latents)
-        drawn = pictures.samples(key, model, num=ROWS * COLUMNS)
-        sheets[num_latents], limits = drawn["mean"], pictures.limits(model)
+        samples = pictures.samples(key, model, num=ROWS * COLUMNS)
+        sheets[num_latents] = samples["mean"]
         if num_latents == PLANE:
-            _draw_manifold(config, model, folder)
-    with cli.user_errors():
-        _draw_samples(sheets, folder, limits)
-    report.write(folder / "manifold.json", config, {"runs": results})
-    return 0
-
-
-def _draw_manifold(
-    config: Config, model: trained_runs.Trained, folder: pathlib.Path
-) -> None:
-    tiles = pictures.manifold(model, size=config.manifold_size)
-    with cli.user_errors():
-        pictures.save_arrays(folder / "manifold.npz", {"mean": tiles})
-        path = folder / "manifold.png"
-        pictures.draw_manifold(tiles, path, limits=pictures.limits(model))
-
-
-def _draw_samples(
-    sheets: dict[int, np.ndarray], folder: pathlib.Path, limits: pictures.Limits
-) -> None:
-    arrays = {f"mean_{num_latents}": sheet for num_latents, sheet in sheets.items()}
-    pictures.save_arrays(folder / "samples.npz", arrays)
-    tiles = side_by_side(list(sheets.values()), white=limits[1])
+            plane = pictures.manifold(model, size=config.manifold_size)
+            with cli.user_errors():
+                pictures.save_arrays(folder / "manifold.npz", plane)
+                pictures.draw_manifold(plane, folder / "manifold.png", limits=limits)
     sizes = ", ".join(map(str, sheets))
-    figure = images.grid(
-        tiles,
-        num_columns=len(sheets) * (COLUMNS + 1) - 1,
+    figure = images.groups(
+        [sheet.reshape(ROWS, COLUMNS, *sheet.shape[1:]) for sheet in sheets.values()],
         title=f"Samples (means of p(x | z)), N_z = {sizes} from left to right",
         limits=limits,
     )
-    files.save(figure, folder / "samples.png")
+    arrays = {f"mean_{num_latents}": sheet for num_latents, sheet in sheets.items()}
+    with cli.user_errors():
+        pictures.save_arrays(folder / "samples.npz", arrays)
+        files.save(figure, folder / "samples.png")
+    report.write(folder / "manifold.json", config, {"runs": results})
+    return 0
 
 
 if __name__ == "__main__":

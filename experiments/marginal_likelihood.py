@@ -32,7 +32,7 @@ from experiments.runs import comparison, protocol, runs, trained_runs
 from vae_jax import vae
 from vae_jax.evaluation import examples, hmc_density
 from vae_jax.inference import mcem
-from vae_jax.plots import curves, files
+from vae_jax.plots import curves
 
 SPLITS = ("train", "test")
 CURVE = "marginal_likelihood.json"
@@ -62,9 +62,11 @@ class Config(comparison.ComparisonFlags):
     workdir: str = cli.flag("runs/marginal_likelihood", "Where the runs are written.")
     num_latents: int = cli.flag(3, "Latent dimensions, N_z.")
     train_sizes: tuple[int, ...] = cli.flag(
-        (1000,), "Training rows of each panel; 0: all."
+        (1000,), "Training rows of each panel; 0: all.", empty=False
     )
-    algorithms: str = cli.flag("aevb,wake_sleep,mcem", "Comma-separated names.")
+    algorithms: tuple[str, ...] = cli.flag(
+        ("aevb", "wake_sleep", "mcem"), "Their names.", empty=False
+    )
     mcem_train_sizes: tuple[int, ...] = cli.flag(
         (1000,), "Those that mcem is fitted to."
     )
@@ -102,11 +104,9 @@ def train_configs(config: Config) -> list[TrainConfig]:
 
     Raises:
         ValueError: for an algorithm or a number that no run can have.
-        UsageError: as `comparison.base`.
+        UsageError: as `ComparisonFlags.base`.
     """
     shared, folder = config.base(), pathlib.Path(config.workdir)
-    if not config.train_sizes:
-        raise ValueError("--train_sizes must hold at least one size")
     if shared.posterior == "bernoulli" or shared.top_latents:
         raise ValueError(
             "chains and fitted normals need real latents of one layer: not "
@@ -123,12 +123,12 @@ def train_configs(config: Config) -> list[TrainConfig]:
             progress=False,
         )
         for size in config.train_sizes
-        for algorithm in config.algorithms.split(",")
+        for algorithm in config.algorithms
         if algorithm != "mcem" or size in config.mcem_train_sizes
     ]
     if not configs:
         raise ValueError(
-            f"--algorithms={config.algorithms} fits none of --train_sizes="
+            f"--algorithms={','.join(config.algorithms)} fits none of --train_sizes="
             f"{config.train_sizes}: mcem fits --mcem_train_sizes alone"
         )
     return configs
@@ -162,9 +162,10 @@ def main(config: Config) -> int:
         x_label="training samples evaluated",
         y_label="log p(x) by appendix D, nats",
     )
-    with cli.user_errors():
-        files.save(figure, folder / "marginal_likelihood.png")
-    report.write(folder / "marginal_likelihood.json", config, {"runs": results})
+    pictures = {"marginal_likelihood": figure}
+    report.write(
+        folder / "marginal_likelihood.json", config, {"runs": results}, pictures
+    )
     return 0
 
 
@@ -177,13 +178,7 @@ def _with_epochs(config: Config, run: TrainConfig) -> tuple[TrainConfig, int]:
     with cli.user_errors():
         data = protocol.load(run)
         protocol.check_likelihood(run, data)
-        for split in SPLITS:
-            num_rows = len(getattr(data.source, split))
-            if num_rows < config.num_images:
-                raise ValueError(
-                    f"--num_images={config.num_images}, but the {split} split has "
-                    f"{num_rows} rows"
-                )
+        protocol.check_rows(data, config.num_images)
     samples = config.mcem_samples if run.algorithm == "mcem" else config.samples
     num_train = len(data.source.train)
     epochs = -(-samples // max(1, num_train // run.batch_size * run.batch_size))

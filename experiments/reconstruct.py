@@ -1,12 +1,13 @@
 r"""Reconstructs images with a trained model: x to z by q(z | x), and back.
 
     python -m experiments.reconstruct --workdir=runs/digits
+    python -m experiments.reconstruct --workdir=runs/digits --input=rows.npz
 
-Writes reconstructions.png and reconstructions.npz (x, z, mean) to the workdir.
+Writes reconstructions.png and reconstructions.npz (x, z, mean) to the workdir. What is
+of other rows than --num of the test split has that in its files' names.
 """
 
 import dataclasses
-import pathlib
 
 import jax
 
@@ -16,10 +17,9 @@ from experiments.runs import trained_runs
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(trained_runs.WorkdirFlags):
+class Config(trained_runs.SplitFlags):
     """One set of reconstructions; every field is a flag."""
 
-    split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
     num: int = cli.flag(50, "Images, at equal distances in the split.", least=1)
     seed: int = cli.flag(0, "Seed of z.", least=0)
 
@@ -27,31 +27,23 @@ class Config(trained_runs.WorkdirFlags):
 def main(config: Config) -> int:
     """Reconstructs, draws and writes."""
     trained = config.load()
-    folder = pathlib.Path(config.workdir).expanduser()
+    split = config.measured_split(trained)
     with cli.user_errors():
-        size = len(trained_runs.rows(trained, split=config.split))
-    if config.num > size:
-        raise cli.UsageError(
-            f"--num={config.num} is more than the {size} rows of the {config.split} "
-            f"split of {trained.config.dataset}: give as many or fewer"
-        )
-    arrays = pictures.reconstructions(
-        jax.random.key(config.seed), trained, split=config.split, num=config.num
-    )
+        num = config.num_rows(trained, "num")
+        parts = config.other_split, config.rows_part(trained, "num")
+        path = config.result_path(trained, "reconstructions", *parts)
+    key = jax.random.key(config.seed)
+    arrays = pictures.reconstructions(key, trained, split=split, num=num)
     with cli.user_errors():
-        pictures.save_arrays(folder / "reconstructions.npz", arrays)
-        drawn = ""
+        pictures.save_arrays(path.with_suffix(".npz"), arrays)
+        picture = ""
         if pictures.is_image(trained):
-            drawn = " and reconstructions.png"
+            picture = f" and {path.name}.png"
+            limits = pictures.limits(trained)
             pictures.draw_reconstructions(
-                arrays,
-                folder / "reconstructions.png",
-                limits=pictures.limits(trained),
+                arrays, path.with_suffix(".png"), limits=limits
             )
-    print(
-        f"{config.num} rows of the {config.split} split and their reconstructions "
-        f"written to {folder / 'reconstructions.npz'}{drawn}"
-    )
+    print(f"{num} rows of {split} and their reconstructions: {path}.npz{picture}")
     return 0
 
 

@@ -12,17 +12,17 @@ an interrupted comparison goes on where it stopped.
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
-from experiments.command.report import Column, field
+from experiments.command.report import Column
 from experiments.measures import evidence, measure, whole_run
 from experiments.runs import trained_runs
-from vae_jax.plots import curves, files
+from vae_jax.plots import curves
 
 EVAL_EVERY = 5  # epochs between validation bounds
 OF_TRAIN = (  # flags that train has too
@@ -38,8 +38,12 @@ class Config(cli.Flags):
     workdir: str = cli.flag("runs/tighter_bounds", "Where the runs are written.")
     dataset: str = cli.flag("digits", "Data set, as in experiments.train.")
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
-    estimators: str = cli.flag("sgvb_b,iwae,dreg", "Comma-separated names.")
-    learning_rates: str = cli.flag("3e-4,1e-3,3e-3", "Comma-separated rates of Adam.")
+    estimators: tuple[str, ...] = cli.flag(
+        ("sgvb_b", "iwae", "dreg"), "Their names.", empty=False
+    )
+    learning_rates: tuple[str, ...] = cli.flag(
+        ("3e-4", "1e-3", "3e-3"), "Rates of Adam.", empty=False
+    )
     num_seeds: int = cli.flag(3, "Seeds 0, 1, ... of weights, order, noise.", least=1)
     num_samples: int = cli.flag(8, "Samples of z per image, K.")
     num_latents: int = cli.flag(16, "Latent dimensions.")
@@ -54,102 +58,107 @@ class Config(cli.Flags):
     def check(self) -> None:
         """Refuses what train would refuse of any run."""
         measure.check_importance_samples(self.importance_samples)
-        for estimator in self.estimators.split(","):
+        for estimator in self.estimators:
             train_configs(self, estimator, 0)
 
 
 def train_configs(config: Config, estimator: str, seed: int) -> list[TrainConfig]:
     """The runs of one estimator and seed, one for each rate."""
-    rates = config.learning_rates.split(",")
-    try:
-        numbers = [float(rate) for rate in rates]
-    except ValueError:
-        raise ValueError(
-            f"--learning_rates={config.learning_rates}: numbers, separated by commas"
-        ) from None
     return [
         TrainConfig(
             workdir=str(pathlib.Path(config.workdir) / f"{estimator}_{rate}_{seed}"),
             estimator=estimator,
-            learning_rate=number,
+            learning_rate=_number(rate),
             eval_every=EVAL_EVERY,
             watch="importance",
             seed=seed,
             progress=False,
             **{name: getattr(config, name) for name in OF_TRAIN},
         )
-        for rate, number in zip(rates, numbers, strict=True)
+        for rate in config.learning_rates
     ]
 
 
-def best_rate(
-    config: Config, estimator: str, seed: int
-) -> tuple[float, trained_runs.Trained]:
-    """Trains at every rate; the best validation bound and the weights that have it."""
+def _number(rate: str) -> float:
+    try:
+        return float(rate)
+    except ValueError:
+        raise ValueError(f"--learning_rates: {rate} is no number") from None
+
+
+class Best(NamedTuple):
+    """One seed of an estimator: the rate and the weights chosen, on the test split."""
+
+    log_p: float
+    log_p_standard_error: float
+    elbo: float
+    step: int
+    learning_rate: float
+    valid_bound: float
+
+
+def best(config: Config, estimator: str, seed: int) -> Best:
+    """Trains at every rate, and measures what has the best validation bound."""
     candidates = []
     for train_config in train_configs(config, estimator, seed):
         with cli.user_errors():
             run, saved = whole_run.train(train_config)
         trained = trained_runs.of_run(run, saved, checkpoint="best")
         candidates.append((float(saved.best_bound), trained))
-    return max(candidates, key=lambda pair: pair[0])
-
-
-def measured(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:
-    """ELBO and log p(x) of the test split."""
+    valid_bound, trained = max(candidates, key=lambda pair: pair[0])
     key_bound, key_is = jax.random.split(jax.random.key(0))
     bound = measure.bound(key_bound, trained, split="test", num_samples=100)
-    rows = trained_runs.rows(trained, split="test")
     log_p = evidence.importance_sampling(
-        key_is, trained, rows, num_samples=config.importance_samples
+        key_is,
+        trained,
+        trained_runs.rows(trained, split="test"),
+        num_samples=config.importance_samples,
     ).figures
-    return {
-        "log_p": log_p["log_p"],
-        "log_p_standard_error": log_p["log_p_standard_error"],
-        "elbo": bound["elbo"],
-        "step": trained.step,
-    }
+    return Best(
+        log_p["log_p"],
+        log_p["log_p_standard_error"],
+        bound["elbo"],
+        trained.step,
+        trained.config.learning_rate,
+        valid_bound,
+    )
 
 
 def main(config: Config) -> int:
     """Trains, chooses, measures, prints, writes and draws."""
-    folder, results = report.claim(config.workdir), {}
-    for estimator in config.estimators.split(","):
-        results[estimator] = rows = []
-        for seed in range(config.num_seeds):
-            valid, best = best_rate(config, estimator, seed)
-            rate = best.config.learning_rate
-            chosen = {"learning_rate": rate, "valid_bound": valid}
-            rows.append(measured(config, best) | chosen)
-    print(table(results))
-    seeds = range(config.num_seeds)
-    by_seed = {n: (seeds, [row["log_p"] for row in r]) for n, r in results.items()}
+    folder, seeds = report.claim(config.workdir), range(config.num_seeds)
+    results = {
+        estimator: [best(config, estimator, seed) for seed in seeds]
+        for estimator in config.estimators
+    }
+    print(report.table(COLUMNS, results.items()))
+    by_seed = {n: (seeds, [row.log_p for row in r]) for n, r in results.items()}
     figure = curves.series(
         {f"K = {config.num_samples}, rate and weights by validation": by_seed},
         x_label="seed",
         y_label=f"test log p(x), {config.importance_samples} samples, nats",
     )
-    with cli.user_errors():
-        files.save(figure, folder / "tighter_bounds.png")
-    report.write(folder / "tighter_bounds.json", config, {"estimators": results})
+    result = {"estimators": results}
+    pictures = {"tighter_bounds": figure}
+    report.write(folder / "tighter_bounds.json", config, result, pictures)
     return 0
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Mean and spread of each estimator, greatest less least, and its seeds."""
-    columns = [
-        field("test log p(x), nats", "estimator", width=22),
-        field("mean", "mean", ".3f", 8),
-        field("spread", "spread", ".3f", 8),
-        Column("  seeds (rate)", lambda row: f"  {row['seeds']}", width=0),
-    ]
-    lines = []
-    for estimator, rows in results.items():
-        log_p = np.array([row["log_p"] for row in rows])
-        seeds = ", ".join(f"{r['log_p']:.2f} ({r['learning_rate']:g})" for r in rows)
-        numbers = {"mean": log_p.mean(), "spread": np.ptp(log_p)}
-        lines.append({"estimator": estimator, "seeds": seeds} | numbers)
-    return report.table(columns, lines)
+def _log_p(item: tuple[str, list[Best]]) -> list[float]:
+    return [row.log_p for row in item[1]]
+
+
+def _seeds(item: tuple[str, list[Best]]) -> str:
+    rows = (f"{row.log_p:.2f} ({row.learning_rate:g})" for row in item[1])
+    return "  " + ", ".join(rows)
+
+
+COLUMNS = [  # of an estimator and what its seeds give
+    Column("test log p(x), nats", lambda item: item[0], width=22),
+    Column("mean", lambda item: np.mean(_log_p(item)), ".3f", 8),
+    Column("spread", lambda item: np.ptp(_log_p(item)), ".3f", 8),
+    Column("  seeds (rate)", _seeds, width=0),
+]
 
 
 if __name__ == "__main__":

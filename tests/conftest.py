@@ -6,6 +6,7 @@ import tempfile
 
 import jax
 import pytest
+from jax._src.interpreters import mlir
 
 # Most of the suite's time is compilation, and many tests compile the same programs.
 # The environment hands the cache on to the workers and to subprocesses.
@@ -17,6 +18,9 @@ QUICK_CODE = "--xla_backend_optimization_level=0"
 if jax.__version__.startswith("0.10."):
     QUICK_CODE += " --xla_cpu_use_fusion_emitters=false"
     QUICK_CODE += " --xla_cpu_parallel_codegen_split_count=1"
+    # One context of MLIR for all programs: to make one is a fifth of a small program.
+    _CONTEXT = mlir.make_ir_context()
+    mlir.make_ir_context = lambda: _CONTEXT
 os.environ.setdefault("XLA_FLAGS", QUICK_CODE)
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 OWNS_CACHE = "PYTEST_XDIST_WORKER" not in os.environ

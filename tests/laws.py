@@ -13,7 +13,7 @@ import vae_jax
 
 def builders(*records):
     """Every function of the library that is annotated to return one of the records."""
-    found, marks = set(), [f"-> {record.__name__}:" for record in records]
+    seen, marks = set(), [f"-> {record.__name__}:" for record in records]
     root = pathlib.Path(vae_jax.__path__[0])
     for path in sorted(root.rglob("*.py")):
         if not any(mark in path.read_text() for mark in marks):
@@ -23,8 +23,8 @@ def builders(*records):
         for _, function in inspect.getmembers(home, inspect.isfunction):
             returned = inspect.signature(function).return_annotation
             if function.__module__ == home.__name__ and returned in records:
-                found.add(function)
-    return found
+                seen.add(function)
+    return seen
 
 
 def jiggled(params, *, std=0.3, seed=0):

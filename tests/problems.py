@@ -163,8 +163,8 @@ def k_sample_bound(
 
 def without_closed_forms(problem: LinearGaussian) -> LinearGaussian:
     """The problem with a q of a family that no closed form knows."""
-    own = problem.recognition._replace(family=Family("a normal of one's own"))
-    return problem._replace(recognition=own)
+    separate = problem.recognition._replace(family=Family("a normal of one's own"))
+    return problem._replace(recognition=separate)
 
 
 def widened(

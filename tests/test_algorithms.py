@@ -12,7 +12,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.measures import validation
 from experiments.runs import fit
-from tests.test_experiments import metrics, tiny
+from tests.tiny import metrics, tiny
 
 pytestmark = pytest.mark.uses_optax
 WAYS = {
@@ -54,9 +54,9 @@ def test_it_writes_the_same_files_and_reports_what_it_has(tmp_path, algorithm):
             eval_samples=20,
             importance_samples=20,
         )
-        found = evaluate.evaluate(which)
-        assert found["elbo"] < found["log_p"] + 1.0
-        assert "active_units" not in found  # its q is no product over latents
+        results = evaluate.evaluate(which)
+        assert results["elbo"] < results["log_p"] + 1.0
+        assert "active_units" not in results  # its q is no product over latents
 
 
 def test_reweighted_wake_sleep_has_its_customary_name():
@@ -97,7 +97,7 @@ def test_the_flag_files_of_em_to_vae_parse(path):
 def test_em_to_vae_measures_each_method_and_keeps_what_is_done(tmp_path, capsys):
     config = em_to_vae.Config(
         workdir=str(tmp_path / "run"),
-        methods="em,wake_sleep",
+        methods=("em", "wake_sleep"),
         hidden=(4,),
         num_epochs=2,
         num_points=2,
@@ -124,7 +124,7 @@ def test_em_to_vae_measures_each_method_and_keeps_what_is_done(tmp_path, capsys)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": "em,gibbs"}, "gibbs unknown; known: em, mcem"),
+        ({"methods": ("em", "gibbs")}, "gibbs is unknown; known: em, mcem"),
         ({"num_points": 0}, "--num_points must be positive"),
         ({"check_nodes": 0}, "--check_nodes must be 2 or more, got 0"),
         ({"num_nodes": 1}, "--num_nodes must be 2 or more, got 1"),

@@ -1,5 +1,6 @@
 """`Batch.weight` in every algorithm that fits by gradients: how often a row counts."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from vae_jax import numerics, posteriors
 from vae_jax.estimators import running_baseline, sgvb
 from vae_jax.inference import full_vb, mcem, quadrature_em, variational_em
 from vae_jax.training import gradient
-from vae_jax.types import Algorithm, Batch, Params, per_example
+from vae_jax.types import Algorithm, Batch, Params, clear_weightless, per_example
 
 pytestmark = pytest.mark.uses_optax
 XS = np.array([[0.4, -1.0], [-0.7, 0.2], [1.1, 0.3], [0.5, 0.9]])
@@ -117,13 +118,20 @@ ROWS = {
 EVERY = pytest.mark.parametrize("name", ROWS)
 
 
-def _steps(name, rows, weight, *, num_steps=1) -> tuple[Any, Any]:
-    """The state and what the last step reports, after steps on rows of XS."""
+@functools.cache
+def _compiled(name, dtype):
+    """The start and one compiled init and step for all tests in a precision."""
+    del dtype
     algorithm, start = ROWS[name].make()
+    return start, jax.jit(algorithm.init), jax.jit(algorithm.step)
+
+
+def _steps(name, rows, weight, *, num_steps=1, xs=XS) -> tuple[Any, Any]:
+    """The state and what the last step reports, after steps on rows of xs."""
+    start, init, step = _compiled(name, jnp.result_type(float))
     index = jnp.array(rows)
-    batch = Batch(jnp.asarray(XS)[index], index, jnp.asarray(weight, jnp.float32))
-    state, info = jax.jit(algorithm.init)(jax.random.key(0), start), None
-    step = jax.jit(algorithm.step)
+    batch = Batch(jnp.asarray(xs)[index], index, jnp.asarray(weight, jnp.float32))
+    state, info = init(jax.random.key(0), start), None
     for t in range(num_steps):
         state, info = step(jax.random.fold_in(jax.random.key(1), t), state, batch)
     return state, info
@@ -131,7 +139,7 @@ def _steps(name, rows, weight, *, num_steps=1) -> tuple[Any, Any]:
 
 def _moved(name, weight):
     """What one step adds to the parameters, and the means that it reports."""
-    _, start = ROWS[name].make()
+    start, *_ = _compiled(name, jnp.result_type(float))
     state, info = _steps(name, range(len(weight)), weight)
     change = jax.tree.map(jnp.subtract, state.params, start)
     return change, {field: getattr(info, field) for field in ROWS[name].linear}
@@ -179,10 +187,33 @@ def test_a_row_of_weight_zero_is_a_row_that_is_not_there(x64, name):
 
 
 @EVERY
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_of_weight_zero_is_not_read(x64, name, value):
+    """0 times NaN is NaN, in the reported numbers and in the gradient."""
+    xs = XS.copy()
+    xs[2] = value
+    broken, info = _steps(name, [0, 1, 2], [1.0, 2.0, 0.0], num_steps=3, xs=xs)
+    whole, expected = _steps(name, [0, 1, 2], [1.0, 2.0, 0.0], num_steps=3)
+    _close((broken.params, info), (whole.params, expected))
+
+
+def test_what_a_row_weighs_decides_whether_it_is_read():
+    x: Any = {"x": jnp.array([[1.0, jnp.nan], [jnp.nan, 2.0]]), "label": jnp.arange(2)}
+    batch = Batch(x, jnp.arange(2), jnp.array([1.0, 0.0]))
+    cleared: Any = clear_weightless(batch).x
+    np.testing.assert_array_equal(cleared["x"], [[1.0, np.nan], [0.0, 2.0]])
+    np.testing.assert_array_equal(cleared["label"], [0, 1])
+    mean, spread = gradient.weighted_moments(
+        jnp.array([1.0, 3.0, -jnp.inf]), jnp.array([1.0, 1.0, 0.0])
+    )
+    assert (mean, spread) == (2.0, 1.0)
+
+
+@EVERY
 def test_a_batch_without_weight_leaves_the_parameters_as_they_are(x64, name):
     _, start = ROWS[name].make()
     state, info = _steps(name, [0, 1], [0.0, 0.0], num_steps=2)
-    jax.tree.map(np.testing.assert_array_equal, state.params, start)
+    chex.assert_trees_all_equal(state.params, start)
     chex.assert_tree_all_finite((state, info))
 
 
@@ -191,7 +222,7 @@ def test_a_batch_without_weight_leaves_what_is_remembered_of_the_batches_before(
     algorithm, _ = _running_baseline()
     nothing = Batch(jnp.asarray(XS), jnp.arange(4), jnp.zeros(4))
     after, _ = jax.jit(algorithm.step)(jax.random.key(2), before, nothing)
-    jax.tree.map(np.testing.assert_array_equal, after.memory, before.memory)
+    chex.assert_trees_all_equal(after.memory, before.memory)
     state, _ = _steps("MCEM", [0, 1], [0.0, 0.0])
     algorithm, start = _mcem()
     fresh = algorithm.init(jax.random.key(0), start)

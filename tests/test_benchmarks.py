@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from experiments.benchmark import (
-    comparison,
     contenders,
     importance_sampling,
     iwae,
@@ -39,6 +38,10 @@ RACE: dict[str, Any] = {"num_rounds": 2, "measure_memory": False}
 FLAGS = contenders.Flags(**TINY)
 
 
+def _with(problem, **changes):
+    return problem._replace(flags=dataclasses.replace(problem.flags, **changes))
+
+
 @pytest.fixture(scope="module")
 def problem():
     return contenders.problem(FLAGS)
@@ -50,14 +53,14 @@ def read(path):
 
 def test_a_problem_has_the_shapes_of_its_flags(problem):
     assert problem.train.shape == (60, 8, 8)
-    assert (problem.num_steps, problem.num_latents, problem.hidden) == (3, 2, (8,))
+    assert problem.num_steps == 3
     assert [len(layer.kernel) for layer in problem.start.encoder] == [64, 8]
     assert [len(layer.bias) for layer in problem.start.decoder] == [8, 64]
     assert 0.0 < problem.test.max() <= 1.0
 
 
 def test_weights_go_into_our_parameters_and_back(problem):
-    model, _ = ours.built(problem)
+    model = ours.built(problem).model
     back = ours.weights(ours.params(model, problem.start))
     jax.tree.map(np.testing.assert_array_equal, back, problem.start)
 
@@ -65,60 +68,84 @@ def test_weights_go_into_our_parameters_and_back(problem):
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["sgvb_b", "iwae"])
 def test_an_epoch_of_ours_climbs_the_objective(problem, estimator):
-    given = problem._replace(estimator=estimator, num_samples=2)
-    contender = ours.contender("ours", given)
-    before = ours.objective(given, contender.weights())
+    changed = _with(problem, estimator=estimator, num_samples=2)
+    contender = ours.contender("ours", changed)
+    before = ours.objective(changed, contender.weights())
     for _ in range(5):
-        assert contender.epoch() > 0.0
-    assert ours.objective(given, contender.weights()) > before
+        contender.epoch()
+    assert ours.objective(changed, contender.weights()) > before
 
 
 @pytest.mark.slow
 def test_more_samples_of_the_ruler_give_a_tighter_bound(problem):
     first, many = (
-        ours.objective(problem._replace(estimator="iwae", num_samples=k), problem.start)
+        ours.objective(_with(problem, estimator="iwae", num_samples=k), problem.start)
         for k in (1, 50)
     )
     assert many > first
 
 
 def test_the_products_of_a_step_are_those_of_its_layers(problem):
-    work = sum(parts.flops(*shape) for shape in parts.products(problem))
+    work = parts.flops(problem)
     layers = [*problem.start.encoder, *problem.start.decoder]
     forward = sum(2 * 20 * layer.kernel.size for layer in layers)
     first = 2 * 20 * layers[0].kernel.size  # x needs no derivative
     assert work == 3 * forward - first
-    more = parts.products(problem._replace(num_samples=3))
-    assert sum(parts.flops(*shape) for shape in more) > work
+    assert parts.flops(_with(problem, num_samples=3)) > work
 
 
 @pytest.mark.slow
 def test_every_part_of_a_step_takes_time(problem):
-    built = [*train_step.PARTS.values(), parts.one_a_dispatch]
-    dynamic = problem._replace(dynamic=True, num_samples=2)
+    built = [*parts.PARTS.values(), parts.one_a_dispatch]
+    dynamic = _with(problem, binarization="dynamic", num_samples=2)
     assert all(part(dynamic)() > 0.0 for part in built)
 
 
-def test_a_peer_a_nat_away_is_no_contender():
-    assert contenders.verdict(-100.0, -100.9) == ""
-    assert contenders.verdict(-100.0, -101.2) == "no contender: -1.2 nats"
-
-
 def test_a_peer_that_is_not_installed_is_left_out_and_named(monkeypatch, capsys):
-    missing = ("no_such_package", "no.such.module")
-    monkeypatch.setitem(contenders.MODULES, "torch", missing)
-    assert contenders.installed(["ours", "torch"]) == ["ours"]
+    missing = contenders.Library("no_such_package", "no.such.module")
+    monkeypatch.setitem(contenders.CONTENDERS, "torch", missing)
+    assert contenders.fitting("ours,torch") == ["ours"]
     assert (
         "torch: left out, no_such_package is not installed" in capsys.readouterr().out
     )
 
 
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"binarization": "dynamic"}, "fixed pixels"),
+        ({"estimator": "iwae"}, "one sample alone"),
+        ({"num_samples": 2}, "one sample alone"),
+        ({}, ""),
+    ],
+)
+def test_what_a_peer_does_not_have_leaves_it_out(monkeypatch, capsys, flags, reason):
+    library = contenders.CONTENDERS["pythae"]._replace(package="jax")
+    monkeypatch.setitem(contenders.CONTENDERS, "pythae", library)
+    asked = dataclasses.replace(FLAGS, **flags)
+    fitting = contenders.fitting("ours,pythae", asked)
+    assert fitting == (["ours"] if reason else ["ours", "pythae"])
+    assert reason in capsys.readouterr().out
+
+
+def test_none_that_can_run_is_an_error(monkeypatch):
+    missing = contenders.Library("no_such_package", "no.such.module")
+    monkeypatch.setitem(contenders.CONTENDERS, "torch", missing)
+    with pytest.raises(cli.UsageError, match="--contenders=torch: none of them"):
+        contenders.fitting("torch")
+
+
 def test_a_race_says_who_is_no_contender(capsys):
-    seconds = {"ours": [1.0, 2.0], "torch": [2.0, 2.0]}
-    race = comparison.Race(seconds, {"ours": -1.0, "torch": -3.0}, {"torch": 5.0})
-    said = comparison.notes(race, quantity="bound")
-    assert said["torch, ms"] == "bound -3.00, 5 MiB, no contender: -2.0 nats"
-    rounds.print_table(comparison.rows(race), said)
+    seconds = {"ours": [1.0, 2.0], "torch": [2.0, 2.0], "flax": [1.0, 1.0]}
+    nats = {"ours": -1.0, "torch": -3.0, "flax": -1.9}
+    race = rounds.Race(seconds, nats, {"torch": 5.0})
+    assert rounds.note(race, "flax", "bound") == "bound -1.90"
+    said = rounds.note(race, "torch", "bound")
+    assert said == "bound -3.00, 5 MiB, no contender: -2.0 nats"
+    ratios = race.ratios("ours", ["ours", "torch", "numpyro"])
+    assert list(ratios) == ["ours / torch"]
+    figures = rounds.show(race, scale=1e3, unit="ms", ratios=ratios, quantity="bound")
+    assert figures["ratios"] == {"ours / torch": 0.75}
     printed = capsys.readouterr().out
     assert "no contender" in printed
     assert "ours / torch" in printed
@@ -127,9 +154,11 @@ def test_a_race_says_who_is_no_contender(capsys):
 def test_work_of_others_is_warned_of(monkeypatch, capsys):
     others = iter([0.0, 1e6])
     monkeypatch.setattr(rounds, "_others_seconds", lambda: next(others))
-    found = rounds.interleaved({"a": lambda: 1.0}, num_rounds=3)
-    assert found == {"a": [1.0, 1.0, 1.0]}
-    assert "figures are suspect" in capsys.readouterr().out
+    seconds = rounds.interleaved({"a": lambda: 1.0}, num_rounds=3)
+    assert seconds == {"a": [1.0, 1.0, 1.0]}
+    printed = capsys.readouterr().out
+    assert "figures are suspect" in printed
+    assert "round 3 of 3, s: a 1" in printed  # a row as soon as it is known
 
 
 @pytest.mark.slow
@@ -143,7 +172,7 @@ def test_the_training_step_is_set_beside_its_limit(tmp_path, capsys):
     assert "(products + optimizer) / ours" in printed
     assert "dreg / sgvb_b" in printed
     result = read(path)
-    assert set(result["seconds"]) == {"ours", "matrix products", "optimizer", "dreg"}
+    assert set(result["seconds"]) == {"ours", "products", "optimizer", "dreg"}
     assert result["flops"] > 0
 
 
@@ -153,9 +182,9 @@ def test_the_parts_and_the_rest_are_the_whole_step(tmp_path, capsys):
     config = train_step.Config(**TINY, **RACE, output=str(path))
     assert train_step.main(config) == 0
     assert "where the time of our step goes" in capsys.readouterr().out
-    race = comparison.Race(read(path)["seconds"], {}, {})
+    race = rounds.Race(read(path)["seconds"])
     table = train_step.shares(race)
-    whole_step = sum(table[name] for name in [*train_step.PARTS, "rest"])
+    whole_step = sum(table[name] for name in [*parts.PARTS, "rest"])
     np.testing.assert_allclose(whole_step, 1.0)
 
 
@@ -189,12 +218,13 @@ def children(monkeypatch, problem):
     """The cache folders of processes that are asked for, none of them run."""
     folders = []
 
-    def finished(config, environment):
-        assert config.contenders == "ours"
-        folders.append(environment["JAX_COMPILATION_CACHE_DIR"])
-        return process.Finished(1.0, 2.0, 3.0, problem.start)
+    def trained(name, flags, *, num_epochs=1, cache=None):
+        del flags, num_epochs
+        assert name == "ours"
+        folders.append(cache)
+        return process.Trained(process.Process(1.0, 2.0, ""), 3.0, problem.start)
 
-    monkeypatch.setattr(process, "finished", finished)
+    monkeypatch.setattr(process, "trained", trained)
     return folders
 
 
@@ -204,18 +234,18 @@ def test_only_cached_starts_share_a_folder(tmp_path, children):
     assert start.main(config) == 0
     times = {"ours, cold": [1.0, 1.0], "ours, cached": [1.0, 1.0]}
     assert read(path)["seconds"] == times
-    assert read(path)["peak_mib"] == {"ours": 3.0}
+    assert read(path)["peak_mib"] == {"ours, cold": 3.0}
     assert len(children) == 6  # each once before the rounds
-    assert len(set(children)) == 4
+    assert children.count("") == 3
+    assert len(set(children)) == 2
 
 
 @pytest.mark.slow
 def test_a_process_tells_when_it_was_ready_and_what_it_reached(tmp_path, problem):
-    config = process.Config(**TINY, num_epochs=2)
-    done = process.finished(config, process.caches(str(tmp_path)))
-    assert 0.0 < done.first < done.seconds
-    assert done.peak_mib > 0.0
-    reached = ours.objective(problem, done.weights)
+    trained = process.trained("ours", FLAGS, num_epochs=2, cache=str(tmp_path))
+    assert 0.0 < trained.process.first < trained.process.seconds
+    assert trained.peak_mib > 0.0
+    reached = ours.objective(problem, trained.weights)
     assert reached > ours.objective(problem, problem.start)
     assert list((tmp_path / "jax").iterdir())
 
@@ -238,15 +268,15 @@ def test_a_process_hands_on_its_weights(tmp_path, problem, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == process.FIRST
     assert json.loads(printed[-1])["peak_mib"] > 0.0
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(process._load(str(path)))]
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(process.load(str(path)))]
     assert shapes == [np.shape(leaf) for leaf in jax.tree.leaves(problem.start)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in contenders.MODULES if n != "ours"])
+@pytest.mark.parametrize("name", [n for n in contenders.CONTENDERS if n != "ours"])
 def test_a_peer_reaches_what_ours_reaches(problem, name):
-    pytest.importorskip(contenders.MODULES[name][0])
-    assert contenders.fitting([name], problem) == [name]
+    pytest.importorskip(contenders.CONTENDERS[name].package)
+    assert contenders.fitting(name, problem.flags) == [name]
     reached = {}
     for each in ("ours", name):
         with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):  # NumPyro
@@ -254,20 +284,20 @@ def test_a_peer_reaches_what_ours_reaches(problem, name):
             for _ in range(130):  # past the steep descent, where noise is seen
                 contender.epoch()
         reached[each] = ours.objective(problem, contender.weights())
-    assert contenders.verdict(reached["ours"], reached[name]) == ""
+    assert abs(reached["ours"] - reached[name]) < rounds.TOLERANCE
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "pythae"])
 def test_a_peer_evaluates_as_ours_does(problem, name):
-    pytest.importorskip(contenders.MODULES[name][0])
+    pytest.importorskip(contenders.CONTENDERS[name].package)
     images = problem.test[:5] > 0.5
     weights = importance_sampling.near_prior(problem.start)
-    own, other = (
+    of_ours, other = (
         contenders.module(each).evaluator(weights, (8, 8), 1000)(images)
         for each in ("ours", name)
     )
-    np.testing.assert_allclose(own, other, atol=0.2)
+    np.testing.assert_allclose(of_ours, other, atol=0.2)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +306,7 @@ def test_a_peer_evaluates_as_ours_does(problem, name):
         (train_step.Config, {"num_rounds": 0}, "--num_rounds must be positive, got 0"),
         (train_step.Config, {"batch_size": 0}, "--batch_size must be positive, got 0"),
         (whole.Config, {"contenders": "ours,keras"}, "--contenders: keras unknown"),
-        (process.Config, {"contenders": "ours,torch"}, "--contenders must be one name"),
+        (process.Config, {"contenders": "ours,torch"}, "--contenders"),
         (process.Config, {"num_epochs": 0}, "--num_epochs must be positive, got 0"),
     ],
 )

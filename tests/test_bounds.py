@@ -171,8 +171,8 @@ def test_miwae_takes_logs_of_means_over_the_last_axis(x64):
 def test_the_jackknife_is_nowozins_sum_over_subsets(x64, order):
     num_samples, total = len(LOG_W), 0.0
     for j in range(order + 1):
-        kept = itertools.combinations(LOG_W, num_samples - j)
-        mean = np.mean([np.log(np.mean(np.exp(subset))) for subset in kept])
+        saved = itertools.combinations(LOG_W, num_samples - j)
+        mean = np.mean([np.log(np.mean(np.exp(subset))) for subset in saved])
         scale = math.factorial(j) * math.factorial(order - j)
         total += (-1) ** j * (num_samples - j) ** order / scale * mean
     got = bounds.jackknife(jnp.asarray(LOG_W), order=order)
@@ -276,8 +276,8 @@ def test_the_jackknife_needs_a_weight_in_every_subset(x64, order, num_possible):
         return
     total = 0.0
     for j in range(order + 1):
-        kept = itertools.combinations(np.exp(log_w), 4 - j)
-        mean = np.mean([np.log(np.mean(subset)) for subset in kept])
+        saved = itertools.combinations(np.exp(log_w), 4 - j)
+        mean = np.mean([np.log(np.mean(subset)) for subset in saved])
         scale = math.factorial(j) * math.factorial(order - j)
         total += (-1) ** j * (4 - j) ** order / scale * mean
     np.testing.assert_allclose(value, total, rtol=1e-9)

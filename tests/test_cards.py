@@ -1,34 +1,13 @@
 """experiments.export.cards: what a model's file says, and the model rebuilt from it."""
 
-import dataclasses
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.choices import models
-from experiments.choices.config import Config
 from experiments.export import cards
-from experiments.runs import protocol, trained_runs
+from experiments.runs import protocol
+from tests.architectures import ARCHITECTURES, TINY, untrained
 from vae_jax import artifacts
-
-TINY = Config(hidden=(5,), num_latents=2)
-ARCHITECTURES = {
-    "mlp": {},
-    "deep": {"hidden": (6, 5), "activation": "gelu"},
-    "full_normal": {"posterior": "full_normal", "estimator": "sgvb_a"},
-    "planar": {"posterior": "planar", "estimator": "sgvb_a"},
-    "coupling": {"posterior": "coupling", "estimator": "dreg"},
-    "iaf": {"posterior": "iaf", "estimator": "iwae"},
-    "bernoulli": {"posterior": "bernoulli", "estimator": "nvil"},
-    "normal_mixture": {"prior": "normal_mixture", "estimator": "sgvb_a"},
-    "vamp": {"prior": "vamp", "num_components": 3, "estimator": "sgvb_a"},
-    "two_layers": {"top_latents": 3, "estimator": "iwae"},
-    "learned_std": {"likelihood": "normal_learned_std", "binarization": "none"},
-    "full_vb": {"algorithm": "full_vb", "weight_decay": 1.0},
-    "vem": {"algorithm": "vem"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +16,11 @@ def digits():
     return protocol.load(TINY)
 
 
-def untrained(data, **changes) -> trained_runs.Trained:
-    """A model of the flags with random parameters, none of which is zero."""
-    config = dataclasses.replace(TINY, **changes)
-    model = models.build(config, data.x_shape).model
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    generator = np.random.default_rng(1)
-    params = jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * generator.normal(size=leaf.shape), leaf.dtype),
-        shapes,
-    )
-    return trained_runs.Trained(config, data, model, params, 7)
-
-
 def marks(name):
     """Of an architecture's test: six of them stand for the rest in the fast suite."""
-    found = [pytest.mark.uses_optax] if name == "vem" else []
+    results = [pytest.mark.uses_optax] if name == "vem" else []
     quick = {"mlp", "full_normal", "iaf", "bernoulli", "vamp", "two_layers"}
-    return found if name in quick else [*found, pytest.mark.slow]
+    return results if name in quick else [*results, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(

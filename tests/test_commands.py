@@ -1,7 +1,11 @@
 """Every command under its published name, and the list of them."""
 
 import ast
+import dataclasses
+import importlib
+import itertools
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -10,6 +14,8 @@ import tomllib
 import pytest
 
 from experiments import __main__ as listing
+from experiments import train
+from experiments.command import cli
 
 ROOT = listing.FOLDER.parent
 COMMANDS = listing.commands(listing.FOLDER)
@@ -64,6 +70,43 @@ def test_a_command_says_what_it_does_on_help(name, monkeypatch, capsys):
     text = ast.get_docstring(ast.parse(source(name).read_text()))
     assert text
     assert text in capsys.readouterr().out
+
+
+def test_help_of_train_stands_under_the_headings_of_its_flags(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", "--help"])
+    with pytest.raises(SystemExit):
+        cli.run(train.Config, train.main)
+    _, *sections = re.split(r"^(\S.*):$", capsys.readouterr().out, flags=re.MULTILINE)
+    flags = {
+        heading: re.findall(r"^  --(?:no)?(\w+)", text, flags=re.MULTILINE)
+        for heading, text in zip(sections[-16::2], sections[-15::2], strict=True)
+    }
+    assert list(flags)[:4] == ["Flags", "Data", "Model", "Objective"]
+    assert flags["Flags"] == ["workdir"]
+    assert {"likelihood", "posterior", "prior", "hidden"} < set(flags["Model"])
+    assert flags["Optimization"][0] == "optimizer"
+    names = [field.name for field in dataclasses.fields(train.Config)]
+    assert [*itertools.chain(*flags.values())] == [*names, "flagfile"]
+    assert max(map(len, flags.values())) < 25
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *BENCHMARKS])
+def test_a_float_is_finite_at_the_flag(name):
+    inside = ".command" if (listing.FOLDER / name.replace(".", "/")).is_dir() else ""
+    config = importlib.import_module(f"experiments.{name}{inside}").Config
+    floats = [f.name for f in dataclasses.fields(config) if f.type in (float, "float")]
+    assert not any(_taken(config, flag, "inf") for flag in floats)
+    assert not any(_taken(config, flag, "nan") for flag in floats)
+    assert [f for f in floats if _taken(config, f, "-inf")] in ([], ["alpha"])
+
+
+def _taken(config, flag: str, value: str) -> bool:
+    """Whether a value is not refused for what it is by itself."""
+    try:
+        cli.parse(config, ["name", f"--{flag}={value}"])
+    except cli.UsageError as error:
+        return not str(error).startswith(f"--{flag} must ")
+    return True
 
 
 def test_the_wheel_holds_every_flag_file():

@@ -5,13 +5,15 @@ that the rules themselves are tested on small sources that break them.
 """
 
 import ast
-import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import sources
+from tests.sources import CODE, LIBRARY, MODULES, ROOT, SCRIPTS, TESTS
+
 LAYERS = [  # a module imports only from rows above its own
     {"types", "writing"},
     {"numerics"},
@@ -79,43 +81,6 @@ TORCH_FILES = {"load", "save", "serialization"}
 MAX_LINES = 400
 
 
-def _files(*folders):
-    found = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-    return sorted(str(path.relative_to(ROOT)) for path in found)
-
-
-LIBRARY, SCRIPTS, TESTS = _files("vae_jax"), _files("experiments"), _files("tests")
-CODE = LIBRARY + SCRIPTS
-MODULES = [path for path in LIBRARY if not path.endswith("__init__.py")]
-
-
-def _tree(path):
-    return ast.parse((ROOT / path).read_text(), path)
-
-
-def _parts(path):
-    return path.removesuffix(".py").split("/")
-
-
-def _imports(path, tree):
-    """Dotted names that a file imports anywhere, with relative imports resolved."""
-    package = _parts(path)[:-1]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            module = ".".join([*above, *filter(None, [node.module])])
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and node.args:
-            name = ast.unparse(node.func).split(".")[-1]
-            target = node.args[0]
-            if name in {"import_module", "__import__"} and isinstance(
-                target, ast.Constant
-            ):
-                yield str(target.value)
-
-
 def _public_functions(tree):
     """(name, node, is a method) of functions and methods without an underscore."""
     for node in tree.body:
@@ -139,8 +104,8 @@ def _parameters(function):
 
 def import_direction(path, tree):
     """A module imports only from rows above its own, or from its own package."""
-    mine = _parts(path)
-    for target in _imports(path, tree):
+    mine = sources.parts(path)
+    for target in sources.imports(path, tree):
         top, *rest = target.split(".")
         if top == "tests" or (top == "experiments" and mine[0] == "vae_jax"):
             yield f"imports {target}"
@@ -162,14 +127,14 @@ def import_direction(path, tree):
 def a_place_in_the_table(path, tree):
     """Every module of the library has a rank or is at the side."""
     del tree
-    name = _parts(path)[1]
+    name = sources.parts(path)[1]
     if path in MODULES and name not in RANK and name not in SIDE:
         yield f"{name} has no rank in architecture.md"
 
 
 def third_party_fences(path, tree):
     """Heavy or stateful packages are imported in few places."""
-    for target in _imports(path, tree):
+    for target in sources.imports(path, tree):
         allowed = FENCES.get(target.split(".")[0])
         if allowed is not None and not path.startswith(allowed):
             yield f"imports {target}, which belongs in {allowed or 'tests'}"
@@ -178,7 +143,7 @@ def third_party_fences(path, tree):
 def modules_not_names(path, tree):
     """Modules are imported, not names, except from `types`."""
     del path
-    for node in ast.walk(tree):
+    for node in sources.nodes(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
             "vae_jax."
         ):
@@ -198,6 +163,23 @@ def documented(path, tree):
             yield f"{name} has no docstring"
 
 
+def fields_documented(path, tree):
+    """`help` of a record says what each field is: its docstring has `Attributes:`."""
+    if not path.startswith("vae_jax/"):
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef) or "NamedTuple" not in map(
+            ast.unparse, node.bases
+        ):
+            continue
+        lines = [line for line in node.body if isinstance(line, ast.AnnAssign)]
+        fields = [ast.unparse(line.target) for line in lines]
+        section = (ast.get_docstring(node) or "").partition("\nAttributes:\n")[2]
+        documented = re.findall(r"^    (\w+): \S", section, flags=re.MULTILINE)
+        if documented != fields:
+            yield f"{node.name} has the fields {fields}, and explains {documented}"
+
+
 def key_first(path, tree):
     """A function that takes a key takes it first."""
     del path
@@ -213,7 +195,7 @@ def names_of_randomness(path, tree):
     """Keys are called key and seeds belong to a Config: also in inner functions."""
     if not path.startswith("vae_jax/"):
         return
-    for node in ast.walk(tree):
+    for node in sources.nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             bad = FORBIDDEN_PARAMETERS & set(_parameters(node))
             if bad:
@@ -232,31 +214,70 @@ def keyword_only_defaults(path, tree):
 def nothing_pickled(path, tree):
     """No file is read by running what it says: NumPy's functions must say so."""
     del path
-    for target in _imports("a.py", tree):
+    for target in sources.imports("a.py", tree):
         top, *rest = target.split(".")
         reads = {"numpy": NUMPY_FILES, "torch": TORCH_FILES}.get(top, set())
         if top in PICKLING or reads & set(rest):
             yield f"imports {target}"
-    for node in ast.walk(tree):
+    for node in sources.nodes(tree):
         if isinstance(node, ast.Attribute) and "pickle" in node.attr:
             yield f"uses {ast.unparse(node)}"
         if not isinstance(node, ast.Call):
             continue
         module, _, name = ast.unparse(node.func).rpartition(".")
-        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        inputs = {word.arg: ast.unparse(word.value) for word in node.keywords}
         if module == "torch" and name in TORCH_FILES:
             yield f"{ast.unparse(node)} pickles"
         is_file = module in {"np", "numpy", "jnp", "jax.numpy"} and name in NUMPY_FILES
-        if given.get("allow_pickle", "None" if is_file else "False") != "False":
+        if inputs.get("allow_pickle", "None" if is_file else "False") != "False":
             yield f"{ast.unparse(node)} needs allow_pickle=False"
 
 
+def a_test_file_of_its_name(path, tree):
+    """A module of the library has a test file of its name."""
+    del tree
+    _, *folders, name = sources.parts(path)
+    file = ROOT.joinpath("tests", *folders, f"test_{name}.py")
+    if path.startswith("vae_jax/") and name != "__init__" and not file.exists():
+        yield f"{file.relative_to(ROOT)} is not there"
+
+
+def names_that_say_what_is_inside(path, tree):
+    """No file or folder is called after its being shared or private."""
+    del tree
+    for part in sources.parts(path):
+        if part in FORBIDDEN_NAMES or part.endswith("_src"):
+            yield f"{part} does not say what is inside"
+
+
+def few_screens(path, tree):
+    """A file has few lines of code."""
+    del tree
+    if (number := lines_of_code(sources.text(path))) > MAX_LINES:
+        yield f"{number} lines of code, more than {MAX_LINES}"
+
+
+def no_test_module_imported(path, tree):
+    """What tests share stands in a module that pytest does not collect."""
+    for target in sources.imports(path, tree):
+        top, *parts = target.split(".")
+        if top == "tests" and any(part.startswith("test_") for part in parts):
+            yield f"imports {target}"
+
+
+RULES_OF_FILES = [
+    few_screens,
+    a_test_file_of_its_name,
+    names_that_say_what_is_inside,
+    no_test_module_imported,
+]
 RULES = [
     import_direction,
     a_place_in_the_table,
     third_party_fences,
     modules_not_names,
     documented,
+    fields_documented,
     key_first,
     names_of_randomness,
     keyword_only_defaults,
@@ -272,20 +293,21 @@ def test_the_walk_sees_the_tree():
     assert "vae_jax/estimators/__init__.py" in LIBRARY
     assert any(path.startswith("experiments/") for path in SCRIPTS)
     assert {"tests/test_conventions.py", "tests/conftest.py"} <= set(TESTS)
-    tree = _tree("vae_jax/divergences.py")
-    assert "vae_jax.types.Scalar" in set(_imports("vae_jax/divergences.py", tree))
+    tree = sources.tree("vae_jax/divergences.py")
+    assert "vae_jax.types.Scalar" in set(
+        sources.imports("vae_jax/divergences.py", tree)
+    )
     assert "diag_normal_entropy" in {name for name, *_ in _public_functions(tree)}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("path", CODE)
-def test_the_code_keeps(path, rule):
-    assert not list(rule(path, _tree(path))), rule.__doc__
+def test_the_code_keeps(rule):
+    sources.assert_kept(rule, CODE)
 
 
-@pytest.mark.parametrize("path", CODE + TESTS)
-def test_a_file_fits_on_a_few_screens(path):
-    assert lines_of_code((ROOT / path).read_text()) <= MAX_LINES
+@pytest.mark.parametrize("rule", RULES_OF_FILES, ids=lambda rule: rule.__name__)
+def test_the_code_and_the_tests_keep(rule):
+    sources.assert_kept(rule, CODE + TESTS)
 
 
 def lines_of_code(source):
@@ -303,22 +325,18 @@ def lines_of_code(source):
     )
 
 
+def test_a_long_file_and_every_break_is_named(monkeypatch):
+    monkeypatch.setitem(few_screens.__globals__, "MAX_LINES", 20)
+    with pytest.raises(
+        AssertionError, match=r"few lines(.|\n)*/types.py: \d+ lines"
+    ) as e:
+        sources.assert_kept(few_screens, ["vae_jax/types.py", "vae_jax/vae.py"])
+    assert "vae_jax/vae.py" in str(e.value)
+
+
 def test_lines_of_code_are_counted_without_what_is_said_about_them():
     said = '"""Module."""\n\n# why\ndef f():\n    """Says.\n\n    More.\n    """\n'
     assert lines_of_code(said + "    return 1  # one\n") == 2
-
-
-@pytest.mark.parametrize("path", MODULES)
-def test_a_module_has_a_test_file_of_its_name(path):
-    _, *folders, name = _parts(path)
-    assert ROOT.joinpath("tests", *folders, f"test_{name}.py").exists()
-
-
-@pytest.mark.parametrize("path", CODE)
-def test_names_say_what_is_inside(path):
-    for part in _parts(path):
-        assert part not in FORBIDDEN_NAMES
-        assert not part.endswith("_src")
 
 
 def test_bounds_divergences_and_estimators_load_nothing_heavy():
@@ -340,6 +358,12 @@ def test_bounds_divergences_and_estimators_load_nothing_heavy():
 @pytest.mark.parametrize(
     ("rule", "path", "source"),
     [
+        (a_test_file_of_its_name, "vae_jax/plots/a.py", ""),
+        (names_that_say_what_is_inside, "vae_jax/utils/a.py", ""),
+        (names_that_say_what_is_inside, "vae_jax/a_src.py", ""),
+        (no_test_module_imported, "tests/test_a.py", "from tests.test_b import c"),
+        (no_test_module_imported, "tests/a/test_a.py", "from . import test_b"),
+        (no_test_module_imported, "tests/a.py", "import tests.a.test_b as b"),
         (import_direction, "vae_jax/types.py", "from vae_jax import numerics"),
         (import_direction, "vae_jax/bounds.py", "from vae_jax import divergences"),
         (import_direction, "vae_jax/vae.py", "from . import evaluation"),
@@ -373,6 +397,13 @@ def test_bounds_divergences_and_estimators_load_nothing_heavy():
             documented,
             "vae_jax/a.py",
             "'''A.'''\nclass A:\n  '''B.'''\n  def f(self): 0",
+        ),
+        (fields_documented, "vae_jax/a.py", "class A(NamedTuple):\n  b: int  # c"),
+        (
+            fields_documented,
+            "vae_jax/a.py",
+            "class A(NamedTuple):\n  '''B.\n\n  Attributes:\n      b: c.\n  '''\n"
+            "  b: int\n  d: int",
         ),
         (key_first, "vae_jax/a.py", "def f(x, key): pass"),
         (key_first, "vae_jax/a.py", "def f(x, *, key): pass"),

@@ -14,7 +14,7 @@ from experiments.inference_gaps import command as inference_gaps
 from experiments.measures import whole_run
 from experiments.representation import command as representation
 from experiments.runs import fit, protocol, rundir, runs, trained_runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.data import sources
 from vae_jax.training import checkpoints
 
@@ -144,11 +144,11 @@ def test_a_run_without_a_record_is_said_to_be_one(tmp_path, started, capsys):
 def test_a_comparison_of_other_data_is_measured_again(tmp_path, monkeypatch, script):
     keys = []
 
-    def kept(path, flags, make):
+    def from_cache(path, flags, make):
         keys.append(flags)
         raise InterruptedError  # what is measured is no matter here
 
-    monkeypatch.setattr(report, "cached", kept)
+    monkeypatch.setattr(report, "cached", from_cache)
     monkeypatch.setattr(whole_run, "train", lambda config: (None, None))
     monkeypatch.setattr(trained_runs, "of_run", lambda *run, checkpoint: None)
     name = f"npz:{tmp_path / 'own.npz'}"

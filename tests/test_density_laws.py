@@ -100,6 +100,7 @@ ROWS = [
     Row(gmm._one_of, lambda: gmm._one_of(3), moments=True),
     Row(gmm._one_of, lambda: gmm._one_of(1)),
 ]
+KIN = {_planar, _coupling, _down}  # of a row whose double precision says it too
 EVERY_ROW = pytest.mark.parametrize(
     "row", ROWS, ids=lambda row: f"{row.builder.__name__}-{ROWS.index(row)}"
 )
@@ -134,7 +135,14 @@ def test_one_pass_gives_the_sample_and_its_density_with_their_total_gradient(x64
     _assert_one_pass(density, params, h, atol=1e-9)
 
 
-@EVERY_ROW
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, marks=[pytest.mark.slow] if row.make in KIN else [])
+        for row in ROWS
+    ],
+    ids=lambda row: f"{row.builder.__name__}-{ROWS.index(row)}",
+)
 def test_one_pass_gives_the_same_in_single_precision(row):
     density, params, h = _made(row)
     _assert_one_pass(density, params, h, atol=1e-6)

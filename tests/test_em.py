@@ -12,7 +12,7 @@ import pytest
 from experiments.benchmark import em as benchmark
 from experiments.command import cli
 from experiments.em import command as em
-from tests.test_experiments import FLAGS
+from tests.tiny import FLAGS
 from vae_jax.types import Params
 
 pytestmark = pytest.mark.uses_optax
@@ -125,6 +125,7 @@ def test_a_workdir_that_is_a_file_is_refused_before_the_work(tmp_path):
         em.main(em.Config(workdir=str(tmp_path / "file")))
 
 
+@pytest.mark.slow
 def test_fewer_rows_than_components_is_a_one_line_error(tmp_path):
     config = em.Config(workdir=str(tmp_path), num_rows=3, num_components=4)
     with pytest.raises(cli.UsageError, match="3 rows, fewer than num_components=4"):
@@ -138,7 +139,8 @@ def test_fewer_rows_than_components_is_a_one_line_error(tmp_path):
     [
         (em, {"num_components": 0}, "--num_components must be positive, got 0"),
         (em, {"max_components": -1}, "--max_components must not be negative"),
-        (em, {"num_features": 1}, "--num_features must be 2 to 64, got 1"),
+        (em, {"num_features": 1}, "--num_features must be 2 or more, got 1"),
+        (em, {"num_features": 65}, "--num_features must be below 65, got 65"),
         (em, {"min_variance": 0.0}, "--min_variance must be positive, got 0.0"),
         (benchmark, {"num_rounds": 0}, "--num_rounds must be positive, got 0"),
     ],

@@ -1,5 +1,6 @@
 """Errors say what is wrong where it is, and the flag or file that mends it."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -10,9 +11,9 @@ import pytest
 
 from experiments import evaluate, reconstruct, tighter_bounds
 from experiments.choices.config import Config
-from experiments.command import cli
+from experiments.command import cli, report
 from experiments.runs import fit, rundir, runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
@@ -86,8 +87,8 @@ def test_a_flag_file_on_the_command_line_is_named_where_it_is_at_fault(tmp_path)
     good.write_text("--batch_size=7\n")
     bad.write_text("--batch_size=7\n--latents=3\n")
     for files, flag, named in (
-        ([good, bad], "--seed=1", f"{bad}: Unknown command line flag 'latents'"),
-        ([good], "--sed=1", "Unknown command line flag 'sed'"),
+        ([good, bad], "--seed=1", f"{bad}: --latents is no flag; did you mean"),
+        ([good], "--sed=1", "--sed is no flag"),
         ([good], "--batch_size=0", "--batch_size must be positive, got 0"),
         ([tmp_path / "none"], "--seed=1", "none"),
     ):
@@ -104,8 +105,42 @@ def test_a_number_that_is_none_is_named_with_its_flag(flag):
         cli.parse(Config, ["train", f"--{flag}=fast"])
 
 
+@dataclasses.dataclass(frozen=True)
+class Lists(cli.Flags):
+    """Flags that are lists, and a multiple."""
+
+    parts: tuple[str, ...] = cli.flag(
+        ("a", "bias"), "", choices=("a", "bias"), empty=False
+    )
+    sizes: tuple[int, ...] = cli.flag((1,), "", empty=False)
+    more: tuple[int, ...] = cli.flag((), "")
+    steps: int = cli.flag(20, "", multiple=10)
+
+
+def test_a_list_of_names_is_read_and_written():
+    lists = cli.parse(Lists, ["l", "--parts=bias", "--more="])
+    assert (lists.parts, lists.more) == (("bias",), ())
+    lines = cli.write_flagfile(lists).splitlines()
+    assert "--parts=bias" in lines
+    assert cli.parse(Lists, ["l", *lines]) == lists
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--parts=a,bia", r"--parts=bia is unknown; known: a, bias; did you mean bias"),
+        ("--parts=", "--parts must hold at least one item"),
+        ("--sizes=", "--sizes must hold at least one item"),
+        ("--steps=15", "--steps must be a multiple of 10, got 15"),
+    ],
+)
+def test_a_list_or_a_multiple_is_refused_at_its_flag(flag, said):
+    with pytest.raises(cli.UsageError, match=said):
+        cli.parse(Lists, ["l", flag])
+
+
 def test_a_list_of_rates_names_its_flag():
-    with pytest.raises(cli.UsageError, match=r"--learning_rates: fast is no number"):
+    with pytest.raises(cli.UsageError, match="--learning_rates: fast is no number"):
         cli.parse(tighter_bounds.Config, ["t", "--learning_rates=1e-3,fast"])
 
 
@@ -121,7 +156,11 @@ ENDLESS = (
 
 
 @pytest.mark.parametrize(
-    "command", [["-c", ENDLESS], ["-m", "experiments.train", "--help"]]
+    "command",
+    [
+        ["-c", ENDLESS],
+        pytest.param(["-m", "experiments.train", "--help"], marks=pytest.mark.slow),
+    ],
 )
 def test_output_that_nobody_reads_on_ends_a_command_without_a_word(command):
     process = subprocess.Popen(
@@ -137,3 +176,9 @@ def test_output_that_nobody_reads_on_ends_a_command_without_a_word(command):
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(timeout=60.0) == 128 + signal.SIGPIPE
+
+
+def test_a_workdir_that_cannot_be_created_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(cli.UsageError, match=r"--workdir=.*below cannot be created: "):
+        report.claim(str(tmp_path / "file" / "below"))

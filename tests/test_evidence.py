@@ -16,7 +16,7 @@ from experiments.benchmark import importance_sampling as benchmark
 from experiments.command import cli
 from experiments.evidence import cases
 from experiments.evidence import command as evidence
-from tests.test_experiments import FLAGS, TINY
+from tests.tiny import FLAGS, TINY
 
 pytestmark = [pytest.mark.uses_optax, pytest.mark.slow]
 
@@ -143,8 +143,8 @@ def test_the_bias_of_log_p_hat_falls_as_its_law_and_p_hat_has_none(compared):
     [
         ("--parts=linear,cubic", "cubic"),
         ("--samples=0", "--samples"),
-        ("--samples=750", "multiples"),
-        ("--temperatures=", "--temperatures must hold at least one number"),
+        ("--samples=750", "--samples above 500 must be a multiple of it, got 750"),
+        ("--temperatures=", "--temperatures must hold at least one item"),
         ("--num_bits=0", "--num_bits"),
         ("--bias_repeats=1", "--bias_repeats"),
     ],

@@ -22,7 +22,16 @@ PLACES = {  # module -> the functions of it that the package's docstring names
 }
 
 
-@pytest.mark.parametrize("name", PLACES)
+SLOW = {"estimators.importance", "evaluation.marginal", "training.gradient"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in PLACES
+    ],
+)
 def test_every_place_to_start_at_has_an_example_that_holds(name):
     module = importlib.import_module(f"vae_jax.{name}")
     tests = {
@@ -44,6 +53,7 @@ def test_the_package_names_them_and_lists_its_modules():
     for place in PLACES:
         assert any(entry.startswith(place) for entry in named), place
     assert {"vae", "estimators", "training", "types"} <= set(dir(vae_jax))
+    assert not {"importlib", "pkgutil", "Any"} & set(dir(vae_jax))  # modules of ours
     assert vae_jax.vae.model is importlib.import_module("vae_jax.vae").model
 
 

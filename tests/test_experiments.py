@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 
 import jax
 import numpy as np
@@ -13,39 +12,11 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.generate import command as generate
 from experiments.measures import measure
-from experiments.runs import fit, protocol, rundir, runs, trained_runs
+from experiments.runs import protocol, rundir, runs, trained_runs
+from tests.tiny import FLAGS, TINY, metrics, saved_arrays, tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
-
-FLAGS = pathlib.Path(cli.__file__).parents[1] / "flags"
-TINY = Config(
-    hidden=(8,),
-    num_latents=2,
-    num_epochs=2,
-    eval_samples=2,
-    valid_samples=1,
-    progress=False,
-)
-TIMES = ("seconds", "elapsed", "examples_per_second")
-
-
-def tiny(path: pathlib.Path, **changes) -> Config:
-    return dataclasses.replace(TINY, workdir=str(path), **changes)
-
-
-def saved_arrays(config: Config) -> list[np.ndarray]:
-    """Every array of a run's newest checkpoint."""
-    trained = fit.restore(runs.build(config))
-    keys = jax.random.key_data(trained.run.key)
-    trained = trained._replace(run=trained.run._replace(key=keys))
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(trained)]
-
-
-def metrics(workdir: str) -> list[dict]:
-    """The rows of a run without its times."""
-    rows = journal.read(workdir)
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +59,12 @@ def test_a_written_flag_file_parses_back(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--lerning_rate=1", "lerning_rate"),
+        (
+            "--lerning_rate=1",
+            "--lerning_rate is no flag; did you mean --learning_rate",
+        ),
+        ("--norezume", "--norezume is no flag; did you mean --noresume"),
+        ("--qqqqqq=1", "--qqqqqq is no flag$"),
         ("--batch_size=many", "batch_size"),
         ("--batch_size=0", "--batch_size must be positive, got 0"),
         ("--num_latents=-3", "--num_latents must be positive, got -3"),
@@ -96,7 +72,8 @@ def test_a_written_flag_file_parses_back(tmp_path):
         ("--hidden=3,x", "--hidden=3,x"),
         ("--seed=3000000000", "--seed=3000000000 does not fit into 32 bits"),
         ("--hidden=3,0", "--hidden must hold positive sizes"),
-        ("--optimizer=adm", "optimizer"),
+        ("--optimizer=adm", "--optimizer=adm is unknown; .* did you mean adam"),
+        ("--prior=qqqqqq", "--prior=qqqqqq is unknown; known: .* vamp$"),
         ("--learning_rate=nan", "--learning_rate must be positive"),
         ("--flagfile=no.flags", "no.flags"),
         ("leftover", "unexpected arguments: leftover"),
@@ -173,12 +150,12 @@ def test_generate_and_reconstruct_write_arrays(trained_workdir):
     folder = str(trained_workdir)
     generate.main(generate.Config(workdir=folder, num=3, manifold_size=4))
     reconstruct.main(reconstruct.Config(workdir=folder, num=5))
-    samples = np.load(trained_workdir / "samples.npz")
+    samples = np.load(trained_workdir / "samples_num_3.npz")
     assert samples["z"].shape == (3, 2)
     assert samples["x"].shape == samples["mean"].shape == (3, 8, 8)
     assert set(np.unique(samples["x"])) <= {0.0, 1.0}
     assert np.load(trained_workdir / "manifold.npz")["mean"].shape == (4, 4, 8, 8)
-    drawn = np.load(trained_workdir / "reconstructions.npz")
+    drawn = np.load(trained_workdir / "reconstructions_5_images.npz")
     assert drawn["x"].shape == drawn["mean"].shape == (5, 8, 8)
 
 

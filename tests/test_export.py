@@ -18,7 +18,7 @@ from experiments.export import command as export
 from experiments.measures import pictures
 from experiments.runs import protocol, runs, trained_runs
 from tests import testing
-from tests.test_cards import ARCHITECTURES, TINY, untrained
+from tests.architectures import ARCHITECTURES, TINY, untrained
 from vae_jax import artifacts
 from vae_jax.training import checkpoints
 

@@ -119,11 +119,11 @@ def test_samples_of_a_chain_have_the_moments_of_the_joint_normal():
     w = np.asarray(net["output"]["kernel"])[:, :1]
     bias, log_std = np.asarray(net["output"]["bias"])
     testing.assert_mean_equals(z, np.array([bias, 0.0, 0.0]))
-    centred = np.asarray(z) - np.array([bias, 0.0, 0.0])
+    centered = np.asarray(z) - np.array([bias, 0.0, 0.0])
     covariance = np.eye(3)
     covariance[0, 0] = (w**2).sum() + np.exp(2.0 * log_std)
     covariance[0, 1:] = covariance[1:, 0] = w[:, 0]
-    testing.assert_mean_equals(centred[:, :, None] * centred[:, None], covariance)
+    testing.assert_mean_equals(centered[:, :, None] * centered[:, None], covariance)
 
 
 def test_samples_of_roots_are_those_of_their_densities_and_independent():
@@ -134,9 +134,9 @@ def test_samples_of_roots_are_those_of_their_densities_and_independent():
     sample = jax.vmap(density.sample, (0, None, None))
     z = jax.jit(sample)(keys, {"a": (), "b": ()}, h)
     testing.assert_mean_equals(z, np.array([0.3, -1.0]))
-    centred = np.asarray(z) - np.array([0.3, -1.0])
+    centered = np.asarray(z) - np.array([0.3, -1.0])
     covariance = np.diag(np.exp([-1.0, 0.4]))
-    testing.assert_mean_equals(centred[:, :, None] * centred[:, None], covariance)
+    testing.assert_mean_equals(centered[:, :, None] * centered[:, None], covariance)
 
 
 # Edge

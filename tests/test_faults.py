@@ -17,18 +17,12 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.measures import validation
 from experiments.runs import fit, rundir, runs
-from tests.test_experiments import TINY, metrics, saved_arrays, tiny
+from tests.tiny import ROOT, TINY, command, metrics, saved_arrays, tiny
 from vae_jax.training import checkpoints, journal
 
 pytestmark = pytest.mark.uses_optax
 
-ROOT = pathlib.Path(cli.__file__).parents[2]
 LONG = {"num_epochs": 60, "checkpoint_seconds": 0.0}
-
-
-def command(config) -> list[str]:
-    lines = cli.write_flagfile(config).split("\n")
-    return [sys.executable, "-m", "experiments.train", *filter(None, lines)]
 
 
 def interrupted(config, number: signal.Signals, *, after: int) -> subprocess.Popen:
@@ -309,7 +303,8 @@ def test_vectors_train_without_pictures(tmp_path, capsys):
     assert not (tmp_path / "run" / "samples.png").exists()
 
 
-@pytest.mark.parametrize("num_seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_seeds", [1, 2])
 def test_a_run_in_double_precision_is_taken_up_and_a_single_one_named(
     tmp_path, x64, num_seeds
 ):
@@ -318,9 +313,9 @@ def test_a_run_in_double_precision_is_taken_up_and_a_single_one_named(
     start = runs.initial(run)
     saved = fit.fit(run, start, [], started=0.0, validate=validation.build(run))
     assert (saved.best_step > 0).all()  # a validation bound was taken
-    found = runs.restore(run)
-    assert found is not None
-    for tree in (saved, found):
+    results = runs.restore(run)
+    assert results is not None
+    for tree in (saved, results):
         assert jax.tree.map(lambda leaf: leaf.dtype, tree) == jax.tree.map(
             lambda leaf: leaf.dtype, start
         )

@@ -6,6 +6,8 @@ import math
 import os
 import pathlib
 import signal
+import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +15,11 @@ import pytest
 
 from experiments import bound_curves, manifold, marginal_likelihood
 from experiments.command import cli, report
+from experiments.measures import pictures
 from experiments.runs import comparison, fit
-from tests.test_experiments import metrics
+from tests.tiny import metrics
+from vae_jax.plots import curves
+from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
 
@@ -79,8 +84,10 @@ def test_the_manifold_takes_up_what_the_curves_have_trained():
 
 
 def test_runs_differ_in_algorithm_and_latents_alone():
-    shared = comparison.base(str(FLAGS / "train" / "aevb_mnist.flags"), "--seed=3")
-    found = comparison.runs(
+    flagfile = str(FLAGS / "train" / "aevb_mnist.flags")
+    flags = comparison.ComparisonFlags(run_flagfile=flagfile, run_flags="--seed=3")
+    shared = flags.base()
+    results = comparison.runs(
         shared,
         workdir="w",
         data_dir="d",
@@ -88,20 +95,20 @@ def test_runs_differ_in_algorithm_and_latents_alone():
         latents=[3, 5],
         num_epochs=0,
     )
-    assert [run.workdir for run in found] == [
+    assert [run.workdir for run in results] == [
         *("w/aevb_3", "w/wake_sleep_3", "w/aevb_5", "w/wake_sleep_5"),
     ]
-    assert {run.num_epochs for run in found} == {360}
-    assert {(run.seed, run.optimizer) for run in found} == {(3, "adagrad")}
+    assert {run.num_epochs for run in results} == {360}
+    assert {(run.seed, run.optimizer) for run in results} == {(3, "adagrad")}
 
 
 def test_flags_of_wake_sleep_reach_its_runs_alone():
     config = SCRIPTS["bound_curves"].Config(
         workdir="w", run_flags="--seed=3", wake_sleep_flags="--init=normal_0.01"
     )
-    found = SCRIPTS["bound_curves"].train_configs(config)
-    assert [run.algorithm for run in found[:3]] == ["aevb", "wake_sleep", "aevb"]
-    for run in found:
+    results = SCRIPTS["bound_curves"].train_configs(config)
+    assert [run.algorithm for run in results[:3]] == ["aevb", "wake_sleep", "aevb"]
+    for run in results:
         wanted = "normal_0.01" if run.algorithm == "wake_sleep" else "glorot"
         assert (run.init, run.seed) == (wanted, 3)
 
@@ -211,9 +218,9 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path, script):
 def test_the_points_are_even_in_the_logarithm_and_end_with_the_last_epoch():
     assert comparison.epochs_measured(1, points=4) == [1]
     assert comparison.epochs_measured(100, points=2) == [1, 3, 10, 32, 100]
-    found = comparison.epochs_measured(360, points=4)
-    assert found == [1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 360]
-    assert set(found) <= {360, *comparison.epochs_measured(5000, points=4)}
+    results = comparison.epochs_measured(360, points=4)
+    assert results == [1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 360]
+    assert set(results) <= {360, *comparison.epochs_measured(5000, points=4)}
 
 
 @pytest.mark.slow
@@ -291,7 +298,7 @@ def test_the_marginal_likelihood_is_estimated_twice_at_each_point(tmp_path, caps
         num_latents=2,
         train_sizes=(30,),
         mcem_train_sizes=(30,),
-        algorithms="aevb,mcem",
+        algorithms=("aevb", "mcem"),
         samples=60,
         mcem_samples=30,
         points=1,
@@ -341,11 +348,26 @@ def test_the_manifold_takes_up_a_run_and_draws_it(compared, capsys):
         assert (compared / name).stat().st_size > 0
 
 
-def test_sheets_stand_side_by_side_with_a_blank_between():
-    sheets = [np.full((100, 2, 3), value, np.float32) for value in (0.2, 0.4)]
-    sheets[1][10:] = 0.6  # all rows but the first
-    tiles = manifold.side_by_side(sheets).reshape(10, 21, 2, 3)
-    assert (tiles[:, :10] == np.float32(0.2)).all()
-    assert (tiles[:, 10] == 1.0).all()
-    assert (tiles[0, 11:] == np.float32(0.4)).all()
-    assert (tiles[1:, 11:] == np.float32(0.6)).all()
+@pytest.mark.parametrize(("early_stopping", "chosen"), [(0, None), (5, 3.0)])
+def test_the_curves_of_a_run_mark_the_epoch_that_early_stopping_took(
+    tmp_path, monkeypatch, early_stopping, chosen
+):
+    log = journal.open(tmp_path, resume_step=None)
+    for epoch in range(1, 9):
+        log.write({"step": 10 * epoch, "epoch": epoch, "elbo": -9.0, "valid_elbo": -9})
+    log.close()
+    trained: Any = types.SimpleNamespace(
+        step=30,
+        config=types.SimpleNamespace(early_stopping=early_stopping),
+        data=types.SimpleNamespace(labeled=lambda row: {"elbo": row.popitem()}),
+    )
+    marks = []
+
+    def draw(rows, *, panels, chosen):
+        marks.append(chosen)
+        return curves.training_curves(rows, panels=panels, chosen=chosen)
+
+    monkeypatch.setattr(pictures, "curves", types.SimpleNamespace(training_curves=draw))
+    pictures.draw_curves(trained, tmp_path)
+    assert marks == [chosen]
+    assert (tmp_path / "training_curves.png").exists()

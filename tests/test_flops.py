@@ -90,7 +90,14 @@ def _of_batch(build):
     return mean, (key, params, x)
 
 
-@pytest.mark.parametrize("build", [sgvb.sgvb_a, sgvb.elbo, importance.iwae])
+@pytest.mark.parametrize(
+    "build",
+    [
+        sgvb.elbo,
+        pytest.param(sgvb.sgvb_a, marks=pytest.mark.slow),
+        pytest.param(importance.iwae, marks=pytest.mark.slow),
+    ],
+)
 def test_the_gradient_of_a_two_layer_elbo_costs_little_more_than_two_forwards(build):
     objective, shapes = _of_batch(build)
     forward = _flops(objective, *shapes)
@@ -132,6 +139,7 @@ def _training_flops(density, draw):
     return _flops(jax.grad(mean, (1, 2)), _keys(2), params, h)
 
 
+@pytest.mark.slow
 def test_training_an_iaf_costs_a_fraction_of_sampling_and_inverting_it(monkeypatch):
     density, scan = _iaf(), jax.lax.scan
 

@@ -15,7 +15,7 @@ from experiments.generate import paths, samplers
 from experiments.measures import measure, pictures
 from experiments.runs import trained_runs
 from tests import testing
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 
 pytestmark = pytest.mark.uses_optax
 
@@ -48,10 +48,11 @@ def test_generate_writes_arrays_and_pictures_of_all(workdir, capsys):
     assert between["spherical_mean"].shape == (1, 5, 8, 8)
     along = np.load(workdir / "traversal.npz")
     assert along["mean"].shape == (3, 5, 8, 8)
-    assert np.load(workdir / "samples_mixture.npz")["x"].shape == (4, 8, 8)
-    for name in ("samples_mixture", "traversal", "interpolation_spherical"):
+    assert np.load(workdir / "samples_mixture_num_4.npz")["x"].shape == (4, 8, 8)
+    for name in ("samples_mixture_num_4", "traversal", "interpolation_spherical"):
         assert (workdir / f"{name}.png").stat().st_size > 0
-    result = json.loads((workdir / "quality_mixture.json").read_text())
+    path = workdir / "quality_mixture_quality_rows_50.json"
+    result = json.loads(path.read_text())
     for space in result["spaces"].values():
         assert 0.0 <= space["precision"] <= 1.0
         assert 0.0 <= space["share_closer"] <= 1.0

@@ -11,7 +11,7 @@ from experiments.command import cli
 from experiments.inference_gaps import command as inference_gaps
 from experiments.inference_gaps.config import MODELS
 from experiments.runs import trained_runs
-from tests.test_experiments import FLAGS
+from tests.tiny import FLAGS
 from vae_jax.latent_models import ppca, ppca_bounds
 
 pytestmark = pytest.mark.uses_optax
@@ -30,7 +30,7 @@ def test_a_flag_file_of_inference_gaps_parses(path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--models=diagonal,square", "square unknown; known: diagonal"),
+        ("--models=diagonal,square", "square is unknown; known: diagonal"),
         ("--num_images=0", "--num_images must be positive"),
         ("--num_temperatures=-1", "--num_temperatures must not be negative"),
         ("--tolerance=0", "--tolerance must be positive"),
@@ -67,7 +67,7 @@ def test_on_a_linear_vae_the_best_q_and_log_p_are_the_closed_forms(tmp_path, cap
     config = inference_gaps.Config(
         workdir=str(tmp_path),
         run_flags=linear,
-        models="diagonal",
+        models=("diagonal",),
         num_images=10,
         eval_samples=2000,
         importance_samples=2000,
@@ -117,7 +117,7 @@ def test_on_a_linear_vae_the_best_q_and_log_p_are_the_closed_forms(tmp_path, cap
 )
 def test_a_flow_is_trained_by_the_estimator_of_the_others(flags, wanted):
     """But for the one that needs a KL in closed form."""
-    config = inference_gaps.Config(models="diagonal,flow", run_flags=flags)
+    config = inference_gaps.Config(models=("diagonal", "flow"), run_flags=flags)
     runs = inference_gaps.train_configs(config)
     assert runs["flow"].estimator == wanted
     assert runs["diagonal"].estimator in (wanted, "sgvb_b")

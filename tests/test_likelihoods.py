@@ -87,17 +87,23 @@ def test_bernoulli_terms_and_their_gradient_are_finite_for_any_logit(logit, x):
 @pytest.mark.parametrize("logit", [-np.inf, np.inf])
 def test_an_infinite_logit_is_a_certain_bit(logit):
     terms = likelihoods.bernoulli_terms
-    bit = jnp.float32(logit > 0.0)
-    value, slopes = jax.value_and_grad(terms, (0, 1))(jnp.float32(logit), bit)
+
+    @jax.jit
+    def everything(logit, bit):
+        value, slopes = jax.value_and_grad(terms, (0, 1))(logit, bit)
+        others = [terms(logit, other) for other in (1.0 - bit, jnp.float32(0.5))]
+        # Beside it, the other entries have the gradients that they have alone.
+        logits, x = jnp.stack([0.3, logit, -1.2]), jnp.stack([1.0, bit, 0.0])
+        beside = jax.grad(lambda logits: terms(logits, x).sum())(logits)
+        slopes = (*slopes, jax.hessian(terms)(logit, bit))
+        return value, slopes, others, (beside, x - jax.nn.sigmoid(logits))
+
+    bit = np.float32(logit > 0.0)
+    value, slopes, others, (got, expected) = everything(np.float32(logit), bit)
     assert value == 0.0
-    assert slopes == (0.0, 0.0)
-    assert jax.hessian(terms)(jnp.float32(logit), bit) == 0.0
-    for other in (1.0 - bit, jnp.float32(0.5)):
-        assert terms(jnp.float32(logit), other) == -jnp.inf
-    # Beside it, the other entries have the gradients that they have alone.
-    logits, x = jnp.array([0.3, logit, -1.2]), jnp.array([1.0, bit, 0.0])
-    got = jax.grad(lambda logits: terms(logits, x).sum())(logits)
-    np.testing.assert_allclose(got, x - jax.nn.sigmoid(logits), rtol=1e-6)
+    assert slopes == (0.0, 0.0, 0.0)
+    assert others == [-np.inf, -np.inf]
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
 def test_bernoulli_terms_gradients_agree_with_finite_differences(x64):

@@ -15,7 +15,7 @@ from experiments.export import cards
 from experiments.generate import command as generate
 from experiments.measures import validation
 from experiments.runs import fit, runs, trained_runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
@@ -35,7 +35,7 @@ def fitted(config):
 
 def assert_equal_runs(together, alone, *, index, bounds, path):
     """The asked-for closeness: weights within 1e-5, bounds within 1e-4 nats."""
-    got = runs.member(together.run.inner.params, index)
+    got = runs.one_of(together.run.inner.params, index)
     for x, y in zip(
         jax.tree.leaves(got), jax.tree.leaves(alone.run.inner.params), strict=True
     ):
@@ -61,10 +61,10 @@ def test_each_seed_is_the_run_of_its_seed_alone(tmp_path):
         alone = hundred_steps(tmp_path / f"seed_{4 + i}", seed=4 + i)
         _, saved = fitted(alone)
         assert_equal_runs(together, saved, index=i, bounds=bounds, path=alone.workdir)
-    drawn = np.array(rows[-1]["each_bound"])
-    assert rows[-1]["bound"] == pytest.approx(drawn.mean())
-    assert rows[-1]["bound_std"] == pytest.approx(drawn.std(ddof=1))
-    assert np.ptp(drawn) > 0.01  # they are different runs
+    samples = np.array(rows[-1]["each_bound"])
+    assert rows[-1]["bound"] == pytest.approx(samples.mean())
+    assert rows[-1]["bound_std"] == pytest.approx(samples.std(ddof=1))
+    assert np.ptp(samples) > 0.01  # they are different runs
 
 
 @pytest.mark.slow
@@ -85,11 +85,13 @@ def test_each_value_of_a_sweep_is_the_run_of_that_value(tmp_path, name, values, 
     rows = journal.read(config.workdir)
     bounds = [(row["each_bound"], row["each_valid_bound"]) for row in rows]
     for i, value in enumerate(values):
-        own = dataclasses.replace(
+        separate = dataclasses.replace(
             config, workdir=str(tmp_path / f"alone_{i}"), sweep="", **{name: value}
         )
-        _, saved = fitted(own)
-        assert_equal_runs(together, saved, index=i, bounds=bounds, path=own.workdir)
+        _, saved = fitted(separate)
+        assert_equal_runs(
+            together, saved, index=i, bounds=bounds, path=separate.workdir
+        )
     assert np.ptp(bounds[-1][0]) > 0.01
 
 
@@ -117,15 +119,15 @@ def test_runs_together_resume_bit_for_bit_and_are_evaluated_together(tmp_path, c
     )
     assert evaluate.main(config) == 0
     assert "  std " in capsys.readouterr().out
-    found = json.loads((tmp_path / "whole" / "evaluation_test.json").read_text())
+    seen = json.loads((tmp_path / "whole" / "evaluation_test.json").read_text())
     alone = evaluate.evaluate(dataclasses.replace(config, member=3))
     for name in ("elbo", "log_p", "active_units"):
-        own = [run[name] for run in found["runs"]]
-        assert found["over_seeds"][1][name] == pytest.approx(np.mean(own[2:]))
-        assert alone[name] == own[3]
+        separate = [run[name] for run in seen["runs"]]
+        assert seen["over_seeds"][1][name] == pytest.approx(np.mean(separate[2:]))
+        assert alone[name] == separate[3]
     text = (tmp_path / "whole" / "evaluation_test.txt").read_text()
-    assert text.count("log p(x), nats: mean over images") == 4
-    _check_cards(whole, found, alone)
+    assert text.count("log p(x), nats ") == 4
+    _check_cards(whole, seen, alone)
 
 
 def _check_cards(config, together, alone):
@@ -212,6 +214,6 @@ def test_early_stopping_of_runs_together_is_refused():
 
 def test_the_members_are_every_value_with_every_seed():
     config = Config(seed=3, num_seeds=2, sweep="learning_rate=1e-3,1e-2")
-    found = [(run.learning_rate, run.seed) for run in sweep.expand(config)]
-    assert found == [(1e-3, 3), (1e-3, 4), (1e-2, 3), (1e-2, 4)]
+    seen = [(run.learning_rate, run.seed) for run in sweep.expand(config)]
+    assert seen == [(1e-3, 3), (1e-3, 4), (1e-2, 3), (1e-2, 4)]
     assert not any(run.trains_many for run in sweep.expand(config))

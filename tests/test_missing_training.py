@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.completion import command as completion
 from experiments.runs import protocol, trained_runs
-from tests.test_experiments import FLAGS, metrics, saved_arrays, tiny
+from tests.tiny import FLAGS, metrics, saved_arrays, tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
@@ -67,7 +68,7 @@ def test_what_was_missing_is_in_the_protocol_and_no_number_is_nan(workdir):
     assert np.isfinite([row["bound"] for row in rows]).all()
     assert np.isfinite([row["valid_bound"] for row in rows]).all()
     trained = trained_runs.load(workdir, checkpoint="last")[0]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.params))
+    chex.assert_tree_all_finite(trained.params)
 
 
 @pytest.mark.slow
@@ -103,7 +104,7 @@ def test_a_learned_baseline_trains_on_rows_with_holes(tmp_path):
     assert train.main(config) == 0
     assert np.isfinite([row["bound"] for row in journal.read(tmp_path)]).all()
     trained = trained_runs.load(tmp_path, checkpoint="last")[0]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.params))
+    chex.assert_tree_all_finite(trained.params)
 
 
 @pytest.mark.parametrize("algorithm", ["aevb", "rws", "full_vb", "mcem", "vem"])
@@ -147,24 +148,25 @@ def test_flags_of_holes_that_make_no_sense_are_refused(flags, message):
 def test_completions_of_binary_images_report_what_they_promise(workdir, capsys):
     config = completion.Config(workdir=str(workdir), mask="top", **STEPS)
     assert completion.main(config) == 0
-    result = json.loads((workdir / "completion_top.json").read_text())
+    stem = "completion_top_3_images"
+    result = json.loads((workdir / f"{stem}.json").read_text())
     for name in ("pseudo_gibbs", "metropolis_within_gibbs", "importance"):
-        found = result["methods"][name]
-        assert 0.0 < found["rmse"] < 1.0
-        assert found["log_p_of_truth"] < 0.0
-        assert sum(row["num_entries"] for row in found["calibration"]) == 3 * 32
-        assert "coverage" not in found
+        results = result["methods"][name]
+        assert 0.0 < results["rmse"] < 1.0
+        assert results["log_p_of_truth"] < 0.0
+        assert sum(row["num_entries"] for row in results["calibration"]) == 3 * 32
+        assert "coverage" not in results
     assert 0.0 < result["methods"]["metropolis_within_gibbs"]["acceptance"] <= 1.0
     assert set(result["log_p_truth"]) >= {"log_p_x", "log_p_missing_given_observed"}
     assert isinstance(result["log_p_truth"]["doubts"], list)
     assert "mean_squared_error" in result["differences"]
     assert result["notes"] == []
     names = {path.name for path in workdir.iterdir()}
-    assert {f"completion_top.{end}" for end in ("txt", "png", "npz")} <= names
-    stored = np.load(workdir / "completion_top.npz")
-    kept = np.where(stored["hidden"], 0.0, stored["x"])
+    assert {f"{stem}.{end}" for end in ("txt", "png", "npz")} <= names
+    stored = np.load(workdir / f"{stem}.npz")
+    saved = np.where(stored["hidden"], 0.0, stored["x"])
     completed = stored["importance_x"][:, 0]
-    np.testing.assert_array_equal(np.where(stored["hidden"], 0.0, completed), kept)
+    np.testing.assert_array_equal(np.where(stored["hidden"], 0.0, completed), saved)
     assert "training_mean" in capsys.readouterr().out
 
 
@@ -173,7 +175,7 @@ def test_where_everything_is_hidden_the_prior_answers_and_the_report_says_so(wor
     config = completion.Config(
         workdir=str(workdir), mask="random", fraction=1.0, proposal="encoder", **STEPS
     )
-    result, arrays = completion.complete(config)
+    result, arrays = completion.complete(config, config.load())
     assert "Nothing is observed of 3 of 3 images" in result["notes"][0]
     assert "the prior's answer" in result["notes"][-1]
     assert abs(result["log_p_truth"]["log_p_observed"]) < 1e-5
@@ -185,13 +187,12 @@ def test_real_valued_images_report_coverage(tmp_path):
     path = tmp_path / "run"
     changes = {"likelihood": "normal", "binarization": "none", "num_epochs": 1}
     train.main(tiny(path, **changes))
-    result, _ = completion.complete(
-        completion.Config(workdir=str(path), mask="block", **STEPS)
-    )
-    for found in result["methods"].values():
-        assert 0.0 <= found["coverage"] <= 1.0
-        assert found["interval_width"] > 0.0
-        assert "calibration" not in found
+    config = completion.Config(workdir=str(path), mask="block", **STEPS)
+    result, _ = completion.complete(config, config.load())
+    for results in result["methods"].values():
+        assert 0.0 <= results["coverage"] <= 1.0
+        assert results["interval_width"] > 0.0
+        assert "calibration" not in results
 
 
 @pytest.mark.slow
@@ -200,7 +201,7 @@ def test_a_mask_that_hides_nothing_known_is_one_line(workdir):
         workdir=str(workdir), mask="random", fraction=1e-9, **STEPS
     )
     with pytest.raises(cli.UsageError, match="hides no entry of these 3 images"):
-        completion.complete(config)
+        completion.complete(config, config.load())
 
 
 @pytest.mark.slow
@@ -211,7 +212,7 @@ def test_a_mask_of_the_wrong_shape_is_one_line(tmp_path, workdir):
             workdir=str(workdir), mask=f"npy:{tmp_path / 'mask.npy'}", **STEPS
         )
         with pytest.raises(cli.UsageError, match=r"does not fit .* shape") as error:
-            completion.complete(config)
+            completion.complete(config, config.load())
         assert "\n" not in str(error.value)
 
 
@@ -220,7 +221,7 @@ def test_a_chain_too_short_for_the_latents_is_one_line(workdir):
     steps: dict[str, Any] = STEPS | {"chain": 2}
     config = completion.Config(workdir=str(workdir), **steps)
     with pytest.raises(cli.UsageError, match=r"--chain=2 must be above .* 2 latents"):
-        completion.complete(config)
+        completion.complete(config, config.load())
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,7 +98,7 @@ def test_initial_values_depend_on_the_key_and_differ_between_layers():
         for b in kernels[:i]:
             assert not np.any(np.asarray(a) == np.asarray(b))
     again = network.init(jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, first, again)
+    chex.assert_trees_all_equal(first, again)
 
 
 def test_weights_are_float32_by_default():

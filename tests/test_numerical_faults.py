@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from experiments import evaluate, train
 from experiments.command import cli
 from tests import problems
-from tests.test_experiments import metrics, tiny
+from tests.tiny import metrics, tiny
 from vae_jax import vae
 from vae_jax.estimators import importance, score_function, sgvb, wake_sleep
 
@@ -52,7 +53,7 @@ def test_the_elbo_and_its_gradient_are_finite_far_from_the_posteriors_scale(log_
     value, slopes = _elbo(problem, params)
     assert jnp.isfinite(value)
     assert value < -30.0
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+    chex.assert_tree_all_finite(slopes)
 
 
 def test_an_elbo_beyond_float32_is_not_taken_for_a_number():
@@ -94,18 +95,17 @@ def test_samples_that_cannot_be_leave_an_estimator_its_value(name):
 
     generative = problem.generative._replace(log_likelihood_terms=terms)
     model = vae.model(generative, problem.recognition)
-    objective = SAMPLED[name](model, num_samples=4)
+    estimator, plain = SAMPLED[name](model, num_samples=4), importance.iwae
+    objective = jax.jit(jax.value_and_grad(estimator, argnums=1))
+    plain = jax.jit(plain(model, num_samples=4))
     x, values = jnp.array([0.3, -0.8]), []
     for seed in range(5):
         key = jax.random.key(seed)
-        value, slopes = jax.value_and_grad(objective, argnums=1)(
-            jax.random.clone(key), problem.params, x
-        )
-        plain = importance.iwae(model, num_samples=4)
+        value, slopes = objective(jax.random.clone(key), problem.params, x)
         np.testing.assert_allclose(value, plain(key, problem.params, x), rtol=1e-5)
         values.append(value)
         if name != "vimco" and np.isfinite(value):
-            assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+            chex.assert_tree_all_finite(slopes)
     assert np.isfinite(values).any()
 
 

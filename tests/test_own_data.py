@@ -14,7 +14,7 @@ from experiments.command import cli
 from experiments.estimator_variance import command as estimator_variance
 from experiments.measures import pictures
 from experiments.runs import fit, protocol, runs, trained_runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.data import sources
 from vae_jax.plots import files
 
@@ -249,5 +249,5 @@ def test_a_run_on_reals_draws_them_whole(tmp_path, save, monkeypatch):
     name = save(train=values(-40, 60, 30, 4, 4), test=values(-40, 60, 30, 4, 4))
     config = tiny(tmp_path / "run", dataset=name, batch_size=10, **NORMAL)
     assert train.main(config) == 0
-    drawn = [title for title in titles if "black -40, white 60" in title]
-    assert len(drawn) == 3  # samples, reconstructions, manifold
+    draws = [title for title in titles if "black -40, white 60" in title]
+    assert len(draws) == 3  # samples, reconstructions, manifold

@@ -20,9 +20,9 @@ from experiments.completion import command as completion
 from experiments.export import cards
 from experiments.export import command as export
 from experiments.generate import command as generate
-from experiments.runs import protocol, runs, trained_runs
-from tests.test_experiments import metrics, saved_arrays, tiny
-from tests.test_readme import blocks
+from experiments.runs import comparison, new_rows, protocol, runs, trained_runs
+from tests.sources import text
+from tests.tiny import metrics, saved_arrays, tiny
 from vae_jax import vae
 from vae_jax.types import Model
 
@@ -119,7 +119,8 @@ of_three, constant = lambda config, x_shape, more: None, 3
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The current folder, with the README's module and more of them."""
-    (example,) = blocks("experiments/README.md", "python")
+    pattern = r"```python\n(.*?)```"
+    (example,) = re.findall(pattern, text("experiments/README.md"), flags=re.DOTALL)
     (tmp_path / "own_networks.py").write_text(example + MORE)
     (tmp_path / "broken_networks.py").write_text("import no_such_package\n")
     (tmp_path / "half_networks.py").write_text("def conv(:\n")
@@ -305,8 +306,15 @@ def test_data_are_held_against_the_model(folder):
     with pytest.raises(ValueError, match=r"--model=.*the train split .* \[0, 255\]"):
         protocol.load(config)
     other = dataclasses.replace(config, model="own_networks:affine", squash_mean=True)
-    assert protocol.load(other).quantity == "log-density"
-    assert re.match(
-        "own_networks", protocol.stamp(other, protocol.load(other))["likelihood"]
-    )
+    data = protocol.load(other)
+    assert data.quantity == "log-density"
+    np.savez("rows.npz", data.source.train[:3])
+    assert len(new_rows.read("rows.npz", other.settled, data).rows) == 3
+    assert re.match("own_networks", protocol.stamp(other, data)["likelihood"])
     assert models.quantity(config, (8, 8))(np.array([0.0, 1.0])) == "log-likelihood"
+
+
+def test_a_comparison_takes_none():
+    flags = comparison.ComparisonFlags(run_flags="--model=own_networks:conv")
+    with pytest.raises(cli.UsageError, match="--model=own_networks:conv need not read"):
+        flags.base()

@@ -19,7 +19,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.measures import validation
 from experiments.runs import fit, rundir, runs
-from tests.test_experiments import metrics, saved_arrays, tiny
+from tests.tiny import metrics, saved_arrays, tiny
 from vae_jax.training import checkpoints, journal
 
 pytestmark = pytest.mark.uses_optax
@@ -90,13 +90,13 @@ def test_a_run_saved_on_some_devices_resumes_on_others(tmp_path, alone, before, 
 def test_a_run_on_two_devices_is_measured_there_to_its_end(tmp_path):
     one = tiny(tmp_path / "one", num_epochs=1)
     two = dataclasses.replace(one, workdir=str(tmp_path / "two"), num_devices=2)
-    found = []
+    results = []
     for config in (one, two):
         assert train.main(config) == 0
         assert (pathlib.Path(config.workdir) / "samples.png").is_file()
         result = pathlib.Path(config.workdir) / "result.json"
-        found.append(json.loads(result.read_text())["elbo"])
-    assert found[1] == pytest.approx(found[0], abs=1e-4)
+        results.append(json.loads(result.read_text())["elbo"])
+    assert results[1] == pytest.approx(results[0], abs=1e-4)
 
 
 @pytest.mark.slow
@@ -114,9 +114,9 @@ def test_evaluation_on_several_devices_is_that_on_one(alone):
         workdir=alone.workdir, num_images=21, eval_samples=2, importance_samples=20
     )
     expected = evaluate.evaluate(config)
-    found = evaluate.evaluate(dataclasses.replace(config, num_devices=8))
+    results = evaluate.evaluate(dataclasses.replace(config, num_devices=8))
     for name in ("elbo", "log_p", "active_units", "log_p_sampling_error"):
-        assert found[name] == pytest.approx(expected[name], abs=1e-4)
+        assert results[name] == pytest.approx(expected[name], abs=1e-4)
 
 
 @pytest.mark.slow
@@ -192,9 +192,9 @@ def started(config, process_id, port, **changes) -> subprocess.Popen:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as results:
+        results.bind(("127.0.0.1", 0))
+        return results.getsockname()[1]
 
 
 @pytest.mark.slow

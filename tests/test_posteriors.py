@@ -1,6 +1,7 @@
 import itertools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +35,9 @@ def test_diag_normal_log_prob_matches_scipy(x64):
 def test_diag_normal_samples_have_its_moments_and_its_entropy(x64):
     z = _draws(20_000)
     testing.assert_mean_equals(z, MEAN)
-    centred = np.asarray(z) - MEAN
+    centered = np.asarray(z) - MEAN
     testing.assert_mean_equals(
-        centred[:, :, None] * centred[:, None, :], np.diag(np.exp(2 * LOG_STD))
+        centered[:, :, None] * centered[:, None, :], np.diag(np.exp(2 * LOG_STD))
     )
     density = posteriors.diag_normal(2)
     log_q = jax.vmap(lambda z: density.log_prob((), jnp.asarray(H), z))(z)
@@ -147,8 +148,8 @@ def test_full_normal_samples_have_its_mean_covariance_and_entropy(x64):
 
     z, log_q = draw(jax.random.split(jax.random.key(0), 20_000))
     testing.assert_mean_equals(z, MEAN)
-    centred = np.asarray(z) - MEAN
-    outer = centred[:, :, None] * centred[:, None, :]
+    centered = np.asarray(z) - MEAN
+    outer = centered[:, :, None] * centered[:, None, :]
     testing.assert_mean_equals(outer, COVARIANCE)
     entropy = SCIPY_NORMAL.entropy(MEAN, COVARIANCE)
     testing.assert_mean_equals(log_q, -entropy)
@@ -258,13 +259,15 @@ def test_a_flow_reads_the_h_of_its_base_and_then_its_context(x64):
     assert set(_flow_inputs()[0]) == {"base", "flow"}
     still = jnp.concatenate([jnp.asarray(H), jnp.zeros(5)])  # the identity
     z, key = jnp.array([0.9, -4.0]), jax.random.key(0)
-    own = planar.init(jax.random.key(1))
+    alone = planar.init(jax.random.key(1))
     expected = base.log_prob((), jnp.asarray(H), z)
-    np.testing.assert_allclose(planar.log_prob(own, still, z), expected, rtol=1e-12)
-    drawn = planar.sample(jax.random.clone(key), own, still)
-    np.testing.assert_allclose(drawn, base.sample(key, (), jnp.asarray(H)), rtol=1e-12)
+    np.testing.assert_allclose(planar.log_prob(alone, still, z), expected, rtol=1e-12)
+    samples = planar.sample(jax.random.clone(key), alone, still)
+    np.testing.assert_allclose(
+        samples, base.sample(key, (), jnp.asarray(H)), rtol=1e-12
+    )
     with pytest.raises(ValueError, match=r"flow reads h of 9 entries, got \(10,\)"):
-        planar.log_prob(own, jnp.zeros(10), z)
+        planar.log_prob(alone, jnp.zeros(10), z)
 
 
 # Discrete
@@ -312,8 +315,8 @@ def test_discrete_samples_have_their_probabilities_and_no_gradient(density, h, m
     if mean.ndim == 2:
         np.testing.assert_array_equal(z.sum(-1), 1.0)
     else:  # the bits are independent
-        centred = np.asarray(z) - mean
-        outer = centred[:, :, None] * centred[:, None, :]
+        centered = np.asarray(z) - mean
+        outer = centered[:, :, None] * centered[:, None, :]
         testing.assert_mean_equals(outer, np.diag(mean * (1 - mean)))
 
 
@@ -324,7 +327,7 @@ def test_discrete_log_prob_is_finite_for_any_finite_logits(size):
     choice = jax.value_and_grad(posteriors.categorical(1, 3).log_prob, 1)(
         (), h, one_hot
     )
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((bits, choice)))
+    chex.assert_tree_all_finite((bits, choice))
 
 
 def test_h_of_discrete_latents_holds_their_logits():

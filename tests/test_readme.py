@@ -13,6 +13,7 @@ import jax
 import pytest
 
 from experiments.command import cli
+from tests.sources import blocks
 from vae_jax.types import Network
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -33,11 +34,6 @@ SHORTER = {  # flags that are added to the README's commands when they are teste
 
 def text_of(readme: str) -> str:
     return (ROOT / readme).read_text()
-
-
-def blocks(readme: str, language: str) -> list[str]:
-    pattern = rf"```{language}\n(.*?)```"
-    return re.findall(pattern, text_of(readme), flags=re.DOTALL)
 
 
 def header_of(path: str) -> str:
@@ -198,12 +194,12 @@ def test_the_modules_table_names_every_module_and_only_what_there_is():
     for name in set(rows) & there:
         assert rows[name]
         for start in rows[name]:
-            found = importlib.import_module(f"vae_jax.{name}")
+            seen = importlib.import_module(f"vae_jax.{name}")
             assert start.split(".")[0] == name
             for part in start.split(".")[1:]:
-                if not hasattr(found, part):
-                    importlib.import_module(f"{found.__name__}.{part}")
-                found = getattr(found, part)
+                if not hasattr(seen, part):
+                    importlib.import_module(f"{seen.__name__}.{part}")
+                seen = getattr(seen, part)
 
 
 # The code and the commands

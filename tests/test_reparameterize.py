@@ -150,8 +150,8 @@ def test_samples_follow_the_density_of_scipy(sampler, parameters, density):
 
 def test_the_covariance_is_the_factor_times_its_transpose():
     z = _draws(reparameterize.location_cholesky, (MEAN3, CHOLESKY))
-    centred = np.asarray(z, np.float64) - MEAN3
-    products = centred[:, :, None] * centred[:, None, :]
+    centered = np.asarray(z, np.float64) - MEAN3
+    products = centered[:, :, None] * centered[:, None, :]
     testing.assert_mean_equals(products, CHOLESKY @ CHOLESKY.T)
 
 

@@ -12,7 +12,7 @@ from experiments.command import cli
 from experiments.measures import measure
 from experiments.representation import command as representation
 from experiments.runs import fit, trained_runs
-from tests.test_experiments import FLAGS, tiny
+from tests.tiny import FLAGS, tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
@@ -38,7 +38,7 @@ def seeds(tmp_path_factory):
 
 
 @pytest.fixture
-def unlabelled(tmp_path):
+def unlabeled(tmp_path):
     """A data set of vectors, without labels and without a test split."""
     rows = np.random.default_rng(0).random((60, 5), np.float32)
     np.savez(tmp_path / "rows.npz", train=rows)
@@ -56,7 +56,7 @@ def test_codes_are_judged_beside_pixels_and_components_of_the_same_size(seeds, c
     config = dataclasses.replace(SMALL, workdir=str(seeds[0]))
     assert representation.main(config) == 0
     said = capsys.readouterr().out
-    result = read(seeds[0] / "representation.json")
+    result = read(seeds[0] / "representation_200_images.json")
     assert result["sizes"] == {"pixels": 64, "pca": 2, "codes": 2}
     assert (result["num_train"], result["num_test"]) == (1000, 200)
     assert "first 1000 training rows, judged on the first 200 rows of test" in said
@@ -70,8 +70,8 @@ def test_codes_are_judged_beside_pixels_and_components_of_the_same_size(seeds, c
     assert 0.0 <= latents["mutual_information"] <= np.log(40) + 1e-3
     total = latents["mutual_information"] + latents["marginal_kl"]
     np.testing.assert_allclose(latents["mean_kl"], total, rtol=1e-4)
-    for name in ("latents.png", "neighbors.png", "representation.txt"):
-        assert (seeds[0] / name).stat().st_size > 0
+    for name in ("latents_{}.png", "neighbors_{}.png", "representation_{}.txt"):
+        assert (seeds[0] / name.format("200_images")).stat().st_size > 0
 
 
 @pytest.mark.slow
@@ -80,29 +80,32 @@ def test_several_seeds_have_a_mean_and_a_spread(seeds, capsys):
     config = dataclasses.replace(SMALL, workdirs=folders, few_labels=(10,))
     assert representation.main(config) == 0
     assert "mean ± spread of 2 runs" in capsys.readouterr().out
-    both = read(seeds[0] / "representation_seeds.json")["runs"]
-    assert both[1]["metrics"] == read(seeds[1] / "representation.json")["metrics"]
-    text = (seeds[0] / "representation_seeds.txt").read_text()
+    both = read(seeds[0] / "representation_seeds_200_images.json")["runs"]
+    alone = read(seeds[1] / "representation_200_images.json")
+    assert both[1]["metrics"] == alone["metrics"]
+    text = (seeds[0] / "representation_seeds_200_images.txt").read_text()
     probes = [run["metrics"]["codes"]["linear_probe"] for run in both]
     assert f"{np.mean(probes):.3f} ± {np.std(probes, ddof=1):.3f}" in text
 
 
 @pytest.mark.slow
-def test_without_labels_the_labelled_metrics_are_skipped_and_a_line_says_so(
-    tmp_path, unlabelled, capsys
+def test_without_labels_the_labeled_metrics_are_skipped_and_a_line_says_so(
+    tmp_path, unlabeled, capsys
 ):
     config = tiny(
         tmp_path / "run",
-        dataset=unlabelled,
+        dataset=unlabeled,
         batch_size=10,
         likelihood="normal",
         binarization="none",
     )
     train.main(config)
-    assert representation.main(dataclasses.replace(SMALL, workdir=config.workdir)) == 0
+    small = dataclasses.replace(SMALL, workdir=config.workdir, num_test=10_000)
+    assert representation.main(small) == 0
     said = capsys.readouterr().out
-    assert "labelled metrics are skipped" in said
-    assert "has no labels of its train split" in said
+    assert "labeled metrics are skipped" in said
+    assert "the train split of npz:" in said
+    assert "rows.npz has no labels" in said
     assert "are no images: not drawn" in said
     result = read(tmp_path / "run" / "representation.json")
     assert "metrics" not in result
@@ -128,8 +131,9 @@ def test_any_posterior_has_codes(tmp_path, changes, capsys):
         SMALL, workdir=config.workdir, num_test=60, num_train=200, few_labels=(10,)
     )
     assert representation.main(small) == 0
-    assert "labelled metrics are skipped" not in capsys.readouterr().out
-    result = read(tmp_path / "run" / "representation.json")
+    assert "labeled metrics are skipped" not in capsys.readouterr().out
+    name = "representation_num_train_200_60_images.json"
+    result = read(tmp_path / "run" / name)
     width = config.num_latents + config.top_latents
     assert result["sizes"]["codes"] == width
     assert ("active_units" in result["latents"]) == (config.posterior == "bernoulli")

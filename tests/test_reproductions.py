@@ -40,11 +40,11 @@ def test_the_linear_vae_reaches_the_likelihood_of_probabilistic_pca(tmp_path):
     # The maximum of Tipping & Bishop's closed form, from scikit-learn's digits.
     rows = sources.load("digits").train.reshape(1000, 64) / 16.0
     values = np.linalg.eigvalsh(np.cov(rows.T, bias=True))[::-1]
-    num_features, kept = rows.shape[1], values[:2]
+    num_features, saved = rows.shape[1], values[:2]
     noise = values[2:].mean()
     exact = -0.5 * (
         num_features * np.log(2.0 * np.pi)
-        + np.log(kept).sum()
+        + np.log(saved).sum()
         + (num_features - 2) * np.log(noise)
         + num_features
     )

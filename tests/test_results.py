@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from experiments.command import cli, report
 from experiments.measures import measure
 from experiments.representation import command as representation
 from experiments.runs import comparison, fit, protocol, rundir, runs, trained_runs
-from tests.test_experiments import tiny
+from tests.tiny import tiny
 from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
@@ -49,13 +49,48 @@ def test_a_number_that_is_not_finite_is_null(tmp_path):
     assert read(tmp_path / "a.json") == wanted
 
 
+class Point(NamedTuple):
+    """A record of a result."""
+
+    epoch: int
+    bound: float | None = None
+
+
+def test_records_are_written_as_dictionaries_wherever_they_are(tmp_path):
+    content = {"a": Point(1, math.nan), "b": [{"c": (Point(2, 0.5),)}]}
+    wanted = {
+        "a": {"epoch": 1, "bound": None},
+        "b": [{"c": [{"epoch": 2, "bound": 0.5}]}],
+    }
+    report.write_json(tmp_path / "a.json", content)
+    assert read(tmp_path / "a.json") == wanted
+    cached = report.cached(tmp_path / "b.json", {}, lambda: content)
+    assert cached == report.cached(tmp_path / "b.json", {}, lambda: pytest.fail("read"))
+    assert math.isnan(cached["a"].pop("bound"))
+
+
+def test_rows_are_printed_as_they_come_and_read_by_name(capsys):
+    columns = [report.field("n", "epoch", width=4), report.field("b", "bound", ".1f")]
+
+    def rows():
+        assert capsys.readouterr().out == "n             b\n"
+        yield Point(1, 2.0)
+        assert capsys.readouterr().out == "1           2.0\n"
+        yield Point(2)
+
+    points = report.printed(columns, rows())
+    assert capsys.readouterr().out == "2\n"
+    assert report.by_name(points) == {"epoch": [1, 2], "bound": [2.0, None]}
+    assert report.table(columns, [{"epoch": 3}]).endswith("\n3")
+
+
 def test_measurements_that_were_kept_are_what_they_were_when_made(tmp_path):
     path, flags = tmp_path / "part.json", {"alpha": -math.inf, "sizes": (1, 2)}
     made = {"z": [1.0, math.nan], "a": 2.0}
     for make in (lambda: made, lambda: pytest.fail("measured a second time")):
-        found = report.cached(path, flags, make)
-        np.testing.assert_equal(found, made)
-        assert [*found] == ["z", "a"]
+        results = report.cached(path, flags, make)
+        np.testing.assert_equal(results, made)
+        assert [*results] == ["z", "a"]
     read(path)
     report.write_json(path, {"points": [{"epoch": 1, "bound": math.nan}]})
     (point,) = comparison._read(path, {})
@@ -79,21 +114,22 @@ def test_a_cross_entropy_has_no_elbo_and_no_error_of_one(tmp_path):
     saved(config)
     (trained,) = trained_runs.load(config.workdir, checkpoint="last")
     key = jax.random.key(0)
-    found = measure.bound(key, trained, split="test", num_samples=1, num_images=20)
-    assert [*found] == [
+    results = measure.bound(key, trained, split="test", num_samples=1, num_images=20)
+    assert [*results] == [
         "cross_entropy_objective",
         "cross_entropy_objective_standard_error",
         "cross_entropy",
         "kl",
     ]
-    assert found["cross_entropy"] > 0.0
-    objective = -found["cross_entropy"] - found["kl"]
-    np.testing.assert_allclose(found["cross_entropy_objective"], objective)
+    assert results["cross_entropy"] > 0.0
+    objective = -results["cross_entropy"] - results["kl"]
+    np.testing.assert_allclose(results["cross_entropy_objective"], objective)
 
 
 QUICK: dict[str, Any] = {"eval_samples": 1, "importance_samples": 0}
 
 
+@pytest.mark.slow
 def test_what_is_of_some_images_is_not_written_over_what_is_of_all(workdir, capsys):
     folder = {"workdir": str(workdir)}
     assert evaluate.main(evaluate.Config(**folder, **QUICK)) == 0
@@ -124,6 +160,7 @@ def test_what_is_of_one_run_is_not_written_over_what_is_of_all(tmp_path):
     assert read(tmp_path / "run" / f"{name}_member_1.json")["member"] == 1
 
 
+@pytest.mark.slow
 def test_one_test_row_is_evaluated_without_an_error_and_compared_with_none(tmp_path):
     bits = np.random.default_rng(0).integers(0, 2, (21, 4, 4), np.uint8)
     np.savez(tmp_path / "a.npz", train=bits[:20], test=bits[20:])

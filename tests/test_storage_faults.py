@@ -15,8 +15,7 @@ import pytest
 from experiments import train
 from experiments.command import cli
 from experiments.runs import rundir, runs
-from tests.test_experiments import metrics, saved_arrays, tiny
-from tests.test_faults import ROOT, command
+from tests.tiny import ROOT, command, metrics, saved_arrays, tiny
 from vae_jax.training import checkpoints, journal
 
 pytestmark = pytest.mark.uses_optax

@@ -61,9 +61,9 @@ def test_ancestral_samples_of_the_linear_gaussian_model_have_its_marginal(x64):
     x = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(2), 20_000))
     layer = jax.tree.map(np.asarray, params.generative["decoder"]["output"])
     testing.assert_mean_equals(x, layer["bias"])
-    centred = np.asarray(x) - layer["bias"]
+    centered = np.asarray(x) - layer["bias"]
     covariance = layer["kernel"].T @ layer["kernel"] + 0.8**2 * np.eye(2)
-    testing.assert_mean_equals(centred[:, :, None] * centred[:, None, :], covariance)
+    testing.assert_mean_equals(centered[:, :, None] * centered[:, None, :], covariance)
 
 
 # The lecture's worked example, with the library's records
@@ -270,5 +270,5 @@ def test_an_encoder_of_other_latents_is_refused_with_both_shapes_named():
     _, other = problems.bernoulli_vae(x_shape=X_SHAPE, num_latents=3)
     wrong = params._replace(recognition=other.init(jax.random.key(0)))
     mixed = vae.model(generative, other)
-    with pytest.raises(ValueError, match=r"^[^\n]*\(3,\)[^\n]*\(2,\)\.$"):
+    with pytest.raises(ValueError, match=r"^[^\n]*\(3,\)[^\n]*\(2,\)$"):
         vae.check_latents(mixed, wrong, x)

@@ -62,13 +62,13 @@ def test_masking_twice_is_masking_once():
     once = vae.masked(vae.model(generative, recognition))
     twice = vae.masked(once)
     x, z, key = jnp.array(X), jnp.array([0.2, -0.4]), jax.random.key(1)
-    found = []
+    results = []
     for model in (once, twice):
         h = model.recognition.encode(params, x)
         terms = model.generative.log_likelihood_terms(params, x, z)
-        drawn = model.draw(jax.random.clone(key), params, x, h)
-        found.append((h, terms, drawn))
-    chex.assert_trees_all_equal(*found)
+        samples = model.draw(jax.random.clone(key), params, x, h)
+        results.append((h, terms, samples))
+    chex.assert_trees_all_equal(*results)
 
 
 def test_no_nan_reaches_a_gradient(x64):
@@ -83,7 +83,7 @@ def test_no_nan_reaches_a_gradient(x64):
         ) - masked.recognition.log_prob(params, h, z)
 
     grads = jax.jit(jax.grad(difference, argnums=(0, 1)))(params, z)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    chex.assert_tree_all_finite(grads)
     check_grads(jax.jit(difference), (params, z), order=1, modes=("rev",))
     of_x = jax.grad(lambda x: types.log_likelihood(masked.generative, params, x, z))(x)
     np.testing.assert_array_equal(of_x[np.isnan(X)], 0.0)

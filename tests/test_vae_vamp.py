@@ -1,5 +1,6 @@
 """Models whose prior is a function of the encoder, `vae.with_vamp_prior`."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,7 +112,7 @@ def test_the_vamp_prior_takes_the_place_of_the_models_own():
     )
     theta = jax.jit(generative.init)(jax.random.key(0))
     expected = jax.jit(base.init)(jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, theta["decoder"], expected["decoder"])
+    chex.assert_trees_all_equal(theta["decoder"], expected["decoder"])
     assert set(theta["prior"]) == {"pseudo_inputs"}
     inputs = theta["prior"]["pseudo_inputs"]
     assert inputs.shape == (3, *X_SHAPE)

@@ -17,16 +17,16 @@ def assert_mean_equals(samples, expected, *, max_z=5.0):
 
 def largest_z(samples, expected):
     """The largest distance of a mean from what is expected, in standard errors."""
-    found = 0.0
+    largest = 0.0
     leaves = jax.tree.leaves(samples), jax.tree.leaves(expected)
-    for drawn, exact in zip(*leaves, strict=True):
-        if not drawn.size:
+    for sample, exact in zip(*leaves, strict=True):
+        if not sample.size:
             continue
-        got, want = np.asarray(drawn, np.float64), np.asarray(exact, np.float64)
+        got, want = np.asarray(sample, np.float64), np.asarray(exact, np.float64)
         error = got.std(0, ddof=1) / np.sqrt(got.shape[0])
         z = np.abs(got.mean(0) - want) / np.maximum(error, 1e-12 + 1e-9 * np.abs(want))
-        found = np.maximum(found, z.max())  # keeps a NaN, and NaN fails every test
-    return found
+        largest = np.maximum(largest, z.max())  # keeps a NaN, and NaN fails every test
+    return largest
 
 
 def expected_log_mean_exp(log_w, probabilities, *, num_samples, num_nodes=4000):

@@ -25,9 +25,8 @@ __version__ = "0.1.0"
 
 
 def __dir__() -> list[str]:
-    return sorted(
-        {*globals(), *(module.name for module in pkgutil.iter_modules(__path__))}
-    )
+    special = {name for name in globals() if name.startswith("__")}
+    return sorted(special | {module.name for module in pkgutil.iter_modules(__path__)})
 
 
 def __getattr__(name: str) -> Any:

@@ -54,9 +54,14 @@ Card = dict[str, Any]
 
 
 class Function(NamedTuple):
-    """A function that was exported, and what its card says of it."""
+    """A function that was exported, and what its card says of it.
 
-    call: Callable[..., PyTree]  # arrays [B, ...] -> arrays [B, ...]
+    Attributes:
+        call: arrays [B, ...] -> arrays [B, ...].
+        card: what the file says of itself.
+    """
+
+    call: Callable[..., PyTree]
     card: Card
 
 
@@ -106,12 +111,12 @@ def load_model(
     wanted = _named(template)
     for name in sorted(arrays.keys() ^ wanted.keys()):
         word = "is missing" if name in wanted else "is unknown to the model of its card"
-        raise ValueError(f"{path}: the array {name} {word}.")
+        raise ValueError(f"{path}: the array {name} {word}")
     for name, leaf in wanted.items():
         if arrays[name].shape != leaf.shape:
             raise ValueError(
                 f"{path}: the array {name} has shape {arrays[name].shape}, and the "
-                f"model of its card {leaf.shape}."
+                f"model of its card {leaf.shape}"
             )
     leaves = [_loaded(path, name, arrays[name]) for name in wanted]
     params = jax.tree.unflatten(jax.tree.structure(template), leaves)
@@ -132,10 +137,10 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], Car
             _check_format(path, metadata.get("format"), metadata.get("version"), _MODEL)
             arrays = file.get_tensors()
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged, or no safetensors: {error}.") from error
+        raise ValueError(f"{path} is damaged, or no safetensors: {error}") from error
     text = metadata.get("card", "")
     if _digest(text, arrays) != metadata.get("sha256"):
-        raise ValueError(f"{path} is damaged: it is not what was saved.")
+        raise ValueError(f"{path} is damaged: it is not what was saved")
     return arrays, json.loads(text)
 
 
@@ -202,20 +207,20 @@ def load_function(path: str | os.PathLike[str]) -> Function:
     path = Path(path)
     content, beside = path.read_bytes(), _card_path(path)
     if not beside.is_file():
-        raise FileNotFoundError(f"{path} has no card beside it, {beside.name}.")
+        raise FileNotFoundError(f"{path} has no card beside it, {beside.name}")
     try:
         written = json.loads(beside.read_text())
         kind, version = written["format"], written["version"]
         digests, card = (written["sha256"], written["card_sha256"]), written["card"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{beside} is damaged, or no card of a function.") from error
+        raise ValueError(f"{beside} is damaged, or no card of a function") from error
     _check_format(beside, kind, version, _FUNCTION)
     if _digest(_as_text(card), {}) != digests[1]:
-        raise ValueError(f"{beside} is damaged: it is not what was saved.")
+        raise ValueError(f"{beside} is damaged: it is not what was saved")
     if hashlib.sha256(content).hexdigest() != digests[0]:
         raise ValueError(
             f"{path} is damaged, or not the artifact of {beside.name}: its sha256 is "
-            "another."
+            "another"
         )
     oldest = jax.export.minimum_supported_calling_convention_version
     newest = jax.export.maximum_supported_calling_convention_version
@@ -223,7 +228,7 @@ def load_function(path: str | os.PathLike[str]) -> Function:
         raise ValueError(
             f"{path} was exported in JAX's calling convention "
             f"{card['calling_convention']}, and JAX {jax.__version__} reads {oldest} "
-            f"to {newest}."
+            f"to {newest}"
         )
     return Function(jax.jit(jax.export.deserialize(bytearray(content)).call), card)
 
@@ -263,7 +268,7 @@ def _named(tree: PyTree) -> dict[str, Any]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name in leaves:
-            raise ValueError(f"two arrays have the path {name}.")
+            raise ValueError(f"two arrays have the path {name}")
         leaves[name] = leaf
     return leaves
 
@@ -276,7 +281,7 @@ def _stored(name: str, leaf: Any) -> np.ndarray:
     """
     dtype = getattr(leaf, "dtype", None)
     if dtype is None or not (jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_):
-        raise ValueError(f"{name} is no array of numbers: {leaf!r}.")
+        raise ValueError(f"{name} is no array of numbers: {leaf!r}")
     return np.asarray(leaf, order="C")
 
 
@@ -288,7 +293,7 @@ def _loaded(path: str | os.PathLike[str], name: str, array: np.ndarray) -> Array
     """
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         raise ValueError(
-            f"{path}: the array {name} is {array.dtype}: load it under jax.enable_x64."
+            f"{path}: the array {name} is {array.dtype}: load it under jax.enable_x64"
         )
     return jnp.asarray(array)
 
@@ -312,7 +317,7 @@ def _as_text(card: Card) -> str:
     try:
         return json.dumps(card, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the card is no JSON: {error}.") from error
+        raise ValueError(f"the card is no JSON: {error}") from error
 
 
 def _check_format(
@@ -324,11 +329,11 @@ def _check_format(
         ValueError: saying what was found.
     """
     if kind != wanted:
-        raise ValueError(f"{path} is no {wanted} file: its format is {kind!r}.")
+        raise ValueError(f"{path} is no {wanted} file: its format is {kind!r}")
     if str(version) != str(_FORMAT):
         raise ValueError(
             f"{path} has version {version} of its format, and this vae_jax reads "
-            f"version {_FORMAT}: read it with the vae_jax that wrote it."
+            f"version {_FORMAT}: read it with the vae_jax that wrote it"
         )
 
 

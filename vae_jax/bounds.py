@@ -82,7 +82,7 @@ def check_alpha(alpha: float) -> None:
         ValueError: if alpha is NaN or plus infinity.
     """
     if math.isnan(alpha) or alpha == math.inf:
-        raise ValueError(f"alpha must be a number below infinity, got {alpha}.")
+        raise ValueError(f"alpha must be a number below infinity, got {alpha}")
 
 
 def ciwae(log_w: Float[Array, " K"], *, beta: float | Scalar) -> Scalar:
@@ -95,7 +95,7 @@ def ciwae(log_w: Float[Array, " K"], *, beta: float | Scalar) -> Scalar:
         ValueError: if beta is a number outside [0, 1].
     """
     if isinstance(beta, float | int) and not 0.0 <= beta <= 1.0:
-        raise ValueError(f"beta must lie in [0, 1], got {beta}.")
+        raise ValueError(f"beta must lie in [0, 1], got {beta}")
     return numerics.times_log(beta, elbo(log_w)) + numerics.times_log(
         1.0 - beta, iwae(log_w)
     )
@@ -108,7 +108,7 @@ def miwae(log_w: Float[Array, "M K"]) -> Scalar:
     the last axis, so M does not tighten the bound and K does.
     """
     if log_w.ndim != 2 or 0 in log_w.shape:
-        raise ValueError(f"log_w must have shape [M, K], got {log_w.shape}.")
+        raise ValueError(f"log_w must have shape [M, K], got {log_w.shape}")
     return jax.vmap(iwae)(log_w).mean()
 
 
@@ -129,10 +129,10 @@ def jackknife(log_w: Float[Array, " K"], *, order: int) -> Scalar:
     _check(log_w)
     num_samples = log_w.shape[0]
     if order not in (0, 1, 2):
-        raise ValueError(f"order must be 0, 1 or 2, got {order}.")
+        raise ValueError(f"order must be 0, 1 or 2, got {order}")
     if num_samples <= order:
         raise ValueError(
-            f"order {order} needs more than {order} samples, got {num_samples}."
+            f"order {order} needs more than {order} samples, got {num_samples}"
         )
     top = _finite(log_w.max())  # the factors sum to one: it comes back whole
     means = [_mean_without(log_w - top, left_out) for left_out in range(order + 1)]
@@ -149,11 +149,11 @@ def _mean_without(log_w: Float[Array, " K"], left_out: int) -> Scalar:
     """The mean of L over all subsets that leave that many samples out."""
     num_samples = log_w.shape[0]
     out = list(itertools.combinations(range(num_samples), left_out))
-    kept = np.ones((len(out), num_samples), bool)
-    for row, dropped in zip(kept, out, strict=True):
+    included = np.ones((len(out), num_samples), bool)
+    for row, dropped in zip(included, out, strict=True):
         row[list(dropped)] = False
-    rows = jnp.broadcast_to(log_w, kept.shape)
-    log_sums = jax.nn.logsumexp(rows, axis=1, where=kept)
+    rows = jnp.broadcast_to(log_w, included.shape)
+    log_sums = jax.nn.logsumexp(rows, axis=1, where=included)
     return log_sums.mean() - math.log(num_samples - left_out)
 
 
@@ -165,4 +165,4 @@ def _finite(log_w: Scalar) -> Scalar:
 
 def _check(log_w: Float[Array, " K"]) -> None:
     if log_w.ndim != 1 or log_w.shape[0] == 0:
-        raise ValueError(f"log_w must have shape [K] with K >= 1, got {log_w.shape}.")
+        raise ValueError(f"log_w must have shape [K] with K >= 1, got {log_w.shape}")

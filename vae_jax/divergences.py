@@ -84,7 +84,7 @@ def full_normal_to_standard_normal(
     if mean.ndim != 1 or scale_tril.shape != 2 * mean.shape:
         raise ValueError(
             f"scale_tril must be [D, D] for a mean of [D], got {scale_tril.shape} for "
-            f"{mean.shape}."
+            f"{mean.shape}"
         )
     log_scale = jnp.log(jnp.diagonal(scale_tril))
     below = jnp.sum(jnp.tril(scale_tril, -1) ** 2)
@@ -166,7 +166,7 @@ def categorical_to_categorical(
     """
     _check_shapes(logits_q=logits_q, logits_p=logits_p)
     if logits_q.ndim == 0 or logits_q.shape[-1] == 0:
-        raise ValueError(f"logits need a last axis of classes, got {logits_q.shape}.")
+        raise ValueError(f"logits need a last axis of classes, got {logits_q.shape}")
     log_q, log_p = jax.nn.log_softmax(logits_q), jax.nn.log_softmax(logits_p)
     return jnp.sum(_kl_terms(log_q, log_p))
 
@@ -189,7 +189,7 @@ def closed_kl(q: str, p: str) -> Callable[..., Float[Array, " G"]] | None:
             if len(set(shapes)) > 1:
                 raise ValueError(
                     f"the parameters of {q} as q and of {p} as the prior must have one "
-                    f"shape, got {', '.join(map(str, shapes))}."
+                    f"shape, got {', '.join(map(str, shapes))}"
                 )
             groups = [parameter[:, None] for parameter in parameters]
             return jax.vmap(factorized)(*groups)
@@ -254,4 +254,4 @@ def _exp_less_linear_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]
 def _check_shapes(**arrays: Array) -> None:
     if len({array.shape for array in arrays.values()}) > 1:
         shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
-        raise ValueError(f"The arguments must have one shape, got {shapes}.")
+        raise ValueError(f"The arguments must have one shape, got {shapes}")

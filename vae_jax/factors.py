@@ -77,12 +77,12 @@ def layout(sizes: Mapping[str, int]) -> Layout:
             as long as all parts together.
     """
     if not sizes or min(sizes.values()) < 1:
-        raise ValueError(f"sizes must be positive, at least one, got {dict(sizes)}.")
+        raise ValueError(f"sizes must be positive, at least one, got {dict(sizes)}")
     names, ends = list(sizes), np.cumsum(list(sizes.values()))
 
     def split(z: Float[Array, " D"]) -> dict[str, Array]:
         if z.shape != (ends[-1],):
-            raise ValueError(f"z must be [{ends[-1]}] for {names}, got {z.shape}.")
+            raise ValueError(f"z must be [{ends[-1]}] for {names}, got {z.shape}")
         return dict(zip(names, jnp.split(z, ends[:-1]), strict=True))
 
     def join(parts: Mapping[str, Array]) -> Float[Array, " D"]:
@@ -121,7 +121,7 @@ def joint(layout: Layout, factors: Sequence[Factor]) -> Conditional:
         if h.shape != (factor.density.width,):
             raise ValueError(
                 f"the network {factor.link} gives {h.shape}, but the density of "
-                f"{factor.name} reads [{factor.density.width}]."
+                f"{factor.name} reads [{factor.density.width}]"
             )
         return h
 
@@ -191,21 +191,21 @@ def _check(layout: Layout, factors: Sequence[Factor]) -> None:
     names = [factor.name for factor in factors]
     if sorted(names) != sorted(layout.sizes):
         raise ValueError(
-            f"factors must be one for each of {list(layout.sizes)}, got {names}."
+            f"factors must be one for each of {list(layout.sizes)}, got {names}"
         )
     for i, factor in enumerate(factors):
         size = layout.sizes[factor.name]
         if factor.density.shape != (size,):
             raise ValueError(
                 f"the density of {factor.name} is of shape {factor.density.shape}, but "
-                f"the layout has [{size}]."
+                f"the layout has [{size}]"
             )
         if (factor.parent is None) != (factor.network is None):
             raise ValueError(
                 f"{factor.name} needs parent and network, or neither, got "
-                f"parent={factor.parent!r}."
+                f"parent={factor.parent!r}"
             )
         if factor.parent is not None and factor.parent not in names[:i]:
             raise ValueError(
-                f"{factor.name} is given {factor.parent!r}, which must stand before it."
+                f"{factor.name} is given {factor.parent!r}, which must stand before it"
             )

@@ -33,12 +33,18 @@ class Flow(NamedTuple):
 
     Both directions return the same log_det: log|det dz/dy| of the forward map, in
     nats, at the pair (y, z).
+
+    Attributes:
+        width: length of the context; 0 if it reads none.
+        init: the flow's own parameters.
+        forward: params, context, y -> z, log_det.
+        inverse: params, context, z -> y, log_det of the forward map.
     """
 
-    width: int  # length of the context; 0 if it reads none
-    init: Callable[[PRNGKey], PyTree]  # the flow's own parameters
-    forward: Map  # params, context, y -> z, log_det
-    inverse: Map  # params, context, z -> y, log_det of the forward map
+    width: int
+    init: Callable[[PRNGKey], PyTree]
+    forward: Map
+    inverse: Map
 
 
 def planar(num_latents: int) -> Flow:
@@ -314,7 +320,7 @@ def _shift_and_log_scale(
     out: Array, size: int, max_log_scale: float
 ) -> tuple[Array, Array]:
     if out.shape != (2 * size,):
-        raise ValueError(f"network must return [{2 * size}], got {out.shape}.")
+        raise ValueError(f"network must return [{2 * size}], got {out.shape}")
     shift, raw = jnp.split(out, 2)
     return shift, max_log_scale * jnp.tanh(raw / max_log_scale)
 
@@ -338,19 +344,18 @@ def _checked(num_latents: int, flow: Flow) -> Flow:
 
 def _check_shape(name: str, array: Array, size: int) -> None:
     if array.shape != (size,):
-        raise ValueError(f"{name} must be [{size}], got {array.shape}.")
+        raise ValueError(f"{name} must be [{size}], got {array.shape}")
 
 
 def _check_num_latents(num_latents: int) -> None:
-    if num_latents < 1:
-        raise ValueError(f"num_latents must be positive, got {num_latents}.")
+    numerics.check_positive(num_latents=num_latents)
 
 
 def _check_sizes(num_latents: int, context_width: int, max_log_scale: float) -> None:
     _check_num_latents(num_latents)
     if context_width < 0:
-        raise ValueError(f"context_width must not be negative, got {context_width}.")
+        raise ValueError(f"context_width must not be negative, got {context_width}")
     if not 0.0 < max_log_scale < math.inf:
         raise ValueError(
-            f"max_log_scale must be positive and finite, got {max_log_scale}."
+            f"max_log_scale must be positive and finite, got {max_log_scale}"
         )

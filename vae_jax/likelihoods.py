@@ -116,7 +116,7 @@ def likelihood(
         if h.shape != (width,):
             raise ValueError(
                 f"the likelihood of x of shape {x_shape} reads h of {width} entries, "
-                f"got {h.shape}."
+                f"got {h.shape}"
             )
 
     def checked_sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
@@ -130,7 +130,7 @@ def likelihood(
     def checked_terms(params: PyTree, h: Array, x: Array) -> Array:
         check_h(h)
         if x.shape != x_shape:
-            raise ValueError(f"the likelihood is of x of {x_shape}, got {x.shape}.")
+            raise ValueError(f"the likelihood is of x of {x_shape}, got {x.shape}")
         return log_prob_terms(params, h, x)
 
     def of_rows(x: np.ndarray) -> str:
@@ -169,7 +169,7 @@ def bernoulli(x_shape: tuple[int, ...]) -> Likelihood:
     def quantity(x: np.ndarray) -> str:
         if not np.all((x >= 0.0) & (x <= 1.0)):
             raise ValueError(
-                f"a Bernoulli likelihood needs x in [0, 1], got {x.min()} to {x.max()}."
+                f"a Bernoulli likelihood needs x in [0, 1], got {x.min()} to {x.max()}"
             )
         return "log-likelihood" if np.all((x == 0) | (x == 1)) else "cross-entropy"
 
@@ -364,7 +364,7 @@ def normal_learned_std(
     """
     floor, start = _log_of("min_std", min_std), _log_of("initial_std", initial_std)
     if start < floor:
-        raise ValueError(f"initial_std {initial_std} is below min_std {min_std}.")
+        raise ValueError(f"initial_std {initial_std} is below min_std {min_std}")
 
     def init(key: PRNGKey) -> PyTree:
         del key
@@ -450,11 +450,11 @@ def _mean(
 
 def _size(x_shape: tuple[int, ...]) -> int:
     if min(x_shape, default=1) < 1:
-        raise ValueError(f"x_shape must have positive sizes, got {x_shape}.")
+        raise ValueError(f"x_shape must have positive sizes, got {x_shape}")
     return int(np.prod(x_shape))
 
 
 def _log_of(name: str, value: float) -> float:
     if not 0.0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}.")
+        raise ValueError(f"{name} must be positive and finite, got {value}")
     return math.log(value)

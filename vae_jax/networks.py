@@ -15,7 +15,12 @@ from vae_jax.types import Network, PRNGKey, PyTree
 
 
 class Initializer(NamedTuple):
-    """How a layer's weights and biases start: each (key, shape, dtype) -> array."""
+    """How a layer's weights and biases start: each (key, shape, dtype) -> array.
+
+    Attributes:
+        kernel: of the weights.
+        bias: of the biases.
+    """
 
     kernel: Callable[[PRNGKey, Any, Any], Array]
     bias: Callable[[PRNGKey, Any, Any], Array]
@@ -35,7 +40,7 @@ def normal(*, std: float) -> Initializer:
         ValueError: if std is not positive and finite.
     """
     if not 0.0 < std < math.inf:
-        raise ValueError(f"std must be positive and finite, got {std}.")
+        raise ValueError(f"std must be positive and finite, got {std}")
     draw = nn.initializers.normal(std)
     return Initializer(draw, draw)
 
@@ -72,7 +77,7 @@ def mlp(
     """
     sizes = (num_inputs, *hidden, num_outputs)
     if min(sizes) < 1:
-        raise ValueError(f"layer sizes must be positive, got {sizes}.")
+        raise ValueError(f"layer sizes must be positive, got {sizes}")
     start = initializer or glorot()
 
     def layer(size: int, name: str) -> nn.Dense:
@@ -250,9 +255,9 @@ def made(
     """
     sizes = (num_inputs, *hidden, outputs_per_input)
     if min(sizes) < 1:
-        raise ValueError(f"layer sizes must be positive, got {sizes}.")
+        raise ValueError(f"layer sizes must be positive, got {sizes}")
     if num_context < 0:
-        raise ValueError(f"num_context must not be negative, got {num_context}.")
+        raise ValueError(f"num_context must not be negative, got {num_context}")
     start = initializer or glorot()
     least = 0 if num_context else min(1, num_inputs - 1)
 

@@ -86,7 +86,7 @@ def check_positive(**numbers: int) -> None:
     """
     for name, number in numbers.items():
         if number < 1:
-            raise ValueError(f"{name} must be positive, got {number}.")
+            raise ValueError(f"{name} must be positive, got {number}")
 
 
 def check_not_negative(**numbers: float | Scalar) -> None:
@@ -97,7 +97,7 @@ def check_not_negative(**numbers: float | Scalar) -> None:
     """
     for name, number in numbers.items():
         if isinstance(number, float | int) and not number >= 0.0:
-            raise ValueError(f"{name} must not be negative, got {number}.")
+            raise ValueError(f"{name} must not be negative, got {number}")
 
 
 def over_samples(
@@ -182,7 +182,7 @@ def unpack_tril(packed: Float[Array, " P"], size: int) -> Float[Array, "{size} {
     if packed.shape != (size * (size + 1) // 2,):
         raise ValueError(
             f"packed must be [{size * (size + 1) // 2}] for size {size}, got "
-            f"{packed.shape}."
+            f"{packed.shape}"
         )
     return jnp.zeros((size, size), packed.dtype).at[jnp.tril_indices(size)].set(packed)
 
@@ -194,12 +194,12 @@ def check_binary_terms(*, num_bits: int, max_terms: int) -> None:
         ValueError: if num_bits is not in 1, ..., 31 or 2^num_bits exceeds max_terms.
     """
     if not 1 <= num_bits <= 31:
-        raise ValueError(f"num_bits must be 1 to 31 to enumerate, got {num_bits}.")
+        raise ValueError(f"num_bits must be 1 to 31 to enumerate, got {num_bits}")
     if 2**num_bits > max_terms:
         raise ValueError(
             f"{num_bits} bits have 2**{num_bits} = {2**num_bits:,} vectors, each one "
             f"evaluation: more than max_terms={max_terms:,}. If that is affordable, "
-            f"pass max_terms=2**{num_bits}."
+            f"pass max_terms=2**{num_bits}"
         )
 
 
@@ -313,8 +313,7 @@ def _chunks(
     Row i holds the binary digits of i. The chunk is the largest power of two that
     chunk_size allows, so that it divides 2^D and no row is counted twice.
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be positive, got {chunk_size}.")
+    check_positive(chunk_size=chunk_size)
     log_size = min(chunk_size.bit_length() - 1, num_bits)
     rows = jnp.arange(2**log_size, dtype=jnp.uint32)
     float_type = jnp.result_type(float) if dtype is None else dtype
@@ -371,11 +370,11 @@ def grid(num_dims: int, *, num_nodes: int, limit: float) -> tuple[np.ndarray, fl
             positive and finite.
     """
     if not 1 <= num_dims <= 3:
-        raise ValueError(f"num_latents must be 1 to 3 for a grid, got {num_dims}.")
+        raise ValueError(f"num_latents must be 1 to 3 for a grid, got {num_dims}")
     if num_nodes < 2:
-        raise ValueError(f"num_nodes must be at least two, got {num_nodes}.")
+        raise ValueError(f"num_nodes must be at least two, got {num_nodes}")
     if not 0.0 < limit < math.inf:
-        raise ValueError(f"limit must be positive and finite, got {limit}.")
+        raise ValueError(f"limit must be positive and finite, got {limit}")
     axis, spacing = np.linspace(-limit, limit, num_nodes, retstep=True)
     axes = np.meshgrid(*[axis] * num_dims, indexing="ij")
     nodes = np.stack(axes, axis=-1).reshape(-1, num_dims)

@@ -81,7 +81,7 @@ def categorical(num_latents: int, num_classes: int) -> Conditional:
     """
     numerics.check_positive(num_latents=num_latents)
     if num_classes < 2:
-        raise ValueError(f"num_classes must be at least two, got {num_classes}.")
+        raise ValueError(f"num_classes must be at least two, got {num_classes}")
 
     def init(key: PRNGKey) -> PyTree:
         del key

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.types import PRNGKey
 
 
@@ -175,10 +176,10 @@ def cauchy_from_uniform(
         ValueError: if the three arguments differ in shape.
     """
     _check_shapes(u=u, location=location, log_scale=log_scale)
-    centred = u - 0.5
+    centered = u - 0.5
     tail = jnp.minimum(u, 1.0 - u)
-    outer = jnp.sign(centred) / jnp.tan(jnp.pi * tail)
-    noise = jnp.where(tail < 0.25, outer, jnp.tan(jnp.pi * centred))
+    outer = jnp.sign(centered) / jnp.tan(jnp.pi * tail)
+    noise = jnp.where(tail < 0.25, outer, jnp.tan(jnp.pi * centered))
     return location + jnp.exp(log_scale) * noise
 
 
@@ -215,8 +216,7 @@ def erlang(
     Raises:
         ValueError: if num_exponentials is below one.
     """
-    if num_exponentials < 1:
-        raise ValueError(f"num_exponentials must be positive, got {num_exponentials}.")
+    numerics.check_positive(num_exponentials=num_exponentials)
     shape = (num_exponentials, *log_rate.shape)
     u = open_uniform(key, shape, jnp.result_type(log_rate))
     return erlang_from_uniform(u, log_rate)
@@ -234,7 +234,7 @@ def erlang_from_uniform(
     """
     if u.ndim == 0 or u.shape[0] == 0 or u.shape[1:] != log_rate.shape:
         raise ValueError(
-            f"u {u.shape} must be log_rate's shape {log_rate.shape} after a first axis."
+            f"u {u.shape} must be log_rate's shape {log_rate.shape} after a first axis"
         )
     return -jnp.log1p(-u).sum(0) * jnp.exp(-log_rate)
 
@@ -254,7 +254,7 @@ def dirichlet(
     """
     if log_concentration.ndim != 1 or log_concentration.shape[0] == 0:
         raise ValueError(
-            f"log_concentration must be [C], got {log_concentration.shape}."
+            f"log_concentration must be [C], got {log_concentration.shape}"
         )
     limit = 0.9 * math.log(float(jnp.finfo(log_concentration.dtype).max))
     concentration = jnp.exp(jnp.clip(log_concentration, -limit, limit))
@@ -276,12 +276,12 @@ def dirichlet_from_log_gammas(log_gammas: Float[Array, " C"]) -> Float[Array, " 
 def _check_shapes(**arrays: Array) -> None:
     if len({array.shape for array in arrays.values()}) > 1:
         shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
-        raise ValueError(f"The arguments must have one shape, got {shapes}.")
+        raise ValueError(f"The arguments must have one shape, got {shapes}")
 
 
 def _check_cholesky(mean: Array, cholesky: Array) -> None:
     if mean.ndim != 1 or cholesky.shape != 2 * mean.shape:
         raise ValueError(
             f"cholesky must be [D, D] for a mean of [D], got {cholesky.shape} for "
-            f"{mean.shape}."
+            f"{mean.shape}"
         )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 PyTree: TypeAlias = Any
@@ -279,7 +280,7 @@ def conditional(
     def check_h(h: Array) -> None:
         if h.shape[-1:] != (width,):
             raise ValueError(
-                f"the density {family.name} reads h of {width} entries, got {h.shape}."
+                f"the density {family.name} reads h of {width} entries, got {h.shape}"
             )
 
     def checked_sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
@@ -291,7 +292,7 @@ def conditional(
         if y.shape != shape:
             raise ValueError(
                 f"the density {family.name} is of events of shape {shape}, got "
-                f"{y.shape}."
+                f"{y.shape}"
             )
         return log_prob(params, h, y)
 
@@ -339,6 +340,22 @@ def each_example(
         return jax.vmap(function, in_axes=(0, None, 0))(keys, params, x)
 
     return lifted
+
+
+def clear_weightless(batch: Batch) -> Batch:
+    """The batch with zeros for what is not finite in its rows of weight 0.
+
+    Such a row takes no part, but 0 times NaN is NaN, in values and in gradients: so it
+    is not to reach the model. Everything else of the batch stays as it is.
+    """
+
+    def clear(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        weighs = jnp.reshape(batch.weight != 0.0, (-1,) + (1,) * (leaf.ndim - 1))
+        return jnp.where(weighs | jnp.isfinite(leaf), leaf, jnp.zeros_like(leaf))
+
+    return batch._replace(x=jax.tree.map(clear, batch.x))
 
 
 def log_likelihood(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vae_jax import divergences, priors
+from vae_jax import divergences, numerics, priors
 from vae_jax.types import (
     Conditional,
     Draw,
@@ -107,7 +107,7 @@ def decoder_model(
         ((2,), (8, 8))
     """
     if prior.width != 0:
-        raise ValueError(f"the prior is conditional on h of width {prior.width}.")
+        raise ValueError(f"the prior is conditional on h of width {prior.width}")
 
     def nothing(params: Params) -> Array:
         return jnp.zeros((0,), _dtype(params.generative))
@@ -232,7 +232,7 @@ def recognition(
 def _flat(part: str, h: Array, reader: str, width: int) -> Array:
     if h.size != width:
         raise ValueError(
-            f"the {part} gives {h.size} entries, but the {reader} reads {width}."
+            f"the {part} gives {h.size} entries, but the {reader} reads {width}"
         )
     return h.reshape(-1)
 
@@ -265,7 +265,7 @@ def check_latents(model: Model, params: Params, x: Array) -> None:
     if z_shape != wanted:
         raise ValueError(
             f"the recognition model draws z of shape {z_shape}, but the generative "
-            f"model has z of shape {wanted}."
+            f"model has z of shape {wanted}"
         )
 
 
@@ -291,14 +291,14 @@ def masked(model: Model, *, fill: float = 0.0) -> Model:
             are not one for each entry of x.
     """
     if not math.isfinite(fill):
-        raise ValueError(f"fill must be finite, got {fill}.")
+        raise ValueError(f"fill must be finite, got {fill}")
     generative, recognition = model.generative, model.recognition
 
     def observed(terms: Array, x: Array) -> Array:
         if terms.shape != x.shape:
             raise ValueError(
                 f"the likelihood has terms of shape {terms.shape} for x of {x.shape}: "
-                "only one that factorizes over the entries of x can leave some out."
+                "only one that factorizes over the entries of x can leave some out"
             )
         return jnp.where(jnp.isnan(x), 0.0, terms)
 
@@ -368,10 +368,9 @@ def with_vamp_prior(
     Raises:
         ValueError: if num_components is below one or x_shape has a size below one.
     """
-    if num_components < 1:
-        raise ValueError(f"num_components must be positive, got {num_components}.")
+    numerics.check_positive(num_components=num_components)
     if min(x_shape, default=1) < 1:
-        raise ValueError(f"x_shape must have positive sizes, got {x_shape}.")
+        raise ValueError(f"x_shape must have positive sizes, got {x_shape}")
     mixture = priors.equal_mixture(posterior)
 
     def init(key: PRNGKey) -> PyTree:

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import importlib.util
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,19 +18,67 @@ import numpy as np
 from experiments.command import cli
 from vae_jax.data import sources
 
-TOLERANCE = 1.0  # nats from our objective, beyond which a peer fits something else
 INITIAL_SEED = 0
+LEARNING_RATE = 1e-3
 
-_PEERS = "experiments.benchmark.peers"
-MODULES = {  # name: the package it needs, and the module here that drives it
-    "ours": ("jax", "experiments.benchmark.ours"),
-    "torch": ("torch", f"{_PEERS}.torch_vae"),
-    "torch_compile": ("torch", f"{_PEERS}.torch_vae"),
-    "numpyro": ("numpyro", f"{_PEERS}.numpyro_vae"),
-    "pythae": ("pythae", f"{_PEERS}.pythae_vae"),
-    "flax": ("flax", f"{_PEERS}.flax_vae"),
-    "flax_jit": ("flax", f"{_PEERS}.flax_vae"),
+
+class Library(NamedTuple):
+    """Who implements a contender, and what it does not."""
+
+    package: str  # that has to be installed
+    module: str  # here, that drives it
+    one_sample: bool = False  # it has the ELBO with one sample alone
+    fixed_pixels: bool = False  # its data sets cannot be drawn afresh
+
+
+CONTENDERS = {
+    "ours": Library("jax", "ours"),
+    "torch": Library("torch", "peers.torch_vae"),
+    "torch_compile": Library("torch", "peers.torch_vae"),
+    "numpyro": Library("numpyro", "peers.numpyro_vae", one_sample=True),
+    "pythae": Library("pythae", "peers.pythae_vae", one_sample=True, fixed_pixels=True),
+    "flax": Library("flax", "peers.flax_vae", one_sample=True),
+    "flax_jit": Library("flax", "peers.flax_vae", one_sample=True),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(cli.Flags):
+    """The flags of a problem; every field is a flag."""
+
+    dataset: str = cli.flag("mnist", "Data set of bytes, as experiments.train has it.")
+    data_dir: str = cli.flag("", "Folder that holds the original data files.")
+    binarization: str = cli.flag(
+        "none",
+        "Training pixels: real-valued, or drawn afresh at every step.",
+        choices=("none", "dynamic"),
+    )
+    batch_size: int = cli.flag(100, "Examples per step.", least=1)
+    num_latents: int = cli.flag(20, "Latents.", least=1)
+    hidden: tuple[int, ...] = cli.flag(
+        (500,), "Units of the encoder's hidden layers.", least=1
+    )
+    estimator: str = cli.flag(
+        "sgvb_b", "Objective that is ascended.", choices=("sgvb_b", "iwae")
+    )
+    num_samples: int = cli.flag(
+        1, "Samples of z per example: L of SGVB, K of IWAE.", least=1
+    )
+    num_steps: int = cli.flag(
+        500, "Steps of one pass, at most the data set's; 0 for all of it.", least=0
+    )
+    contenders: str = cli.flag(
+        ",".join(CONTENDERS), f"Comma-separated, of {', '.join(CONTENDERS)}."
+    )
+
+    def check(self) -> None:
+        """Refuses unknown contenders."""
+        unknown = set(self.contenders.split(",")) - set(CONTENDERS)
+        if unknown:
+            raise ValueError(
+                f"--contenders: {', '.join(sorted(unknown))} unknown; known: "
+                f"{', '.join(CONTENDERS)}"
+            )
 
 
 class Layer(NamedTuple):
@@ -47,82 +96,35 @@ class Weights(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What every contender is given."""
+    """What every contender solves."""
 
+    flags: Flags
     train: np.ndarray  # uint8 [N, *X], intensities of 0 to divisor
     test: np.ndarray  # float32 [N, *X], in [0, 1]
     divisor: float
-    dynamic: bool  # training pixels are drawn afresh at every step; else as they are
-    estimator: str
-    num_samples: int
-    batch_size: int
-    learning_rate: float
     start: Weights
 
     @property
     def num_steps(self) -> int:
         """Steps of one pass."""
-        return len(self.train) // self.batch_size
+        return len(self.train) // self.flags.batch_size
 
     @property
-    def num_latents(self) -> int:
-        """Latent dimensions."""
-        return len(self.start.decoder[0].kernel)
+    def quantity(self) -> str:
+        """What the objective of the test rows is: real-valued pixels have no bound."""
+        return "bound" if self.dynamic else "minus cross-entropy and KL"
 
     @property
-    def hidden(self) -> tuple[int, ...]:
-        """Units of the encoder's hidden layers."""
-        return tuple(len(layer.bias) for layer in self.start.encoder[:-1])
+    def dynamic(self) -> bool:
+        """Whether training pixels are drawn afresh at every step; else as they are."""
+        return self.flags.binarization == "dynamic"
 
 
 class Contender(NamedTuple):
     """One implementation, with its weights as its state."""
 
-    epoch: Callable[[], float]  # one shuffled pass -> seconds of one step
+    epoch: Callable[[], None]  # one shuffled pass, to its end
     weights: Callable[[], Weights]
-
-
-@dataclasses.dataclass(frozen=True)
-class Flags:
-    """The flags of a problem; every field is a flag."""
-
-    dataset: str = cli.flag("mnist", "Data set of bytes, as experiments.train has it.")
-    data_dir: str = cli.flag("", "Folder that holds the original data files.")
-    binarization: str = cli.flag(
-        "none",
-        "Training pixels: real-valued, or drawn afresh at every step.",
-        choices=("none", "dynamic"),
-    )
-    batch_size: int = cli.flag(100, "Examples per step.")
-    num_latents: int = cli.flag(20, "Latents.")
-    hidden: tuple[int, ...] = cli.flag((500,), "Units of the encoder's hidden layers.")
-    estimator: str = cli.flag(
-        "sgvb_b", "Objective that is ascended.", choices=("sgvb_b", "iwae")
-    )
-    num_samples: int = cli.flag(1, "Samples of z per example: L of SGVB, K of IWAE.")
-    num_steps: int = cli.flag(
-        500, "Steps of one pass, at most the data set's; 0 for all of it."
-    )
-    contenders: str = cli.flag(
-        ",".join(MODULES), f"Comma-separated, of {', '.join(MODULES)}."
-    )
-
-    def __post_init__(self) -> None:
-        """Refuses sizes below one and unknown contenders.
-
-        Raises:
-            ValueError: naming the flag and its value.
-        """
-        for name in ("batch_size", "num_latents", "num_samples"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise ValueError(f"--{name} must be positive, got {value}")
-        unknown = set(self.contenders.split(",")) - set(MODULES)
-        if unknown:
-            raise ValueError(
-                f"--contenders: {', '.join(sorted(unknown))} unknown; known: "
-                f"{', '.join(MODULES)}"
-            )
 
 
 def problem(flags: Flags) -> Problem:
@@ -135,24 +137,14 @@ def problem(flags: Flags) -> Problem:
         source = sources.load(flags.dataset, data_dir=flags.data_dir or None)
         if source.train.dtype != np.uint8 or source.offset:
             raise ValueError(f"--dataset={flags.dataset} is not stored as plain bytes")
-    rows = flags.num_steps * flags.batch_size or len(source.train)
+    num_rows = flags.num_steps * flags.batch_size or len(source.train)
+    train = np.ascontiguousarray(source.train[:num_rows])
     test = source.test.astype(np.float32) / np.float32(source.divisor)
     if flags.binarization == "dynamic":
         draws = np.random.default_rng(INITIAL_SEED).random(test.shape, np.float32)
         test = (draws < test).astype(np.float32)
-    return Problem(
-        train=np.ascontiguousarray(source.train[:rows]),
-        test=test,
-        divisor=source.divisor,
-        dynamic=flags.binarization == "dynamic",
-        estimator=flags.estimator,
-        num_samples=flags.num_samples,
-        batch_size=flags.batch_size,
-        learning_rate=1e-3,
-        start=initial(
-            int(np.prod(source.train.shape[1:])), flags.hidden, flags.num_latents
-        ),
-    )
+    start = initial(math.prod(train.shape[1:]), flags.hidden, flags.num_latents)
+    return Problem(flags, train, test, source.divisor, start)
 
 
 def initial(num_entries: int, hidden: Sequence[int], num_latents: int) -> Weights:
@@ -173,37 +165,33 @@ def initial(num_entries: int, hidden: Sequence[int], num_latents: int) -> Weight
     )
 
 
-def installed(names: Sequence[str]) -> list[str]:
-    """Those whose package is there; prints the others."""
-    found = []
-    for name in names:
-        package, _ = MODULES[name]
-        if importlib.util.find_spec(package) is None:
-            print(f"{name}: left out, {package} is not installed")
-        else:
-            found.append(name)
-    return found
+def fitting(names: str, flags: Flags | None = None) -> list[str]:
+    """Those of a comma-separated list that can solve the problem; prints the others.
 
-
-def fitting(names: Sequence[str], given: Problem) -> list[str]:
-    """Those that are installed and can solve the problem; prints the others."""
-    found = []
-    for name in installed(names):
-        reason = module(name).unfit(given)
+    Raises:
+        UsageError: if none can.
+    """
+    reasons = {name: _unfit(CONTENDERS[name], flags) for name in names.split(",")}
+    for name, reason in reasons.items():
         if reason:
             print(f"{name}: left out, {reason}")
-        else:
-            found.append(name)
-    return found
+    if all(reasons.values()):
+        raise cli.UsageError(f"--contenders={names}: none of them can run here")
+    return [name for name, reason in reasons.items() if not reason]
+
+
+def _unfit(library: Library, flags: Flags | None) -> str:
+    """Why a contender cannot solve the problem; nothing if it can."""
+    if importlib.util.find_spec(library.package) is None:
+        return f"{library.package} is not installed"
+    if flags and library.fixed_pixels and flags.binarization == "dynamic":
+        return "its data sets hold fixed pixels"
+    one_sample = flags is None or (flags.estimator, flags.num_samples) == ("sgvb_b", 1)
+    if library.one_sample and not one_sample:
+        return "it has the ELBO with one sample alone"
+    return ""
 
 
 def module(name: str) -> Any:
     """The module that drives a contender, imported now."""
-    return importlib.import_module(MODULES[name][1])
-
-
-def verdict(own: float, other: float) -> str:
-    """Whether a peer has reached what ours has, for the table."""
-    if abs(own - other) <= TOLERANCE:
-        return ""
-    return f"no contender: {other - own:+.1f} nats"
+    return importlib.import_module(f"experiments.benchmark.{CONTENDERS[name].module}")

@@ -14,8 +14,6 @@ iteration costs the same on any.
 """
 
 import dataclasses
-import pathlib
-import time
 import warnings
 from collections.abc import Callable
 
@@ -25,36 +23,41 @@ import numpy as np
 from sklearn import mixture
 
 from experiments.benchmark import rounds
-from experiments.command import cli, report
+from experiments.command import cli
 from vae_jax.latent_models import gmm
 from vae_jax.types import Batch, Params, PyTree
 
 FLOOR = 1e-6
-OURS = ("gmm.em float64", "gmm.em float32")
+PEER = "scikit-learn float64"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(rounds.Flags):
     """One benchmark; every field is a flag."""
 
-    num_rows: int = cli.flag(50_000, "Rows of data, N.")
-    num_features: int = cli.flag(32, "Features, D.")
-    num_components: int = cli.flag(10, "Components, K.")
-    block_size: int = cli.flag(1000, "Rows that gmm.em holds at once.")
-    num_steps: int = cli.flag(10, "Iterations per round.")
-    num_rounds: int = cli.flag(7, "Interleaved rounds.")
-    output: str = cli.flag("", "JSON file to write; none if empty.")
+    num_rows: int = cli.flag(50_000, "Rows of data, N.", least=1)
+    num_features: int = cli.flag(32, "Features, D.", least=1)
+    num_components: int = cli.flag(10, "Components, K.", least=1)
+    block_size: int = cli.flag(1000, "Rows that gmm.em holds at once.", least=1)
+    num_steps: int = cli.flag(10, "Iterations per round.", least=1)
+    num_rounds: int = cli.flag(7, "Interleaved rounds.", least=1)
 
-    def __post_init__(self) -> None:
-        """Refuses sizes below one.
 
-        Raises:
-            ValueError: naming the flag and its value.
-        """
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name != "output" and value < 1:
-                raise ValueError(f"--{field.name} must be positive, got {value}")
+def main(config: Config) -> int:
+    """Measures, prints and writes."""
+    x = data(config)
+    start = first(config, x)
+    runs = {
+        PEER: scikit_learns(config, x, start),
+        "gmm.em float64": ours(config, x, start, np.float64),
+        "gmm.em float32": ours(config, x, start, np.float32),
+    }
+    race = rounds.Race(rounds.interleaved(runs, num_rounds=config.num_rounds))
+    ratios = {}
+    for name in runs:
+        ratios |= race.ratios(name, [PEER])
+    config.write(rounds.show(race, scale=1e3, unit="ms", ratios=ratios))
+    return 0
 
 
 def data(config: Config) -> np.ndarray:
@@ -94,15 +97,12 @@ def ours(
         batch = Batch(jnp.asarray(x, dtype), rows, jnp.ones(len(x), dtype))
         compiled = jax.jit(run_steps).lower(params, batch).compile()
 
-    def run() -> float:
-        started = time.perf_counter()
+    def work() -> None:
         _, info = jax.block_until_ready(compiled(params, batch))
-        seconds = (time.perf_counter() - started) / config.num_steps
         if not np.isfinite(info.log_p).all():
             raise FloatingPointError(f"log p(x) is not finite in {dtype.__name__}")
-        return seconds
 
-    return run
+    return rounds.timed(work, config.num_steps)
 
 
 def scikit_learns(config: Config, x: np.ndarray, start: Params) -> Callable[[], float]:
@@ -122,42 +122,12 @@ def scikit_learns(config: Config, x: np.ndarray, start: Params) -> Callable[[], 
         warnings.simplefilter("ignore")  # one iteration does not converge
         fitted.fit(x)
 
-    def run() -> float:
-        started = time.perf_counter()
+    def work() -> None:
         for _ in range(config.num_steps):
             _, log_resp = fitted._e_step(x)
             fitted._m_step(x, log_resp)
-        return (time.perf_counter() - started) / config.num_steps
 
-    return run
-
-
-def measure(config: Config) -> dict[str, list[float]]:
-    """Seconds of one iteration, for each implementation and round."""
-    x = data(config)
-    start = first(config, x)
-    runs = {
-        "scikit-learn float64": scikit_learns(config, x, start),
-        "gmm.em float64": ours(config, x, start, np.float64),
-        "gmm.em float32": ours(config, x, start, np.float32),
-    }
-    return rounds.interleaved(runs, num_rounds=config.num_rounds)
-
-
-def main(config: Config) -> int:
-    """Measures, prints and writes."""
-    seconds = measure(config)
-    peer = np.array(seconds["scikit-learn float64"])
-    ratios = {name: seconds[name] / peer for name in OURS}
-    rounds.print_table(
-        {f"{name}, ms": 1e3 * np.array(values) for name, values in seconds.items()}
-        | {f"{name} / scikit-learn": ratio for name, ratio in ratios.items()}
-    )
-    if config.output:
-        medians = {name: float(np.median(ratio)) for name, ratio in ratios.items()}
-        content = dataclasses.asdict(config) | {"seconds": seconds, "ratios": medians}
-        report.write_json(pathlib.Path(config.output), content)
-    return 0
+    return rounds.timed(work, config.num_steps)
 
 
 if __name__ == "__main__":

@@ -15,53 +15,57 @@ more than a nat from ours is no contender.
 import dataclasses
 import json
 import pathlib
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 
 import numpy as np
 
-from experiments.benchmark import contenders, memory, parts, rounds
-from experiments.command import cli, report
+from experiments.benchmark import contenders, parts, process, rounds
+from experiments.command import cli
 from experiments.measures import measure
 
 SHAPE = (28, 28)
-PEERS = ("torch", "pythae")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(rounds.Flags):
     """One benchmark; every field is a flag."""
 
     dataset: str = cli.flag("mnist", "Data set whose test images are timed.")
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
-    num_images: int = cli.flag(1000, "Images of the memory's measurement.")
-    num_samples: int = cli.flag(5000, "Samples per image, k.")
-    num_latents: int = cli.flag(20, "Latents.")
-    hidden: int = cli.flag(500, "Hidden units.")
-    num_timed: int = cli.flag(100, "Images of each round of the timing; 0: none.")
-    num_rounds: int = cli.flag(5, "Rounds of the timing.")
-    contenders: str = cli.flag(
-        ",".join(("ours", *PEERS)), "Comma-separated; memory is of the first."
+    num_images: int = cli.flag(1000, "Images of the memory's measurement.", least=1)
+    num_samples: int = cli.flag(5000, "Samples per image, k.", least=1)
+    num_latents: int = cli.flag(20, "Latents.", least=1)
+    hidden: int = cli.flag(500, "Hidden units.", least=1)
+    num_timed: int = cli.flag(
+        100, "Images of each round of the timing; 0: none.", least=0
     )
-    output: str = cli.flag("", "JSON file to write; none if empty.")
+    contenders: str = cli.flag(
+        "ours,torch,pythae", "Comma-separated; memory is of the first."
+    )
 
 
 def main(config: Config) -> int:
     """Measures, prints and writes."""
-    names = contenders.installed(config.contenders.split(","))
-    result = _first(config, names[0])
+    first, *others = names = contenders.fitting(config.contenders)
+    result = of_first(config, first)
     for name, number in result.items():
-        print(f"{name:<{rounds.WIDTH}}{number:10.1f}")
-    content = dataclasses.asdict(config) | result
-    if config.num_timed:
-        timed, means = _race(config, names)
-        rounds.print_table(_rows(timed), _notes(config, means))
-        content |= {"seconds": timed, "log_p": means}
-    if config.output:
-        report.write_json(pathlib.Path(config.output), content)
+        print(f"{name:<39}{number:10.1f}")
+    if not config.num_timed:
+        config.write(result)
+        return 0
+    race = timed(config, names)
+    peaks = {name: _peak_of_child(config, name) for name in others}
+    ratios = race.ratios("products", ["ours"]) | race.ratios("ours", others)
+    figures = rounds.show(
+        race._replace(peak_mib=peaks),
+        scale=1e3,
+        unit="ms an image",
+        ratios=ratios,
+        quantity="log p(x)",
+    )
+    config.write(result | figures)
     return 0
 
 
@@ -79,39 +83,26 @@ def products(config: Config, num_entries: int) -> Callable[[], float]:
 def near_prior(weights: contenders.Weights) -> contenders.Weights:
     """The weights with a q close to the prior: noisy estimates would not compare."""
     *hidden, output = weights.encoder
-    return weights._replace(
-        encoder=[*hidden, output._replace(kernel=0.1 * output.kernel)]
-    )
+    near = output._replace(kernel=0.1 * output.kernel)
+    return weights._replace(encoder=[*hidden, near])
 
 
-def _evaluator(
-    config: Config, name: str, shape: tuple[int, ...]
-) -> Callable[[np.ndarray], np.ndarray]:
-    size = int(np.prod(shape))
-    weights = near_prior(contenders.initial(size, (config.hidden,), config.num_latents))
-    return contenders.module(name).evaluator(weights, shape, config.num_samples)
-
-
-def _first(config: Config, name: str) -> dict[str, float]:
+def of_first(config: Config, name: str) -> dict[str, float]:
     """Memory and speed of the first evaluation, compilation included."""
     evaluate = _evaluator(config, name, SHAPE)
     generator = np.random.default_rng(0)
     images = generator.random((config.num_images, *SHAPE), np.float32) < 0.13
-    imported = memory.peak_bytes()
+    imported = process.peak_mib()
     started = time.perf_counter()
     evaluate(images)
-    seconds = time.perf_counter() - started
-    peak = memory.peak_bytes() - imported
     return {
-        "first_images_per_second": config.num_images / seconds,
-        "imports_mib": imported / memory.MIB,
-        "peak_beyond_imports_mib": peak / memory.MIB,
+        "first_images_per_second": config.num_images / (time.perf_counter() - started),
+        "imports_mib": imported,
+        "peak_beyond_imports_mib": process.peak_mib() - imported,
     }
 
 
-def _race(
-    config: Config, names: list[str]
-) -> tuple[dict[str, list[float]], dict[str, float]]:
+def timed(config: Config, names: list[str]) -> rounds.Race:
     """Seconds of an image, and mean log p(x) of the same images."""
     flags = contenders.Flags(
         dataset=config.dataset, data_dir=config.data_dir, binarization="dynamic"
@@ -123,60 +114,33 @@ def _race(
     def run_of(name: str) -> Callable[[], float]:
         evaluate = _evaluator(config, name, images.shape[1:])
 
-        def run() -> float:
-            started = time.perf_counter()
-            log_p = evaluate(images)
-            seconds = (time.perf_counter() - started) / len(images)
-            means[name] = float(log_p.mean(dtype=np.float64))
-            return seconds
+        def work() -> None:
+            means[name] = float(evaluate(images).mean(dtype=np.float64))
 
-        return run
+        return rounds.timed(work, len(images))
 
     runs = {name: run_of(name) for name in names}
     runs["products"] = products(config, images[0].size)
-    return rounds.interleaved(runs, num_rounds=config.num_rounds), means
+    return rounds.Race(rounds.interleaved(runs, num_rounds=config.num_rounds), means)
 
 
-def _rows(timed: dict[str, list[float]]) -> dict[str, np.ndarray]:
-    table = {f"{n} of an image, ms": 1e3 * np.array(s) for n, s in timed.items()}
-    if "ours" not in timed:
-        return table
-    table["products / ours"] = np.divide(timed["products"], timed["ours"])
-    return table | {
-        f"ours / {name}": np.divide(timed["ours"], timed[name])
-        for name in PEERS
-        if name in timed
-    }
-
-
-def _notes(config: Config, means: dict[str, float]) -> dict[str, str]:
-    said = {}
-    for name, mean in means.items():
-        parts = [f"log p(x) {mean:.2f}"]
-        if name != config.contenders.split(",")[0]:
-            parts.append(f"{_peak_of_child(config, name):.0f} MiB beyond imports")
-        parts.append(contenders.verdict(means.get("ours", mean), mean))
-        said[f"{name} of an image, ms"] = ", ".join(filter(None, parts))
-    return said
+def _evaluator(
+    config: Config, name: str, shape: tuple[int, ...]
+) -> Callable[[np.ndarray], np.ndarray]:
+    size = int(np.prod(shape))
+    weights = near_prior(contenders.initial(size, (config.hidden,), config.num_latents))
+    return contenders.module(name).evaluator(weights, shape, config.num_samples)
 
 
 def _peak_of_child(config: Config, name: str) -> float:
-    """Memory of another contender, in a process that holds nothing else."""
+    """Memory of another contender beyond imports, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         output = f"{folder}/result.json"
-        changed = dataclasses.replace(
-            config,
-            contenders=name,
-            num_images=min(config.num_images, max(config.num_timed, 1)),
-            num_timed=0,
-            output=output,
-        )
-        flags = cli.write_flagfile(changed).splitlines()
-        module = "experiments.benchmark.importance_sampling"
-        command = [sys.executable, "-m", module, *flags]
-        subprocess.run(command, check=True, capture_output=True)
-        result = json.loads(pathlib.Path(output).read_text())
-        return result["peak_beyond_imports_mib"]
+        num_images = min(config.num_images, config.num_timed)
+        changes = {"contenders": name, "num_images": num_images, "num_timed": 0}
+        child = dataclasses.replace(config, **changes, output=output)
+        process.run(__spec__.name, child, {})
+        return json.loads(pathlib.Path(output).read_text())["peak_beyond_imports_mib"]
 
 
 if __name__ == "__main__":

@@ -10,38 +10,39 @@ they rise so fast that two seeds of one contender differ by nats.
 
 import dataclasses
 
-from experiments.benchmark import comparison, contenders, parts, rounds
+from experiments.benchmark import contenders, parts, races, rounds
 from experiments.command import cli
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(comparison.Flags):
+class Config(races.Flags):
     """One benchmark; every field is a flag."""
 
     binarization: str = cli.flag(
         "dynamic", "Training pixels.", choices=("none", "dynamic")
     )
-    batch_size: int = cli.flag(20, "Examples per step.")
-    num_latents: int = cli.flag(50, "Latents.")
-    hidden: tuple[int, ...] = cli.flag((200, 200), "Units of the hidden layers.")
+    batch_size: int = cli.flag(20, "Examples per step.", least=1)
+    num_latents: int = cli.flag(50, "Latents.", least=1)
+    hidden: tuple[int, ...] = cli.flag((200, 200), "Hidden units.", least=1)
     estimator: str = cli.flag("iwae", "Objective.", choices=("iwae",))
-    num_samples: int = cli.flag(50, "Importance samples, k.")
-    num_steps: int = cli.flag(1500, "Steps of one pass; 0 for the whole data set.")
+    num_samples: int = cli.flag(50, "Importance samples, k.", least=1)
+    num_steps: int = cli.flag(
+        1500, "Steps of one pass; 0 for the whole data set.", least=0
+    )
     contenders: str = cli.flag("ours,torch,torch_compile", "Comma-separated.")
 
 
 def main(config: Config) -> int:
     """Measures, prints and writes."""
-    given = contenders.problem(config)
-    extra = {"matrix products": parts.all_products(given)}
-    race = comparison.run(config, given, extra)
-    table = comparison.rows(race)
-    if "ours" in race.seconds:
-        table["products / ours"] = race.ratio("matrix products", "ours")
-    rounds.print_table(
-        table, comparison.notes(race, quantity=comparison.quantity(given))
+    problem = contenders.problem(config)
+    race = races.run(config, problem, {"products": parts.all_products(problem)})
+    ratios = race.ratios("ours", contenders.CONTENDERS)
+    ratios |= race.ratios("products", ["ours"])
+    config.write(
+        rounds.show(
+            race, scale=1e3, unit="ms", ratios=ratios, quantity=problem.quantity
+        )
     )
-    comparison.write(config, race)
     return 0
 
 

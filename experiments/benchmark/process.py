@@ -10,107 +10,125 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.benchmark import contenders, memory
+from experiments.benchmark import contenders
 from experiments.benchmark.contenders import Layer, Weights
 from experiments.command import cli
 
 FIRST = "first pass"
-MIN_CACHED = {  # JAX's thresholds keep small programs out of its cache
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(contenders.Flags):
     """One process; every field is a flag."""
 
-    num_epochs: int = cli.flag(1, "Passes over the rows.")
-    contenders: str = cli.flag("ours", "One of them.")
+    num_epochs: int = cli.flag(1, "Passes over the rows.", least=1)
+    contenders: str = cli.flag("ours", "The one.", choices=contenders.CONTENDERS)
     output: str = cli.flag("", "NumPy archive of the weights to write; none if empty.")
 
-    def __post_init__(self) -> None:
-        """Refuses what cannot run.
 
-        Raises:
-            ValueError: naming the flag and its value.
-        """
-        super().__post_init__()
-        if self.num_epochs < 1:
-            raise ValueError(f"--num_epochs must be positive, got {self.num_epochs}")
-        if self.contenders not in contenders.MODULES:
-            raise ValueError(f"--contenders must be one name, got {self.contenders}")
-
-
-class Finished(NamedTuple):
+class Process(NamedTuple):
     """What was seen of a process from outside."""
 
     first: float  # seconds from its command to the end of its first pass
     seconds: float  # from its command to its exit
+    printed: str  # its last line
+
+
+class Trained(NamedTuple):
+    """What a contender has reached in a process of its own."""
+
+    process: Process
     peak_mib: float
     weights: Weights
 
 
 def main(config: Config) -> int:
     """Trains and writes."""
-    given = contenders.problem(config)
     name = config.contenders
-    contender = contenders.module(name).contender(name, given)
+    contender = contenders.module(name).contender(name, contenders.problem(config))
     for i in range(config.num_epochs):
         contender.epoch()
         if i == 0:
             print(FIRST, flush=True)
     if config.output:
         _save(config.output, contender.weights())
-    print(json.dumps({"peak_mib": memory.peak_bytes() / memory.MIB}), flush=True)
+    print(json.dumps({"peak_mib": peak_mib()}), flush=True)
     return 0
 
 
-def finished(config: Config, environment: Mapping[str, str]) -> Finished:
-    """Runs `main` in a process of its own, with more in its environment."""
+def trained(
+    name: str, flags: contenders.Flags, *, num_epochs: int = 1, cache: str | None = None
+) -> Trained:
+    """Runs `main` of a contender in a process of its own.
+
+    Compiled programs are kept in the folder `cache`, in an empty one if it is "", and
+    as the environment has it if it is None.
+    """
+    names = [field.name for field in dataclasses.fields(contenders.Flags)]
+    problem: dict[str, Any] = {key: getattr(flags, key) for key in names}
+    problem["contenders"] = name
     with tempfile.TemporaryDirectory() as folder:
         output = f"{folder}/weights.npz"
-        config = dataclasses.replace(config, output=output)
-        flags = cli.write_flagfile(config).splitlines()
-        started, first, line = time.perf_counter(), float("nan"), ""
-        errors = pathlib.Path(folder, "errors")
-        with (
-            errors.open("w") as stderr,
-            subprocess.Popen(
-                [sys.executable, "-m", __name__, *flags],
-                env=os.environ | environment,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            ) as child,
-        ):
-            assert child.stdout is not None
-            for line in child.stdout:
+        config = Config(**problem, num_epochs=num_epochs, output=output)
+        more = {} if cache is None else _caches(pathlib.Path(cache or folder))
+        ended = run(__name__, config, more)
+        peak = json.loads(ended.printed)["peak_mib"]
+        return Trained(ended, peak, load(output))
+
+
+def run(module: str, config: Any, environment: Mapping[str, str]) -> Process:
+    """Runs a command in a process of its own, with more in its environment.
+
+    Raises:
+        RuntimeError: if it fails, with the end of what it said.
+    """
+    flags = cli.write_flagfile(config).splitlines()
+    command = [sys.executable, "-m", module, *flags]
+    pipes = {"stdout": subprocess.PIPE, "text": True}
+    started, first, line = time.perf_counter(), float("nan"), ""
+    with tempfile.TemporaryFile("w+") as errors:
+        more = os.environ | environment
+        with subprocess.Popen(command, env=more, stderr=errors, **pipes) as child:
+            for line in child.stdout or ():
                 if line.strip() == FIRST:
                     first = time.perf_counter() - started
         seconds = time.perf_counter() - started
         if child.returncode:
-            said = errors.read_text()[-1000:]
-            raise RuntimeError(f"{' '.join(flags)}: exit {child.returncode}\n{said}")
-        return Finished(first, seconds, json.loads(line)["peak_mib"], _load(output))
+            errors.seek(0)
+            end = errors.read()[-1000:]
+            raise RuntimeError(f"{' '.join(command)}: exit {child.returncode}\n{end}")
+    return Process(first, seconds, line)
 
 
-def caches(folder: str) -> dict[str, str]:
-    """An environment in which compiled programs are kept in a folder."""
-    path = pathlib.Path(folder)
-    return MIN_CACHED | {
-        "JAX_COMPILATION_CACHE_DIR": str(path / "jax"),
-        "TORCHINDUCTOR_CACHE_DIR": str(path / "torch"),
-    }
+def peak_mib() -> float:
+    """Peak resident set of this program, in MiB.
+
+    Linux hands ru_maxrss on from the process that started this one; VmHWM is its own.
+    """
+    status = pathlib.Path("/proc/self/status")
+    if status.is_file():
+        (line,) = (line for line in status.read_text().split("\n") if "VmHWM" in line)
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def load(path: str) -> Weights:
+    """The weights in an archive that `main` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        values = list(arrays.values())
+    layers = [Layer(*pair) for pair in zip(values[::2], values[1::2], strict=True)]
+    half = len(layers) // 2
+    return Weights(layers[:half], layers[half:])
 
 
 def _save(path: str, weights: Weights) -> None:
@@ -123,16 +141,14 @@ def _save(path: str, weights: Weights) -> None:
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def _load(path: str) -> Weights:
-    with np.load(path, allow_pickle=False) as arrays:
-        parts = {}
-        for part in Weights._fields:
-            number = sum(name.startswith(part) for name in arrays.files) // 2
-            parts[part] = [
-                Layer(*(arrays[f"{part}_{i}_{name}"] for name in Layer._fields))
-                for i in range(number)
-            ]
-        return Weights(**parts)
+def _caches(folder: pathlib.Path) -> dict[str, str]:
+    """An environment in which compiled programs, small ones too, are kept there."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 if __name__ == "__main__":

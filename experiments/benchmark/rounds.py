@@ -1,14 +1,72 @@
-"""Timings side by side: interleaved rounds, and how they are printed."""
+"""Timings side by side: interleaved rounds, and how they are shown."""
 
+import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-WIDTH = 36  # of the names in a table
+from experiments.command import cli, report
+
 BUSY = 0.05  # share of the cores that others may use unnoticed
+TOLERANCE = 1.0  # nats from our objective, beyond which a peer fits something else
+COLUMNS = (
+    report.field("", "name", width=39),
+    report.field("median", "median", ".3f"),
+    report.field("min", "min", ".3f"),
+    report.field("max", "max", ".3f"),
+    report.Column("", lambda row: f" {row['note']}", width=0),
+)
+
+Table = dict[str, np.ndarray]
+"""Name of a row -> its number in each round."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(cli.Flags):
+    """The flags of every benchmark; every field is a flag."""
+
+    num_rounds: int = cli.flag(5, "Interleaved rounds.", least=1)
+    output: str = cli.flag("", "JSON file to write; none if empty.")
+
+    def write(self, figures: Mapping[str, Any]) -> None:
+        """Writes flags and figures as JSON, if a file was asked for."""
+        if self.output:
+            content = dataclasses.asdict(self) | dict(figures)
+            report.write_json(pathlib.Path(self.output), content)
+
+
+class Race(NamedTuple):
+    """Seconds of each run in each round, and what the contenders have reached."""
+
+    seconds: dict[str, list[float]]
+    objectives: dict[str, float] = {}  # noqa: RUF012  # nats per test example
+    peak_mib: dict[str, float] = {}  # noqa: RUF012  # of the contenders that were asked
+
+    def ratios(self, name: str, others: Iterable[str]) -> Table:
+        """Seconds of a run over those of others, round by round."""
+        seconds, others = self.seconds, [other for other in others if other != name]
+        if name not in seconds:
+            return {}
+        return {
+            f"{name} / {other}": np.divide(seconds[name], seconds[other])
+            for other in others
+            if other in seconds
+        }
+
+
+def timed(work: Callable[[], Any], number: int) -> Callable[[], float]:
+    """A function that does the work, and returns the seconds of one of `number`."""
+
+    def run() -> float:
+        started = time.perf_counter()
+        work()
+        return (time.perf_counter() - started) / number
+
+    return run
 
 
 def interleaved(
@@ -20,11 +78,13 @@ def interleaved(
     """
     for run in runs.values():
         run()
-    rounds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     started, others = time.monotonic(), _others_seconds()
-    for _ in range(num_rounds):
+    for i in range(num_rounds):
         for name, run in runs.items():
-            rounds[name].append(run())
+            seconds[name].append(run())
+        said = ", ".join(f"{name} {times[-1]:.3g}" for name, times in seconds.items())
+        print(f"round {i + 1} of {num_rounds}, s: {said}", flush=True)
     cores = (time.monotonic() - started) * (os.cpu_count() or 1)
     share = (_others_seconds() - others) / max(cores, 1e-9)
     if share > BUSY:
@@ -32,19 +92,40 @@ def interleaved(
             f"warning: other processes used {share:.0%} of the cores meanwhile; "
             "figures are suspect"
         )
-    return rounds
+    return seconds
 
 
-def print_table(
-    rows: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None
-) -> None:
+def show(
+    race: Race, *, scale: float, unit: str, ratios: Table, quantity: str = ""
+) -> dict[str, Any]:
+    """Prints the times of a race in a unit, what was reached, and ratios; figures."""
+    times = {f"{n}, {unit}": scale * np.array(s) for n, s in race.seconds.items()}
+    notes = {f"{n}, {unit}": note(race, n, quantity) for n in race.seconds}
+    print_table(times | ratios, notes)
+    medians = {name: float(np.median(ratio)) for name, ratio in ratios.items()}
+    return race._asdict() | {"ratios": medians}
+
+
+def note(race: Race, name: str, quantity: str) -> str:
+    """What a contender has reached, its memory, and whether it is one."""
+    nats = race.objectives.get(name, float("nan"))
+    excess = nats - race.objectives.get("ours", nats)
+    parts = [f"{quantity} {nats:.2f}"] if name in race.objectives else []
+    if name in race.peak_mib:
+        parts.append(f"{race.peak_mib[name]:.0f} MiB")
+    if abs(excess) > TOLERANCE:
+        parts.append(f"no contender: {excess:+.1f} nats")
+    return ", ".join(parts)
+
+
+def print_table(table: Table, notes: Mapping[str, str] | None = None) -> None:
     """Median, least and greatest of each row, and what is to be said of it."""
-    print(f"{'':<{WIDTH}}{'median':>10}{'min':>10}{'max':>10}")
-    for name, values in rows.items():
-        spread = [np.median(values), np.min(values), np.max(values)]
-        numbers = "".join(f"{value:10.3f}" for value in spread)
-        note = (notes or {}).get(name, "")
-        print(f"{name:<{WIDTH}}{numbers}{'  ' if note else ''}{note}")
+    rows = [
+        {"name": name, "note": (notes or {}).get(name, "")}
+        | {"median": np.median(row), "min": np.min(row), "max": np.max(row)}
+        for name, row in table.items()
+    ]
+    print(report.table(COLUMNS, rows))
 
 
 def _others_seconds() -> float:

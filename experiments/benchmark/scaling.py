@@ -10,55 +10,56 @@ checked as in `train_step`.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from experiments.benchmark import comparison, contenders, parts, rounds
-from experiments.command import cli, report
+from experiments.benchmark import contenders, parts, races, rounds
+from experiments.command import cli
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(comparison.Flags):
+class Config(races.Flags):
     """One benchmark; every field is a flag."""
 
     batch_sizes: tuple[int, ...] = cli.flag((20, 50, 100, 200, 500, 1000), "Batches.")
     latents: tuple[int, ...] = cli.flag((2, 5, 10, 20, 50, 100, 200), "Latents.")
     units: tuple[int, ...] = cli.flag((100, 200, 500, 1000, 2000), "Hidden units.")
     samples: tuple[int, ...] = cli.flag((1, 5, 10, 50), "Importance samples, K.")
-    num_rows: int = cli.flag(20_000, "Rows of a pass, over K.")
-    num_rounds: int = cli.flag(5, "Interleaved rounds.")
+    num_rows: int = cli.flag(20_000, "Rows of a pass, over K.", least=1)
+    num_rounds: int = cli.flag(5, "Interleaved rounds.", least=1)
     measure_memory: bool = cli.flag(False, "Peak memory of each.")
     contenders: str = cli.flag("ours,torch", "Comma-separated.")
 
 
 def main(config: Config) -> int:
     """Measures, prints and writes."""
-    found = []
+    points, summary = [], []
     for axis, value, flags in _points(config):
-        given = contenders.problem(flags)
-        extra = {"products": parts.all_products(given)}
-        race = comparison.run(flags, given, extra)
+        problem = contenders.problem(flags)
+        race = races.run(flags, problem, {"products": parts.all_products(problem)})
         print(f"\n{axis} {value}")
-        rounds.print_table(_rows(given, race), _notes(given, race))
-        found.append(
-            {"axis": axis, "value": value, "seconds": race.seconds}
-            | {"objectives": race.objectives, "peak_mib": race.peaks}
+        ratios = race.ratios("ours", contenders.CONTENDERS)
+        scale, unit = 1e6 / flags.batch_size, "us an example"
+        figures = rounds.show(
+            race,
+            scale=scale,
+            unit=unit,
+            ratios=race.ratios("products", ["ours"]) | ratios,
+            quantity=problem.quantity,
         )
+        points.append({"axis": axis, "value": value} | figures)
+        if "ours" in race.seconds:
+            step = scale * np.median(race.seconds["ours"])
+            summary.append(f"{axis:<14}{value:>6}{step:10.1f}")
     print("\nmicroseconds an example of ours, median")
-    for point in found:
-        if "ours" in point["seconds"]:
-            step = np.median(point["seconds"]["ours"])
-            print(f"{point['axis']:<14}{point['value']:>6}{_each(config, point, step)}")
-    if config.output:
-        content = dataclasses.asdict(config) | {"points": found}
-        report.write_json(pathlib.Path(config.output), content)
+    print("\n".join(summary))
+    config.write({"points": points})
     return 0
 
 
-def _points(config: Config) -> Iterator[tuple[str, int, comparison.Flags]]:
+def _points(config: Config) -> Iterator[tuple[str, int, Config]]:
     """Every axis, value, and the flags there."""
     axes: dict[str, tuple[tuple[int, ...], Any]] = {
         "batch_size": (config.batch_sizes, lambda v: {"batch_size": v}),
@@ -75,29 +76,6 @@ def _points(config: Config) -> Iterator[tuple[str, int, comparison.Flags]]:
             rows = config.num_rows // changed.num_samples
             steps = max(1, rows // changed.batch_size)
             yield axis, value, dataclasses.replace(changed, num_steps=steps)
-
-
-def _rows(given: contenders.Problem, race: comparison.Race) -> dict[str, np.ndarray]:
-    table = {
-        f"{name}, us an example": 1e6 * np.array(seconds) / given.batch_size
-        for name, seconds in race.seconds.items()
-    }
-    if "ours" in race.seconds:
-        table["products / ours"] = race.ratio("products", "ours")
-        table |= {f"ours / {peer}": race.ratio("ours", peer) for peer in race.peers}
-    return table
-
-
-def _notes(given: contenders.Problem, race: comparison.Race) -> dict[str, str]:
-    quantity = comparison.quantity(given)
-    return comparison.notes(race, quantity=quantity, unit="us an example")
-
-
-def _each(config: Config, point: dict[str, Any], step: float) -> str:
-    """Microseconds of an example, for the summary."""
-    on_batches = point["axis"] == "batch_size"
-    size = point["value"] if on_batches else config.batch_size
-    return f"{1e6 * step / size:10.1f}"
 
 
 if __name__ == "__main__":

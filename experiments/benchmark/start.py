@@ -10,63 +10,40 @@ process filled, JAX's with its thresholds at nothing
 """
 
 import dataclasses
-import pathlib
 import tempfile
-from collections.abc import Callable
+from functools import partial
 
-import numpy as np
-
-from experiments.benchmark import comparison, contenders, process, rounds
-from experiments.command import cli, report
+from experiments.benchmark import contenders, process, rounds
+from experiments.command import cli
 
 COMPILED = ("ours", "torch_compile", "numpyro", "flax", "flax_jit")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(contenders.Flags):
+class Config(contenders.Flags, rounds.Flags):
     """One benchmark; every field is a flag."""
 
-    num_steps: int = cli.flag(1, "Steps that the first pass has.")
-    num_rounds: int = cli.flag(5, "Interleaved rounds.")
-    output: str = cli.flag("", "JSON file to write; none if empty.")
+    num_steps: int = cli.flag(1, "Steps that the first pass has.", least=1)
 
 
 def main(config: Config) -> int:
     """Measures, prints and writes."""
-    given = contenders.problem(config)
-    names = contenders.fitting(config.contenders.split(","), given)
-    peaks: dict[str, float] = {}
+    names, peaks = contenders.fitting(config.contenders, config), {}
 
-    def run_of(name: str, folder: str | None) -> Callable[[], float]:
-        child = comparison.of_process(config, contenders=name)
-
-        def run() -> float:
-            with tempfile.TemporaryDirectory() as fresh:
-                done = process.finished(child, process.caches(folder or fresh))
-            peaks[name] = done.peak_mib
-            return done.first
-
-        return run
+    def seconds(name: str, cache: str) -> float:
+        trained = process.trained(name, config, cache=cache)
+        peaks[f"{name}, cold"] = trained.peak_mib
+        return trained.process.first
 
     with tempfile.TemporaryDirectory() as folder:
-        runs = {f"{name}, cold": run_of(name, None) for name in names}
+        runs = {f"{name}, cold": partial(seconds, name, "") for name in names}
         for name in names:
             if name in COMPILED:
-                runs[f"{name}, cached"] = run_of(name, folder)
-        seconds = rounds.interleaved(runs, num_rounds=config.num_rounds)
-    table = {f"{name}, s": np.array(values) for name, values in seconds.items()}
-    if "ours" in names:
-        own = np.array(seconds["ours, cold"])
-        table |= {
-            f"ours, cold / {name}": own / values
-            for name, values in seconds.items()
-            if name != "ours, cold"
-        }
-    notes = {f"{name}, cold, s": f"{peak:.0f} MiB" for name, peak in peaks.items()}
-    rounds.print_table(table, notes)
-    if config.output:
-        content = dataclasses.asdict(config) | {"seconds": seconds, "peak_mib": peaks}
-        report.write_json(pathlib.Path(config.output), content)
+                runs[f"{name}, cached"] = partial(seconds, name, folder)
+        timed = rounds.interleaved(runs, num_rounds=config.num_rounds)
+    race = rounds.Race(timed, peak_mib=peaks)
+    ratios = race.ratios("ours, cold", timed)
+    config.write(rounds.show(race, scale=1.0, unit="s", ratios=ratios))
     return 0
 
 

@@ -18,27 +18,18 @@ bytes. In interleaved rounds beside it:
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
-from experiments.benchmark import comparison, contenders, ours, parts, rounds
+from experiments.benchmark import contenders, ours, parts, races, rounds
 from experiments.command import cli
 
-PARTS = {  # in the order of the table
-    "matrix products": parts.all_products,
-    "element-wise": parts.elementwise,
-    "optimizer": parts.adam,
-    "batch": parts.batch,
-    "random numbers": parts.random_numbers,
-    "dispatch and loop": parts.loop_alone,
-}
-LIMIT = ("matrix products", "optimizer")
+LIMIT = ("products", "optimizer")
 ONE = "ours, one step a dispatch"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(comparison.Flags):
+class Config(races.Flags):
     """One benchmark; every field is a flag."""
 
     estimators: str = cli.flag(
@@ -49,60 +40,53 @@ class Config(comparison.Flags):
 
 def main(config: Config) -> int:
     """Measures, prints and writes."""
-    given = contenders.problem(config)
-    race = comparison.run(config, given, _extra(config, given))
-    estimators = list(filter(None, config.estimators.split(",")))
-    table = comparison.rows(race)
+    problem = contenders.problem(config)
+    wanted = parts.PARTS if config.parts else LIMIT
+    extra = {name: parts.PARTS[name](problem) for name in wanted}
+    if config.parts:
+        extra[ONE] = parts.one_a_dispatch(problem)
+    estimators = [*filter(None, config.estimators.split(","))]
+    for name in estimators:
+        epoch = ours.contender("ours", problem, estimator=name).epoch
+        extra[name] = rounds.timed(epoch, problem.num_steps)
+    race = races.run(config, problem, extra)
+    ratios = race.ratios("ours", contenders.CONTENDERS)
     if "ours" in race.seconds:
-        table |= limits(race)
-        table |= {f"{name} / sgvb_b": race.ratio(name, "ours") for name in estimators}
-    said = comparison.notes(race, quantity=comparison.quantity(given))
-    rounds.print_table(table, said)
+        ratios |= limits(race)
+        for name in estimators:
+            (ratios[f"{name} / sgvb_b"],) = race.ratios(name, ["ours"]).values()
+    figures = rounds.show(
+        race, scale=1e3, unit="ms", ratios=ratios, quantity=problem.quantity
+    )
+    work = parts.flops(problem)
     if "ours" in race.seconds:
-        _print_rates(given, race)
-    if config.parts and "ours" in race.seconds:
-        print("\nwhere the time of our step goes: share of it")
-        rounds.print_table(shares(race))
-    work = sum(parts.flops(*shape) for shape in parts.products(given))
-    comparison.write(config, race, {"flops": work})
+        step = np.median(race.seconds["ours"])
+        alone = np.median(race.seconds["products"])
+        print(
+            f"{config.batch_size / step:.0f} examples/s; products alone "
+            f"{work / alone / 1e9:.0f} GFLOP/s, in the step "
+            f"{work / step / 1e9:.0f} GFLOP/s"
+        )
+        if config.parts:
+            print("\nwhere the time of our step goes: share of it")
+            rounds.print_table(shares(race))
+    config.write(figures | {"flops": work})
     return 0
 
 
-def limits(race: comparison.Race) -> dict[str, np.ndarray]:
+def limits(race: rounds.Race) -> rounds.Table:
     """The limit over our step: the products alone, and the optimizer with them."""
-    alone, optimizer = (race.ratio(name, "ours") for name in LIMIT)
-    return {
-        "products / ours": alone,
-        "(products + optimizer) / ours": alone + optimizer,
-    }
+    alone, optimizer = (np.divide(race.seconds[n], race.seconds["ours"]) for n in LIMIT)
+    both = alone + optimizer
+    return {"products / ours": alone, "(products + optimizer) / ours": both}
 
 
-def shares(race: comparison.Race) -> dict[str, np.ndarray]:
+def shares(race: rounds.Race) -> rounds.Table:
     """Each part of our step, and the rest; the last row is no part of it."""
-    table = {name: race.ratio(name, "ours") for name in PARTS}
+    step = np.array(race.seconds["ours"])
+    table = {name: race.seconds[name] / step for name in parts.PARTS}
     table["rest"] = 1.0 - np.sum(list(table.values()), axis=0)
-    return table | {"one step a dispatch, the excess": race.ratio(ONE, "ours") - 1.0}
-
-
-def _extra(config: Config, given: contenders.Problem) -> dict[str, Callable[[], float]]:
-    wanted = PARTS if config.parts else LIMIT
-    extra = {name: PARTS[name](given) for name in wanted}
-    if config.parts:
-        extra[ONE] = parts.one_a_dispatch(given)
-    for name in filter(None, config.estimators.split(",")):
-        other = ours.contender("ours", given, estimator=name)
-        extra[name] = other.epoch
-    return extra
-
-
-def _print_rates(given: contenders.Problem, race: comparison.Race) -> None:
-    work = sum(parts.flops(*shape) for shape in parts.products(given))
-    step = np.median(race.seconds["ours"])
-    alone = np.median(race.seconds["matrix products"])
-    print(
-        f"{given.batch_size / step:.0f} examples/s; products alone "
-        f"{work / alone / 1e9:.0f} GFLOP/s, in the step {work / step / 1e9:.0f} GFLOP/s"
-    )
+    return table | {"one step a dispatch, the excess": race.seconds[ONE] / step - 1.0}
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ import optax
 from jaxtyping import Array
 
 from experiments.choices import estimators, rows
-from experiments.choices.densities import Traits
-from experiments.choices.rows import NO_FLAGS, Choice
+from experiments.choices.rows import NO_FLAGS, Choice, Traits
 from vae_jax.estimators import sgvb
 from vae_jax.inference import full_vb, mcem, variational_em
 from vae_jax.training import gradient

@@ -1,9 +1,10 @@
 """The flags of a training run."""
 
 import dataclasses
+import math
 import pathlib
 
-from experiments.choices import estimators, rows
+from experiments.choices import refusals
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from experiments.choices.densities import (
     ACTIVATIONS,
@@ -15,7 +16,7 @@ from experiments.choices.densities import (
 )
 from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli
-from vae_jax.data import sources
+from vae_jax.data import ranges, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +24,11 @@ class Config(cli.Flags):
     """One training run: a function of these flags and of nothing else."""
 
     workdir: str = cli.flag("", "Where the run is written; runs/DATASET if empty.")
-    # Data.
     dataset: str = cli.flag(
         "digits",
-        "digits, mnist, fashion_mnist, binarized_mnist, frey_face, npz:PATH or "
-        "tfds:NAME.",
+        "digits, photos, mnist, fashion_mnist, binarized_mnist, frey_face, images:PATH "
+        "(a folder or .zip of image files), npz:PATH or tfds:NAME.",
+        section="Data",
     )
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
     data_seed: int = cli.flag(
@@ -41,9 +42,28 @@ class Config(cli.Flags):
     )
     binarization: str = cli.flag(
         "auto",
-        "How pixels become zeros and ones. auto: threshold, but none for npz and tfds, "
-        "which have to be zeros and ones already under --likelihood=bernoulli.",
+        "How pixels become zeros and ones. auto: threshold, but none for photos, "
+        "images, npz and tfds, which have to be zeros and ones already under "
+        "--likelihood=bernoulli.",
         choices=("auto", "none", "threshold", "static", "dynamic"),
+    )
+    image_size: int = cli.flag(
+        0,
+        "Side of the square that the middle of each image is scaled to; 0: as it is "
+        "(images).",
+        least=0,
+    )
+    channels: str = cli.flag(
+        "auto", "Of images; auto: what the files hold.", choices=sources.CHANNELS
+    )
+    skip_broken: bool = cli.flag(
+        False, "Leave out, and count, files that cannot be read (images)."
+    )
+    data_range: str = cli.flag(
+        "auto",
+        "What numbers of npz and tfds are: unit in [0, 1], byte from 0 to 255, word "
+        "from 0 to 65535, value any; auto: floats are values, integers have to show.",
+        choices=ranges.RANGES,
     )
     missing: str = cli.flag(
         "refuse",
@@ -57,11 +77,11 @@ class Config(cli.Flags):
         least=0,
         below=1,
     )
-    # Model.
     model: str = cli.flag(
         "",
         "MODULE:FUNCTION that builds a model of one's own: (config, x_shape) -> "
         "vae_jax.types.Model. The flags of this section are then its to read.",
+        section="Model",
     )
     likelihood: str = cli.flag("bernoulli", "p(x | z).", choices=LIKELIHOODS)
     std: float = cli.flag(
@@ -140,13 +160,13 @@ class Config(cli.Flags):
         "0.01 or 0.1.",
         choices=INITIALIZERS,
     )
-    # Objective.
     algorithm: str = cli.flag(
         "aevb",
         "What fits the model: aevb ascends --estimator; wake_sleep and rws "
         "(reweighted) fit q to the posterior; mcem (Monte Carlo EM) and vem "
         "(variational EM) have no encoder; full_vb has a q over theta too.",
         choices=ALGORITHMS,
+        section="Objective",
     )
     estimator: str = cli.flag("sgvb_b", "Gradient estimator.", choices=ESTIMATORS)
     num_samples: int = cli.flag(
@@ -158,7 +178,12 @@ class Config(cli.Flags):
         "Weight of the KL (sgvb_b); the ELBO's share of the bound (ciwae).",
         least=0,
     )
-    alpha: float = cli.flag(0.5, "Order of the Renyi bound.")
+    alpha: float = cli.flag(
+        0.5,
+        "Order of the Renyi bound; -inf is the largest log weight.",
+        below=math.inf,
+        infinite=True,
+    )
     jackknife_order: int = cli.flag(1, "Order of the jackknife bound: 0, 1 or 2.")
     free_nats: float = cli.flag(
         0.1, "KL that each latent has for free (free_bits).", least=0
@@ -194,8 +219,9 @@ class Config(cli.Flags):
         "Epochs over which the KL's weight in the gradient rises to 1 (sgvb_b).",
         least=0,
     )
-    # Optimization.
-    optimizer: str = cli.flag("adam", "Optimizer.", choices=OPTIMIZERS)
+    optimizer: str = cli.flag(
+        "adam", "Optimizer.", choices=OPTIMIZERS, section="Optimization"
+    )
     adam_epsilon: float = cli.flag(1e-8, "Added to Adam's denominator (adam).", above=0)
     learning_rate: float = cli.flag(1e-3, "Step size, before the schedule.", above=0)
     schedule: str = cli.flag(
@@ -233,16 +259,23 @@ class Config(cli.Flags):
         choices=("elbo", "importance"),
     )
     seed: int = cli.flag(0, "Seed of weights, order and noise.", least=0)
-    # Several runs in one program.
-    num_seeds: int = cli.flag(1, "Runs that train together, from --seed on.", least=1)
+    num_seeds: int = cli.flag(
+        1,
+        "Runs that train together, from --seed on.",
+        least=1,
+        section="Several runs in one program",
+    )
     sweep: str = cli.flag(
         "",
         "NAME=V1,V2,...: runs that differ in --learning_rate, --beta or --kl_warmup "
         "train together too.",
     )
-    # Where it runs: to rounding, none of these changes a number.
     num_devices: int = cli.flag(
-        1, "Devices that share each batch; 0 for all there are.", display=True, least=0
+        1,
+        "Devices that share each batch; 0 for all there are.",
+        display=True,
+        least=0,
+        section="Where it runs: to rounding, none of these changes a number",
     )
     shard_data: bool = cli.flag(
         False, "Share the training rows out among the devices.", display=True
@@ -264,8 +297,9 @@ class Config(cli.Flags):
     process_id: int = cli.flag(
         0, "Which process this is, from 0.", display=True, least=0
     )
-    # Watching.
-    eval_every: int = cli.flag(1, "Epochs between validation bounds.", least=1)
+    eval_every: int = cli.flag(
+        1, "Epochs between validation bounds.", least=1, section="Watching"
+    )
     valid_samples: int = cli.flag(
         10, "Samples per image of the validation bound.", least=1
     )
@@ -284,16 +318,7 @@ class Config(cli.Flags):
         Raises:
             ValueError: naming the flags, their values and the fix.
         """
-        for refuse in (
-            _missing,
-            _prior,
-            _choices,
-            _readers,
-            _estimator,
-            _stream,
-            _early_stopping,
-        ):
-            refuse(self)
+        refusals.check(self)
 
     @property
     def trains_many(self) -> bool:
@@ -306,6 +331,11 @@ class Config(cli.Flags):
         return ALGORITHMS[self.algorithm].estimator or self.estimator
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether q is of a phi: else it is found for each x when wanted."""
+        return ALGORITHMS[self.algorithm].has_encoder
+
+    @property
     def settled(self) -> "Config":
         """The same with what --binarization=auto stands for in its place.
 
@@ -314,7 +344,7 @@ class Config(cli.Flags):
         """
         if self.binarization != "auto":
             return self
-        chosen = "none" if sources.is_own(self.dataset) else "threshold"
+        chosen = "none" if sources.keeps_values(self.dataset) else "threshold"
         return dataclasses.replace(self, binarization=chosen)
 
     @property
@@ -331,147 +361,6 @@ class Config(cli.Flags):
 
     def directory(self) -> pathlib.Path:
         """The run's workdir, runs/DATASET where none is given."""
-        name = self.dataset.removeprefix("npz:").removeprefix("tfds:")
-        stem = pathlib.Path(name).stem
+        kind, _, rest = self.dataset.partition(":")
+        stem = pathlib.Path(rest or kind).stem
         return pathlib.Path(self.workdir or f"runs/{stem}").expanduser()
-
-
-def _missing(config: Config) -> None:
-    if config.missing_rate and config.missing != "nan":
-        raise ValueError(
-            f"--missing_rate says nothing to --missing={config.missing}: it is read by "
-            "nan"
-        )
-    if config.missing == "nan" and config.algorithm == "wake_sleep":
-        raise ValueError(
-            "--missing=nan does not go with --algorithm=wake_sleep, whose q is fitted "
-            "to whole dreams alone"
-        )
-
-
-def _prior(config: Config) -> None:
-    if config.has_standard_prior or config.model:
-        return
-    has_encoder = ALGORITHMS[config.algorithm].has_encoder
-    if not POSTERIORS[config.posterior].traits.continuous:
-        raise ValueError(
-            "--prior and --top_latents are of continuous latents, "
-            "--posterior=bernoulli has its own prior"
-        )
-    if config.prior == "vamp" and not has_encoder:
-        raise ValueError(
-            f"--prior=vamp is made of the encoder, which --algorithm="
-            f"{config.algorithm} has not"
-        )
-    if config.top_latents and (
-        config.prior != "standard_normal"
-        or config.posterior != "diag_normal"
-        or not has_encoder
-    ):
-        raise ValueError(
-            "--top_latents goes with an encoder, --prior=standard_normal and "
-            "--posterior=diag_normal, which hold for each of its layers"
-        )
-
-
-def _choices(config: Config) -> None:
-    """Refuses an algorithm or an estimator that is not of the q or the prior."""
-    algorithm, q = ALGORITHMS[config.algorithm], POSTERIORS[config.posterior].traits
-    if config.model and algorithm.has_encoder:
-        return  # its own q says what fits, once it is built
-    if not algorithm.fits(q):
-        fitting = [n for n, row in POSTERIORS.items() if algorithm.fits(row.traits)]
-        raise ValueError(
-            f"--algorithm={config.algorithm} does not fit --posterior="
-            f"{config.posterior}; what fits: {', '.join(fitting)}"
-        )
-    if not algorithm.has_encoder:
-        return
-    if config.gradient not in (fitting := estimators.fitting(q)):
-        raise ValueError(
-            f"--estimator={config.gradient} does not fit --posterior="
-            f"{config.posterior}; what fits: {', '.join(fitting)}"
-        )
-    if not config.has_standard_prior:
-        q = q._replace(closed_kl=False, factorizes=False)
-    if config.gradient not in (fitting := estimators.fitting(q)):
-        raise ValueError(
-            f"--estimator={config.gradient} needs the closed-form KL of a normal to "
-            f"N(0, I), which --prior={config.prior} --top_latents="
-            f"{config.top_latents} have not; what fits: {', '.join(fitting)}"
-        )
-
-
-def _readers(config: Config) -> None:
-    """Refuses a flag that is not at its default and that nothing reads."""
-    changed = [
-        field.name
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != field.default
-    ]
-    chosen = {
-        "algorithm": (config.algorithm, ALGORITHMS),
-        "estimator": (config.gradient, ESTIMATORS),
-        "optimizer": (config.optimizer, OPTIMIZERS),
-    }
-    if not config.model:  # whose function may read any
-        chosen |= {
-            "posterior": (config.posterior, POSTERIORS),
-            "prior": (config.prior, PRIORS),
-            "likelihood": (config.likelihood, LIKELIHOODS),
-            "network": (config.network, NETWORKS),
-        }
-    for chooser, (name, table) in chosen.items():
-        if chooser == "estimator" and not ALGORITHMS[config.algorithm].has_encoder:
-            chooser, name = "algorithm", config.algorithm  # it ascends none of them
-        reason = rows.unread(chooser, name, table, changed)
-        if reason:
-            raise ValueError(reason)
-
-
-def _estimator(config: Config) -> None:
-    if config.estimator == "ciwae" and not config.beta < 1.0:
-        raise ValueError(
-            f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
-            f"ELBO alone), got {config.beta}"
-        )
-    if config.algorithm == "full_vb" and not config.weight_decay:
-        raise ValueError(
-            "--algorithm=full_vb needs a --weight_decay above 0: the precision of "
-            "its prior on theta"
-        )
-
-
-def _stream(config: Config) -> None:
-    if not config.stream_steps:
-        return
-    if not ALGORITHMS[config.algorithm].has_encoder:
-        raise ValueError(
-            f"--stream_steps does not go with --algorithm={config.algorithm}, which "
-            "keeps a state for each row of the data set"
-        )
-    if config.trains_many:
-        raise ValueError(
-            "--stream_steps does not go with --num_seeds and --sweep: each run has an "
-            "order of its own, and would be sent rows of its own"
-        )
-    if config.shard_data:
-        raise ValueError("--shard_data and --stream_steps are two ways: choose one")
-
-
-def _early_stopping(config: Config) -> None:
-    if config.early_stopping and config.trains_many:
-        raise ValueError(
-            "--early_stopping ends one run at its own time: leave it out where runs "
-            "train together (--num_seeds, --sweep); the best weights of each are kept"
-        )
-    if config.early_stopping and config.algorithm == "mcem":
-        raise ValueError(
-            "--early_stopping needs a validation bound, and mcem has no q to take "
-            "one with while it trains"
-        )
-    if config.early_stopping and config.early_stopping < config.eval_every:
-        raise ValueError(
-            f"--early_stopping={config.early_stopping} is below --eval_every="
-            f"{config.eval_every}: the validation bound would never be seen twice"
-        )

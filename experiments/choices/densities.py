@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.choices.rows import NO_FLAGS, Choice
+from experiments.choices.rows import NO_FLAGS, Choice, Traits
 from vae_jax import (
     convolutional,
     discretized,
@@ -22,30 +22,14 @@ from vae_jax.types import Conditional, Likelihood, Model, Network
 DISCRETE = {"bernoulli", "categorical", "layers of bits"}  # families of latents
 
 
-class Traits(NamedTuple):
-    """What a fit or an estimator has to know of a q.
-
-    Attributes:
-        continuous: whether z is real and has a gradient.
-        own_parameters: whether q has any beside h.
-        closed_kl: whether its KL to the prior has a closed form.
-        factorizes: whether that is a sum over latents.
-    """
-
-    continuous: bool = True
-    own_parameters: bool = False
-    closed_kl: bool = False
-    factorizes: bool = False
-
-
 class Posterior(NamedTuple):
-    """A family of q(z | x).
+    """A family of q(z | x): a `Choice`, and what a fit has to know of it.
 
     Attributes:
         build: num_latents, hidden, own numbers -> the density.
-        flags: keyword of `build` -> the flag that fills it.
-        reads: further flags that mean something under this choice.
-        traits: of it, its KL being that to N(0, I).
+        flags: as a `Choice`'s.
+        reads: as a `Choice`'s.
+        traits: of the family, its KL being that to N(0, I).
     """
 
     build: Callable[..., Conditional]
@@ -56,12 +40,12 @@ class Posterior(NamedTuple):
 
 def traits(model: Model) -> Traits:
     """Those of the q of a model that is there, whoever built it."""
-    families = {model.recognition.family.name, model.generative.prior_family.name}
+    q, p = model.recognition.family.name, model.generative.prior_family.name
     closed = model.kl is not None
     return Traits(
-        continuous=families.isdisjoint(DISCRETE),
+        continuous=DISCRETE.isdisjoint({q, p}),
         closed_kl=closed,
-        factorizes=closed and "full_normal" not in families,
+        factorizes=closed and q in ("diag_normal", "bernoulli"),
     )
 
 
@@ -164,8 +148,8 @@ def _squashed(
 ) -> Callable[..., Likelihood]:
     """The likelihood's builder with a flag in the place of its squashing function."""
 
-    def of_flag(x_shape: tuple[int, ...], *, squash: bool, **own: float) -> Likelihood:
-        return build(x_shape, squash=jax.nn.sigmoid if squash else None, **own)
+    def of_flag(x_shape: tuple[int, ...], *, squash: bool, **stds: float) -> Likelihood:
+        return build(x_shape, squash=jax.nn.sigmoid if squash else None, **stds)
 
     return of_flag
 

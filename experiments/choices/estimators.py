@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments.choices import rows
-from experiments.choices.densities import Traits
-from experiments.choices.rows import NO_FLAGS
+from experiments.choices.rows import NO_FLAGS, Traits
 from vae_jax import networks
 from vae_jax.estimators import (
     disarm,
@@ -158,12 +157,14 @@ def objective(
         ValueError: where a number does not fit the estimator.
     """
     row = ESTIMATORS[config.gradient]
-    own = rows.numbers(row, config, traced)
+    settings = rows.numbers(row, config, traced)
     if row.learns_baseline:
-        own["network"] = network
+        settings["network"] = network
 
     def build(**changed: Any) -> ExampleObjective:
-        function = row.build(model, num_samples=config.num_samples, **own | changed)
+        function = row.build(
+            model, num_samples=config.num_samples, **settings | changed
+        )
         if not weight_decay:
             return function
         return sgvb.with_normal_prior_on_theta(
@@ -178,12 +179,12 @@ def objective(
     if isinstance(warmup_steps, int) and not warmup_steps:
         return per_example(plain)
 
-    def settings(step: Array) -> gradient.Settings:
+    def at_step(step: Array) -> gradient.Settings:
         # A traced warm-up of no steps is over at the first.
         share = jnp.minimum(1.0, (step + 1.0) / jnp.maximum(warmup_steps, 1))
-        return {"beta": own["beta"] * share}
+        return {"beta": settings["beta"] * share}
 
-    return gradient.scheduled(lambda s: build(**s), settings)
+    return gradient.scheduled(lambda s: build(**s), at_step)
 
 
 def baseline(num_entries: int) -> Network:

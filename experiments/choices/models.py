@@ -69,7 +69,7 @@ def build(config: Config, x_shape: tuple[int, ...]) -> Parts:
     if config.missing == "nan":
         at_theta = vae.masked(at_theta)
     density = None
-    if not ALGORITHMS[config.algorithm].has_encoder:
+    if not config.has_encoder:
         density = posterior(config)
         recognition = _without_encoder(config, at_theta.generative, density)
         at_theta = vae.model(at_theta.generative, recognition)
@@ -195,13 +195,13 @@ def _check_fit(config: Config, model: Model, x_shape: tuple[int, ...]) -> None:
         ValueError: naming --model, and the flag that does not go with it.
     """
 
-    q, algorithm = traits(model), ALGORITHMS[config.algorithm]
+    q = traits(model)
     fitting = {
         "algorithm": [name for name, row in ALGORITHMS.items() if row.fits(q)],
         "estimator": estimators.fitting(q),
     }
     chosen = {"algorithm": config.algorithm}
-    if algorithm.has_encoder:
+    if config.has_encoder:
         chosen["estimator"] = config.gradient
     for flag, name in chosen.items():
         if name not in fitting[flag]:

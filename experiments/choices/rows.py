@@ -25,6 +25,22 @@ class Choice(NamedTuple):
     reads: tuple[str, ...] = ()
 
 
+class Traits(NamedTuple):
+    """What a fit or an estimator has to know of a q.
+
+    Attributes:
+        continuous: whether z is real and has a gradient.
+        own_parameters: whether q has any beside h.
+        closed_kl: whether its KL to the prior has a closed form.
+        factorizes: whether that is a sum over latents, one number each.
+    """
+
+    continuous: bool = True
+    own_parameters: bool = False
+    closed_kl: bool = False
+    factorizes: bool = False
+
+
 class Row(Protocol):
     """What a `Choice` has, and every row that says more."""
 

@@ -54,10 +54,11 @@ def summary(config: Config, metrics: Sequence[Mapping[str, Any]]) -> dict[str, A
     size = config.num_seeds
     table = []
     for i, value in enumerate(_values(config.sweep)):
-        own = metrics[i * size : (i + 1) * size]
+        of_value = metrics[i * size : (i + 1) * size]
         row: dict[str, Any] = dict(value)
-        for name in (n for n, number in own[0].items() if isinstance(number, float)):
-            row |= mean_and_std(name, np.array([run[name] for run in own]))
+        measured = [n for n, x in of_value[0].items() if isinstance(x, float)]
+        for name in measured:
+            row |= mean_and_std(name, np.array([run[name] for run in of_value]))
         table.append(row)
     each = [{"name": n, **m} for n, m in zip(names(config), metrics, strict=True)]
     return {"num_seeds": size, "over_seeds": table, "runs": each}
@@ -68,10 +69,10 @@ def mean_and_std(name: str, values: np.ndarray) -> dict[str, float]:
 
     That of one run, with S - 1 in the denominator; there is none for a single one.
     """
-    found = {name: float(values.mean())}
+    summary = {name: float(values.mean())}
     if len(values) > 1:
-        found[f"{name}_std"] = float(values.std(ddof=1))
-    return found
+        summary[f"{name}_std"] = float(values.std(ddof=1))
+    return summary
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:

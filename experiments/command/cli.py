@@ -1,17 +1,34 @@
 """absl flags derived from a frozen dataclass: one declaration per option."""
 
 import dataclasses
+import difflib
+import math
 import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from absl import flags
 
 C = TypeVar("C")
+DEFINE: dict[Any, Callable[..., Any]] = {  # absl's, by the type of the field
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    bool: flags.DEFINE_bool,
+    tuple[int, ...]: flags.DEFINE_list,
+    tuple[str, ...]: flags.DEFINE_list,
+}
 
 
 class UsageError(Exception):
@@ -26,26 +43,38 @@ def flag(
     least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    multiple: int = 1,
+    empty: bool = True,
+    infinite: bool = False,
     display: bool = False,
+    section: str = "",
 ) -> Any:
     """One dataclass field that is also one command-line flag.
 
     Args:
-        default: the flag's default; its field's type is int, float, str, bool or
-            tuple[int, ...] (a comma-separated list).
+        default: the flag's default; its field's type is int, float, str, bool,
+            tuple[int, ...] or tuple[str, ...] (comma-separated lists).
         text: what --help says.
-        choices: the only values allowed, if given.
+        choices: the only values allowed, if given; of a list, the only items.
         least: the least value allowed, of a list of each item.
         above: what the value must be above.
         below: what the value must be below.
+        multiple: what an integer must be a multiple of.
+        empty: whether a list may be so.
+        infinite: whether a float may be so, within its bounds; NaN is in none.
         display: whether the flag changes what is shown, or where it is computed, and
             never what (rounding apart).
+        section: heading of --help that this flag and those after it stand under.
     """
     metadata = {
         "help": text,
         "choices": None if choices is None else tuple(choices),
         "bounds": (least, above, below),
+        "multiple": multiple,
+        "empty": empty,
+        "infinite": infinite,
         "display": display,
+        "section": section,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -54,24 +83,56 @@ class Flags:
     """What every dataclass of flags is: its values are checked when it is made."""
 
     def __post_init__(self) -> None:
-        """Refuses values outside of what their flags allow, then what `check` refuses.
+        """Refuses what `check_values` does, then what `check` does.
 
         Raises:
             ValueError: naming the flag, its value and what is allowed.
         """
-        for field in dataclasses.fields(cast(Any, self)):
-            value, choices = getattr(self, field.name), field.metadata["choices"]
-            if choices and value not in choices:
-                raise ValueError(
-                    f"--{field.name}={value} is unknown; known: {', '.join(choices)}"
-                )
-            wanted = _out_of_bounds(value, *field.metadata["bounds"])
-            if wanted:
-                raise ValueError(f"--{field.name} must {wanted}, got {value}")
+        check_values(self, vars(self))
         self.check()
 
     def check(self) -> None:
         """Refuses values that do not go together; nothing where all do."""
+
+    def default(self, name: str) -> Any:
+        """The default of a flag."""
+        fields = dataclasses.fields(cast(Any, self))
+        return next(field.default for field in fields if field.name == name)
+
+
+def check_values(config_cls: Any, values: Mapping[str, Any]) -> None:
+    """Refuses values outside of what their flags allow, each by itself.
+
+    Raises:
+        ValueError: naming the flag, its value and what is allowed.
+    """
+    for field in dataclasses.fields(config_cls):
+        value, choices = values[field.name], field.metadata["choices"]
+        items = value if isinstance(value, tuple) else (value,)
+        if not items and not field.metadata["empty"]:
+            raise ValueError(f"--{field.name} must hold at least one item")
+        for item in items if choices else ():
+            if item not in choices:
+                raise ValueError(
+                    f"--{field.name}={item} is unknown; known: {', '.join(choices)}"
+                    f"{_meant(item, choices)}"
+                )
+        wanted = _out_of_bounds(value, *field.metadata["bounds"])
+        multiple = field.metadata["multiple"]
+        if not wanted and multiple > 1 and value % multiple:
+            wanted = f"be a multiple of {multiple}"
+        floats = [item for item in items if isinstance(item, float)]
+        may_be_infinite = field.metadata["infinite"] or all(map(math.isfinite, floats))
+        if not wanted and not may_be_infinite:
+            wanted = "be finite"
+        if wanted:
+            raise ValueError(f"--{field.name} must {wanted}, got {value}")
+
+
+def _meant(name: str, known: Iterable[str], form: str = "") -> str:
+    """A question for the known name that is nearest, if one is near."""
+    near = difflib.get_close_matches(name, [*known], n=1)
+    return f"; did you mean {form}{near[0]}?" if near else ""
 
 
 def _out_of_bounds(
@@ -99,6 +160,18 @@ def display_flags(config_cls: Any) -> set[str]:
     return {f.name for f in dataclasses.fields(config_cls) if f.metadata["display"]}
 
 
+def differing(
+    first: Any, second: Any, *, ignored: Collection[str]
+) -> dict[str, tuple[Any, Any]]:
+    """The flags of two dataclasses that differ, but those ignored, with both values."""
+    pairs = {
+        f.name: (getattr(first, f.name), getattr(second, f.name))
+        for f in dataclasses.fields(first)
+        if f.name not in ignored
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
 def parse(config_cls: type[C], argv: Sequence[str]) -> C:
     """Parses argv (program name first), --flagfile included; the later flag wins.
 
@@ -109,13 +182,10 @@ def parse(config_cls: type[C], argv: Sequence[str]) -> C:
         UsageError: for an unknown flag, a value that does not fit, an argument that is
             no flag, an unreadable flag file.
     """
-    values = flags.FlagValues()
-    _define(config_cls, values)
     try:
-        leftover = values(list(argv))[1:]
-        if leftover:
-            raise ValueError(f"unexpected arguments: {' '.join(leftover)}")
-        return config_cls(**_read(config_cls, values))
+        values = _read(config_cls, argv)
+        check_values(config_cls, values)
+        return config_cls(**values)
     except (flags.Error, ValueError, OSError) as error:
         path = _faulty_file(config_cls, argv)
         raise UsageError(f"{path}: {error}" if path else str(error)) from error
@@ -182,48 +252,42 @@ def _faulty_file(config_cls: Any, argv: Sequence[str]) -> str:
 
     One that cannot be opened is named by the error itself.
     """
-    for given in argv[1:]:
-        name, _, path = given.lstrip("-").partition("=")
+    for argument in argv[1:]:
+        name, _, path = argument.lstrip("-").partition("=")
         if name != "flagfile" or not os.path.isfile(path):
             continue
-        values = flags.FlagValues()
-        _define(config_cls, values)
         try:
-            if values([argv[0], given])[1:]:
-                return path
+            check_values(config_cls, _read(config_cls, [argv[0], argument]))
         except (flags.Error, ValueError):
             return path
     return ""
 
 
-def _define(config_cls: Any, values: flags.FlagValues) -> None:
-    types = typing.get_type_hints(config_cls)
-    define: dict[Any, Callable[..., Any]] = {
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        str: flags.DEFINE_string,
-        bool: flags.DEFINE_bool,
-        tuple[int, ...]: flags.DEFINE_list,
-    }
-    for f in dataclasses.fields(config_cls):
-        text, choices, default = f.metadata["help"], f.metadata["choices"], f.default
+def _read(config_cls: Any, argv: Sequence[str]) -> dict[str, Any]:
+    """The value of every flag, each of its type."""
+    types, fields = typing.get_type_hints(config_cls), dataclasses.fields(config_cls)
+    values = flags.FlagValues()
+    for f in fields:
+        default = f.default
         if isinstance(default, tuple):
             default = [str(item) for item in default]
-        if choices:
-            define_enum: Callable[..., Any] = flags.DEFINE_enum
-            define_enum(f.name, default, choices, text, flag_values=values)
-        else:
-            define[types[f.name]](f.name, default, text, flag_values=values)
-
-
-def _read(config_cls: Any, values: flags.FlagValues) -> dict[str, Any]:
-    types = typing.get_type_hints(config_cls)
-    read: dict[str, Any] = {
-        f.name: values[f.name].value for f in dataclasses.fields(config_cls)
-    }
+        text, define = f.metadata["help"], DEFINE[types[f.name]]
+        define(f.name, default, text, flag_values=values)
+    try:
+        leftover = values(list(argv))[1:]
+    except flags.UnrecognizedFlagError as error:
+        names = [f.name for f in fields]
+        names += [f"no{f.name}" for f in fields if types[f.name] is bool]
+        meant = _meant(error.flagname, names, "--")
+        raise ValueError(f"--{error.flagname} is no flag{meant}") from error
+    if leftover:
+        raise ValueError(f"unexpected arguments: {' '.join(leftover)}")
+    read: dict[str, Any] = {f.name: values[f.name].value for f in fields}
     for name, value in read.items():
         if types[name] == tuple[int, ...]:
             read[name] = _integers(name, value)
+        elif types[name] == tuple[str, ...]:
+            read[name] = tuple(value)
         elif types[name] is int and not -(2**31) <= value < 2**31:
             raise ValueError(f"--{name}={value} does not fit into 32 bits")
     return read
@@ -251,13 +315,14 @@ def _lines(config: Any) -> Iterator[str]:
 
 def _help(config_cls: Any, module: str) -> str:
     lines = [(sys.modules[module].__doc__ or "").strip(), "", "Flags:"]
-    for f, line in zip(
-        dataclasses.fields(config_cls), _lines(config_cls()), strict=True
-    ):
+    fields = dataclasses.fields(config_cls)
+    for f, line in zip(fields, _lines(config_cls()), strict=True):
+        if f.metadata["section"]:
+            lines.extend(["", f"{f.metadata['section']}:"])
         choices = f.metadata["choices"]
         options = f" One of {', '.join(choices)}." if choices else ""
         lines.append(f"  {line}\n      {f.metadata['help']}{options}")
-    lines.append("  --flagfile=PATH\n      A file of flags; a flag given later wins.")
+    lines.append("\n  --flagfile=PATH\n      A file of flags; a flag given later wins.")
     return "\n".join(lines)
 
 

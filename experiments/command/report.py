@@ -6,16 +6,18 @@ import math
 import os
 import pathlib
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
 import vae_jax
 from experiments.command import cli
 from vae_jax import writing
+from vae_jax.plots import files
 
+R = TypeVar("R")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -37,8 +39,12 @@ class Column(NamedTuple):
 
 
 def field(title: str, name: str, form: str = "", width: int = 10) -> Column:
-    """The column of one entry of rows that are dictionaries; empty where it is not."""
-    return Column(title, lambda row: row.get(name), form, width)
+    """The column of one entry or field of each row; empty where there is none."""
+
+    def value(row: Any) -> Any:
+        return row.get(name) if isinstance(row, dict) else getattr(row, name, None)
+
+    return Column(title, value, form, width)
 
 
 def table(columns: Sequence[Column], rows: Iterable[Any]) -> str:
@@ -56,6 +62,31 @@ def line(columns: Sequence[Column], row: Any) -> str:
     return _aligned(columns, [_cell(column, row) for column in columns])
 
 
+def printed(columns: Sequence[Column], rows: Iterable[R]) -> list[R]:
+    """The rows, after each was printed as soon as it was known, below its titles."""
+    print(heading(columns), flush=True)
+    known = []
+    for row in rows:
+        print(line(columns, row), flush=True)
+        known.append(row)
+    return known
+
+
+def by_name(rows: Iterable[Any]) -> dict[str, list[Any]]:
+    """Rows of the same fields, one at least, as field -> its value in each row."""
+    rows = [_entries(row) for row in rows]
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def numbers(figures: Mapping[str, float], form: str = ".4f") -> list[str]:
+    """A line for each number by its name, two blanks before it."""
+    columns = (
+        Column("", lambda item: f"  {item[0]}", width=34),
+        Column("", lambda item: item[1], form, 13),
+    )
+    return [line(columns, item) for item in figures.items()]
+
+
 def _cell(column: Column, row: Any) -> str:
     value = column.value(row)
     if value is None:
@@ -64,70 +95,101 @@ def _cell(column: Column, row: Any) -> str:
 
 
 def _aligned(columns: Sequence[Column], cells: Sequence[str]) -> str:
-    first, *others = [
-        f"{cell:{'<' if i == 0 else '>'}{column.width}}"
-        for i, (column, cell) in enumerate(zip(columns, cells, strict=True))
-    ]
-    return " ".join([first, *others]).rstrip()
+    sides = ["<", *">" * (len(columns) - 1)]
+    return " ".join(
+        f"{cell:{side}{column.width}}"
+        for column, cell, side in zip(columns, cells, sides, strict=True)
+    ).rstrip()
 
 
-def claim(workdir: str) -> pathlib.Path:
-    """Creates the folder, before minutes of work turn out to have nowhere to go.
+def claim(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Creates a folder to write in, where there is none, before the work for it.
 
     Raises:
         UsageError: if it is a file or cannot be written.
     """
     folder = pathlib.Path(workdir).expanduser()
-    with cli.user_errors():
-        make(folder)
+    if folder.exists() and not folder.is_dir():
+        raise cli.UsageError(
+            f"--workdir={folder} is a file: name a folder, or move the file"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cli.UsageError(
+            f"--workdir={folder} cannot be created: {error.strerror}"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise cli.UsageError(f"no permission to write in --workdir={folder}")
     return folder
 
 
-def make(workdir: pathlib.Path) -> None:
-    """Creates a folder to write in, where there is none.
+def write(
+    path: pathlib.Path,
+    config: Any,
+    result: dict[str, Any],
+    pictures: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a result as JSON, with its flags, the versions and the device.
+
+    Beside it its pictures, as `draw`.
 
     Raises:
-        ValueError: if it is a file.
-        PermissionError: if it cannot be written.
+        UsageError: if one cannot be written.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(
-            f"--workdir={workdir} is a file: name a folder, or move the file"
-        )
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not os.access(workdir, os.W_OK | os.X_OK):
-        raise PermissionError(f"no permission to write in --workdir={workdir}")
-
-
-def write(path: pathlib.Path, config: Any, result: dict[str, Any]) -> None:
-    """Writes a result as JSON, with its flags, the versions and the device."""
-    content = {
-        **result,
-        "config": dataclasses.asdict(config),
-        "environment": environment(),
-    }
+    draw(path.parent, pictures or {})
     with cli.user_errors():
-        write_json(path, content)
+        write_json(path, _with_origin(config, result))
     print(f"written to {path.parent}")
+
+
+def draw(folder: pathlib.Path, pictures: Mapping[str, Any]) -> None:
+    """Saves pictures by their names, as PNG.
+
+    Raises:
+        UsageError: if one cannot be written.
+    """
+    with cli.user_errors():
+        for name, figure in pictures.items():
+            files.save(figure, folder / f"{name}.png")
+
+
+def write_both(
+    path: pathlib.Path, config: Any, result: dict[str, Any], text: str
+) -> None:
+    """Writes a result likewise as path.json, and its tables as path.txt.
+
+    Raises:
+        UsageError: if one cannot be written.
+    """
+    with cli.user_errors():
+        write_json(path.with_suffix(".json"), _with_origin(config, result))
+        write_text(path.with_suffix(".txt"), text + "\n")
+
+
+def _with_origin(config: Any, result: dict[str, Any]) -> dict[str, Any]:
+    flags = dataclasses.asdict(config)
+    return {**result, "config": flags, "environment": environment()}
 
 
 def cached(path: pathlib.Path, flags: dict[str, Any], make: Callable[[], Any]) -> Any:
     """The result in a file that was made with the same flags, else made and written.
 
-    So a comparison that was interrupted continues behind its last finished part.
+    Either way as it is read back: dictionaries for records, lists for tuples. So a
+    comparison that was interrupted continues behind its last finished part.
 
     Raises:
         UsageError: if the file is damaged or cannot be written.
     """
     flags = plain(flags)
     if path.is_file():
-        found = read_json(path)
-        if found.get("config") == flags:
-            return measured(found["result"])
-    result = make()
+        before = read_json(path)
+        if before.get("config") == flags:
+            return measured(before["result"])
+    result = plain(make())
     with cli.user_errors():
         write_json(path, {"config": flags, "result": result})
-    return result
+    return measured(result)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -151,8 +213,23 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 
 def plain(content: Any) -> Any:
-    """What `write_json` writes: lists for tuples, None for what is not finite."""
-    return json.loads(json.dumps(content), parse_constant=lambda name: None)
+    """What `write_json` writes: dictionaries for records, None for what is not finite.
+
+    And lists for tuples.
+    """
+    text = json.dumps(_entries(content))
+    return json.loads(text, parse_constant=lambda name: None)
+
+
+def _entries(content: Any) -> Any:
+    """The same with dictionaries for NamedTuples, at any depth."""
+    if hasattr(content, "_asdict"):
+        content = content._asdict()
+    if isinstance(content, dict):
+        return {name: _entries(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_entries(value) for value in content]
+    return content
 
 
 def measured(content: Any) -> Any:

@@ -7,11 +7,11 @@ Three ways to draw the hidden entries from p(x_mis | x_obs): pseudo-Gibbs (Rezen
 al. 2014, arXiv:1401.4082), Metropolis-within-Gibbs (Mattei & Frellsen 2018,
 arXiv:1802.04826) and importance sampling (Mattei & Frellsen 2019, arXiv:1812.02633).
 Writes completion_MASK.json, .txt, .npz and .png to the workdir: the error beside that
-of the training mean, the log-likelihood of the truth, calibration or coverage.
+of the training mean, the log-likelihood of the truth, calibration or coverage. What is
+of another --split, another number of images or the rows of an --input file has that in
+its files' names.
 """
 
-import dataclasses
-import math
 import pathlib
 from typing import Any
 
@@ -24,7 +24,7 @@ from experiments.command import cli, report
 from experiments.completion import methods, scores
 from experiments.completion.config import METHODS, Config
 from experiments.measures import pictures
-from experiments.runs import protocol, trained_runs
+from experiments.runs import trained_runs
 from vae_jax.evaluation import masks
 from vae_jax.plots import completions, files
 
@@ -38,25 +38,29 @@ def hidden_entries(config: Config, x: Array) -> np.ndarray:
     """
     key, shape = jax.random.key(config.seed), x.shape[1:]
     if config.mask.startswith("npy:"):
-        return _read_mask(config.mask.removeprefix("npy:"), x.shape)
+        path = pathlib.Path(config.mask.removeprefix("npy:")).expanduser()
+        try:
+            return masks.checked(np.load(path, allow_pickle=False), x.shape)
+        except ValueError as error:
+            raise ValueError(f"--mask={config.mask}: {error}") from error
     if config.mask == "random":
-        draw = masks.random_fraction(shape, fraction=config.fraction)
+        mask = masks.random_fraction(shape, fraction=config.fraction)
     elif config.mask == "block":
-        draw = masks.block(shape, height=config.block, width=config.block)
+        mask = masks.block(shape, height=config.block, width=config.block)
     else:
-        draw = masks.half(shape, side=config.mask)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(x)))
-    return np.asarray(jax.vmap(draw)(keys))
+        mask = masks.half(shape, side=config.mask)
+    return np.asarray(masks.of_images(key, mask, num_images=len(x)))
 
 
-def complete(config: Config) -> tuple[dict[str, Any], pictures.Arrays]:
+def complete(
+    config: Config, trained: trained_runs.Trained
+) -> tuple[dict[str, Any], pictures.Arrays]:
     """All that is reported, and the arrays behind the picture."""
-    trained = config.load()
+    split = config.measured_split(trained)
     with cli.user_errors():
         methods.check(config, trained)
-        rows = trained_runs.spread_rows(
-            trained, split=config.split, num_images=config.num_images
-        )
+        num_images = config.num_rows(trained, "num_images")
+        rows = trained_runs.spread_rows(trained, split=split, num_images=num_images)
         x = trained.data.prepared.value(rows)
         hidden = hidden_entries(config, x)
         if not (hidden & ~np.isnan(x)).any():
@@ -67,12 +71,11 @@ def complete(config: Config) -> tuple[dict[str, Any], pictures.Arrays]:
         partial = jax.vmap(masks.hide)(x, jnp.asarray(hidden))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 2)
     results = methods.complete(keys[0], config, trained, partial, x)
-    stamp, truth = protocol.stamp(trained.config, trained.data), np.asarray(x)
-    quantity, log_p_truth = trained.data.quantity, {}
+    truth, quantity, log_p_truth = np.asarray(x), trained.data.quantity, {}
     if quantity != "cross-entropy":
         log_p_truth = methods.log_likelihood(
             keys[1], config, trained, partial, x, results
-        )
+        )._asdict()
     training = scores.training_values(trained)
     result = {
         "mask": config.mask,
@@ -81,36 +84,44 @@ def complete(config: Config) -> tuple[dict[str, Any], pictures.Arrays]:
         "methods": scores.scores(truth, hidden, results, training, quantity),
         "differences": scores.differences(truth, hidden, results),
         "log_p_truth": log_p_truth,
-        "split": config.split,
-        "num_images": len(truth),
+        "split": split,
+        "num_images": num_images,
         "checkpoint": config.checkpoint,
         "step": trained.step,
         "seed": config.seed,
-        "config": dataclasses.asdict(config),
-        "protocol": stamp,
-        "environment": report.environment(),
+        "protocol": trained.stamp(),
     }
     arrays = {"x": truth, "hidden": hidden}
     for name, (draws, _) in results.items():
-        arrays |= {f"{name}_mean": draws.mean, f"{name}_x": draws.x[:, :10]}
+        arrays[f"{name}_mean"] = np.asarray(draws.mean)
+        arrays[f"{name}_x"] = np.asarray(draws.x[:, :10])
     return result, arrays
 
 
 def main(config: Config) -> int:
     """Completes, prints, writes and draws."""
-    result, arrays = complete(config)
-    folder = pathlib.Path(config.workdir).expanduser()
-    path = folder / f"completion_{config.name}.json"
-    table, drawable = scores.table(result), arrays["x"].ndim in (3, 4)
+    trained = config.load()
+    result, arrays = complete(config, trained)
+    text, drawable = scores.table(result), pictures.is_image(trained)
+    path = result_path(config, trained)
+    report.write_both(path, config, result, text)
     with cli.user_errors():
-        report.write_json(path, result)
-        report.write_text(path.with_suffix(".txt"), table)
         pictures.save_arrays(path.with_suffix(".npz"), arrays)
         if drawable:
             draw(arrays, path.with_suffix(".png"), num=config.num_shown)
-    print(table)
-    print(f"written to {path}, .txt, .npz{' and .png' if drawable else ''}")
+    print(text)
+    print(f"written to {path}.json, .txt, .npz{' and .png' if drawable else ''}")
     return 0
+
+
+def result_path(config: Config, trained: trained_runs.Trained) -> pathlib.Path:
+    """Of the files, without their ending; of other settings by names of their own."""
+    parts = (
+        config.mask_name,
+        config.other_split,
+        config.rows_part(trained, "num_images"),
+    )
+    return config.result_path(trained, "completion", *parts)
 
 
 def draw(arrays: pictures.Arrays, path: pathlib.Path, *, num: int) -> None:
@@ -129,21 +140,6 @@ def draw(arrays: pictures.Arrays, path: pathlib.Path, *, num: int) -> None:
     files.save(completions.table(originals, hidden, groups, limits=limits), path)
 
 
-def _read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A mask of one image, for all of them, or of each."""
-    stored = np.load(pathlib.Path(path).expanduser(), allow_pickle=False)
-    if stored.dtype != bool and not np.isin(stored, (0, 1)).all():
-        raise ValueError(f"{path} holds {stored.dtype} that are not all 0 or 1: a mask")
-    if stored.shape not in (shape, shape[1:]):
-        raise ValueError(
-            f"a mask of shape {stored.shape} in {path} does not fit observations of "
-            f"shape {shape[1:]}, {shape[0]} of them"
-        )
-    if not stored.any():
-        raise ValueError(f"the mask in {path} hides nothing")
-    return np.broadcast_to(stored.astype(bool), shape)
-
-
 def _notes(hidden: np.ndarray, quantity: str) -> list[str]:
     """What a reader has to know before the numbers."""
     notes = []
@@ -159,6 +155,6 @@ def _notes(hidden: np.ndarray, quantity: str) -> list[str]:
             "Targets are not binary and the likelihood is: no log-likelihood, "
             "calibration or coverage is reported."
         )
-    if math.isclose(float(hidden.mean()), 1.0):
+    if hidden.all():
         notes.append("Everything is hidden: this is the prior's answer for each image.")
     return notes

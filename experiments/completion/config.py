@@ -1,6 +1,7 @@
 """The flags of `experiments.completion`."""
 
 import dataclasses
+import pathlib
 
 from experiments.command import cli
 from experiments.measures import measure
@@ -12,10 +13,9 @@ METHODS = ("pseudo_gibbs", "metropolis_within_gibbs", "importance")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(trained_runs.WorkdirFlags):
+class Config(trained_runs.SplitFlags):
     """One set of completions; every field is a flag."""
 
-    split: str = cli.flag("test", "Split.", choices=("train", "valid", "test"))
     mask: str = cli.flag(
         "left",
         "What is hidden: left, right, top, bottom (halves), random, block, or npy:PATH "
@@ -44,6 +44,7 @@ class Config(trained_runs.WorkdirFlags):
 
     def check(self) -> None:
         """Refuses unknown masks and methods, and numbers that nothing reads."""
+        super().check()
         if self.mask not in MASKS and not self.mask.startswith("npy:"):
             raise ValueError(
                 f"--mask={self.mask} is unknown; known: {', '.join(MASKS)}, npy:PATH"
@@ -51,8 +52,7 @@ class Config(trained_runs.WorkdirFlags):
         if self.fraction > 1.0:
             raise ValueError(f"--fraction must be at most 1, got {self.fraction}")
         for name, mask in (("fraction", "random"), ("block", "block")):
-            default = type(self).__dataclass_fields__[name].default
-            if getattr(self, name) != default and self.mask != mask:
+            if getattr(self, name) != self.default(name) and self.mask != mask:
                 raise ValueError(
                     f"--{name} says nothing to --mask={self.mask}: it is read by {mask}"
                 )
@@ -69,6 +69,11 @@ class Config(trained_runs.WorkdirFlags):
         return tuple(n.strip() for n in self.methods.split(",") if n.strip())
 
     @property
-    def name(self) -> str:
+    def mask_name(self) -> str:
         """Of the mask, in the names of files."""
-        return "npy" if self.mask.startswith("npy:") else self.mask
+        if self.mask.startswith("npy:"):
+            return f"npy_{pathlib.Path(self.mask).stem}"
+        size = {"random": "fraction", "block": "block"}.get(self.mask, "")
+        if not size or getattr(self, size) == self.default(size):
+            return self.mask
+        return f"{self.mask}_{getattr(self, size):g}"

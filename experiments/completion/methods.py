@@ -12,7 +12,7 @@ from experiments.completion.config import METHODS, Config
 from experiments.measures import measure
 from experiments.runs import trained_runs
 from vae_jax import vae
-from vae_jax.evaluation import completion, examples, marginal, weights
+from vae_jax.evaluation import completion, examples
 from vae_jax.inference import mcem
 from vae_jax.types import Model, Params, PRNGKey
 
@@ -28,7 +28,7 @@ class Completed(NamedTuple):
         log_p_of_truth: log mean_s p(x_mis | z_s), nats.
     """
 
-    draws: Any
+    draws: completion.Completions
     log_p_of_truth: Any
 
 
@@ -94,15 +94,18 @@ def _method(
 ) -> completion.Complete:
     if name == "importance":
         return completion.importance(
-            _proposal(config, trained), num_draws=config.num_draws, **_sizes(config)
+            _proposal(config, trained),
+            num_samples=config.importance_samples,
+            num_draws=config.num_draws,
+            chunk_size=measure.IMPORTANCE_CHUNK,
         )
-    model = vae.masked(trained.model)
+    model, warmup = vae.masked(trained.model), config.num_warmup
     steps = {"num_draws": config.num_draws, "thin": config.thin}
     if name == "pseudo_gibbs":
-        num_warmup = config.num_warmup + config.num_burn_in
+        num_warmup = warmup + config.num_burn_in
         return completion.pseudo_gibbs(model, num_warmup=num_warmup, **steps)
     return completion.metropolis_within_gibbs(
-        model, num_warmup=config.num_warmup, num_burn_in=config.num_burn_in, **steps
+        model, num_warmup=warmup, num_burn_in=config.num_burn_in, **steps
     )
 
 
@@ -113,50 +116,20 @@ def log_likelihood(
     partial: Array,
     truth: Array,
     results: dict[str, Completed],
-) -> dict[str, Any]:
-    """log p(x_mis | x_obs) = log p(x) - log p(x_obs), by two importance estimates.
-
-    In nats per image, with the sampling error of the mean over these images and its
-    standard error as a mean over images of their kind, and what speaks against them.
-    The same proposal for both.
-    """
-    estimate = marginal.importance_sampling(
-        _proposal(config, trained), **_sizes(config)
+) -> completion.LogLikelihood:
+    """log p(x_mis | x_obs) by importance estimates of both, with the same proposal."""
+    estimate = measure.log_evidence(
+        _proposal(config, trained), num_samples=config.importance_samples
     )
     over = examples.over_examples(estimate, batch_size=AT_ONCE["importance"])
     key_whole, key_observed = jax.random.split(key)
-    whole = over(key_whole, trained.params, truth)
+    whole: Any = over(key_whole, trained.params, truth)
+    observed: Any = None
     if "importance" in results:
         observed = results["importance"].draws.evidence
-    else:
+    if observed is None:
         observed = over(key_observed, trained.params, partial)
-    # Leaves [2, N].
-    pair = jax.tree.map(lambda *leaf: np.asarray(leaf, np.float64), whole, observed)
-    difference = pair.log_p[0] - pair.log_p[1]
-    errors = np.hypot(*pair.standard_error)
-    result = {
-        "log_p_x": float(pair.log_p[0].mean()),
-        "log_p_observed": float(pair.log_p[1].mean()),
-        "log_p_missing_given_observed": float(difference.mean()),
-        "sampling_error": float(np.sqrt((errors**2).sum()) / len(errors)),
-        "standard_error": measure.standard_error(difference),
-        "smallest_effective_sample_size": float(pair.effective_sample_size.min()),
-        "doubts": [
-            f"{what}: {doubt}"
-            for what, e in (("log p(x)", whole), ("log p(x_obs)", observed))
-            for doubt in weights.doubts(e)
-        ],
-    }
-    measured = pair.pareto_k[np.isfinite(pair.pareto_k)]
-    if measured.size:
-        result["largest_pareto_k"] = float(measured.max())
-    return result
-
-
-def _sizes(config: Config) -> dict[str, int]:
-    num_samples = config.importance_samples
-    chunk_size = min(measure.IMPORTANCE_CHUNK, num_samples)
-    return {"num_samples": num_samples, "chunk_size": chunk_size}
+    return completion.log_likelihood(whole, observed)
 
 
 def _proposal(config: Config, trained: trained_runs.Trained) -> Model:

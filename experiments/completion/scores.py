@@ -24,7 +24,6 @@ MEANINGS = {
     "interval_width": "mean width of those",
     "acceptance": "mean acceptance probability",
 }
-NUMBERS = [field("", "name", width=35), field("", "value", ".5f", 12)]
 BINS = [
     field("from", "low", ".1f", 6),
     field("to", "high", ".1f", 5),
@@ -36,7 +35,7 @@ BINS = [
 
 def training_values(trained: trained_runs.Trained) -> np.ndarray:
     """Up to 10,000 training observations [N, *X]; NaN where they have holes."""
-    size = min(len(trained.data.prepared.train), 10_000)
+    size = min(len(trained.stored("train")), 10_000)
     rows = trained_runs.rows(trained, split="train", num_images=size)
     if trained.config.binarization == "dynamic":
         return np.asarray(rows)
@@ -55,52 +54,37 @@ def scores(
     Entries whose truth is not known are left out.
     """
     scored = hidden & ~np.isnan(truth)
-    known = ~np.isnan(training)
-    total = np.where(known, training, 0.0).sum(0, dtype=np.float64)
-    baseline = total / np.maximum(known.sum(0), 1)
+    observed = ~np.isnan(training)
+    total = np.where(observed, training, 0.0).sum(0, dtype=np.float64)
+    baseline = total / np.maximum(observed.sum(0), 1)
     means = {BASELINE: np.broadcast_to(baseline, truth.shape)}
     means |= {n: np.asarray(r.draws.mean, np.float64) for n, r in results.items()}
-    figures: dict[str, dict[str, Any]] = {
-        name: {"rmse": float(np.sqrt(((mean - truth)[scored] ** 2).mean()))}
-        for name, mean in means.items()
-    }
-    if "metropolis_within_gibbs" in results:
-        acceptance = results["metropolis_within_gibbs"].draws.acceptance.mean()
-        figures["metropolis_within_gibbs"]["acceptance"] = float(acceptance)
-    if quantity == "cross-entropy":
-        return figures
-    for name, result in results.items():
-        log_p = result.log_p_of_truth.astype(np.float64)
-        figures[name] |= {
-            "log_p_of_truth": float(log_p.mean()),
-            "log_p_of_truth_standard_error": measure.standard_error(log_p),
-        }
+    figures: dict[str, dict[str, Any]] = {}
     for name, mean in means.items():
+        row: dict[str, Any] = {
+            "rmse": float(np.sqrt(((mean - truth)[scored] ** 2).mean()))
+        }
+        figures[name], result = row, results.get(name)
+        if name == "metropolis_within_gibbs" and result is not None:
+            row["acceptance"] = float(result.draws.acceptance.mean())
+        if quantity == "cross-entropy":
+            continue
+        if result is not None:
+            row |= _mean("log_p_of_truth", result.log_p_of_truth)
         if quantity == "log-likelihood":
-            figures[name] |= _of_binary(np.clip(mean, 0.0, 1.0), truth, scored)
+            bits = calibration.of_bits(np.clip(mean, 0.0, 1.0), truth, scored)
+            row |= bits._asdict()
+            row["calibration"] = [b._asdict() for b in bits.calibration]
             continue
         draws = (
-            training if name == BASELINE else np.moveaxis(results[name].draws.x, 1, 0)
+            training if result is None else np.asarray(result.draws.x).swapaxes(0, 1)
         )
         low, high = (
             np.broadcast_to(end, truth.shape)[scored]
             for end in calibration.intervals(draws, nominal=NOMINAL)
         )
-        figures[name] |= calibration.coverage(low, high, truth[scored])._asdict()
+        row |= calibration.coverage(low, high, truth[scored])._asdict()
     return figures
-
-
-def _of_binary(p: np.ndarray, truth: np.ndarray, scored: np.ndarray) -> dict[str, Any]:
-    """Figures of P(pixel = 1) [N, *X]."""
-    bins = calibration.reliability(p[scored], truth[scored])
-    certain = np.clip(p, 1e-4, 1.0 - 1e-4)
-    terms = np.where(truth > 0.5, np.log(certain), np.log1p(-certain))
-    return {
-        "error_rate": float(((p > 0.5) != (truth > 0.5))[scored].mean()),
-        "entry_log_likelihood": float(np.where(scored, terms, 0.0).sum() / len(truth)),
-        "expected_calibration_error": calibration.expected_calibration_error(bins),
-        "calibration": [b._asdict() for b in bins],
-    }
 
 
 def differences(
@@ -112,57 +96,57 @@ def differences(
     """
     if not {"metropolis_within_gibbs", "pseudo_gibbs"} <= set(results):
         return {}
-    exact, rough = results["metropolis_within_gibbs"], results["pseudo_gibbs"]
-    scored = (hidden & ~np.isnan(truth)).reshape(len(truth), -1)
+    scored, axes = hidden & ~np.isnan(truth), tuple(range(1, truth.ndim))
 
-    def mean_squared_error(result: Completed) -> np.ndarray:
-        squares = (result.draws.mean - truth).reshape(scored.shape) ** 2
-        totals = np.where(scored, squares, 0.0).sum(1)
-        return totals / np.maximum(scored.sum(1), 1)
+    def per_image(name: str) -> tuple[np.ndarray, np.ndarray]:
+        squares = np.where(scored, (results[name].draws.mean - truth) ** 2, 0.0)
+        log_p = np.asarray(results[name].log_p_of_truth, np.float64)
+        return squares.sum(axes) / np.maximum(scored.sum(axes), 1), log_p
 
-    pairs = {
-        "mean_squared_error": mean_squared_error(exact) - mean_squared_error(rough),
-        "log_p_of_truth": exact.log_p_of_truth.astype(np.float64)
-        - rough.log_p_of_truth,
-    }
-    figures = {}
-    for name, difference in pairs.items():
-        figures[name] = float(difference.mean())
-        figures[f"{name}_standard_error"] = measure.standard_error(difference)
+    pairs = zip(
+        ("mean_squared_error", "log_p_of_truth"),
+        per_image("metropolis_within_gibbs"),
+        per_image("pseudo_gibbs"),
+        strict=True,
+    )
+    figures: dict[str, float] = {}
+    for name, exact, rough in pairs:
+        figures |= _mean(name, exact - rough)
     return figures
+
+
+def _mean(name: str, values: Any) -> dict[str, float]:
+    values = np.asarray(values, np.float64)
+    return {
+        name: float(values.mean()),
+        f"{name}_standard_error": measure.standard_error(values),
+    }
 
 
 def table(result: dict[str, Any]) -> str:
     """The report as lines of text."""
-    stamp, methods = result["protocol"], result["methods"]
+    methods = result["methods"]
     lines = [
-        f"{stamp['dataset']}, binarization {stamp['binarization']}, likelihood "
-        f"{stamp['likelihood']}, trained with missing={stamp['missing']} rate "
-        f"{stamp['missing_rate']:g}",
-        f"{result['split']} split, {result['num_images']} images, mask "
-        f"{result['mask']}: {result['share_hidden']:.1%} hidden, step {result['step']}",
+        *trained_runs.heading(result),
+        f"mask {result['mask']}: {result['share_hidden']:.1%} hidden",
         *result["notes"],
         "",
     ]
     for name, meaning in MEANINGS.items():
         figures = {m: row[name] for m, row in methods.items() if name in row}
         if figures:
-            lines += [f"{name}: {meaning}", *_numbers(figures)]
+            lines += [f"{name}: {meaning}", *report.numbers(figures, ".5f")]
     if result["log_p_truth"]:
-        doubts = result["log_p_truth"]["doubts"]
-        numbers = {n: v for n, v in result["log_p_truth"].items() if n != "doubts"}
+        log_p = result["log_p_truth"]
+        numbers = {n: x for n, x in log_p.items() if isinstance(x, float)}
         lines += ["", "log p(x_mis | x_obs) = log p(x) - log p(x_obs), nats per image:"]
-        lines += [*_numbers(numbers), *(f"  {doubt}" for doubt in doubts)]
+        lines += report.numbers(numbers, ".5f")
+        lines += [f"  {doubt}" for doubt in log_p["doubts"]]
     if result["differences"]:
         lines += ["", "Metropolis-within-Gibbs minus pseudo-Gibbs, image by image:"]
-        lines += _numbers(result["differences"])
+        lines += report.numbers(result["differences"], ".5f")
     for name, row in methods.items():
         if "calibration" in row:
             lines += ["", f"P(pixel = 1) of {name}:"]
             lines.append(report.table(BINS, row["calibration"]))
     return "\n".join(lines)
-
-
-def _numbers(figures: dict[str, float]) -> list[str]:
-    rows = ({"name": f"  {name}", "value": v} for name, v in figures.items())
-    return [report.line(NUMBERS, row) for row in rows]

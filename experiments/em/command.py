@@ -22,6 +22,7 @@ All in float64.
 
 import dataclasses
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ from vae_jax import numerics
 from vae_jax.data import sources
 from vae_jax.evaluation import clustering
 from vae_jax.latent_models import gmm, gmm_scales
-from vae_jax.plots import curves, files, mixtures
+from vae_jax.plots import curves, mixtures
 from vae_jax.training import loop
 from vae_jax.types import Batch, Params, PyTree, sample_joint
 
@@ -63,7 +64,9 @@ class Config(cli.Flags):
     workdir: str = cli.flag("runs/em", "Where the results are written.")
     dataset: str = cli.flag("clusters", "Data.", choices=("clusters", "digits"))
     num_rows: int = cli.flag(600, "Rows of clusters, and of their test.", least=1)
-    num_features: int = cli.flag(10, "Principal components of digits, 2 to 64.")
+    num_features: int = cli.flag(
+        10, "Principal components of digits, 2 to 64.", least=2, below=65
+    )
     num_components: int = cli.flag(4, "Components of the mixture, K.", least=1)
     covariance: str = cli.flag("full", "Its type.", choices=gmm_scales.COVARIANCES)
     min_variance: float = cli.flag(1e-6, "Least eigenvalue of a covariance.", above=0)
@@ -73,10 +76,20 @@ class Config(cli.Flags):
     decoder_steps: int = cli.flag(1000, "Steps of Adam, decoders; 0: none.", least=0)
     seed: int = cli.flag(0, "Seed of the data and the starts.")
 
-    def check(self) -> None:
-        """Refuses fewer features than are drawn, or more than the digits have."""
-        if not 2 <= self.num_features <= 64:
-            raise ValueError(f"--num_features must be 2 to 64, got {self.num_features}")
+
+class SameStart(NamedTuple):
+    """log p(x) in nats per row from one start, by scikit-learn and by `gmm.em`."""
+
+    scikit_learn: float
+    ours: float
+
+
+class Components(NamedTuple):
+    """log p(x) in nats per row of a mixture of so many components."""
+
+    num_components: int
+    train: float
+    test: float
 
 
 class Data(NamedTuple):
@@ -143,7 +156,7 @@ def mean_log_p(params: Params, x: np.ndarray) -> float:
     return float(log_p(params, jnp.asarray(x)).mean())
 
 
-def peer(config: Config, start: Params, x: np.ndarray) -> dict[str, float]:
+def peer(config: Config, start: Params, x: np.ndarray) -> SameStart:
     """log p(x) of scikit-learn and of ours, each after its last iteration."""
     precisions = np.linalg.inv(gmm_scales.covariances(start.generative))
     precisions_init = {
@@ -167,27 +180,22 @@ def peer(config: Config, start: Params, x: np.ndarray) -> dict[str, float]:
         warnings.simplefilter("ignore")  # a tolerance of zero is never met
         fitted.fit(x)
     end = iterate(config, start, x, added_variance=ADDED).end
-    return {"scikit_learn": float(fitted.score(x)), "ours": mean_log_p(end.params, x)}
+    return SameStart(float(fitted.score(x)), mean_log_p(end.params, x))
 
 
 def agreement(params: Params, x: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Hard clusters against labels, and the share of the variance that z explains."""
     cluster = jax.jit(jax.vmap(gmm.cluster, (None, 0)))
-    shares = np.asarray(jax.nn.softmax(params.generative["logits"]))
-    sigma = np.asarray(gmm_scales.covariances(params.generative))
-    within = shares @ np.trace(sigma, axis1=1, axis2=2)
-    mean = np.asarray(params.generative["mean"])
-    between = shares @ ((mean - shares @ mean) ** 2).sum(1)
+    explained = gmm_scales.variance_explained(params.generative)
     return {
         **clustering.agreement(labels, np.asarray(cluster(params, jnp.asarray(x)))),
-        "variance_explained": float(between / (between + within)),
+        "variance_explained": float(explained),
     }
 
 
-def against_k(config: Config, data: Data) -> dict[str, list[float]]:
+def against_k(config: Config, data: Data) -> Iterator[Components]:
     """log p(x) of train and test rows for K = 1, 2, ..., the best of several starts."""
-    key, rows = jax.random.key(config.seed + 1), []
-    print(report.heading(COMPONENTS))
+    key = jax.random.key(config.seed + 1)
     for num_components in range(1, config.max_components + 1):
         best = densities.best_mixture(
             jax.random.fold_in(key, num_components),
@@ -198,15 +206,8 @@ def against_k(config: Config, data: Data) -> dict[str, list[float]]:
             covariance=config.covariance,
             min_variance=config.min_variance,
         )
-        rows.append(
-            {
-                "num_components": num_components,
-                "train": mean_log_p(best, data.train),
-                "test": mean_log_p(best, data.test),
-            }
-        )
-        print(report.line(COMPONENTS, rows[-1]), flush=True)
-    return {name: [row[name] for row in rows] for name in rows[0]}
+        log_ps = (mean_log_p(best, x) for x in (data.train, data.test))
+        yield Components(num_components, *log_ps)
 
 
 def sandwich(info: PyTree) -> Any:
@@ -240,7 +241,7 @@ def responsibilities(iterations: list[int], params: PyTree, x: np.ndarray) -> An
         encode = jax.vmap(gmm.recognition(len(mean)).encode, (None, 0))
         shares = np.exp(jax.jit(encode)(now, jnp.asarray(x)))
         sigma = np.asarray(gmm_scales.covariances(now.generative))
-        frames[f"after {t} iterations"] = shares, mean[:, :2], sigma[:, :2, :2]
+        frames[f"iteration {t}"] = shares, mean[:, :2], sigma[:, :2, :2]
     return mixtures.responsibilities(x[:, :2], frames)
 
 
@@ -261,18 +262,18 @@ def measure(
     iterations = sorted({t for t in SHOWN if t < last} | {last})
     rows = [{"iteration": t, **{n: result[n][t] for n in bounds}} for t in iterations]
     print(report.table(ITERATIONS, rows))
-    for name, value in result["clusters"].items():
-        print(f"{name:<32}{value:8.4f}")
+    print("\n".join(report.numbers(result["clusters"])))
+    scikit_learn, ours = result["same_start"]
     print(
-        f"from one start: scikit-learn {result['same_start']['scikit_learn']:.6f}, "
-        f"ours {result['same_start']['ours']:.6f} nats per row"
+        f"from one start: scikit-learn {scikit_learn:.6f}, ours {ours:.6f} nats per row"
     )
     pictures = {
         "sandwich": sandwich(info),
         "responsibilities": responsibilities(iterations, states.params, data.train),
     }
     if config.max_components:
-        by_k = result["against_k"] = against_k(config, data)
+        rows = report.printed(COMPONENTS, against_k(config, data))
+        by_k = result["against_k"] = report.by_name(rows)
         lines = {s: (by_k["num_components"], by_k[s]) for s in ("train", "test")}
         pictures["components"] = curves.series(
             {config.dataset: lines}, x_label="K", y_label="log p(x), nats per row"
@@ -284,8 +285,8 @@ def measure(
             num_steps=config.decoder_steps,
             seed=config.seed,
         )
-        for name, value in result["densities"].items():
-            print(f"log p(x) in the unit square, {name:<24}{value:10.4f}")
+        print("log p(x) in the unit square:")
+        print("\n".join(report.numbers(result["densities"])))
     return result, pictures
 
 
@@ -308,8 +309,5 @@ def main(config: Config) -> int:
                     f"{len(data.train)} training rows"
                 )
         result, pictures = measure(config, data, start)
-    with cli.user_errors():
-        for name, figure in pictures.items():
-            files.save(figure, folder / f"{name}.png")
-    report.write(folder / "em.json", config, result)
+    report.write(folder / "em.json", config, result, pictures)
     return 0

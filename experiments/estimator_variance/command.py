@@ -22,14 +22,12 @@ Writes variance.json, variance.png and bounds.png.
 
 import dataclasses
 import itertools
-import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from experiments.choices.config import Config as TrainConfig
@@ -47,7 +45,7 @@ from vae_jax.estimators import (
     wake_sleep,
 )
 from vae_jax.evaluation import gradient_noise
-from vae_jax.plots import curves, files
+from vae_jax.plots import curves
 from vae_jax.training import loop
 from vae_jax.types import ExampleObjective, Model, Params, PRNGKey, each_example
 
@@ -62,7 +60,9 @@ TIMED_DRAWS = 30
 
 
 def _of(part: str, name: str, form: str, width: int, title: str = "") -> Column:
-    return Column(title or name, lambda row: row[part].get(name), form, width)
+    return Column(
+        title or name, lambda row: getattr(getattr(row, part), name), form, width
+    )
 
 
 POINT = [
@@ -85,6 +85,15 @@ BUDGET = [
     field("train ELBO", "train_elbo", ".2f", 11),
     field("test ELBO", "test_elbo", ".2f", 10),
 ]
+
+
+class Measured(NamedTuple):
+    """One estimator at one stop."""
+
+    name: str
+    ms: float
+    theta: gradient_noise.Noise
+    phi: gradient_noise.Noise
 
 
 class Case(NamedTuple):
@@ -148,11 +157,11 @@ class Config(cli.Flags):
     hidden: tuple[int, ...] = cli.flag((200,), "Units of the hidden layers.")
     learning_rate: float = cli.flag(1e-3, "Of Adam.")
     epochs: tuple[int, ...] = cli.flag(
-        (1, 20, 200), "Where training stops to measure.", least=0
+        (1, 20, 200), "Where training stops to measure; rising.", least=0, empty=False
     )
     batch_size: int = cli.flag(100, "Images of the minibatch, M.")
     estimators: str = cli.flag("", "Those of the first table, by |; empty: all.")
-    num_samples: int = cli.flag(8, "Samples of z per image; even.", least=4)
+    num_samples: int = cli.flag(8, "Samples of z per image.", least=4, multiple=2)
     num_draws: int = cli.flag(400, "Gradients of each estimator.", least=2)
     reference_draws: int = cli.flag(4000, "Gradients behind each reference.", least=2)
     budget: int = cli.flag(100, "Decoder evaluations of a step, L x M.", least=1)
@@ -160,13 +169,9 @@ class Config(cli.Flags):
     seed: int = cli.flag(0, "Seed of the weights, the order and the noise.")
 
     def check(self) -> None:
-        """Refuses numbers that cannot be measured."""
-        if self.num_samples % 2:
-            raise ValueError(f"--num_samples must be even, got {self.num_samples}")
-        if not self.epochs or sorted(set(self.epochs)) != list(self.epochs):
-            raise ValueError(
-                f"--epochs must hold one stop or more and rise, got {self.epochs}"
-            )
+        """Refuses stops that do not rise, and unknown estimators."""
+        if sorted(set(self.epochs)) != list(self.epochs):
+            raise ValueError(f"--epochs must rise, got {self.epochs}")
         unknown = [name for name in self.names if name not in CASES]
         if unknown:
             raise ValueError(
@@ -187,13 +192,13 @@ def at_one_point(
     key: PRNGKey, config: Config, model: Model, params: Params, x: Array
 ) -> dict[str, Any]:
     """The minibatch's ELBO and every estimator's row, printed when it is known."""
-    key_elbo, key_known, key_draws = jax.random.split(key, 3)
-    plain = {
+    key_elbo, key_references, key_draws = jax.random.split(key, 3)
+    references = {
         name: build(model, num_samples=config.num_samples // divisor)
         for name, (build, divisor) in REFERENCES.items()
     }
-    elbo = float(each_example(plain["elbo"])(key_elbo, params, x).mean())
-    print(f"ELBO {elbo:.2f}\n{report.heading(POINT)}", flush=True)
+    elbo = float(each_example(references["elbo"])(key_elbo, params, x).mean())
+    print(f"ELBO {elbo:.2f}")
 
     def moments(
         key: PRNGKey, objective: ExampleObjective, num_draws: int
@@ -203,60 +208,46 @@ def at_one_point(
         sampled = jax.jit(run)(key, params, x)
         return {p: gradient_noise.part(sampled, name) for p, name in PARTS.items()}
 
-    known = {
+    mixtures = [mixture or {} for name in config.names for mixture in CASES[name][2:]]
+    expected = {
         name: moments(
-            jax.random.fold_in(key_known, i), objective, config.reference_draws
+            jax.random.fold_in(key_references, i), objective, config.reference_draws
         )
-        for i, (name, objective) in enumerate(plain.items())
-        if any(
-            name in (mixture or ()) for n in config.names for mixture in CASES[n][2:]
-        )
+        for i, (name, objective) in enumerate(references.items())
+        if any(name in mixture for mixture in mixtures)
     }
-    rows: dict[str, dict[str, Any]] = {}
-    for name in sorted(config.names, key=lambda name: name != OURS):
-        case, numbers = CASES[name], {}
-        if name == BASELINE:
-            numbers = {"baseline": elbo}
-        num_samples = config.num_samples // case.numbers.get("num_outer", 1)
-        objective = case.build(
-            model, num_samples=num_samples, **case.numbers, **numbers
-        )
-        key = jax.random.fold_in(key_draws, config.names.index(name))
-        sampled = moments(key, objective, config.num_draws)
-        row = rows[name] = {"ms": milliseconds(key_draws, objective, params, x)}
-        for part, mixture in (("theta", case.theta), ("phi", case.phi)):
-            variance = gradient_noise.total_variance(sampled[part])
-            row[part] = {"variance": variance, "snr": gradient_noise.snr(sampled[part])}
-            if mixture is not None:
-                expected = [(w, known[n][part]) for n, w in mixture.items()]
-                bias = gradient_noise.bias(sampled[part], expected)
-                row[part] |= {"bias": bias.value, "noise_of_bias": bias.noise}
-        ours = rows[OURS]["phi"]["variance"]
-        row["phi"]["relative_variance"] = row["phi"]["variance"] / ours
-        print(report.line(POINT, {"name": name} | row), flush=True)
-    return {"elbo_of_the_minibatch": elbo, "estimators": rows}
 
+    def rows() -> Iterator[Measured]:
+        ours: dict[str, gradient_noise.Moments] = {}
+        for name in sorted(config.names, key=lambda name: name != OURS):
+            build, numbers, *mixtures = CASES[name]
+            objective = build(
+                model,
+                num_samples=config.num_samples // numbers.get("num_outer", 1),
+                **numbers,
+                **({"baseline": elbo} if name == BASELINE else {}),
+            )
+            key = jax.random.fold_in(key_draws, config.names.index(name))
+            sampled = moments(key, objective, config.num_draws)
+            ours = ours or sampled
+            noise = {
+                part: gradient_noise.noise(
+                    sampled[part],
+                    relative_to=ours[part],
+                    expected=None
+                    if mixture is None
+                    else [(w, expected[name][part]) for name, w in mixture.items()],
+                )
+                for part, mixture in zip(PARTS, mixtures, strict=True)
+            }
+            timed = gradient_noise.seconds_per_draw(
+                gradient_noise.of_batch(objective), num_draws=TIMED_DRAWS
+            )
+            seconds = timed(jax.random.clone(key_draws), params, x)
+            yield Measured(name, 1e3 * seconds, **noise)
 
-def milliseconds(
-    key: PRNGKey, objective: ExampleObjective, params: Params, x: Array
-) -> float:
-    """Of one gradient, inside a compiled scan; the median of five."""
-    gradient = gradient_noise.of_batch(objective)
-
-    @jax.jit
-    def run(key: PRNGKey) -> Params:
-        def step(total: Params, key: PRNGKey) -> tuple[Params, None]:
-            return jax.tree.map(jnp.add, total, gradient(key, params, x)), None
-
-        keys = jax.random.split(key, TIMED_DRAWS)
-        return jax.lax.scan(step, jax.tree.map(jnp.zeros_like, params), keys)[0]
-
-    times = []
-    for _ in range(6):  # the first compiles
-        started = time.perf_counter()
-        jax.block_until_ready(run(jax.random.clone(key)))
-        times.append(time.perf_counter() - started)
-    return 1e3 * float(np.median(times[1:])) / TIMED_DRAWS
+    measured = {row.name: row for row in report.printed(POINT, rows())}
+    return {"elbo_of_the_minibatch": elbo, "estimators": measured}
 
 
 def run_all(config: Config) -> dict[str, Any]:
@@ -279,60 +270,62 @@ def run_all(config: Config) -> dict[str, Any]:
         print(f"\nepoch {last}, ", end="")
         key, params = jax.random.fold_in(key_measure, last), state.inner.params
         points[last] = at_one_point(key, config, run.model, params, x)
-    print(f"\n{report.heading(BUDGET)}", flush=True)
-    against_batch = []
-    for row in equal_budget.against_batch(
-        key_batch,
-        run,
-        state.inner.params,
-        budget=config.budget,
-        num_draws=config.num_draws,
-        seconds=config.seconds,
-    ):
-        print(report.line(BUDGET, row), flush=True)
-        against_batch.append(row)
+    print()
+    against_batch = report.printed(
+        BUDGET,
+        equal_budget.against_batch(
+            key_batch,
+            run,
+            state.inner.params,
+            budget=config.budget,
+            num_draws=config.num_draws,
+            seconds=config.seconds,
+        ),
+    )
     stamp = protocol.stamp(run.config, run.data)
     return {"points": points, "against_batch": against_batch, "protocol": stamp}
 
 
-def draw(result: dict[str, Any], folder: pathlib.Path) -> None:
+def pictures(result: dict[str, Any]) -> dict[str, Any]:
     """Variances of phi and theta over training, and the bounds at equal time."""
     points = {e: point["estimators"] for e, point in result["points"].items()}
-    names = next(iter(points.values()))
     panels = {
         part: {
-            name: (list(points), [p[name][part]["variance"] for p in points.values()])
-            for name in names
+            name: (
+                [*points],
+                [getattr(p[name], part).variance for p in points.values()],
+            )
+            for name in next(iter(points.values()))
         }
         for part in ("phi", "theta")
     }
-    figure = curves.series(
-        panels, x_label="epoch", y_label="variance of a gradient", log="y"
-    )
-    files.save(figure, folder / "variance.png")
-    rows = [row for row in result["against_batch"] if "steps" in row]
+    figures = {
+        "variance": curves.series(
+            panels, x_label="epoch", y_label="variance of a gradient", log="y"
+        )
+    }
+    rows = [row for row in result["against_batch"] if row.steps is not None]
     if rows:
-        levels = [row["num_samples"] for row in rows]
+        levels = [row.num_samples for row in rows]
         bound = {
-            split: (levels, [row.get(f"{split}_elbo", np.nan) for row in rows])
-            for split in ("train", "test")
+            "train": (levels, [row.train_elbo for row in rows]),
+            "test": (levels, [row.test_elbo for row in rows]),
         }
-        figure = curves.series(
+        figures["bounds"] = curves.series(
             {"ELBO at equal time and L x M": bound},
             x_label="samples per image, L",
             y_label="nats per image",
             log="x",
         )
-        files.save(figure, folder / "bounds.png")
+    return figures
 
 
 def main(config: Config) -> int:
     """Measures, prints, writes and draws."""
     folder, started = report.claim(config.workdir), time.monotonic()
     result = run_all(config)
-    with cli.user_errors():
-        draw(result, folder)
     seconds = time.monotonic() - started
     print(f"{seconds:.0f} s")
-    report.write(folder / "variance.json", config, result | {"seconds": seconds})
+    result["seconds"] = seconds
+    report.write(folder / "variance.json", config, result, pictures(result))
     return 0

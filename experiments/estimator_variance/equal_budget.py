@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,18 @@ LEVELS = (1, 2, 5, 10, 20, 50, 100)  # values of L
 STEPS_BETWEEN_LOOKS = 100  # at the clock
 
 
+class Row(NamedTuple):
+    """What L samples of M images give; the bounds, in nats, where it is trained."""
+
+    num_samples: int
+    batch_size: int
+    theta_variance: float
+    phi_variance: float
+    steps: int | None = None
+    train_elbo: float | None = None
+    test_elbo: float | None = None
+
+
 def against_batch(
     key: PRNGKey,
     run: runs.Run,
@@ -29,7 +42,7 @@ def against_batch(
     budget: int,
     num_draws: int,
     seconds: float,
-) -> Iterator[dict[str, float]]:
+) -> Iterator[Row]:
     """For each L: the variance of a step's gradient, and the bounds at equal time.
 
     The variance is that of minibatches drawn anew, so that it holds what the choice of
@@ -59,11 +72,12 @@ def against_batch(
             gradient_noise.total_variance(gradient_noise.part(moments, part))
             for part in Params._fields
         )
-        sizes = {"num_samples": num_samples, "batch_size": batch_size}
-        row = sizes | {"theta_variance": theta, "phi_variance": phi}
+        row = Row(num_samples, batch_size, theta, phi)
         if seconds:
-            config = dataclasses.replace(run.config, **sizes)
-            row |= trained_for(config, seconds=seconds)
+            config = dataclasses.replace(
+                run.config, num_samples=num_samples, batch_size=batch_size
+            )
+            row = row._replace(**trained_for(config, seconds=seconds))
         yield row
 
 

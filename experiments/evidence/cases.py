@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli
-from experiments.evidence.config import CHUNK, Config
-from experiments.measures import whole_run
+from experiments.evidence.config import Config
+from experiments.measures import measure, whole_run
 from experiments.runs import protocol, trained_runs
 from vae_jax import posteriors, vae
 from vae_jax.estimators import enumerated
@@ -114,11 +114,7 @@ def digits(config: Config) -> Case:
                 "--digits_flagfile must be of one run with real latents: not "
                 "--posterior=bernoulli, --num_seeds or --sweep"
             )
-        if config.num_images > len(data.prepared.test):
-            raise ValueError(
-                f"--num_images={config.num_images} is more than the "
-                f"{len(data.prepared.test)} test rows of {run.dataset}"
-            )
+        protocol.check_rows(data, config.num_images, splits=("test",))
     trained = _trained(run)
     generative = trained.model.generative
     methods = {
@@ -162,7 +158,9 @@ def _sampling(
 
     def method(estimator: Callable[..., Estimate]) -> Method:
         return Method(
-            lambda k: estimator(num_samples=k, chunk_size=min(k, CHUNK)),
+            lambda k: estimator(
+                num_samples=k, chunk_size=min(k, measure.IMPORTANCE_CHUNK)
+            ),
             config.samples,
             lambda k: k,
         )

@@ -14,25 +14,24 @@ and the `bias` of log p-hat where p-hat has none: the mean of log p-hat - log p(
 against K, beside -Var(w / p(x)) / (2 K), its law where the weights have a variance.
 """
 
-import pathlib
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.command import cli, report
+from experiments.command import report
 from experiments.evidence import cases
 from experiments.evidence.config import Config
 from experiments.measures import measure
 from vae_jax import posteriors, vae
 from vae_jax.evaluation import marginal
 from vae_jax.latent_models import ppca
-from vae_jax.plots import curves, estimates, files
+from vae_jax.plots import curves, estimates
 from vae_jax.types import Params
 
-FIELDS = ("budget", "decodings", "seconds", "mean", "spread")
 BIAS_SAMPLES = (1, 2, 5, 10, 20, 50, 100, 200)
 WIDER = 1.3  # the proposal's std over the posterior's, where the bias is measured
 ESTIMATES = (
@@ -57,27 +56,40 @@ AXES = {
 }
 
 
-def compare(config: Config, case: cases.Case) -> dict[str, dict[str, list]]:
-    """Each method's mean, spread over repeats, decodings and seconds, by budget."""
+class Estimated(NamedTuple):
+    """A method at one budget: log p-hat of the images, and what it costs of each."""
+
+    method: str
+    budget: int
+    decodings: int
+    seconds: float
+    mean: float
+    spread: float  # of the repeats
+
+
+class Bias(NamedTuple):
+    """Of log p-hat and of p-hat / p, by K importance samples."""
+
+    num_samples: int
+    bias: float  # nats
+    bias_error: float
+    law: float
+    ratio: float
+    ratio_error: float
+
+
+def compare(config: Config, case: cases.Case) -> Iterator[Estimated]:
+    """Each method at each of its budgets."""
     keys = jax.random.split(jax.random.key(config.seed), config.num_repeats)
-    result: dict[str, dict[str, list]] = {}
-    print(report.heading(ESTIMATES))
     for name, method in case.methods.items():
-        columns = result[name] = {column: [] for column in FIELDS}
         for budget in method.budgets:
             values, seconds = _repeated(case, method.build(budget), keys)
             means = values.mean(axis=1)
-            row = {
-                "budget": budget,
-                "decodings": method.decodings(budget),
-                "seconds": seconds / values.size,
-                "mean": float(values.mean()),
-                "spread": float(means.std(ddof=1)) if len(means) > 1 else np.nan,
-            }
-            for column, number in row.items():
-                columns[column].append(number)
-            print(report.line(ESTIMATES, {"method": name, **row}), flush=True)
-    return result
+            yield Estimated(
+                *(name, budget, method.decodings(budget), seconds / values.size),
+                float(values.mean()),
+                float(means.std(ddof=1)) if len(means) > 1 else np.nan,
+            )
 
 
 def _repeated(
@@ -95,7 +107,7 @@ def _repeated(
     return values, time.perf_counter() - start
 
 
-def bias(config: Config) -> dict[str, list[float]]:
+def bias(config: Config) -> Iterator[Bias]:
     """The mean of log p-hat - log p(x) at each K, its law, and p-hat / p(x)."""
     kernel = jnp.array([[1.0, 0.4, -0.3, 0.8], [0.2, -1.0, 0.5, 0.3]])
     params = Params(ppca.parameters(kernel.T, jnp.zeros(4), jnp.zeros(())), ())
@@ -114,43 +126,36 @@ def bias(config: Config) -> dict[str, list[float]]:
         return np.asarray(one(jax.random.split(key, config.bias_repeats)), np.float64)
 
     variance = float(np.exp(log_ratios(1)).var(ddof=1))
-    rows = []
-    print(report.heading(BIAS))
     for k in BIAS_SAMPLES:
         logs = log_ratios(k)
-        rows.append(
-            {
-                "num_samples": k,
-                "bias": float(logs.mean()),
-                "bias_error": measure.standard_error(logs),
-                "law": -variance / (2.0 * k),
-                "ratio": float(np.exp(logs).mean()),
-                "ratio_error": measure.standard_error(np.exp(logs)),
-            }
+        ratios = np.exp(logs)
+        yield Bias(
+            *(k, float(logs.mean()), measure.standard_error(logs)),
+            -variance / (2.0 * k),
+            *(float(ratios.mean()), measure.standard_error(ratios)),
         )
-        print(report.line(BIAS, rows[-1]), flush=True)
-    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def draw(folder: pathlib.Path, result: dict[str, Any]) -> None:
+def pictures(result: dict[str, Any]) -> dict[str, Any]:
     """The estimates against decodings and seconds, and the bias against K."""
     compared = {part: result[part] for part in cases.CASES if part in result}
     exact = {part: rows["exact"] for part, rows in compared.items()}
-    for axis, label in AXES.items() if compared else ():
-        panels = {
-            part: {
-                name: (rows[axis], rows["mean"], rows["spread"])
-                for name, rows in of_part["methods"].items()
-            }
-            for part, of_part in compared.items()
-        }
-        figure = estimates.estimates(
-            panels,
+    figures = {
+        f"evidence_against_{axis}": estimates.estimates(
+            {
+                part: {
+                    name: (rows[axis], rows["mean"], rows["spread"])
+                    for name, rows in of_part["methods"].items()
+                }
+                for part, of_part in compared.items()
+            },
             exact={part: value for part, value in exact.items() if value is not None},
             x_label=label,
             y_label="log p(x), nats",
         )
-        files.save(figure, folder / f"evidence_against_{axis}.png")
+        for axis, label in AXES.items()
+        if compared
+    }
     if "bias" in result:
         k = result["bias"]["num_samples"]
         lines = {"measured": "bias", "Var(w / p(x)) / (2 K)": "law"}
@@ -159,23 +164,29 @@ def draw(folder: pathlib.Path, result: dict[str, Any]) -> None:
             for label, name in lines.items()
         }
         title = "log p(x) less the mean of log p-hat, nats"
-        figure = curves.series({title: panel}, x_label="K", y_label="nats", log="xy")
-        files.save(figure, folder / "bias.png")
+        figures["bias"] = curves.series(
+            {title: panel}, x_label="K", y_label="nats", log="xy"
+        )
+    return figures
 
 
 def main(config: Config) -> int:
     """Compares, prints, writes and draws."""
     folder, result = report.claim(config.workdir), {}
-    for part in config.parts.split(","):
+    for part in config.parts:
         print(f"{part}:", flush=True)
         if part == "bias":
-            result[part] = bias(config)
+            result[part] = report.by_name(report.printed(BIAS, bias(config)))
             continue
         case = cases.CASES[part](config)
         if case.exact is not None:
             print(f"  exact {case.exact:.4f}", flush=True)
-        result[part] = {"exact": case.exact, "methods": compare(config, case)}
-    with cli.user_errors():
-        draw(folder, result)
-    report.write(folder / "evidence.json", config, result)
+        rows = report.printed(ESTIMATES, compare(config, case))
+        methods = {
+            name: report.by_name(row for row in rows if row.method == name)
+            for name, method in case.methods.items()
+            if method.budgets  # few samples fit no normal to draws of HMC
+        }
+        result[part] = {"exact": case.exact, "methods": methods}
+    report.write(folder / "evidence.json", config, result, pictures(result))
     return 0

@@ -6,16 +6,15 @@ model, params = cards.load_model("model.safetensors")
 
 import dataclasses
 import math
-import operator
 import os
 from typing import Any
 
 import jax
 
-from experiments.choices import models, sweep
+from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.command import cli, report
-from experiments.runs import protocol, rundir, trained_runs
+from experiments.runs import protocol, trained_runs
 from vae_jax import artifacts
 from vae_jax.data import sources
 from vae_jax.types import Model, Params
@@ -42,7 +41,7 @@ def of_trained(trained: trained_runs.Trained) -> artifacts.Card:
             for name, value in dataclasses.asdict(config).items()
             if name not in left_out
         },
-        "protocol": protocol.stamp(config, trained.data),
+        "protocol": trained.stamp(),
         "step": trained.step,
         "results": _results(trained),
         "environment": report.environment(),
@@ -108,9 +107,14 @@ def _results(trained: trained_runs.Trained) -> dict[str, dict[str, Any]]:
     Those of its step and, of runs that trained together, of its run. Single figures and
     settings only: the workdir keeps the lists. A figure that is not finite is left out.
     """
-    folder, member = trained.config.directory(), _member(trained.config)
-    endings = [""] if member is None else ["", f"_member_{member}"]
-    evaluations = [f"evaluation_{s}{end}" for end in endings for s in sources.SPLITS]
+    folder, member = trained.config.directory(), trained.member
+    runs = [""] if member is None else ["", f"_member_{member}"]
+    evaluations = [
+        f"evaluation_{split}{checkpoint}{run}"
+        for run in runs
+        for split in sources.SPLITS
+        for checkpoint in ("", "_best", "_last")
+    ]
     results = {}
     for path in (folder / f"{name}.json" for name in ("result", *evaluations)):
         result = report.read_json(path) if path.is_file() else {}
@@ -126,18 +130,6 @@ def _results(trained: trained_runs.Trained) -> dict[str, dict[str, Any]]:
                 or (isinstance(value, int | float) and math.isfinite(value))
             }
     return results
-
-
-def _member(config: Config) -> int | None:
-    """Which of the runs that trained together config's is; None of a run alone."""
-    folder = config.directory()
-    if not (folder / rundir.FLAGS).is_file():
-        return None  # a model that was never trained has no results either
-    whole = rundir.read_config(folder)
-    if not whole.trains_many:
-        return None
-    identity = operator.attrgetter("seed", *sweep.SWEPT)
-    return [identity(run) for run in sweep.expand(whole)].index(identity(config))
 
 
 def _config(path: str | os.PathLike[str], flags: dict[str, Any]) -> Config:

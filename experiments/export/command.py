@@ -54,7 +54,8 @@ class Config(trained_runs.WorkdirFlags):
     )
 
     def __post_init__(self) -> None:
-        """Nothing: `check` is a flag here, and absl has checked --what."""
+        """Refuses values outside of what their flags allow; `check` is a flag here."""
+        cli.check_values(self, vars(self))
 
 
 class Exported(NamedTuple):
@@ -141,13 +142,14 @@ def export(config: Config) -> str:
     Raises:
         UsageError: for a run, a choice or a path with which that cannot be done.
     """
-    suffix = "safetensors" if config.what == "model" else "stablehlo"
-    default = pathlib.Path(config.workdir) / f"{config.what}.{suffix}"
-    path = pathlib.Path(config.out or default).expanduser()
+    path = pathlib.Path(config.out).expanduser()
     if config.out:
         with cli.user_errors():
             _check_writable(path)
     trained = config.load()
+    if not config.out:
+        suffix = ".safetensors" if config.what == "model" else ".stablehlo"
+        path = config.result_path(trained, config.what).with_suffix(suffix)
     with cli.user_errors():
         card = cards.of_trained(trained)
         if config.what == "model":

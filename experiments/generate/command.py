@@ -19,7 +19,9 @@ discrepancy with a Gaussian kernel as wide as the median distance (Gretton et al
 """
 
 import dataclasses
-import pathlib
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 from jaxtyping import Array
@@ -73,14 +75,21 @@ class Config(trained_runs.WorkdirFlags):
             )
 
 
+class Drawing(NamedTuple):
+    """Arrays, and the function (arrays, path, limits=) that draws them."""
+
+    arrays: pictures.Arrays
+    draw: Callable[..., None]
+
+
 def main(config: Config) -> int:
     """Samples, draws and writes."""
-    trained, folder = config.load(), pathlib.Path(config.workdir).expanduser()
+    trained = config.load()
     pairs = images_to_join(config, trained)
     key_fit, key_samples, key_paths, key_quality = jax.random.split(
         jax.random.key(config.seed), 4
     )
-    sample_z, source, suffix = None, "the prior", ""
+    sample_z, source, mixture = None, "the prior", ""
     if config.sampler == "mixture":
         sample_z = samplers.of_mixture(
             key_fit,
@@ -88,25 +97,29 @@ def main(config: Config) -> int:
             num_components=config.num_components,
             num_rows=config.num_fitted,
         )
-        source, suffix = "a mixture fitted to codes", "_mixture"
-    arrays = {
-        f"samples{suffix}": pictures.samples(
-            key_samples, trained, num=config.num, sample_z=sample_z
+        source, mixture = "a mixture fitted to codes", "mixture"
+    drawings = {
+        config.result_path(trained, "samples", mixture, config.part("num")): Drawing(
+            pictures.samples(key_samples, trained, num=config.num, sample_z=sample_z),
+            partial(pictures.draw_samples, source=source),
         )
     }
     if pictures.has_manifold(trained):
-        tiles = pictures.manifold(trained, size=config.manifold_size)
-        arrays["manifold"] = {"mean": tiles}
+        plane = pictures.manifold(trained, size=config.manifold_size)
+        path = config.result_path(trained, "manifold")
+        drawings[path] = Drawing(plane, pictures.draw_manifold)
     if pairs is not None:
-        arrays |= explore(key_paths, config, trained, pairs)
-    kinds = ".npz: no images, not drawn"
+        for name, drawing in explore(key_paths, config, trained, pairs).items():
+            drawings[config.result_path(trained, name)] = drawing
+    drawable, limits = pictures.is_image(trained), pictures.limits(trained)
     with cli.user_errors():
-        for name, content in arrays.items():
-            pictures.save_arrays(folder / f"{name}.npz", content)
-        if pictures.is_image(trained):
-            kinds = ".npz and .png"
-            draw(arrays, folder, limits=pictures.limits(trained), source=source)
-    print(f"written to {folder}: {', '.join(arrays)} ({kinds})")
+        for path, (arrays, draw) in drawings.items():
+            pictures.save_arrays(path.with_suffix(".npz"), arrays)
+            if drawable:
+                draw(arrays, path.with_suffix(".png"), limits=limits)
+    kinds = ".npz and .png" if drawable else ".npz: no images, not drawn"
+    names = ", ".join(path.name for path in drawings)
+    print(f"written to {trained.config.directory()}: {names} ({kinds})")
     if config.quality:
         result = quality.measured(
             key_quality,
@@ -116,7 +129,9 @@ def main(config: Config) -> int:
             num_neighbors=config.num_neighbors,
         )
         print(quality.table(result, source=source))
-        report.write(folder / f"quality{suffix}.json", config, result)
+        parts = "quality", mixture, config.part("quality_rows")
+        path = config.result_path(trained, *parts).with_suffix(".json")
+        report.write(path, config, result._asdict())
     return 0
 
 
@@ -127,8 +142,8 @@ def images_to_join(config: Config, trained: trained_runs.Trained) -> Array | Non
         UsageError: as `paths.chosen`.
     """
     split = config.split or trained_runs.test_split(trained)
-    size = len(getattr(trained.data.prepared, split))
-    places = config.images or tuple(range(min(DEFAULT_IMAGES, size) // 2 * 2))
+    size = min(DEFAULT_IMAGES, len(trained.stored(split)))
+    places = config.images or tuple(range(size // 2 * 2))
     if not places:
         print(f"the {split} split has no two rows to go between")
         return None
@@ -137,35 +152,14 @@ def images_to_join(config: Config, trained: trained_runs.Trained) -> Array | Non
 
 def explore(
     key: PRNGKey, config: Config, trained: trained_runs.Trained, pairs: Array
-) -> dict[str, pictures.Arrays]:
+) -> dict[str, Drawing]:
     """Paths along latents and between codes."""
     key_between, key_along = jax.random.split(key)
-    size = {"num_steps": config.num_steps}
-    traversal = paths.along(
-        key_along, trained, pairs[0], num=config.num_traversed, **size
-    )
+    num, num_steps = config.num_traversed, config.num_steps
+    along = paths.along(key_along, trained, pairs[0], num=num, num_steps=num_steps)
+    drawings = {"traversal": Drawing(along, paths.draw_along)}
     if not trained.has_real_latents:
         print("codes of bits have nothing between them: no interpolation")
-        return {"traversal": traversal}
-    between = paths.between(key_between, trained, pairs, **size)
-    return {"traversal": traversal, "interpolation": between}
-
-
-def draw(
-    arrays: dict[str, pictures.Arrays],
-    folder: pathlib.Path,
-    *,
-    limits: pictures.Limits,
-    source: str,
-) -> None:
-    """A picture of each set of arrays."""
-    for name, content in arrays.items():
-        path = folder / f"{name}.png"
-        if name.startswith("samples"):
-            pictures.draw_samples(content, path, limits=limits, source=source)
-        elif name == "manifold":
-            pictures.draw_manifold(content["mean"], path, limits=limits)
-        elif name == "traversal":
-            paths.draw_along(content, path, limits=limits)
-        else:
-            paths.draw_between(content, folder, limits=limits)
+        return drawings
+    between = paths.between(key_between, trained, pairs, num_steps=num_steps)
+    return drawings | {"interpolation": Drawing(between, paths.draw_between)}

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.command import cli
-from experiments.measures import measure
+from experiments.measures import measure, pictures
 from experiments.measures.pictures import Arrays, Limits
 from experiments.runs import trained_runs
 from vae_jax.evaluation import interpolation
@@ -26,18 +26,16 @@ def chosen(
     Raises:
         UsageError: if the split is empty or a place is beyond it.
     """
-    size = len(getattr(trained.data.prepared, split))
-    outside = [place for place in places if not 0 <= place < size]
-    if outside:
-        raise cli.UsageError(
-            f"--images={','.join(map(str, places))}: {outside[0]} is none of the "
-            f"{size} rows of the {split} split, 0 to {size - 1}"
-            if size
-            else f"{trained.config.dataset} has no rows in its {split} split"
-        )
     with cli.user_errors():
-        whole = trained_runs.rows(trained, split=split, num_images=max(places) + 1)
-    return whole[jnp.array(places)]
+        size = trained.size(split)
+        outside = [place for place in places if not 0 <= place < size]
+        if outside:
+            raise ValueError(
+                f"--images={','.join(map(str, places))}: {outside[0]} is none of the "
+                f"{size} rows of the {split} split, 0 to {size - 1}"
+            )
+    rows = trained_runs.rows(trained, split=split, num_images=max(places) + 1)
+    return rows[jnp.array(places)]
 
 
 def between(
@@ -53,7 +51,10 @@ def between(
     arrays = {"x": np.asarray(trained.data.prepared.value(data))}
     for name, kind in KINDS.items():
         z = jax.jit(jax.vmap(kind, (0, 0, None)))(codes[::2], codes[1::2], times)
-        arrays |= {f"{name}_z": np.asarray(z), f"{name}_mean": _decoded(trained, z)}
+        arrays |= {
+            f"{name}_z": np.asarray(z),
+            f"{name}_mean": pictures.decoded(trained, z),
+        }
     return arrays
 
 
@@ -84,45 +85,33 @@ def along(
         "latents": latents,
         what: scores[latents],
         "z": np.asarray(z),
-        "mean": _decoded(trained, z),
+        "mean": pictures.decoded(trained, z),
         "x": np.asarray(trained.data.prepared.value(row)),
     }
 
 
-def draw_between(arrays: Arrays, folder: pathlib.Path, *, limits: Limits) -> None:
+def draw_between(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
     """A picture of each kind of path: the images themselves at both ends."""
+    first, last = arrays["x"][::2, None], arrays["x"][1::2, None]
     for name in KINDS:
-        mean = arrays[f"{name}_mean"]
-        first, last = arrays["x"][::2, None], arrays["x"][1::2, None]
-        blank = np.full_like(first, limits[1])
-        tiles = np.concatenate([first, blank, mean, blank, last], axis=1)
-        figure = images.grid(
-            tiles.reshape(-1, *tiles.shape[2:]),
-            num_columns=tiles.shape[1],
-            title=f"Between the codes of two images, {name} (means of p(x | z))",
-            limits=limits,
-        )
-        files.save(figure, folder / f"interpolation_{name}.png")
+        parts = first, arrays[f"{name}_mean"], last
+        title = f"Between the codes of two images, {name} (means of p(x | z))"
+        figure = images.groups(parts, title=title, limits=limits)
+        files.save(figure, path.with_stem(f"{path.stem}_{name}"))
 
 
 def draw_along(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
     """A row of means for each latent, that of the greatest KL at the top."""
-    mean = arrays["mean"]
     by = "KL" if "kl" in arrays else "variance of the code"
     names = ", ".join(f"z_{latent + 1}" for latent in arrays["latents"])
-    figure = images.grid(
-        mean.reshape(-1, *mean.shape[2:]),
-        num_columns=mean.shape[1],
-        title=f"One latent moves, greatest {by} at the top: {names}",
-        limits=limits,
-    )
-    files.save(figure, path)
+    title = f"One latent moves, greatest {by} at the top: {names}"
+    files.save(images.groups([arrays["mean"]], title=title, limits=limits), path)
 
 
 def _scores(key: PRNGKey, trained: trained_runs.Trained) -> tuple[np.ndarray, str]:
     """What the latents that the decoder reads are ordered by, and its name."""
     split = trained_runs.test_split(trained)
-    size = min(measure.DECODED_ROWS, len(getattr(trained.data.prepared, split)))
+    size = min(measure.DECODED_ROWS, len(trained.stored(split)))
     latents = measure.latents(trained, split=split, num_images=size)
     if "kl_per_latent" in latents:
         return np.asarray(latents["kl_per_latent"]), "kl"
@@ -130,10 +119,3 @@ def _scores(key: PRNGKey, trained: trained_runs.Trained) -> tuple[np.ndarray, st
     codes = measure.codes(key, trained, data)
     codes = codes[:, : codes.shape[1] - trained.config.top_latents]
     return codes.var(axis=0), "variance"
-
-
-def _decoded(trained: trained_runs.Trained, z: Array) -> np.ndarray:
-    """Means of p(x | z) of codes [A, T, D]."""
-    mean = trained.model.generative.mean_observation
-    decode = jax.vmap(jax.vmap(mean, in_axes=(None, 0)), in_axes=(None, 0))
-    return np.asarray(jax.jit(decode)(trained.params, z))

@@ -1,6 +1,6 @@
 """How a model's samples compare with data: no network judges, distances do."""
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,22 @@ from vae_jax.evaluation import sample_quality
 from vae_jax.types import PRNGKey
 
 
+class Quality(NamedTuple):
+    """How draws compare with test rows, in pixels and in codes.
+
+    Attributes:
+        num_rows: draws, and as many test rows.
+        num_train: training rows among which the nearest is looked for.
+        num_neighbors: of precision and recall.
+        spaces: the measures in "pixels" and in "codes".
+    """
+
+    num_rows: int
+    num_train: int
+    num_neighbors: int
+    spaces: dict[str, dict[str, float]]
+
+
 def measured(
     key: PRNGKey,
     trained: trained_runs.Trained,
@@ -22,7 +38,7 @@ def measured(
     *,
     num_rows: int,
     num_neighbors: int,
-) -> dict[str, Any]:
+) -> Quality:
     """The measures in pixels and in codes, each beside that of training rows.
 
     As many draws of x as test rows are compared with these, which are drawn without
@@ -63,23 +79,19 @@ def measured(
             for key, part in zip(jax.random.split(key_codes, 3), values, strict=True)
         ],
     }
-    return {
-        "num_rows": num,
-        "num_train": len(prepared.train),
-        "num_neighbors": num_neighbors,
-        "spaces": {
-            name: sample_quality.compare(*rows, num_neighbors=num_neighbors)._asdict()
-            for name, rows in spaces.items()
-        },
+    measures = {
+        name: sample_quality.compare(*rows, num_neighbors=num_neighbors)._asdict()
+        for name, rows in spaces.items()
     }
+    return Quality(num, len(prepared.train), num_neighbors, measures)
 
 
-def table(result: dict[str, Any], *, source: str) -> str:
+def table(result: Quality, *, source: str) -> str:
     """The measures as lines of text, those of training rows in brackets."""
-    spaces, k = result["spaces"], result["num_neighbors"]
+    spaces, k = result.spaces, result.num_neighbors
     measures = [
         (
-            f"distance to the nearest of {result['num_train']} training rows",
+            f"distance to the nearest of {result.num_train} training rows",
             "{nearest_train_samples:.3f}",
         ),
         ("  the same of test rows", "{nearest_train_test:.3f}"),
@@ -96,7 +108,7 @@ def table(result: dict[str, Any], *, source: str) -> str:
     columns: list[Column] = [field("", "measure", width=52)]
     columns += [field(name, name, width=21) for name in spaces]
     lines = [
-        f"{result['num_rows']} draws of x with z from {source}, against as many test "
+        f"{result.num_rows} draws of x with z from {source}, against as many test "
         "rows; in brackets the same of training rows",
         report.table(columns, rows),
     ]

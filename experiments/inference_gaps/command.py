@@ -29,7 +29,7 @@ and an interrupted command continues.
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -40,11 +40,26 @@ from experiments.inference_gaps.config import Config, train_configs
 from experiments.measures import evidence, measure, whole_run
 from experiments.runs import protocol, trained_runs
 from vae_jax.estimators import sgvb
-from vae_jax.plots import files, gaps
+from vae_jax.plots import gaps
 
 SPLITS = ("train", "test")
-PARTS = ("approximation", "amortization", "inference")
 AT_REST = 0.9  # of the searches, below which a gap is doubted
+
+
+class Gaps(NamedTuple):
+    """What is measured of each row, nats [N]; a result has mean and standard error."""
+
+    approximation: np.ndarray
+    amortization: np.ndarray
+    inference: np.ndarray
+    log_p: np.ndarray
+    best_bound: np.ndarray  # of the model's own family
+    bound: np.ndarray
+    best_diagonal: np.ndarray
+    best_flow: np.ndarray
+
+
+PARTS = Gaps._fields[:3]
 
 
 def main(config: Config) -> int:
@@ -72,16 +87,15 @@ def main(config: Config) -> int:
         for split in SPLITS
     }
     figure = gaps.stacked(bars, parts=PARTS[:2], x_label="nats per row")
-    with cli.user_errors():
-        files.save(figure, folder / "inference_gaps.png")
-    report.write(folder / "inference_gaps.json", config, {"models": results})
+    result, pictures = {"models": results}, {"inference_gaps": figure}
+    report.write(folder / "inference_gaps.json", config, result, pictures)
     return 0
 
 
 def measure_run(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:
     """What is measured of one trained model, by split."""
     result = {split: _measured(config, trained, split) for split in SPLITS}
-    names = ("log_p", "best_bound", "bound", *PARTS)
+    names = Gaps._fields[:6]
     less = {name: result["train"][name] - result["test"][name] for name in names}
     return {**result, "train_minus_test": less}
 
@@ -97,12 +111,10 @@ def _measured(
     key_bound, key_local, key_is, key_ais = jax.random.split(
         jax.random.key(config.seed), 4
     )
-    evaluate = measure.over_rows(
-        sgvb.elbo_terms(trained.model, num_samples=config.eval_samples),
-        trained.data.prepared.value,
-        num_decoded=config.eval_samples,
+    terms = sgvb.elbo_terms(trained.model, num_samples=config.eval_samples)
+    reconstruction, kl = measure.of_rows(
+        key_bound, trained, terms, rows, num_decoded=config.eval_samples
     )
-    reconstruction, kl = evaluate(key_bound, trained.params, rows)
     local = local_q.over_rows(trained, config)(key_local, trained.params, rows)
     log_ps = {
         "is_q": evidence.importance_sampling(
@@ -131,15 +143,11 @@ def _summary(
     by = max(log_ps, key=lambda name: log_ps[name].mean())
     bounds = {name: np.asarray(q.bound, np.float64) for name, q in local.items()}
     log_p, bound, best = log_ps[by], np.asarray(bound, np.float64), bounds[family]
-    measured = {
-        "approximation": log_p - best,
-        "amortization": best - bound,
-        "inference": log_p - bound,
-        "log_p": log_p,
-        "best_bound": best,
-        "bound": bound,
+    measured = Gaps(
+        *(log_p - best, best - bound, log_p - bound),
+        *(log_p, best, bound),
         **{f"best_{name}": values for name, values in bounds.items()},
-    }
+    )._asdict()
     return {
         **{name: float(values.mean()) for name, values in measured.items()},
         **{

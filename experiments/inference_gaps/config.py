@@ -17,7 +17,9 @@ class Config(comparison.ComparisonFlags):
     """One comparison; every field is a flag."""
 
     workdir: str = cli.flag("runs/inference_gaps", "Where the runs are written.")
-    models: str = cli.flag(",".join(MODELS), "Comma-separated names.")
+    models: tuple[str, ...] = cli.flag(
+        MODELS, "What is compared.", choices=MODELS, empty=False
+    )
     wide_encoder: tuple[int, ...] = cli.flag(
         (500, 500), "Hidden units of the encoder of wide_encoder."
     )
@@ -55,7 +57,7 @@ def train_configs(config: Config) -> dict[str, TrainConfig]:
     """The run of each model.
 
     Raises:
-        ValueError: for a model that is unknown, or flags that no run can have.
+        ValueError: for flags that no run can have.
         UsageError: for --run_flagfile and --run_flags, as `comparison.base`.
     """
     taken = ("workdir", "data_dir", "posterior")
@@ -72,11 +74,6 @@ def train_configs(config: Config) -> dict[str, TrainConfig]:
     }
     if shared.algorithm == "aevb" and shared.estimator == "sgvb_b":
         changes["flow"]["estimator"] = "sgvb_a"  # the KL of a flow has no closed form
-    names = config.models.split(",")
-    if unknown := [name for name in names if name not in MODELS]:
-        raise ValueError(
-            f"--models: {', '.join(unknown)} unknown; known: {', '.join(MODELS)}"
-        )
     return {
         name: dataclasses.replace(
             shared,
@@ -85,5 +82,5 @@ def train_configs(config: Config) -> dict[str, TrainConfig]:
             progress=False,
             **changes[name],
         )
-        for name in names
+        for name in config.models
     }

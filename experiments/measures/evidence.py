@@ -11,7 +11,8 @@ from jaxtyping import Array
 from experiments.command import cli, report
 from experiments.measures import measure
 from experiments.runs import trained_runs
-from vae_jax.evaluation import annealed, annealing, examples, hmc_density, weights
+from experiments.runs.trained_runs import Trained
+from vae_jax.evaluation import annealed, annealing, hmc_density, weights
 from vae_jax.types import PRNGKey
 
 METHODS = ("is", "ais", "bdmc", "hmc_density")
@@ -59,7 +60,7 @@ def parse(names: str) -> tuple[str, ...]:
     return chosen
 
 
-def check(trained: trained_runs.Trained, methods: tuple[str, ...]) -> None:
+def check(trained: Trained, methods: tuple[str, ...]) -> None:
     """Refuses a method that the model's latents do not allow.
 
     Raises:
@@ -75,13 +76,13 @@ def check(trained: trained_runs.Trained, methods: tuple[str, ...]) -> None:
         )
 
 
-Method: TypeAlias = Callable[[PRNGKey, trained_runs.Trained, Array], Estimated]
+Method: TypeAlias = Callable[[PRNGKey, Trained, Array], Estimated]
 """(key, model, rows) -> what it says of their log p(x)."""
 
 
 def side_by_side(
     keys: Sequence[PRNGKey],
-    trained: trained_runs.Trained,
+    trained: Trained,
     methods: Mapping[str, Method],
     *,
     split: str,
@@ -153,46 +154,37 @@ def table(evidence: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def importance_sampling(
-    key: PRNGKey, trained: trained_runs.Trained, data: Array, *, num_samples: int
+    key: PRNGKey, trained: Trained, data: Array, *, num_samples: int
 ) -> Estimated:
     """log p-hat of rows by importance samples from q."""
-    evaluate = measure.over_rows(
-        measure.log_evidence(trained.model, num_samples=num_samples),
-        trained.data.prepared.value,
-        num_decoded=num_samples,
-        mesh=trained.mesh,
-    )
-    drawn = evaluate(key, trained.params, data)
-    return _summarized(drawn, doubts=weights.doubts(drawn))
+    estimate = measure.log_evidence(trained.model, num_samples=num_samples)
+    log_p = measure.of_rows(key, trained, estimate, data, num_decoded=num_samples)
+    return _summarized(log_p, doubts=weights.doubts(log_p))
 
 
 def annealed_importance_sampling(
-    key: PRNGKey, trained: trained_runs.Trained, data: Array, *, chains: ChainFlags
+    key: PRNGKey, trained: Trained, data: Array, *, chains: ChainFlags
 ) -> Estimated:
     """log p-hat of rows by chains from the prior, or from q, to the posterior.
 
     Raises:
         UsageError: if the chains never accept, or weights overflow.
     """
-    estimate = annealed.ais(
-        trained.model.generative,
-        _annealed(trained, chains),
-        recognition=trained.model.recognition if chains.base == "q" else None,
-    )
-    evaluate = examples.over_examples(
+    estimate = _annealed(annealed.ais, trained, chains)
+    log_p = measure.of_rows(
+        key,
+        trained,
         estimate,
-        batch_size=_images_at_once(chains),
-        value=trained.data.prepared.value,
-        mesh=trained.mesh,
+        data,
+        num_decoded=chains.num_chains,
+        at_once=CHAINS_AT_ONCE,
     )
-    drawn = evaluate(key, trained.params, data)
-    _check(drawn)
-    return _summarized(drawn, doubts=[])
+    return _summarized(_checked(log_p), doubts=[])
 
 
 def bidirectional(
     key: PRNGKey,
-    trained: trained_runs.Trained,
+    trained: Trained,
     data: Array,
     *,
     chains: ChainFlags,
@@ -204,21 +196,18 @@ def bidirectional(
         UsageError: as `annealed_importance_sampling`.
     """
     del data
-    both = annealed.bidirectional(
-        trained.model.generative,
-        _annealed(trained, chains),
-        recognition=trained.model.recognition if chains.base == "q" else None,
-    )
-    evaluate = examples.over_examples(
+    both = _annealed(annealed.bidirectional, trained, chains)
+    evaluate = measure.over_rows(
         lambda key, params, index: both(key, params),
-        batch_size=_images_at_once(chains),
+        lambda index: index,
+        num_decoded=chains.num_chains,
+        at_once=CHAINS_AT_ONCE,
         mesh=trained.mesh,
     )
     sides = evaluate(key, trained.params, jnp.arange(num_simulated))
-    _check(sides.lower)
-    _check(sides.upper)
     lower, upper = (
-        np.asarray(side.log_p, np.float64) for side in (sides.lower, sides.upper)
+        np.asarray(_checked(side).log_p, np.float64)
+        for side in (sides.lower, sides.upper)
     )
     figures = {
         "lower": float(lower.mean()),
@@ -234,7 +223,7 @@ def bidirectional(
 
 def posterior_density(
     key: PRNGKey,
-    trained: trained_runs.Trained,
+    trained: Trained,
     data: Array,
     *,
     num_samples: int,
@@ -253,52 +242,52 @@ def posterior_density(
         num_warmup=num_samples,
         num_leapfrog=num_leapfrog,
     )
-    evaluate = examples.over_examples(
-        estimate,
-        batch_size=CHAINS_AT_ONCE,
-        value=trained.data.prepared.value,
-        mesh=trained.mesh,
+    log_p = measure.of_rows(
+        key, trained, estimate, data, num_decoded=1, at_once=CHAINS_AT_ONCE
     )
-    drawn = evaluate(key, trained.params, data)
-    _check(drawn)
     doubts = []
     if trained.num_latents > 4:
         doubts.append(
             "appendix D is good below about five latents, and here are "
             f"{trained.num_latents}"
         )
-    return _summarized(drawn, doubts=doubts)
+    return _summarized(_checked(log_p), doubts=doubts)
 
 
-def _annealed(trained: trained_runs.Trained, chains: ChainFlags) -> annealing.Chains:
-    temperatures = SCHEDULES[chains.schedule](chains.num_temperatures)
-    common = {"temperatures": temperatures, "num_chains": chains.num_chains}
-    if not trained.has_real_latents:
-        sweep = annealing.gibbs_kernel(num_updates=trained.num_latents)
-        return annealing.chains(kernel=sweep, num_pilot=0, **common)
-    kernel = annealing.hmc_kernel(num_leapfrog=chains.num_leapfrog)
-    num_pilot = min(200, chains.num_temperatures)
-    return annealing.chains(kernel=kernel, num_pilot=num_pilot, **common)
+def _annealed(
+    build: Callable[..., Any], trained: Trained, chains: ChainFlags
+) -> Callable[..., Any]:
+    """An estimate by annealing the model from where the chains start."""
+    kernel, num_pilot = annealing.gibbs_kernel(num_updates=trained.num_latents), 0
+    if trained.has_real_latents:
+        kernel = annealing.hmc_kernel(num_leapfrog=chains.num_leapfrog)
+        num_pilot = min(200, chains.num_temperatures)
+    annealing_chains = annealing.chains(
+        kernel=kernel,
+        num_pilot=num_pilot,
+        temperatures=SCHEDULES[chains.schedule](chains.num_temperatures),
+        num_chains=chains.num_chains,
+    )
+    recognition = trained.model.recognition if chains.base == "q" else None
+    return build(trained.model.generative, annealing_chains, recognition=recognition)
 
 
-def _images_at_once(chains: ChainFlags) -> int:
-    return max(1, CHAINS_AT_ONCE // chains.num_chains)
-
-
-def _check(drawn: Any) -> None:
+def _checked(estimated: Any) -> Any:
+    """What chains have estimated, refused where it is not finite or none moved."""
     with cli.user_errors():
-        annealed.check_finite(np.asarray(drawn.log_p))
+        annealed.check_finite(np.asarray(estimated.log_p))
         annealed.check_accepted(
-            np.asarray(drawn.acceptance), np.asarray(drawn.step_size)
+            np.asarray(estimated.acceptance), np.asarray(estimated.step_size)
         )
+    return estimated
 
 
-def _summarized(drawn: Any, *, doubts: list[str]) -> Estimated:
+def _summarized(estimated: Any, *, doubts: list[str]) -> Estimated:
     """Means over the images, and the worst of the diagnostics."""
-    log_p = np.asarray(drawn.log_p, np.float64)
-    error = np.asarray(drawn.standard_error, np.float64)
-    size = np.asarray(drawn.effective_sample_size, np.float64)
-    shape = np.asarray(drawn.pareto_k, np.float64)
+    log_p = np.asarray(estimated.log_p, np.float64)
+    error = np.asarray(estimated.standard_error, np.float64)
+    size = np.asarray(estimated.effective_sample_size, np.float64)
+    shape = np.asarray(estimated.pareto_k, np.float64)
     figures: dict[str, Any] = {
         "log_p": float(log_p.mean()),
         "log_p_standard_error": measure.standard_error(log_p),
@@ -309,6 +298,6 @@ def _summarized(drawn: Any, *, doubts: list[str]) -> Estimated:
     }
     if np.isfinite(shape).any():
         figures["largest_pareto_k"] = float(shape[np.isfinite(shape)].max())
-    if hasattr(drawn, "acceptance"):
-        figures["acceptance"] = float(np.asarray(drawn.acceptance).mean())
+    if hasattr(estimated, "acceptance"):
+        figures["acceptance"] = float(np.asarray(estimated.acceptance).mean())
     return Estimated(figures, log_p)

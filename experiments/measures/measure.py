@@ -7,7 +7,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from experiments.choices import densities
 from experiments.runs import trained_runs
+from experiments.runs.trained_runs import Trained
 from vae_jax.data import batches
 from vae_jax.estimators import sgvb
 from vae_jax.evaluation import examples, marginal, representation, weights
@@ -18,16 +20,15 @@ IMPORTANCE_CHUNK = 500  # importance samples decoded at a time
 MEAN_SAMPLES = 100  # of a code, where q has no mean in closed form
 
 
-def check_importance_samples(number: int) -> None:
-    """Refuses a --importance_samples that does not divide into chunks.
+def check_importance_samples(number: int, flag: str = "importance_samples") -> None:
+    """Refuses a number of importance samples that does not divide into chunks.
 
     Raises:
         ValueError: naming the flag and its value.
     """
     if number > IMPORTANCE_CHUNK and number % IMPORTANCE_CHUNK:
         raise ValueError(
-            f"--importance_samples above {IMPORTANCE_CHUNK} must be a multiple of it, "
-            f"got {number}"
+            f"--{flag} above {IMPORTANCE_CHUNK} must be a multiple of it, got {number}"
         )
 
 
@@ -36,6 +37,7 @@ def over_rows(
     value: batches.Value,
     *,
     num_decoded: int,
+    at_once: int = DECODED_ROWS,
     mesh: Mesh | None = None,
 ) -> Callable[[PRNGKey, Params, Array], PyTree]:
     """Compiles (key, params, rows [N, *X]) -> what an estimate gives of each row.
@@ -43,11 +45,32 @@ def over_rows(
     Args:
         estimate: (key, params, x) -> any tree of arrays, of one example.
         value: raw row -> x, as `Prepared.value`.
-        num_decoded: samples of z that the estimate decodes, so that memory holds.
+        num_decoded: samples of z that the estimate decodes.
+        at_once: of those, over all rows, so that memory holds.
         mesh: devices that share the rows.
     """
-    size = max(1, DECODED_ROWS // num_decoded)
+    size = max(1, at_once // num_decoded)
     return examples.over_examples(estimate, batch_size=size, value=value, mesh=mesh)
+
+
+def of_rows(
+    key: PRNGKey,
+    trained: Trained,
+    estimate: Callable[[PRNGKey, Params, Array], PyTree],
+    data: Array,
+    *,
+    num_decoded: int,
+    at_once: int = DECODED_ROWS,
+) -> PyTree:
+    """What an estimate of a trained model gives of each stored row, as `over_rows`."""
+    evaluate = over_rows(
+        estimate,
+        trained.data.prepared.value,
+        num_decoded=num_decoded,
+        at_once=at_once,
+        mesh=trained.mesh,
+    )
+    return evaluate(key, trained.params, data)
 
 
 def log_evidence(
@@ -62,7 +85,7 @@ def log_evidence(
 
 def bound(
     key: PRNGKey,
-    trained: trained_runs.Trained,
+    trained: Trained,
     *,
     split: str,
     num_samples: int,
@@ -73,15 +96,10 @@ def bound(
     Under the names that are true of them (`protocol.Dataset.labeled`). The standard
     error is that of the mean over the images as a sample of their kind.
     """
-    evaluate = over_rows(
-        sgvb.elbo_terms(trained.model, num_samples=num_samples),
-        trained.data.prepared.value,
-        num_decoded=num_samples,
-        mesh=trained.mesh,
-    )
+    terms = sgvb.elbo_terms(trained.model, num_samples=num_samples)
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
-    terms = evaluate(key, trained.params, data)
-    reconstruction, kl = (np.asarray(term, np.float64) for term in terms)
+    of_each = of_rows(key, trained, terms, data, num_decoded=num_samples)
+    reconstruction, kl = (np.asarray(term, np.float64) for term in of_each)
     elbo = reconstruction - kl
     nats = {"elbo": elbo, "reconstruction": reconstruction, "kl": kl}
     (name, _), *_ = labeled = [*trained.data.labeled(nats).items()]
@@ -94,38 +112,31 @@ def bound(
 
 
 def latents(
-    trained: trained_runs.Trained, *, split: str, num_images: int = 0
+    trained: Trained, *, split: str, num_images: int = 0
 ) -> dict[str, list[float] | float]:
     """KL of each latent in nats, averaged over a split, and the active units.
 
     Empty for a q that does not factorize: its latents have no KL of their own.
     """
-    kl, moments = trained.model.kl, trained.model.recognition.moments
-    if kl is None or moments is None or not _factorizes(trained.model):
+    recognition, kl = trained.model.recognition, trained.model.kl
+    moments = recognition.moments
+    if kl is None or moments is None or not densities.traits(trained.model).factorizes:
         return {}
 
     def evaluator(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array]:
         del key
-        h = trained.model.recognition.encode(params, x)
+        h = recognition.encode(params, x)
         return moments(params, h)[0], kl(params, h)
 
-    evaluate = over_rows(
-        evaluator, trained.data.prepared.value, num_decoded=1, mesh=trained.mesh
-    )
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
-    means, kls = evaluate(jax.random.key(0), trained.params, data)
+    means, kls = of_rows(jax.random.key(0), trained, evaluator, data, num_decoded=1)
     per_latent = np.asarray(kls, np.float64).mean(axis=0)
     active = representation.active_units(means) if len(means) > 1 else np.nan
     return {"kl_per_latent": per_latent.tolist(), "active_units": float(active)}
 
 
-def _factorizes(model: Model) -> bool:
-    """Whether the KL is a sum over latents."""
-    return model.recognition.family.name in ("diag_normal", "bernoulli")
-
-
 def codes(
-    key: PRNGKey, trained: trained_runs.Trained, data: Array, *, sampled: bool = False
+    key: PRNGKey, trained: Trained, data: Array, *, sampled: bool = False
 ) -> np.ndarray:
     """The code of each row: the mean of q(z | x), or one draw of it.
 

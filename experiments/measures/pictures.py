@@ -68,16 +68,22 @@ def reconstructions(
     return _arrays(jax.jit(jax.vmap(reconstruct))(jax.random.split(key, num), rows))
 
 
-def manifold(trained: trained_runs.Trained, *, size: int) -> np.ndarray:
-    """Means of p(x | z) [R, C, *X] on a grid of the unit square, for two latents.
+def manifold(trained: trained_runs.Trained, *, size: int) -> Arrays:
+    """mean: of p(x | z) [R, C, *X] on a grid of the unit square, for two latents.
 
     The grid is taken through the inverse CDF of the prior, so that each tile stands
     for the same prior mass: Figure 4 of AEVB (arXiv:1312.6114).
     """
     axis = jax.scipy.stats.norm.ppf((jnp.arange(size) + 0.5) / size)
     z = jnp.stack(jnp.meshgrid(axis, axis[::-1]), axis=-1)
-    decode = jax.vmap(trained.model.generative.mean_observation, in_axes=(None, 0))
-    return np.asarray(jax.jit(jax.vmap(decode, in_axes=(None, 0)))(trained.params, z))
+    return {"mean": decoded(trained, z)}
+
+
+def decoded(trained: trained_runs.Trained, z: Array) -> np.ndarray:
+    """Means of p(x | z) [R, C, *X] of codes [R, C, D]."""
+    mean = trained.model.generative.mean_observation
+    decode = jax.vmap(jax.vmap(mean, in_axes=(None, 0)), in_axes=(None, 0))
+    return np.asarray(jax.jit(decode)(trained.params, z))
 
 
 def _arrays(tree: dict[str, Array]) -> Arrays:
@@ -130,16 +136,16 @@ def draw_reconstructions(arrays: Arrays, path: pathlib.Path, *, limits: Limits) 
     files.save(figure, path)
 
 
-def draw_manifold(tiles: np.ndarray, path: pathlib.Path, *, limits: Limits) -> None:
+def draw_manifold(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
     """Draws the two-dimensional manifold."""
     title = "Means of p(x | z) over the prior's quantiles"
-    files.save(images.manifold(tiles, title=title, limits=limits), path)
+    files.save(images.manifold(arrays["mean"], title=title, limits=limits), path)
 
 
 def draw_latents(
     codes: np.ndarray, labels: np.ndarray | None, path: pathlib.Path, *, what: str
 ) -> None:
-    """Draws codes [N, D] coloured by label: one or two latents, or the first two
+    """Draws codes [N, D] colored by label: one or two latents, or the first two
     principal components of more.
     """
     size = codes.shape[1]
@@ -170,30 +176,26 @@ def draw_latents(
 
 
 def draw_neighbors(
-    queries: np.ndarray, found: np.ndarray, path: pathlib.Path, *, limits: Limits
+    queries: np.ndarray, neighbors: np.ndarray, path: pathlib.Path, *, limits: Limits
 ) -> None:
     """Draws test images [Q, *X] with their nearest training images [Q, K, *X]."""
-    blank = np.full_like(queries, limits[1])
-    tiles = np.concatenate([queries[:, None], blank[:, None], found], axis=1)
-    figure = images.grid(
-        tiles.reshape(-1, *queries.shape[1:]),
-        num_columns=tiles.shape[1],
-        title="Test images, and the training images of the nearest codes",
-        limits=limits,
-    )
-    files.save(figure, path)
+    title = "Test images, and the training images of the nearest codes"
+    parts = queries[:, None], neighbors
+    files.save(images.groups(parts, title=title, limits=limits), path)
 
 
 def draw_curves(trained: trained_runs.Trained, workdir: pathlib.Path) -> None:
-    """Draws the metrics of the run so far."""
+    """Draws the metrics of the run so far, and from which epoch early stopping took."""
     rows, panels = journal.read(workdir), {}
+    places = [row["epoch"] for row in rows if row["step"] == trained.step]
+    chosen = places[-1] if places and trained.config.early_stopping else None
     reported = {name for row in rows for name in row}
     for metric, unit in METRICS.items():
         (name,) = trained.data.labeled({metric: 0.0})
         shown = [name, f"valid_{name}"]
         if reported & set(shown):
             panels[f"{name.replace('_', ' ')}, {unit}"] = shown
-    figure = curves.training_curves(rows, panels=panels)
+    figure = curves.training_curves(rows, panels=panels, chosen=chosen)
     files.save(figure, workdir / "training_curves.png")
 
 
@@ -205,15 +207,15 @@ def of_run(key: PRNGKey, trained: trained_runs.Trained, workdir: pathlib.Path) -
         return
     key_samples, key_reconstructions = jax.random.split(key)
     black_white = limits(trained)
-    drawn = samples(key_samples, trained, num=100)
-    draw_samples(drawn, workdir / "samples.png", limits=black_white)
+    arrays = samples(key_samples, trained, num=100)
+    draw_samples(arrays, workdir / "samples.png", limits=black_white)
     split = trained_runs.test_split(trained)
-    num = min(50, len(getattr(trained.data.prepared, split)))
-    drawn = reconstructions(key_reconstructions, trained, split=split, num=num)
-    draw_reconstructions(drawn, workdir / "reconstructions.png", limits=black_white)
+    num = min(50, len(trained.stored(split)))
+    arrays = reconstructions(key_reconstructions, trained, split=split, num=num)
+    draw_reconstructions(arrays, workdir / "reconstructions.png", limits=black_white)
     if has_manifold(trained):
-        tiles = manifold(trained, size=20)
-        draw_manifold(tiles, workdir / "manifold.png", limits=black_white)
+        arrays = manifold(trained, size=20)
+        draw_manifold(arrays, workdir / "manifold.png", limits=black_white)
 
 
 def is_image(trained: trained_runs.Trained) -> bool:

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.choices.algorithms import ALGORITHMS
 from experiments.measures import measure
 from experiments.runs.fit import Validate
 from experiments.runs.runs import Run
@@ -31,8 +30,9 @@ def build(run: Run) -> Validate | None:
         )
         for estimate in (sgvb.elbo_terms, importance.iwae)
     )
-    codes = None
-    if _has_cheap_codes(run) and len(valid) > 1:
+    codes = None  # they are cheap where an encoder gives them without samples
+    has_codes = run.config.has_encoder and run.model.recognition.moments is not None
+    if has_codes and len(valid) > 1:
         codes = measure.codes_over_rows(run.model, prepared.value, mesh=run.mesh)
 
     def validate(key: PRNGKey, params: Params) -> dict[str, float]:
@@ -55,9 +55,3 @@ def build(run: Run) -> Validate | None:
 
 def _mean(nats: jax.Array) -> float:
     return float(np.asarray(nats).mean(dtype=np.float64))
-
-
-def _has_cheap_codes(run: Run) -> bool:
-    """Whether an encoder gives E_q[z | x] without samples or a search."""
-    has_encoder = ALGORITHMS[run.config.algorithm].has_encoder
-    return has_encoder and run.model.recognition.moments is not None

@@ -39,7 +39,7 @@ def finish(run: Run, saved: Saved) -> None:
         measure.bound(key, one, split=split, num_samples=size)
         for key, one in zip(keys, trained, strict=True)
     ]
-    lines = [f"  {name:<28}{number:12.4f}" for name, number in bounds[0].items()]
+    lines = report.numbers(bounds[0])
     result: dict[str, Any] = bounds[0]
     if run.config.trains_many:
         result = sweep.summary(run.config, bounds)

@@ -30,10 +30,9 @@ from functools import partial
 
 import jax
 
-from experiments.command import cli, report
+from experiments.command import report
 from experiments.posterior_gap import family, frozen, joint, lagging
 from experiments.posterior_gap.config import Config
-from vae_jax.plots import files
 
 PARTS = {"frozen": frozen, "joint": joint, "lagging": lagging, "family": family}
 TOLERANCE = 1e-6  # nats, of log p - ELBO - KL in part "frozen"
@@ -44,16 +43,14 @@ def main(config: Config) -> int:
     folder, result = report.claim(config.workdir), {}
     ignored = ("workdir", "parts")
     flags = {k: v for k, v in dataclasses.asdict(config).items() if k not in ignored}
-    for name in config.parts.split(","):
+    for name in config.parts:
         part = PARTS[name]
         with jax.enable_x64(True):
             result[name] = report.cached(
                 folder / f"{name}.json", flags, partial(part.run, config)
             )
         print(part.table(result[name]), flush=True)
-        with cli.user_errors():
-            for picture, figure in part.figures(result[name]).items():
-                files.save(figure, folder / f"{picture}.png")
+        report.draw(folder, part.figures(result[name]))
     curves = {
         "frozen": list(result.get("frozen", {}).values()),
         "joint": result.get("joint", []),

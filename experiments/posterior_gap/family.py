@@ -8,7 +8,7 @@ is greatest at more noise than the likelihood is.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +98,14 @@ def joint_optimum(*, full: bool, start_std: float) -> float:
     return float(np.exp(optimum.x[0]))
 
 
+class Profile(NamedTuple):
+    """A quantity over the noise, nats, and where it is greatest."""
+
+    values: list[float]
+    std: float
+    greatest: float
+
+
 def run(config: Config) -> dict[str, Any]:
     """Curves of the three quantities over the noise, and where each is greatest."""
     del config  # the model is known, and nothing is drawn
@@ -111,11 +119,11 @@ def run(config: Config) -> dict[str, Any]:
             method="bounded",
             options={"xatol": 1e-8},
         )
-        result[name] = {
-            "values": np.asarray(values).tolist(),
-            "std": math.exp(optimum.x),
-            "greatest": float(profile(jnp.asarray(optimum.x))),
-        }
+        result[name] = Profile(
+            np.asarray(values).tolist(),
+            math.exp(optimum.x),
+            float(profile(jnp.asarray(optimum.x))),
+        )
     theta = models.linear_theta(jnp.log(models.LINEAR_STD))
     gap = jax.jit(ppca_bounds.diagonal_gap)(Params(theta, ()))
     result["gap_at_the_truth"] = float(gap)

@@ -47,7 +47,7 @@ def _curve(problem: models.Problem, config: Config) -> training.Curve:
         theta, h = state.params.generative, encode(state.params, x)
         moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), theta, start.truth)
         return {
-            **training.measured(problem, start.truth, h, x),
+            **training.measured(problem, start.truth, h, x)._asdict(),
             "theta_moved": float(max(jax.tree.leaves(moved))),
         }
 

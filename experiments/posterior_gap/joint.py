@@ -114,7 +114,7 @@ def run(config: Config) -> list[training.Curve]:
         def measure(state: gradient.AscentState) -> dict[str, float]:
             theta, h = state.params.generative, encode(state.params, x)
             return {
-                **training.measured(problem, theta, h, x),
+                **training.measured(problem, theta, h, x)._asdict(),
                 **distance(start.truth, theta, h, x, true_log_p)._asdict(),
                 "std": training.std(theta),
             }

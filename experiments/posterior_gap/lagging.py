@@ -1,6 +1,6 @@
 """The same steps of theta after more and more inference; curves by method."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,23 +64,17 @@ def run(config: Config) -> dict[str, list[training.Curve]]:
     def log_p(theta: PyTree, x: Array) -> float:
         return float(problem.log_p(theta, (), x).mean())
 
-    def measure_in(
-        name: str, start: training.Start
-    ) -> Callable[[Any], dict[str, float]]:
-        x = start.train[: config.num_test]
-
-        def measure(state: Any) -> dict[str, float]:
-            theta = state.params.generative
-            train = log_p(theta, start.train)
-            test = {"test_log_p": log_p(theta, start.test), "std": training.std(theta)}
-            if name == "exact":  # its q is the posterior: the bound is log p(x)
-                tight = {"divergence": 0.0, "discrepancy": 0.0}
-                return {**test, "log_p": train, "bound": train, **tight}
+    def measure(name: str, start: training.Start, state: Any) -> dict[str, float]:
+        theta, x = state.params.generative, start.train[: config.num_test]
+        train = log_p(theta, start.train)
+        if name == "exact":  # its q is the posterior: the bound is log p(x)
+            numbers = training.Numbers(train, train, 0.0, 0.0)
+        else:
             searched = name == "converged"
             h = state.memory[: len(x)] if searched else encode(state.params, x)
-            return {**training.measured(problem, theta, h, x), **test, "log_p": train}
-
-        return measure
+            numbers = training.measured(problem, theta, h, x)._replace(log_p=train)
+        test = {"test_log_p": log_p(theta, start.test), "std": training.std(theta)}
+        return {**numbers._asdict(), **test}
 
     for name, algorithm in methods(problem, config).items():
         run_one = training.runner(algorithm, config)
@@ -90,7 +84,7 @@ def run(config: Config) -> dict[str, list[training.Curve]]:
                 "true_log_p": log_p(start.truth, start.train),
                 "true_test_log_p": log_p(start.truth, start.test),
                 **run_one(
-                    start.key, start.params, start.train, measure_in(name, start)
+                    start.key, start.params, start.train, partial(measure, name, start)
                 ),
             }
             for seed, start in starts.items()

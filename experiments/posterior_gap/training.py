@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.command import report
 from experiments.posterior_gap import models
 from experiments.posterior_gap.config import STRETCH, Config
 from vae_jax.estimators import sgvb
@@ -76,7 +77,7 @@ def runner(algorithm: Algorithm, config: Config) -> Callable[..., Curve]:
             while int(state.step) < point:
                 state, _ = scan(state, x, order)
             rows.append({"step": point, **measure(state.inner)})
-        return {name: [row[name] for row in rows] for name in rows[0]}
+        return report.by_name(rows)
 
     return run
 
@@ -86,20 +87,25 @@ def encoder(problem: models.Problem) -> Callable[[Params, Array], Array]:
     return jax.jit(jax.vmap(problem.model.recognition.encode, in_axes=(None, 0)))
 
 
-def measured(
-    problem: models.Problem, theta: PyTree, h: Array, x: Array
-) -> dict[str, float]:
-    """Means of the three exact numbers in nats, and the largest disagreement of a row.
+class Numbers(NamedTuple):
+    """Means of the three exact numbers over rows, nats."""
 
-    None is formed from the others: `discrepancy` is |log p - bound - divergence|.
-    """
-    rows = {
-        name: np.asarray(getattr(problem, name)(theta, h, x))
-        for name in ("log_p", "bound", "divergence")
-    }
-    apart = np.abs(rows["log_p"] - rows["bound"] - rows["divergence"])
-    means = {name: float(values.mean()) for name, values in rows.items()}
-    return {**means, "discrepancy": float(apart.max())}
+    log_p: float
+    bound: float
+    divergence: float
+    discrepancy: float  # the largest |log p - bound - divergence| of a row
+
+
+def measured(problem: models.Problem, theta: PyTree, h: Array, x: Array) -> Numbers:
+    """Each of the three by a way of its own: none is formed from the others."""
+    log_p, bound, divergence = (
+        np.asarray(of_rows(theta, h, x))
+        for of_rows in (problem.log_p, problem.bound, problem.divergence)
+    )
+    return Numbers(
+        *(float(log_p.mean()), float(bound.mean()), float(divergence.mean())),
+        float(np.abs(log_p - bound - divergence).max()),
+    )
 
 
 def std(theta: PyTree) -> float:

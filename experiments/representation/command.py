@@ -19,7 +19,6 @@ workdirs are runs that differ in their seed: their mean and spread are printed a
 written to the first, as representation_seeds.json and .txt.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +32,7 @@ from experiments.command.report import Column
 from experiments.measures import measure, pictures
 from experiments.representation import features
 from experiments.representation.config import Config
-from experiments.runs import protocol, rundir, trained_runs
+from experiments.runs import rundir, trained_runs
 from vae_jax.evaluation import aggregate, clustering, probes
 
 BATCH = 16  # rows whose samples are weighed against all others side by side
@@ -61,26 +60,17 @@ def surgery(
         value=trained.data.prepared.value,
     )
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    terms = run(key, trained.params, rows.test[:size])
-    parts = {
-        "mutual_information": terms.mutual_information,
-        "marginal_kl": terms.marginal_kl,
-        "mean_kl": terms.mutual_information + terms.marginal_kl,
-    }
-    errors = {f"{n}_error": aggregate.sampling_error(v) for n, v in parts.items()}
-    return {
-        "surgery_rows": size,
-        "log_rows": float(np.log(size)),
-        **{name: float(values.mean()) for name, values in parts.items()},
-        **{name: float(error) for name, error in errors.items()},
-    }
+    parts = aggregate.parts(run(key, trained.params, rows.test[:size]))
+    rows_of_all = {"surgery_rows": size, "log_rows": float(np.log(size))}
+    return rows_of_all | parts._asdict()
 
 
-def measured(config: Config, folder: str, *, seed: int) -> dict[str, Any]:
+def measured(
+    config: Config, trained: trained_runs.Trained, folder: str, *, seed: int
+) -> dict[str, Any]:
     """All measurements of one run, drawn and written to it."""
-    trained = config.load(folder)
     rows = features.load_rows(config, trained)
-    known = features.of_rows(config, trained, rows)
+    spaces = features.of_rows(config, trained, rows)
     num_test = len(rows.test)
     result: dict[str, Any] = {
         "workdir": folder,
@@ -88,7 +78,7 @@ def measured(config: Config, folder: str, *, seed: int) -> dict[str, Any]:
         "split": rows.split,
         "num_train": len(rows.train),
         "num_test": num_test,
-        "sizes": {name: pair.train.shape[1] for name, pair in known.items()},
+        "sizes": {name: pair.train.shape[1] for name, pair in spaces.items()},
         "latents": measure.latents(trained, split=rows.split, num_images=num_test),
     }
     if config.surgery_rows:
@@ -96,19 +86,41 @@ def measured(config: Config, folder: str, *, seed: int) -> dict[str, Any]:
     if rows.unlabeled:
         result["skipped"] = rows.unlabeled
     else:
-        judges = {"metrics": features.judge, "few_labels": features.few_labels}
-        for name, judge in judges.items():
-            result[name] = {
-                of: judge(config, rows, pair, seed=seed) for of, pair in known.items()
+        result["metrics"], result["few_labels"] = {}, {}
+        for name, pair in spaces.items():
+            pair = rows.labeled(pair)
+            judged = probes.judge(
+                *pair,
+                num_neighbors=config.num_neighbors,
+                num_clusters=config.num_clusters,
+                random_state=seed,
+            )
+            curve = probes.few_labels_curve(
+                *pair,
+                sizes=config.few_labels,
+                num_draws=config.few_draws,
+                random_state=seed,
+            )
+            result["metrics"][name] = judged._asdict()
+            result["few_labels"][name] = {
+                str(size): accuracies.tolist() for size, accuracies in curve.items()
             }
-    result["protocol"] = protocol.stamp(trained.config, trained.data)
-    path = pathlib.Path(folder).expanduser()
-    content = result | {"config": dataclasses.asdict(config)}
+    result["protocol"] = trained.stamp()
     with cli.user_errors():
-        draw(config, trained, rows, known["codes"], path)
-        report.write_json(path / "representation.json", content)
-        report.write_text(path / "representation.txt", table(config, [result]) + "\n")
+        draw(config, trained, rows, spaces["codes"])
+    path = result_path(config, trained, "representation")
+    report.write_both(path, config, result, table(config, [result]))
     return result
+
+
+def result_path(
+    config: Config, trained: trained_runs.Trained, kind: str
+) -> pathlib.Path:
+    """Of a file without its ending; of other settings by names of their own."""
+    parts = config.part("codes"), config.part("num_train")
+    return config.result_path(
+        trained, kind, *parts, config.rows_part(trained, "num_test")
+    )
 
 
 def draw(
@@ -116,12 +128,14 @@ def draw(
     trained: trained_runs.Trained,
     rows: features.Rows,
     codes: features.Features,
-    folder: pathlib.Path,
 ) -> None:
     """The latent space, and nearest neighbors in it."""
     what = "E[z | x]" if config.codes == "mean" else "z drawn from q(z | x)"
-    path, labels = folder / "latents.png", rows.test_labels
-    pictures.draw_latents(codes.test, labels, path, what=what)
+    latents, neighbors = (
+        result_path(config, trained, kind).with_suffix(".png")
+        for kind in ("latents", "neighbors")
+    )
+    pictures.draw_latents(codes.test, rows.test_labels, latents, what=what)
     if not pictures.is_image(trained):
         print(f"observations of shape {trained.data.x_shape} are no images: not drawn")
         return
@@ -133,19 +147,17 @@ def draw(
     pictures.draw_neighbors(
         np.asarray(value(rows.test[:num])),
         images.reshape(*nearest.shape, *trained.data.x_shape),
-        folder / "neighbors.png",
+        neighbors,
         limits=pictures.limits(trained),
     )
 
 
 def table(config: Config, results: list[dict[str, Any]]) -> str:
     """The measurements of one run, or the mean and spread of several, as lines."""
-    first = results[0]
-    stamp, num_runs = first["protocol"], len(results)
+    first, num_runs = results[0], len(results)
     kind = "means" if config.codes == "mean" else "draws"
     lines = [
-        f"{stamp['dataset']} ({stamp['origin']})",
-        f"binarization {stamp['binarization']}, likelihood {stamp['likelihood']}",
+        *trained_runs.heading(first | {"num_images": first["num_test"]}),
         f"codes: {kind} of q(z | x)",
         f"fitted to the first {first['num_train']} training rows, judged on the first "
         f"{first['num_test']} rows of {first['split']}"
@@ -154,7 +166,7 @@ def table(config: Config, results: list[dict[str, Any]]) -> str:
     ]
     if "skipped" in first:
         lines.append(
-            f"labelled metrics are skipped (probe, k-NN, clusters, few labels): "
+            f"labeled metrics are skipped (probe, k-NN, clusters, few labels): "
             f"{first['skipped']}"
         )
     else:
@@ -194,18 +206,18 @@ def _judged(config: Config, results: list[dict[str, Any]]) -> list[str]:
 
 def _few(config: Config, results: list[dict[str, Any]]) -> list[str]:
     """Mean over runs and draws, and the spread over all of them."""
-    known = results[0]["few_labels"]["codes"]
+    judged = results[0]["few_labels"]["codes"]
     return [
         f"linear probe from few labels, {config.few_draws} draws of each",
         _by_features(
             results,
-            {num: f"{num} labels" for num in known},
+            {num: f"{num} labels" for num in judged},
             lambda name, num: [x for r in results for x in r["few_labels"][name][num]],
         ),
         *(
             f"{num} labels are left out: not as many of every class"
             for num in config.few_labels
-            if str(num) not in known
+            if str(num) not in judged
         ),
     ]
 
@@ -255,21 +267,15 @@ def check_seeds(folders: list[str]) -> None:
     Raises:
         UsageError: naming the flags, or as `rundir.read_config`.
     """
-    first, *others = [
-        dataclasses.asdict(rundir.read_config(pathlib.Path(f).expanduser()))
-        for f in folders
-    ]
+    first, *others = [rundir.read_config(pathlib.Path(f).expanduser()) for f in folders]
     ignored = cli.display_flags(TrainConfig) | {"workdir", "data_dir", "seed"}
-    for folder, flags in zip(folders[1:], others, strict=True):
-        differing = [
-            f"--{name}={value} and {flags[name]}"
-            for name, value in first.items()
-            if name not in ignored and value != flags[name]
-        ]
+    for folder, other in zip(folders[1:], others, strict=True):
+        differing = cli.differing(first, other, ignored=ignored)
         if differing:
+            pairs = (f"--{name}={a} and {b}" for name, (a, b) in differing.items())
             raise cli.UsageError(
                 f"{folders[0]} and {folder} differ in more than their seed: "
-                f"{'; '.join(differing)}"
+                f"{'; '.join(pairs)}"
             )
 
 
@@ -277,19 +283,17 @@ def main(config: Config) -> int:
     """Measures, prints, draws and writes."""
     folders = config.folders
     check_seeds(folders)
-    results = []
+    results, paths = [], []
     for i, folder in enumerate(folders):
-        results.append(measured(config, folder, seed=config.seed + i))
+        trained = config.load(folder)
+        results.append(measured(config, trained, folder, seed=config.seed + i))
+        paths.append(result_path(config, trained, "representation"))
         if len(folders) > 1:
             print(f"{folder} is measured ({i + 1} of {len(folders)})", flush=True)
-    text = table(config, results)
+    text, path = table(config, results), paths[0]
     print(text)
-    first = pathlib.Path(folders[0]).expanduser()
-    if len(results) == 1:
-        print(f"written to {first}: representation.json, .txt and pictures")
-        return 0
-    path = first / "representation_seeds.json"
-    with cli.user_errors():
-        report.write_text(path.with_suffix(".txt"), text + "\n")
-    report.write(path, config, {"runs": results})
+    if len(results) > 1:
+        path = path.with_name(path.name.replace("tation", "tation_seeds", 1))
+        report.write_both(path, config, {"runs": results}, text)
+    print(f"written to {path}.json, .txt and pictures")
     return 0

@@ -7,7 +7,7 @@ from experiments.runs import trained_runs
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(trained_runs.WorkdirFlags):
+class Config(trained_runs.InputFlags):
     """One set of measurements; every field is a flag."""
 
     workdirs: str = cli.flag(
@@ -20,7 +20,9 @@ class Config(trained_runs.WorkdirFlags):
         10_000, "Training rows that are fitted to, from the start; 0 for all.", least=0
     )
     num_test: int = cli.flag(
-        10_000, "Test rows that are judged on, from the start; 0 for all.", least=0
+        10_000,
+        "Rows of test, or of --input, that are judged on, from the start; 0: all.",
+        least=0,
     )
     num_neighbors: int = cli.flag(5, "Neighbors that vote, k.", least=1)
     num_clusters: int = cli.flag(

@@ -10,7 +10,7 @@ from experiments.command import cli
 from experiments.measures import measure
 from experiments.representation.config import Config
 from experiments.runs import trained_runs
-from vae_jax.evaluation import clustering, probes
+from vae_jax.evaluation import probes
 
 
 class Features(NamedTuple):
@@ -39,13 +39,13 @@ class Rows(NamedTuple):
     split: str
     unlabeled: str
 
-    def labelled(self, features: Features) -> list[probes.Labelled]:
+    def labeled(self, features: Features) -> list[probes.Labeled]:
         """The two sets of features with their labels."""
         assert self.train_labels is not None
         assert self.test_labels is not None
         return [
-            probes.Labelled(features.train, self.train_labels),
-            probes.Labelled(features.test, self.test_labels),
+            probes.Labeled(features.train, self.train_labels),
+            probes.Labeled(features.test, self.test_labels),
         ]
 
 
@@ -55,18 +55,19 @@ def load_rows(config: Config, trained: trained_runs.Trained) -> Rows:
     Raises:
         UsageError: for a single row, or fewer than neighbors or clusters.
     """
-    prepared, dataset = trained.data.prepared, trained.config.dataset
-    split, arrays, labels = trained_runs.test_split(trained), [], []
-    for name, size in (("train", config.num_train), (split, config.num_test)):
-        num = min(size or len(getattr(prepared, name)), len(getattr(prepared, name)))
-        arrays.append(trained_runs.rows(trained, split=name, num_images=num))
-        known = prepared.labels.get(name)
-        labels.append(None if known is None else known[:num])
+    dataset, judged = trained.config.dataset, config.measured_split(trained)
+    arrays, labels = [], []
+    for split, flag in (("train", "num_train"), (judged, "num_test")):
+        with cli.user_errors():
+            num = config.num_rows(trained, flag, split=split)
         if num < 2:
             raise cli.UsageError(
-                f"the {name} split of {dataset} gives a single row, and codes are "
-                "compared with each other: it takes two or more"
+                f"{trained.place(split)} gives a single row, and codes are compared "
+                "with each other: it takes two or more"
             )
+        arrays.append(trained_runs.rows(trained, split=split, num_images=num))
+        of_split = trained.labels(split)
+        labels.append(None if of_split is None else of_split[:num])
     for name in ("num_neighbors", "num_clusters"):
         if getattr(config, name) > len(arrays[0]):
             raise cli.UsageError(
@@ -75,14 +76,14 @@ def load_rows(config: Config, trained: trained_runs.Trained) -> Rows:
             )
     unlabeled = ""
     if labels[0] is None or labels[1] is None:
-        missing = "train" if labels[0] is None else split
-        unlabeled = f"{dataset} has no labels of its {missing} split"
-    elif split == "train":
+        place = trained.place("train" if labels[0] is None else judged)
+        unlabeled = f"{place} has no labels"
+    elif judged == "train":
         unlabeled = f"{dataset} has no test split to judge on"
     elif len(np.unique(labels[0])) < 2:
         unlabeled = f"{dataset} has a single label"
     (train, test), (of_train, of_test) = arrays, labels
-    return Rows(train, test, of_train, of_test, split, unlabeled)
+    return Rows(train, test, of_train, of_test, judged, unlabeled)
 
 
 def of_rows(
@@ -105,44 +106,3 @@ def of_rows(
     components = map(projection.transform, pixels)
     named = {"pixels": pixels, "pca": components, "codes": codes}
     return {name: Features(*pair) for name, pair in named.items()}
-
-
-def judge(
-    config: Config, rows: Rows, features: Features, *, seed: int
-) -> dict[str, float]:
-    """Every labelled metric of one set of features."""
-    train, test = rows.labelled(features)
-    probe = probes.linear_probe(train, test)
-    metrics = {
-        "linear_probe": probe.accuracy,
-        "nearest_neighbors": probes.nearest_neighbors(
-            train, test, num_neighbors=config.num_neighbors
-        ),
-        "linear_probe_converged": float(probe.converged),
-    }
-    methods = {"k_means": clustering.k_means, "mixture": clustering.gaussian_mixture}
-    num_clusters = config.num_clusters or len(np.unique(train.labels))
-    for name, method in methods.items():
-        clusters = method(*features, num_clusters=num_clusters, random_state=seed)
-        agreement = clustering.agreement(test.labels, clusters)
-        metrics |= {f"{name}_{metric}": value for metric, value in agreement.items()}
-    return metrics
-
-
-def few_labels(
-    config: Config, rows: Rows, features: Features, *, seed: int
-) -> dict[str, list[float]]:
-    """Accuracy of the probe at each draw, by the number of labels that it could get."""
-    train, test = rows.labelled(features)
-    _, counts = np.unique(train.labels, return_counts=True)
-    return {
-        str(num_labels): probes.few_labels(
-            train,
-            test,
-            num_labels=num_labels,
-            num_draws=config.few_draws,
-            random_state=seed,
-        ).tolist()
-        for num_labels in config.few_labels
-        if len(counts) <= num_labels <= len(counts) * counts.min()
-    }

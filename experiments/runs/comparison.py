@@ -35,49 +35,41 @@ class ComparisonFlags(cli.Flags):
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
 
     def base(self, more: str = "", *, taken: Sequence[str] = TAKEN) -> Config:
-        """The flags in common, and more of them, separated by spaces.
+        """What all runs share: a flag file of train, --run_flags, and more flags.
+
+        Args:
+            more: flags of `experiments.train`, separated by spaces.
+            taken: names of the flags that the comparison sets itself.
 
         Raises:
-            UsageError: as `base`.
+            UsageError: for what `experiments.train` would refuse, for a flag that is
+                taken, for runs that are several or of a --model.
         """
-        return base(self.run_flagfile, f"{self.run_flags} {more}".strip(), taken=taken)
-
-
-def base(run_flagfile: str, run_flags: str, *, taken: Sequence[str] = TAKEN) -> Config:
-    """What all runs of a comparison share: a flag file of train, then more flags.
-
-    Args:
-        run_flagfile: path of a flag file of `experiments.train`; empty for none.
-        run_flags: more of its flags, separated by spaces.
-        taken: names of the flags that the comparison sets itself.
-
-    Raises:
-        UsageError: for what `experiments.train` would refuse, or a flag in run_flags
-            that is taken.
-    """
-    try:
-        more = shlex.split(run_flags)
-    except ValueError as error:
-        raise cli.UsageError(f"--run_flags={run_flags}: {error}") from error
-    given = {token.lstrip("-").partition("=")[0] for token in more}
-    if found := [name for name in taken if name in given]:
-        raise cli.UsageError(
-            f"--run_flags={run_flags}: --{found[0]} is set by the comparison's own "
-            "flags"
-        )
-    files = [f"--flagfile={run_flagfile}"] if run_flagfile else []
-    config = cli.parse(Config, ["train", *files, *more])
-    if config.model:
-        raise cli.UsageError(
-            "the runs of a comparison differ in flags that the function of "
-            f"--model={config.model} need not read: train each with experiments.train"
-        )
-    if config.trains_many:
-        raise cli.UsageError(
-            "the runs of a comparison train one by one: --num_seeds and --sweep are "
-            "for experiments.train"
-        )
-    return config
+        text = f"{self.run_flags} {more}".strip()
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise cli.UsageError(f"--run_flags={text}: {error}") from error
+        named = {word.lstrip("-").partition("=")[0] for word in words}
+        if refused := [name for name in taken if name in named]:
+            raise cli.UsageError(
+                f"--run_flags={text}: --{refused[0]} is set by the comparison's own "
+                "flags"
+            )
+        files = [f"--flagfile={self.run_flagfile}"] if self.run_flagfile else []
+        config = cli.parse(Config, ["train", *files, *words])
+        if config.model:
+            raise cli.UsageError(
+                "the runs of a comparison differ in flags that the function of "
+                f"--model={config.model} need not read: train each with "
+                "experiments.train"
+            )
+        if config.trains_many:
+            raise cli.UsageError(
+                "the runs of a comparison train one by one: --num_seeds and --sweep "
+                "are for experiments.train"
+            )
+        return config
 
 
 def runs(

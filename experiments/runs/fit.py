@@ -169,7 +169,7 @@ def collapse(run: Run, row: Row) -> Row:
     """
     due = row["step"] % run.steps_per_validation == 0
     kl = _each(row, "valid_kl") or _each(row, "kl")
-    warmup = max(member.kl_warmup for member in run.members)
+    warmup = max(config.kl_warmup for config in run.configs)
     if not due or not kl or row["epoch"] <= warmup:
         return {}
     active = _each(row, "valid_active_units") or [1.0] * len(kl)
@@ -206,7 +206,7 @@ def _row(run: Run, first: int, info: NamedTuple, *, seconds: float) -> Row:
         means["reconstruction"] = means["bound"] + means["kl"]
     for name, mean in run.data.labeled(means).items():
         row |= over_runs(name, mean)
-    num_examples = num_steps * run.config.batch_size * len(run.members)
+    num_examples = num_steps * run.config.batch_size * len(run.configs)
     return row | {"examples_per_second": num_examples / seconds, "seconds": seconds}
 
 
@@ -217,7 +217,7 @@ def _validated(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, Row]:
     if not keys.ndim:
         measured = {name: np.asarray(x) for name, x in validate(keys, params).items()}
     else:  # one by one: validation has its own memory, and is compiled once
-        each = [validate(keys[i], runs.member(params, i)) for i in range(len(keys))]
+        each = [validate(keys[i], runs.one_of(params, i)) for i in range(len(keys))]
         measured = {name: np.array([one[name] for one in each]) for name in each[0]}
     bound = jnp.asarray(measured[WATCHED[run.config.watch]], saved.best_bound.dtype)
     better = bound > saved.best_bound
@@ -260,7 +260,7 @@ def _diary(
             row = row | collapse(run, row)
             log.write(row | {"elapsed": time.monotonic() - started})
             if progress is not None:
-                progress.update(row["step"], **_watched(row))
+                progress.update(row["step"], **_watched(run, row))
             share = row.get("collapsed", reported)
             if share != reported:
                 print(_change_of_collapse(row, share), flush=True)
@@ -269,14 +269,13 @@ def _diary(
         yield note
 
 
-def _watched(row: Row) -> dict[str, float]:
+def _watched(run: Run, row: Row) -> Row:
     """What a row's model is fitted and watched by."""
-    endings = ("bound", "objective", "log_joint")
-    return {
-        name: row[name]
-        for name in row
-        if name.endswith(endings) and not name.startswith("each_")
-    }
+    nats = dict.fromkeys((*WATCHED.values(), "log_joint"), 0.0)
+    names = [
+        f"{split}{name}" for split in ("", "valid_") for name in run.data.labeled(nats)
+    ]
+    return {name: row[name] for name in names if name in row}
 
 
 def _change_of_collapse(row: Row, share: float) -> str:
@@ -303,8 +302,8 @@ def _each(row: Row, name: str) -> Sequence[float]:
 
 def _save(run: Run, saved: Saved) -> None:
     if parallel.is_writer():
-        step, own = saved.step, parallel.local(saved)
-        checkpoints.save(run.workdir / rundir.CHECKPOINTS, step, own)
+        folder = run.workdir / rundir.CHECKPOINTS
+        checkpoints.save(folder, saved.step, parallel.local(saved))
 
 
 def _is_stopped(run: Run, saved: Saved) -> bool:

@@ -1,6 +1,6 @@
 """What a number means: the stamp that every result carries, and its names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,29 +69,37 @@ def load(config: Config) -> Dataset:
         data_dir=config.data_dir or None,
         valid_size=None if config.valid_size < 0 else config.valid_size,
         missing=config.missing,
+        data_seed=config.data_seed,
+        image_size=config.image_size or None,
+        channels=config.channels,
+        skip_broken=config.skip_broken,
+        data_range=config.data_range,
     )
     if config.num_train:
         source = _first_rows(source, config.num_train)
-    quantity = _quantity(config, source)
+    if sources.missing_entries(source.train).all():
+        raise ValueError(f"{source.name}: every entry of the train split is missing")
+    of_data = quantity(config, source)
+    _check_scale(config, source, of_data)
     prepared = batches.prepare(
         source,
         binarization=config.settled.binarization,
         data_seed=config.data_seed,
         missing_rate=config.missing_rate,
     )
-    return Dataset(source, prepared, quantity)
+    return Dataset(source, prepared, of_data)
 
 
 def value_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
     """Least and greatest value of each split that holds any."""
-    found = {}
+    ranges = {}
     for split in sources.SPLITS:
         rows = getattr(source, split)
         if not sources.missing_entries(rows).all():
             ends = np.nanmin(rows), np.nanmax(rows)
             low, high = ((float(end) + source.offset) / source.divisor for end in ends)
-            found[split] = low, high
-    return found
+            ranges[split] = low, high
+    return ranges
 
 
 def stamp(config: Config, data: Dataset) -> dict[str, Any]:
@@ -143,22 +151,55 @@ def opening(config: Config, data: Dataset) -> str:
     )
 
 
-def _quantity(config: Config, source: sources.Source) -> str:
+def quantity(config: Config, source: sources.Source) -> str:
     """What log p(x | z) is on these data, as the model itself says.
 
     Raises:
-        ValueError: for values that the flags do not fit, naming the flag that reads
-            them, or that has to choose.
+        ValueError: for values that the model has no number for.
     """
-    binarization, ranges = config.settled.binarization, value_ranges(source)
-    if "train" not in ranges:
-        raise ValueError(f"{source.name}: every entry of the train split is missing")
+    of_splits = set(_of_splits(config, source).values())
+    return "cross-entropy" if "cross-entropy" in of_splits else of_splits.pop()
+
+
+def _of_splits(config: Config, source: sources.Source) -> dict[str, str]:
+    """What it is on each split that holds any value."""
+    of_rows = models.quantity(config, source.train.shape[1:])
+    if config.settled.binarization != "none":
+        return dict.fromkeys(sources.SPLITS, of_rows(np.array([0.0, 1.0])))
+    of_splits = {}
+    for split, (low, high) in value_ranges(source).items():
+        values = _distinct(getattr(source, split))
+        try:
+            of_splits[split] = of_rows((values + source.offset) / source.divisor)
+        except ValueError as error:
+            raise ValueError(
+                f"{config.observation} needs values that it is of, the {split} split "
+                f"of {source.name} has [{low:g}, {high:g}]: scale it, or {OF_REALS} "
+                f"({error})"
+            ) from error
+    return of_splits
+
+
+def _check_scale(config: Config, source: sources.Source, quantity: str) -> None:
+    """Refuses values that the flags do not fit, and what no flag has chosen.
+
+    Raises:
+        ValueError: naming the flag that reads them, or that has to choose.
+    """
+    binarization = config.settled.binarization
     if config.squash_mean and not config.model:
         _refuse_beyond(source, "--squash_mean", "leave --squash_mean out")
-    of_rows = models.quantity(config, source.train.shape[1:])
     if binarization == "none":
-        return _of_values(config, source, of_rows)
-    quantity = of_rows(np.array([0.0, 1.0]))
+        if quantity == "cross-entropy" and config.binarization == "auto":
+            of_splits = _of_splits(config, source)
+            split = next(s for s in of_splits if of_splits[s] == quantity)
+            raise ValueError(
+                f"the {split} split of {source.name} has values between 0 and 1: give "
+                "--binarization=static or dynamic (1 with the value as probability) or "
+                "threshold (1 from 1/2 on), --likelihood=normal_per_pixel_std for real "
+                "values, or --binarization=none for a cross-entropy"
+            )
+        return
     if quantity == "log-density" and config.binarization == "auto":
         raise ValueError(
             f"{config.observation} of {source.name}: give --binarization=none for its "
@@ -166,51 +207,21 @@ def _quantity(config: Config, source: sources.Source) -> str:
         )
     fix = "take --binarization=none" if quantity == "log-density" else OF_REALS
     _refuse_beyond(source, f"--binarization={binarization}", fix)
-    low, high = ranges["train"]
+    low, high = value_ranges(source)["train"]
     if binarization == "threshold" and 0.0 < high < 0.5:
         raise ValueError(
             f"--binarization=threshold is 1 from 1/2 on, and the train split of "
             f"{source.name} has [{low:g}, {high:g}]: scale it to [0, 1]"
         )
-    return quantity
-
-
-def _of_values(
-    config: Config, source: sources.Source, of_rows: Callable[[np.ndarray], str]
-) -> str:
-    """What the number is on all splits as they are stored: the least that is true.
-
-    Raises:
-        ValueError: for a split that the model has no number for, or whose values
-            between 0 and 1 no flag has chosen to take so.
-    """
-    quantity = ""
-    for split, (low, high) in value_ranges(source).items():
-        values = _distinct(getattr(source, split))
-        try:
-            of_split = of_rows((values + source.offset) / source.divisor)
-        except ValueError as error:
-            raise ValueError(
-                f"{config.observation} needs values that it is of, the {split} split "
-                f"of {source.name} has [{low:g}, {high:g}]: scale it, or {OF_REALS} "
-                f"({error})"
-            ) from error
-        if of_split == "cross-entropy" and config.binarization == "auto":
-            raise ValueError(
-                f"the {split} split of {source.name} has values between 0 and 1: give "
-                "--binarization=static or dynamic (1 with the value as probability) or "
-                "threshold (1 from 1/2 on), --likelihood=normal_per_pixel_std for real "
-                "values, or --binarization=none for a cross-entropy"
-            )
-        quantity = of_split if quantity != "cross-entropy" else quantity
-    return quantity
 
 
 def _distinct(rows: np.ndarray) -> np.ndarray:
     """The values of bytes, of which there are few; all values of anything else."""
     if rows.dtype != np.uint8:
         return rows
-    return np.flatnonzero(np.bincount(rows.ravel()))
+    flat, size = rows.reshape(-1), 1 << 18  # a piece: counting takes 8 bytes a byte
+    pieces = (flat[at : at + size] for at in range(0, flat.size, size))
+    return np.flatnonzero(sum(np.bincount(piece, minlength=256) for piece in pieces))
 
 
 def check_likelihood(config: Config, data: Dataset) -> None:
@@ -224,6 +235,29 @@ def check_likelihood(config: Config, data: Dataset) -> None:
             f"real-valued pixels under {config.observation} have no likelihood to "
             "bound: binarize them"
         )
+
+
+def check_rows(
+    data: Dataset,
+    number: int = 0,
+    *,
+    flag: str = "num_images",
+    splits: Sequence[str] = ("train", "test"),
+) -> None:
+    """Refuses data without rows in one of the splits, or with fewer than a flag says.
+
+    Raises:
+        ValueError: naming the flag and the split.
+    """
+    for split in splits:
+        size = len(getattr(data.source, split))
+        if not size:
+            raise ValueError(f"{data.source.name} has no {split} split")
+        if number > size:
+            raise ValueError(
+                f"--{flag}={number} is more than the {size} {split} rows of "
+                f"{data.source.name}"
+            )
 
 
 def _first_rows(source: sources.Source, num_train: int) -> sources.Source:
@@ -259,5 +293,6 @@ def _refuse_beyond(source: sources.Source, reader: str, fix: str) -> None:
         if low < 0.0 or high > 1.0:
             raise ValueError(
                 f"{reader} needs values in [0, 1], the {split} split of {source.name} "
-                f"has [{low:g}, {high:g}]: scale it, or {fix}"
+                f"has [{low:g}, {high:g}]: scale it, say its scale (--data_range), or "
+                f"{fix}"
             )

@@ -29,9 +29,8 @@ def claim(config: Config) -> pathlib.Path:
         UsageError: for other flags, a path that is a file or cannot be written, a
             run found under --noresume.
     """
-    workdir = config.directory()
+    workdir = report.claim(config.directory())
     with cli.user_errors():
-        report.make(workdir)
         if (workdir / FLAGS).exists():
             _check_same_run(workdir, config)
         if parallel.is_writer():
@@ -113,10 +112,10 @@ def storage_errors(workdir: pathlib.Path) -> Iterator[None]:
         raise
     except OSError as error:
         steps = checkpoints.steps(workdir / CHECKPOINTS)
-        kept = f"it is kept up to step {steps[-1]}" if steps else "no step was saved"
+        saved = f"it is kept up to step {steps[-1]}" if steps else "no step was saved"
         raise cli.UsageError(
             f"the run in {workdir} stopped, as a file could not be written ({error}); "
-            f"{kept}: once it can be, the same command continues"
+            f"{saved}: once it can be, the same command continues"
         ) from error
 
 
@@ -153,9 +152,8 @@ def _check_same_run(workdir: pathlib.Path, config: Config) -> None:
     ):
         ignored = ignored | {"num_epochs"}
     differing = [
-        f"--{f.name}={getattr(before, f.name)} there, {getattr(config, f.name)} now"
-        for f in dataclasses.fields(Config)
-        if f.name not in ignored and getattr(before, f.name) != getattr(config, f.name)
+        f"--{name}={there} there, {now} now"
+        for name, (there, now) in cli.differing(before, config, ignored=ignored).items()
     ]
     if differing:
         raise ValueError(

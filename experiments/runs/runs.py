@@ -65,7 +65,7 @@ class Run(NamedTuple):
     workdir: pathlib.Path
     steps_per_epoch: int
     algorithm: Algorithm
-    members: tuple[Config, ...]  # what each run is alone; one, or those together
+    configs: tuple[Config, ...]  # what each run is alone; one, or those together
     mesh: Mesh | None  # the devices that share each batch; None: a single one
 
     @property
@@ -107,7 +107,7 @@ def of_data(config: Config, data: protocol.Dataset) -> Run:
         name: of_runs[0] for name, of_runs in sweep.numbers(config, together).items()
     }
     steps = algorithms.Steps(num_rows, steps_per_epoch, traced=swept)
-    seeds = jnp.asarray([member.seed for member in together])
+    seeds = jnp.asarray([config.seed for config in together])
     return Run(
         config=config,
         data=data,
@@ -116,7 +116,7 @@ def of_data(config: Config, data: protocol.Dataset) -> Run:
         workdir=config.directory(),
         steps_per_epoch=steps_per_epoch,
         algorithm=algorithms.build(first, parts, steps),
-        members=together,
+        configs=together,
         mesh=mesh,
     )
 
@@ -155,9 +155,9 @@ def scan(run: Run) -> Scan:
         steps = algorithms.Steps(
             len(run.data.prepared.train), run.steps_per_epoch, traced=numbers
         )
-        return algorithms.build(run.members[0], run.parts, steps)
+        return algorithms.build(run.configs[0], run.parts, steps)
 
-    numbers = sweep.numbers(run.config, run.members)
+    numbers = sweep.numbers(run.config, run.configs)
     return partial(loop.scan_together(build, take, layout=layout), numbers)
 
 
@@ -194,7 +194,7 @@ def fold_in(keys: PRNGKey, number: int | Array) -> PRNGKey:
     return jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(number, keys.shape))
 
 
-def member(tree: PyTree, index: int) -> PyTree:
+def one_of(tree: PyTree, index: int) -> PyTree:
     """The arrays of one of the runs that are stacked in a tree."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
@@ -215,12 +215,12 @@ def restore(run: Run) -> Saved | None:
     rundir.check_data(run.workdir, protocol.stamp(run.config, run.data))
     template = jax.eval_shape(partial(_initial, run), run.keys)
     with cli.user_errors():
-        found = checkpoints.restore(run.workdir / rundir.CHECKPOINTS, template)
-    if found is None:
+        restored = checkpoints.restore(run.workdir / rundir.CHECKPOINTS, template)
+    if restored is None:
         return None
-    for report in found.damaged:
+    for report in restored.damaged:
         print(f"warning: {report}", flush=True)
-    return parallel.replicate(run.mesh, found.tree)
+    return parallel.replicate(run.mesh, restored.tree)
 
 
 def _keys(seed: int | Array) -> Keys:

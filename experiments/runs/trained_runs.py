@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +13,74 @@ from jaxtyping import Array
 from experiments.choices import densities, models
 from experiments.choices.config import Config
 from experiments.command import cli
-from experiments.runs import protocol, rundir, runs
+from experiments.runs import new_rows, protocol, rundir, runs
 from vae_jax.data import sources
 from vae_jax.training import parallel
 from vae_jax.types import Model, Params
 
+INPUT = "input"  # stands for the name of a split where rows of a file are measured
+
 
 class Trained(NamedTuple):
-    """A model with the parameters of one checkpoint."""
+    """A model with the parameters of one checkpoint.
+
+    Attributes:
+        config: flags of its run.
+        data: of its run.
+        model: the records.
+        params: theta and phi.
+        step: of the checkpoint.
+        mesh: devices that share the rows that are evaluated.
+        member: which of the runs that trained together; None of a run alone.
+        input: rows of --input, called the split "input".
+    """
 
     config: Config
     data: protocol.Dataset
     model: Model
     params: Params
     step: int
-    mesh: Mesh | None = None  # devices that share the rows that are evaluated
+    mesh: Mesh | None = None
+    member: int | None = None
+    input: new_rows.NewRows | None = None
+
+    def stored(self, split: str) -> np.ndarray:
+        """All rows of a split as it is stored."""
+        if split == INPUT and self.input is not None:
+            return self.input.rows
+        return getattr(self.data.prepared, split)
+
+    def size(self, split: str) -> int:
+        """How many rows it holds.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        size = len(self.stored(split))
+        if not size:
+            others = ", ".join(s for s in sources.SPLITS if len(self.stored(s)))
+            raise ValueError(
+                f"{self.config.dataset} has no rows in its {split} split: {others} may "
+                "be chosen"
+            )
+        return size
+
+    def place(self, split: str) -> str:
+        """Where its rows come from, in a sentence."""
+        if split == INPUT and self.input is not None:
+            return f"--input={self.input.path}"
+        return f"the {split} split of {self.config.dataset}"
+
+    def labels(self, split: str) -> np.ndarray | None:
+        """The labels of its rows, if it has any."""
+        if split == INPUT and self.input is not None:
+            return self.input.labels
+        return self.data.prepared.labels.get(split)
+
+    def stamp(self) -> dict[str, Any]:
+        """The protocol behind a result, and the file of other rows."""
+        of_file = {INPUT: self.input.stamp()} if self.input is not None else {}
+        return protocol.stamp(self.config, self.data) | of_file
 
     @property
     def has_real_latents(self) -> bool:
@@ -87,6 +140,105 @@ class WorkdirFlags(cli.Flags):
             num_devices=self.num_devices,
         )
 
+    def result_path(self, trained: Trained, *parts: str) -> pathlib.Path:
+        """The path of a result in the workdir, without an ending.
+
+        What is of another checkpoint than by default, or of one run among several, has
+        that in its name, so that it is not written over the others.
+
+        Args:
+            trained: the model.
+            parts: of the name; what is empty is left out.
+        """
+        names = [*filter(None, parts)]
+        if self.checkpoint not in ("auto", _usual_checkpoint(trained.config)):
+            names.append(self.checkpoint)
+        if self.member >= 0 and trained.member is not None:
+            names.append(f"member_{self.member}")
+        return trained.config.directory() / "_".join(names).replace(".", "_")
+
+    def part(self, flag: str) -> str:
+        """What a result's name says of a flag: nothing at its default."""
+        value = getattr(self, flag)
+        return "" if value == self.default(flag) else f"{flag}_{value}"
+
+
+@dataclasses.dataclass(frozen=True)
+class InputFlags(WorkdirFlags):
+    """The flags of a command that measures rows of the run, or of a file."""
+
+    input: str = cli.flag(
+        "",
+        "An .npz file of other rows, instead: its array test, or its only one, read as "
+        "--dataset=npz:PATH is and held against the run's protocol.",
+    )
+
+    def load_all(self, workdir: str | pathlib.Path = "") -> list[Trained]:
+        """As of any workdir, with the rows of --input.
+
+        Raises:
+            UsageError: as `load`, or as `new_rows.read`.
+        """
+        trained = super().load_all(workdir)
+        if not self.input:
+            return trained
+        rows = new_rows.read(self.input, trained[0].config, trained[0].data)
+        return [one._replace(input=rows) for one in trained]
+
+    def measured_split(self, trained: Trained) -> str:
+        """The name of the rows that are measured."""
+        return INPUT if self.input else test_split(trained)
+
+    def num_rows(self, trained: Trained, flag: str, *, split: str = "") -> int:
+        """How many rows a flag asks for: 0 all, its default no more than there are.
+
+        Of those that are measured, or of a split.
+
+        Raises:
+            ValueError: if the split is empty, or holds fewer than were asked for.
+        """
+        split, asked = split or self.measured_split(trained), getattr(self, flag)
+        size = trained.size(split)
+        if asked == self.default(flag):
+            return min(asked or size, size)
+        return _num_rows(trained, split, asked, flag)
+
+    def rows_part(self, trained: Trained, flag: str) -> str:
+        """What a result's name says of its rows; nothing where they are the usual ones.
+
+        Those of a file have its name and sha256, and another number than the flag's
+        default is named.
+        """
+        label = trained.input.label if trained.input is not None else ""
+        size = trained.size(self.measured_split(trained))
+        num, usual = self.num_rows(trained, flag), self.default(flag)
+        other = f"{num}_images" if num != min(usual or size, size) else ""
+        return "_".join(filter(None, (label, other)))
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFlags(InputFlags):
+    """The same where the split of the run is chosen."""
+
+    split: str = cli.flag("test", "Split of the run's data.", choices=sources.SPLITS)
+
+    def check(self) -> None:
+        """Refuses a split of a file of rows."""
+        if self.input and self.split != "test":
+            raise ValueError(
+                f"--split={self.split} is of the run's data, and --input has other rows"
+            )
+
+    def measured_split(self, trained: Trained) -> str:
+        """The name of the rows that are measured."""
+        del trained
+        return INPUT if self.input else self.split
+
+    @property
+    def other_split(self) -> str:
+        """The split, in the names of files, where it is not the default one."""
+        return "" if self.split == "test" else self.split
+
 
 def load(
     workdir: str | pathlib.Path,
@@ -134,17 +286,18 @@ def of_runs(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> list[Traine
     if not run.config.trains_many:
         return [of_run(run, saved, checkpoint=checkpoint)]
     together = []
-    for i, config in enumerate(run.members):
+    for i, config in enumerate(run.configs):
         parts = models.build(config, run.data.x_shape)  # some draw by --seed
         alone = run._replace(config=config, parts=parts)
-        together.append(of_run(alone, runs.member(saved, i), checkpoint=checkpoint))
+        one = of_run(alone, runs.one_of(saved, i), checkpoint=checkpoint)
+        together.append(one._replace(member=i))
     return together
 
 
 def of_run(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> Trained:
     """The best or the last parameters of a run; "auto" as in `load`."""
     if checkpoint == "auto":
-        checkpoint = "best" if run.config.early_stopping else "last"
+        checkpoint = _usual_checkpoint(run.config)
     if checkpoint == "best" and int(saved.best_step) == 0:
         raise cli.UsageError(
             "--checkpoint=best needs a validation bound, and this run took none"
@@ -156,6 +309,10 @@ def of_run(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> Trained:
     return Trained(run.config, run.data, run.model, params, int(step), run.mesh)
 
 
+def _usual_checkpoint(config: Config) -> str:
+    return "best" if config.early_stopping else "last"
+
+
 def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
     """Rows of a split on the device, the first num_images of them if not 0.
 
@@ -165,12 +322,11 @@ def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
     Raises:
         ValueError: if the split is empty or holds fewer rows.
     """
-    prepared = trained.data.prepared
     num = _num_rows(trained, split, num_images)
-    array = jnp.asarray(getattr(prepared, split)[:num])
+    array = jnp.asarray(trained.stored(split)[:num])
     if split == "train" and trained.config.binarization == "dynamic":
         key = jax.random.key(trained.config.data_seed)
-        return prepared.take(key, array, jnp.arange(len(array))).x
+        return trained.data.prepared.take(key, array, jnp.arange(len(array))).x
     return array
 
 
@@ -188,23 +344,40 @@ def spread_rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
     return whole[np.arange(num) * len(whole) // num]
 
 
-def _num_rows(trained: Trained, split: str, num_images: int) -> int:
-    """num_images, or all rows of a split for 0, checked against what it holds."""
-    sizes = {s: len(getattr(trained.data.prepared, s)) for s in sources.SPLITS}
-    if not sizes[split]:
-        others = ", ".join(name for name, size in sizes.items() if size)
+def _num_rows(trained: Trained, split: str, num: int, flag: str = "num_images") -> int:
+    """That number of rows of a split, or all of them for 0, if it holds as many.
+
+    Raises:
+        ValueError: naming the flag that says the number.
+    """
+    size = trained.size(split)
+    if num > size:
         raise ValueError(
-            f"{trained.config.dataset} has no rows in its {split} split: {others} may "
-            "be chosen"
+            f"--{flag}={num} is more than the {size} rows of {trained.place(split)}: "
+            "give as many or fewer"
         )
-    if num_images > sizes[split]:
-        raise ValueError(
-            f"--num_images={num_images} is more than the {sizes[split]} rows of the "
-            f"{split} split of {trained.config.dataset}: give as many or fewer"
-        )
-    return num_images or sizes[split]
+    return num or size
 
 
 def test_split(trained: Trained) -> str:
     """The split that results are reported on: train where there is no test."""
     return "test" if len(trained.data.prepared.test) else "train"
+
+
+def heading(result: dict[str, Any]) -> list[str]:
+    """The protocol of a result, its split, num_images and step, as lines of text."""
+    stamp = result["protocol"]
+    sizes = "/".join(str(size) for size in stamp["split_sizes"].values())
+    place = f"{result['split']} split"
+    if result["split"] == INPUT:
+        place = f"{stamp[INPUT]['file']} (sha256 {stamp[INPUT]['sha256'][:8]})"
+    holes = ""
+    if stamp["missing"] != "refuse":
+        holes = f", missing={stamp['missing']} rate {stamp['missing_rate']:g}"
+    return [
+        f"{stamp['dataset']} ({stamp['origin']})",
+        f"train/valid/test {sizes}, binarization {stamp['binarization']}, data seed "
+        f"{stamp['data_seed']}{holes}, likelihood {stamp['likelihood']}",
+        f"{place}, {result['num_images']} images, step {result['step']}; "
+        f"{stamp['quantity']}, {stamp['units']}",
+    ]

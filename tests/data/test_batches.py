@@ -214,12 +214,12 @@ def test_threshold_of_frey_faces_and_of_floats_is_on_from_one_half():
 
 def test_static_draws_have_their_values_as_means():
     raw = np.tile(np.arange(256, dtype=np.uint8), (4000, 1))
-    drawn = batches.prepare(source(raw), binarization="static", data_seed=3).train
+    samples = batches.prepare(source(raw), binarization="static", data_seed=3).train
     value = np.arange(256) / 255
     error = np.sqrt(value * (1 - value) / len(raw))
-    assert (np.abs(drawn.mean(0) - value) <= 5 * error).all()
-    assert not drawn[:, 0].any()
-    assert drawn[:, 255].all()
+    assert (np.abs(samples.mean(0) - value) <= 5 * error).all()
+    assert not samples[:, 0].any()
+    assert samples[:, 255].all()
 
 
 def test_dynamic_leaves_train_and_draws_valid_and_test_as_static_does():

@@ -15,10 +15,11 @@ import pytest
 import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from experiments.choices.config import Config
 from experiments.command import cli
-from vae_jax.data import formats
+from vae_jax.data import formats, image_files, image_pixels
 from vae_jax.training import checkpoints
 
 MEMORY = 64 << 20  # bytes, for files of a few hundred: more is a header believed
@@ -36,11 +37,40 @@ AMAT = b"0 1 1 0\n1 0 0 1\n"
 MAT = written(lambda file: scipy.io.savemat(file, {"ff": IMAGES[0]}))
 NPZ = written(lambda file: np.savez(file, train=IMAGES, labels=IMAGES[0]))
 FLAGS = cli.write_flagfile(Config()).encode()
-WHOLE = {"idx": IDX, "amat": AMAT, "mat": MAT, "npz": NPZ, "flags": FLAGS}
+COLORS = Image.fromarray(IMAGES.repeat(3).reshape(6, 4, 3))
+PICTURES = {
+    form: written(lambda file, form=form: COLORS.save(file, form))
+    for form in image_pixels.FORMATS
+}
+CAMERA = Image.Exif()
+CAMERA[0x0112] = 6
+PICTURES["JPEG turned"] = written(lambda f: COLORS.save(f, "JPEG", exif=CAMERA))
+
+
+def write_zip(file):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("cat/1.png", "dog/2.png"):
+            archive.writestr(name, PICTURES["PNG"])
+
+
+ZIP = written(write_zip)
+WHOLE = {"idx": IDX, "amat": AMAT, "mat": MAT, "npz": NPZ, "flags": FLAGS, "zip": ZIP}
+WHOLE |= PICTURES
 
 
 def read_flags(path):
     return cli.parse(Config, ["train", f"--flagfile={path}"])
+
+
+def read_picture(path):
+    image_pixels.header(path.read_bytes())
+    return image_pixels.decode(path.read_bytes(), image_size=3, color=True)
+
+
+def read_zip(path):
+    with image_files.listed(path) as listing:
+        for file in listing.parts["train"]:
+            image_pixels.decode(file.read(), image_size=None, color=False)
 
 
 READ = {
@@ -49,6 +79,8 @@ READ = {
     "mat": (lambda path: formats.read_mat(path, "ff"), ValueError),
     "npz": (formats.read_npz, ValueError),
     "flags": (read_flags, cli.UsageError),
+    "zip": (read_zip, ValueError),
+    **dict.fromkeys(PICTURES, (read_picture, ValueError)),
 }
 
 
@@ -94,6 +126,7 @@ def check(kind: str, path, content: bytes) -> None:
     assert peak < MEMORY
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("kind", READ)
 def test_a_damaged_file_is_read_or_refused_as_documented(kind, tmp_path):
     path, (read, _) = tmp_path / "file", READ[kind]
@@ -139,20 +172,20 @@ def is_refused(card: pathlib.Path, content: bytes) -> bool:
 
     One that is not must be what was saved.
     """
-    whole, found, said = card.read_bytes(), None, ""
+    whole, results, said = card.read_bytes(), None, ""
     card.write_bytes(content)
     try:
-        found = checkpoints.restore(card.parents[1], TREE)
+        results = checkpoints.restore(card.parents[1], TREE)
     except checkpoints.DamagedError as error:
         said = str(error)
     card.write_bytes(whole)
-    if found is None:
+    if results is None:
         assert "0000000001 is damaged" in said
         assert "\n" not in said
         return True
     assert json.loads(content)["contents"] == json.loads(whole)["contents"]
     for name, array in TREE.items():
-        np.testing.assert_array_equal(found.tree[name], array)
+        np.testing.assert_array_equal(results.tree[name], array)
     return False
 
 

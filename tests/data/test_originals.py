@@ -70,7 +70,7 @@ def test_frey_face_holds_upright_faces_split_by_a_fixed_permutation(data_dir):
     frames[order] = everything
     steps = np.abs(np.diff(frames.astype(float), axis=0)).mean()
     shuffled = np.abs(np.diff(everything.astype(float), axis=0)).mean()
-    assert steps < shuffled / 2  # neighbours of the film, once put back in order
+    assert steps < shuffled / 2  # neighbors of the film, once put back in order
     across = np.abs(np.diff(frames.astype(float), axis=2)).mean()
     rolled = np.abs(frames[:, :, 0].astype(float) - frames[:, :, -1]).mean()
     assert across < rolled  # rows are rows

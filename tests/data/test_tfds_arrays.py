@@ -152,9 +152,9 @@ def test_a_validation_split_is_taken_as_it_is(tmp_path):
 
 def test_images_are_decoded_once_and_kept(prepared, cache, monkeypatch):
     first = tfds_arrays.read("tiny_noise", data_dir=prepared)
-    (kept,) = cache.iterdir()
-    assert kept.name.startswith("tiny_noise-1.2.0-")
-    assert kept.suffix == ".npz"
+    (saved,) = cache.iterdir()
+    assert saved.name.startswith("tiny_noise-1.2.0-")
+    assert saved.suffix == ".npz"
     with monkeypatch.context() as patch:
         patch.setattr(tfds_arrays, "_decoded", None)
         again = tfds_arrays.read("tiny_noise", data_dir=prepared)
@@ -165,8 +165,8 @@ def test_images_are_decoded_once_and_kept(prepared, cache, monkeypatch):
 
 def test_a_damaged_cache_is_decoded_again(prepared, cache):
     first = tfds_arrays.read("tiny_noise", data_dir=prepared)
-    (kept,) = cache.iterdir()
-    kept.write_bytes(kept.read_bytes()[:-100])
+    (saved,) = cache.iterdir()
+    saved.write_bytes(saved.read_bytes()[:-100])
     again = tfds_arrays.read("tiny_noise", data_dir=prepared)
     np.testing.assert_array_equal(again.arrays["train"], first.arrays["train"])
 

@@ -1,5 +1,6 @@
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,7 +194,7 @@ def test_certain_bits_leave_value_and_gradient_finite(logit):
     z = (h > 0.0).astype(float)
     expected = log_joint(problem.generative, problem.params, x, z)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
+    chex.assert_tree_all_finite(slopes)
     np.testing.assert_array_equal(slopes[1], np.zeros(4))  # a saturated sigmoid
 
     theta = problem.params.generative | {"prior": {"logits": h}}
@@ -201,7 +202,7 @@ def test_certain_bits_leave_value_and_gradient_finite(logit):
     value, slope = jax.jit(jax.value_and_grad(_log_evidence(problem)))(certain, x)
     nats = problem.generative.log_likelihood_terms(problem.params, x, z).sum()
     np.testing.assert_allclose(value, nats, rtol=1e-5)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+    chex.assert_tree_all_finite(slope)
 
 
 def test_latents_that_q_rules_out_contribute_nothing(x64):
@@ -218,7 +219,7 @@ def test_latents_that_q_rules_out_contribute_nothing(x64):
     terms = np.where(z[:, 0] > 0.0, q * jnp.log(p / q), 0.0)
     value, slope = jax.jit(jax.value_and_grad(objective, 1))(KEY, problem.params, x)
     np.testing.assert_allclose(value, terms.sum(), rtol=1e-9)
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+    chex.assert_tree_all_finite(slope)
 
 
 def test_too_many_latents_are_refused_with_the_cost_and_what_to_use_instead():

@@ -87,9 +87,7 @@ def test_iwae_with_one_sample_is_estimator_a(x64):
     iwae = jax.jit(jax.value_and_grad(_iwae(problem, 1), 1))
     got = iwae(jax.random.clone(key), *arguments)
     expected = jax.jit(jax.value_and_grad(a, 1))(key, *arguments)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), got, expected
-    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-9)
 
 
 # Statistical
@@ -136,11 +134,7 @@ def test_the_oracle_is_the_elbo_at_one_sample_and_has_converged(x64):
     bound = jax.jit(jax.value_and_grad(problems.k_sample_bound(problem, num_samples=1)))
     expected = jax.jit(jax.value_and_grad(problem.elbo))(problem.params, x)
     got = bound(problem.params, x)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10),
-        got,
-        expected,
-    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,16 +14,16 @@ NAN = float("nan")
 def test_the_bound_is_that_of_the_model_of_the_observed_entries_alone(x64):
     """Value and gradient, for a linear model whose rows can be left out by hand."""
     problem = problems.linear_gaussian(num_features=3)
-    x, kept = jnp.array([0.7, NAN, -0.4]), np.array([0, 2])
+    x, saved = jnp.array([0.7, NAN, -0.4]), np.array([0, 2])
     objective = missing_data.importance_bound(problem.model, num_samples=4)
     small = problems.linear_gaussian(num_features=2)
 
     def left_out(params):
         """The parameters of the rows and columns that are observed."""
         theta, phi = params.generative["decoder"]["output"], params.recognition
-        decoder = {"kernel": theta["kernel"][:, kept], "bias": theta["bias"][kept]}
+        decoder = {"kernel": theta["kernel"][:, saved], "bias": theta["bias"][saved]}
         encoder = phi["encoder"]["output"]
-        shown = {"kernel": encoder["kernel"][kept], "bias": encoder["bias"]}
+        shown = {"kernel": encoder["kernel"][saved], "bias": encoder["bias"]}
         return Params(
             params.generative | {"decoder": {"output": decoder}},
             phi | {"encoder": {"output": shown}},
@@ -31,17 +32,13 @@ def test_the_bound_is_that_of_the_model_of_the_observed_entries_alone(x64):
     whole = importance.iwae(small.model, num_samples=4)
 
     def by_hand(key, params, x):
-        return whole(key, left_out(params), x[kept])
+        return whole(key, left_out(params), x[saved])
 
     key = jax.random.key(1)
     single = [jax.jit(jax.value_and_grad(f, argnums=1)) for f in (objective, by_hand)]
     got = single[0](key, problem.params, x)
     expected = single[1](jax.random.clone(key), problem.params, x)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
-        got,
-        expected,
-    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_without_holes_it_is_the_importance_weighted_bound_bit_for_bit():
@@ -54,10 +51,8 @@ def test_without_holes_it_is_the_importance_weighted_bound_bit_for_bit():
         for build in (missing_data.importance_bound, importance.iwae)
     ]
     one, other = (jax.jit(jax.value_and_grad(f, argnums=1)) for f in made)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        one(key, params, x),
-        other(jax.random.clone(key), params, x),
+    chex.assert_trees_all_equal(
+        one(key, params, x), other(jax.random.clone(key), params, x)
     )
 
 

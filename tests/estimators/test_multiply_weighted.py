@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,9 +31,7 @@ def test_one_outer_sample_is_iwae_and_one_inner_its_mean(x64):
     for name in ("miwae", "piwae"):
         objective = jax.value_and_grad(_build(name, problem, 1, 4), 1)
         got = jax.jit(objective)(jax.random.clone(key), *arguments)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), got, expected
-        )
+        chex.assert_trees_all_close(got, expected, rtol=1e-9)
     draw = importance.log_weights(problem.model, num_samples=4)
     h = problem.recognition.encode(*arguments)
     log_w = draw(jax.random.clone(key), *arguments, h)

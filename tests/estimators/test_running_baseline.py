@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,10 +64,8 @@ def test_each_step_is_an_ascent_with_the_numbers_of_the_steps_before(normalize):
         plain = gradient.ascent(types.per_example(objective), optax.sgd(0.1))
         key = jax.random.fold_in(jax.random.key(0), t)
         expected, _ = jax.jit(plain.step)(key, state._replace(memory=()), _batch(t))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
-            states[t + 1]._replace(memory=()),
-            expected,
+        chex.assert_trees_all_close(
+            states[t + 1]._replace(memory=()), expected, rtol=2e-4, atol=2e-5
         )
         assert states[t + 1].memory.step == t + 1
         keys = jax.random.split(jax.random.clone(key), 6)

@@ -1,5 +1,6 @@
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,12 +115,12 @@ def test_more_samples_divide_the_variance_and_leave_the_mean(x64):
 def test_terms_of_b_are_the_reconstruction_and_the_exact_kl(x64):
     problem = problems.linear_gaussian(num_latents=2)
     terms = sgvb.elbo_terms(problem.model, num_samples=1)
-    drawn = _draws(terms, problem.params)
+    samples = _draws(terms, problem.params)
     exact = problem.reconstruction(problem.params, jnp.asarray(X))
-    testing.assert_mean_equals(drawn.reconstruction, exact)
+    testing.assert_mean_equals(samples.reconstruction, exact)
     expected = problem.kl(problem.params, jnp.asarray(X))
-    np.testing.assert_allclose(drawn.kl, np.full(NUM_DRAWS, expected), rtol=1e-9)
-    assert (drawn.kl >= 0.0).all()
+    np.testing.assert_allclose(samples.kl, np.full(NUM_DRAWS, expected), rtol=1e-9)
+    assert (samples.kl >= 0.0).all()
 
 
 @pytest.mark.parametrize("beta", [0.0, 4.0])
@@ -149,9 +150,7 @@ def test_beta_may_be_traced(x64):
         return jax.grad(objective, 1)(jax.random.clone(key), problem.params, x)
 
     traced, static = jax.jit(slope)(0.3), jax.jit(lambda: slope(0.3))()
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), traced, static
-    )
+    chex.assert_trees_all_close(traced, static, rtol=1e-9)
 
 
 # Weight decay and the data set's total
@@ -173,9 +172,7 @@ def test_a_normal_prior_on_theta_changes_the_gradient_of_theta_alone(x64):
         ),
         plain_grads.recognition,
     )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), grads, expected
-    )
+    chex.assert_trees_all_close(grads, expected, rtol=1e-9)
 
 
 def test_the_decayed_gradients_of_a_data_set_add_up_to_one_log_prior(x64):
@@ -200,9 +197,7 @@ def test_no_weight_decay_changes_nothing(x64):
     arguments = problem.params, jnp.asarray(X)
     got = jax.jit(jax.grad(decayed, 1))(jax.random.clone(key), *arguments)
     expected = jax.jit(jax.grad(plain, 1))(key, *arguments)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), got, expected
-    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-12)
 
 
 @pytest.mark.slow
@@ -248,11 +243,7 @@ def test_sharding_the_batch_over_four_devices_changes_nothing():
         jax.device_put(problem.params, whole),
         jax.device_put(xs, jax.sharding.NamedSharding(mesh, spec("data"))),
     )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-        got,
-        expected,
-    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_empty_data_set_and_a_negative_weight_decay_are_refused():
@@ -274,8 +265,8 @@ def test_the_terms_of_any_q_are_unbiased_without_a_closed_form(x64):
     terms = sgvb.elbo_terms(model, num_samples=3)
     keys = jax.random.split(jax.random.key(4), 20_000)
     sampled = jax.jit(jax.vmap(terms, in_axes=(0, None, None)))
-    drawn = sampled(keys, problem.params, x)
+    samples = sampled(keys, problem.params, x)
     testing.assert_mean_equals(
-        drawn.reconstruction, problem.reconstruction(problem.params, x)
+        samples.reconstruction, problem.reconstruction(problem.params, x)
     )
-    testing.assert_mean_equals(drawn.kl, problem.kl(problem.params, x))
+    testing.assert_mean_equals(samples.kl, problem.kl(problem.params, x))

@@ -347,7 +347,7 @@ SLOW = {True: (pytest.mark.slow,), False: ()}
 
 
 def test_no_estimator_is_left_out_of_the_table():
-    found = set()
+    results = set()
     for module in pkgutil.iter_modules(estimators.__path__):
         home = importlib.import_module(f"{estimators.__name__}.{module.name}")
         for name, function in inspect.getmembers(home, inspect.isfunction):
@@ -355,8 +355,8 @@ def test_no_estimator_is_left_out_of_the_table():
             returned = inspect.signature(function).return_annotation
             is_builder = returned is ExampleObjective and takes[:1] == ["model"]
             if is_builder and not name.startswith("_"):
-                found.add(function)
-    assert found == {row.builder for row in ROWS}
+                results.add(function)
+    assert results == {row.builder for row in ROWS}
 
 
 @pytest.mark.parametrize(
@@ -364,14 +364,14 @@ def test_no_estimator_is_left_out_of_the_table():
 )
 def test_value_and_gradient_are_unbiased_for_what_is_stated(x64, row):
     problem, x = row.case.make(), jnp.asarray(row.case.xs[0])
-    drawn = testing.assert_unbiased(
+    samples = testing.assert_unbiased(
         build(row, problem),
         problem.params,
         x,
         row.bound(problem),
         bound_of_phi=row.phi and row.phi(problem),
     )
-    assert {leaf.dtype for leaf in jax.tree.leaves(drawn)} == {jnp.dtype("float64")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(samples)} == {jnp.dtype("float64")}
 
 
 @EVERY_ROW

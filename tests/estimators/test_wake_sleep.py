@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,11 +37,7 @@ def test_wake_sleep_of_one_sample_is_the_reweighted_one_that_only_sleeps(x64):
         testing.draws(objective, problem.params, x, num_draws=10)
         for objective in (plain, reweighted)
     )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
-        got,
-        wanted,
-    )
+    chex.assert_trees_all_close(got, wanted, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("num_samples", [1, 8])
@@ -89,11 +86,7 @@ def test_a_share_mixes_the_two_phases(x64):
     mixed = jax.tree.map(
         lambda w, s: 0.75 * w + 0.25 * s, grads.recognition, gradient[1.0]
     )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
-        gradient[0.25],
-        mixed,
-    )
+    chex.assert_trees_all_close(gradient[0.25], mixed, rtol=1e-9, atol=1e-12)
 
 
 def test_theta_gets_nothing_from_the_sleep_phase_where_z_carries_gradients(x64):
@@ -106,8 +99,6 @@ def test_theta_gets_nothing_from_the_sleep_phase_where_z_carries_gradients(x64):
     _, awake = testing.draws(wake, problem.params, x, num_draws=10)
     asleep = _build(problem, num_samples=3, sleep_share=1.0)
     _, grads = testing.draws(asleep, problem.params, x, num_draws=10)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
-        grads.generative,
-        awake.generative,
+    chex.assert_trees_all_close(
+        grads.generative, awake.generative, rtol=1e-9, atol=1e-12
     )

@@ -15,7 +15,7 @@ NOTHING = Params((), ())
 KL = divergences.diag_normal_to_standard_normal
 
 
-def given(density) -> Recognition:
+def with_codes_as_rows(density) -> Recognition:
     """q whose h is the row itself, so that a test chooses the posteriors."""
     return vae.recognition(lambda params, x: x, density)
 
@@ -23,7 +23,7 @@ def given(density) -> Recognition:
 def normals():
     """Normals of two latents, given by their rows, below a standard normal prior."""
     generative, _ = problems.bernoulli_vae(num_latents=2)
-    return vae.model(generative, given(posteriors.diag_normal(2)))
+    return vae.model(generative, with_codes_as_rows(posteriors.diag_normal(2)))
 
 
 @functools.cache
@@ -65,7 +65,7 @@ def test_bits_have_the_information_of_a_table(x64):
     """q(z | x_n) of two bits: the mixture and both divergences are sums of four."""
     problem = problems.binary_model(num_latents=2, num_pixels=2)
     hs = jnp.array([[0.3, -1.0], [2.0, 0.5], [-1.5, 0.0]])
-    model = vae.model(problem.generative, given(posteriors.bernoulli(2)))
+    model = vae.model(problem.generative, with_codes_as_rows(posteriors.bernoulli(2)))
     run = aggregate.elbo_surgery(model, num_samples=20_000, batch_size=3)
     got = run(jax.random.key(0), problem.params, hs)
     bits = problems.binary_rows(2)
@@ -99,10 +99,10 @@ def test_the_exact_posterior_of_a_linear_model_carries_its_information():
     got = run(jax.random.key(4), params, xs)
     w = np.asarray(params.generative["decoder"]["output"]["kernel"])
     exact = 0.5 * math.log(1.0 + float((w**2).sum()) / 0.8**2)
-    found = float(got.mutual_information.mean())
+    results = float(got.mutual_information.mean())
     # The rows are drawn too: their spread counts beside that of z.
     error = float(got.mutual_information.mean(1).std() / math.sqrt(len(xs)))
-    assert abs(found - exact) < 5.0 * error
+    assert abs(results - exact) < 5.0 * error
     assert abs(float(got.marginal_kl.mean())) < 0.02
 
 
@@ -142,3 +142,21 @@ def test_numbers_below_one_are_refused(changes):
     numbers = {"num_samples": 1, "batch_size": 1, **changes}
     with pytest.raises(ValueError, match=f"{next(iter(changes))} must be positive"):
         aggregate.elbo_surgery(normals(), **numbers)
+
+
+def test_the_parts_of_the_mean_kl_add_up_and_have_the_errors_of_their_terms():
+    key_first, key_second = jax.random.split(jax.random.key(0))
+    terms = aggregate.Surgery(
+        jax.random.normal(key_first, (4, 3)), jax.random.normal(key_second, (4, 3))
+    )
+    got = aggregate.parts(terms)
+    total = terms.mutual_information + terms.marginal_kl
+    each = {
+        "mutual_information": terms.mutual_information,
+        "marginal_kl": terms.marginal_kl,
+        "mean_kl": total,
+    }
+    for name, values in each.items():
+        np.testing.assert_allclose(getattr(got, name), values.mean(), rtol=1e-6)
+        error = aggregate.sampling_error(values)
+        np.testing.assert_allclose(getattr(got, f"{name}_error"), error, rtol=1e-6)

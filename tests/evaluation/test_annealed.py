@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,20 +57,20 @@ def _simulated(num_temperatures, num_draws, num_chains):
     )
     both = annealed.bidirectional(problem.generative, chains)
     keys = jax.random.split(jax.random.key(1), num_draws)
-    found = jax.jit(jax.vmap(both, in_axes=(0, None)))(keys, params)
-    found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
+    results = jax.jit(jax.vmap(both, in_axes=(0, None)))(keys, params)
+    results = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), results)
 
     w, b = kernel.T, np.asarray(layer["bias"], np.float64)
-    exact = stats.multivariate_normal(b, w @ w.T + np.eye(20)).logpdf(found.x)
+    exact = stats.multivariate_normal(b, w @ w.T + np.eye(20)).logpdf(results.x)
     covariance = np.linalg.inv(np.eye(10) + w.T @ w)
-    means = (found.x - b) @ w @ covariance
+    means = (results.x - b) @ w @ covariance
 
     def log_likelihood(means, covariance):
-        residual = ((found.x - b - means @ w.T) ** 2).sum(1)
+        residual = ((results.x - b - means @ w.T) ** 2).sum(1)
         return -0.5 * (residual + np.trace(w @ covariance @ w.T))
 
     gain = log_likelihood(means, covariance) - log_likelihood(0.0 * means, np.eye(10))
-    return found, exact, gain.mean()
+    return results, exact, gain.mean()
 
 
 # Oracle
@@ -81,12 +82,12 @@ def test_from_the_exact_posterior_every_weight_is_p_of_x():
     estimate = annealed.ais(
         problem.generative, _chains(3, 5, num_pilot=4), recognition=_exact(problem)
     )
-    found = jax.jit(estimate)(jax.random.key(0), problem.params, _X)
+    results = jax.jit(estimate)(jax.random.key(0), problem.params, _X)
     exact = problem.log_p(problem.params, _X)
-    np.testing.assert_allclose(found.log_p, exact, atol=1e-5)
-    np.testing.assert_allclose(found.mean_log_weight, exact, atol=1e-5)
-    assert found.standard_error < 1e-3
-    assert found.effective_sample_size > 4.999
+    np.testing.assert_allclose(results.log_p, exact, atol=1e-5)
+    np.testing.assert_allclose(results.mean_log_weight, exact, atol=1e-5)
+    assert results.standard_error < 1e-3
+    assert results.effective_sample_size > 4.999
 
 
 @pytest.mark.slow
@@ -95,14 +96,16 @@ def test_one_temperature_is_sampling_from_the_prior():
     x = _X
     chains = _chains(1, 400, num_pilot=0)
     keys = jax.random.split(jax.random.key(0), 200)
-    drawn = jax.jit(jax.vmap(annealed.ais(problem.generative, chains), (0, None, None)))
-    found = drawn(keys, problem.params, x)
+    samples = jax.jit(
+        jax.vmap(annealed.ais(problem.generative, chains), (0, None, None))
+    )
+    results = samples(keys, problem.params, x)
     z = jax.random.normal(jax.random.key(1), (100_000, 2))
     log_joints = jax.vmap(lambda z: log_joint(problem.generative, problem.params, x, z))
     log_lik = np.asarray(log_joints(z)) - stats.norm.logpdf(np.asarray(z)).sum(1)
-    testing.assert_mean_equals(found.mean_log_weight, log_lik.mean())
+    testing.assert_mean_equals(results.mean_log_weight, log_lik.mean())
     exact = problem.log_p(problem.params, x)
-    testing.assert_mean_equals(np.exp(found.log_p - exact), 1.0)
+    testing.assert_mean_equals(np.exp(results.log_p - exact), 1.0)
 
 
 @pytest.mark.slow
@@ -110,10 +113,10 @@ def test_one_temperature_is_sampling_from_the_prior():
 def test_forward_and_reverse_stand_on_their_sides_about_j_over_2t_away(
     num_temperatures,
 ):
-    found, exact, gain = _simulated(num_temperatures, 300, 4)
+    results, exact, gain = _simulated(num_temperatures, 300, 4)
     expected = 0.5 * gain / num_temperatures
-    below = exact - found.lower.mean_log_weight
-    above = found.upper.mean_log_weight - exact
+    below = exact - results.lower.mean_log_weight
+    above = results.upper.mean_log_weight - exact
     for distance in (below, above):
         error = distance.std(ddof=1) / np.sqrt(len(distance))
         assert distance.mean() > 3.0 * error
@@ -125,20 +128,20 @@ def test_forward_and_reverse_stand_on_their_sides_about_j_over_2t_away(
 def test_twice_the_temperatures_halve_the_gap():
     gaps = []
     for num_temperatures in (50, 100):
-        found, _, _ = _simulated(num_temperatures, 300, 4)
-        gap = found.upper.mean_log_weight - found.lower.mean_log_weight
+        results, _, _ = _simulated(num_temperatures, 300, 4)
+        gap = results.upper.mean_log_weight - results.lower.mean_log_weight
         gaps.append(gap.mean())
     assert 1.4 < gaps[0] / gaps[1] < 2.9
 
 
 @pytest.mark.long
 def test_at_1000_temperatures_the_gap_is_below_a_twentieth_of_a_nat():
-    found, exact, gain = _simulated(1000, 4000, 4)
-    gap = found.upper.mean_log_weight - found.lower.mean_log_weight
+    results, exact, gain = _simulated(1000, 4000, 4)
+    gap = results.upper.mean_log_weight - results.lower.mean_log_weight
     assert gap.std() / np.sqrt(len(gap)) < 0.004
     assert 0.5 * gain / 1000 < gap.mean() < min(0.05, 2.0 * gain / 1000)
-    assert (found.lower.mean_log_weight - exact).mean() < 0.0
-    assert (found.upper.mean_log_weight - exact).mean() > 0.0
+    assert (results.lower.mean_log_weight - exact).mean() < 0.0
+    assert (results.upper.mean_log_weight - exact).mean() > 0.0
 
 
 @pytest.mark.slow
@@ -150,11 +153,11 @@ def test_binary_latents_agree_with_their_sum():
     evaluate = examples.over_examples(
         annealed.ais(problem.generative, chains), batch_size=3
     )
-    found = evaluate(jax.random.key(0), problem.params, data)
+    results = evaluate(jax.random.key(0), problem.params, data)
     exact = jax.vmap(problem.log_p, in_axes=(None, 0))(problem.params, data)
-    error = np.abs(found.log_p - exact) / found.standard_error
+    error = np.abs(results.log_p - exact) / results.standard_error
     assert (error < 4.0).all()
-    assert (found.standard_error < 0.2).all()
+    assert (results.standard_error < 0.2).all()
 
 
 @pytest.mark.long
@@ -184,8 +187,8 @@ def test_of_twelve_bits_the_sum_importance_sampling_and_annealing_agree():
         annealed.ais(generative, chains),
         marginal.importance_sampling(vae.model(generative, flat), num_samples=100_000),
     ):
-        found = evaluated(evaluator)
-        z = (np.asarray(found.log_p) - exact) / np.asarray(found.standard_error)
+        results = evaluated(evaluator)
+        z = (np.asarray(results.log_p) - exact) / np.asarray(results.standard_error)
         assert np.abs(z).max() < 4.0
     untrusted = marginal.importance_sampling(problem.model, num_samples=100_000)
     assert any("pareto_k" in doubt for doubt in weights.doubts(evaluated(untrusted)))
@@ -271,7 +274,7 @@ def test_batches_of_examples_and_single_ones_agree():
         )
         for size in (1, 3)
     ]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4), *runs)
+    chex.assert_trees_all_close(*runs, rtol=2e-4)
 
 
 @pytest.mark.slow
@@ -326,23 +329,23 @@ def test_log_weights_that_overflow_are_refused_and_counted():
     problem = problems.linear_gaussian(num_latents=2, num_features=4)
     estimate = annealed.ais(problem.generative, _chains(5, 3, num_pilot=4))
     x = jnp.stack([_X, 1e25 * _X, -_X])  # its square is no float32
-    found = jax.jit(jax.vmap(estimate, in_axes=(0, None, 0)))(
+    results = jax.jit(jax.vmap(estimate, in_axes=(0, None, 0)))(
         jax.random.split(jax.random.key(0), 3), problem.params, x
     )
-    annealed.check_finite(np.asarray(found.log_p)[[0, 2]])
+    annealed.check_finite(np.asarray(results.log_p)[[0, 2]])
     with pytest.raises(ValueError, match=r"example 1, .* 1 of 3: .* overflow float32"):
-        annealed.check_finite(np.asarray(found.log_p))
+        annealed.check_finite(np.asarray(results.log_p))
 
 
 @pytest.mark.slow
 def test_chains_that_stand_still_are_refused_by_their_step_size():
     problem = problems.linear_gaussian(num_latents=2, num_features=4)
     chains = _chains(5, 3, num_pilot=0, initial_step_size=1e3)
-    found = jax.jit(annealed.ais(problem.generative, chains))(
+    results = jax.jit(annealed.ais(problem.generative, chains))(
         jax.random.key(0), problem.params, _X
     )
     with pytest.raises(ValueError, match=r"step_size=1e\+03"):
-        annealed.check_accepted(found.acceptance, found.step_size)
+        annealed.check_accepted(results.acceptance, results.step_size)
     annealed.check_accepted(np.array([0.6, 0.5]), np.array([0.1, 0.1]))
     with pytest.raises(ValueError, match="do not move"):
         annealed.check_accepted(np.array([0.6, np.nan]), np.array([0.1, 0.1]))
@@ -352,14 +355,14 @@ def test_chains_that_stand_still_are_refused_by_their_step_size():
 def test_a_pilot_mends_a_step_size_that_is_far_too_large():
     problem = problems.linear_gaussian(num_latents=2, num_features=4)
     chains = _chains(20, 8, num_pilot=60, initial_step_size=50.0)
-    found = jax.jit(annealed.ais(problem.generative, chains))(
+    results = jax.jit(annealed.ais(problem.generative, chains))(
         jax.random.key(0), problem.params, _X
     )
-    assert 0.4 < found.acceptance < 0.9
+    assert 0.4 < results.acceptance < 0.9
 
 
 @pytest.mark.slow
 def test_the_mean_log_weight_lies_further_out_than_the_estimate():
-    found, _, _ = _simulated(50, 300, 4)
-    assert (found.lower.mean_log_weight <= found.lower.log_p + 1e-5).all()
-    assert (found.upper.mean_log_weight >= found.upper.log_p - 1e-5).all()
+    results, _, _ = _simulated(50, 300, 4)
+    assert (results.lower.mean_log_weight <= results.lower.log_p + 1e-5).all()
+    assert (results.upper.mean_log_weight >= results.upper.log_p - 1e-5).all()

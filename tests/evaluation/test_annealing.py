@@ -70,8 +70,8 @@ def test_many_gibbs_updates_reach_correlated_bits_from_anywhere():
     keys = jax.random.split(jax.random.key(0), 20_000)
     move = jax.vmap(lambda key: kernel(key, log_density, rows[0], jnp.asarray(0.1))[0])
     z = jax.jit(move)(keys)
-    found = (z[:, None] == rows[None]).all(-1).astype("float32")
-    testing.assert_mean_equals(found, chance)
+    results = (z[:, None] == rows[None]).all(-1).astype("float32")
+    testing.assert_mean_equals(results, chance)
 
 
 def _normal_path(std):

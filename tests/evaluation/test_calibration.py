@@ -75,3 +75,16 @@ def test_what_is_no_probability_or_share_is_refused():
     for share in (0.0, 1.0):
         with pytest.raises(ValueError, match="nominal must lie between 0 and 1, got"):
             calibration.intervals(np.zeros((2, 1)), nominal=share)
+
+
+def test_bits_are_scored_where_they_count_and_a_certain_error_is_finite():
+    p = np.array([[0.8, 0.3], [1.0, 0.1]])
+    x = np.array([[1.0, 1.0], [0.0, np.nan]])
+    scored = np.array([[True, True], [True, False]])
+    got = calibration.of_bits(p, x, scored)
+    np.testing.assert_allclose(got.error_rate, 2 / 3)
+    expected = (np.log(0.8) + np.log(0.3) + np.log(1e-4)) / 2
+    np.testing.assert_allclose(got.entry_log_likelihood, expected)
+    assert got.calibration == calibration.reliability(p[scored], x[scored])
+    error = calibration.expected_calibration_error(got.calibration)
+    assert got.expected_calibration_error == error

@@ -12,12 +12,12 @@ ROWS = CENTERS[LABELS] + np.random.default_rng(0).normal(size=(90, 2))
 
 def test_accuracy_is_that_of_the_best_of_all_matchings():
     generator = np.random.default_rng(1)
-    labels, found = generator.integers(0, 4, 50), generator.integers(0, 4, 50)
+    labels, results = generator.integers(0, 4, 50), generator.integers(0, 4, 50)
     best = max(
-        (np.array(names)[found] == labels).mean()
+        (np.array(names)[results] == labels).mean()
         for names in itertools.permutations(range(4))
     )
-    got = clustering.agreement(labels, found)
+    got = clustering.agreement(labels, results)
     assert got["accuracy"] == pytest.approx(best, rel=1e-12)
 
 
@@ -33,24 +33,24 @@ def test_agreement_knows_no_names_and_is_none_by_chance():
 
 
 def test_normalized_mutual_information_is_over_the_mean_entropy():
-    labels, found = np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2])
+    labels, results = np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2])
     # H(labels) = log 2 = I, H(found) = 1.5 log 2.
-    got = clustering.agreement(labels, found)["normalized_mutual_information"]
+    got = clustering.agreement(labels, results)["normalized_mutual_information"]
     assert got == pytest.approx(1.0 / 1.25)
 
 
 @pytest.mark.parametrize("method", [clustering.k_means, clustering.gaussian_mixture])
 def test_clusters_that_are_apart_are_found_in_rows_that_were_not_fitted(method):
-    found = method(ROWS[:60], ROWS[60:], num_clusters=3, random_state=0)
-    assert clustering.agreement(LABELS[60:], found)["accuracy"] == 1.0
+    results = method(ROWS[:60], ROWS[60:], num_clusters=3, random_state=0)
+    assert clustering.agreement(LABELS[60:], results)["accuracy"] == 1.0
     again = method(ROWS[:60], ROWS[60:], num_clusters=3, random_state=0)
-    np.testing.assert_array_equal(found, again)
+    np.testing.assert_array_equal(results, again)
 
 
 def test_a_mixture_takes_single_precision_constant_features_and_many():
     wide = np.concatenate([ROWS, np.zeros((90, 120))], axis=1).astype(np.float32)
-    found = clustering.gaussian_mixture(wide, wide, num_clusters=3, random_state=0)
-    assert clustering.agreement(LABELS, found)["accuracy"] == 1.0
+    results = clustering.gaussian_mixture(wide, wide, num_clusters=3, random_state=0)
+    assert clustering.agreement(LABELS, results)["accuracy"] == 1.0
     assert clustering.covariance_type(wide.shape[1]) == "diag"
     assert clustering.covariance_type(100) == "full"
 

@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,10 +65,8 @@ def test_the_grid_has_the_closed_form_of_a_linear_model(x64, num_latents):
     got, slope = jax.jit(jax.value_and_grad(log_p))(problem.params, x)
     wanted, exact_slope = jax.jit(jax.value_and_grad(problem.log_p))(problem.params, x)
     np.testing.assert_allclose(got, wanted, rtol=1e-9)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9),
-        slope.generative,
-        exact_slope.generative,
+    chex.assert_trees_all_close(
+        slope.generative, exact_slope.generative, rtol=1e-7, atol=1e-9
     )
 
 
@@ -98,8 +97,8 @@ def test_a_coarse_grid_of_random_place_draws_p_without_bias(x64):
     x = jnp.array([0.4, -1.0, 0.7])
     draw = exact.shifted_grid(problem.generative, **grid)
     keys = jax.random.split(jax.random.key(0), 20_000)
-    drawn = jax.jit(jax.vmap(draw, (0, None, None)))(keys, problem.params, x)
-    ratio = jnp.exp(drawn - problem.log_p(problem.params, x))
+    samples = jax.jit(jax.vmap(draw, (0, None, None)))(keys, problem.params, x)
+    ratio = jnp.exp(samples - problem.log_p(problem.params, x))
     assert ratio.std() > 0.05, "too few nodes for any one grid"
     testing.assert_mean_equals(ratio, 1.0)
     fine = {"num_latents": 2, "num_nodes": 64, "limit": 6.0}
@@ -137,10 +136,8 @@ def test_two_nodes_at_the_posterior_have_the_closed_form_of_a_linear_model(
     wanted, exact_slope = jax.jit(jax.value_and_grad(problem.log_p))(problem.params, x)
     np.testing.assert_allclose(got, wanted, rtol=1e-9)
     # Of theta: the gradient has a quadratic in z and so is exact with two nodes.
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7),
-        slope.generative,
-        exact_slope.generative,
+    chex.assert_trees_all_close(
+        slope.generative, exact_slope.generative, rtol=1e-7, atol=1e-7
     )
 
 
@@ -149,15 +146,15 @@ def test_nodes_of_a_wider_normal_converge_to_the_closed_form(x64):
     around = problems.widened(problem.exact, log_factor=0.3, shift=0.5)
     x = jnp.array([0.4, -1.0])
     model = vae.model(problem.generative, around)
-    found = [
+    results = [
         jax.jit(exact.gauss_hermite(model, num_latents=1, num_nodes=num_nodes))(
             problem.params, x
         )
         for num_nodes in (6, 80)
     ]
     wanted = problem.log_p(problem.params, x)
-    assert abs(found[0] - wanted) > 1e-5
-    np.testing.assert_allclose(found[1], wanted, rtol=1e-9)
+    assert abs(results[0] - wanted) > 1e-5
+    np.testing.assert_allclose(results[1], wanted, rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -203,11 +200,7 @@ def test_the_bound_has_the_closed_form_of_a_linear_model_and_its_gradient(
     got, slope = jax.jit(jax.value_and_grad(bound))(problem.params, x)
     wanted, exact_slope = jax.jit(jax.value_and_grad(problem.elbo))(problem.params, x)
     np.testing.assert_allclose(got, wanted, rtol=1e-9)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9),
-        slope,
-        exact_slope,
-    )
+    chex.assert_trees_all_close(slope, exact_slope, rtol=1e-7, atol=1e-9)
 
 
 def test_the_divergence_is_that_of_two_normals_and_zero_at_the_posterior(x64):
@@ -304,8 +297,8 @@ def test_summing_all_completions_is_leaving_out_the_terms_of_the_holes(x64):
     expected = jax.jit(partial)(params, x)
     np.testing.assert_allclose(jax.jit(summed)(params, x), expected, rtol=1e-9)
     sampled = marginal.importance_sampling(masked, num_samples=20_000)
-    found = jax.jit(sampled)(key, params, x)
-    assert abs(found.log_p - expected) < 5.0 * found.standard_error
+    results = jax.jit(sampled)(key, params, x)
+    assert abs(results.log_p - expected) < 5.0 * results.standard_error
 
 
 @pytest.mark.slow

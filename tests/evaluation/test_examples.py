@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,8 +136,17 @@ def _evaluators():
     }
 
 
+SLOW = {"ais", "fit_local", "metropolis_within_gibbs", "completion"}
+
+
 @pytest.mark.uses_optax
-@pytest.mark.parametrize("name", list(_evaluators()))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in _evaluators()
+    ],
+)
 def test_an_evaluator_gives_over_devices_what_it_gives_over_rows(name):
     """With JAX's check of what varies over them, which constants in a carry fail."""
     evaluator, params = _evaluators()[name], problems.linear_gaussian().params
@@ -152,11 +162,7 @@ def test_an_evaluator_gives_over_devices_what_it_gives_over_rows(name):
     )
     expected = jax.jit(rows)(jax.random.clone(keys), params, data)
     got = jax.jit(shared)(keys, params, data)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-        got,
-        expected,
-    )
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [0, -2])

@@ -32,8 +32,8 @@ def best_diagonal(problem, x):
 def exact_bound(problem, x, h):
     """L of a diagonal normal: an encoder with no weights and h for its biases."""
     layer = problem.params.recognition["encoder"]["output"]
-    own = {"kernel": jnp.zeros_like(layer["kernel"]), "bias": h}
-    phi = {"encoder": {"output": own}, "posterior": ()}
+    alone = {"kernel": jnp.zeros_like(layer["kernel"]), "bias": h}
+    phi = {"encoder": {"output": alone}, "posterior": ()}
     return problem.elbo(Params(problem.params.generative, phi), x)
 
 
@@ -109,11 +109,11 @@ def test_the_local_fit_is_the_best_diagonal_normal(x64):
 
 @pytest.mark.slow
 def test_the_gap_splits_into_approximation_and_amortization(x64):
-    problem, xs, (found, _) = diagonal_fits()
+    problem, xs, (results, _) = diagonal_fits()
     for i, x in enumerate(xs):
         _, gap = best_diagonal(problem, x)
         log_p, elbo = problem.log_p(problem.params, x), problem.elbo(problem.params, x)
-        one = jax.tree.map(lambda leaf, i=i: leaf[i], found)
+        one = jax.tree.map(lambda leaf, i=i: leaf[i], results)
         np.testing.assert_allclose(one.approximation.lower, gap, atol=0.03)
         np.testing.assert_allclose(one.amortization, log_p - gap - elbo, atol=0.03)
         np.testing.assert_allclose(one.inference.upper, log_p - elbo, rtol=1e-9)
@@ -161,18 +161,18 @@ def test_a_search_that_does_not_rest_is_not_converged(learning_rate):
 def test_parameters_in_h_leave_the_density_as_it_is():
     flow = flows.affine_coupling(networks.mlp(2, (3,), 2), 2, context_width=1)
     posterior = posteriors.flow(posteriors.diag_normal(2), flow)
-    own = posterior.init(jax.random.key(0))
-    own = jax.tree.map(lambda leaf: leaf + 0.1, own)
+    alone = posterior.init(jax.random.key(0))
+    alone = jax.tree.map(lambda leaf: leaf + 0.1, alone)
     h = jax.random.normal(jax.random.key(1), (posterior.width,))
     local = gaps.with_parameters_in_h(posterior)
-    longer = gaps.parameters_into_h(own, h)
+    longer = gaps.parameters_into_h(alone, h)
     assert longer.shape == (local.width,)
     assert local.init(jax.random.key(2)) == ()
     key = jax.random.key(3)
-    z = posterior.sample(key, own, h)
+    z = posterior.sample(key, alone, h)
     np.testing.assert_array_equal(local.sample(jax.random.clone(key), (), longer), z)
     np.testing.assert_array_equal(
-        local.log_prob((), longer, z), posterior.log_prob(own, h, z)
+        local.log_prob((), longer, z), posterior.log_prob(alone, h, z)
     )
     with pytest.raises(ValueError, match=r"reads h of \d+ entries, got \(5,\)"):
         local.log_prob((), h, z)
@@ -183,8 +183,8 @@ def test_parameters_in_h_leave_the_density_as_it_is():
 
 def stated(log_p, best_bound, bound):
     """Gaps of plain numbers."""
-    lower, upper, best, own = jnp.array([*log_p, best_bound, bound])
-    return gaps.Gaps(gaps.Between(lower, upper), best, own)
+    lower, upper, best, alone = jnp.array([*log_p, best_bound, bound])
+    return gaps.Gaps(gaps.Between(lower, upper), best, alone)
 
 
 def test_the_generalization_gaps_are_differences_of_means():

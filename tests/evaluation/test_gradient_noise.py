@@ -140,21 +140,21 @@ def test_the_bias_is_the_distance_in_units_of_what_is_expected():
     got = exact([3.0, 4.0], [1.0, 3.0], 1e12)
     terms = [(0.5, exact([4.0, 0.0], [1.0, 1.0], 1e12))]
     terms += [(2.0, exact([0.0, 2.0], [1.0, 1.0], 1e12))]
-    found = gradient_noise.bias(got, terms)  # [3, 4] less [2, 4]
-    np.testing.assert_allclose(found.value, 1.0 / np.sqrt(20.0))
+    results = gradient_noise.bias(got, terms)  # [3, 4] less [2, 4]
+    np.testing.assert_allclose(results.value, 1.0 / np.sqrt(20.0))
     few = [(0.5, exact([4.0, 0.0], [1.0, 1.0], 4)), terms[1]]
     noise = gradient_noise.bias(got, few).noise
     np.testing.assert_allclose(noise, np.sqrt(0.25 * 2 / 4) / np.sqrt(20.0))
 
 
 def test_two_samples_of_one_distribution_have_no_bias_beyond_their_noise():
-    found = [
+    results = [
         gradient_noise.bias(sampled(100, seed=i), [(1.0, sampled(100, seed=100 + i))])
         for i in range(20)
     ]
-    assert np.mean([b.value == 0.0 for b in found]) > 0.3  # half, were it symmetric
-    squares = [b.value**2 for b in found]
-    assert np.mean(squares) < 2.0 * found[0].noise ** 2
+    assert np.mean([b.value == 0.0 for b in results]) > 0.3  # half, were it symmetric
+    squares = [b.value**2 for b in results]
+    assert np.mean(squares) < 2.0 * results[0].noise ** 2
 
 
 def test_the_jackknife_error_of_a_mean_is_its_standard_error():
@@ -205,3 +205,24 @@ def test_too_few_draws_or_groups_are_refused():
     for groups in ([one], [one, two]):
         with pytest.raises(ValueError, match=r"same G >= 2 groups, got \{1"):
             gradient_noise.jackknife(lambda m: 0.0, groups)
+
+
+def test_the_time_of_a_draw_is_the_median_round_without_compilation(monkeypatch):
+    clock = iter([0.0, 50.0, 60.0, 69.0, 70.0, 72.0, 80.0, 84.0])  # 50, then 9, 2, 4
+    monkeypatch.setattr(gradient_noise.time, "perf_counter", lambda: next(clock))
+    measure = gradient_noise.seconds_per_draw(draw, num_draws=8, num_rounds=3)
+    assert measure(jax.random.key(0)) == 4.0 / 8.0
+    with pytest.raises(ValueError, match="num_draws must be positive, got 0"):
+        gradient_noise.seconds_per_draw(draw, num_draws=0)
+
+
+def test_the_noise_is_the_figures_of_the_moments_beside_another_variance():
+    moments, other = sampled(400), sampled(400, seed=1)
+    got = gradient_noise.noise(moments, relative_to=other, expected=[(1.0, other)])
+    variance = gradient_noise.total_variance(moments)
+    ratio = variance / gradient_noise.total_variance(other)
+    assert (got.variance, got.relative_variance) == (variance, ratio)
+    assert got.snr == gradient_noise.snr(moments)
+    assert got[3:] == gradient_noise.bias(moments, [(1.0, other)])
+    unknown = gradient_noise.noise(moments, relative_to=other, expected=None)
+    assert (unknown.bias, unknown.noise_of_bias) == (None, None)

@@ -23,8 +23,8 @@ def test_the_posterior_of_a_linear_model_is_found(x64):
     x = jnp.linspace(-3.0, 5.0, 4)
     q = laplace.posterior(problem.generative, num_latents=3, num_steps=3)
     got = _moments(q, problem.params, x, 3)
-    for found, wanted in zip(got, problem.posterior(problem.params, x), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
+    for results, wanted in zip(got, problem.posterior(problem.params, x), strict=True):
+        np.testing.assert_allclose(results, wanted, rtol=1e-6, atol=1e-9)
 
 
 def _steep(scale=4.0):

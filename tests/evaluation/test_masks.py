@@ -38,24 +38,26 @@ def test_two_halves_of_an_odd_image_leave_its_middle_and_never_overlap():
 
 def test_a_block_is_one_rectangle_and_equally_often_at_every_place():
     mask = jax.vmap(masks.block((4, 5), height=3, width=2))
-    drawn = np.asarray(mask(jax.random.split(jax.random.key(0), 20_000)))
+    samples = np.asarray(mask(jax.random.split(jax.random.key(0), 20_000)))
     places = {}
     for top in range(2):
         for left in range(4):
             expected = np.zeros((4, 5), bool)
             expected[top : top + 3, left : left + 2] = True
-            places[top, left] = (drawn == expected).all((1, 2))
-    shares = np.array([found.mean() for found in places.values()])
+            places[top, left] = (samples == expected).all((1, 2))
+    shares = np.array([results.mean() for results in places.values()])
     np.testing.assert_allclose(shares.sum(), 1.0)
     np.testing.assert_allclose(shares, 1 / 8, atol=5 * np.sqrt(1 / 8 * 7 / 8 / 20_000))
 
 
 def test_a_random_fraction_hides_that_share_independently():
     mask = jax.vmap(masks.random_fraction((2, 2), fraction=0.3))
-    drawn = np.asarray(mask(jax.random.split(jax.random.key(0), 20_000))).reshape(-1, 4)
+    samples = np.asarray(mask(jax.random.split(jax.random.key(0), 20_000))).reshape(
+        -1, 4
+    )
     error = np.sqrt(0.3 * 0.7 / 20_000)
-    np.testing.assert_allclose(drawn.mean(0), 0.3, atol=5 * error)
-    correlation = np.corrcoef(drawn.T) - np.eye(4)
+    np.testing.assert_allclose(samples.mean(0), 0.3, atol=5 * error)
+    correlation = np.corrcoef(samples.T) - np.eye(4)
     assert np.abs(correlation).max() < 5 / np.sqrt(20_000)
 
 
@@ -91,3 +93,28 @@ def test_a_mask_of_another_shape_is_refused():
 def test_what_makes_no_mask_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_each_image_has_the_mask_of_its_own_key_whatever_the_others_are():
+    mask, key = masks.random_fraction((3, 2), fraction=0.5), jax.random.key(3)
+    three = masks.of_images(key, mask, num_images=3)
+    assert three.shape == (3, 3, 2)
+    for n in range(3):
+        alone = mask(jax.random.fold_in(jax.random.clone(key), n))
+        np.testing.assert_array_equal(three[n], alone)
+    few = masks.of_images(jax.random.clone(key), mask, num_images=2)
+    np.testing.assert_array_equal(three[:2], few)
+
+
+def test_a_stored_mask_is_of_one_image_or_of_each():
+    one = np.eye(3)
+    both = np.stack([one, 1 - one])
+    np.testing.assert_array_equal(masks.checked(one, (2, 3, 3)), np.stack([one] * 2))
+    np.testing.assert_array_equal(masks.checked(both > 0, (2, 3, 3)), both)
+    for stored, said in (
+        (2 * one, "float64 that are not all 0 or 1 are no mask"),
+        (both, r"of shape \(2, 3, 3\) does not fit .* \(3, 3\), 4 of them"),
+        (0 * one, "hides nothing"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            masks.checked(stored, (4, 3, 3))

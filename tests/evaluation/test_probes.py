@@ -7,13 +7,13 @@ GENERATOR = np.random.default_rng(0)
 CENTERS = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
 
 
-def labelled(num_rows, *, scale=1.0):
+def labeled(num_rows, *, scale=1.0):
     labels = np.arange(num_rows) % 3
     codes = CENTERS[labels] + GENERATOR.normal(size=(num_rows, 2))
-    return probes.Labelled(scale * codes, labels)
+    return probes.Labeled(scale * codes, labels)
 
 
-TRAIN, TEST = labelled(300), labelled(90)
+TRAIN, TEST = labeled(300), labeled(90)
 
 
 def test_classes_that_are_apart_are_told_apart():
@@ -26,19 +26,19 @@ def test_classes_that_are_apart_are_told_apart():
 
 
 def test_codes_that_carry_nothing_are_told_apart_by_chance():
-    noise = probes.Labelled(GENERATOR.normal(size=(300, 2)), TRAIN.labels)
-    other = probes.Labelled(GENERATOR.normal(size=(900, 2)), np.arange(900) % 3)
+    noise = probes.Labeled(GENERATOR.normal(size=(300, 2)), TRAIN.labels)
+    other = probes.Labeled(GENERATOR.normal(size=(900, 2)), np.arange(900) % 3)
     assert abs(probes.linear_probe(noise, other).accuracy - 1 / 3) < 0.1
 
 
 def test_the_linear_probe_does_not_depend_on_the_scale_of_a_feature():
     stretch = np.array([1e4, 1e-4]), np.array([5.0, -3.0])
     noisy = [
-        probes.Labelled(rows.codes + 5 * GENERATOR.normal(size=rows.codes.shape), y)
+        probes.Labeled(rows.codes + 5 * GENERATOR.normal(size=rows.codes.shape), y)
         for rows, y in ((TRAIN, TRAIN.labels), (TEST, TEST.labels))
     ]
     scaled = [
-        probes.Labelled(rows.codes * stretch[0] + stretch[1], rows.labels)
+        probes.Labeled(rows.codes * stretch[0] + stretch[1], rows.labels)
         for rows in noisy
     ]
     first, second = probes.linear_probe(*noisy), probes.linear_probe(*scaled)
@@ -46,7 +46,7 @@ def test_the_linear_probe_does_not_depend_on_the_scale_of_a_feature():
 
 
 def test_a_single_nearest_neighbor_finds_the_row_itself():
-    shuffled = probes.Labelled(TRAIN.codes, GENERATOR.permutation(TRAIN.labels))
+    shuffled = probes.Labeled(TRAIN.codes, GENERATOR.permutation(TRAIN.labels))
     assert probes.nearest_neighbors(shuffled, shuffled, num_neighbors=1) == 1.0
 
 
@@ -64,25 +64,25 @@ def test_a_fit_that_ran_out_of_steps_says_so():
 
 
 def test_every_draw_of_few_labels_has_all_classes():
-    drawn = list(probes._stratified(TRAIN.labels, 7, 20, 0))
-    for rows in drawn:
+    samples = list(probes._stratified(TRAIN.labels, 7, 20, 0))
+    for rows in samples:
         assert len(set(rows.tolist())) == 7
         counts = np.bincount(TRAIN.labels[rows], minlength=3)
         assert sorted(counts.tolist()) == [2, 2, 3]
-    assert len({tuple(rows) for rows in drawn}) == 20
+    assert len({tuple(rows) for rows in samples}) == 20
 
 
 def test_few_labels_do_not_read_the_others():
     """Labels beyond the rows that are drawn change nothing."""
     first = next(probes._stratified(TRAIN.labels, 3, 1, 0))
     got = probes.few_labels(TRAIN, TEST, num_labels=3, num_draws=1, random_state=0)
-    few = probes.Labelled(TRAIN.codes[first], TRAIN.labels[first])
+    few = probes.Labeled(TRAIN.codes[first], TRAIN.labels[first])
     want = probes._probe(few, TEST, TRAIN.codes, strength=1.0, max_steps=1000)
     assert got[0] == want.accuracy
 
 
 def test_what_cannot_be_probed_is_refused():
-    one = probes.Labelled(TRAIN.codes, np.zeros(300, int))
+    one = probes.Labeled(TRAIN.codes, np.zeros(300, int))
     with pytest.raises(ValueError, match="two classes"):
         probes.linear_probe(one, TEST)
     with pytest.raises(ValueError, match=r"got 0\.0 and 1000"):
@@ -96,3 +96,25 @@ def test_what_cannot_be_probed_is_refused():
             )
     with pytest.raises(ValueError, match="num_draws must be positive, got 0"):
         probes.few_labels(TRAIN, TEST, num_labels=3, num_draws=0, random_state=0)
+
+
+def test_codes_are_judged_by_each_measure_and_clusters_without_labels():
+    judged = probes.judge(TRAIN, TEST, num_neighbors=3, random_state=0)
+    assert judged == probes.Judged(*[1.0] * 9)
+    two = probes.judge(TRAIN, TEST, num_neighbors=3, num_clusters=2, random_state=0)
+    assert two.linear_probe == 1.0
+    assert two.k_means_accuracy == pytest.approx(2 / 3, abs=0.02)
+    shuffled = probes.Labeled(TRAIN.codes, np.roll(TRAIN.labels, 1))
+    moved = probes.judge(shuffled, TEST, num_neighbors=3, random_state=0)
+    assert moved.linear_probe < 0.1
+    assert moved.mixture_accuracy == 1.0
+
+
+def test_a_curve_of_few_labels_leaves_out_what_not_every_class_has():
+    train = probes.Labeled(TRAIN.codes[:31], TRAIN.labels[:31])  # 11, 10 and 10
+    curve = probes.few_labels_curve(
+        train, TEST, sizes=(2, 3, 30, 31), num_draws=2, random_state=0
+    )
+    assert [*curve] == [3, 30]
+    alone = probes.few_labels(train, TEST, num_labels=3, num_draws=2, random_state=0)
+    np.testing.assert_array_equal(curve[3], alone)

@@ -32,20 +32,20 @@ def test_k_hat_is_that_of_another_implementation(num_samples, double):
         dtype = jnp.float64 if double else jnp.float32
         for shape in (-0.5, 0.01, 0.5, 0.9, 2.0):
             log_w = jnp.asarray(_log_pareto(shape, num_samples) - 7.0, dtype)
-            found = OF_ALL(log_w).pareto_k
-            assert found.dtype == dtype
+            results = OF_ALL(log_w).pareto_k
+            assert results.dtype == dtype
             wanted = float(REFERENCE(log_w))
             rtol, atol = (1e-9, 1e-9) if double else (1e-4, 1e-4)
-            np.testing.assert_allclose(found, wanted, rtol=rtol, atol=atol)
+            np.testing.assert_allclose(results, wanted, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("shape", [-0.5, 0.2, 0.9, 1.5])
 def test_k_hat_finds_the_shape_of_pareto_draws(x64, shape):
     log_w = jnp.asarray(_log_pareto(shape, (40, 20_000)))
-    found = np.asarray(BATCHED(log_w).pareto_k)
+    results = np.asarray(BATCHED(log_w).pareto_k)
     # The prior moves k-hat by 10 / (M + 10) of its distance from 1/2, M = 424.
     shrunk = (424.0 * shape + 5.0) / 434.0
-    assert abs(found.mean() - shrunk) < 0.02 + 5.0 * found.std(ddof=1) / np.sqrt(40)
+    assert abs(results.mean() - shrunk) < 0.02 + 5.0 * results.std(ddof=1) / np.sqrt(40)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_k_hat_does_not_depend_on_the_scale_or_the_order_of_the_weights(x64):
 
 def test_weights_over_a_range_that_underflows_have_the_k_hat_of_their_logs():
     log_w = 300.0 * np.random.default_rng(0).normal(size=100)
-    found = _pareto_k(log_w)
+    results = _pareto_k(log_w)
     with jax.enable_x64(True):
-        np.testing.assert_allclose(found, _pareto_k(log_w), rtol=1e-5)
-    assert found > 10.0
+        np.testing.assert_allclose(results, _pareto_k(log_w), rtol=1e-5)
+    assert results > 10.0
 
 
 @pytest.mark.parametrize("double", [False, True])
@@ -232,6 +232,6 @@ def test_one_weight_that_dominates_and_none_that_lives_are_doubted():
 
 def test_draws_with_a_finite_variance_are_seldom_doubted(x64):
     for shape, low, high in ((0.2, 0.0, 0.05), (1.5, 0.95, 1.0)):
-        found = BATCHED(jnp.asarray(_log_pareto(shape, (400, 1000), seed=1)))
-        share = np.mean(np.asarray(found.pareto_k) > weights.LARGEST_PARETO_K)
+        results = BATCHED(jnp.asarray(_log_pareto(shape, (400, 1000), seed=1)))
+        share = np.mean(np.asarray(results.pareto_k) > weights.LARGEST_PARETO_K)
         assert low <= share <= high

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,8 +134,8 @@ def test_the_model_at_the_mean_is_the_plain_model_there():
     key = jax.random.key(0)
     params, plain = wrapped.init(jax.random.clone(key)), model.init(key)
     theta = params.generative
-    jax.tree.map(np.testing.assert_array_equal, params.recognition, plain.recognition)
-    jax.tree.map(np.testing.assert_array_equal, theta["mean"], plain.generative)
+    chex.assert_trees_all_equal(params.recognition, plain.recognition)
+    chex.assert_trees_all_equal(theta["mean"], plain.generative)
     for leaf in jax.tree.leaves(theta["log_std"]):
         np.testing.assert_allclose(leaf, np.log(0.02), rtol=1e-6)
     z, x, key = jnp.array([0.3, -1.0]), jnp.ones((2, 3)), jax.random.key(1)
@@ -169,9 +170,9 @@ def test_the_divergence_from_the_prior_is_the_sum_over_all_weights(x64):
 def test_draws_of_theta_have_the_moments_of_q(x64):
     q = {"mean": [jnp.array([1.0, -2.0])], "log_std": [jnp.array([0.0, -1.0])]}
     keys = jax.random.split(jax.random.key(0), 20_000)
-    drawn = jax.jit(jax.vmap(lambda key: full_vb.sample(key, q)))(keys)[0]
-    testing.assert_mean_equals(drawn, q["mean"][0])
-    squares = (np.asarray(drawn) - np.array([1.0, -2.0])) ** 2
+    samples = jax.jit(jax.vmap(lambda key: full_vb.sample(key, q)))(keys)[0]
+    testing.assert_mean_equals(samples, q["mean"][0])
+    squares = (np.asarray(samples) - np.array([1.0, -2.0])) ** 2
     testing.assert_mean_equals(squares, jnp.exp(2.0 * q["log_std"][0]))
 
 

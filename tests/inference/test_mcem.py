@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,9 +78,7 @@ def test_theta_approaches_maximum_likelihood_at_the_target_acceptance():
     np.testing.assert_allclose(info.acceptance[400:].mean(), 0.9, atol=0.01)
     assert info.energy_error[400:].mean() < 0.4
     # phi is handed through.
-    jax.tree.map(
-        np.testing.assert_array_equal, fitted.recognition, problem.params.recognition
-    )
+    chex.assert_trees_all_equal(fitted.recognition, problem.params.recognition)
 
 
 @pytest.mark.slow
@@ -145,11 +144,7 @@ def test_the_updates_climb_the_mean_log_joint_of_the_new_positions(weight_decay)
     np.testing.assert_allclose(info.gradient_norm, norm, rtol=1e-4)
     for _ in range(2):
         theta = jax.tree.map(lambda a, g: a + 0.1 * g, theta, gradient(theta))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        after.params.generative,
-        theta,
-    )
+    chex.assert_trees_all_close(after.params.generative, theta, rtol=1e-4, atol=1e-6)
     assert after.step == 1
     np.testing.assert_allclose(info.step_size, 0.1, rtol=1e-6)
     np.testing.assert_allclose(
@@ -216,10 +211,10 @@ def test_a_fitted_normal_is_the_posterior_of_a_linear_gaussian_model(x64):
     fixed = q._replace(encode=lambda params, x: h)  # one chain for all draws
     model = vae.model(problem.generative, fixed)
     evidence = marginal.importance_sampling(model, num_samples=2_000)
-    found = jax.jit(evidence)(jax.random.key(1), problem.params, x)
+    results = jax.jit(evidence)(jax.random.key(1), problem.params, x)
     log_p = problem.log_p(problem.params, x)
-    assert abs(found.log_p - log_p) < 5 * found.standard_error
-    assert found.effective_sample_size > 1_800
+    assert abs(results.log_p - log_p) < 5 * results.standard_error
+    assert results.effective_sample_size > 1_800
 
     bound = sgvb.sgvb_a(model, num_samples=2_000)
     elbo = jax.jit(bound)(jax.random.key(2), problem.params, x)

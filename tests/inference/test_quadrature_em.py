@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,11 +52,7 @@ def test_the_first_update_is_the_exact_gradient_of_log_p(x64):
         return jax.vmap(log_p, in_axes=(None, 0))(params, x).mean()
 
     slope = jax.jit(jax.grad(mean))(params)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-12),
-        moved,
-        slope,
-    )
+    chex.assert_trees_all_close(moved, slope, rtol=1e-7, atol=1e-12)
     np.testing.assert_allclose(info.gradient_norm, optax.tree.norm(slope), rtol=1e-7)
 
 

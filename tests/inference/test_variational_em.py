@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,7 +137,7 @@ def test_only_the_rows_of_the_batch_move_and_noise_is_the_steps_own():
         halves, _ = scan(halves, x, row)
     moved = np.abs(np.asarray(whole.inner.memory)).sum(axis=1) > 0.0
     assert moved.tolist() == [True, False, True, False, True, False]
-    jax.tree.map(np.testing.assert_array_equal, whole.inner, halves.inner)
+    chex.assert_trees_all_equal(whole.inner, halves.inner)
 
 
 @pytest.mark.slow
@@ -179,8 +180,4 @@ def test_an_optimizer_with_weight_decay_leaves_phi_as_it_is():
     state = jax.jit(fit.init)(jax.random.key(0), problem.params)
     batch = Batch(_rows(problem, 2), jnp.arange(2), jnp.ones(2))
     after, _ = jax.jit(fit.step)(jax.random.key(0), state, batch)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        after.params.recognition,
-        problem.params.recognition,
-    )
+    chex.assert_trees_all_equal(after.params.recognition, problem.params.recognition)

@@ -1,13 +1,13 @@
-from typing import Any
-
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from scipy import special, stats
+from scipy import special
 
 from tests import testing
+from tests.mixtures import NORMAL, covariance_of, expected_log_joints, mixture, normals
 from vae_jax import bounds, vae
 from vae_jax.estimators import importance, score_function
 from vae_jax.evaluation import marginal
@@ -18,56 +18,6 @@ K, D = 3, 2
 X = np.array([[0.3, -1.0], [2.0, 1.5], [-4.0, 0.1]])
 COVARIANCES = gmm_scales.COVARIANCES
 NUM_DRAWS = 20_000
-NORMAL: Any = stats.multivariate_normal  # its stub takes the covariance for an int
-
-
-def mixture(covariance, *, num_components=K, num_features=D, seed=0):
-    """Parameters of order one, no two components alike."""
-    generator = np.random.default_rng(seed)
-    logits = generator.normal(size=num_components)
-    mean = 2.0 * generator.normal(size=(num_components, num_features))
-    scale = np.array(gmm_scales.unit(jnp.asarray(mean), covariance=covariance))
-    noise = generator.normal(size=scale.shape)
-    if covariance in ("full", "tied"):
-        scale = 0.7 * scale + 0.4 * np.tril(noise, -1) + 0.2 * scale * np.abs(noise)
-    else:
-        scale = 0.3 * noise
-    tables = gmm_scales.Tables(*map(jnp.asarray, (logits, mean, scale)))
-    return Params(gmm_scales.parameters(tables, covariance=covariance), ())
-
-
-def normals(params):
-    """Shares [K] and SciPy's distribution of each component."""
-    theta = jax.device_get(params.generative)
-    num_components, num_features = theta["mean"].shape
-    if "scale_tril" in theta:
-        scale = np.tril(theta["scale_tril"])
-        sigma = scale @ np.swapaxes(scale, -1, -2)
-    else:
-        std = np.exp(theta["log_std"]).reshape(num_components, -1, 1)
-        sigma = std**2 * np.eye(num_features)
-    sigma = np.broadcast_to(sigma, (num_components, num_features, num_features))
-    return special.softmax(theta["logits"]), [
-        NORMAL(*pair) for pair in zip(theta["mean"], sigma, strict=True)
-    ]
-
-
-def covariance_of(normal):
-    return np.asarray(normal.cov_object.covariance)
-
-
-def expected_log_joints(params, x):
-    """log p(x, z) of every component, [N, K], of the entries that are not NaN."""
-    shares, components = normals(params)
-    logs = np.zeros((len(x), len(components)))
-    for i, row in enumerate(x):
-        seen = ~np.isnan(row)
-        for k, normal in enumerate(components):
-            logs[i, k] = np.log(shares[k])
-            if seen.any():
-                part = normal.mean[seen], covariance_of(normal)[seen][:, seen]
-                logs[i, k] += NORMAL.logpdf(row[seen], *part)
-    return logs
 
 
 def one_hot(k, num_components=K):
@@ -141,7 +91,7 @@ def test_missing_entries_are_integrated_out(x64, covariance):
     np.testing.assert_allclose(h, expected - log_p[:, None], rtol=1e-9)
     np.testing.assert_array_equal(np.asarray(terms)[np.isnan(x)], 0.0)
     slope = jax.grad(lambda p: gmm.log_evidence(p, jnp.asarray(x[3]), missing=True))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope(params)))
+    chex.assert_tree_all_finite(slope(params))
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)

@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,68 +8,20 @@ import pytest
 from scipy import special
 from sklearn.mixture import GaussianMixture
 
-from tests.latent_models import test_gmm
+from tests import mixtures
+from tests.mixtures import (
+    assert_finite,
+    batch_of,
+    mean_log_p,
+    rows,
+    run,
+    start,
+    with_holes,
+)
 from vae_jax.latent_models import gmm, gmm_em, gmm_scales
 from vae_jax.types import Batch, Params, log_joint
 
 COVARIANCES = gmm_scales.COVARIANCES
-
-
-def rows(*, num_rows=200, num_features=3, num_components=3, spread=3.0, seed=0):
-    """Rows of clusters with covariances of their own, and the clusters' numbers."""
-    generator = np.random.default_rng(seed)
-    shape = (num_components, num_features, num_features)
-    scales = np.eye(num_features) + 0.5 * np.tril(generator.normal(size=shape))
-    means = spread * generator.normal(size=(num_components, num_features))
-    labels = generator.integers(0, num_components, num_rows)
-    noise = generator.normal(size=(num_rows, num_features))
-    x = means[labels] + np.einsum("nij,nj->ni", scales[labels], noise)
-    return x, labels
-
-
-def with_holes(x, share=0.2, seed=1):
-    """x with NaN in a share of its entries."""
-    return np.where(np.random.default_rng(seed).random(x.shape) < share, np.nan, x)
-
-
-def batch_of(x, weight=None, dtype=None):
-    x = jnp.asarray(x, dtype)
-    weight = np.ones(len(x)) if weight is None else weight
-    return Batch(x, jnp.arange(len(x)), jnp.asarray(weight, x.dtype))
-
-
-def start(x, *, num_components=3, covariance="full", seed=1, **settings):
-    return gmm.start(
-        jax.random.key(seed),
-        jnp.asarray(x),
-        num_components=num_components,
-        covariance=covariance,
-        **settings,
-    )
-
-
-def run(algorithm, params, batch, num_steps):
-    """The last state, and the info of every step stacked."""
-
-    @jax.jit
-    def scan(params, batch):
-        def step(state, _):
-            return algorithm.step(jax.random.key(0), state, batch)
-
-        state = algorithm.init(jax.random.key(0), params)
-        return jax.lax.scan(step, state, length=num_steps)
-
-    return scan(params, batch)
-
-
-def mean_log_p(params, x, *, missing=False):
-    evidence = functools.partial(gmm.log_evidence, missing=missing)
-    return float(jax.jit(jax.vmap(evidence, (None, 0)))(params, jnp.asarray(x)).mean())
-
-
-def assert_finite(params):
-    for leaf in jax.tree.leaves(params):
-        assert np.isfinite(leaf).all()
 
 
 # The sandwich
@@ -99,13 +52,13 @@ def sandwich(algorithm, params, x, num_steps, *, missing=False):
                 functools.partial(gmm.log_evidence, missing=missing), (None, 0)
             )
             old = state.params
-            found = (
+            results = (
                 each(old, old, batch.x).mean(),
                 evidence(old, batch.x).mean(),
                 each(old, new.params, batch.x).mean(),
                 evidence(new.params, batch.x).mean(),
             )
-            return new, (found, info)
+            return new, (results, info)
 
         state = algorithm.init(jax.random.key(0), params)
         return jax.lax.scan(step, state, length=num_steps)[1]
@@ -117,10 +70,10 @@ def sandwich(algorithm, params, x, num_steps, *, missing=False):
 @pytest.mark.slow
 def test_the_bound_is_log_p_and_each_step_raises_both(x64, covariance):
     x = rows()[0]
-    found, info = sandwich(
+    results, info = sandwich(
         gmm.em(block_size=64), start(x, covariance=covariance), x, 25
     )
-    before, log_p, after, new_log_p = map(np.asarray, found)
+    before, log_p, after, new_log_p = map(np.asarray, results)
     np.testing.assert_allclose(before, log_p, rtol=1e-12)
     assert (log_p <= after + 1e-12).all()
     assert (after <= new_log_p + 1e-12).all()
@@ -137,8 +90,8 @@ def test_the_bound_is_log_p_and_each_step_raises_both(x64, covariance):
 def test_with_missing_entries_too_each_step_raises_the_bound(x64, covariance):
     x = with_holes(rows()[0])
     params = start(x, covariance=covariance)
-    found, info = sandwich(gmm.em(missing=True), params, x, 15, missing=True)
-    before, log_p, after_without, new_log_p = map(np.asarray, found)
+    results, info = sandwich(gmm.em(missing=True), params, x, 15, missing=True)
+    before, log_p, after_without, new_log_p = map(np.asarray, results)
     np.testing.assert_allclose(before, log_p, rtol=1e-12)
     np.testing.assert_allclose(info.bound_after_e_step, log_p, rtol=1e-11)
     # The M-step's bound has q over the missing entries as well, and is below that
@@ -159,8 +112,8 @@ def test_the_fixed_point_is_scikit_learns(covariance):
     x = rows()[0]
     with jax.enable_x64(True):
         params = start(x, covariance=covariance)
-        shares, components = test_gmm.normals(params)
-        precisions = np.linalg.inv([test_gmm.covariance_of(n) for n in components])
+        shares, components = mixtures.normals(params)
+        precisions = np.linalg.inv([mixtures.covariance_of(n) for n in components])
         precisions = {
             "full": lambda p: p,
             "tied": lambda p: p[0],
@@ -284,9 +237,7 @@ def test_weights_are_repeated_rows_in_blocks_of_any_size(x64, covariance):
         run(gmm.em(block_size=block_size), params, batch, 5)
         for batch, block_size in ((repeated, 1000), (weighted, 7))
     ]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), *ends
-    )
+    chex.assert_trees_all_close(*ends, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("covariance", ["tied", "spherical"])
@@ -298,9 +249,7 @@ def test_without_missing_entries_both_forms_agree(x64, covariance):
         run(gmm.em(missing=missing), params, batch_of(x), 5)
         for missing in (False, True)
     ]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8), *ends
-    )
+    chex.assert_trees_all_close(*ends, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("covariance", ["full", "diag"])
@@ -340,7 +289,7 @@ def test_a_step_size_of_one_is_whole_data_em(x64):
         run(gmm.em(step_size=size), params, batch_of(x), 3)
         for size in (None, lambda step: jnp.ones(()))
     ]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), *ends)
+    chex.assert_trees_all_close(*ends, rtol=1e-12)
 
 
 def test_stepwise_averages_are_those_of_its_moments(x64):

@@ -1,5 +1,6 @@
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,4 +74,4 @@ def test_float32_keeps_the_thin_directions_of_incomplete_rows():
                 arguments = (jnp.asarray(a, dtype) for a in (factor, np.zeros(4), row))
                 got = gmm_missing.complete(*arguments)
                 ends.append(jax.tree.map(lambda a: np.asarray(a, np.float64), got))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.02), *ends)
+        chex.assert_trees_all_close(*ends, rtol=1e-7, atol=0.02)

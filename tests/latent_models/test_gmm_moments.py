@@ -1,11 +1,12 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special
 
-from tests.latent_models import test_gmm
-from tests.latent_models.test_gmm_em import batch_of, rows, run, start
+from tests import mixtures
+from tests.mixtures import batch_of, rows, run, start
 from vae_jax.latent_models import gmm, gmm_moments, gmm_scales
 
 K, D, N = 3, 2, 11
@@ -16,17 +17,17 @@ K, D, N = 3, 2, 11
 def test_moments_are_the_sums_over_rows_under_scipys_posterior(
     x64, covariance, missing
 ):
-    params = test_gmm.mixture(covariance)
+    params = mixtures.mixture(covariance)
     tables = gmm_scales.tables(params.generative)
     generator = np.random.default_rng(0)
     x, weight = 3.0 * generator.normal(size=(N, D)), generator.random(N)
-    logs = test_gmm.expected_log_joints(params, x)
+    logs = mixtures.expected_log_joints(params, x)
     log_p = np.asarray(special.logsumexp(logs, axis=1))
     r = np.exp(logs - log_p[:, None])
     shares = weight[:, None] * r
     eps = np.empty((N, K, D))
-    for k, normal in enumerate(test_gmm.normals(params)[1]):
-        factor = np.linalg.cholesky(test_gmm.covariance_of(normal))
+    for k, normal in enumerate(mixtures.normals(params)[1]):
+        factor = np.linalg.cholesky(mixtures.covariance_of(normal))
         eps[:, k] = np.linalg.solve(factor, (x - normal.mean).T).T
     second = np.einsum("nk,nki,nkj->kij", shares, eps, eps)
     if covariance == "diag":
@@ -65,7 +66,7 @@ def test_far_from_zero_float32_keeps_the_digits_of_the_deviations():
                 missing=False,
             )
             ends.append(jax.tree.map(lambda a: np.asarray(a, np.float64), got))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *ends)
+    chex.assert_trees_all_close(*ends, rtol=1e-5)
 
 
 @pytest.mark.parametrize("covariance", ["full", "diag"])

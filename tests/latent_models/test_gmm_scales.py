@@ -1,9 +1,10 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.latent_models import test_gmm
+from tests import mixtures
 from vae_jax.latent_models import gmm_scales
 
 K, D, N = 3, 2, 7
@@ -11,7 +12,7 @@ COVARIANCES = gmm_scales.COVARIANCES
 
 
 def _tables(covariance):
-    return gmm_scales.tables(test_gmm.mixture(covariance).generative)
+    return gmm_scales.tables(mixtures.mixture(covariance).generative)
 
 
 def _sigma(scale):
@@ -26,10 +27,10 @@ def _sigma(scale):
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_parameters_and_tables_are_inverse_and_keep_the_type(covariance):
-    theta = test_gmm.mixture(covariance).generative
+    theta = mixtures.mixture(covariance).generative
     assert gmm_scales.covariance_of(theta) == covariance
     again = gmm_scales.parameters(gmm_scales.tables(theta), covariance=covariance)
-    jax.tree.map(np.testing.assert_array_equal, theta, again)
+    chex.assert_trees_all_equal(theta, again)
     unit = gmm_scales.unit(theta["mean"], covariance=covariance)
     assert unit.shape == gmm_scales.tables(theta).scale.shape
     np.testing.assert_array_equal(_sigma(unit), np.tile(np.eye(D), (K, 1, 1)))
@@ -37,7 +38,7 @@ def test_parameters_and_tables_are_inverse_and_keep_the_type(covariance):
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_every_component_has_a_covariance_of_its_own(x64, covariance):
-    theta = test_gmm.mixture(covariance).generative
+    theta = mixtures.mixture(covariance).generative
     got = gmm_scales.covariances(theta)
     assert got.shape == (K, D, D)
     np.testing.assert_allclose(got, _sigma(_tables(covariance).scale), rtol=1e-12)
@@ -157,3 +158,14 @@ def test_a_magnitude_is_the_power_of_two_below(largest):
 def test_an_unknown_type_is_named_with_those_there_are():
     with pytest.raises(ValueError, match="full, diag, tied, spherical, got 'iso'"):
         gmm_scales.check("iso")
+
+
+def test_the_variance_that_z_explains_is_that_between_the_means(x64):
+    theta = {
+        "logits": jnp.log(jnp.array([0.25, 0.75])),
+        "mean": jnp.array([[10.0, 0.0], [-10.0, 0.0]]),
+        "log_std": jnp.zeros(2),
+    }
+    # Between: 0.25 * 0.75 * 20^2 = 75; within: 2.
+    got = gmm_scales.variance_explained(theta)
+    np.testing.assert_allclose(got, 75 / 77, rtol=1e-9)

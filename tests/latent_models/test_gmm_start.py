@@ -1,10 +1,10 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import testing
-from tests.latent_models import test_gmm, test_gmm_em
+from tests import mixtures, testing
 from vae_jax.latent_models import gmm, gmm_scales, gmm_start
 from vae_jax.training import loop
 
@@ -20,10 +20,10 @@ def _run(max_steps=100, **settings):
 
 @pytest.mark.parametrize("covariance", gmm_scales.COVARIANCES)
 def test_a_start_has_the_pooled_moments_of_its_nearest_rows(x64, covariance):
-    x = test_gmm_em.rows()[0]
+    x = mixtures.rows()[0]
     weight = np.random.default_rng(0).random(len(x))
-    params = test_gmm_em.start(x, covariance=covariance, weight=jnp.asarray(weight))
-    shares, components = test_gmm.normals(params)
+    params = mixtures.start(x, covariance=covariance, weight=jnp.asarray(weight))
+    shares, components = mixtures.normals(params)
     mean = np.array([normal.mean for normal in components])
     assert (mean[:, None] == x[None]).all(2).any(1).all()  # rows of x
     assert len(np.unique(mean, axis=0)) == 3
@@ -39,7 +39,7 @@ def test_a_start_has_the_pooled_moments_of_its_nearest_rows(x64, covariance):
     if covariance == "spherical":
         sigma = np.trace(sigma) / 3 * np.eye(3)
     for normal in components:
-        np.testing.assert_allclose(test_gmm.covariance_of(normal), sigma, rtol=1e-9)
+        np.testing.assert_allclose(mixtures.covariance_of(normal), sigma, rtol=1e-9)
 
 
 def test_the_next_mean_is_drawn_by_squared_distance_and_weight():
@@ -64,17 +64,17 @@ def test_the_next_mean_is_drawn_by_squared_distance_and_weight():
 def test_missing_entries_start_at_their_features_mean(x64):
     x = np.array([[0.0, 1.0], [2.0, np.nan], [np.nan, 3.0], [4.0, 8.0]])
     filled = np.where(np.isnan(x), np.nanmean(x, axis=0), x)
-    starts = [test_gmm_em.start(rows, num_components=2) for rows in (x, filled)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b), *starts)
+    starts = [mixtures.start(rows, num_components=2) for rows in (x, filled)]
+    chex.assert_trees_all_close(*starts, rtol=1e-7)
 
 
 @pytest.mark.slow
 def test_the_best_of_several_starts_is_kept():
-    x = test_gmm_em.rows(num_components=5, spread=6.0)[0].astype(np.float32)
+    x = mixtures.rows(num_components=5, spread=6.0)[0].astype(np.float32)
     settings = {"num_components": 5, "run": _run()}
     best = gmm.fit(jax.random.key(3), jnp.asarray(x), num_starts=6, **settings)
     assert best.converged
-    algorithm, batch = gmm.em(), test_gmm_em.batch_of(x)
+    algorithm, batch = gmm.em(), mixtures.batch_of(x)
 
     @jax.jit
     @jax.vmap
@@ -89,14 +89,14 @@ def test_the_best_of_several_starts_is_kept():
     each = alone(jax.random.split(jax.random.key(3), 6))
     assert np.ptp(each) > 0.01
     np.testing.assert_allclose(best.info.log_p, each.max(), rtol=1e-6)
-    end = test_gmm_em.mean_log_p(best.state.params, x)
+    end = mixtures.mean_log_p(best.state.params, x)
     np.testing.assert_allclose(end, best.info.log_p, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_a_fit_of_incomplete_rows_finds_the_clusters():
-    x, labels = test_gmm_em.rows(spread=6.0)
-    holes = test_gmm_em.with_holes(x).astype(np.float32)
+    x, labels = mixtures.rows(spread=6.0)
+    holes = mixtures.with_holes(x).astype(np.float32)
     best = gmm.fit(
         jax.random.key(0),
         jnp.asarray(holes),
@@ -106,9 +106,9 @@ def test_a_fit_of_incomplete_rows_finds_the_clusters():
         run=_run(missing=True, max_steps=40),
     )
     cluster = jax.vmap(lambda x: gmm.cluster(best.state.params, x))
-    found = np.asarray(cluster(jnp.asarray(x, jnp.float32)))
+    results = np.asarray(cluster(jnp.asarray(x, jnp.float32)))
     table = np.zeros((3, 3))
-    np.add.at(table, (found, labels), 1)
+    np.add.at(table, (results, labels), 1)
     assert table.max(1).sum() > 0.95 * len(x)
 
 

@@ -2,6 +2,7 @@ import functools
 import math
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,8 +139,8 @@ def test_samples_of_the_posterior_have_its_moments():
     inverse = np.linalg.inv(w.T @ w + s2 * np.eye(2))
     mean = inverse @ w.T @ (np.ones(6) - mu)
     testing.assert_mean_equals(z, mean)
-    centred = z - mean
-    testing.assert_mean_equals(centred[:, :, None] * centred[:, None], s2 * inverse)
+    centered = z - mean
+    testing.assert_mean_equals(centered[:, :, None] * centered[:, None], s2 * inverse)
 
 
 def test_the_layout_is_that_of_a_linear_vae():
@@ -151,7 +152,7 @@ def test_the_layout_is_that_of_a_linear_vae():
     model = ppca.generative(2, X_SHAPE, initial_std=0.5, min_std=0.01)
     theta = jax.jit(model.init)(jax.random.key(0))
     expected = jax.jit(linear_vae.init)(jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, theta, expected)
+    chex.assert_trees_all_equal(theta, expected)
     fitted = ppca.maximum_likelihood(_data(), num_latents=2).generative
     shapes = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
     assert shapes(fitted) == shapes(theta)
@@ -231,10 +232,8 @@ def test_em_reaches_the_maximum_likelihood_and_stays_there(x64):
     best = _mean_log_p(exact, x)
     np.testing.assert_allclose(_mean_log_p(state.params, x), best, rtol=1e-9)
     state, _ = _run(ppca.em(), exact, _batch(x), num_steps=1)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
-        state.params.generative,
-        exact.generative,
+    chex.assert_trees_all_close(
+        state.params.generative, exact.generative, rtol=1e-9, atol=1e-12
     )
 
 
@@ -260,9 +259,7 @@ def test_a_weight_of_two_is_the_row_twice_and_of_zero_no_row(x64):
         _run(ppca.em(), start, batch, num_steps=3)
         for batch in (_batch(x, weight), _batch(x[rows]))
     ]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), *states
-    )
+    chex.assert_trees_all_close(*states, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -272,10 +269,11 @@ def test_em_compiled_is_em_run_eagerly():
     state = algorithm.init(jax.random.key(0), start)
     state, info = algorithm.step(jax.random.key(1), state, batch)
     expected = _run(algorithm, start, batch, num_steps=1)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    chex.assert_trees_all_close(
         (state, info),
         (expected[0], jax.tree.map(lambda leaf: leaf[-1], expected[1])),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -326,19 +324,37 @@ def test_constant_features_leave_the_std_at_its_bound(constant):
         log_std = params.generative["likelihood"]["log_std"]
         np.testing.assert_allclose(log_std, math.log(0.1), rtol=1e-6)
         assert np.isfinite(_mean_log_p(params, x, min_std=0.1))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state, info)))
+    chex.assert_tree_all_finite((state, info))
     best = _mean_log_p(exact, x, min_std=0.1)
     np.testing.assert_allclose(info.log_p[-1], best, atol=1e-3)
     assert (np.asarray(info.bound_after_m_step) >= info.log_p - 1e-4).all()
 
 
-def test_em_keeps_its_parameters_where_a_batch_is_no_number():
+@pytest.mark.parametrize(
+    ("broken", "weight", "reported"),
+    [([3], 1.0, np.nan), ([], 0.0, 0.0), ([3, 5], 0.0, 0.0)],
+)
+def test_em_keeps_its_parameters_where_a_batch_is_no_number(broken, weight, reported):
     _, start, _ = _model()
     x = _data(20)
-    for batch in (_batch(x.at[3, 0, 1].set(jnp.nan)), _batch(x, np.zeros(20, "f"))):
-        state, info = _run(ppca.em(), start, batch, num_steps=1)
-        jax.tree.map(np.testing.assert_array_equal, state.params, start)
-        assert np.isnan(info.log_p).all()
+    x = x.at[jnp.array(broken, int)].set(jnp.nan)
+    batch = _batch(x, np.full(20, weight, "f"))
+    state, info = _run(ppca.em(), start, batch, num_steps=1)
+    jax.tree.map(np.testing.assert_array_equal, state.params, start)
+    np.testing.assert_array_equal(info.log_p, [reported])
+    if not weight:
+        np.testing.assert_array_equal(jax.tree.leaves(info), np.zeros((3, 1)))
+
+
+def test_em_does_not_read_a_row_of_weight_zero():
+    _, start, _ = _model()
+    x, weight = _data(20), np.ones(20, "f")
+    weight[3] = 0.0
+    broken = _run(ppca.em(), start, _batch(x.at[3].set(jnp.nan), weight), num_steps=2)
+    whole = _run(ppca.em(), start, _batch(x, weight), num_steps=2)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), broken, whole
+    )
 
 
 def test_what_cannot_be_fitted_is_refused_in_one_line():

@@ -151,12 +151,12 @@ def test_samples_of_prior_and_posterior_have_their_probabilities(sizes):
         return first, sample(keys[1], params, h)
 
     zs = _all_z(sizes)
-    drawn = draw(keys, params)
+    samples = draw(keys, params)
     by_hand = (
         (lambda z: _log_p_by_hand(params, sizes, z)[0]),
         (lambda z: _log_q_by_hand(params, sizes, z)),
     )
-    for z, log_prob in zip(drawn, by_hand, strict=True):
+    for z, log_prob in zip(samples, by_hand, strict=True):
         assert z.shape == (NUM_DRAWS, sum(sizes))
         assert z.dtype == jnp.float32
         counted = np.all(np.asarray(z)[:, None] == zs[None], -1).astype(float)
@@ -243,7 +243,7 @@ def test_a_baseline_starts_from_noise_of_its_own():
     recognition = sigmoid_belief.recognition((5, 5), (5,), hidden=(7,))
     network = networks.mlp(5, (7,), 1)
     params = vae.with_baseline(recognition, network).init(jax.random.key(0))
-    own = params["baseline"]["hidden_0"]["kernel"]
+    alone = params["baseline"]["hidden_0"]["kernel"]
     for name in set(params) - {"baseline"}:
         for leaf in jax.tree.leaves(params[name]):
-            assert leaf.shape != own.shape or (leaf != own).all()
+            assert leaf.shape != alone.shape or (leaf != alone).all()

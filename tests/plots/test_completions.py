@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vae_jax.plots import completions
+from vae_jax.plots import completions, images
 
 ORANGE = (0.90, 0.45, 0.10)
 
@@ -14,7 +14,7 @@ def _drawn(figure):
     return [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
 
 
-def test_hidden_pixels_are_orange_and_the_others_grey_as_they_were():
+def test_hidden_pixels_are_orange_and_the_others_gray_as_they_were():
     original, hidden = _images(2, 4, 3), np.zeros((2, 4, 3), bool)
     hidden[1, :2] = True
     first, _ = _drawn(completions.table(original, hidden, {"a": _images(2, 1, 4, 3)}))
@@ -36,13 +36,14 @@ def test_each_group_has_a_title_and_its_images_in_order():
     np.testing.assert_allclose(two[:4, :, 1], groups["two"][0, 0])
 
 
-def test_colored_images_are_drawn_in_color_and_what_is_no_number_in_white():
+def test_colored_images_are_drawn_in_color_and_what_is_no_number_as_separators():
     original = _images(1, 2, 2, 3)
     original[0, 0, 0] = np.nan
     hidden = np.zeros(original.shape, bool)
     hidden[0, 1, 1, 2] = True  # of one channel
     (first,) = _drawn(completions.table(original, hidden, {}))
-    np.testing.assert_allclose(first[0, 0], 1.0)
+    np.testing.assert_allclose(first[0, 0], images.SEPARATOR)
+    np.testing.assert_allclose(first[:, 2], np.tile(images.SEPARATOR, (2, 1)))
     np.testing.assert_allclose(first[0, 1], original[0, 0, 1])
     np.testing.assert_allclose(first[1, 4], ORANGE)
 
@@ -73,4 +74,7 @@ def test_limits_are_black_and_white_and_a_line_says_them():
     assert [text.get_text() for text in figure.texts] == ["black -4, white 4"]
     cut = completions.table(original, hidden, {"a": 2.0 * original[:, None]})
     assert [text.get_text() for text in cut.texts] == ["black 0, white 1, cut beyond"]
+    cut.canvas.draw()
+    note, images = cut.texts[0].get_window_extent(), cut.axes[0].get_window_extent()
+    assert 0.0 <= note.y0 < note.y1 < images.y0
     assert not completions.table(original, hidden, {}).texts

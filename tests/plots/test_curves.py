@@ -53,6 +53,16 @@ def test_panels_leave_few_cells_empty(num_panels, grid):
     assert place.get_geometry()[:2] == grid
 
 
+def test_every_panel_marks_the_chosen_epoch():
+    panels = {name: PANELS[name] for name in list(PANELS)[:2]}
+    figure = curves.training_curves(make_rows(40), panels=panels, chosen=12.0)
+    for axes in figure.axes:
+        np.testing.assert_array_equal(axes.lines[0].get_xdata(), [12.0, 12.0])
+        legend = axes.get_legend()
+        assert legend is not None
+        assert "chosen: epoch 12" in [t.get_text() for t in legend.get_texts()]
+
+
 def test_missing_and_non_finite_values_are_left_out():
     rows = make_rows(6)
     rows[1]["kl"], rows[2]["kl"], rows[3]["kl"] = None, float("nan"), float("inf")
@@ -139,6 +149,12 @@ def test_counts_have_no_ticks_between_them(step, whole):
     assert np.array_equal(ticks, np.round(ticks)) == whole
 
 
+def test_a_single_place_has_one_tick():
+    curve = {"a": ([1], [2.0]), "b": ([1], [3.0])}
+    figure = curves.series({"": curve}, x_label="epoch", y_label="nats")
+    np.testing.assert_array_equal(figure.axes[0].get_xticks(), [1.0])
+
+
 def test_series_without_panels_are_refused():
     with pytest.raises(ValueError, match="at least one panel"):
         curves.series({}, x_label="K", y_label="SNR")
@@ -147,7 +163,7 @@ def test_series_without_panels_are_refused():
 # train_and_test
 
 
-def test_train_is_dashed_and_test_solid_in_one_colour():
+def test_train_is_dashed_and_test_solid_in_one_color():
     bounds = ([1, 10, 100], [-9.0, -8.0, -7.0], [-9.5, np.nan, -8.0])
     panels = {
         "N_z = 2": {"aevb": bounds, "wake_sleep": bounds},
@@ -193,3 +209,11 @@ def test_train_and_test_without_panels_or_values():
         curves.train_and_test({}, x_label="x", y_label="y")
     empty = ([1.0], [np.nan], [np.inf])
     curves.train_and_test({"": {"a": empty}}, x_label="x", y_label="y").canvas.draw()
+
+
+def test_markers_of_many_points_do_not_hide_other_curves():
+    few, many = ([*map(float, range(number))] for number in (10, 300))
+    figure = curves.series(
+        {"": {"a": (few, few), "b": (many, many)}}, x_label="x", y_label="y"
+    )
+    assert [line.get_marker() for line in figure.axes[0].lines] == ["o", "None"]

@@ -20,8 +20,8 @@ def test_each_panel_has_its_curves_and_the_exact_value_where_there_is_one():
     known, unknown = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["known", "unknown"]
     assert len(known.containers) == 2
-    drawn: Any = known.containers[0][0]
-    np.testing.assert_array_equal(drawn.get_ydata(), CURVES["prior"][1])
+    line: Any = known.containers[0][0]
+    np.testing.assert_array_equal(line.get_ydata(), CURVES["prior"][1])
     lines = [line for line in known.lines if line.get_label() == "exact"]
     np.testing.assert_array_equal(lines[0].get_ydata(), -10.0)
     assert not [line for line in unknown.lines if line.get_label() == "exact"]
@@ -38,7 +38,7 @@ def test_an_estimate_far_below_does_not_hide_the_others():
     assert high > -10.1
 
 
-def test_one_method_has_one_colour_in_all_panels():
+def test_one_method_has_one_color_in_all_panels():
     figure = estimates.estimates(
         {"a": CURVES, "b": {"annealed": CURVES["annealed"]}},
         exact={},

@@ -41,7 +41,7 @@ def test_a_start_far_below_is_cut_off_and_said_so():
     assert high > LOG_P.max()
 
 
-def test_seeds_become_a_mean_and_a_band_of_one_colour():
+def test_seeds_become_a_mean_and_a_band_of_one_color():
     y = np.array([[1.0, 2.0, 3.0, 4.0], [3.0, 2.0, 5.0, 8.0]])
     figure = gaps.seeds(
         {"one": {"k = 1": (X, y), "k = 5": (X, 2.0 * y)}, "two": {"k = 5": (X, y)}},

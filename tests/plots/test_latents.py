@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from vae_jax.plots import latents
 
@@ -10,34 +11,32 @@ LABELS = np.arange(40) % 4
 NAMES: Any = {"x_label": "z_1", "y_label": "z_2"}
 
 
-def test_points_have_the_colour_that_the_legend_gives_their_label():
+def test_points_have_the_color_that_the_legend_gives_their_label():
     figure = latents.scatter(CODES, LABELS * 3, **NAMES, title="digits")
     (axes,) = figure.axes
     (points,) = axes.collections
-    drawn = np.asarray(points.get_offsets())
-    colours = np.asarray(points.get_facecolor())[:, :3]  # pyright: ignore
+    samples = np.asarray(points.get_offsets())
+    faces = np.asarray(points.get_facecolor())[:, :3]  # pyright: ignore
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["0", "3", "6", "9"]
-    from matplotlib import colors
-
-    of_label = [colors.to_rgb(line.get_color()) for line in axes.lines]
+    of_label = [to_rgb(line.get_color()) for line in axes.lines]
     for code, label in zip(CODES, LABELS, strict=True):
-        (at,) = np.flatnonzero((drawn == code).all(1))
-        np.testing.assert_allclose(colours[at], of_label[label])
+        (at,) = np.flatnonzero((samples == code).all(1))
+        np.testing.assert_allclose(faces[at], of_label[label])
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("z_1", "z_2")
     assert axes.get_title() == "digits"
     assert axes.get_aspect() == 1.0
     figure.canvas.draw()
 
 
-def test_many_labels_are_a_colour_bar_and_none_one_colour():
+def test_many_labels_are_a_color_bar_and_none_one_color():
     figure = latents.scatter(CODES, np.arange(40), **NAMES)
     assert [axes.get_ylabel() for axes in figure.axes] == ["z_2", "label"]
     (axes,) = latents.scatter(CODES, None, **NAMES).axes
     assert axes.get_legend() is None
-    colours = np.asarray(axes.collections[0].get_facecolor())  # pyright: ignore
-    assert len(np.unique(colours, axis=0)) == 1
+    colors = np.asarray(axes.collections[0].get_facecolor())  # pyright: ignore
+    assert len(np.unique(colors, axis=0)) == 1
 
 
 @pytest.mark.parametrize("labels", [None, LABELS, np.arange(40)])

@@ -29,13 +29,13 @@ def test_every_frame_shows_points_means_and_two_sigma_ellipses():
     figure.canvas.draw()
 
 
-def test_an_undecided_point_has_the_mean_of_the_colours():
+def test_an_undecided_point_has_the_mean_of_the_colors():
     frames = {"a": (np.vstack([SHARES[:29], np.full(3, 1 / 3)]), MEANS, COVARIANCES)}
     (points,) = mixtures.responsibilities(X, frames).axes[0].collections
-    drawn: Any = points.get_facecolor()
-    colours = np.asarray(drawn)
-    np.testing.assert_allclose(colours[29], colours[:3].mean(0), rtol=1e-6)
-    assert len(np.unique(colours[:3], axis=0)) == 3
+    samples: Any = points.get_facecolor()
+    colors = np.asarray(samples)
+    np.testing.assert_allclose(colors[29], colors[:3].mean(0), rtol=1e-6)
+    assert len(np.unique(colors[:3], axis=0)) == 3
 
 
 def test_densities_share_one_scale_and_put_rows_along_the_second_feature():

@@ -33,7 +33,7 @@ def make_state(seed, *, width=6):
     """A state as a run has it, with Adam's memory, filled with random numbers."""
     generator = np.random.default_rng(seed)
 
-    def drawn(leaf):
+    def random_leaf(leaf):
         values = generator.normal(size=leaf.shape, scale=100.0)
         return jnp.asarray(values.astype(leaf.dtype))
 
@@ -52,8 +52,8 @@ def make_state(seed, *, width=6):
     return State(
         step=jnp.asarray(2, jnp.int32),
         key=jax.random.key(seed + 10),
-        params=jax.tree.map(drawn, shapes),
-        opt_state=jax.tree.map(drawn, jax.eval_shape(optimizer.init, shapes)),
+        params=jax.tree.map(random_leaf, shapes),
+        opt_state=jax.tree.map(random_leaf, jax.eval_shape(optimizer.init, shapes)),
         notes=notes,
     )
 
@@ -75,17 +75,17 @@ def files_of(directory, step):
 
 
 def restored(directory, template):
-    found = checkpoints.restore(directory, template)
-    assert found is not None
-    return found
+    results = checkpoints.restore(directory, template)
+    assert results is not None
+    return results
 
 
 def test_a_state_comes_back_bit_for_bit_in_its_own_structure(tmp_path):
     state = make_state(0)
     checkpoints.save(tmp_path, 2, state)
-    found = restored(tmp_path, make_state(1))
-    assert (found.step, found.damaged) == (2, ())
-    assert bits(found.tree) == bits(state)
+    results = restored(tmp_path, make_state(1))
+    assert (results.step, results.damaged) == (2, ())
+    assert bits(results.tree) == bits(state)
 
 
 def test_a_template_of_shapes_alone_is_enough(tmp_path):
@@ -98,17 +98,17 @@ def test_a_template_of_shapes_alone_is_enough(tmp_path):
 def test_a_restored_key_draws_what_the_saved_one_would(tmp_path):
     key = jax.random.key(3, impl="rbg")
     checkpoints.save(tmp_path, 0, {"key": key})
-    found = restored(tmp_path, {"key": jax.random.key(0, impl="rbg")})
-    assert jax.random.normal(found.tree["key"]) == jax.random.normal(key)
+    results = restored(tmp_path, {"key": jax.random.key(0, impl="rbg")})
+    assert jax.random.normal(results.tree["key"]) == jax.random.normal(key)
 
 
 def test_restored_arrays_may_be_donated(tmp_path):
     state = {"w": jnp.arange(4096.0), "key": jax.random.key(0)}
     checkpoints.save(tmp_path, 0, state)
-    found = restored(tmp_path, state)
+    results = restored(tmp_path, state)
     double = jax.jit(lambda s: {**s, "w": 2.0 * s["w"]}, donate_argnums=0)
-    doubled = double(found.tree)
-    assert found.tree["w"].is_deleted()
+    doubled = double(results.tree)
+    assert results.tree["w"].is_deleted()
     np.testing.assert_array_equal(doubled["w"], 2.0 * np.arange(4096.0))
     assert bits(restored(tmp_path, state).tree) == bits(state)
 
@@ -118,9 +118,9 @@ def test_a_sharded_leaf_goes_back_to_its_devices(tmp_path):
     sharding = NamedSharding(mesh, PartitionSpec("b"))
     state = {"x": jax.device_put(jnp.arange(8.0), sharding)}
     checkpoints.save(tmp_path, 0, state)
-    found = restored(tmp_path, state)
-    assert found.tree["x"].sharding == sharding
-    assert bits(found.tree) == bits(state)
+    results = restored(tmp_path, state)
+    assert results.tree["x"].sharding == sharding
+    assert bits(results.tree) == bits(state)
 
 
 def test_without_a_checkpoint_there_is_none(tmp_path):
@@ -169,15 +169,15 @@ def test_a_flipped_bit_in_any_file_is_never_read_as_something_else(tmp_path):
             flipped = bytearray(whole)
             flipped[place // 8] ^= 1 << (place % 8)
             path.write_bytes(flipped)
-            found = restored(tmp_path, first)
-            if found.step == 1:
+            results = restored(tmp_path, first)
+            if results.step == 1:
                 num_detected += 1
-                assert bits(found.tree) == fallback
-                assert len(found.damaged) == 1
-                assert "0000000002 is damaged" in found.damaged[0]
-                assert "\n" not in found.damaged[0]
+                assert bits(results.tree) == fallback
+                assert len(results.damaged) == 1
+                assert "0000000002 is damaged" in results.damaged[0]
+                assert "\n" not in results.damaged[0]
             else:
-                assert bits(found.tree) == want
+                assert bits(results.tree) == want
         path.write_bytes(whole)
     assert num_detected == 3 * len(files_of(tmp_path, 2))
     assert restored(tmp_path, first).step == 2
@@ -193,11 +193,11 @@ def test_a_cut_or_missing_file_is_passed_over(tmp_path, damage, capfd):
         if damage == "removed":
             path.unlink()
         else:
-            kept = {"cut": whole[:-2], "emptied": b"", "other text": b'{"a": 1}'}
-            path.write_bytes(kept[damage])
-        found = restored(tmp_path, state)
-        assert found.step == 1, path
-        assert len(found.damaged) == 1
+            remaining = {"cut": whole[:-2], "emptied": b"", "other text": b'{"a": 1}'}
+            path.write_bytes(remaining[damage])
+        results = restored(tmp_path, state)
+        assert results.step == 1, path
+        assert len(results.damaged) == 1
         path.write_bytes(whole)
     assert restored(tmp_path, state).step == 2
     assert capfd.readouterr() == ("", "")
@@ -213,9 +213,9 @@ def test_arrays_that_are_not_the_saved_ones_are_detected_by_their_contents(
     arrays = [tmp_path / f"{step:010d}" / "arrays" for step in (1, 2)]
     shutil.rmtree(arrays[1])
     shutil.copytree(*arrays)
-    found = restored(tmp_path, state)
-    assert found.step == 1
-    assert "not those that were saved" in found.damaged[0]
+    results = restored(tmp_path, state)
+    assert results.step == 1
+    assert "not those that were saved" in results.damaged[0]
 
 
 def test_all_damaged_is_an_error_that_names_each(tmp_path):
@@ -351,10 +351,10 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_last_complete_one(tmp_path):
             reported = int(line)
         process.wait()
         process.stdout.close()
-        found = restored(tmp_path, template)
-        assert found.step in (reported, reported + 1)
-        assert found.damaged == ()
-        assert all((leaf == found.step).all() for leaf in found.tree.values())
-        last = found.step
+        results = restored(tmp_path, template)
+        assert results.step in (reported, reported + 1)
+        assert results.damaged == ()
+        assert all((leaf == results.step).all() for leaf in results.tree.values())
+        last = results.step
     checkpoints.save(tmp_path, last + 1, template)
     assert len(os.listdir(tmp_path)) == 2

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,7 +146,14 @@ def _mcem(optimizer):
 
 @uses_optax
 @EACH
-@pytest.mark.parametrize("make", [_variational_em, _quadrature_em, _mcem])
+@pytest.mark.parametrize(
+    "make",
+    [
+        _quadrature_em,
+        pytest.param(_variational_em, marks=pytest.mark.slow),
+        pytest.param(_mcem, marks=pytest.mark.slow),
+    ],
+)
 def test_fits_of_theta_alone_take_those_optimizers_too(x64, name, make):
     problem = problems.linear_gaussian()
     algorithm, read = make(OPTIMIZERS[name]())
@@ -155,9 +163,7 @@ def test_fits_of_theta_alone_take_those_optimizers_too(x64, name, make):
     end = jax.vmap(problem.log_p, in_axes=(None, 0))(last, _batch().x)
     assert np.isfinite(read(info)).all()
     assert end.mean() > start.mean() + 0.1
-    jax.tree.map(
-        np.testing.assert_array_equal, last.recognition, problem.params.recognition
-    )
+    chex.assert_trees_all_equal(last.recognition, problem.params.recognition)
 
 
 @uses_optax
@@ -166,10 +172,10 @@ def test_the_optimizer_of_theta_moves_theta_as_by_itself_and_phi_not_at_all(x64)
     grads = Params({"a": jnp.array([0.5, 0.1])}, {"b": jnp.array([7.0])})
     plain: Any = optax.adamw(0.1, weight_decay=0.3)
     both: Any = gradient.of_theta(plain)
-    state, own = both.init(params), plain.init(params.generative)
+    state, separate = both.init(params), plain.init(params.generative)
     for _ in range(3):
         moved, state = both.update(grads, state, params)
-        expected, own = plain.update(grads.generative, own, params.generative)
+        expected, separate = plain.update(grads.generative, separate, params.generative)
         np.testing.assert_allclose(moved.generative["a"], expected["a"], rtol=1e-12)
         np.testing.assert_array_equal(moved.recognition["b"], np.zeros(1))
 
@@ -212,6 +218,30 @@ def test_adam_of_this_package_runs_where_no_type_is_promoted():
     params, info = _run(algorithm, problem.params, num_steps=30)
     assert info.bound[-5:].mean() > info.bound[:5].mean()
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        optax.constant_schedule(0.1),
+        optax.cosine_decay_schedule(0.1, 4),
+        optax.warmup_cosine_decay_schedule(0.0, 0.1, 2, 4),
+        optax.piecewise_constant_schedule(0.1, {2: 0.5}),
+        lambda count: jnp.array([0.1, 0.2, 0.3, 0.4])[count],
+    ],
+    ids=["constant", "cosine", "warmup", "piecewise", "table"],
+)
+def test_adam_takes_a_schedule_where_no_type_is_promoted(schedule):
+    assert jax.config.jax_numpy_dtype_promotion == "strict"  # pyright: ignore
+    params = jnp.ones(2)
+    optimizer: Any = gradient.adam(schedule)
+    state, moved = optimizer.init(params), []
+    for _ in range(4):  # under a constant gradient Adam moves by the rate
+        updates, state = jax.jit(optimizer.update)(params, state, params)
+        moved.append(-updates[0])
+    with jax.numpy_dtype_promotion("standard"):
+        rates = [schedule(count) for count in jnp.arange(4)]
+    np.testing.assert_allclose(moved, rates, rtol=1e-5, atol=1e-9)
 
 
 def test_adam_keeps_the_dtype_of_every_leaf_where_no_type_is_promoted(x64):

@@ -16,11 +16,11 @@ def test_a_single_device_needs_no_mesh():
     assert parallel.replicate(None, tree) is tree
 
 
-@pytest.mark.parametrize(("asked", "found"), [(0, 8), (2, 2), (8, 8)])
-def test_a_mesh_has_the_devices_asked_for(asked, found):
+@pytest.mark.parametrize(("asked", "expected"), [(0, 8), (2, 2), (8, 8)])
+def test_a_mesh_has_the_devices_asked_for(asked, expected):
     mesh = parallel.data_mesh(asked)
     assert mesh is not None
-    assert (mesh.size, mesh.axis_names) == (found, (parallel.AXIS,))
+    assert (mesh.size, mesh.axis_names) == (expected, (parallel.AXIS,))
 
 
 def test_more_devices_than_there_are_is_an_error():
@@ -35,10 +35,12 @@ def test_a_tree_lies_whole_on_every_device_keys_too():
     for leaf in jax.tree.leaves(placed):
         assert leaf.sharding.is_fully_replicated
         assert len(leaf.sharding.device_set) == 4
-    own = parallel.local(placed)
-    np.testing.assert_array_equal(own["weights"], tree["weights"])
-    assert len(own["weights"].sharding.device_set) == 1
-    same = jax.random.key_data(own["key"]) == jax.random.key_data(jax.random.key(1))
+    separate = parallel.local(placed)
+    np.testing.assert_array_equal(separate["weights"], tree["weights"])
+    assert len(separate["weights"].sharding.device_set) == 1
+    same = jax.random.key_data(separate["key"]) == jax.random.key_data(
+        jax.random.key(1)
+    )
     assert same.all()
 
 

@@ -43,9 +43,9 @@ def curve(points, measure=lambda total: {"total": float(total)}):
 
 
 def test_a_curve_is_measured_at_its_points_of_a_single_training():
-    state, found = curve((2, 6))
-    assert found["epoch"] == [2, 6]
-    np.testing.assert_allclose(found["total"], [30.0, 90.0])
+    state, results = curve((2, 6))
+    assert results["epoch"] == [2, 6]
+    np.testing.assert_allclose(results["total"], [30.0, 90.0])
     assert int(state.step) == 12
     np.testing.assert_allclose(state.inner, 90.0)
 
@@ -55,9 +55,9 @@ def test_the_clock_leaves_out_what_measures():
         time.sleep(0.5)
         return {"total": float(total)}
 
-    _, found = curve((2, 4, 6), slow)
-    assert found["seconds"] == sorted(found["seconds"])
-    assert 0.0 < found["seconds"][-1] < 0.5
+    _, results = curve((2, 4, 6), slow)
+    assert results["seconds"] == sorted(results["seconds"])
+    assert 0.0 < results["seconds"][-1] < 0.5
 
 
 @pytest.mark.parametrize("points", [(), (3,), (2, 5)])

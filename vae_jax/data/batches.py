@@ -34,14 +34,22 @@ class Prepared(NamedTuple):
 
     The training split may be on another scale than the other two (raw under dynamic
     binarization, where they are zeros and ones), so each has its own reader.
+
+    Attributes:
+        train: rows to fit, as `take` reads them.
+        valid: rows to choose by.
+        test: rows to report on.
+        labels: of a split's rows.
+        take: key, rows of train, index -> a batch.
+        value: entries of valid and test as the model sees them.
     """
 
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
     labels: dict[str, np.ndarray]
-    take: Take  # batches of train
-    value: Value  # entries of valid and test
+    take: Take
+    value: Value
 
 
 def order(key: PRNGKey, num_rows: int, *, batch_size: int) -> Int[Array, "S B"]:
@@ -51,7 +59,7 @@ def order(key: PRNGKey, num_rows: int, *, batch_size: int) -> Int[Array, "S B"]:
     dropped.
 
     Raises:
-      ValueError: a batch_size that is not positive or exceeds num_rows.
+        ValueError: a batch_size that is not positive or exceeds num_rows.
     """
     if batch_size <= 0:
         raise ValueError(f"batch_size={batch_size} is not positive")
@@ -70,7 +78,7 @@ def epochs(
     """The batches of several epochs, one behind the other, each in its own `order`.
 
     Raises:
-      ValueError: as `order`.
+        ValueError: as `order`.
     """
     keys = jax.random.split(key, num_epochs)
     return jnp.concatenate([order(k, num_rows, batch_size=batch_size) for k in keys])
@@ -96,8 +104,8 @@ def prepare(
     (missing completely at random), once, by `data_seed`; test stays as it is.
 
     Raises:
-      ValueError: an unknown binarization, a negative seed, a missing_rate outside
-        [0, 1), or values outside [0, 1] where they are probabilities.
+        ValueError: an unknown binarization, a negative seed, a missing_rate outside [0,
+            1), or values outside [0, 1] where they are probabilities.
     """
     if binarization not in BINARIZATIONS:
         raise ValueError(
@@ -117,7 +125,11 @@ def prepare(
     else:
         for split, array in raw.items():
             _check_probabilities(f"{source.name}: {split}", array, offset, divisor)
-        made, taker, reader = _drawn(raw, offset, divisor, data_seed), take(), values()
+        made, taker, reader = (
+            _sampled(raw, offset, divisor, data_seed),
+            take(),
+            values(),
+        )
         if binarization == "dynamic":
             made["train"] = raw["train"]
             taker = take(offset=offset, divisor=divisor, dynamic=True)
@@ -130,7 +142,7 @@ def values(*, offset: float = 0.0, divisor: float = 1.0) -> Value:
     """The map of stored entries to float32 values, (raw + offset) / divisor.
 
     Raises:
-      ValueError: a divisor that is not positive.
+        ValueError: a divisor that is not positive.
     """
     if not divisor > 0:
         raise ValueError(f"divisor={divisor} is not positive")
@@ -154,7 +166,7 @@ def take(*, offset: float = 0.0, divisor: float = 1.0, dynamic: bool = False) ->
     NaN. All weights are one.
 
     Raises:
-      ValueError: a divisor that is not positive.
+        ValueError: a divisor that is not positive.
     """
     value = values(offset=offset, divisor=divisor)
 
@@ -209,7 +221,7 @@ def _thresholded(
     return {split: (array >= half).astype(np.uint8) for split, array in raw.items()}
 
 
-def _drawn(
+def _sampled(
     raw: dict[str, np.ndarray], offset: float, divisor: float, data_seed: int
 ) -> dict[str, np.ndarray]:
     """Zeros and ones with P(1) = value: a stream for each split, filled row by row."""
@@ -231,6 +243,7 @@ def _holes(
     holes = {s: sources.missing_entries(array) for s, array in raw.items()}
     if missing_rate:
         for number, split in enumerate(("train", "valid")):
+            holes[split] = np.array(holes[split])
             generator = np.random.default_rng((data_seed, number, _OF_HOLES))
             for start in range(0, len(raw[split]), _ROWS):
                 chunk = holes[split][start : start + _ROWS]

@@ -18,9 +18,14 @@ Draw: TypeAlias = Callable[[int], Int[Array, "*R S B"]]
 
 
 class Feed(NamedTuple):
-    """Data and order of the steps that come next."""
+    """Data and order of the steps that come next.
 
-    at: Callable[[int], tuple[Array, Array]]  # step -> data [N, *X], order [*R, T, B]
+    Attributes:
+        at: step -> data [N, *X], order [*R, T, B].
+        close: after the last step.
+    """
+
+    at: Callable[[int], tuple[Array, Array]]
     close: Callable[[], None]
 
 

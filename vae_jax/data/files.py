@@ -15,14 +15,28 @@ import numpy as np
 PROBE_SECONDS = 3.0
 """How long an address may take to answer before it counts as not there."""
 
+SPLIT_NAMES = {
+    "train": ("train",),
+    "valid": ("validation", "valid", "val"),
+    "test": ("test",),
+}
+"""Our split, and the names it goes by."""
+
 
 class File(NamedTuple):
-    """One original file: its name and address, and how it is read and checked."""
+    """One original file: its name and address, and how it is read and checked.
 
-    name: str  # without .gz
+    Attributes:
+        name: of the file, without .gz.
+        url: where it is fetched from.
+        packed_sha256: of what the address sends, where it is known.
+        read: path -> the array; raises ValueError unless the content is right.
+    """
+
+    name: str
     url: str
-    packed_sha256: str | None  # of what the address sends, where it is known
-    read: Callable[[Path], np.ndarray]  # raises ValueError unless the content is right
+    packed_sha256: str | None
+    read: Callable[[Path], np.ndarray]
 
 
 def read_all(
@@ -35,8 +49,8 @@ def read_all(
     name, and renamed only after its content was checked.
 
     Raises:
-      FileNotFoundError: missing, and its address does not answer (under 5 seconds).
-      ValueError: a file that is there is not the original one.
+        FileNotFoundError: missing, and its address does not answer (under 5 seconds).
+        ValueError: a file that is there is not the original one.
     """
     paths = {file.name: _find(file.name, dataset, data_dir) for file in files}
     missing = [file for file in files if paths[file.name] is None]

@@ -51,8 +51,8 @@ def read_idx(path: PathLike, *, sha256: str | None = None) -> np.ndarray:
     promises and the file holds, so that a false header allocates nothing.
 
     Raises:
-      ValueError: not idx, truncated, longer than promised, or another sha256 (of the
-        unpacked file) than the one given.
+        ValueError: not idx, truncated, longer than promised, or another sha256 (of the
+            unpacked file) than the one given.
     """
     header, dtype, shape = b"", np.dtype("u1"), ()
     with _unpacked(path) as stream:
@@ -69,7 +69,7 @@ def read_idx(path: PathLike, *, sha256: str | None = None) -> np.ndarray:
         header += lengths
         shape = tuple(np.frombuffer(lengths, ">u4").tolist())
         promised = math.prod(shape) * dtype.itemsize
-        content = _read(stream, min(promised, LIMIT) + 1)
+        content = read_up_to(stream, min(promised, LIMIT) + 1)
     if len(content) < promised and len(content) <= LIMIT:
         raise ValueError(
             f"{path}: truncated: header promises {_axes(shape)} = {promised} bytes, "
@@ -95,11 +95,11 @@ def read_amat(path: PathLike, *, sha256: str | None = None) -> np.ndarray:
     fast as parsing numbers. The slices are checked to the last byte.
 
     Raises:
-      ValueError: another layout or another digit (with its line), unequal rows, or
-        another sha256 (of the unpacked text) than the one given.
+        ValueError: another layout or another digit (with its line), unequal rows, or
+            another sha256 (of the unpacked text) than the one given.
     """
     with _unpacked(path) as stream:
-        content = _read(stream, LIMIT + 1)
+        content = read_up_to(stream, LIMIT + 1)
     if len(content) > LIMIT:
         raise ValueError(f"{path}: holds more than the {LIMIT} bytes that are read")
     _check_text(path, content)
@@ -132,11 +132,11 @@ def read_mat(path: PathLike, variable: str, *, sha256: str | None = None) -> np.
     carries the date on which it was written.
 
     Raises:
-      ValueError: not such a file, no such variable, not numeric, or another sha256 (of
-        the array) than the one given.
+        ValueError: not such a file, no such variable, not numeric, or another sha256
+            (of the array) than the one given.
     """
     with _unpacked(path) as stream:
-        content = _read(stream, LIMIT + 1)
+        content = read_up_to(stream, LIMIT + 1)
     if len(content) > LIMIT:
         raise ValueError(f"{path}: holds more than the {LIMIT} bytes that are read")
     try:
@@ -151,8 +151,8 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
     """All arrays of an .npz file; pickled objects, which could run code, are refused.
 
     Raises:
-      ValueError: no such archive, damaged, with pickled objects, or with a header that
-        promises more than there is.
+        ValueError: no such archive, damaged, with pickled objects, or with a header
+            that promises more than there is.
     """
     try:
         _check_promises(path)
@@ -167,15 +167,26 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{path}: not a whole .npz of plain arrays ({reason}): save it again with "
-            "numpy.savez"
+            "numpy.savez(path, train=...), a table of text by way of numpy.loadtxt"
         ) from error
+
+
+def read_up_to(stream: IO[bytes], limit: int) -> bytearray:
+    """Up to `limit` bytes, in pieces: read(limit) may allocate all of it at once."""
+    content = bytearray()
+    while len(content) < limit:
+        piece = stream.read(min(_CHUNK, limit - len(content)))
+        if not piece:
+            break
+        content += piece
+    return content
 
 
 def _check_promises(path: PathLike) -> None:
     """Compares every array's header in an .npz with its size: NumPy allocates first.
 
     Raises:
-      _ObjectsError: for an array of Python objects.
+        _ObjectsError: for an array of Python objects.
     """
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -212,17 +223,6 @@ def _unpacked(path: PathLike) -> Iterator[IO[bytes]]:
             raise ValueError(
                 f"{path}: truncated or damaged gzip file ({error})"
             ) from error
-
-
-def _read(stream: IO[bytes], limit: int) -> bytearray:
-    """Up to `limit` bytes, in pieces: read(limit) would allocate all of it at once."""
-    content = bytearray()
-    while len(content) < limit:
-        piece = stream.read(min(_CHUNK, limit - len(content)))
-        if not piece:
-            break
-        content += piece
-    return content
 
 
 def _check_text(path: PathLike, content: bytearray) -> None:

@@ -51,13 +51,13 @@ def read(content: bytes | bytearray, variable: str, *, limit: int) -> np.ndarray
     """One dense, real, numeric array of a file's content, in C order.
 
     Args:
-      content: of the whole file.
-      variable: its name.
-      limit: the most bytes that a compressed element is unpacked to.
+        content: of the whole file.
+        variable: its name.
+        limit: the most bytes that a compressed element is unpacked to.
 
     Raises:
-      ValueError: another format, truncated, a promise that the content does not keep,
-        no such variable, or one that is not dense, real and numeric.
+        ValueError: another format, truncated, a promise that the content does not keep,
+            no such variable, or one that is not dense, real and numeric.
     """
     mark = bytes(content[_HEADER - 2 : _HEADER])
     if mark not in (b"IM", b"MI") or not content.startswith(b"MATLAB"):

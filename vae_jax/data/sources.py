@@ -8,12 +8,13 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from vae_jax.data import files, formats, originals
+from vae_jax.data import files, formats, originals, ranges
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
 SPLITS = ("train", "valid", "test")
 MISSING = ("refuse", "nan")
+CHANNELS = ("auto", "gray", "color")
 
 
 class Source(NamedTuple):
@@ -22,6 +23,17 @@ class Source(NamedTuple):
     Splits are [N, *X] of one X, uint8 or float32, finite but for NaN where it marks a
     missing entry; valid and test may have no rows. Images are [N, H, W], or
     [N, H, W, C] with C > 1 channels. Labels are int32 [N] by the name of their split.
+
+    Attributes:
+        name: that `load` knows it by.
+        train: rows to fit.
+        valid: rows to choose by.
+        test: rows to report on.
+        labels: of a split's rows, where it has any.
+        offset: added to a stored entry.
+        divisor: of the sum.
+        origin: where the data came from, the same on every machine.
+        classes: names of labels 0, 1, ..., where they have any.
     """
 
     name: str
@@ -31,7 +43,44 @@ class Source(NamedTuple):
     labels: dict[str, np.ndarray]
     offset: float
     divisor: float
-    origin: str  # where the data came from, the same on every machine
+    origin: str
+    classes: tuple[str, ...] = ()
+
+
+class _Asked(NamedTuple):
+    """What `load` was asked for, beside the name.
+
+    Attributes:
+        data_dir: of original files.
+        valid_size: rows split off as valid; None: the custom.
+        data_seed: of the order and splits of images.
+        image_size: that they are cut and scaled to.
+        channels: auto, gray or color.
+        skip_broken: whether to leave out what cannot be read.
+        data_range: what stored numbers stand for.
+    """
+
+    data_dir: PathLike | None
+    valid_size: int | None
+    data_seed: int
+    image_size: int | None
+    channels: str
+    skip_broken: bool
+    data_range: str
+
+
+class _Row(NamedTuple):
+    """A kind of data set: what reads it, and which arguments of `load` it heeds.
+
+    Attributes:
+        read: name, what was asked -> the source.
+        heeds: arguments of `load` that it reads.
+        rest: what follows the kind and a colon in a name.
+    """
+
+    read: Callable[[str, _Asked], Source]
+    heeds: tuple[str, ...] = ()
+    rest: str = ""
 
 
 def load(
@@ -40,23 +89,38 @@ def load(
     data_dir: PathLike | None = None,
     valid_size: int | None = None,
     missing: str = "refuse",
+    data_seed: int = 0,
+    image_size: int | None = None,
+    channels: str = "auto",
+    skip_broken: bool = False,
+    data_range: str = "auto",
 ) -> Source:
     """Loads a data set by name.
 
-    `digits` (embedded), `mnist`, `fashion_mnist`, `binarized_mnist` and `frey_face`
-    (original files from `data_dir`, else fetched once into the user's cache),
-    `npz:PATH` (arrays train and optionally valid, test, train_labels, valid_labels,
-    test_labels) and `tfds:NAME` (TensorFlow Datasets). The validation split is the
-    last `valid_size` training rows where the source does not fix it: 10,000 of MNIST
-    and Fashion-MNIST, none of an npz file, a tenth of a TensorFlow data set. With
-    `valid_size` 0 all training rows train. Integers of npz and tfds are shades from 0
-    to 255, or zeros and ones; floats are the values themselves. NaN is refused, or with
-    `missing` "nan" taken for a missing entry.
+    `digits` and `photos` (embedded), `mnist`, `fashion_mnist`, `binarized_mnist` and
+    `frey_face` (original files from `data_dir`, else fetched once into the user's
+    cache), `images:PATH` (a folder or .zip of image files), `npz:PATH` (arrays train
+    and optionally valid, test, train_labels, valid_labels, test_labels) and `tfds:NAME`
+    (TensorFlow Datasets). The validation split is the last `valid_size` training rows
+    where the source does not fix it: 10,000 of MNIST and Fashion-MNIST, none of an npz
+    file, a tenth of a TensorFlow data set and of images. With `valid_size` 0 all
+    training rows train. What numbers of npz and tfds stand for is said by
+    `data_range`, or found by `ranges.understand`. NaN is refused, or with `missing`
+    "nan" taken for a missing entry.
+
+    Images of `images:PATH` are uint8, [N, H, W] if all files are gray and else
+    [N, H, W, 3], or as `channels` says; with an `image_size` the square in their middle
+    is scaled to [image_size, image_size]. They are decoded once and memory-mapped
+    (`image_arrays.read`), in an order drawn by `data_seed`. Folders or archives of the
+    names train, valid (validation, val) and test are the splits; where there is neither
+    valid nor test, the last tenth is test, and the tenth of the rest before it valid.
+    A file that cannot be read is refused, or left out with `skip_broken`, which warns.
 
     Raises:
       ValueError: an unknown name, data that is not what it should be (each with the
         file, split or row and the fix), `valid_size` where the splits are fixed, an
-        unknown `missing`.
+        unknown `missing`, `channels` or `data_range`, an argument that says nothing to
+        this source.
       FileNotFoundError: data that is neither there nor to be fetched, in under 5 s.
 
     Examples:
@@ -65,18 +129,68 @@ def load(
         ((1000, 8, 8), (447, 8, 8), 16.0)
     """
     kind, _, rest = name.partition(":")
-    if kind not in _REGISTRY or bool(rest) != (kind in ("npz", "tfds")):
-        known = ", ".join(_REGISTRY).replace("npz", "npz:PATH")
-        known = known.replace("tfds", "tfds:NAME")
-        raise ValueError(f"unknown data set {name!r}: choose one of {known}")
+    row = _REGISTRY.get(kind)
+    if row is None or bool(rest) != bool(row.rest):
+        known = (f"{key}:{row.rest}".rstrip(":") for key, row in _REGISTRY.items())
+        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(known)}")
     if valid_size is not None and valid_size < 0:
         raise ValueError(f"valid_size={valid_size} is negative")
-    if missing not in MISSING:
-        raise ValueError(f"missing={missing!r}: choose one of {', '.join(MISSING)}")
-    source = _REGISTRY[kind](name, data_dir, valid_size)
+    for argument, value, choices in (
+        ("missing", missing, MISSING),
+        ("channels", channels, CHANNELS),
+    ):
+        if value not in choices:
+            choices = ", ".join(choices)
+            raise ValueError(f"{argument}={value!r}: choose one of {choices}")
+    asked = _Asked(
+        data_dir, valid_size, data_seed, image_size, channels, skip_broken, data_range
+    )
+    _refuse_unheeded(name, asked, row.heeds)
+    source = row.read(name, asked)
     if missing == "refuse":
         _refuse_nan(source)
     return source
+
+
+def load_rows(path: PathLike, *, data_range: str = "auto") -> Source:
+    """Rows of an .npz file that need be no data set: all of them are test rows.
+
+    The array named test, or the only one; its labels, if any, have its name with
+    _labels behind it. Everything is read as `npz:PATH` reads it. NaN passes.
+
+    Raises:
+        ValueError: as `load`; no rows, or several arrays and none named test.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path).expanduser()
+    stored = _stored(path)
+    names = [name for name in stored if not name.endswith("_labels")]
+    if "test" not in names and len(names) != 1:
+        raise ValueError(
+            f"{path}: it holds {', '.join(sorted(names)) or 'no rows'}: name the array "
+            "of rows test, or save it alone"
+        )
+    name = "test" if "test" in names else names[0]
+    splits = {split: stored[split] for split in SPLITS if split in stored}
+    arrays, divisor = ranges.understand(
+        str(path), splits | {name: stored[name]}, data_range=data_range
+    )
+    rows = _normal(f"{path}: {name}", arrays[name])
+    if not rows.size:
+        raise ValueError(f"{path}: {name} of shape {rows.shape} holds no rows")
+    labels, known = {}, stored.get(f"{name}_labels")
+    if known is not None:
+        labels["test"] = _labels(str(path), name, known, len(rows))
+    return Source(
+        name=name,
+        train=rows[:0],
+        valid=rows[:0],
+        test=rows,
+        labels=labels,
+        offset=0.0,
+        divisor=divisor,
+        origin=_origin(path, data_range),
+    )
 
 
 def checked(
@@ -87,17 +201,19 @@ def checked(
     offset: float,
     divisor: float,
     origin: str,
+    classes: tuple[str, ...] = (),
 ) -> Source:
     """A Source of arrays that were checked: every source passes here.
 
     Booleans and integers in 0..255 become uint8, floats float32; a single trailing
     channel [N, H, W, 1] is dropped; splits that are not given get no rows. NaN passes
-    here and is judged by `load`.
+    here and is judged by `load`. Arrays that need no change are not copied, so that
+    what is memory-mapped stays on the disk.
 
     Raises:
-      ValueError: other dtypes, no training rows, no event axes, splits of different
-        shapes or dtypes, an infinite entry (split and row), labels that are not one
-        integer a row.
+        ValueError: other dtypes, no training rows, no event axes, splits of different
+            shapes or dtypes, an infinite entry (split and row), labels that are not one
+            integer a row.
     """
     splits = {
         split: _normal(f"{name}: {split}", array) for split, array in arrays.items()
@@ -132,13 +248,17 @@ def checked(
         offset=offset,
         divisor=divisor,
         origin=origin,
+        classes=classes,
     )
 
 
 def missing_entries(array: np.ndarray) -> np.ndarray:
-    """Where entries [N, *X] are missing: where they are NaN, in bytes nowhere."""
+    """Where entries [N, *X] are missing: where they are NaN, in bytes nowhere.
+
+    Not to be written to: for bytes it is one False that takes no memory.
+    """
     if array.dtype.kind != "f":
-        return np.zeros(array.shape, bool)
+        return np.broadcast_to(np.False_, array.shape)
     return np.isnan(array)
 
 
@@ -155,19 +275,28 @@ def digest(source: Source) -> str:
     return sha256.hexdigest()
 
 
+def file_digest(path: PathLike) -> str:
+    """sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def held_out(
     name: str,
     arrays: Mapping[str, np.ndarray],
     labels: Mapping[str, np.ndarray],
     *,
     valid_size: int,
+    test_size: int = 0,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Splits the last `valid_size` training rows, and their labels, off as valid.
+    """Splits the last training rows, and their labels, off as valid and then test.
+
+    With a `test_size` of 0, a test split that is there stays.
 
     Raises:
-      ValueError: fewer training rows than that, or none left.
+        ValueError: fewer training rows than that, or none left.
     """
-    num_rows = len(arrays["train"])
+    num_rows = len(arrays["train"]) - test_size
     if not 0 <= valid_size < max(num_rows, 1):
         raise ValueError(
             f"{name}: valid_size={valid_size} leaves none of {num_rows} training rows"
@@ -178,37 +307,19 @@ def held_out(
         if "train" not in named:
             return dict(named)
         train = named["train"]
-        return {**named, "train": train[:rest], "valid": train[rest:]}
+        test = {"test": train[num_rows:]} if test_size else {}
+        return {**named, "train": train[:rest], "valid": train[rest:num_rows], **test}
 
     return split(arrays), split(labels)
 
 
-def image_divisor(name: str, arrays: Mapping[str, np.ndarray]) -> float:
-    """The divisor to [0, 1] of stored images: 255 for 8 bits, 1 for zeros and ones.
+def keeps_values(name: str) -> bool:
+    """Whether values stay as they are where no binarization is asked for.
 
-    Floats are taken as they are.
-
-    Raises:
-      ValueError: integers that are neither, as no value of a split reaches half of 255.
+    So it is of the user's own data (images:PATH, npz:PATH, tfds:NAME) and of `photos`.
+    The others have a custom: they are published as zeros and ones.
     """
-    integers = all(array.dtype.kind in "ui" for array in arrays.values())
-    if not integers or not any((array > 1).any() for array in arrays.values()):
-        return 1.0
-    for split, array in arrays.items():
-        if array.size and 0 < array.max() < 128:
-            raise ValueError(
-                f"{name}: {split} holds integers up to {array.max()}, which are taken "
-                "for shades from 0 to 255: store floats, in [0, 1] if they are shades"
-            )
-    return 255.0
-
-
-def is_own(name: str) -> bool:
-    """Whether a data set is the user's own: npz:PATH or tfds:NAME.
-
-    The protocols of the others, how they are split and binarized, are published.
-    """
-    return ":" in name
+    return ":" in name or name == "photos"
 
 
 def refuse_valid_size(name: str, valid_size: int | None) -> None:
@@ -240,10 +351,29 @@ def _normal(where: str, array: np.ndarray) -> np.ndarray:
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     with np.errstate(over="ignore"):  # an overflow is found just below
-        array = array.astype(np.float32 if kind == "f" else np.uint8, order="C")
+        dtype = np.float32 if kind == "f" else np.uint8
+        array = array.astype(dtype, order="C", copy=False)
     if kind == "f" and (row := _first_row(np.isinf(array))) is not None:
         raise ValueError(f"{where} row {row} holds infinity: remove the row or mend it")
     return array
+
+
+def _refuse_unheeded(name: str, asked: _Asked, heeds: tuple[str, ...]) -> None:
+    """Raises ValueError where an argument is given that the source does not read."""
+    for argument, left_out in (
+        ("image_size", None),
+        ("channels", "auto"),
+        ("skip_broken", False),
+        ("data_range", "auto"),
+    ):
+        if getattr(asked, argument) != left_out and argument not in heeds:
+            readers = [
+                f"{k}:{r.rest}" for k, r in _REGISTRY.items() if argument in r.heeds
+            ]
+            raise ValueError(
+                f"{name}: {argument}={getattr(asked, argument)} says nothing to this "
+                f"source: leave it out, it is of {' and '.join(readers)}"
+            )
 
 
 def _refuse_nan(source: Source) -> None:
@@ -270,9 +400,8 @@ def _labels(name: str, split: str, array: np.ndarray, num_rows: int) -> np.ndarr
     return array.astype(np.int32)
 
 
-def _digits(name: str, data_dir: PathLike | None, valid_size: int | None) -> Source:
-    del data_dir
-    refuse_valid_size(name, valid_size)
+def _digits(name: str, asked: _Asked) -> Source:
+    refuse_valid_size(name, asked.valid_size)
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -287,23 +416,23 @@ def _digits(name: str, data_dir: PathLike | None, valid_size: int | None) -> Sou
     )
 
 
-def _idx(name: str, data_dir: PathLike | None, valid_size: int | None) -> Source:
+def _idx(name: str, asked: _Asked) -> Source:
     train, train_labels, test, test_labels = files.read_all(
-        name, originals.FILES[name], data_dir=data_dir
+        name, originals.FILES[name], data_dir=asked.data_dir
     )
     arrays, labels = held_out(
         name,
         {"train": train, "test": test},
         {"train": train_labels, "test": test_labels},
-        valid_size=10_000 if valid_size is None else valid_size,
+        valid_size=10_000 if asked.valid_size is None else asked.valid_size,
     )
     origin = originals.ORIGINS[name]
     return checked(name, arrays, labels, offset=0.0, divisor=255.0, origin=origin)
 
 
-def _binarized(name: str, data_dir: PathLike | None, valid_size: int | None) -> Source:
-    refuse_valid_size(name, valid_size)
-    rows = files.read_all(name, originals.FILES[name], data_dir=data_dir)
+def _binarized(name: str, asked: _Asked) -> Source:
+    refuse_valid_size(name, asked.valid_size)
+    rows = files.read_all(name, originals.FILES[name], data_dir=asked.data_dir)
     images = [array.reshape(-1, 28, 28) for array in rows]
     return checked(
         name,
@@ -315,9 +444,9 @@ def _binarized(name: str, data_dir: PathLike | None, valid_size: int | None) -> 
     )
 
 
-def _frey_face(name: str, data_dir: PathLike | None, valid_size: int | None) -> Source:
-    refuse_valid_size(name, valid_size)
-    (columns,) = files.read_all(name, originals.FILES[name], data_dir=data_dir)
+def _frey_face(name: str, asked: _Asked) -> Source:
+    refuse_valid_size(name, asked.valid_size)
+    (columns,) = files.read_all(name, originals.FILES[name], data_dir=asked.data_dir)
     frames = columns.T.reshape(1965, 28, 20)
     frames = frames[np.random.default_rng(0).permutation(1965)]
     return checked(
@@ -330,12 +459,9 @@ def _frey_face(name: str, data_dir: PathLike | None, valid_size: int | None) -> 
     )
 
 
-def _npz(name: str, data_dir: PathLike | None, valid_size: int | None) -> Source:
-    del data_dir
+def _npz(name: str, asked: _Asked) -> Source:
     path = Path(name.partition(":")[2]).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{name}: there is no file {path}")
-    stored = formats.read_npz(path)
+    stored = _stored(path)
     if "train" not in stored:
         raise ValueError(
             f"{path}: no array named train among {sorted(stored)}: save it with "
@@ -349,33 +475,44 @@ def _npz(name: str, data_dir: PathLike | None, valid_size: int | None) -> Source
     }
     if missing := set(labels) - set(arrays):
         raise ValueError(f"{path}: labels without rows for {sorted(missing)}")
-    divisor = image_divisor(name, arrays)
+    arrays, divisor = ranges.understand(name, arrays, data_range=asked.data_range)
     if "valid" in arrays:
-        refuse_valid_size(name, valid_size)
-    elif valid_size:
-        arrays, labels = held_out(name, arrays, labels, valid_size=valid_size)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return checked(
-        name,
-        arrays,
-        labels,
-        offset=0.0,
-        divisor=divisor,
-        origin=f"npz file {path.name}, sha256 {digest}",
-    )
+        refuse_valid_size(name, asked.valid_size)
+    elif asked.valid_size:
+        arrays, labels = held_out(name, arrays, labels, valid_size=asked.valid_size)
+    origin = _origin(path, asked.data_range)
+    return checked(name, arrays, labels, offset=0.0, divisor=divisor, origin=origin)
 
 
-def _tfds(name: str, data_dir: PathLike | None, valid_size: int | None) -> Source:
+def _stored(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return formats.read_npz(path)
+
+
+def _origin(path: Path, data_range: str) -> str:
+    digest = file_digest(path)
+    return f"npz file {path.name}, sha256 {digest}{_said_range(data_range)}"
+
+
+def _said_range(data_range: str) -> str:
+    """What an origin says of a range; one that was found the divisor tells."""
+    return "" if data_range == "auto" else f", data_range {data_range}"
+
+
+def _tfds(name: str, asked: _Asked) -> Source:
     from vae_jax.data import tfds_arrays
 
-    prepared = tfds_arrays.read(name.partition(":")[2], data_dir=data_dir)
-    arrays, labels = prepared.arrays, prepared.labels
-    divisor = image_divisor(name, arrays)
+    prepared = tfds_arrays.read(name.partition(":")[2], data_dir=asked.data_dir)
+    arrays, divisor = ranges.understand(
+        name, prepared.arrays, data_range=asked.data_range
+    )
+    labels = prepared.labels
     if "valid" in arrays:
-        refuse_valid_size(name, valid_size)
+        refuse_valid_size(name, asked.valid_size)
     else:
-        size = len(arrays["train"]) // 10 if valid_size is None else valid_size
+        size = asked.valid_size
+        size = len(arrays["train"]) // 10 if size is None else size
         arrays, labels = held_out(name, arrays, labels, valid_size=size)
     return checked(
         name,
@@ -383,16 +520,68 @@ def _tfds(name: str, data_dir: PathLike | None, valid_size: int | None) -> Sourc
         labels,
         offset=0.0,
         divisor=divisor,
-        origin=f"TensorFlow Datasets {prepared.full_name}",
+        origin=f"TensorFlow Datasets {prepared.full_name}"
+        + _said_range(asked.data_range),
     )
 
 
-_REGISTRY: dict[str, Callable[[str, PathLike | None, int | None], Source]] = {
-    "digits": _digits,
-    "mnist": _idx,
-    "fashion_mnist": _idx,
-    "binarized_mnist": _binarized,
-    "frey_face": _frey_face,
-    "npz": _npz,
-    "tfds": _tfds,
+def _images(name: str, asked: _Asked) -> Source:
+    from vae_jax.data import image_arrays
+
+    images = image_arrays.read(
+        name.partition(":")[2],
+        image_size=asked.image_size,
+        channels=asked.channels,
+        skip_broken=asked.skip_broken,
+        data_seed=asked.data_seed,
+    )
+    arrays, labels, origin = images.arrays, images.labels, images.origin
+    if "valid" in arrays:
+        refuse_valid_size(name, asked.valid_size)
+    else:
+        num_rows = len(arrays["train"])
+        test_size = 0 if "test" in arrays else num_rows // 10
+        size = asked.valid_size
+        size = (num_rows - test_size) // 10 if size is None else size
+        arrays, labels = held_out(
+            name, arrays, labels, valid_size=size, test_size=test_size
+        )
+        origin += f", its last {test_size} test" if test_size else ""
+    return checked(
+        name,
+        arrays,
+        labels,
+        offset=0.0,
+        divisor=255.0,
+        origin=origin,
+        classes=images.classes,
+    )
+
+
+def _photos(name: str, asked: _Asked) -> Source:
+    from vae_jax.data import photos
+
+    refuse_valid_size(name, asked.valid_size)
+    arrays, labels = photos.patches()
+    return checked(
+        name,
+        arrays,
+        labels,
+        offset=0.0,
+        divisor=255.0,
+        origin=photos.ORIGIN,
+        classes=photos.NAMES,
+    )
+
+
+_REGISTRY: dict[str, _Row] = {
+    "digits": _Row(_digits),
+    "photos": _Row(_photos),
+    "mnist": _Row(_idx),
+    "fashion_mnist": _Row(_idx),
+    "binarized_mnist": _Row(_binarized),
+    "frey_face": _Row(_frey_face),
+    "images": _Row(_images, ("image_size", "channels", "skip_broken"), rest="PATH"),
+    "npz": _Row(_npz, ("data_range",), rest="PATH"),
+    "tfds": _Row(_tfds, ("data_range",), rest="NAME"),
 }

@@ -19,18 +19,17 @@ from vae_jax.data import files, formats
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
-SPLIT_NAMES = {
-    "train": ("train",),
-    "valid": ("validation", "valid", "val"),
-    "test": ("test",),
-}
-"""Our split, and the names it goes by."""
-
 
 class Prepared(NamedTuple):
-    """Decoded images [N, *X] and labels [N] by split, as stored."""
+    """Decoded images [N, *X] and labels [N] by split, as stored.
 
-    full_name: str  # name/config/version
+    Attributes:
+        full_name: name/config/version.
+        arrays: the images.
+        labels: of each, where there are any.
+    """
+
+    full_name: str
     arrays: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
 
@@ -42,18 +41,18 @@ def read(name: str, *, data_dir: PathLike | None = None) -> Prepared:
     is not prepared and TensorFlow is installed, it is prepared in the first of them.
 
     Raises:
-      FileNotFoundError: not prepared, and it cannot be prepared here (no TensorFlow,
-        or an address that does not answer).
-      ValueError: unknown, prepared in another file format, no train split, no images,
-        images of different shapes.
+        FileNotFoundError: not prepared, and it cannot be prepared here (no TensorFlow,
+            or an address that does not answer).
+        ValueError: unknown, prepared in another file format, no train split, no images,
+            images of different shapes.
     """
-    builder = _found(name, data_dir)
+    builder = _prepared(name, data_dir)
     if builder is None:
         _generator(name, data_dir)  # an unknown name is the first thing to say
         if importlib.util.find_spec("tensorflow") is None:
             raise FileNotFoundError(_how_to_prepare(name, data_dir))
         prepare(name, data_dir=data_dir)
-        builder = _found(name, data_dir)
+        builder = _prepared(name, data_dir)
     if builder is None:
         raise FileNotFoundError(_how_to_prepare(name, data_dir))
     return _cached(builder)
@@ -67,8 +66,8 @@ def prepare(name: str, *, data_dir: PathLike | None = None) -> Path:
     files have the same names get each other's contents.
 
     Raises:
-      FileNotFoundError: an address of the data set does not answer.
-      ValueError: TensorFlow Datasets does not know the name.
+        FileNotFoundError: an address of the data set does not answer.
+        ValueError: TensorFlow Datasets does not know the name.
     """
     import tensorflow_datasets as tfds
 
@@ -105,7 +104,7 @@ def _generator(name: str, data_dir: PathLike | None) -> Any:
         ) from error
 
 
-def _found(name: str, data_dir: PathLike | None) -> Any:
+def _prepared(name: str, data_dir: PathLike | None) -> Any:
     """The builder of a prepared folder, from its files alone, or None."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
@@ -185,7 +184,7 @@ def _decoded(builder: Any) -> Prepared:
         )
     arrays: dict[str, np.ndarray] = {}
     labels: dict[str, np.ndarray] = {}
-    for split, names in SPLIT_NAMES.items():
+    for split, names in files.SPLIT_NAMES.items():
         stored = next((known for known in names if known in builder.info.splits), None)
         if stored is None:
             continue

@@ -42,8 +42,7 @@ def disarm(model: Model, *, num_samples: int) -> ExampleObjective:
     """
     if num_samples < 2 or num_samples % 2:
         raise ValueError(
-            f"num_samples must be a positive even number, two a pair, got "
-            f"{num_samples}."
+            f"num_samples must be a positive even number, two a pair, got {num_samples}"
         )
 
     generative, recognition = model.generative, model.recognition

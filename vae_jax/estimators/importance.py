@@ -223,7 +223,7 @@ def ciwae(
         ValueError: if num_samples is below one or beta is a number outside [0, 1].
     """
     if isinstance(beta, float | int) and not 0.0 <= beta <= 1.0:
-        raise ValueError(f"beta must lie in [0, 1], got {beta}.")
+        raise ValueError(f"beta must lie in [0, 1], got {beta}")
     return of_bound(
         model,
         lambda log_w: bounds.ciwae(log_w, beta=beta),
@@ -271,9 +271,9 @@ def jackknife(
         ValueError: if num_samples is not above order, or order is not 0, 1 or 2.
     """
     if order not in (0, 1, 2):
-        raise ValueError(f"order must be 0, 1 or 2, got {order}.")
+        raise ValueError(f"order must be 0, 1 or 2, got {order}")
     if num_samples <= order:
-        raise ValueError(f"num_samples must be above order {order}, got {num_samples}.")
+        raise ValueError(f"num_samples must be above order {order}, got {num_samples}")
     return of_bound(
         model,
         lambda log_w: bounds.jackknife(log_w, order=order),

@@ -143,7 +143,7 @@ def logits(
     name, parameters = recognition.family
     if name not in families or parameters is None:
         raise ValueError(
-            f"q must be a factorial {' or '.join(families)} density, got {name}."
+            f"q must be a factorial {' or '.join(families)} density, got {name}"
         )
     return lambda params, h: parameters(params, h)[0]
 
@@ -153,7 +153,7 @@ def _kl(model: Model) -> Callable[[Params, PyTree], Scalar]:
     if of_groups is None:
         raise ValueError(
             f"the KL of a {model.recognition.family.name} q to "
-            f"{model.generative.prior_family.name} has no closed form."
+            f"{model.generative.prior_family.name} has no closed form"
         )
     return lambda params, h: of_groups(params, h).sum()
 
@@ -168,7 +168,7 @@ def _concrete(
     """Value and theta at the discrete z, phi at its relaxation; draw gives both."""
     numerics.check_positive(num_samples=num_samples)
     if isinstance(temperature, float | int) and not 0.0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}.")
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
     logits_of, kl = logits(model.recognition, family), _kl(model)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:

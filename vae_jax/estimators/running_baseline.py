@@ -59,7 +59,7 @@ def running_baseline(
         ValueError: if decay does not lie in [0, 1).
     """
     if not 0.0 <= decay < 1.0:
-        raise ValueError(f"decay must lie in [0, 1), got {decay}.")
+        raise ValueError(f"decay must lie in [0, 1), got {decay}")
 
     def init(params: Params) -> Averages:
         del params

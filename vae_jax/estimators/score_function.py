@@ -52,7 +52,7 @@ def score_function(
         ValueError: if num_samples is below one or scale is not a positive number.
     """
     if isinstance(scale, float | int) and not scale > 0.0:
-        raise ValueError(f"scale must be positive, got {scale}.")
+        raise ValueError(f"scale must be positive, got {scale}")
 
     def signal(params: Params, x: Array, log_w: Array) -> Array:
         del params, x
@@ -107,7 +107,7 @@ def nvil(
         ValueError: if num_samples is below one or scale is not a positive number.
     """
     if isinstance(scale, float | int) and not scale > 0.0:
-        raise ValueError(f"scale must be positive, got {scale}.")
+        raise ValueError(f"scale must be positive, got {scale}")
 
     def predict(params: Params, x: Array) -> Scalar:
         seen = jnp.where(jnp.isnan(x), 0.0, x)
@@ -180,5 +180,5 @@ def _need_two(num_samples: int) -> None:
     if num_samples < 2:
         raise ValueError(
             f"num_samples must be two or more, got {num_samples}: a sample's baseline "
-            "comes from the others; use score_function with one."
+            "comes from the others; use score_function with one"
         )

@@ -28,10 +28,15 @@ Penalty = Callable[[Float[Array, " G"]], Scalar]  # KL of each group -> nats
 
 
 class Terms(NamedTuple):
-    """The two terms of the ELBO of one example: ELBO = reconstruction - kl."""
+    """The two terms of the ELBO of one example: ELBO = reconstruction - kl.
 
-    reconstruction: Scalar  # E_q[log p(x | z)], nats
-    kl: Scalar  # KL(q(z | x) || p(z)), nats
+    Attributes:
+        reconstruction: E_q[log p(x | z)], nats.
+        kl: KL(q(z | x) || p(z)), nats.
+    """
+
+    reconstruction: Scalar
+    kl: Scalar
 
 
 def sgvb_a(
@@ -120,7 +125,7 @@ def closed_elbo(
         raise ValueError(
             f"the KL of a {model.recognition.family.name} q to "
             f"{model.generative.prior_family.name} has no closed form; sgvb_a and elbo "
-            "need none."
+            "need none"
         )
     return elbo(model, num_samples=num_samples, penalty=penalty)
 
@@ -185,7 +190,7 @@ def with_normal_prior_on_theta(
     numerics.check_positive(num_data=num_data)
     if not 0.0 <= weight_decay < math.inf:
         raise ValueError(
-            f"weight_decay must be finite and not be negative, got {weight_decay}."
+            f"weight_decay must be finite and not be negative, got {weight_decay}"
         )
 
     def penalized(key: PRNGKey, params: Params, x: Array) -> Scalar:

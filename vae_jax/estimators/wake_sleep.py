@@ -79,7 +79,7 @@ def reweighted_wake_sleep(
             [0, 1].
     """
     if isinstance(sleep_share, float | int) and not 0.0 <= sleep_share <= 1.0:
-        raise ValueError(f"sleep_share must lie in [0, 1], got {sleep_share}.")
+        raise ValueError(f"sleep_share must lie in [0, 1], got {sleep_share}")
     draw = importance.log_densities(model, num_samples=num_samples)
     sleeps = not isinstance(sleep_share, float | int) or sleep_share > 0.0
 

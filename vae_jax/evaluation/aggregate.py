@@ -22,10 +22,15 @@ from vae_jax.types import Model, Params, PRNGKey, Scalar
 
 
 class Surgery(NamedTuple):
-    """Terms in nats of every row and sample; their means are the two divergences."""
+    """Terms in nats of every row and sample; their means are the two divergences.
 
-    mutual_information: Float[Array, "N S"]  # log q(z | x_n) - log q(z)
-    marginal_kl: Float[Array, "N S"]  # log q(z) - log p(z)
+    Attributes:
+        mutual_information: log q(z | x_n) - log q(z).
+        marginal_kl: log q(z) - log p(z).
+    """
+
+    mutual_information: Float[Array, "N S"]
+    marginal_kl: Float[Array, "N S"]
 
 
 Evaluate: TypeAlias = Callable[[PRNGKey, Params, Float[Array, "N *X"]], Surgery]
@@ -93,6 +98,40 @@ def elbo_surgery(
     return jax.jit(run)
 
 
+class Parts(NamedTuple):
+    """The mean KL over rows in its two parts, nats, with standard errors over z.
+
+    Attributes:
+        mutual_information: I(n; z).
+        marginal_kl: KL(q(z) || p(z)).
+        mean_kl: their sum.
+        mutual_information_error: of I(n; z).
+        marginal_kl_error: of KL(q(z) || p(z)).
+        mean_kl_error: of the sum, whose parts have the same draws.
+    """
+
+    mutual_information: float
+    marginal_kl: float
+    mean_kl: float
+    mutual_information_error: float
+    marginal_kl_error: float
+    mean_kl_error: float
+
+
+def parts(terms: Surgery) -> Parts:
+    """Means and errors of the terms of all rows, on the host.
+
+    Raises:
+        ValueError: for fewer than two samples of each row.
+    """
+    mean_kl = terms.mutual_information + terms.marginal_kl
+    each = (terms.mutual_information, terms.marginal_kl, mean_kl)
+    return Parts(
+        *(float(values.mean()) for values in each),
+        *(float(sampling_error(values)) for values in each),
+    )
+
+
 def sampling_error(terms: Float[Array, "N S"]) -> Scalar:
     """Standard error of the mean of the terms over z, for these N rows.
 
@@ -104,6 +143,6 @@ def sampling_error(terms: Float[Array, "N S"]) -> Scalar:
     """
     num_rows, num_samples = terms.shape
     if num_samples < 2:
-        raise ValueError(f"num_samples must be at least two, got {num_samples}.")
+        raise ValueError(f"num_samples must be at least two, got {num_samples}")
     variance = terms.var(axis=1, ddof=1).sum() / num_samples
     return jnp.sqrt(variance) / num_rows

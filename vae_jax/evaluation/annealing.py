@@ -26,31 +26,53 @@ _GAIN, _DECAY, _LEAST_GAIN = 2.0, 0.6, 0.05
 
 
 class AnnealedEvidence(NamedTuple):
-    """An estimate of log p(x) by annealing C chains, with its diagnostics."""
+    """An estimate of log p(x) by annealing C chains, with its diagnostics.
 
-    log_p: Scalar  # forward log mean w, reverse -log mean 1 / w; nats
-    mean_log_weight: Scalar  # mean log w, nats: further out than log_p on its side
-    standard_error: Scalar  # of log_p, nats, by the delta method over the chains
-    effective_sample_size: Scalar  # of the weights that were averaged, between 1 and C
-    pareto_k: Scalar  # as in `weights`: not measured below 25 chains
-    acceptance: Scalar  # mean acceptance probability over chains and temperatures
-    step_size: Scalar  # at the posterior's end
+    Attributes:
+        log_p: forward log mean w, reverse -log mean 1 / w; nats.
+        mean_log_weight: mean log w, nats: further out than log_p on its side.
+        standard_error: of log_p, nats, by the delta method over the chains.
+        effective_sample_size: of the weights that were averaged, between 1 and C.
+        pareto_k: as in `weights`: not measured below 25 chains.
+        acceptance: mean acceptance probability over chains and temperatures.
+        step_size: at the posterior's end.
+    """
+
+    log_p: Scalar
+    mean_log_weight: Scalar
+    standard_error: Scalar
+    effective_sample_size: Scalar
+    pareto_k: Scalar
+    acceptance: Scalar
+    step_size: Scalar
 
 
 class Path(NamedTuple):
-    """The way between base and posterior for one x."""
+    """The way between base and posterior for one x.
 
-    sample_base: Callable[[PRNGKey], Array]  # key -> z
+    Attributes:
+        sample_base: key -> z.
+        log_base: log b(z), of the density that `sample_base` draws from.
+        log_ratio: log p(x, z) - log b(z).
+    """
+
+    sample_base: Callable[[PRNGKey], Array]
     log_base: hmc.LogDensity
-    log_ratio: hmc.LogDensity  # log p(x, z) - log b(z)
+    log_ratio: hmc.LogDensity
 
 
 class Chains(NamedTuple):
-    """What C chains do on a path, with kernels frozen after a pilot run."""
+    """What C chains do on a path, with kernels frozen after a pilot run.
+
+    Attributes:
+        step_sizes: key, path -> the pilot's step size at each temperature.
+        forward: key, path, step sizes -> the evidence, from below.
+        reverse: key, path, step sizes, z of the posterior -> the evidence, from above.
+    """
 
     step_sizes: Callable[[PRNGKey, Path], Float[Array, " T+1"]]
     forward: Callable[[PRNGKey, Path, Array], AnnealedEvidence]
-    reverse: Callable[[PRNGKey, Path, Array, Array], AnnealedEvidence]  # ... , z
+    reverse: Callable[[PRNGKey, Path, Array, Array], AnnealedEvidence]
 
 
 def linear(num_temperatures: int) -> Float[np.ndarray, " T+1"]:
@@ -76,7 +98,7 @@ def sigmoid(
     """
     numerics.check_positive(num_temperatures=num_temperatures)
     if not sharpness > 0.0:
-        raise ValueError(f"sharpness must be positive, got {sharpness}.")
+        raise ValueError(f"sharpness must be positive, got {sharpness}")
     s = np.tanh(0.5 * sharpness * np.linspace(-1.0, 1.0, num_temperatures + 1))
     return (s - s[0]) / (s[-1] - s[0])
 
@@ -84,8 +106,8 @@ def sigmoid(
 def hmc_kernel(*, num_leapfrog: int = 10, jitter: float = 0.5) -> Kernel:
     """Hamiltonian Monte Carlo with the step size drawn around the one given.
 
-    At an acceptance of 0.65, ten leapfrog steps on a near-normal density of ten latents
-    are about a whole period and bring z back to where it was: hence a wide jitter.
+    A trajectory of about a whole period brings z back to where it was: hence a wide
+    jitter.
 
     Args:
         num_leapfrog: leapfrog steps of a trajectory.
@@ -96,7 +118,7 @@ def hmc_kernel(*, num_leapfrog: int = 10, jitter: float = 0.5) -> Kernel:
     """
     numerics.check_positive(num_leapfrog=num_leapfrog)
     if not 0.0 <= jitter < 1.0:
-        raise ValueError(f"jitter must lie in [0, 1), got {jitter}.")
+        raise ValueError(f"jitter must lie in [0, 1), got {jitter}")
 
     def step(
         key: PRNGKey, log_density: hmc.LogDensity, z: Array, step_size: Scalar
@@ -177,10 +199,10 @@ def chains(
     betas = np.asarray(temperatures, np.float64)
     rises = betas.ndim == 1 and len(betas) > 1 and (np.diff(betas) > 0.0).all()
     if not rises or betas[0] != 0.0 or betas[-1] != 1.0:
-        raise ValueError("temperatures must rise from 0 to 1, with no two equal.")
+        raise ValueError("temperatures must rise from 0 to 1, with no two equal")
     numerics.check_positive(num_chains=num_chains)
     if num_pilot < 0:
-        raise ValueError(f"num_pilot must not be negative, got {num_pilot}.")
+        raise ValueError(f"num_pilot must not be negative, got {num_pilot}")
     hmc.check_step_size(target_acceptance, initial_step_size, 0.0)
     move = hmc_kernel() if kernel is None else kernel
     num_temperatures = len(betas) - 1

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 
 class Bin(NamedTuple):
@@ -37,6 +37,52 @@ class Coverage(NamedTuple):
     interval_width: float
 
 
+class OfBits(NamedTuple):
+    """How probabilities of bits compare with the bits.
+
+    Attributes:
+        error_rate: share of entries on the wrong side of P = 1/2.
+        entry_log_likelihood: log p of the entries one by one, nats per image.
+        expected_calibration_error: as the function of that name.
+        calibration: bins of the reliability diagram.
+    """
+
+    error_rate: float
+    entry_log_likelihood: float
+    expected_calibration_error: float
+    calibration: list[Bin]
+
+
+def of_bits(
+    probabilities: Float[np.ndarray, "N *X"],
+    x: Float[np.ndarray, "N *X"],
+    scored: Bool[np.ndarray, "N *X"],
+    *,
+    least: float = 1e-4,
+) -> OfBits:
+    """Errors and calibration of P(x = 1) on the scored entries of N images.
+
+    Args:
+        probabilities: of every entry.
+        x: zeros and ones; not read where not scored.
+        scored: the entries that count.
+        least: the probability that no bit is denied, so that its log is finite.
+
+    Raises:
+        ValueError: as `reliability`.
+    """
+    p, truth = probabilities[scored], x[scored]
+    bins = reliability(p, truth)
+    certain = np.clip(p, least, 1.0 - least)
+    log_p = np.where(truth > 0.5, np.log(certain), np.log1p(-certain))
+    return OfBits(
+        error_rate=float(((p > 0.5) != (truth > 0.5)).mean()),
+        entry_log_likelihood=float(log_p.sum() / len(x)),
+        expected_calibration_error=expected_calibration_error(bins),
+        calibration=bins,
+    )
+
+
 def reliability(
     probabilities: Float[np.ndarray, " N"],
     x: Float[np.ndarray, " N"],
@@ -55,10 +101,10 @@ def reliability(
     if probabilities.shape != x.shape:
         raise ValueError(
             f"probabilities and x must be of one shape, got {probabilities.shape} and "
-            f"{x.shape}."
+            f"{x.shape}"
         )
     if not ((probabilities >= 0.0) & (probabilities <= 1.0)).all():
-        raise ValueError("probabilities must lie in [0, 1].")
+        raise ValueError("probabilities must lie in [0, 1]")
     which = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
     return [
         Bin(
@@ -94,7 +140,7 @@ def intervals(
         ValueError: for another share.
     """
     if not 0.0 < nominal < 1.0:
-        raise ValueError(f"nominal must lie between 0 and 1, got {nominal}.")
+        raise ValueError(f"nominal must lie between 0 and 1, got {nominal}")
     tails = [(1.0 - nominal) / 2.0, (1.0 + nominal) / 2.0]
     low, high = np.nanquantile(draws, tails, axis=0)
     return low, high

@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from scipy import optimize
 from sklearn import cluster, exceptions, metrics, mixture
 
+from vae_jax import numerics
+
 FULL_UP_TO = 100  # features: above, 10 full covariances have more entries than rows do
 
 
@@ -31,8 +33,8 @@ def agreement(
     """
     if labels.shape != clusters.shape or not len(labels):
         raise ValueError(
-            f"labels and found must be one for each of N rows, got {labels.shape} and "
-            f"{clusters.shape}."
+            "labels and clusters must be one for each of N rows, got "
+            f"{labels.shape} and {clusters.shape}"
         )
     table = metrics.cluster.contingency_matrix(labels, clusters)
     matched = table[optimize.linear_sum_assignment(-table)].sum()
@@ -116,7 +118,6 @@ def check_clusters(
     """
     if not 1 <= num_clusters <= len(train):
         raise ValueError(
-            f"num_clusters must be 1 to the {len(train)} rows, got {num_clusters}."
+            f"num_clusters must be 1 to the {len(train)} rows, got {num_clusters}"
         )
-    if num_starts < 1:
-        raise ValueError(f"num_starts must be positive, got {num_starts}.")
+    numerics.check_positive(num_starts=num_starts)

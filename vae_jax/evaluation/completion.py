@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vae_jax import numerics, vae
@@ -53,7 +54,14 @@ Complete: TypeAlias = Callable[[PRNGKey, Params, Array], Completions]
 
 
 class _State(NamedTuple):
-    x: Float[Array, "*X"]  # without holes
+    """Where a chain stands.
+
+    Attributes:
+        x: without holes.
+        z: the latents.
+    """
+
+    x: Float[Array, "*X"]
     z: Float[Array, " D"]
 
 
@@ -188,7 +196,7 @@ def importance(
     chunk = min(chunk_size, num_samples)
     if num_samples % chunk:
         raise ValueError(
-            f"num_samples={num_samples} is not a multiple of chunk_size={chunk}."
+            f"num_samples={num_samples} is not a multiple of chunk_size={chunk}"
         )
 
     generative = model.generative
@@ -260,6 +268,54 @@ def log_likelihood_of_truth(
         return numerics.log_mean_exp(of_holes.reshape(z.shape[0], -1).sum(1))
 
     return score
+
+
+class LogLikelihood(NamedTuple):
+    """log p(x_mis | x_obs) over N images in nats, and what speaks against it; host.
+
+    Attributes:
+        log_p_x: mean log p(x).
+        log_p_observed: mean log p(x_obs).
+        log_p_missing_given_observed: their difference.
+        sampling_error: of that, by the standard errors of the estimates.
+        standard_error: of that, as a mean over images of their kind; NaN of one image.
+        smallest_effective_sample_size: of all estimates.
+        largest_pareto_k: of those that were measured; None where none was.
+        doubts: `weights.doubts`, each with the density that it is about.
+    """
+
+    log_p_x: float
+    log_p_observed: float
+    log_p_missing_given_observed: float
+    sampling_error: float
+    standard_error: float
+    smallest_effective_sample_size: float
+    largest_pareto_k: float | None
+    doubts: list[str]
+
+
+def log_likelihood(
+    whole: weights.LogEvidence, observed: weights.LogEvidence
+) -> LogLikelihood:
+    """log p(x) - log p(x_obs), of independent estimates [N] of both, image by image."""
+    pair = jax.tree.map(lambda *leaf: np.asarray(leaf, np.float64), whole, observed)
+    difference = pair.log_p[0] - pair.log_p[1]  # pair's leaves are [2, N]
+    num, shapes = len(difference), pair.pareto_k[np.isfinite(pair.pareto_k)]
+    spread = difference.std(ddof=1) if num > 1 else np.nan
+    return LogLikelihood(
+        log_p_x=float(pair.log_p[0].mean()),
+        log_p_observed=float(pair.log_p[1].mean()),
+        log_p_missing_given_observed=float(difference.mean()),
+        sampling_error=float(np.linalg.norm(pair.standard_error) / num),
+        standard_error=float(spread / np.sqrt(num)),
+        smallest_effective_sample_size=float(pair.effective_sample_size.min()),
+        largest_pareto_k=float(shapes.max()) if shapes.size else None,
+        doubts=[
+            f"{density}: {doubt}"
+            for density, e in (("log p(x)", whole), ("log p(x_obs)", observed))
+            for doubt in weights.doubts(e)
+        ],
+    )
 
 
 def _encoded(recognition: Recognition) -> _Move:
@@ -379,4 +435,4 @@ def _check_steps(*, num_draws: int, thin: int, **before: int) -> None:
     numerics.check_positive(num_draws=num_draws, thin=thin)
     for name, number in before.items():
         if number < 0:
-            raise ValueError(f"{name} must not be negative, got {number}.")
+            raise ValueError(f"{name} must not be negative, got {number}")

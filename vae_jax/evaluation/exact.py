@@ -165,7 +165,7 @@ def all_completions(
         ValueError: if num_missing is negative or above 24, or chunk_size is below one.
     """
     if num_missing < 0:
-        raise ValueError(f"num_missing must not be negative, got {num_missing}.")
+        raise ValueError(f"num_missing must not be negative, got {num_missing}")
     if num_missing:
         numerics.check_binary_terms(num_bits=num_missing, max_terms=2**24)
     numerics.check_positive(chunk_size=chunk_size)
@@ -323,10 +323,10 @@ def _equal_spacing(num_latents: int, num_nodes: int) -> tuple[np.ndarray, np.nda
 def _hermite(num_latents: int, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes [Q, D] and log weights [Q] of E[f(eps)], eps ~ N(0, I)."""
     if not 1 <= num_latents <= 3:
-        raise ValueError(f"num_latents must be 1 to 3, got {num_latents}.")
+        raise ValueError(f"num_latents must be 1 to 3, got {num_latents}")
     # Of more nodes the outer weights underflow.
     if not 1 <= num_nodes <= 100:
-        raise ValueError(f"num_nodes must be 1 to 100, got {num_nodes}.")
+        raise ValueError(f"num_nodes must be 1 to 100, got {num_nodes}")
     node, weight = np.polynomial.hermite_e.hermegauss(num_nodes)
     nodes = np.meshgrid(*[node] * num_latents, indexing="ij")
     log_weights = np.meshgrid(*[np.log(weight)] * num_latents, indexing="ij")
@@ -344,7 +344,7 @@ def _placed(
     eps, log_weights = (jnp.asarray(part, mean.dtype) for part in rule)
     if mean.shape != eps.shape[1:]:
         raise ValueError(
-            f"num_latents is {eps.shape[1]}, but q's mean has shape {mean.shape}."
+            f"num_latents is {eps.shape[1]}, but q's mean has shape {mean.shape}"
         )
     place = jax.vmap(reparameterize.location_cholesky_from_noise, (0, None, None))
     log_scale = jnp.log(jnp.diagonal(scale_tril))
@@ -356,7 +356,7 @@ def _normal(recognition: Recognition) -> Callable[[Params, Array], tuple[Array, 
     """(params, h) -> the mean [D] and Cholesky factor [D, D] of a normal q."""
     name, parameters = recognition.family
     if name not in ("diag_normal", "full_normal") or parameters is None:
-        raise ValueError(f"q must be a diag_normal or a full_normal, got {name}.")
+        raise ValueError(f"q must be a diag_normal or a full_normal, got {name}")
 
     def of_h(params: Params, h: Array) -> tuple[Array, Array]:
         mean, scale = parameters(params, h)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.types import Params, PRNGKey, PyTree
 
 
@@ -35,8 +36,7 @@ def over_examples(
     Raises:
         ValueError: if batch_size is below one.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be positive, got {batch_size}.")
+    numerics.check_positive(batch_size=batch_size)
 
     def of_rows(
         key: PRNGKey, params: Params, index: Array, data: Float[Array, "N *X"]
@@ -66,7 +66,7 @@ def over_examples(
     def run_shared(key: PRNGKey, params: Params, data: Float[Array, "N *X"]) -> PyTree:
         num = len(data)
         index = jnp.arange(num + -num % size) % num  # some rows twice, to fill up
-        found = of_shards(key, params, index, data[index])
-        return jax.tree.map(lambda leaf: leaf[:num], found)
+        results = of_shards(key, params, index, data[index])
+        return jax.tree.map(lambda leaf: leaf[:num], results)
 
     return jax.jit(run_shared, out_shardings=NamedSharding(mesh, same))

@@ -35,7 +35,12 @@ from vae_jax.types import (
 
 
 class Between(NamedTuple):
-    """A number known from both sides, in nats; the two are equal where it is exact."""
+    """A number known from both sides, in nats; the two are equal where it is exact.
+
+    Attributes:
+        lower: at most the number.
+        upper: at least the number.
+    """
 
     lower: Scalar
     upper: Scalar
@@ -48,21 +53,35 @@ Start: TypeAlias = Callable[[Params, Array], Array]  # params, x -> h
 
 
 class LocalFit(NamedTuple):
-    """The best q of a family that was found for one example."""
+    """The best q of a family that was found for one example.
+
+    Attributes:
+        h: what q(z | h) reads.
+        bound: at h, nats, on samples that the search has not seen.
+        change: of the bound by the last round, nats; kept if it is a rise.
+        num_rounds: of the search.
+        converged: whether that change was below the tolerance.
+    """
 
     h: Float[Array, " H"]
-    bound: Scalar  # at h, nats, on samples that the search has not seen
-    change: Scalar  # of the bound by the last round, nats; kept if it is a rise
+    bound: Scalar
+    change: Scalar
     num_rounds: Int[Array, ""]
-    converged: Bool[Array, ""]  # whether that change was below the tolerance
+    converged: Bool[Array, ""]
 
 
 class Gaps(NamedTuple):
-    """log p(x) and two bounds on it, nats, of one example or stacked on many."""
+    """log p(x) and two bounds on it, nats, of one example or stacked on many.
+
+    Attributes:
+        log_p: log p(x).
+        best_bound: L[q*], of the best q of the family for x.
+        bound: L[q], of the q that the encoder gives.
+    """
 
     log_p: Between
-    best_bound: Scalar  # L[q*], of the best q of the family for x
-    bound: Scalar  # L[q], of the q that the encoder gives
+    best_bound: Scalar
+    bound: Scalar
 
     @property
     def approximation(self) -> Between:
@@ -157,12 +176,12 @@ def fit_local(
     model = vae.model(generative, variational_em.free(posterior))
     draw = importance.log_weights(model, num_samples=num_samples)
     if not tolerance > 0.0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}.")
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
     numerics.check_positive(max_rounds=max_rounds)
     if num_evaluated < 1 or num_evaluated % num_samples:
         raise ValueError(
             f"num_evaluated must be a positive multiple of num_samples={num_samples}, "
-            f"got {num_evaluated}."
+            f"got {num_evaluated}"
         )
     search = variational_em.search(
         model,
@@ -184,7 +203,7 @@ def fit_local(
 
     def fit(key: PRNGKey, params: Params, x: Array, start: Array) -> LocalFit:
         if start.shape != (posterior.width,):
-            raise ValueError(f"start must be [{posterior.width}], got {start.shape}.")
+            raise ValueError(f"start must be [{posterior.width}], got {start.shape}")
         key_rounds, key_bound = jax.random.split(key)
 
         def one_round(at: LocalFit) -> LocalFit:
@@ -235,7 +254,7 @@ def with_parameters_in_h(posterior: Conditional) -> Conditional:
 
     def read(h: Array) -> tuple[PyTree, Array]:
         if h.shape != (width,):
-            raise ValueError(f"h must be [{width}], got {h.shape}.")
+            raise ValueError(f"h must be [{width}], got {h.shape}")
         start, fitted = posterior.width, []
         for leaf, size in zip(leaves, sizes, strict=True):
             fitted.append(h[start : start + size].reshape(leaf.shape))

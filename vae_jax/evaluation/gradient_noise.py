@@ -5,6 +5,7 @@ the host in double precision. A quantity of the mean that is squared is correcte
 the mean's own noise: $E|\bar g|^2 = |E g|^2 + \mathrm{tr}\,\mathrm{cov}(g) / n$.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +35,12 @@ class Moments(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A number with its standard error."""
+    """A number with its standard error.
+
+    Attributes:
+        value: the number.
+        standard_error: of it.
+    """
 
     value: float
     standard_error: float
@@ -50,6 +56,24 @@ class Bias(NamedTuple):
 
     value: float
     noise: float
+
+
+class Noise(NamedTuple):
+    """The figures of one estimator's gradients.
+
+    Attributes:
+        variance: of the whole gradient, the trace of its covariance.
+        relative_variance: to another estimator's.
+        snr: |mean| / sqrt(variance).
+        bias: as `Bias.value`; None where the expectation is not known.
+        noise_of_bias: as `Bias.noise`, likewise.
+    """
+
+    variance: float
+    relative_variance: float
+    snr: float
+    bias: float | None
+    noise_of_bias: float | None
 
 
 def of_batch(objective: ExampleObjective) -> Callable[[PRNGKey, Params, Array], Params]:
@@ -78,7 +102,7 @@ def moments(
     if num_draws < 2 or num_draws % batch_size:
         raise ValueError(
             f"num_draws must be 2 or more and a multiple of batch_size={batch_size}, "
-            f"got {num_draws}."
+            f"got {num_draws}"
         )
 
     def run(key: PRNGKey, *inputs: Any) -> Moments:
@@ -107,6 +131,38 @@ def moments(
         return Moments(mean, variance, jnp.asarray(num_draws))
 
     return run
+
+
+def seconds_per_draw(
+    draw: Callable[..., PyTree], *, num_draws: int, num_rounds: int = 5
+) -> Callable[..., float]:
+    """(key, *inputs) -> the time of one draw among num_draws in a compiled scan.
+
+    The median of rounds that follow the compilation.
+
+    Raises:
+        ValueError: if a number is not positive.
+    """
+    numerics.check_positive(num_draws=num_draws, num_rounds=num_rounds)
+
+    @jax.jit
+    def run(key: PRNGKey, *inputs: Any) -> PyTree:
+        def step(total: PyTree, key: PRNGKey) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, total, draw(key, *inputs)), None
+
+        one = jax.eval_shape(draw, key, *inputs)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one)
+        return jax.lax.scan(step, zeros, jax.random.split(key, num_draws))[0]
+
+    def seconds(key: PRNGKey, *inputs: Any) -> float:
+        times = []
+        for _ in range(1 + num_rounds):
+            started = time.perf_counter()
+            jax.block_until_ready(run(jax.random.clone(key), *inputs))
+            times.append(time.perf_counter() - started)
+        return float(np.median(times[1:])) / num_draws
+
+    return seconds
 
 
 def pool(groups: Moments) -> Moments:
@@ -169,6 +225,25 @@ def bias(moments: Moments, expected: Sequence[tuple[float, Moments]]) -> Bias:
     return Bias(float(np.sqrt(max(0.0, squared)) / size), float(np.sqrt(noise) / size))
 
 
+def noise(
+    moments: Moments,
+    *,
+    relative_to: Moments,
+    expected: Sequence[tuple[float, Moments]] | None,
+) -> Noise:
+    """Variance, signal and bias of gradients with these moments.
+
+    Args:
+        moments: of the gradients.
+        relative_to: moments whose variance theirs is a multiple of.
+        expected: as of `bias`; None where the expectation is not known.
+    """
+    variance = total_variance(moments)
+    ratio = variance / total_variance(relative_to)
+    distance = (None, None) if expected is None else bias(moments, expected)
+    return Noise(variance, ratio, snr(moments), *distance)
+
+
 def jackknife(
     statistic: Callable[[Sequence[Moments]], float], groups: Sequence[Moments]
 ) -> Estimate:
@@ -187,7 +262,7 @@ def jackknife(
     groups = jax.tree.map(np.asarray, list(groups))
     sizes = {len(m.num_draws) for m in groups}
     if len(sizes) != 1 or min(sizes) < 2:
-        raise ValueError(f"moments must be of the same G >= 2 groups, got {sizes}.")
+        raise ValueError(f"moments must be of the same G >= 2 groups, got {sizes}")
     (num_groups,) = sizes
 
     def of_groups(rows: np.ndarray) -> float:

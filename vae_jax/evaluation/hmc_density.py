@@ -14,14 +14,23 @@ from vae_jax.types import Generative, Params, PRNGKey, Scalar, log_joint
 
 
 class ReciprocalEvidence(NamedTuple):
-    """An estimate of log p(x) from posterior draws, with its diagnostics."""
+    """An estimate of log p(x) from posterior draws, with its diagnostics.
 
-    log_p: Scalar  # log p-hat, nats: in expectation above log p(x)
-    standard_error: Scalar  # of log p-hat, nats, as though the draws were independent
-    effective_sample_size: Scalar  # (sum r)^2 / sum r^2, between 1 and L
-    pareto_k: Scalar  # shape of the tail of r, as in `weights.LogEvidence`
-    acceptance: Scalar  # mean acceptance probability of the 2 L transitions
-    step_size: Scalar  # as the warm-up left it
+    Attributes:
+        log_p: log p-hat, nats: in expectation above log p(x).
+        standard_error: of log p-hat, nats, as though the draws were independent.
+        effective_sample_size: (sum r)^2 / sum r^2, between 1 and L.
+        pareto_k: shape of the tail of r, as in `weights.LogEvidence`.
+        acceptance: mean acceptance probability of the 2 L transitions.
+        step_size: as the warm-up left it.
+    """
+
+    log_p: Scalar
+    standard_error: Scalar
+    effective_sample_size: Scalar
+    pareto_k: Scalar
+    acceptance: Scalar
+    step_size: Scalar
 
 
 def hmc_density(
@@ -68,7 +77,7 @@ def hmc_density(
         num_starts: draws of the prior among which `hmc.start` chooses.
         target_acceptance: as in `hmc.samples`.
         initial_step_size: as in `hmc.samples`.
-        shrinkage: of q's correlations towards zero, in (0, 1).
+        shrinkage: of q's correlations toward zero, in (0, 1).
 
     Raises:
         ValueError: as `hmc.normal_fit` and `hmc.samples`.

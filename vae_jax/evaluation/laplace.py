@@ -45,8 +45,7 @@ def posterior(
         ValueError: if num_latents or num_steps is below one.
     """
     density = posteriors.full_normal(num_latents)
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be positive, got {num_steps}.")
+    numerics.check_positive(num_steps=num_steps)
     sizes = np.append(0.5 ** np.arange(HALVINGS), 0.0)
 
     def encode(params: Params, x: Array) -> Array:

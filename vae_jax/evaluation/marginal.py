@@ -133,7 +133,7 @@ def uniform_sampling(
     """
     chunk = _chunk(num_samples, chunk_size)
     if limit is not None and not 0.0 < limit < float("inf"):
-        raise ValueError(f"limit must be positive and finite, or None, got {limit}.")
+        raise ValueError(f"limit must be positive and finite, or None, got {limit}")
 
     def log_weights(params: Params, x: Array) -> Callable[[PRNGKey], Array]:
         like = _latents(generative, params)
@@ -164,12 +164,12 @@ def _chunk(num_samples: int, chunk_size: int) -> int:
     if num_samples < 1 or chunk_size < 1:
         raise ValueError(
             f"num_samples and chunk_size must be positive, got {num_samples} and "
-            f"{chunk_size}."
+            f"{chunk_size}"
         )
     chunk = min(chunk_size, num_samples)
     if num_samples % chunk:
         raise ValueError(
-            f"num_samples={num_samples} is not a multiple of chunk_size={chunk}."
+            f"num_samples={num_samples} is not a multiple of chunk_size={chunk}"
         )
     return chunk
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from vae_jax.types import PRNGKey
@@ -26,7 +27,7 @@ def half(x_shape: tuple[int, ...], *, side: str) -> Mask:
     """
     height, width = _image(x_shape)
     if side not in SIDES:
-        raise ValueError(f"side must be one of {', '.join(SIDES)}, got {side!r}.")
+        raise ValueError(f"side must be one of {', '.join(SIDES)}, got {side!r}")
     row, column = jnp.arange(height), jnp.arange(width)
     hidden = {
         "left": jnp.broadcast_to((column < width // 2)[None], (height, width)),
@@ -54,7 +55,7 @@ def block(x_shape: tuple[int, ...], *, height: int, width: int) -> Mask:
     if not (1 <= height <= rows and 1 <= width <= columns):
         raise ValueError(
             f"a block of height={height} and width={width} is not inside of an image "
-            f"of {rows} x {columns}."
+            f"of {rows} x {columns}"
         )
 
     def mask(key: PRNGKey) -> Bool[Array, "*X"]:
@@ -79,13 +80,37 @@ def random_fraction(x_shape: tuple[int, ...], *, fraction: float) -> Mask:
         ValueError: if fraction does not lie in [0, 1].
     """
     if not 0.0 <= fraction <= 1.0:
-        raise ValueError(f"fraction must lie in [0, 1], got {fraction}.")
+        raise ValueError(f"fraction must lie in [0, 1], got {fraction}")
 
     def mask(key: PRNGKey) -> Bool[Array, "*X"]:
         # A uniform draw may be 0 and is never 1.
         return jax.random.uniform(key, x_shape) < fraction
 
     return mask
+
+
+def checked(stored: np.ndarray, shape: tuple[int, ...]) -> Bool[np.ndarray, "N *X"]:
+    """A mask that was stored, of one image or of each of the N, for images of [N, *X].
+
+    Raises:
+        ValueError: for entries other than 0 and 1, another shape, or nothing hidden.
+    """
+    if stored.dtype != bool and not np.isin(stored, (0, 1)).all():
+        raise ValueError(f"{stored.dtype} that are not all 0 or 1 are no mask")
+    if stored.shape not in (shape, shape[1:]):
+        raise ValueError(
+            f"a mask of shape {stored.shape} does not fit observations of shape "
+            f"{shape[1:]}, {shape[0]} of them"
+        )
+    if not stored.any():
+        raise ValueError("the mask hides nothing")
+    return np.broadcast_to(stored.astype(bool), shape)
+
+
+def of_images(key: PRNGKey, mask: Mask, *, num_images: int) -> Bool[Array, "N *X"]:
+    """A mask for each of N images, drawn by fold_in(key, n)."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_images))
+    return jax.vmap(mask)(keys)
 
 
 def hide(x: Float[Array, "*X"], mask: Bool[Array, "*X"]) -> Float[Array, "*X"]:
@@ -97,14 +122,14 @@ def hide(x: Float[Array, "*X"], mask: Bool[Array, "*X"]) -> Float[Array, "*X"]:
     if mask.shape != x.shape:
         raise ValueError(
             f"a mask of shape {mask.shape} does not fit an observation of shape "
-            f"{x.shape}."
+            f"{x.shape}"
         )
     return jnp.where(mask, jnp.nan, x)
 
 
 def _image(x_shape: tuple[int, ...]) -> tuple[int, int]:
     if len(x_shape) not in (2, 3):
-        raise ValueError(f"x_shape must be [H, W] or [H, W, C], got {x_shape}.")
+        raise ValueError(f"x_shape must be [H, W] or [H, W, C], got {x_shape}")
     return x_shape[0], x_shape[1]
 
 

@@ -35,7 +35,7 @@ def active_units(
         ValueError: if there are fewer than two rows to take a variance of.
     """
     if means.shape[0] < 2:
-        raise ValueError(f"active_units needs two rows or more, got {means.shape[0]}.")
+        raise ValueError(f"active_units needs two rows or more, got {means.shape[0]}")
     return (means.var(axis=0) > threshold).sum()
 
 

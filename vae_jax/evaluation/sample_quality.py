@@ -22,17 +22,27 @@ _BANDWIDTH_ROWS = 500  # of data and of samples, whose distances are all held
 
 
 class Nearest(NamedTuple):
-    """The nearest of some other rows, for each row."""
+    """The nearest of some other rows, for each row.
+
+    Attributes:
+        distance: to it.
+        row: its place among the others.
+    """
 
     distance: Float[Array, " N"]
-    row: Int[Array, " N"]  # of the others
+    row: Int[Array, " N"]
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares in [0, 1]."""
+    """Shares in [0, 1].
 
-    precision: Scalar  # of the samples that lie among the data
-    recall: Scalar  # of the data that lie among the samples
+    Attributes:
+        precision: of the samples that lie among the data.
+        recall: of the data that lie among the samples.
+    """
+
+    precision: Scalar
+    recall: Scalar
 
 
 class Comparison(NamedTuple):
@@ -122,7 +132,7 @@ def precision_recall(
         if not 1 <= num_neighbors < rows.shape[0]:
             raise ValueError(
                 f"num_neighbors must be at least 1 and below the {rows.shape[0]} rows "
-                f"of {name}, got {num_neighbors}."
+                f"of {name}, got {num_neighbors}"
             )
     return PrecisionRecall(
         _covered(samples, data, num_neighbors), _covered(data, samples, num_neighbors)
@@ -150,10 +160,10 @@ def mmd(x: Float[Array, "N D"], y: Float[Array, "M D"], *, bandwidth: float) -> 
     _check(x, y)
     if min(x.shape[0], y.shape[0]) < 2:
         raise ValueError(
-            f"mmd needs two rows or more of each, got {x.shape[0]} and {y.shape[0]}."
+            f"mmd needs two rows or more of each, got {x.shape[0]} and {y.shape[0]}"
         )
     if not bandwidth > 0.0:
-        raise ValueError(f"bandwidth must be positive, got {bandwidth}.")
+        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
     rate = -0.5 / bandwidth**2
 
     def means(rows: Array, others: Array) -> Array:
@@ -189,7 +199,7 @@ def median_distance(rows: Float[Array, "N D"]) -> Scalar:
     """
     num_rows = rows.shape[0]
     if num_rows < 2:
-        raise ValueError(f"median_distance needs two rows or more, got {num_rows}.")
+        raise ValueError(f"median_distance needs two rows or more, got {num_rows}")
     centered, _ = _centered(rows, rows)
     squared = jax.vmap(_squared_distances, (0, None))(centered, centered)
     return jnp.sqrt(jnp.median(squared[jnp.triu_indices(num_rows, 1)]))
@@ -245,10 +255,10 @@ _mmd = jax.jit(mmd, static_argnames="bandwidth")
 def _check(rows: Array, others: Array) -> None:
     if rows.ndim != 2 or others.ndim != 2 or rows.shape[1] != others.shape[1]:
         raise ValueError(
-            f"rows must be [N, D] and [M, D], got {rows.shape} and {others.shape}."
+            f"rows must be [N, D] and [M, D], got {rows.shape} and {others.shape}"
         )
     if not others.shape[0]:
-        raise ValueError("there are no rows to measure distances to.")
+        raise ValueError("there are no rows to measure distances to")
 
 
 def _centered(rows: Array, others: Array) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ from jax.lax import stop_gradient
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.types import Scalar
 
 LARGEST_PARETO_K = 0.7  # Vehtari et al. 2024 (arXiv:1507.02646): unreliable above
@@ -23,21 +24,35 @@ TIES = 64.0  # units in the last place of a log weight that may be rounding alon
 
 
 class LogEvidence(NamedTuple):
-    """An estimate of log p(x) with its diagnostics."""
+    """An estimate of log p(x) with its diagnostics.
 
-    log_p: Scalar  # log p-hat, nats: in expectation a lower bound on log p(x)
-    standard_error: Scalar  # of log p-hat, nats, by the delta method
-    effective_sample_size: Scalar  # (sum w)^2 / sum w^2, between 1 and k; 0 without w
-    pareto_k: Scalar  # shape of the tail: 1 / k-hat finite moments; inf: not measured
+    Attributes:
+        log_p: log p-hat, nats: in expectation a lower bound on log p(x).
+        standard_error: of log p-hat, nats, by the delta method.
+        effective_sample_size: (sum w)^2 / sum w^2, between 1 and k; 0 without w.
+        pareto_k: shape of the tail: 1 / k-hat finite moments; inf: not measured.
+    """
+
+    log_p: Scalar
+    standard_error: Scalar
+    effective_sample_size: Scalar
+    pareto_k: Scalar
 
 
 class Running(NamedTuple):
-    """Sums of the weights so far, relative to the largest, and their tail."""
+    """Sums of the weights so far, relative to the largest, and their tail.
 
-    largest: Scalar  # log w
-    first: Scalar  # sum_k exp(log w_k - largest)
-    second: Scalar  # sum_k exp(2 (log w_k - largest))
-    tail: Float[Array, " M+1"]  # the largest log w, the largest first
+    Attributes:
+        largest: log w.
+        first: sum_k exp(log w_k - largest).
+        second: sum_k exp(2 (log w_k - largest)).
+        tail: the largest log w, the largest first.
+    """
+
+    largest: Scalar
+    first: Scalar
+    second: Scalar
+    tail: Float[Array, " M+1"]
 
 
 def tail_size(num_samples: int) -> int:
@@ -54,8 +69,7 @@ def start(num_samples: int, dtype: DTypeLike) -> Running:
     Raises:
         ValueError: if num_samples is below one.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be positive, got {num_samples}.")
+    numerics.check_positive(num_samples=num_samples)
     zero, least = jnp.zeros((), dtype), jnp.full((), -jnp.inf, dtype)
     return Running(
         least, zero, zero, jnp.full((tail_size(num_samples) + 1,), least, dtype)
@@ -70,8 +84,8 @@ def add(state: Running, log_w: Float[Array, " C"]) -> Running:
     old, ratios = state.largest - reference, log_w - reference
     first = state.first * jnp.exp(old) + jnp.exp(ratios).sum()
     second = state.second * jnp.exp(2.0 * old) + jnp.exp(2.0 * ratios).sum()
-    kept = jnp.concatenate([state.tail, stop_gradient(log_w)])
-    tail = jax.lax.top_k(kept, state.tail.shape[0])[0]
+    candidates = jnp.concatenate([state.tail, stop_gradient(log_w)])
+    tail = jax.lax.top_k(candidates, state.tail.shape[0])[0]
     return Running(largest, first, second, tail)
 
 
@@ -103,7 +117,7 @@ def pareto_k(tail: Float[Array, " M+1"]) -> Scalar:
     2009 (A new and efficient estimation method for the generalized Pareto
     distribution): a mean over candidates $b_j$, weighted by their profile likelihood
     $n(\log(-b_j / k_j) - k_j - 1)$, with $k_j$ the mean of $\log(1 - b_j e_i)$. It is
-    shrunk towards 1/2 by the worth of ten exceedances (Vehtari et al. 2024,
+    shrunk toward 1/2 by the worth of ten exceedances (Vehtari et al. 2024,
     arXiv:1507.02646, Pareto smoothed importance sampling).
 
     Everything is relative and in logarithms, so the weights may span any range.
@@ -165,25 +179,25 @@ def doubts(evidence: LogEvidence) -> list[str]:
     def share(where: np.ndarray) -> str:
         return f"{where.sum()} of {where.size} examples"
 
-    found = []
+    reasons = []
     heavy = np.isfinite(shape) & (shape > LARGEST_PARETO_K)
     if heavy.any():
-        found.append(
+        reasons.append(
             f"pareto_k is above {LARGEST_PARETO_K} in {share(heavy)}, at most "
             f"{shape[heavy].max():.2f}: few weights carry the sum, log p-hat is likely "
             f"too low and its standard error too small; widen the proposal."
         )
     small = (size < SMALLEST_SAMPLE_SIZE) & np.isfinite(log_p)
     if small.any():
-        found.append(
+        reasons.append(
             f"the effective sample size is below {SMALLEST_SAMPLE_SIZE:.0f} in "
             f"{share(small)}, at least {size[small].min():.1f}: log p-hat rests on "
             f"that many weights; take more samples or a better proposal."
         )
     lost = ~np.isfinite(log_p)
     if lost.any():
-        found.append(
+        reasons.append(
             f"log p-hat is not finite in {share(lost)}: no sample has a finite weight "
             f"above zero, or one is not a number."
         )
-    return found
+    return reasons

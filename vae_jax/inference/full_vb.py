@@ -52,7 +52,7 @@ def full_vb(
     """
     numerics.check_positive(num_data=num_data)
     if not 0.0 < prior_std < math.inf:
-        raise ValueError(f"prior_std must be positive and finite, got {prior_std}.")
+        raise ValueError(f"prior_std must be positive and finite, got {prior_std}")
 
     def init(params: Params) -> PyTree:
         return objective.init(at_mean_of(params))
@@ -80,7 +80,7 @@ def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
         ValueError: if initial_std is not positive and finite.
     """
     if not 0.0 < initial_std < math.inf:
-        raise ValueError(f"initial_std must be positive and finite, got {initial_std}.")
+        raise ValueError(f"initial_std must be positive and finite, got {initial_std}")
     generative, recognition, kl = model.generative, model.recognition, model.kl
 
     def init(key: PRNGKey) -> PyTree:

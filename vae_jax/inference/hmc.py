@@ -26,21 +26,35 @@ _GAIN, _DECAY = 2.0, 0.6
 
 
 class Info(NamedTuple):
-    """What one transition reports."""
+    """What one transition reports.
 
-    acceptance: Scalar  # the probability min(1, exp(-energy_error)), not the outcome
-    energy_error: Scalar  # H(end) - H(start), nats; infinite where H(end) is no number
-    divergent: Bool[Array, ""]  # whether the energy error exceeds 1000 nats
+    Attributes:
+        acceptance: the probability min(1, exp(-energy_error)), not the outcome.
+        energy_error: H(end) - H(start), nats; infinite where H(end) is no number.
+        divergent: whether the energy error exceeds 1000 nats.
+    """
+
+    acceptance: Scalar
+    energy_error: Scalar
+    divergent: Bool[Array, ""]
 
 
 class Draws(NamedTuple):
-    """A chain's draws after its warm-up, and what they report on average."""
+    """A chain's draws after its warm-up, and what they report on average.
+
+    Attributes:
+        positions: the draws of z.
+        acceptance: mean acceptance probability.
+        energy_error: mean |H(end) - H(start)|, nats.
+        divergent: share of divergent transitions.
+        step_size: as the warm-up left it.
+    """
 
     positions: Float[Array, "S D"]
-    acceptance: Scalar  # mean acceptance probability
-    energy_error: Scalar  # mean |H(end) - H(start)|, nats
-    divergent: Scalar  # share of divergent transitions
-    step_size: Scalar  # as the warm-up left it
+    acceptance: Scalar
+    energy_error: Scalar
+    divergent: Scalar
+    step_size: Scalar
 
 
 def transition(
@@ -148,9 +162,9 @@ def samples(
         num_leapfrog: leapfrog steps in each transition.
         target_acceptance: mean acceptance probability to adapt to.
         initial_step_size: of the first transition.
-        jitter: relative half width of the step sizes drawn around the current one. At
-            0.2, four leapfrog steps and a target of 0.9, squares of a normal's draws
-            had an autocorrelation time of 13: half a period maps z to -z.
+        jitter: relative half width of the step sizes drawn around the current one. A
+            narrow one leaves trajectories of half a period, which map z to -z, and
+            squares of the draws that are hardly independent.
 
     Raises:
         ValueError: if num_samples or num_leapfrog is below one, num_warmup is negative,
@@ -159,7 +173,7 @@ def samples(
     """
     numerics.check_positive(num_samples=num_samples, num_leapfrog=num_leapfrog)
     if num_warmup < 0:
-        raise ValueError(f"num_warmup must not be negative, got {num_warmup}.")
+        raise ValueError(f"num_warmup must not be negative, got {num_warmup}")
     check_step_size(target_acceptance, initial_step_size, jitter)
 
     def run(
@@ -249,7 +263,7 @@ def normal_fit(
     Args:
         num_latents: D.
         num_samples: S, above D.
-        shrinkage: of the correlations towards zero, in (0, 1).
+        shrinkage: of the correlations toward zero, in (0, 1).
         inflation: factor of the standard deviations.
 
     Raises:
@@ -259,12 +273,12 @@ def normal_fit(
     numerics.check_positive(num_latents=num_latents)
     if num_samples <= num_latents:
         raise ValueError(
-            f"num_samples={num_samples} draws do not span num_latents={num_latents}."
+            f"num_samples={num_samples} draws do not span num_latents={num_latents}"
         )
     if not 0.0 < shrinkage < 1.0:
-        raise ValueError(f"shrinkage must lie in (0, 1), got {shrinkage}.")
+        raise ValueError(f"shrinkage must lie in (0, 1), got {shrinkage}")
     if not inflation > 0.0:
-        raise ValueError(f"inflation must be positive, got {inflation}.")
+        raise ValueError(f"inflation must be positive, got {inflation}")
 
     def fit(draws: Float[Array, "S D"]) -> Float[Array, " H"]:
         mean = draws.mean(0)
@@ -291,12 +305,12 @@ def check_step_size(
     """
     if not 0.0 < target_acceptance < 1.0:
         raise ValueError(
-            f"target_acceptance must lie in (0, 1), got {target_acceptance}."
+            f"target_acceptance must lie in (0, 1), got {target_acceptance}"
         )
     if not initial_step_size > 0.0:
         raise ValueError(f"initial_step_size must be positive, got {initial_step_size}")
     if not 0.0 <= jitter < 1.0:
-        raise ValueError(f"jitter must lie in [0, 1), got {jitter}.")
+        raise ValueError(f"jitter must lie in [0, 1), got {jitter}")
 
 
 def _kernel() -> ModuleType:

@@ -21,28 +21,45 @@ from vae_jax.types import (
     PyTree,
     Recognition,
     Scalar,
+    clear_weightless,
     log_joint,
 )
 
 
 class MCEMState(NamedTuple):
-    """Parameters, a chain for every example, and the step size that all share."""
+    """Parameters, a chain for every example, and the step size that all share.
+
+    Attributes:
+        params: theta and phi.
+        opt_state: the optimizer's memory of params.generative alone.
+        chains: z of every row of the data.
+        log_step_size: of the integrator.
+        step: steps taken.
+    """
 
     params: Params
-    opt_state: Any  # of params.generative alone
+    opt_state: Any
     chains: Float[Array, "N D"]
     log_step_size: Scalar
     step: Int[Array, ""]
 
 
 class MCEMInfo(NamedTuple):
-    """What one step reports. There is no q, so there is no bound."""
+    """What one step reports. There is no q, so there is no bound.
 
-    log_joint: Scalar  # mean log p(x, z) at the new z before the updates, nats
-    acceptance: Scalar  # mean acceptance probability
-    energy_error: Scalar  # mean |H(end) - H(start)|, nats
-    step_size: Scalar  # of this step's trajectories, before the jitter
-    gradient_norm: Scalar  # of theta at the first update
+    Attributes:
+        log_joint: mean log p(x, z) at the new z before the updates, nats.
+        acceptance: mean acceptance probability.
+        energy_error: mean |H(end) - H(start)|, nats.
+        step_size: of this step's trajectories, before the jitter.
+        gradient_norm: of theta at the first update.
+    """
+
+    log_joint: Scalar
+    acceptance: Scalar
+    energy_error: Scalar
+    step_size: Scalar
+    gradient_norm: Scalar
 
 
 def mcem(
@@ -100,7 +117,7 @@ def mcem(
     hmc.check_step_size(target_acceptance, initial_step_size, jitter)
     numerics.check_not_negative(weight_decay=weight_decay)
     if not adaptation_gain > 0.0:
-        raise ValueError(f"adaptation_gain must be positive, got {adaptation_gain}.")
+        raise ValueError(f"adaptation_gain must be positive, got {adaptation_gain}")
     optimizer = optax.with_extra_args_support(optimizer)
     objective = _log_joint(generative, num_data, weight_decay)
 
@@ -149,6 +166,7 @@ def mcem(
     def step(
         key: PRNGKey, state: MCEMState, batch: Batch
     ) -> tuple[MCEMState, MCEMInfo]:
+        batch = clear_weightless(batch)
         key_chains, key_updates = jax.random.split(key)
         keys = jax.random.split(key_chains, batch.x.shape[0])
         step_size = jnp.exp(state.log_step_size)
@@ -215,7 +233,7 @@ def fitted_normal(
         num_starts: draws of the prior among which `hmc.start` chooses.
         target_acceptance: as in `hmc.samples`.
         initial_step_size: as in `hmc.samples`.
-        shrinkage: of the correlations towards zero, in (0, 1).
+        shrinkage: of the correlations toward zero, in (0, 1).
         inflation: factor of the standard deviations; above 1 for a proposal whose
             tails must cover the posterior's.
 

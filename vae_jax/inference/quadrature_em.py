@@ -22,17 +22,25 @@ from vae_jax.types import (
     Params,
     PRNGKey,
     Scalar,
+    clear_weightless,
     log_joint,
 )
 
 
 class QuadratureEMInfo(NamedTuple):
-    """What one step reports, means over the batch, nats per example."""
+    """What one step reports, means over the batch, nats per example.
 
-    log_p: Scalar  # before theta moves
-    bound_after_e_step: Scalar  # sum_q r (log w p(x, z) - log r): tight
-    bound_after_m_step: Scalar  # the same r, with theta moved
-    gradient_norm: Scalar  # of theta's first update
+    Attributes:
+        log_p: before theta moves.
+        bound_after_e_step: sum_q r (log w p(x, z) - log r): tight.
+        bound_after_m_step: the same r, with theta moved.
+        gradient_norm: of theta's first update.
+    """
+
+    log_p: Scalar
+    bound_after_e_step: Scalar
+    bound_after_m_step: Scalar
+    gradient_norm: Scalar
 
 
 def quadrature_em(
@@ -89,6 +97,7 @@ def quadrature_em(
         key: PRNGKey, state: gradient.AscentState, batch: Batch
     ) -> tuple[gradient.AscentState, QuadratureEMInfo]:
         del key
+        batch = clear_weightless(batch)
         logs = jax.vmap(log_terms, in_axes=(None, 0))(state.params, batch.x)
         r = stop_gradient(jax.nn.softmax(logs))
 

@@ -219,13 +219,9 @@ def search(
     """
     numerics.check_positive(num_steps=num_steps)
     if not learning_rate > 0.0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}.")
+        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
     draw = importance.log_weights(model, num_samples=num_samples, with_score=False)
-    falling = optax.cosine_decay_schedule(learning_rate, num_steps)
-    # The count as a float, or strict promotion refuses optax's schedule.
-    adam = gradient.adam(
-        lambda step: falling(jnp.asarray(step, jnp.result_type(float)))
-    )
+    adam = gradient.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
     def find(key: PRNGKey, params: Params, x: Array, h: Array) -> tuple[Array, Array]:
         def loss(h: Array, key: PRNGKey) -> Scalar:

@@ -201,7 +201,7 @@ def _terms(
 ) -> Float[Array, " D"]:
     """log p(x_d | x_{<d}) under one component's factor or logarithms."""
     if x.shape != mean.shape:
-        raise ValueError(f"the mixture is of x of {mean.shape}, got {x.shape}.")
+        raise ValueError(f"the mixture is of x of {mean.shape}, got {x.shape}")
     if scale.ndim == 2:
         if missing:
             return gmm_missing.observed_terms(scale, mean, x)

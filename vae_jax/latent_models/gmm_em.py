@@ -20,25 +20,39 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vae_jax import numerics
 from vae_jax.latent_models import gmm_moments, gmm_scales
 from vae_jax.types import Algorithm, Batch, Params, PRNGKey, Scalar
 
 
 class EMState(NamedTuple):
-    """The parameters and the steps taken."""
+    """The parameters and the steps taken.
+
+    Attributes:
+        params: theta, and phi as it was.
+        step: steps taken.
+    """
 
     params: Params
     step: Int[Array, ""]
 
 
 class EMInfo(NamedTuple):
-    """What one step reports; weighted means over rows, nats per example."""
+    """What one step reports; weighted means over rows, nats per example.
 
-    bound_after_e_step: Scalar  # sum_z r (log p(x, z) - log r) before the M-step
-    bound_after_m_step: Scalar  # the same r at the new parameters
-    log_p: Scalar  # log-sum-exp, before the M-step
-    num_collapsed: Int[Array, ""]  # components that hold less than one row
-    num_at_floor: Int[Array, ""]  # covariances that min_variance holds up
+    Attributes:
+        bound_after_e_step: sum_z r (log p(x, z) - log r) before the M-step.
+        bound_after_m_step: the same r at the new parameters.
+        log_p: log-sum-exp, before the M-step.
+        num_collapsed: components that hold less than one row.
+        num_at_floor: covariances that min_variance holds up.
+    """
+
+    bound_after_e_step: Scalar
+    bound_after_m_step: Scalar
+    log_p: Scalar
+    num_collapsed: Int[Array, ""]
+    num_at_floor: Int[Array, ""]
 
 
 def em(
@@ -56,7 +70,8 @@ def em(
 
     Weights count rows: 2 is the row twice. A component that holds less than one row (of
     the mean weight, where that is below one) keeps its mean and scale and is counted in
-    `num_collapsed`; its share is still updated. A covariance with an eigenvalue below
+    `num_collapsed`; its share is still updated. A batch without weight leaves all as it
+    is, and reports zeros. A covariance with an eigenvalue below
     min_variance has it raised, which is the M-step under that constraint, so that the
     bounds still rise, to rounding; it is counted in `num_at_floor`.
 
@@ -92,12 +107,11 @@ def em(
             negative, or given with step_size, or block_size is below one.
     """
     check_variances(min_variance=min_variance, added_variance=added_variance)
-    if block_size < 1:
-        raise ValueError(f"block_size must be positive, got {block_size}.")
+    numerics.check_positive(block_size=block_size)
     if step_size is not None and added_variance:
         raise ValueError(
             f"added_variance must be 0 with step_size, which would add it anew to a "
-            f"running average at every step, got {added_variance}."
+            f"running average at every step, got {added_variance}"
         )
 
     def init(key: PRNGKey, start: Params) -> EMState:
@@ -147,9 +161,9 @@ def stepwise(
         ValueError: if delay is below one or power not in (0.5, 1].
     """
     if not 1.0 <= delay < math.inf:
-        raise ValueError(f"delay must be at least 1 and finite, got {delay}.")
+        raise ValueError(f"delay must be at least 1 and finite, got {delay}")
     if not 0.5 < power <= 1.0:
-        raise ValueError(f"power must lie in (0.5, 1], got {power}.")
+        raise ValueError(f"power must lie in (0.5, 1], got {power}")
     return lambda step: (step.astype(float) + delay) ** -power
 
 
@@ -162,11 +176,11 @@ def check_variances(*, min_variance: float, added_variance: float) -> None:
     """
     if not 0.0 < min_variance < math.inf:
         raise ValueError(
-            f"min_variance must be positive and finite, got {min_variance}."
+            f"min_variance must be positive and finite, got {min_variance}"
         )
     if not 0.0 <= added_variance < math.inf:
         raise ValueError(
-            f"added_variance must be finite and not negative, got {added_variance}."
+            f"added_variance must be finite and not negative, got {added_variance}"
         )
 
 
@@ -197,15 +211,15 @@ def _maximize(
     collapsed = n * total / rate < one_row
     shift = jnp.where(collapsed[:, None], 0.0, b / jnp.maximum(n, tiny)[:, None])
     pooled = gmm_scales.pool(old.scale, n)
-    kept = gmm_scales.expand(old.scale, pooled * total / rate < one_row)
+    unchanged = gmm_scales.expand(old.scale, pooled * total / rate < one_row)
     rows = gmm_scales.expand(old.scale, jnp.maximum(pooled, tiny))
     variance = kind.about(second, n, b, shift) / rows
     mean = old.mean + kind.unwhiten(old.scale, shift)
     center = jnp.matmul(share, old.mean, precision="highest")
     scale, at_floor = kind.rescale(
         old.scale,
-        jnp.where(kept, identity, variance),
-        jnp.where(kept, identity, second / rows),
+        jnp.where(unchanged, identity, variance),
+        jnp.where(unchanged, identity, second / rows),
         least_std=gmm_scales.least_std(
             old.scale,
             share,
@@ -215,11 +229,11 @@ def _maximize(
         added_variance=added_variance,
     )
     new = gmm_scales.Tables(
-        jnp.log(jnp.maximum(n, tiny)),
+        jnp.where(moments.total > 0.0, jnp.log(jnp.maximum(n, tiny)), old.logits),
         mean,
-        jnp.where(kept, old.scale, scale),
+        jnp.where(unchanged, old.scale, scale),
     )
-    return new, shift, collapsed.sum(), (at_floor & ~kept.ravel()).sum()
+    return new, shift, collapsed.sum(), (at_floor & ~unchanged.ravel()).sum()
 
 
 def _bound(

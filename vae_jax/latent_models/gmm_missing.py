@@ -18,12 +18,19 @@ from vae_jax.types import Scalar
 
 
 class Completion(NamedTuple):
-    r"""The normal of $\epsilon = L^{-1}(x - \mu)$ given the observed entries of x."""
+    r"""The normal of $\epsilon = L^{-1}(x - \mu)$ given the observed entries of x.
 
-    eps: Float[Array, " D"]  # E[eps | observed]
-    covariance: Float[Array, "D D"]  # of eps: a projection, of rank the missing entries
-    terms: Float[Array, " D"]  # log-density of the observed entries; zero at missing
-    entropy: Scalar  # of the missing entries given the observed ones, nats
+    Attributes:
+        eps: E[eps | observed].
+        covariance: of eps: a projection, of rank the missing entries.
+        terms: log-density of the observed entries; zero at missing.
+        entropy: of the missing entries given the observed ones, nats.
+    """
+
+    eps: Float[Array, " D"]
+    covariance: Float[Array, "D D"]
+    terms: Float[Array, " D"]
+    entropy: Scalar
 
 
 def observed_factor(
@@ -79,7 +86,7 @@ def complete(
     right = jnp.concatenate([right, deviation[:, None]], axis=1)
     solved = jax.scipy.linalg.solve_triangular(factor, right, lower=True)
     basis, eps = solved[:, :-1], solved[:, -1]
-    # Newton's step towards orthonormal rows, which the solve leaves to rounding.
+    # Newton's step toward orthonormal rows, which the solve leaves to rounding.
     gram = jnp.matmul(basis, basis.T, precision="highest")
     basis = 1.5 * basis - 0.5 * jnp.matmul(gram, basis, precision="highest")
     explained = jnp.matmul(basis.T, basis, precision="highest")

@@ -18,24 +18,40 @@ class Moments(NamedTuple):
     """Sums over rows under the responsibilities r, with the rows' weights.
 
     `b` and `second` are in the coordinates eps = L_k^{-1} (x - mu_k).
+
+    Attributes:
+        n: sum r.
+        b: sum r eps.
+        second: sum r eps eps^T, in the shape of the scale.
+        entropy: of q(z), and of the missing entries given z: nats.
+        bound: sum r (log p(x, z) - log r).
+        log_p: log-sum-exp.
+        total: the sum of the weights.
     """
 
-    n: Float[Array, " K"]  # sum r
-    b: Float[Array, "K D"]  # sum r eps
-    second: Array  # sum r eps eps^T, in the shape of the scale
-    entropy: Scalar  # of q(z), and of the missing entries given z: nats
-    bound: Scalar  # sum r (log p(x, z) - log r)
-    log_p: Scalar  # log-sum-exp
-    total: Scalar  # weight
+    n: Float[Array, " K"]
+    b: Float[Array, "K D"]
+    second: Array
+    entropy: Scalar
+    bound: Scalar
+    log_p: Scalar
+    total: Scalar
 
 
 class _Rows(NamedTuple):
-    """What a block of R rows says of every component."""
+    """What a block of R rows says of every component.
 
-    eps: Float[Array, "K D R"]  # whitened; the expectation at missing entries
+    Attributes:
+        eps: whitened; the expectation at missing entries.
+        log_density: of the observed entries, nats.
+        entropy: of the missing entries.
+        spread: shares [K, R] -> what they add to `second`.
+    """
+
+    eps: Float[Array, "K D R"]
     log_density: Float[Array, "K R"]
-    entropy: Float[Array, "K R"]  # of the missing entries
-    spread: Callable[[Array], Array]  # shares [K, R] -> what they add to `second`
+    entropy: Float[Array, "K R"]
+    spread: Callable[[Array], Array]
 
 
 def over_rows(
@@ -55,7 +71,7 @@ def over_rows(
     """
     event = mixture.mean.shape[1:]
     if x.shape[1:] != event:
-        raise ValueError(f"the mixture is of x of {event}, got rows of {x.shape[1:]}.")
+        raise ValueError(f"the mixture is of x of {event}, got rows of {x.shape[1:]}")
     size = max(1, block_size // _MISSING_ROWS) if missing else block_size
     size = min(size, x.shape[0])
     rows_of = _incomplete if missing else _complete

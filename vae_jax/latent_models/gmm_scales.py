@@ -33,7 +33,14 @@ ROUNDING = 8.0  # of second moments, in units of eps times their trace
 
 
 class Tables(NamedTuple):
-    """A mixture's parameters, with the scale as the functions here take it."""
+    """A mixture's parameters, with the scale as the functions here take it.
+
+    Attributes:
+        logits: of the components' shares.
+        mean: of every component.
+        scale: factors L, S of them: K, or 1 for all; or log standard deviations, E of
+            them: D, or 1 for all.
+    """
 
     logits: Float[Array, " K"]
     mean: Float[Array, "K D"]
@@ -45,25 +52,32 @@ class Kind(NamedTuple):
 
     Second moments have the shape of the scale and are sums over rows, in the whitened
     coordinates eps = L_k^{-1} (x - mu_k), pooled as the scale is.
+
+    Attributes:
+        whiten: scale, mean [K, D], x [D, R] -> eps [K, D, R].
+        second_moments: scale, shares [K, R], eps [K, D, R] -> the moments.
+        about: second moments, n [K], b [K, D], shift [K, D] -> those about the shifted
+            means.
+        identity: scale -> a unit variance in its coordinates.
+        unwhiten: scale, eps [K, D] -> L_k eps.
+        rescale: scale, variance in its coordinates, the second moments that it was
+            centered from, *, least_std, added_variance -> the new scale, and which of
+            it is at the floor.
+        enlarge: scale, c -> the scale of c times x.
+        log_det: scale, D -> log det L_k.
+        quadratic: new scale, old scale, second moments in the old one's coordinates, D
+            -> the sum over rows of the squared distances in the new one's.
     """
 
     whiten: Callable[[Array, Array, Array], Array]
-    # scale, mean [K, D], x [D, R] -> eps [K, D, R]
     second_moments: Callable[[Array, Array, Array], Array]
-    # scale, shares [K, R], eps [K, D, R]
     about: Callable[[Array, Array, Array, Array], Array]
-    # second moments, n [K], b [K, D], shift [K, D] -> those about the shifted means
-    identity: Callable[[Array], Array]  # scale -> a unit variance in its coordinates
-    unwhiten: Callable[[Array, Array], Array]  # scale, eps [K, D] -> L_k eps
+    identity: Callable[[Array], Array]
+    unwhiten: Callable[[Array, Array], Array]
     rescale: Callable[..., tuple[Array, Bool[Array, " S"]]]
-    # scale, variance in its coordinates, the second moments that it was centered from,
-    # *, least_std, added_variance
-    enlarge: Callable[[Array, Scalar], Array]  # scale, c -> the scale of c times x
+    enlarge: Callable[[Array, Scalar], Array]
     log_det: Callable[[Array, int], Float[Array, " S"]]
-    # scale, D -> log det L_k
     quadratic: Callable[[Array, Array, Array, int], Scalar]
-    # new scale, old scale, second moments in the old one's coordinates, D
-    # -> sum over rows of |L_new^{-1} (x - mu)|^2
 
 
 def check(covariance: str) -> None:
@@ -74,7 +88,7 @@ def check(covariance: str) -> None:
     """
     if covariance not in COVARIANCES:
         raise ValueError(
-            f"covariance must be one of {', '.join(COVARIANCES)}, got {covariance!r}."
+            f"covariance must be one of {', '.join(COVARIANCES)}, got {covariance!r}"
         )
 
 
@@ -105,6 +119,15 @@ def covariances(theta: PyTree) -> Float[Array, "K D D"]:
         eye = jnp.eye(mean.shape[1], dtype=mean.dtype)
         sigma = jnp.exp(2.0 * scale)[:, :, None] * eye[None]
     return jnp.broadcast_to(sigma, (*mean.shape, mean.shape[1]))
+
+
+def variance_explained(theta: PyTree) -> Scalar:
+    """1 - E[tr Cov(x | z)] / tr Cov(x): the share of the variance that z explains."""
+    mixture = tables(theta)
+    shares, mean = jax.nn.softmax(mixture.logits), mixture.mean
+    within = shares @ jnp.trace(covariances(theta), axis1=1, axis2=2)
+    between = shares @ ((mean - (shares @ mean)[None]) ** 2).sum(1)
+    return between / (between + within)
 
 
 def parameters(mixture: Tables, *, covariance: str) -> PyTree:

@@ -107,8 +107,7 @@ def fit(
     Raises:
         ValueError: as `start` and `check_data`, or if num_starts is below one.
     """
-    if num_starts < 1:
-        raise ValueError(f"num_starts must be positive, got {num_starts}.")
+    numerics.check_positive(num_starts=num_starts)
     check_data(x, num_components=num_components, missing=missing, weight=weight)
     weight = jnp.ones(x.shape[:1], x.dtype) if weight is None else weight
     batch = Batch(x, jnp.arange(x.shape[0]), weight)
@@ -149,37 +148,36 @@ def check_data(
     _check_size(x, num_components)
     values = np.asarray(x)
     if np.isinf(values).any():
-        raise ValueError(f"x has {np.isinf(values).sum()} infinite values.")
+        raise ValueError(f"x has {np.isinf(values).sum()} infinite values")
     absent = np.isnan(values)
     if absent.any() and not missing:
         raise ValueError(
             f"x has NaN in {absent.any(1).sum()} rows; pass missing=True to integrate "
-            "over missing entries."
+            "over missing entries"
         )
     if absent.all(0).any():
         raise ValueError(
-            f"x has no value of features {np.flatnonzero(absent.all(0)).tolist()}."
+            f"x has no value of features {np.flatnonzero(absent.all(0)).tolist()}"
         )
     if weight is None:
         return
     weights = np.asarray(weight)
     if weights.shape != values.shape[:1] or not np.isfinite(weights).all():
-        raise ValueError(f"weight must be finite, one for each of {len(values)} rows.")
+        raise ValueError(f"weight must be finite, one for each of {len(values)} rows")
     if (weights < 0.0).any() or (weights > 0.0).sum() < num_components:
         raise ValueError(
             f"weight must not be negative, and positive in at least {num_components} "
-            "rows, one for each component."
+            "rows, one for each component"
         )
 
 
 def _check_size(x: Float[Array, "N D"], num_components: int) -> None:
     if x.ndim != 2:
-        raise ValueError(f"x must be [N, D], got {x.shape}.")
-    if num_components < 1:
-        raise ValueError(f"num_components must be positive, got {num_components}.")
+        raise ValueError(f"x must be [N, D], got {x.shape}")
+    numerics.check_positive(num_components=num_components)
     if x.shape[0] < num_components:
         raise ValueError(
-            f"x has {x.shape[0]} rows, fewer than num_components={num_components}."
+            f"x has {x.shape[0]} rows, fewer than num_components={num_components}"
         )
 
 

@@ -32,11 +32,16 @@ from vae_jax.types import (
     PyTree,
     Recognition,
     Scalar,
+    clear_weightless,
 )
 
 
 class EmState(NamedTuple):
-    """The parameters; EM remembers nothing else."""
+    """The parameters; EM remembers nothing else.
+
+    Attributes:
+        params: theta, and phi as it was.
+    """
 
     params: Params
 
@@ -46,11 +51,16 @@ class EmInfo(NamedTuple):
 
     All at the batch's mean for mu. Equal, but for rounding, are the first two; each is
     at most the one after it.
+
+    Attributes:
+        log_p: log p(x) before the M-step, in closed form.
+        bound_after_e_step: E_q[log p(x, z)] + H(q), q the posterior.
+        bound_after_m_step: the same q, the new W and s2.
     """
 
-    log_p: Scalar  # log p(x) before the M-step, in closed form
-    bound_after_e_step: Scalar  # E_q[log p(x, z)] + H(q), q the posterior
-    bound_after_m_step: Scalar  # the same q, the new W and s2
+    log_p: Scalar
+    bound_after_e_step: Scalar
+    bound_after_m_step: Scalar
 
 
 def generative(
@@ -142,7 +152,7 @@ def centered(x: Float[Array, "*X"], mu: Float[Array, " P"]) -> Float[Array, " P"
         ValueError: when traced, if x has more or fewer entries than mu.
     """
     if x.size != mu.size:
-        raise ValueError(f"x of {x.shape} has {x.size} entries, but mu has {mu.size}.")
+        raise ValueError(f"x of {x.shape} has {x.size} entries, but mu has {mu.size}")
     return x.reshape(-1) - mu
 
 
@@ -166,12 +176,12 @@ def maximum_likelihood(
     """
     floor = _log_of_min_std(min_std)
     if x.shape[0] < 1:
-        raise ValueError(f"x must have at least one row, got the shape {x.shape}.")
+        raise ValueError(f"x must have at least one row, got the shape {x.shape}")
     rows = np.asarray(x, np.float64).reshape(x.shape[0], -1)
     _check_num_latents(num_latents, rows.shape[1])
     bad = int((~np.isfinite(rows)).any(1).sum())
     if bad:
-        raise ValueError(f"x must be finite, got NaN or infinity in {bad} of its rows.")
+        raise ValueError(f"x must be finite, got NaN or infinity in {bad} of its rows")
 
     mean = rows.mean(0)
     values, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
@@ -197,8 +207,9 @@ def em(*, min_std: float = 1e-3) -> Algorithm:
     never falls but for rounding. It starts from any Params of `generative`; W = 0 is a
     fixed point, and the nearer s2 is to zero the slower it moves. The key is not used.
 
-    Nothing raises inside a compiled step: where a batch holds NaN or infinity, or its
-    weights are all zero, the parameters stay as they are and `log_p` is NaN.
+    Nothing raises inside a compiled step: where a row that weighs anything holds NaN or
+    infinity, the parameters stay as they are and `log_p` is NaN. So they do where the
+    weights are all zero, and all three numbers are zero.
 
     Raises:
         ValueError: if min_std is not positive and finite; from `init`, if the model
@@ -215,13 +226,15 @@ def em(*, min_std: float = 1e-3) -> Algorithm:
     def step(key: PRNGKey, state: EmState, batch: Batch) -> tuple[EmState, EmInfo]:
         del key
         with jax.default_matmul_precision("highest"):
-            theta, info = _em_step(state.params, batch, floor)
+            theta, info = _em_step(state.params, clear_weightless(batch), floor)
+        weighs = batch.weight.sum() > 0.0
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(theta)]
         held = jax.tree.map(
-            lambda new, old: jnp.where(jnp.stack(finite).all(), new, old),
+            lambda new, old: jnp.where(jnp.stack([weighs, *finite]).all(), new, old),
             theta,
             state.params.generative,
         )
+        info = jax.tree.map(lambda nats: jnp.where(weighs, nats, 0.0), info)
         return EmState(state.params._replace(generative=held)), info
 
     return Algorithm(init, step)
@@ -229,7 +242,8 @@ def em(*, min_std: float = 1e-3) -> Algorithm:
 
 def _em_step(params: Params, batch: Batch, floor: float) -> tuple[PyTree, EmInfo]:
     x = batch.x.reshape(batch.x.shape[0], -1)
-    share = batch.weight.astype(x.dtype) / batch.weight.astype(x.dtype).sum()
+    weight = batch.weight.astype(x.dtype)
+    share = weight / jnp.where(weight.sum() > 0.0, weight.sum(), 1.0)
     mu = share @ x
     r = x - mu[None]
 
@@ -311,7 +325,7 @@ def _read(params: Params, floor: float) -> tuple[Array, Array, Scalar]:
 
 def _log_of_min_std(min_std: float) -> float:
     if not 0.0 < min_std < math.inf:
-        raise ValueError(f"min_std must be positive and finite, got {min_std}.")
+        raise ValueError(f"min_std must be positive and finite, got {min_std}")
     return math.log(min_std)
 
 
@@ -319,5 +333,5 @@ def _check_num_latents(num_latents: int, num_features: int) -> None:
     if not 1 <= num_latents < num_features:
         raise ValueError(
             f"num_latents must be positive and below the {num_features} entries of x, "
-            f"got {num_latents}."
+            f"got {num_latents}"
         )

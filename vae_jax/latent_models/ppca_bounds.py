@@ -115,7 +115,7 @@ def diagonal_gap(params: Params, *, min_std: float = 1e-3) -> Scalar:
 def _read(params: Params, min_std: float) -> tuple[Array, Array, Scalar]:
     """W [P, D], mu [P] and log std, which is not below log(min_std)."""
     if not 0.0 < min_std < math.inf:
-        raise ValueError(f"min_std must be positive and finite, got {min_std}.")
+        raise ValueError(f"min_std must be positive and finite, got {min_std}")
     layer = params.generative["decoder"]["output"]
     log_std = params.generative["likelihood"]["log_std"]
     return layer["kernel"].T, layer["bias"], jnp.maximum(log_std, math.log(min_std))

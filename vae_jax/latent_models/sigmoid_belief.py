@@ -182,12 +182,12 @@ def _layers(
     """The sizes as a checked tuple, and z -> [z_1, ..., z_L] for z of their length."""
     sizes = tuple(layer_sizes)
     if not sizes or min(sizes) < 1:
-        raise ValueError(f"layer_sizes must be positive, at least one, got {sizes}.")
+        raise ValueError(f"layer_sizes must be positive, at least one, got {sizes}")
     ends = np.cumsum(sizes)[:-1]
 
     def split(z: Array) -> list[Array]:
         if z.shape != (sum(sizes),):
-            raise ValueError(f"z must be [{sum(sizes)}], got {z.shape}.")
+            raise ValueError(f"z must be [{sum(sizes)}], got {z.shape}")
         return jnp.split(z, ends)
 
     return sizes, split

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from vae_jax.plots import images as grids
 
 _DPI = 100
-_TILE_DOTS = 56  # what the longer side of an image is enlarged to, about
-_HIDDEN = (0.90, 0.45, 0.10)  # orange: no shade of grey
-_BLANK = 1.0  # white, like the paper
+_TILE_DOTS = 84  # what the longer side of an image is enlarged to, about
+_HIDDEN = (0.90, 0.45, 0.10)  # orange: no shade of gray, nor the separators' color
 _TITLE_INCHES = 0.3
+_NOTE_INCHES = 0.25  # below, for what black and white are
 
 
 def table(
@@ -26,21 +26,21 @@ def table(
     Hidden pixels of the second column are orange.
 
     Args:
-      originals: [N, H, W], or [N, H, W, 3].
-      hidden: bool, of the same shape; a pixel is orange where any channel is hidden.
-      groups: by their title, images [N, M, *] side by side, all of them of one shape
-        but for M.
-      limits: the values of black and white; a line below says them, as in
-        `images.grid`.
+        originals: [N, H, W], or [N, H, W, 3].
+        hidden: bool, of the same shape; a pixel is orange where any channel is hidden.
+        groups: by their title, images [N, M, *] side by side, all of them of one shape
+            but for M.
+        limits: the values of black and white; a line below says them, as in
+            `images.grid`.
 
     Raises:
-      ValueError: another shape, or no images.
+        ValueError: another shape, or no images.
     """
     original = _colored("originals", originals, 1, limits)
     if np.shape(hidden) != np.shape(originals):
         raise ValueError(
             f"originals {np.shape(originals)} and hidden {np.shape(hidden)} differ in "
-            "shape."
+            "shape"
         )
     orange = np.reshape(hidden, (*original.shape[:3], -1)).any(axis=-1, keepdims=True)
     observed = np.where(orange, np.asarray(_HIDDEN), original)
@@ -50,44 +50,42 @@ def table(
         if panels[title].shape[0] != len(original):
             raise ValueError(
                 f"{title}: completions of {panels[title].shape[0]} images beside "
-                f"{len(original)} originals."
+                f"{len(original)} originals"
             )
     canvases = {title: _canvas(tiles) for title, tiles in panels.items()}
     figure = _figure(canvases, tile=max(original.shape[1:3]))
     everything = np.concatenate([canvas.ravel() for canvas in canvases.values()])
     if note := grids.scale_note(everything, limits):
-        figure.text(0.5, 0.02, note, ha="center", va="bottom", size=6)
+        figure.text(0.5, 0.0, note, ha="center", va="bottom", size=8)
     return figure
 
 
 def _colored(
     name: str, images: np.ndarray, num_axes: int, limits: tuple[float, float]
 ) -> np.ndarray:
-    """Images as red, green and blue, 0 for black and 1 for white, which NaN is too."""
+    """Images as red, green and blue, 0 for black and 1 for white; NaN as separators."""
     images = np.asarray(images, np.float64)
     image_axes = images.ndim - num_axes
     if image_axes == 2:
         images = np.repeat(images[..., None], 3, axis=-1)
     elif image_axes != 3 or images.shape[-1] != 3:
         raise ValueError(
-            f"{name} must be [..., H, W] or [..., H, W, 3], got {images.shape}."
+            f"{name} must be [..., H, W] or [..., H, W, 3], got {images.shape}"
         )
     if images.size == 0:
-        raise ValueError(f"{name} of shape {images.shape} have nothing to draw.")
+        raise ValueError(f"{name} of shape {images.shape} have nothing to draw")
     scaled = (images - limits[0]) / (limits[1] - limits[0])
-    return np.nan_to_num(scaled, nan=_BLANK)
+    return np.where(np.isnan(scaled), grids.SEPARATOR, scaled)
 
 
 def _canvas(tiles: np.ndarray) -> np.ndarray:
-    """[N, M, H, W, 3] -> one image, a pixel between neighbours."""
+    """[N, M, H, W, 3] -> one image, a pixel between neighbors."""
     padded = np.pad(
-        tiles,
-        ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)),
-        constant_values=_BLANK,
+        tiles, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=np.nan
     )
     rows, columns, height, width, _ = padded.shape
     whole = padded.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
-    return whole[:-1, :-1]
+    return np.where(np.isnan(whole[:-1, :-1]), grids.SEPARATOR, whole[:-1, :-1])
 
 
 def _figure(canvases: Mapping[str, np.ndarray], *, tile: int) -> Figure:
@@ -96,16 +94,24 @@ def _figure(canvases: Mapping[str, np.ndarray], *, tile: int) -> Figure:
     gap = 0.15
     widths = [scale * canvas.shape[1] for canvas in canvases.values()]
     height = scale * next(iter(canvases.values())).shape[0]
-    total = sum(widths) + gap * (len(widths) + 1), height + _TITLE_INCHES + gap
+    total_height = height + _TITLE_INCHES + _NOTE_INCHES
+    total = sum(widths) + gap * (len(widths) + 1), total_height
     figure = Figure(figsize=total, dpi=_DPI)
     left = gap
     for (title, canvas), width in zip(canvases.items(), widths, strict=True):
-        place = left / total[0], gap / total[1], width / total[0], height / total[1]
+        place = (
+            left / total[0],
+            _NOTE_INCHES / total[1],
+            width / total[0],
+            height / total[1],
+        )
         axes = figure.add_axes(place)
         axes.imshow(
             np.clip(canvas, 0.0, 1.0), vmin=0.0, vmax=1.0, interpolation="nearest"
         )
-        axes.set_axis_off()
-        axes.set_title(title, size=7)
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set(color=grids.SEPARATOR, linewidth=3.0)
+        axes.set_title(title, size=9)
         left += width + gap
     return figure

@@ -11,6 +11,7 @@ from vae_jax.plots import scales
 
 _MAX_COLUMNS = 3
 _MARKERS = "os^vDPX*<>"
+_FEW = 30  # points of a curve that each have a marker; of more they hide the others
 
 
 def training_curves(
@@ -18,6 +19,7 @@ def training_curves(
     *,
     panels: Mapping[str, Sequence[str]],
     x: str = "epoch",
+    chosen: float | None = None,
     title: str | None = None,
 ) -> Figure:
     """One panel for each quantity, with its curves over the course of a run.
@@ -27,17 +29,18 @@ def training_curves(
     that lack a name, or hold None, NaN or an infinity, leave that point out.
 
     Args:
-      rows: what `journal.read` gives: one dict for each point of x.
-      panels: the label of each panel's vertical axis, with its unit, to the names in
-        the rows that it shows, as {"bound (nats per example)": ["bound"]}.
-      x: the name of the horizontal axis in the rows.
-      title: above all panels.
+        rows: what `journal.read` gives: one dict for each point of x.
+        panels: the label of each panel's vertical axis, with its unit, to the names in
+            the rows that it shows, as {"bound (nats per example)": ["bound"]}.
+        x: the name of the horizontal axis in the rows.
+        chosen: where on it the parameters are from that are reported: a dotted line.
+        title: above all panels.
 
     Raises:
-      ValueError: no panels.
+        ValueError: no panels.
     """
     if not panels:
-        raise ValueError("panels must name at least one panel.")
+        raise ValueError("panels must name at least one panel")
     columns = min(_MAX_COLUMNS, len(panels))
     if len(panels) == 4:
         columns = 2  # two lines without an empty cell
@@ -52,6 +55,9 @@ def training_curves(
         axes.set_xlabel(x.replace("_", " "))
         axes.set_ylabel(label, fontsize="small")
         axes.grid(alpha=0.25)
+        if chosen is not None:
+            style = {"color": "0.45", "linestyle": ":", "linewidth": 1.2}
+            axes.axvline(chosen, label=f"chosen: {x} {chosen:g}", **style)
         _panel(axes, {name: _points(rows, x, name) for name in names})
     if title:
         figure.suptitle(title)
@@ -68,18 +74,18 @@ def series(
     """Named curves of y against x, in panels side by side.
 
     Args:
-      panels: the title of each panel to its curves: name -> (x, y), the same names in
-        each. Values that are not finite are left out, and on a logarithmic axis those
-        not positive.
-      x_label: of every panel, with its unit.
-      y_label: as x_label.
-      log: the logarithmic axes: "", "x", "y" or "xy".
+        panels: the title of each panel to its curves: name -> (x, y), the same names in
+            each. Values that are not finite are left out, and on a logarithmic axis
+            those not positive.
+        x_label: of every panel, with its unit.
+        y_label: as x_label.
+        log: the logarithmic axes: "", "x", "y" or "xy".
 
     Raises:
-      ValueError: no panels.
+        ValueError: no panels.
     """
     if not panels:
-        raise ValueError("panels must name at least one panel.")
+        raise ValueError("panels must name at least one panel")
     figure = Figure(
         figsize=(2.2 + 4.4 * len(panels), 4.0), dpi=120, layout="constrained"
     )
@@ -92,15 +98,17 @@ def series(
             finite = np.isfinite(points).all(0)
             for row, axis in zip(points, "xy", strict=True):
                 finite &= (row > 0.0) if axis in log else True
-            style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4.0}
-            dashes = "-" if i < 10 else "--"  # the colours repeat after ten
+            marker = _MARKERS[i % len(_MARKERS)] if finite.sum() <= _FEW else None
+            style = {"marker": marker, "markersize": 4.0}
+            dashes = "-" if i < 10 else "--"  # the colors repeat after ten
             axes.plot(
                 *points[:, finite], dashes, color=f"C{i % 10}", label=name, **style
             )
         scales.logarithmic(axes, x="x" in log, y="y" in log)
-        if "x" not in log and all(
-            np.array_equal(x, np.round(x)) for x, _ in curves.values()
-        ):
+        places = np.unique([x for xs, _ in curves.values() for x in xs])
+        if "x" not in log and len(places) == 1:
+            axes.set_xticks(places)
+        elif "x" not in log and np.array_equal(places, np.round(places)):
             axes.locator_params(axis="x", integer=True)  # no ticks between counts
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
@@ -119,22 +127,22 @@ def train_and_test(
 ) -> Figure:
     """What was measured on the training and test data, in panels side by side.
 
-    Training is dashed and test solid, each name has one colour. x is logarithmic, and
+    Training is dashed and test solid, each name has one color. x is logarithmic, and
     all panels share the vertical axis, which shows where the curves end up: where the
     first quarter of log x would more than triple its range, that part is cut off and
     the first panel says so. Values that are not finite, or at x <= 0, are left out.
 
     Args:
-      panels: the title of each panel to its curves: name -> (x, train, test), the same
-        names in each.
-      x_label: of every panel, with its unit.
-      y_label: as x_label.
+        panels: the title of each panel to its curves: name -> (x, train, test), the
+            same names in each.
+        x_label: of every panel, with its unit.
+        y_label: as x_label.
 
     Raises:
-      ValueError: no panels.
+        ValueError: no panels.
     """
     if not panels:
-        raise ValueError("panels must name at least one panel.")
+        raise ValueError("panels must name at least one panel")
     figure = Figure(
         figsize=(2.2 + 3.2 * len(panels), 3.8), dpi=120, layout="constrained"
     )
@@ -189,7 +197,7 @@ def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
         axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center")
         return
     for name, points in series_drawn.items():
-        marker = "." if len(points) < 30 else None
+        marker = "." if len(points) <= _FEW else None
         axes.plot(
             points[:, 0],
             points[:, 1],
@@ -205,7 +213,7 @@ def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
     else:
         axes.set_xticks(places)
     axes.ticklabel_format(useOffset=False)
-    if len(curves) > 1:
+    if len(axes.lines) > 1:
         axes.legend(fontsize="small", frameon=False)
     limits = _settled_limits(list(series_drawn.values()))
     if limits is not None:

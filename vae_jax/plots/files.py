@@ -12,11 +12,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes a figure as PNG at its own resolution, whole or not at all.
 
     Raises:
-      ValueError: the name does not end in .png.
-      OSError: the folder is missing or cannot be written.
+        ValueError: the name does not end in .png.
+        OSError: the folder is missing or cannot be written.
     """
     path = Path(path)
     if path.suffix != ".png":
-        raise ValueError(f"a picture's name must end in .png, got {path.name!r}.")
+        raise ValueError(f"a picture's name must end in .png, got {path.name!r}")
     with writing.atomically(path) as file:
         figure.savefig(file, format="png")

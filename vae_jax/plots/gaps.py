@@ -22,13 +22,13 @@ def sandwich(
     gap has a logarithmic axis of its own below.
 
     Args:
-      panels: the title of each column to x, log p(x), bound and gap, each [T]. On the
-        axis of x zero is kept beside the logarithms.
-      x_label: of every column, with its unit.
-      y_label: the unit of the rest.
+        panels: the title of each column to x, log p(x), bound and gap, each [T]. On the
+            axis of x zero is kept beside the logarithms.
+        x_label: of every column, with its unit.
+        y_label: the unit of the rest.
 
     Raises:
-      ValueError: no panels.
+        ValueError: no panels.
     """
     _check(panels)
     figure = Figure(
@@ -67,19 +67,19 @@ def seeds(
     """Curves of several seeds: their mean, and a band from the least to the greatest.
 
     Args:
-      panels: the title of each panel to its curves: name -> x [T], y [S, T] of S
-        seeds. A name has one colour in all panels. On the axis of x zero is kept
-        beside the logarithms.
-      x_label: of every panel, with its unit.
-      y_label: as x_label.
-      log: titles of the panels whose y is logarithmic.
+        panels: the title of each panel to its curves: name -> x [T], y [S, T] of S
+            seeds. A name has one color in all panels. On the axis of x zero is kept
+            beside the logarithms.
+        x_label: of every panel, with its unit.
+        y_label: as x_label.
+        log: titles of the panels whose y is logarithmic.
 
     Raises:
-      ValueError: no panels, or a title in `log` that is none of them.
+        ValueError: no panels, or a title in `log` that is none of them.
     """
     _check(panels)
     if not set(log) <= set(panels):
-        raise ValueError(f"log names no panel: {sorted(set(log) - set(panels))}.")
+        raise ValueError(f"log names no panel: {sorted(set(log) - set(panels))}")
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     figure = Figure(
         figsize=(2.2 + 3.8 * len(panels), 4.0), dpi=120, layout="constrained"
@@ -119,12 +119,12 @@ def optima(
     """Curves over one parameter, a line down from the greatest value of each.
 
     Args:
-      curves: name -> x [T], y [T], and the x of the greatest y.
-      x_label: with its unit.
-      y_label: as x_label.
+        curves: name -> x [T], y [T], and the x of the greatest y.
+        x_label: with its unit.
+        y_label: as x_label.
 
     Raises:
-      ValueError: no curves.
+        ValueError: no curves.
     """
     _check(curves)
     figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
@@ -146,16 +146,16 @@ def stacked(
     """Horizontal bars, the parts of a sum one after the other, its value at the end.
 
     Args:
-      bars: the name of each to its parts; a part below zero starts from the left end.
-      parts: the name of each part.
-      x_label: of the sum, with its unit.
+        bars: the name of each to its parts; a part below zero starts from the left end.
+        parts: the name of each part.
+        x_label: of the sum, with its unit.
 
     Raises:
-      ValueError: no bars, or one with another number of parts.
+        ValueError: no bars, or one with another number of parts.
     """
     _check(bars)
     if any(len(values) != len(parts) for values in bars.values()):
-        raise ValueError(f"each bar needs {len(parts)} parts, as many as names.")
+        raise ValueError(f"each bar needs {len(parts)} parts, as many as names")
     figure = Figure(
         figsize=(6.4, 1.4 + 0.42 * len(bars)), dpi=120, layout="constrained"
     )
@@ -181,7 +181,7 @@ def stacked(
 
 def _check(panels: Mapping) -> None:
     if not panels:
-        raise ValueError("panels must name at least one panel.")
+        raise ValueError("panels must name at least one panel")
 
 
 def _steps(axes: Axes, x: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""The latent space: codes as points of a plane or a line, coloured by label."""
+"""The latent space: codes as points of a plane or a line, colored by label."""
 
 import matplotlib
 import numpy as np
@@ -17,24 +17,24 @@ def scatter(
     y_label: str,
     title: str | None = None,
 ) -> Figure:
-    """Codes as points of a plane, each in the colour of its label.
+    """Codes as points of a plane, each in the color of its label.
 
     Both axes have one scale. Up to twenty labels are named in a legend, more are read
-    from a colour bar. Points are drawn in random order, so that no label hides another.
+    from a color bar. Points are drawn in random order, so that no label hides another.
 
     Args:
-      codes: [N, 2].
-      labels: [N] integers, or None: one colour for all.
-      x_label: what the first column is.
-      y_label: what the second is.
-      title: above the picture.
+        codes: [N, 2].
+        labels: [N] integers, or None: one color for all.
+        x_label: what the first column is.
+        y_label: what the second is.
+        title: above the picture.
 
     Raises:
-      ValueError: codes that are not [N, 2], no codes, or labels of another number.
+        ValueError: codes that are not [N, 2], no codes, or labels of another number.
     """
     codes = np.asarray(codes)
     if codes.ndim != 2 or codes.shape[1] != 2 or not len(codes):
-        raise ValueError(f"codes must be [N, 2], got {codes.shape}.")
+        raise ValueError(f"codes must be [N, 2], got {codes.shape}")
     _check_labels(codes, labels)
     figure = Figure(figsize=(6.4, 5.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -45,11 +45,11 @@ def scatter(
     if labels is None:
         axes.scatter(*points.T, color="C0", **style)
     elif len(classes := np.unique(labels)) <= _MAX_NAMED:
-        palette = _colours(len(classes))
+        palette = _colors(len(classes))
         mixed = palette[np.searchsorted(classes, labels[order])]
         axes.scatter(*points.T, c=mixed, **style)
-        for label, colour in zip(classes, palette, strict=True):
-            axes.plot([], [], "o", color=colour, markersize=5.0, label=str(label))
+        for label, color in zip(classes, palette, strict=True):
+            axes.plot([], [], "o", color=color, markersize=5.0, label=str(label))
         axes.legend(
             title="label", fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5)
         )
@@ -75,17 +75,17 @@ def histogram(
     """Codes of one latent as a histogram, stacked by label.
 
     Args:
-      codes: [N].
-      labels: [N] integers, or None; more than twenty are not told apart.
-      x_label: what the codes are.
-      title: above the picture.
+        codes: [N].
+        labels: [N] integers, or None; more than twenty are not told apart.
+        x_label: what the codes are.
+        title: above the picture.
 
     Raises:
-      ValueError: codes that are not [N], no codes, or labels of another number.
+        ValueError: codes that are not [N], no codes, or labels of another number.
     """
     codes = np.asarray(codes)
     if codes.ndim != 1 or not len(codes):
-        raise ValueError(f"codes must be [N], got {codes.shape}.")
+        raise ValueError(f"codes must be [N], got {codes.shape}")
     _check_labels(codes, labels)
     figure = Figure(figsize=(6.4, 3.6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -95,7 +95,7 @@ def histogram(
             [codes[labels == label] for label in classes],
             bins=60,
             stacked=True,
-            color=list(map(colors.to_hex, _colours(len(classes)))),
+            color=list(map(colors.to_hex, _colors(len(classes)))),
             label=[str(label) for label in classes],
         )
         axes.legend(title="label", fontsize="x-small")
@@ -111,11 +111,11 @@ def _check_labels(codes: np.ndarray, labels: np.ndarray | None) -> None:
     if labels is not None and np.shape(labels) != (len(codes),):
         raise ValueError(
             f"labels must be one for each of {len(codes)} codes, got shape "
-            f"{np.shape(labels)}."
+            f"{np.shape(labels)}"
         )
 
 
-def _colours(count: int) -> np.ndarray:
+def _colors(count: int) -> np.ndarray:
     """RGBA [K, 4], apart from each other as far as they go."""
     palette = matplotlib.colormaps[_PALETTES[count > 10]]
     return np.asarray(palette(np.arange(count)))

@@ -13,17 +13,17 @@ def responsibilities(
     x: np.ndarray,
     frames: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
 ) -> Figure:
-    """Points coloured by the component that answers for them, a panel for each frame.
+    """Points colored by the component that answers for them, a panel for each frame.
 
-    A point's colour is the mean of the components' colours under its responsibilities.
+    A point's color is the mean of the components' colors under its responsibilities.
     Ellipses are two standard deviations wide in every direction.
 
     Args:
-      x: points [N, 2].
-      frames: title -> responsibilities [N, K], means [K, 2], covariances [K, 2, 2].
+        x: points [N, 2].
+        frames: title -> responsibilities [N, K], means [K, 2], covariances [K, 2, 2].
 
     Raises:
-      ValueError: no frames, or points that are not [N, 2].
+        ValueError: no frames, or points that are not [N, 2].
     """
     _check(x, frames)
     figure = Figure(
@@ -33,14 +33,14 @@ def responsibilities(
     circle = np.stack([np.cos(circle), np.sin(circle)])
     for place, (title, (shares, means, covariances)) in enumerate(frames.items(), 1):
         axes = figure.add_subplot(1, len(frames), place)
-        colours = _colours(shares.shape[1])
-        mixed = np.clip(shares @ colours, 0.0, 1.0)
+        colors = _colors(shares.shape[1])
+        mixed = np.clip(shares @ colors, 0.0, 1.0)
         axes.scatter(*x.T, c=mixed, s=6.0, linewidths=0.0)
-        for mean, covariance, colour in zip(means, covariances, colours, strict=True):
+        for mean, covariance, color in zip(means, covariances, colors, strict=True):
             values, vectors = np.linalg.eigh(covariance)
             ellipse = (vectors * 2.0 * np.sqrt(values)) @ circle + mean[:, None]
-            axes.plot(*ellipse, color=colour * 0.7, linewidth=1.2)
-            axes.plot(*mean, "+", color=colour * 0.5)
+            axes.plot(*ellipse, color=color * 0.7, linewidth=1.2)
+            axes.plot(*mean, "+", color=color * 0.5)
         _frame(axes, x, title)
     return figure
 
@@ -51,18 +51,18 @@ def densities(
     *,
     extent: tuple[float, float, float, float],
 ) -> Figure:
-    """Densities on a grid of the plane, side by side on one colour scale.
+    """Densities on a grid of the plane, side by side on one color scale.
 
     The scale ends at the 99.5th percentile of all panels, so that a narrow peak of one
     does not blacken the others. The points are drawn over them.
 
     Args:
-      x: points [N, 2].
-      panels: title -> density [rows of the second feature, columns of the first].
-      extent: least and greatest of the first feature, then of the second.
+        x: points [N, 2].
+        panels: title -> density [rows of the second feature, columns of the first].
+        extent: least and greatest of the first feature, then of the second.
 
     Raises:
-      ValueError: no panels, or points that are not [N, 2].
+        ValueError: no panels, or points that are not [N, 2].
     """
     _check(x, panels)
     figure = Figure(
@@ -87,12 +87,12 @@ def densities(
 
 def _check(x: np.ndarray, panels: Mapping) -> None:
     if not panels:
-        raise ValueError("there must be at least one panel.")
+        raise ValueError("there must be at least one panel")
     if x.ndim != 2 or x.shape[1] != 2:
-        raise ValueError(f"points must be [N, 2], got {x.shape}.")
+        raise ValueError(f"points must be [N, 2], got {x.shape}")
 
 
-def _colours(count: int) -> np.ndarray:
+def _colors(count: int) -> np.ndarray:
     """RGB [K, 3] of evenly spaced hues, of one brightness."""
     turns = np.arange(count)[:, None] / count + np.array([0.0, 1 / 3, 2 / 3])
     return 0.5 + 0.42 * np.cos(2.0 * np.pi * turns)

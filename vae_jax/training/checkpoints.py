@@ -39,7 +39,13 @@ _OVERHEAD, _OVERHEAD_PER_LEAF = 128 << 10, 2 << 10  # bytes: Orbax's own files, 
 
 
 class Restored(NamedTuple):
-    """The newest whole checkpoint, and one line for each newer one that is damaged."""
+    """The newest whole checkpoint, and one line for each newer one that is damaged.
+
+    Attributes:
+        step: steps taken.
+        tree: what it holds.
+        damaged: a line for each newer one.
+    """
 
     step: int
     tree: PyTree
@@ -55,10 +61,16 @@ class TemplateError(ValueError):
 
 
 class _Leaf(NamedTuple):
-    """How the card names one array of a tree."""
+    """How the card names one array of a tree.
+
+    Attributes:
+        path: its place in the tree.
+        dtype: by name; a key's is key<...>.
+        shape: of the array.
+    """
 
     path: str
-    dtype: str  # a key's is key<...>
+    dtype: str
     shape: tuple[int, ...]
 
     def __str__(self) -> str:
@@ -66,7 +78,13 @@ class _Leaf(NamedTuple):
 
 
 class _StepFolder(NamedTuple):
-    """A folder that was published as a checkpoint."""
+    """A folder that was published as a checkpoint.
+
+    Attributes:
+        step: steps taken.
+        attempt: which saving of that step.
+        path: the folder.
+    """
 
     step: int
     attempt: int
@@ -84,19 +102,19 @@ def save(
     tree may be donated afterwards.
 
     Args:
-      directory: holds the checkpoints of one run; made if it is not there.
-      step: the number that `restore` gives back.
-      tree: arrays and typed keys, in any nesting that JAX knows.
-      keep: how many checkpoints stay.
+        directory: holds the checkpoints of one run; made if it is not there.
+        step: the number that `restore` gives back.
+        tree: arrays and typed keys, in any nesting that JAX knows.
+        keep: how many checkpoints stay.
 
     Raises:
-      ValueError: `step` or `keep` out of range, or a leaf that is not an array.
-      OSError: the directory cannot be written, or has no room; nothing is left there.
+        ValueError: `step` or `keep` out of range, or a leaf that is not an array.
+        OSError: the directory cannot be written, or has no room; nothing is left there.
     """
     if step < 0:
-        raise ValueError(f"step must not be negative, got {step}.")
+        raise ValueError(f"step must not be negative, got {step}")
     if keep < 1:
-        raise ValueError(f"keep must be at least 1, got {keep}.")
+        raise ValueError(f"keep must be at least 1, got {keep}")
     leaves = _leaves(tree)
     arrays = [_stored(leaf) if leaf.size else None for leaf in jax.tree.leaves(tree)]
     directory = Path(directory)
@@ -144,12 +162,12 @@ def restore(directory: str | os.PathLike[str], template: PyTree) -> Restored | N
     they may be donated; a leaf whose template lies on several devices goes there too.
 
     Args:
-      directory: where `save` wrote.
-      template: a tree of arrays, keys or `jax.ShapeDtypeStruct`s.
+        directory: where `save` wrote.
+        template: a tree of arrays, keys or `jax.ShapeDtypeStruct`s.
 
     Raises:
-      DamagedError: there are checkpoints, and all are damaged.
-      TemplateError: the newest whole one holds other leaves than the template.
+        DamagedError: there are checkpoints, and all are damaged.
+        TemplateError: the newest whole one holds other leaves than the template.
     """
     wanted, damaged = _leaves(template), []
     for folder in reversed(_step_folders(Path(directory))):
@@ -303,13 +321,13 @@ def _leaves(tree: PyTree) -> list[_Leaf]:
     """Names of a tree's leaves.
 
     Raises:
-      ValueError: a leaf has no dtype or no shape.
+        ValueError: a leaf has no dtype or no shape.
     """
     leaves = []
     for path, value in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path)
         if not (hasattr(value, "dtype") and hasattr(value, "shape")):
-            raise ValueError(f"{name or 'the tree'} is not an array: {value!r}.")
+            raise ValueError(f"{name or 'the tree'} is not an array: {value!r}")
         leaves.append(_Leaf(name, str(value.dtype), tuple(value.shape)))
     return leaves
 

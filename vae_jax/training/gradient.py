@@ -17,6 +17,7 @@ from vae_jax.types import (
     PRNGKey,
     PyTree,
     Scalar,
+    clear_weightless,
     each_example,
     per_example,
 )
@@ -82,8 +83,8 @@ def ascent(
 ) -> Algorithm:
     r"""Maximizes the weighted mean $\sum_b w_b f_b / \sum_b w_b$ of each batch's nats.
 
-    A row of weight 2 counts as two, and one of weight 0 as none; a batch of no weight
-    has no gradient.
+    A row of weight 2 counts as two, and one of weight 0 as none, also where it holds
+    NaN; a batch of no weight has no gradient.
 
     Args:
         objective: its gradient fits the model; `types.per_example` makes one of an
@@ -114,9 +115,9 @@ def ascent(
         2.0
     """
     if norm_every < 1:
-        raise ValueError(f"norm_every must be positive, got {norm_every}.")
+        raise ValueError(f"norm_every must be positive, got {norm_every}")
     if not 0.0 <= average_decay < 1.0:
-        raise ValueError(f"average_decay must lie in [0, 1), got {average_decay}.")
+        raise ValueError(f"average_decay must lie in [0, 1), got {average_decay}")
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(key: PRNGKey, start: Params) -> AscentState:
@@ -130,6 +131,8 @@ def ascent(
     def step(
         key: PRNGKey, state: AscentState, batch: Batch
     ) -> tuple[AscentState, AscentInfo]:
+        batch = clear_weightless(batch)
+
         def negative(params: Params) -> tuple[Scalar, tuple]:
             nats, memory, logged = objective.value(key, params, state.memory, batch)
             mean, spread = weighted_moments(nats, batch.weight)
@@ -179,9 +182,10 @@ def weighted_moments(
 ) -> tuple[Scalar, Scalar]:
     """The mean and standard deviation of rows that count as often as they weigh.
 
-    Both are zero where no row weighs anything.
+    Both are zero where no row weighs anything. What a row of weight 0 has is not read.
     """
     weight = weight.astype(values.dtype)
+    values = jnp.where(weight == 0.0, 0.0, values)
     total = weight.sum()
     total = jnp.where(total > 0.0, total, 1.0)
     mean = (weight * values).sum() / total
@@ -291,4 +295,18 @@ def adam(
         return moved, optax.ScaleByAdamState(count, mu, nu)
 
     scale_by_adam = optax.GradientTransformation(init, update)
-    return optax.chain(scale_by_adam, optax.scale_by_learning_rate(learning_rate))
+    rate = _promoting(learning_rate) if callable(learning_rate) else learning_rate
+    return optax.chain(scale_by_adam, optax.scale_by_learning_rate(rate))
+
+
+def _promoting(schedule: optax.Schedule) -> optax.Schedule:
+    """The schedule under JAX's own promotion of types.
+
+    Optax's compare the count with floats, which `strict` refuses.
+    """
+
+    def rate(count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+        with jax.numpy_dtype_promotion("standard"):
+            return schedule(count)
+
+    return rate

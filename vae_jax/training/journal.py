@@ -19,16 +19,26 @@ METRICS = "metrics.jsonl"
 
 
 class Journal(NamedTuple):
-    """Where a run's metrics go."""
+    """Where a run's metrics go.
 
-    write: Callable[[Mapping[str, Any]], None]  # one row, with "step"
+    Attributes:
+        write: takes up one row, with "step".
+        close: after the last row.
+    """
+
+    write: Callable[[Mapping[str, Any]], None]
     close: Callable[[], None]
 
 
 class Progress(NamedTuple):
-    """What tells a person how far a run is."""
+    """What tells a person how far a run is.
 
-    update: Callable[..., None]  # done, **shown: name=number
+    Attributes:
+        update: done, **shown: name=number.
+        close: after the last update.
+    """
+
+    update: Callable[..., None]
     close: Callable[[], None]
 
 
@@ -47,14 +57,14 @@ def open(directory: str | os.PathLike[str], *, resume_step: int | None) -> Journ
     under their names in the row.
 
     Args:
-      directory: the run's; made if it is not there.
-      resume_step: the step of the checkpoint that the run goes on from; None starts
-        afresh and drops every row.
+        directory: the run's; made if it is not there.
+        resume_step: the step of the checkpoint that the run goes on from; None starts
+            afresh and drops every row.
 
     Raises:
-      ValueError: a complete line of metrics.jsonl is not a row; from `write`, a row
-        without a step, or with one that is not beyond the last.
-      OSError: the directory cannot be written.
+        ValueError: a complete line of metrics.jsonl is not a row; from `write`, a row
+            without a step, or with one that is not beyond the last.
+        OSError: the directory cannot be written.
     """
     last = -1 if resume_step is None else resume_step
     directory = Path(directory)
@@ -72,9 +82,9 @@ def open(directory: str | os.PathLike[str], *, resume_step: int | None) -> Journ
         plain = _plain(row)
         step = plain.get("step")
         if type(step) is not int:
-            raise ValueError(f'a row needs an integer "step", got {step!r}.')
+            raise ValueError(f'a row needs an integer "step", got {step!r}')
         if step <= written:
-            raise ValueError(f"step {step} is not beyond the last row's, {written}.")
+            raise ValueError(f"step {step} is not beyond the last row's, {written}")
         file.write(_line(plain))
         file.flush()
         written = step
@@ -93,7 +103,7 @@ def read(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
     A last line without its end is a row that a kill cut short, and is left out.
 
     Raises:
-      ValueError: another line is not a row; the message says which.
+        ValueError: another line is not a row; the message says which.
     """
     path = Path(directory) / METRICS
     if not path.exists():
@@ -117,12 +127,12 @@ def progress(
     on, as what comes before the first includes compilation.
 
     Args:
-      total: the count at which the run is done.
-      initial: the count it starts at; not zero in a run that goes on.
-      unit: what is counted.
-      seconds: the least time between two plain lines. The first and the last update
-        are always shown.
-      stream: where to; standard error if None.
+        total: the count at which the run is done.
+        initial: the count it starts at; not zero in a run that goes on.
+        unit: what is counted.
+        seconds: the least time between two plain lines. The first and the last update
+            are always shown.
+        stream: where to; standard error if None.
     """
     shown_on = sys.stderr if stream is None else stream
     if shown_on.isatty():
@@ -228,4 +238,4 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
             return row
     except (ValueError, TypeError, KeyError):
         pass
-    raise ValueError(f"{path}, line {number} is not a row of metrics; remove the line.")
+    raise ValueError(f"{path}, line {number} is not a row of metrics; remove the line")

@@ -20,28 +20,47 @@ Settings: TypeAlias = dict[str, Array]
 
 
 class RunState(NamedTuple):
-    """Everything that a checkpoint must hold to resume bit for bit."""
+    """Everything that a checkpoint must hold to resume bit for bit.
+
+    Attributes:
+        step: steps taken.
+        key: the run's root key, never advanced.
+        inner: the algorithm's own state.
+    """
 
     step: Int[Array, ""]
-    key: PRNGKey  # the run's root key, never advanced
-    inner: PyTree  # the algorithm's own state
+    key: PRNGKey
+    inner: PyTree
 
 
 class Converged(NamedTuple):
-    """Where a run on one batch ended."""
+    """Where a run on one batch ended.
 
-    state: PyTree  # the algorithm's, after the last step
-    info: PyTree  # of the last step
+    Attributes:
+        state: the algorithm's, after the last step.
+        info: of the last step.
+        num_steps: steps taken.
+        converged: whether the value came to rest.
+    """
+
+    state: PyTree
+    info: PyTree
     num_steps: Int[Array, ""]
-    converged: Bool[Array, ""]  # whether the value came to rest
+    converged: Bool[Array, ""]
 
 
 class Trajectory(NamedTuple):
-    """A run on one batch, step by step."""
+    """A run on one batch, step by step.
 
-    states: PyTree  # the algorithm's before each step, stacked on S
-    infos: PyTree  # of each step, stacked on S
-    end: PyTree  # the state after the last
+    Attributes:
+        states: the algorithm's before each step, stacked on S.
+        infos: of each step, stacked on S.
+        end: the state after the last.
+    """
+
+    states: PyTree
+    infos: PyTree
+    end: PyTree
 
 
 def start(key: PRNGKey, algorithm: Algorithm, initial: PyTree) -> RunState:
@@ -217,7 +236,7 @@ def trajectory(
         ValueError: if num_steps is below one.
     """
     if num_steps < 1:
-        raise ValueError(f"num_steps must be positive, got {num_steps}.")
+        raise ValueError(f"num_steps must be positive, got {num_steps}")
 
     def run(key: PRNGKey, start: PyTree, batch: Batch) -> Trajectory:
         key_init, key_run = jax.random.split(key)
@@ -257,9 +276,9 @@ def until_converged(
         ValueError: if tolerance is not positive or max_steps below one.
     """
     if not tolerance > 0.0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}.")
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
     if max_steps < 1:
-        raise ValueError(f"max_steps must be positive, got {max_steps}.")
+        raise ValueError(f"max_steps must be positive, got {max_steps}")
 
     def run(key: PRNGKey, start: PyTree, batch: Batch) -> Converged:
         key_init, key_run = jax.random.split(key)

@@ -43,7 +43,7 @@ def curve(
     if not points or any(point % epochs_per_scan for point in points):
         raise ValueError(
             f"points must be multiples of epochs_per_scan={epochs_per_scan}, got "
-            f"{list(points)}."
+            f"{list(points)}"
         )
     scan = loop.scan(algorithm, take)
     # Compiled on a copy, so that the clock counts steps alone.

@@ -1,6 +1,5 @@
 """NumPyro's SVI, an epoch of updates in one compiled `fori_loop`."""
 
-import time
 from typing import Any
 
 import jax
@@ -10,14 +9,13 @@ import numpyro  # pyright: ignore[reportMissingImports]  # of the extra `benchma
 from numpyro import distributions  # pyright: ignore[reportMissingImports]
 from numpyro.infer import SVI, TraceMeanField_ELBO  # pyright: ignore
 
-from experiments.benchmark.contenders import Contender, Layer, Problem, Weights
-
-
-def unfit(problem: Problem) -> str:
-    """Why the problem cannot be solved; nothing if it can."""
-    if problem.estimator != "sgvb_b" or problem.num_samples != 1:
-        return "its mean-field ELBO is compared with one sample alone"
-    return ""
+from experiments.benchmark.contenders import (
+    LEARNING_RATE,
+    Contender,
+    Layer,
+    Problem,
+    Weights,
+)
 
 
 def contender(name: str, problem: Problem) -> Contender:
@@ -28,7 +26,7 @@ def contender(name: str, problem: Problem) -> Contender:
     """
     del name
     rows = jnp.asarray(problem.train.reshape(len(problem.train), -1))
-    size, num_latents = problem.batch_size, problem.num_latents
+    size, num_latents = problem.flags.batch_size, problem.flags.num_latents
     start = jax.tree.map(jnp.asarray, problem.start)
 
     def model(x: jax.Array) -> None:
@@ -46,7 +44,7 @@ def contender(name: str, problem: Problem) -> Contender:
             posterior = distributions.Normal(mean, jnp.exp(log_std)).to_event(1)
             numpyro.sample("z", posterior)
 
-    optimizer = numpyro.optim.Adam(problem.learning_rate)
+    optimizer = numpyro.optim.Adam(LEARNING_RATE)
     svi = SVI(model, guide, optimizer, TraceMeanField_ELBO())
 
     @jax.jit
@@ -69,14 +67,12 @@ def contender(name: str, problem: Problem) -> Contender:
     first = rows[:size].astype(jnp.float32) / problem.divisor
     held = [0, svi.init(key_start, first)]
 
-    def epoch() -> float:
-        started = time.perf_counter()
+    def epoch() -> None:
         held[1], loss = run(jax.random.fold_in(key_run, held[0]), held[1])
         loss.block_until_ready()
         held[0] += 1
         if not jnp.isfinite(loss):
             raise FloatingPointError("NumPyro's loss is not finite")
-        return (time.perf_counter() - started) / problem.num_steps
 
     def weights() -> Weights:
         host = jax.device_get(svi.get_params(held[1]))

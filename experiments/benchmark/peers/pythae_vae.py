@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,26 +12,22 @@ from pythae.models import nn  # pyright: ignore[reportMissingImports]
 from pythae.models.base import base_utils  # pyright: ignore[reportMissingImports]
 from pythae.trainers import training_callbacks  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmark.contenders import Contender, Problem, Weights
+from experiments.benchmark.contenders import (
+    LEARNING_RATE,
+    Contender,
+    Problem,
+    Weights,
+)
 from experiments.benchmark.peers import torch_vae
 
 CHUNK = 1000  # samples at a time in get_nll: faster than its default of 100
-
-
-def unfit(problem: Problem) -> str:
-    """Why the problem cannot be solved; nothing if it can."""
-    if problem.dynamic:
-        return "its data sets hold fixed pixels"
-    if problem.estimator != "sgvb_b" or problem.num_samples != 1:
-        return "its VAE draws one sample"
-    return ""
 
 
 def contender(name: str, problem: Problem) -> Contender:
     """Its trainer's epochs, without their progress bar."""
     del name
     logging.disable(logging.INFO)
-    kept = problem.train[: problem.num_steps * problem.batch_size]
+    kept = problem.train[: problem.num_steps * problem.flags.batch_size]
     rows = torch.from_numpy(kept.reshape(len(kept), -1)).float() / problem.divisor
     model = _model(problem.start)
     trainer = trainers.BaseTrainer(
@@ -40,8 +35,8 @@ def contender(name: str, problem: Problem) -> Contender:
         train_dataset=data.BaseDataset(rows, torch.zeros(len(rows))),
         training_config=trainers.BaseTrainerConfig(
             output_dir=tempfile.mkdtemp(prefix="pythae_"),
-            per_device_train_batch_size=problem.batch_size,
-            learning_rate=problem.learning_rate,
+            per_device_train_batch_size=problem.flags.batch_size,
+            learning_rate=LEARNING_RATE,
             no_cuda=True,
         ),
         callbacks=[],
@@ -50,11 +45,9 @@ def contender(name: str, problem: Problem) -> Contender:
     trainer.callback_handler = training_callbacks.CallbackHandler([], model)
     epochs = [0]
 
-    def epoch() -> float:
-        started = time.perf_counter()
+    def epoch() -> None:
         epochs[0] += 1
         trainer.train_step(epochs[0])
-        return (time.perf_counter() - started) / problem.num_steps
 
     return Contender(epoch, lambda: _weights(model))
 

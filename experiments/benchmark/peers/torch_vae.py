@@ -1,7 +1,6 @@
 """PyTorch's fastest usual form: preloaded data, fused Adam, softplus cross-entropy."""
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +8,13 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]  # of the extra `benchmark`
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmark.contenders import Contender, Layer, Problem, Weights
-
-
-def unfit(problem: Problem) -> str:
-    """Why the problem cannot be solved: never."""
-    del problem
-    return ""
+from experiments.benchmark.contenders import (
+    LEARNING_RATE,
+    Contender,
+    Layer,
+    Problem,
+    Weights,
+)
 
 
 def contender(name: str, problem: Problem) -> Contender:
@@ -24,30 +23,28 @@ def contender(name: str, problem: Problem) -> Contender:
     encoder, decoder = network(problem.start.encoder), network(problem.start.decoder)
     rows = problem.train.reshape(len(problem.train), -1)
     data = torch.from_numpy(rows).float().div_(problem.divisor)
-    loss = _elbo_loss if problem.estimator == "sgvb_b" else _iwae_loss
+    loss = _elbo_loss if problem.flags.estimator == "sgvb_b" else _iwae_loss
 
     def of_batch(x: torch.Tensor) -> torch.Tensor:
         if problem.dynamic:
             x = (torch.rand_like(x) < x).float()
-        return loss(encoder, decoder, x, problem.num_samples)
+        return loss(encoder, decoder, x, problem.flags.num_samples)
 
     if name == "torch_compile":
         of_batch = torch.compile(of_batch)
     optimizer = torch.optim.Adam(
         [*encoder.parameters(), *decoder.parameters()],
-        lr=problem.learning_rate,
+        lr=LEARNING_RATE,
         fused=True,
     )
-    size = problem.batch_size
+    size = problem.flags.batch_size
 
-    def epoch() -> float:
-        started = time.perf_counter()
+    def epoch() -> None:
         order = torch.randperm(len(data))
         for i in range(problem.num_steps):
             optimizer.zero_grad(set_to_none=True)
             of_batch(data[order[i * size : (i + 1) * size]]).backward()
             optimizer.step()
-        return (time.perf_counter() - started) / problem.num_steps
 
     return Contender(epoch, lambda: Weights(layers(encoder), layers(decoder)))
 

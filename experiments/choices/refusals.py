@@ -1,0 +1,167 @@
+"""Combinations of flags that no training run can have."""
+
+import dataclasses
+from typing import Any
+
+from experiments.choices import estimators, rows
+from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS
+from experiments.choices.densities import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
+from experiments.choices.estimators import ESTIMATORS
+
+
+def check(config: Any) -> None:
+    """Refuses what no run can be made of.
+
+    Raises:
+        ValueError: naming the flags, their values and the fix.
+    """
+    for refuse in (
+        _missing,
+        _prior,
+        _choices,
+        _readers,
+        _estimator,
+        _stream,
+        _early_stopping,
+    ):
+        refuse(config)
+
+
+def _missing(config: Any) -> None:
+    if config.missing_rate and config.missing != "nan":
+        raise ValueError(
+            f"--missing_rate says nothing to --missing={config.missing}: it is read by "
+            "nan"
+        )
+    if config.missing == "nan" and config.algorithm == "wake_sleep":
+        raise ValueError(
+            "--missing=nan does not go with --algorithm=wake_sleep, whose q is fitted "
+            "to whole dreams alone"
+        )
+
+
+def _prior(config: Any) -> None:
+    if config.has_standard_prior or config.model:
+        return
+    if not POSTERIORS[config.posterior].traits.continuous:
+        raise ValueError(
+            "--prior and --top_latents are of continuous latents, "
+            "--posterior=bernoulli has its own prior"
+        )
+    if config.prior == "vamp" and not config.has_encoder:
+        raise ValueError(
+            f"--prior=vamp is made of the encoder, which --algorithm="
+            f"{config.algorithm} has not"
+        )
+    if config.top_latents and (
+        config.prior != "standard_normal"
+        or config.posterior != "diag_normal"
+        or not config.has_encoder
+    ):
+        raise ValueError(
+            "--top_latents goes with an encoder, --prior=standard_normal and "
+            "--posterior=diag_normal, which hold for each of its layers"
+        )
+
+
+def _choices(config: Any) -> None:
+    """Refuses an algorithm or an estimator that is not of the q or the prior."""
+    algorithm, q = ALGORITHMS[config.algorithm], POSTERIORS[config.posterior].traits
+    if config.model and config.has_encoder:
+        return  # its own q says what fits, once it is built
+    if not algorithm.fits(q):
+        fitting = [n for n, row in POSTERIORS.items() if algorithm.fits(row.traits)]
+        raise ValueError(
+            f"--algorithm={config.algorithm} does not fit --posterior="
+            f"{config.posterior}; what fits: {', '.join(fitting)}"
+        )
+    if not config.has_encoder:
+        return
+    if config.gradient not in (fitting := estimators.fitting(q)):
+        raise ValueError(
+            f"--estimator={config.gradient} does not fit --posterior="
+            f"{config.posterior}; what fits: {', '.join(fitting)}"
+        )
+    if not config.has_standard_prior:
+        q = q._replace(closed_kl=False, factorizes=False)
+    if config.gradient not in (fitting := estimators.fitting(q)):
+        raise ValueError(
+            f"--estimator={config.gradient} needs the closed-form KL of a normal to "
+            f"N(0, I), which --prior={config.prior} --top_latents="
+            f"{config.top_latents} have not; what fits: {', '.join(fitting)}"
+        )
+
+
+def _readers(config: Any) -> None:
+    """Refuses a flag that is not at its default and that nothing reads."""
+    changed = [
+        field.name
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != field.default
+    ]
+    chosen = {
+        "algorithm": (config.algorithm, ALGORITHMS),
+        "estimator": (config.gradient, ESTIMATORS),
+        "optimizer": (config.optimizer, OPTIMIZERS),
+    }
+    if not config.model:  # whose function may read any
+        chosen |= {
+            "posterior": (config.posterior, POSTERIORS),
+            "prior": (config.prior, PRIORS),
+            "likelihood": (config.likelihood, LIKELIHOODS),
+            "network": (config.network, NETWORKS),
+        }
+    for chooser, (name, table) in chosen.items():
+        if chooser == "estimator" and not config.has_encoder:
+            chooser, name = "algorithm", config.algorithm  # it ascends none of them
+        reason = rows.unread(chooser, name, table, changed)
+        if reason:
+            raise ValueError(reason)
+
+
+def _estimator(config: Any) -> None:
+    if config.estimator == "ciwae" and not config.beta < 1.0:
+        raise ValueError(
+            f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
+            f"ELBO alone), got {config.beta}"
+        )
+    if config.algorithm == "full_vb" and not config.weight_decay:
+        raise ValueError(
+            "--algorithm=full_vb needs a --weight_decay above 0: the precision of "
+            "its prior on theta"
+        )
+
+
+def _stream(config: Any) -> None:
+    if not config.stream_steps:
+        return
+    if not config.has_encoder:
+        raise ValueError(
+            f"--stream_steps does not go with --algorithm={config.algorithm}, which "
+            "keeps a state for each row of the data set"
+        )
+    if config.trains_many:
+        raise ValueError(
+            "--stream_steps does not go with --num_seeds and --sweep: each run has an "
+            "order of its own, and would be sent rows of its own"
+        )
+    if config.shard_data:
+        raise ValueError("--shard_data and --stream_steps are two ways: choose one")
+
+
+def _early_stopping(config: Any) -> None:
+    if config.early_stopping and config.trains_many:
+        raise ValueError(
+            "--early_stopping ends one run at its own time: leave it out where runs "
+            "train together (--num_seeds, --sweep); the best weights of each are kept"
+        )
+    if config.early_stopping and config.algorithm == "mcem":
+        raise ValueError(
+            "--early_stopping needs a validation bound, and mcem has no q to take "
+            "one with while it trains"
+        )
+    if config.early_stopping and config.early_stopping < config.eval_every:
+        raise ValueError(
+            f"--early_stopping={config.early_stopping} is below --eval_every="
+            f"{config.eval_every}: the validation bound would never be seen twice"
+        )
