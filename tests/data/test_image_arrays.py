@@ -180,8 +180,8 @@ def test_a_broken_file_is_named_or_left_out_and_counted(save, kind, image_size):
 
 def test_an_image_that_is_not_of_the_size_in_its_header_is_broken(save, monkeypatch):
     path = save({"a.png": noise(4, 6)})
-    told = image_pixels.Header(False, 6, 4)
-    monkeypatch.setattr(image_pixels, "header", lambda content: told)
+    lines_said = image_pixels.Header(False, 6, 4)
+    monkeypatch.setattr(image_pixels, "header", lambda content: lines_said)
     said = r"a\.png: its pixels are \(4, 6\), its header says \(6, 4\): mend"
     with pytest.raises(ValueError, match=said):
         load(path)

@@ -41,20 +41,20 @@ def pack(tmp_path):
 
 def listing(path):
     """(class, content) of each file by split; and the number of others."""
-    with image_files.listed(path) as found:
+    with image_files.listed(path) as results:
         parts = {
             split: [
                 (name, file.read().decode())
                 for name, file in zip(image_files.class_names(part), part, strict=True)
             ]
-            for split, part in found.parts.items()
+            for split, part in results.parts.items()
         }
-        return parts, found.num_others
+        return parts, results.num_others
 
 
 def sha256(path):
-    with image_files.listed(path) as found:
-        return found.sha256
+    with image_files.listed(path) as results:
+        return results.sha256
 
 
 @pytest.fixture(params=["folder", "zip"])
@@ -125,8 +125,8 @@ def test_an_archive_of_another_name_stands_alone(pack):
 
 def test_a_train_zip_alone_may_hold_the_splits(pack):
     path = pack("train/1.png", "test/2.png", root="data/train.zip")
-    for given in (path, path.parent):
-        assert set(listing(given)[0]) == {"train", "test"}
+    for inputs in (path, path.parent):
+        assert set(listing(inputs)[0]) == {"train", "test"}
 
 
 def test_the_digest_is_of_names_and_contents_and_not_of_the_place(tmp_path, plant):
@@ -184,8 +184,8 @@ def test_what_is_not_there_or_holds_no_images_says_so(tmp_path, plant, pack):
 def test_a_file_is_read_no_further_than_the_limit(monkeypatch, source):
     path = source("a.png", "long-name.png")
     monkeypatch.setattr(image_files, "MAX_BYTES", 5)
-    with image_files.listed(path) as found:
-        short, long = found.parts["train"]
+    with image_files.listed(path) as results:
+        short, long = results.parts["train"]
         assert short.read() == b"a.png"
         with pytest.raises(ValueError, match="more than the 5 bytes"):
             long.read()
@@ -196,20 +196,22 @@ def test_a_member_that_is_damaged_is_an_error_of_its_own(tmp_path):
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a.png", b"content")
     path.write_bytes(stream.getvalue().replace(b"content", b"CONTENT", 1))
-    with image_files.listed(path) as found, pytest.raises(ValueError, match="CRC-32"):
-        found.parts["train"][0].read()
+    with image_files.listed(path) as results, pytest.raises(ValueError, match="CRC-32"):
+        results.parts["train"][0].read()
 
 
 def test_results_come_in_turn_from_several_threads():
-    threads, found = set(), []
+    threads, results = set(), []
 
     def double(item):
         threads.add(threading.get_ident())
         return 2 * item
 
     items = list(range(1000))
-    image_files.in_threads(double, items, lambda *pair: found.append(pair), doing="it")
-    assert found == [(item, 2 * item) for item in items]
+    image_files.in_threads(
+        double, items, lambda *pair: results.append(pair), doing="it"
+    )
+    assert results == [(item, 2 * item) for item in items]
     assert threading.get_ident() not in threads
 
 

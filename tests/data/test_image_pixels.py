@@ -47,8 +47,8 @@ def test_jpeg_is_read_to_its_losses_in_gray_color_and_cmyk():
     for mode in ("L", "RGB", "CMYK"):
         image = Image.fromarray(ramp).convert("RGB").convert(mode)
         content = encoded(image, "JPEG", quality=100)
-        found = decode(content).astype(int)
-        assert abs(found - ramp).max() <= 4
+        results = decode(content).astype(int)
+        assert abs(results - ramp).max() <= 4
         assert image_pixels.header(content).is_color == (mode != "L")
 
 
@@ -76,9 +76,9 @@ def test_a_palette_is_looked_up_and_its_colors_say_whether_it_is_color(form):
 def test_transparent_pixels_lie_on_white():
     pixels = np.zeros((1, 3, 4), np.uint8)
     pixels[0, :, 0], pixels[0, :, 3] = 200, (0, 255, 51)
-    found = decode(encoded(Image.fromarray(pixels)), color=True)
+    results = decode(encoded(Image.fromarray(pixels)), color=True)
     expected = [[255, 255, 255], [200, 0, 0], [244, 204, 204]]
-    np.testing.assert_array_equal(found[0], expected)
+    np.testing.assert_array_equal(results[0], expected)
 
 
 def test_a_gray_with_alpha_and_a_transparent_color_of_a_palette_lie_on_white():
@@ -157,12 +157,12 @@ def test_the_square_in_the_middle_is_scaled():
     )
     wide = np.full((8, 12, 3), 90, np.uint8)
     wide[:, :2] = wide[:, 10:] = 0
-    found = decode(encoded(Image.fromarray(wide)), image_size=4, color=True)
-    np.testing.assert_array_equal(found, np.full((4, 4, 3), 90))
+    results = decode(encoded(Image.fromarray(wide)), image_size=4, color=True)
+    np.testing.assert_array_equal(results, np.full((4, 4, 3), 90))
     pixels = noise(16, 16)
     scaled = Image.fromarray(pixels).resize((5, 5), Image.Resampling.LANCZOS)
-    found = decode(encoded(Image.fromarray(pixels)), image_size=5)
-    np.testing.assert_array_equal(found, np.asarray(scaled))
+    results = decode(encoded(Image.fromarray(pixels)), image_size=5)
+    np.testing.assert_array_equal(results, np.asarray(scaled))
     assert decode(encoded(Image.fromarray(pixels)), image_size=40).shape == (40, 40)
 
 

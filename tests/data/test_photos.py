@@ -40,8 +40,8 @@ def test_every_patch_is_of_its_split_and_its_photograph(source):
             for i in range(0, 427 - 31, 4)
             for j in range(left, right - 31, 8)
         }
-        found = {(int(k), row.tobytes()) for k, row in zip(labels, rows, strict=True)}
-        assert found == expected
+        results = {(int(k), row.tobytes()) for k, row in zip(labels, rows, strict=True)}
+        assert results == expected
 
 
 def test_photos_are_the_same_each_time_and_in_no_order_of_place(source):

@@ -40,10 +40,10 @@ def test_numbers_are_on_the_scale_that_they_show_or_that_is_said(
     top, dtype, data_range, divisor
 ):
     array = up_to(top, dtype)
-    arrays, found = understand(array, data_range)
-    assert found == divisor
+    arrays, results = understand(array, data_range)
+    assert results == divisor
     np.testing.assert_array_equal(arrays["train"], array)
-    source = sources.checked("own", arrays, {}, offset=0.0, divisor=found, origin="")
+    source = sources.checked("own", arrays, {}, offset=0.0, divisor=results, origin="")
     np.testing.assert_array_equal(source.train, array.astype(np.float32))
 
 

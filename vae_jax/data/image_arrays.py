@@ -88,19 +88,19 @@ def read(
     here, and read from there the next time: nothing of them is held in memory.
 
     Args:
-      path: a folder or a .zip.
-      image_size: the side that squares are scaled to; None leaves images as they are,
-        which then have to be of one size.
-      channels: `gray`, `color`, or `auto`, which is color if any file is.
-      skip_broken: whether files that cannot be read are left out, with a warning that
-        counts them.
-      data_seed: of the order.
+        path: a folder or a .zip.
+        image_size: the side that squares are scaled to; None leaves images as they are,
+            which then have to be of one size.
+        channels: `gray`, `color`, or `auto`, which is color if any file is.
+        skip_broken: whether files that cannot be read are left out, with a warning that
+            counts them.
+        data_seed: of the order.
 
     Raises:
-      FileNotFoundError: no such folder or .zip.
-      ValueError: an image_size that is not positive; no images; a file that cannot be
-        read, or images of two sizes without an `image_size`, with the file's name.
-      OSError: a cache that cannot be written.
+        FileNotFoundError: no such folder or .zip.
+        ValueError: an image_size that is not positive; no images; a file that cannot be
+            read, or images of two sizes without an `image_size`, with the file's name.
+        OSError: a cache that cannot be written.
     """
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size={image_size} is not positive")
@@ -110,13 +110,13 @@ def read(
         warnings.filterwarnings("ignore", module=r"PIL\.")
         key = "-".join(map(str, (listing.sha256[:32], *said)))
         folder = files.cache_dir("images") / f"{key}-pillow{PIL.__version__}"
-        found = _kept(folder)
-        if found is None:
+        cached = _from_cache(folder)
+        if cached is None:
             _keep(folder, _Job(str(path), listing, said, {}))
-            found = _kept(folder)
-    if found is None:
+            cached = _from_cache(folder)
+    if cached is None:
         raise OSError(f"{folder} does not hold what was written there: remove it")
-    arrays, labels, card = found
+    arrays, labels, card = cached
     num_files, broken = sum(map(len, listing.parts.values())), card["broken"]
     if broken:
         warnings.warn(
@@ -137,7 +137,7 @@ def read(
     return Images(arrays, labels, tuple(card["classes"]), origin)
 
 
-def _kept(
+def _from_cache(
     folder: Path,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]] | None:
     """The arrays, labels and card of a folder in the cache; None if it is not whole."""
@@ -181,9 +181,9 @@ def _keep(folder: Path, job: _Job) -> None:
             order = generator.permutation(len(part))
             with (part_folder / f"{split}.npy").open("wb") as sink:
                 ordered = [part[i] for i in order]
-                kept = _write(sink, job, ordered, shape, decode)
+                saved = _write(sink, job, ordered, shape, decode)
             if classes:
-                of = np.array([number_of[names[split][i]] for i in order[kept]])
+                of = np.array([number_of[names[split][i]] for i in order[saved]])
                 np.save(part_folder / f"{split}_labels.npy", of, allow_pickle=False)
         card = {
             "splits": list(parts),
@@ -191,7 +191,7 @@ def _keep(folder: Path, job: _Job) -> None:
             "broken": [f"{name}: {job.broken[name]}" for name in sorted(job.broken)],
         }
         (part_folder / _CARD).write_text(json.dumps(card))
-        if _kept(folder) is None:  # else another process was faster
+        if _from_cache(folder) is None:  # else another process was faster
             shutil.rmtree(folder, ignore_errors=True)
             part_folder.rename(folder)
     except OSError as error:
@@ -207,7 +207,7 @@ def _shape(job: _Job) -> tuple[int, ...]:
     """[H, W] or [H, W, 3] of all images, from their headers where it is not said.
 
     Raises:
-      ValueError: images of two sizes, or none that can be read.
+        ValueError: images of two sizes, or none that can be read.
     """
     said = job.said
     color = said.channels == "color"
@@ -216,13 +216,13 @@ def _shape(job: _Job) -> tuple[int, ...]:
         every = [file for part in job.listing.parts.values() for file in part]
         seen: list[tuple[str, image_pixels.Header]] = []
 
-        def take(file: image_files.ImageFile, found: image_pixels.Header) -> None:
-            seen.append((file.name, found))
+        def take(file: image_files.ImageFile, header: image_pixels.Header) -> None:
+            seen.append((file.name, header))
 
         _attempt(image_pixels.header, job, every, take, doing="looking")
         size = size or _one_size(job, seen)
         if said.channels == "auto":
-            color = any(found.is_color for _, found in seen)
+            color = any(header.is_color for _, header in seen)
     return (*size, 3) if color else size
 
 
@@ -230,10 +230,10 @@ def _one_size(
     job: _Job, seen: Sequence[tuple[str, image_pixels.Header]]
 ) -> tuple[int, int]:
     first, (_, height, width) = seen[0]
-    for name, found in seen:
-        if (found.height, found.width) != (height, width):
+    for name, header in seen:
+        if (header.height, header.width) != (height, width):
             raise ValueError(
-                f"{job.where}: {name} is {found.height} x {found.width}, {first} is "
+                f"{job.where}: {name} is {header.height} x {header.width}, {first} is "
                 f"{height} x {width}: scale all to one size (image_size)"
             )
     return height, width
@@ -249,7 +249,7 @@ def _write(
     """Writes an .npy of the images that can be read; which of the files these are.
 
     Raises:
-      ValueError: none can.
+        ValueError: none can.
     """
 
     def decode_checked(content: bytes) -> np.ndarray:
@@ -259,17 +259,17 @@ def _write(
         return pixels
 
     row_of = {file.name: row for row, file in enumerate(part)}
-    kept = []
+    saved = []
 
     def take(file: image_files.ImageFile, pixels: np.ndarray) -> None:
         sink.write(pixels.tobytes())
-        kept.append(row_of[file.name])
+        saved.append(row_of[file.name])
 
     _write_header(sink, (len(part), *shape))
     _attempt(decode_checked, job, part, take, doing="decoding")
     sink.seek(0)
-    _write_header(sink, (len(kept), *shape))
-    return kept
+    _write_header(sink, (len(saved), *shape))
+    return saved
 
 
 def _write_header(sink: IO[bytes], shape: tuple[int, ...]) -> None:
@@ -289,7 +289,7 @@ def _attempt(
     """take(file, function(content)) of each file that is not broken and left out.
 
     Raises:
-      ValueError: a file that cannot be read where such are not left out; none can.
+        ValueError: a file that cannot be read where such are not left out; none can.
     """
     taken = 0
 

@@ -68,8 +68,8 @@ def listed(path: PathLike) -> Iterator[Listing]:
     without the suffix of an image, and images outside the splits, are counted.
 
     Raises:
-      FileNotFoundError: neither a folder nor a file.
-      ValueError: a file that is no .zip, or no images.
+        FileNotFoundError: neither a folder nor a file.
+        ValueError: a file that is no .zip, or no images.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -81,16 +81,16 @@ def listed(path: PathLike) -> Iterator[Listing]:
                 split: _in_archive(stack.enter_context(_zip(archive)), archive.name)
                 for split, archive in archives.items()
             }
-            found = {split: _images(entries) for split, entries in opened.items()}
+            seen = {split: _images(entries) for split, entries in opened.items()}
             num_others = sum(map(len, opened.values()))
             sha256 = _digest(
                 (split, _file_digest(archives[split])) for split in sorted(archives)
             )
         else:
             entries = list(_in_folder(path, (), frozenset()))
-            found, num_others = {"": _images(entries)}, len(entries)
-            sha256 = _contents_digest(found[""])
-        parts = _by_split(found[""]) if "" in found else found
+            seen, num_others = {"": _images(entries)}, len(entries)
+            sha256 = _contents_digest(seen[""])
+        parts = _by_split(seen[""]) if "" in seen else seen
         parts = {split: files for split, files in parts.items() if files}
         if "train" not in parts:
             suffixes = " ".join(image_pixels.SUFFIXES)
@@ -178,13 +178,13 @@ def _zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _in_archive(archive: zipfile.ZipFile, of: str) -> list[ImageFile]:
-    found = []
+    seen = []
     for info in archive.infolist():
         *folders, name = info.filename.replace("\\", "/").strip("/").split("/")
         if not info.is_dir() and not _is_hidden((*folders, name)):
             read = partial(_read_member, archive, info)
-            found.append(ImageFile(f"{of}/{info.filename}", tuple(folders), read))
-    return found
+            seen.append(ImageFile(f"{of}/{info.filename}", tuple(folders), read))
+    return seen
 
 
 def _in_folder(
@@ -210,16 +210,16 @@ def _is_hidden(names: Iterable[str]) -> bool:
 
 
 def _images(entries: Iterable[ImageFile]) -> list[ImageFile]:
-    found = [e for e in entries if e.name.lower().endswith(image_pixels.SUFFIXES)]
-    return sorted(found, key=lambda file: (file.folders, file.name))
+    seen = [e for e in entries if e.name.lower().endswith(image_pixels.SUFFIXES)]
+    return sorted(seen, key=lambda file: (file.folders, file.name))
 
 
-def _by_split(found: list[ImageFile]) -> dict[str, list[ImageFile]]:
+def _by_split(seen: list[ImageFile]) -> dict[str, list[ImageFile]]:
     """Images by the folder of their split, which is taken off; else train alone."""
-    tops = {file.folders[:1] for file in found}
+    tops = {file.folders[:1] for file in seen}
     for depth in range(2 if len(tops) == 1 else 1):
         parts: dict[str, list[ImageFile]] = {}
-        for file in found:
+        for file in seen:
             top = file.folders[depth : depth + 1]
             split = _SPLIT_OF.get(top[0].lower()) if top else None
             if split is not None:
@@ -227,7 +227,7 @@ def _by_split(found: list[ImageFile]) -> dict[str, list[ImageFile]]:
                 parts.setdefault(split, []).append(file._replace(folders=below))
         if "train" in parts:
             return parts
-    return {"train": found}
+    return {"train": seen}
 
 
 def _read_file(path: Path) -> bytes:
@@ -264,7 +264,7 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _contents_digest(found: Sequence[ImageFile]) -> str:
+def _contents_digest(seen: Sequence[ImageFile]) -> str:
     """sha256 of names and contents; a file that cannot be read has no content."""
 
     digests: list[tuple[str, str]] = []
@@ -277,5 +277,5 @@ def _contents_digest(found: Sequence[ImageFile]) -> str:
     def take(file: ImageFile, digest: str) -> None:
         digests.append((file.name, digest))
 
-    in_threads(of_content, found, take, doing="looking")
+    in_threads(of_content, seen, take, doing="looking")
     return _digest(digests)

@@ -47,7 +47,7 @@ def header(content: bytes) -> Header:
     an image in color are color.
 
     Raises:
-      ValueError: empty, of another format, damaged, or of too many pixels.
+        ValueError: empty, of another format, damaged, or of too many pixels.
     """
     with _opened(content) as image:
         width, height = image.size
@@ -66,7 +66,7 @@ def decode(content: bytes, *, image_size: int | None, color: bool) -> np.ndarray
     left one) is scaled to [S, S] by Pillow's Lanczos filter.
 
     Raises:
-      ValueError: as `header`, or pixels that are no integers of at most 16 bits.
+        ValueError: as `header`, or pixels that are no integers of at most 16 bits.
     """
     with _opened(content) as image:
         turned = _on_white(_eight_bits(ImageOps.exif_transpose(image)))

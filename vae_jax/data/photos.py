@@ -33,12 +33,12 @@ def patches() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     photographs = load_sample_images().images  # pyright: ignore[reportAttributeAccessIssue]
     arrays, labels = {}, {}
     for split, (left, right) in COLUMNS.items():
-        found = [
+        results = [
             _cut(photograph[:, start + left : start + right])
             for photograph in photographs
             for start in range(0, photograph.shape[1], PERIOD)
         ]
-        rows = np.concatenate(found)
+        rows = np.concatenate(results)
         of = np.repeat(np.arange(len(photographs)), len(rows) // len(photographs))
         order = np.random.default_rng(0).permutation(len(rows))
         arrays[split], labels[split] = rows[order], of[order]

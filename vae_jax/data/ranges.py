@@ -23,9 +23,9 @@ def understand(
     Integers beyond bytes become floats, which hold them exactly below 2^24.
 
     Raises:
-      ValueError: an unknown `data_range`, numbers outside the one that is said, or, in
-        auto, integers that may be on one scale or another: the message has the split,
-        its greatest number and what settles it.
+        ValueError: an unknown `data_range`, numbers outside the one that is said, or,
+            in auto, integers that may be on one scale or another: the message has the
+            split, its greatest number and what settles it.
     """
     if data_range not in RANGES:
         raise ValueError(
@@ -35,41 +35,41 @@ def understand(
     numeric = all(array.dtype.kind in "buif" for array in said.values())
     if not numeric:  # `sources.checked` says so, with the split
         return said, 1.0
-    found = _found(name, said) if data_range == "auto" else data_range
+    kind = _named(name, said) if data_range == "auto" else data_range
     if data_range in _TOPS:
         _refuse_outside(name, said, data_range)
-    if found == "word" or data_range == "value":
+    if kind == "word" or data_range == "value":
         said = {split: _as_floats(array) for split, array in said.items()}
-    return said, float(_TOPS.get(found, 1))
+    return said, float(_TOPS.get(kind, 1))
 
 
-def _found(name: str, arrays: Mapping[str, np.ndarray]) -> str:
+def _named(name: str, arrays: Mapping[str, np.ndarray]) -> str:
     """The range of numbers that nobody has named.
 
     Raises:
-      ValueError: for integers that reach the upper half of no scale, or lie on none.
+        ValueError: for integers that reach the upper half of no scale, or lie on none.
     """
     if any(array.dtype.kind == "f" for array in arrays.values()):
         return "value"
     tops = {s: int(array.max()) for s, array in arrays.items() if array.size}
     top = max(tops.values(), default=0)
     words = all(array.dtype == np.uint16 for array in arrays.values())
-    found = "unit" if top <= 1 else "word" if words and top > _TOPS["byte"] else "byte"
+    kind = "unit" if top <= 1 else "word" if words and top > _TOPS["byte"] else "byte"
     for split, highest in tops.items():
         lowest = int(arrays[split].min())
-        if lowest < 0 or highest > _TOPS[found]:
+        if lowest < 0 or highest > _TOPS[kind]:
             raise ValueError(
                 f"{name}: {split} holds integers from {lowest} to {highest}: scale "
                 "them to 0..255, or store floats, or say what they are "
                 "(data_range=word or value)"
             )
-        if found != "unit" and 0 < highest <= _TOPS[found] // 2:
+        if kind != "unit" and 0 < highest <= _TOPS[kind] // 2:
             raise ValueError(
                 f"{name}: {split} holds integers up to {highest}, which are taken for "
-                f"shades from 0 to {_TOPS[found]}: store floats, in [0, 1] if they are "
+                f"shades from 0 to {_TOPS[kind]}: store floats, in [0, 1] if they are "
                 "shades, or say what they are (data_range=byte, word or value)"
             )
-    return found
+    return kind
 
 
 def _refuse_outside(

@@ -117,11 +117,11 @@ def load(
     A file that cannot be read is refused, or left out with `skip_broken`, which warns.
 
     Raises:
-      ValueError: an unknown name, data that is not what it should be (each with the
-        file, split or row and the fix), `valid_size` where the splits are fixed, an
-        unknown `missing`, `channels` or `data_range`, an argument that says nothing to
-        this source.
-      FileNotFoundError: data that is neither there nor to be fetched, in under 5 s.
+        ValueError: an unknown name, data that is not what it should be (each with the
+            file, split or row and the fix), `valid_size` where the splits are fixed, an
+            unknown `missing`, `channels` or `data_range`, an argument that says nothing
+            to this source.
+        FileNotFoundError: data that is neither there nor to be fetched, in under 5 s.
 
     Examples:
         >>> source = load("digits")
