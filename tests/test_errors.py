@@ -123,6 +123,7 @@ def test_a_list_of_names_is_read_and_written():
     lines = cli.write_flagfile(lists).splitlines()
     assert "--parts=bias" in lines
     assert cli.parse(Lists, ["l", *lines]) == lists
+    assert "--parts=a,bias\n       Some of a, bias." in cli._help(Lists, __name__)
 
 
 @pytest.mark.parametrize(

@@ -75,22 +75,20 @@ def test_every_part_is_measured_drawn_and_kept(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_diagonal_q_moves_the_optimum_and_a_full_one_does_not(x64):
     result = family.run(posterior_gap.Config())
-    np.testing.assert_allclose(result["log_p"].std, 0.5, atol=1e-6)
-    np.testing.assert_allclose(result["full"].std, 0.5, atol=1e-6)
-    np.testing.assert_allclose(result["diagonal"].std, 0.63, atol=5e-4)
-    np.testing.assert_allclose(
-        result["full"].values, result["log_p"].values, rtol=1e-10
-    )
+    np.testing.assert_allclose(result.log_p.std, 0.5, atol=1e-6)
+    np.testing.assert_allclose(result.full.std, 0.5, atol=1e-6)
+    np.testing.assert_allclose(result.diagonal.std, 0.63, atol=5e-4)
+    np.testing.assert_allclose(result.full.values, result.log_p.values, rtol=1e-10)
     # Learned with the encoder, and not put in, the best q leads to the same.
-    np.testing.assert_allclose(result["joint_std"]["full"], 0.5, atol=1e-5)
-    wanted = result["diagonal"].std
-    np.testing.assert_allclose(result["joint_std"]["diagonal"], wanted, atol=1e-5)
+    np.testing.assert_allclose(result.joint_std["full"], 0.5, atol=1e-5)
+    wanted = result.diagonal.std
+    np.testing.assert_allclose(result.joint_std["diagonal"], wanted, atol=1e-5)
     # log p at the truth, from matrices.
     w = np.array(models.COLUMNS)
     covariance = w @ w.T + 0.25 * np.eye(3)
     log_det = np.linalg.slogdet(covariance)[1]
     log_p = -0.5 * (3.0 * math.log(2.0 * math.pi) + log_det + 3.0)
-    np.testing.assert_allclose(result["log_p"].greatest, log_p, rtol=1e-9)
+    np.testing.assert_allclose(result.log_p.greatest, log_p, rtol=1e-9)
 
 
 def test_the_population_has_the_covariance_of_the_model(x64):

@@ -320,7 +320,8 @@ def _help(config_cls: Any, module: str) -> str:
         if f.metadata["section"]:
             lines.extend(["", f"{f.metadata['section']}:"])
         choices = f.metadata["choices"]
-        options = f" One of {', '.join(choices)}." if choices else ""
+        some = "Some" if isinstance(f.default, tuple) else "One"
+        options = f" {some} of {', '.join(choices)}." if choices else ""
         lines.append(f"  {line}\n      {f.metadata['help']}{options}")
     lines.append("\n  --flagfile=PATH\n      A file of flags; a flag given later wins.")
     return "\n".join(lines)

@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 from sklearn import decomposition, mixture
 
 from experiments.command import cli, report
@@ -128,15 +127,11 @@ def _clusters(config: Config) -> Data:
     }
     model, params = gmm.generative(4, 2), Params(theta, ())
 
-    @jax.jit
-    @jax.vmap
-    def draw(key: Array) -> tuple[Array, Array]:
-        z, x = sample_joint(key, model, params)
-        return x, jnp.argmax(z)
-
     num = config.num_rows
     keys = jax.random.split(jax.random.key(config.seed), 2 * num)
-    x, labels = map(np.asarray, draw(keys))
+    draw = jax.jit(jax.vmap(lambda key: sample_joint(key, model, params)))
+    z, x = map(np.asarray, draw(keys))
+    labels = z.reshape(len(z), -1).argmax(axis=1)
     return Data(x[:num], x[num:], labels[:num])
 
 

@@ -188,9 +188,16 @@ class Config(cli.Flags):
         return [n for n in CASES if n in chosen] + sorted(chosen - CASES.keys())
 
 
+class Stop(NamedTuple):
+    """What is measured where training stops, by the name of the estimator."""
+
+    elbo_of_the_minibatch: float
+    estimators: dict[str, Measured]
+
+
 def at_one_point(
     key: PRNGKey, config: Config, model: Model, params: Params, x: Array
-) -> dict[str, Any]:
+) -> Stop:
     """The minibatch's ELBO and every estimator's row, printed when it is known."""
     key_elbo, key_references, key_draws = jax.random.split(key, 3)
     references = {
@@ -246,8 +253,7 @@ def at_one_point(
             seconds = timed(jax.random.clone(key_draws), params, x)
             yield Measured(name, 1e3 * seconds, **noise)
 
-    measured = {row.name: row for row in report.printed(POINT, rows())}
-    return {"elbo_of_the_minibatch": elbo, "estimators": measured}
+    return Stop(elbo, {row.name: row for row in report.printed(POINT, rows())})
 
 
 def run_all(config: Config) -> dict[str, Any]:
@@ -288,7 +294,7 @@ def run_all(config: Config) -> dict[str, Any]:
 
 def pictures(result: dict[str, Any]) -> dict[str, Any]:
     """Variances of phi and theta over training, and the bounds at equal time."""
-    points = {e: point["estimators"] for e, point in result["points"].items()}
+    points = {epoch: stop.estimators for epoch, stop in result["points"].items()}
     panels = {
         part: {
             name: (

@@ -106,11 +106,23 @@ class Profile(NamedTuple):
     greatest: float
 
 
-def run(config: Config) -> dict[str, Any]:
+class Family(NamedTuple):
+    """Curves over the noise, and where ascent in noise and encoder ends."""
+
+    true_std: float
+    std: list[float]
+    log_p: Profile
+    full: Profile
+    diagonal: Profile
+    gap_at_the_truth: float  # nats
+    joint_std: dict[str, float]
+
+
+def run(config: Config) -> Family:
     """Curves of the three quantities over the noise, and where each is greatest."""
     del config  # the model is known, and nothing is drawn
     stds = np.linspace(*RANGE, NUM_VALUES)
-    result: dict[str, Any] = {"true_std": models.LINEAR_STD, "std": stds.tolist()}
+    result: dict[str, Profile] = {}
     for name, profile in profiles().items():
         values = jax.vmap(profile)(jnp.log(jnp.asarray(stds)))
         optimum: Any = optimize.minimize_scalar(
@@ -126,12 +138,17 @@ def run(config: Config) -> dict[str, Any]:
         )
     theta = models.linear_theta(jnp.log(models.LINEAR_STD))
     gap = jax.jit(ppca_bounds.diagonal_gap)(Params(theta, ()))
-    result["gap_at_the_truth"] = float(gap)
-    result["joint_std"] = {
+    ends = {
         name: joint_optimum(full=name == "full", start_std=1.0)
         for name in ("full", "diagonal")
     }
-    return result
+    return Family(
+        models.LINEAR_STD,
+        stds.tolist(),
+        **result,
+        gap_at_the_truth=float(gap),
+        joint_std=ends,
+    )
 
 
 def table(result: dict[str, Any]) -> str:

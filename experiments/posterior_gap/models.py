@@ -136,12 +136,9 @@ def sample(
     key: PRNGKey, problem: Problem, theta: PyTree, num_rows: int
 ) -> Float[Array, "N P"]:
     """Rows drawn from a model by ancestral sampling."""
-    params = Params(theta, ())
-
-    def row(key: PRNGKey) -> Array:
-        return sample_joint(key, problem.model.generative, params)[1]
-
-    return jax.jit(jax.vmap(row))(jax.random.split(key, num_rows))
+    generative, params = problem.model.generative, Params(theta, ())
+    draw = jax.jit(jax.vmap(lambda key: sample_joint(key, generative, params)[1]))
+    return draw(jax.random.split(key, num_rows))
 
 
 def over_rows(function: Callable[[Params, Array], Scalar]) -> Rows:

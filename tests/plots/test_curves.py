@@ -1,3 +1,5 @@
+import itertools
+
 import matplotlib
 import numpy as np
 import pytest
@@ -147,6 +149,19 @@ def test_counts_have_no_ticks_between_them(step, whole):
     figure = curves.series({"": {"a": (x, x)}}, x_label="iteration", y_label="nats")
     ticks = figure.axes[0].get_xticks()
     assert np.array_equal(ticks, np.round(ticks)) == whole
+
+
+def test_labels_of_small_seconds_do_not_overlap():
+    x = [0.005, 0.0232]
+    figure = curves.series({"": {"a" * 20: (x, x)}}, x_label="s", y_label="nats")
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_xlim()
+    ticks = [
+        t for t in figure.axes[0].xaxis.get_major_ticks() if low < t.get_loc() < high
+    ]
+    boxes = [tick.label1.get_window_extent() for tick in ticks]
+    assert len(boxes) >= 3
+    assert all(a.x1 + 3.0 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 def test_a_single_place_has_one_tick():

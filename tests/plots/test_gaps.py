@@ -27,6 +27,7 @@ def test_a_sandwich_shades_the_gap_and_draws_it_below():
     np.testing.assert_allclose(off, LOG_P + GAP)
     np.testing.assert_array_equal(lower_a.lines[0].get_ydata(), GAP)
     assert lower_a.get_yscale() == "log"
+    assert {"0.5", "1", "2"} <= {t.get_text() for t in lower_a.get_yticklabels()}
     assert lower_a.get_xlabel() == "steps"
 
 
@@ -54,6 +55,7 @@ def test_seeds_become_a_mean_and_a_band_of_one_color():
     np.testing.assert_array_equal(one.lines[0].get_ydata(), [2.0, 2.0, 4.0, 6.0])
     assert one.lines[1].get_color() == two.lines[0].get_color() == "C1"
     assert (one.get_yscale(), two.get_yscale()) == ("linear", "log")
+    assert not any("times" in t.get_text() for t in two.get_yticklabels(which="both"))
     low = one.collections[0].get_paths()[0].vertices
     assert {1.0, 3.0, 8.0} <= set(np.asarray(low)[:, 1])
     texts = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -110,6 +110,8 @@ def series(
             axes.set_xticks(places)
         elif "x" not in log and np.array_equal(places, np.round(places)):
             axes.locator_params(axis="x", integer=True)  # no ticks between counts
+        elif "x" not in log:
+            axes.locator_params(axis="x", nbins=6)  # labels of many digits are wide
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside right upper", fontsize="x-small", frameon=False

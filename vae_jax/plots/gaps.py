@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vae_jax.plots import scales
+
 _MARKERS = "os^vDPX*<>"
 
 
@@ -45,7 +47,8 @@ def sandwich(
         together = np.asarray(bound) + np.asarray(gap)
         upper.plot(x, together, ".", color="C3", label="ELBO + KL")
         lower.plot(x, gap, ".-", color="C3", label="KL(q || posterior)")
-        lower.set(yscale="log", xlabel=x_label)
+        lower.set_xlabel(x_label)
+        scales.logarithmic(lower, y=True)
         _limits(upper, np.asarray(log_p), np.asarray(bound))
         upper.set_title(title, fontsize="medium")
         for part in (upper, lower):
@@ -89,7 +92,6 @@ def seeds(
         axes = figure.add_subplot(1, len(panels), place)
         axes.set_title(title, fontsize="medium")
         axes.set(xlabel=x_label, ylabel=y_label if place == 1 else "")
-        axes.set_yscale("log" if title in log else "linear")
         for name, (x, y) in curves.items():
             i = names.index(name)
             style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 3.5}
@@ -100,6 +102,7 @@ def seeds(
             )
             handles.setdefault(name, line)
             _steps(axes, x)
+        scales.logarithmic(axes, y=title in log)
     figure.legend(
         handles.values(),
         handles.keys(),
