@@ -89,13 +89,13 @@ def test_training_runs_one_layout_without_dilation_also_inside_a_loop():
         return jax.tree.map(jnp.subtract, params, slope), None
 
     rows = jnp.zeros((2, 5, 8, 8, 3))
-    found = list(
+    convolutions = list(
         _convolutions(
             jax.make_jaxpr(lambda p: jax.lax.scan(step, p, rows))(params).jaxpr
         )
     )
-    assert len(found) > 12  # forward, and both gradients
-    for convolution in found:
+    assert len(convolutions) > 12  # forward, and both gradients
+    for convolution in convolutions:
         assert convolution["dimension_numbers"] == (
             (0, 3, 1, 2),
             (3, 2, 0, 1),

@@ -94,8 +94,9 @@ def test_bins_are_differences_of_the_logistic_distribution_function(log_scale, x
     cdf, sf = stats.logistic.cdf, stats.logistic.sf
     expected = np.where(below < 0, cdf(above) - cdf(below), sf(below) - sf(above))
     expected[0], expected[-1] = cdf(above[0]), sf(below[-1])
+    means, log_scales = jnp.full(256, mean), jnp.full(256, log_scale)
     got = discretized.logistic_terms(
-        mean, log_scale, jnp.asarray(k / 255), num_values=256
+        means, log_scales, jnp.asarray(k / 255), num_values=256
     )
     np.testing.assert_allclose(np.exp(got), expected, rtol=1e-9, atol=1e-300)
 
@@ -103,7 +104,9 @@ def test_bins_are_differences_of_the_logistic_distribution_function(log_scale, x
 def test_a_categorical_is_the_softmax_of_its_planes(x64):
     likelihood = discretized.categorical(GRAY, num_values=3)
     logits = np.array([[[0.1, -1.0]], [[2.0, 0.3]], [[-0.5, 0.7]]])
-    got = likelihood.log_prob_terms((), logits.reshape(-1), jnp.array([[0.5, 1.0]]))
+    got = likelihood.log_prob_terms(
+        (), jnp.asarray(logits.ravel()), jnp.array([[0.5, 1.0]])
+    )
     expected = np.log(
         [
             np.exp(logits[1, 0, 0]) / np.exp(logits[:, 0, 0]).sum(),

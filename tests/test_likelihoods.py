@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -391,15 +393,14 @@ def _of_scipy(name, h):
     if name == "continuous Bernoulli":
         # Truncated exponentials of either sign.
         size = np.abs(h)
-        falling = stats.truncexpon(size, scale=1 / size)
+        falling: Any = stats.truncexpon(size, scale=1 / size)
         rising = np.where(h > 0, 1.0, 0.0)
         mean = np.where(rising, 1 - falling.mean(), falling.mean())
         log_pdf = lambda x: falling.logpdf(np.where(rising, 1 - x, x))  # noqa: E731
         return log_pdf, mean, falling.std()
     mean, scale = h[:3], 0.05 + np.exp(h[3:])
-    law = stats.laplace(mean, scale)
-    if name == "student t":
-        law = stats.t(4.5, mean, scale)
+    of_t = name == "student t"
+    law: Any = stats.t(4.5, mean, scale) if of_t else stats.laplace(mean, scale)
     return law.logpdf, law.mean(), law.std()
 
 
@@ -461,12 +462,12 @@ def test_a_continuous_bernoulli_in_float32_keeps_its_digits(logit):
     np.testing.assert_allclose(got, expected, rtol=2e-6, atol=2e-6)
     keys = jax.random.split(jax.random.key(0), 1000)
     likelihood = likelihoods.continuous_bernoulli((1,))
-    drawn = jax.vmap(likelihood.sample, (0, None, None))(
+    x_sampled = jax.vmap(likelihood.sample, (0, None, None))(
         keys, (), jnp.array([logit], jnp.float32)
     )
-    assert np.isfinite(drawn).all()
-    assert drawn.min() >= 0.0
-    assert drawn.max() <= 1.0
+    assert np.isfinite(x_sampled).all()
+    assert x_sampled.min() >= 0.0
+    assert x_sampled.max() <= 1.0
 
 
 @pytest.mark.parametrize("degrees", [1.0, 0.5, float("inf"), float("nan")])

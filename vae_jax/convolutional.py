@@ -54,8 +54,8 @@ def _convolve_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
         def to_kernel(g: Array) -> Array:
             channels_first = x.transpose(2, 0, 1)[..., None]
-            found = _correlate(channels_first, g[:, :, None], sides)
-            return found.transpose(1, 2, 0, 3)
+            correlated = _correlate(channels_first, g[:, :, None], sides)
+            return correlated.transpose(1, 2, 0, 3)
 
         d_y += jax.linear_transpose(to_kernel, y)(d_kernel)[0]
     return y, d_y
@@ -167,7 +167,7 @@ def decoder(
     if rest or per_pixel % planes:
         raise ValueError(
             f"num_outputs={num_outputs} is not {planes} planes of the pixels of "
-            f"{x_shape}."
+            f"{x_shape}"
         )
     height, breadth, size = sizes[-1]
     layers = {"input": _dense(num_inputs, height * breadth * size)}
@@ -198,7 +198,7 @@ def decoder(
 def _resolutions(x_shape: tuple[int, ...], width: int) -> list[tuple[int, int, int]]:
     """(rows, columns, channels) of each resolution below that of the image."""
     if len(x_shape) not in (2, 3) or min(x_shape) < 1:
-        raise ValueError(f"an image is [H, W] or [H, W, C], got a shape of {x_shape}.")
+        raise ValueError(f"an image is [H, W] or [H, W, C], got a shape of {x_shape}")
     numerics.check_positive(width=width)
     height, breadth = -(-x_shape[0] // 2), -(-x_shape[1] // 2)
     sizes = [(height, breadth, width)]

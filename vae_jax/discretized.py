@@ -140,12 +140,19 @@ def categorical(x_shape: tuple[int, ...], *, num_values: int) -> Likelihood:
 
 
 class _Mixture(NamedTuple):
-    """The numbers of M components at every pixel, each of C channels."""
+    """The numbers of M components at every pixel, each of C channels.
+
+    Attributes:
+        logits: of the components.
+        means: of u, each channel's.
+        log_scales: each channel's, cut off.
+        coefficients: of red in green, then of red and of green in blue.
+    """
 
     logits: Float[Array, "M H W"]
     means: Float[Array, "C M H W"]
     log_scales: Float[Array, "C M H W"]
-    coefficients: Float[Array, "3 M H W"] | None  # of red in green, both in blue
+    coefficients: Float[Array, "3 M H W"] | None
 
 
 def logistic_mixture(
@@ -173,7 +180,7 @@ def logistic_mixture(
     numerics.check_positive(num_components=num_components)
     is_color = len(x_shape) == 3 and x_shape[2] == 3
     if len(x_shape) != 2 and not is_color:
-        raise ValueError(f"x must be [H, W] or [H, W, 3], got a shape of {x_shape}.")
+        raise ValueError(f"x must be [H, W] or [H, W, 3], got a shape of {x_shape}")
     num_channels = 3 if is_color else 1
     planes = (10 if is_color else 3) * num_components
 
@@ -306,7 +313,7 @@ def _log1m_exp_of_exp(log_t: Array) -> Array:
 
 def _check_num_values(num_values: int) -> None:
     if num_values < 2:
-        raise ValueError(f"num_values must be at least two, got {num_values}.")
+        raise ValueError(f"num_values must be at least two, got {num_values}")
 
 
 def _quantity(num_values: int) -> Callable[[np.ndarray], str]:
@@ -315,7 +322,7 @@ def _quantity(num_values: int) -> Callable[[np.ndarray], str]:
         if not np.all((x >= 0.0) & (x <= 1.0) & (np.abs(k - np.round(k)) < 1e-3)):
             raise ValueError(
                 f"a likelihood of {num_values} values needs x = k / {num_values - 1} "
-                f"for whole k, got values from {x.min()} to {x.max()} beside the grid."
+                f"for whole k, got values from {x.min()} to {x.max()} beside the grid"
             )
         return "log-likelihood"
 

@@ -207,7 +207,7 @@ def continuous_bernoulli(x_shape: tuple[int, ...]) -> Likelihood:
         if not np.all((x >= 0.0) & (x <= 1.0)):
             raise ValueError(
                 "a continuous Bernoulli likelihood needs x in [0, 1], got "
-                f"{x.min()} to {x.max()}."
+                f"{x.min()} to {x.max()}"
             )
         return "log-density"
 
@@ -247,7 +247,7 @@ def student_t(
             where the mean that it reports exists.
     """
     if not 1.0 < degrees < math.inf:
-        raise ValueError(f"degrees must be above one and finite, got {degrees}.")
+        raise ValueError(f"degrees must be above one and finite, got {degrees}")
 
     def sample(key: PRNGKey, dtype: Any) -> Array:
         return jax.random.t(key, degrees, x_shape, dtype)
@@ -289,7 +289,7 @@ def _location_and_scale(
 def _density_of_reals(name: str) -> Callable[[np.ndarray], str]:
     def quantity(x: np.ndarray) -> str:
         if not np.all(np.isfinite(x)):
-            raise ValueError(f"a {name} likelihood needs finite x.")
+            raise ValueError(f"a {name} likelihood needs finite x")
         return "log-density"
 
     return quantity

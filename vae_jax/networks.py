@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from vae_jax import numerics
 from vae_jax.types import Network, PRNGKey, PyTree
 
 
@@ -164,8 +165,7 @@ def residual_mlp(
     Raises:
         ValueError: for a size below one.
     """
-    if num_blocks < 1:
-        raise ValueError(f"num_blocks must be positive, got {num_blocks}.")
+    numerics.check_positive(num_blocks=num_blocks)
     layers = {"input": linear(num_inputs, width, initializer=initializer)}
     for i in range(num_blocks):
         layers[f"first_{i}"] = linear(width, width, initializer=initializer)
@@ -204,7 +204,7 @@ def from_zero(network: Network) -> Network:
     def init(key: PRNGKey) -> PyTree:
         params = network.init(key)
         if "output" not in params:
-            raise ValueError(f"no output layer among {', '.join(params)}.")
+            raise ValueError(f"no output layer among {', '.join(params)}")
         return {**params, "output": jax.tree.map(jnp.zeros_like, params["output"])}
 
     return Network(init, network.apply)
