@@ -17,8 +17,12 @@ from tests.sources import CODE, LIBRARY, MODULES, ROOT, SCRIPTS, TESTS
 LAYERS = [  # a module imports only from rows above its own
     {"types", "writing"},
     {"numerics"},
-    {"reparameterize", "divergences", "bounds", "flows", "networks"},
+    {
+        *("reparameterize", "divergences", "bounds", "flows", "networks"),
+        "convolutional",
+    },
     {"likelihoods"},
+    {"discretized"},
     {"posteriors", "priors", "factors"},
     {"vae"},
     {"latent_models"},

@@ -43,6 +43,7 @@ FLOWS = {
     "flipped coupling": _coupling(flip=True),
     "autoregressive": _autoregressive(),
     "reverse": flows.reverse(SIZE),
+    "inverted": flows.inverted(_everything()),
     "everything": _everything(),
     "one latent": flows.chain(flows.planar(1), _coupling(1), _autoregressive(1)),
 }

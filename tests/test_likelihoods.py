@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -366,3 +368,109 @@ def test_a_likelihood_of_ones_own_sees_the_entries_that_are_there():
     )
     assert likelihood.quantity(np.array([[0.5, NAN], [NAN, 2.0]])) == "log-density"
     assert seen == [[0.5, 2.0]]
+
+
+# Densities of real entries beside the normal: laws of SciPy, integrals, samples
+
+REALS = {
+    "continuous Bernoulli": (
+        lambda: likelihoods.continuous_bernoulli((3,)),
+        np.array([-3.0, 0.02, 8.0]),
+    ),
+    "laplace": (
+        lambda: likelihoods.laplace((3,), min_scale=0.05),
+        np.array([0.3, -1.0, 2.0, -5.0, 0.2, 1.0]),
+    ),
+    "student t": (
+        lambda: likelihoods.student_t((3,), degrees=4.5, min_scale=0.05),
+        np.array([0.3, -1.0, 2.0, -5.0, 0.2, 1.0]),
+    ),
+}
+EACH_REAL = pytest.mark.parametrize("name", REALS)
+
+
+def _of_scipy(name, h):
+    if name == "continuous Bernoulli":
+        # Truncated exponentials of either sign.
+        size = np.abs(h)
+        falling: Any = stats.truncexpon(size, scale=1 / size)
+        rising = np.where(h > 0, 1.0, 0.0)
+        mean = np.where(rising, 1 - falling.mean(), falling.mean())
+        log_pdf = lambda x: falling.logpdf(np.where(rising, 1 - x, x))  # noqa: E731
+        return log_pdf, mean, falling.std()
+    mean, scale = h[:3], 0.05 + np.exp(h[3:])
+    of_t = name == "student t"
+    law: Any = stats.t(4.5, mean, scale) if of_t else stats.laplace(mean, scale)
+    return law.logpdf, law.mean(), law.std()
+
+
+@EACH_REAL
+def test_densities_of_reals_are_those_of_scipy(name, x64):
+    build, h = REALS[name]
+    log_pdf, mean, _ = _of_scipy(name, h)
+    x = np.array([0.9, 0.2, 0.6])
+    got = build().log_prob_terms((), jnp.asarray(h), jnp.asarray(x))
+    np.testing.assert_allclose(got, log_pdf(x), rtol=1e-9)
+    np.testing.assert_allclose(build().mean((), jnp.asarray(h)), mean, rtol=1e-7)
+
+
+@EACH_REAL
+def test_samples_of_reals_have_their_mean_and_spread(name):
+    build, h = REALS[name]
+    _, mean, std = _of_scipy(name, h)
+    x = _sampled(build(), (), h)
+    testing.assert_mean_equals(x, mean)
+    testing.assert_mean_equals((x - mean) ** 2, std**2, max_z=6.0)
+
+
+@EACH_REAL
+def test_gradients_of_densities_of_reals_are_those_of_finite_differences(name, x64):
+    build, h = REALS[name]
+    x = jnp.array([0.9, 0.2, 0.6])
+    check_grads(lambda h: build().log_prob_terms((), h, x).sum(), (jnp.asarray(h),), 2)
+
+
+@EACH_REAL
+def test_the_number_of_reals_is_a_log_density(name):
+    likelihood = REALS[name][0]()
+    assert likelihood.quantity(np.array([0.0, 0.5, 1.0])) == "log-density"
+    with pytest.raises(ValueError, match=r"needs (finite x|x in \[0, 1\])"):
+        likelihood.quantity(np.array([0.5, np.inf]))
+
+
+LOGITS_OF_EVERY_SIZE = [0.0, 1e-6, -1e-3, 0.05, 0.0999, 0.1001, -0.5, 3.0, -40.0, 500.0]
+
+
+@pytest.mark.parametrize("logit", LOGITS_OF_EVERY_SIZE)
+def test_a_continuous_bernoulli_integrates_to_one_at_any_logit(logit, x64):
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    x = jnp.asarray(0.5 * (nodes + 1.0))
+    h = jnp.full_like(x, logit)
+    log_p = likelihoods.continuous_bernoulli_terms(h, x)
+    np.testing.assert_allclose(np.exp(log_p) @ weights / 2, 1.0, rtol=1e-9)
+    mean = likelihoods.continuous_bernoulli((1,)).mean((), h[:1])
+    np.testing.assert_allclose(mean, (np.exp(log_p) * x) @ weights / 2, rtol=1e-9)
+
+
+@pytest.mark.parametrize("logit", LOGITS_OF_EVERY_SIZE)
+def test_a_continuous_bernoulli_in_float32_keeps_its_digits(logit):
+    exact = likelihoods.continuous_bernoulli_terms
+    x = np.array([0.0, 0.3, 1.0])
+    with jax.enable_x64(True):
+        expected = exact(jnp.full(3, logit, jnp.float64), jnp.asarray(x))
+    got = exact(jnp.full(3, logit, jnp.float32), jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(got, expected, rtol=2e-6, atol=2e-6)
+    keys = jax.random.split(jax.random.key(0), 1000)
+    likelihood = likelihoods.continuous_bernoulli((1,))
+    x_sampled = jax.vmap(likelihood.sample, (0, None, None))(
+        keys, (), jnp.array([logit], jnp.float32)
+    )
+    assert np.isfinite(x_sampled).all()
+    assert x_sampled.min() >= 0.0
+    assert x_sampled.max() <= 1.0
+
+
+@pytest.mark.parametrize("degrees", [1.0, 0.5, float("inf"), float("nan")])
+def test_degrees_without_a_mean_are_refused(degrees):
+    with pytest.raises(ValueError, match="degrees must be above one"):
+        likelihoods.student_t((2,), degrees=degrees)

@@ -235,3 +235,84 @@ def test_made_starts_as_its_initializer_says_and_applies_its_activation():
 def test_made_refuses_bad_sizes(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         networks.made(*arguments, **options)
+
+
+# Gates, residual blocks, and a start at zero
+
+
+def test_a_gated_network_matches_its_matrices(x64):
+    network = networks.gated_mlp(3, (4,), 2, initializer=networks.normal(std=0.5))
+    params = network.init(jax.random.key(0))
+    x = np.array([0.3, -1.0, 2.0])
+    hidden, output = (
+        jax.tree.map(np.asarray, params[name]["output"])
+        for name in ("hidden_0", "output")
+    )
+    pre = x @ hidden["kernel"] + hidden["bias"]
+    h = pre[:4] / (1.0 + np.exp(-pre[4:]))
+    expected = h @ output["kernel"] + output["bias"]
+    got = network.apply(params, jnp.asarray(x))
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_a_residual_network_matches_its_matrices(x64):
+    network = networks.residual_mlp(
+        3, 4, 2, num_blocks=2, initializer=networks.normal(std=0.5)
+    )
+    params = network.init(jax.random.key(0))
+
+    def layer(name, x):
+        of = jax.tree.map(np.asarray, params[name]["output"])
+        return x @ of["kernel"] + of["bias"]
+
+    x = np.array([[0.3, -1.0, 2.0]])
+    h = layer("input", x.reshape(-1))
+    for i in range(2):
+        h = h + layer(f"second_{i}", np.tanh(layer(f"first_{i}", np.tanh(h))))
+    got = network.apply(params, jnp.asarray(x))
+    np.testing.assert_allclose(got, layer("output", np.tanh(h)), rtol=1e-9)
+
+
+def test_residual_blocks_start_smaller_the_more_there_are():
+    start = networks.normal(std=0.5)
+    for num_blocks in (1, 9):
+        network = networks.residual_mlp(
+            2, 200, 2, num_blocks=num_blocks, initializer=start
+        )
+        params = network.init(jax.random.key(0))
+        last = params["second_0"]["output"]["kernel"]
+        assert _moment_error(last, 0.5 / np.sqrt(num_blocks)) < 5.0
+        assert _moment_error(params["first_0"]["output"]["kernel"], 0.5) < 5.0
+
+
+@pytest.mark.parametrize(
+    "network",
+    [networks.mlp(3, (4,), 2), networks.made(3, (4,)), networks.gated_mlp(3, (4,), 2)],
+    ids=["mlp", "made", "gated"],
+)
+def test_a_network_from_zero_gives_zero_and_learns(network):
+    start = networks.from_zero(network)
+    params, x = start.init(jax.random.key(0)), jnp.array([0.3, -1.0, 2.0])
+    np.testing.assert_array_equal(start.apply(params, x), 0.0)
+    slope = jax.grad(lambda p: (start.apply(p, x) - 1.0).sum())(params)
+    assert all(np.any(leaf != 0.0) for leaf in jax.tree.leaves(slope["output"]))
+
+
+def test_a_start_at_zero_needs_an_output_layer():
+    network = networks.mlp(3, (4,), 2)
+    other = network._replace(init=lambda key: {"first": jnp.zeros(2)})
+    with pytest.raises(ValueError, match="no output layer among first"):
+        networks.from_zero(other).init(jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: networks.gated_mlp(3, (0,), 2), "layer sizes must be positive"),
+        (lambda: networks.residual_mlp(3, 4, 2, num_blocks=0), "num_blocks must be"),
+        (lambda: networks.residual_mlp(3, 0, 2, num_blocks=1), "layer sizes must be"),
+    ],
+)
+def test_sizes_of_no_network_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -8,8 +8,8 @@ import pytest
 from jax.test_util import check_grads
 from scipy import special, stats
 
-from tests import testing
-from vae_jax import posteriors, priors
+from tests import laws, testing
+from vae_jax import flows, networks, posteriors, priors
 
 NOTHING = jnp.zeros((0,))
 
@@ -231,3 +231,80 @@ def test_mixtures_of_nothing_are_refused():
         priors.normal_mixture(0, 3)
     with pytest.raises(ValueError, match="num_components must be positive, got 0"):
         priors.normal_mixture(2, 0)
+
+
+# Flows as priors
+
+
+def _coupling_prior(num_latents, *, zero=False, num_layers=2):
+    passed = num_latents // 2
+    network = networks.mlp(passed, (8,), 2 * (num_latents - passed))
+    if zero:
+        network = networks.from_zero(network)
+    layers = [
+        flows.affine_coupling(network, num_latents, flip=i % 2 == 1)
+        for i in range(num_layers)
+    ]
+    return posteriors.flow(priors.standard_normal(num_latents), flows.chain(*layers))
+
+
+def _autoregressive_prior(num_latents):
+    network = networks.made(num_latents, (8,), initializer=networks.normal(std=0.5))
+    flow = flows.inverse_autoregressive(network, num_latents)
+    both = flows.chain(flow, flows.reverse(num_latents), flow)
+    return posteriors.flow(priors.standard_normal(num_latents), flows.inverted(both))
+
+
+FLOW_PRIORS = {"coupling": _coupling_prior, "autoregressive": _autoregressive_prior}
+
+
+@pytest.mark.parametrize("build", FLOW_PRIORS.values(), ids=FLOW_PRIORS)
+def test_the_density_of_a_flow_prior_integrates_to_one(build, x64):
+    prior = build(2)
+    params = laws.jiggled(prior.init(jax.random.key(1)), std=0.2)
+    z, step = np.linspace(-12.0, 12.0, 400, retstep=True)
+    grid = jnp.asarray(np.stack(np.meshgrid(z, z), -1).reshape(-1, 2))
+    density = jax.jit(jax.vmap(prior.log_prob, (None, None, 0)))
+    total = np.exp(density(params, jnp.zeros(0), grid)).sum() * step**2
+    np.testing.assert_allclose(total, 1.0, atol=1e-6)
+
+
+def test_a_coupling_prior_from_zero_is_standard_normal_bit_for_bit():
+    prior, plain = _coupling_prior(5, zero=True), priors.standard_normal(5)
+    params, key = prior.init(jax.random.key(0)), jax.random.key(3)
+    z = prior.sample(key, params, NOTHING)
+    np.testing.assert_array_equal(z, plain.sample(jax.random.clone(key), (), NOTHING))
+    log_p = prior.log_prob(params, NOTHING, z)
+    np.testing.assert_array_equal(log_p, plain.log_prob((), NOTHING, z))
+
+
+def test_an_autoregressive_prior_is_a_posterior_pushed_back(x64):
+    """Chen et al. 2017 (arXiv:1611.02731) section 3.2: equal log weights, per sample.
+
+    A prior z = f(eps) with q(z | x) and decoder g is the prior N(0, I) on eps with
+    f^{-1} of q and decoder g(f(eps)).
+    """
+    size, x, h = 3, jnp.asarray(1.2), jnp.array([0.3, -0.5, 0.2, -1.0, -0.4, 0.1])
+    prior, normal = _autoregressive_prior(size), priors.standard_normal(size)
+    params = prior.init(jax.random.key(0))
+    network = networks.made(size, (8,), initializer=networks.normal(std=0.5))
+    flow = flows.inverse_autoregressive(network, size)
+    back = flows.chain(flow, flows.reverse(size), flow)
+    q = posteriors.diag_normal(size)
+    pushed = posteriors.flow(q, back)
+    pushed_params = {"base": (), "flow": params["flow"]}
+
+    nothing = jnp.zeros(0)
+
+    def log_likelihood(z):
+        return -0.5 * (x - jnp.sin(z).sum()) ** 2
+
+    for seed in range(5):
+        z, log_q = q.sample_and_log_prob(jax.random.key(seed), (), h)
+        log_w = log_likelihood(z) + prior.log_prob(params, nothing, z) - log_q
+        eps, log_q_eps = pushed.sample_and_log_prob(
+            jax.random.key(seed), pushed_params, h
+        )
+        again, _ = back.inverse(params["flow"], nothing, eps)
+        same = log_likelihood(again) + normal.log_prob((), nothing, eps) - log_q_eps
+        np.testing.assert_allclose(log_w, same, rtol=1e-9)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vae_jax import (
+    discretized,
     factors,
     flows,
     likelihoods,
@@ -28,6 +29,11 @@ LIKELIHOODS = {
     "normal": functools.partial(likelihoods.normal, std=1.0),
     "normal_learned_std": likelihoods.normal_learned_std,
     "normal_per_pixel_std": likelihoods.normal_per_pixel_std,
+    "continuous_bernoulli": likelihoods.continuous_bernoulli,
+    "laplace": likelihoods.laplace,
+    "student_t": functools.partial(likelihoods.student_t, degrees=3.0),
+    "logistic": functools.partial(discretized.logistic, num_values=16),
+    "categorical": functools.partial(discretized.categorical, num_values=16),
 }
 EVERY_LIKELIHOOD = pytest.mark.parametrize(
     "build", LIKELIHOODS.values(), ids=LIKELIHOODS

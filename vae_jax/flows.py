@@ -228,6 +228,25 @@ def reverse(num_latents: int) -> Flow:
     return _checked(num_latents, Flow(0, lambda key: (), flip, flip))
 
 
+def inverted(flow: Flow) -> Flow:
+    """The flow the other way: what was costly is cheap, and what was cheap costly.
+
+    As the map from noise to latents of a prior, an inverse autoregressive flow inverted
+    is a masked autoregressive flow (Papamakarios et al. 2017, arXiv:1705.07057): its
+    density is one pass, and a sample D passes in sequence.
+    """
+
+    def forward(params: PyTree, context: Array, y: Array) -> tuple[Array, Scalar]:
+        z, log_det = flow.inverse(params, context, y)
+        return z, -log_det
+
+    def inverse(params: PyTree, context: Array, z: Array) -> tuple[Array, Scalar]:
+        y, log_det = flow.forward(params, context, z)
+        return y, -log_det
+
+    return flow._replace(forward=forward, inverse=inverse)
+
+
 def chain(*flows: Flow) -> Flow:
     """The flows one after another, the first applied first; the identity if none.
 

@@ -5,8 +5,10 @@ per entry of x, so that missing entries are a masked sum; the log-likelihood is 
 sum.
 """
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,41 @@ def normal_terms(
     return -(0.5 * eps**2 + log_std + 0.5 * jnp.log(2.0 * jnp.pi))
 
 
+def continuous_bernoulli_terms(
+    logits: Float[Array, "*X"], x: Float[Array, "*X"]
+) -> Float[Array, "*X"]:
+    r"""Per-entry log-density in nats of x in [0, 1] (it may be positive).
+
+    $\log p(x) = \eta x - \log((e^\eta - 1) / \eta)$ at the logit $\eta$
+    (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845, in its natural parameter): the
+    Bernoulli's cross-entropy with what makes it a density. Near zero the normalizer is
+    a series, where the quotient loses its digits.
+    """
+    return logits * x - _log_mean_exp_below(logits)
+
+
+def laplace_terms(
+    mean: Float[Array, "*X"], log_scale: Float[Array, "*X"], x: Float[Array, "*X"]
+) -> Float[Array, "*X"]:
+    """Per-entry log Laplace(x; mean, scale) in nats; the scale is mean |x - mean|."""
+    return -(jnp.abs(x - mean) * jnp.exp(-log_scale) + log_scale + jnp.log(2.0))
+
+
+def student_t_terms(
+    mean: Float[Array, "*X"],
+    log_scale: Float[Array, "*X"],
+    x: Float[Array, "*X"],
+    *,
+    degrees: float,
+) -> Float[Array, "*X"]:
+    """Per-entry log t(x; degrees of freedom, mean, scale) in nats."""
+    eps = (x - mean) * jnp.exp(-log_scale)
+    half = 0.5 * (degrees + 1.0)
+    constant = math.lgamma(half) - math.lgamma(0.5 * degrees)
+    constant -= 0.5 * math.log(degrees * math.pi)
+    return constant - log_scale - half * jnp.log1p(eps**2 / degrees)
+
+
 def likelihood(
     x_shape: tuple[int, ...],
     *,
@@ -55,6 +92,7 @@ def likelihood(
     mean: Callable[[PyTree, Array], Array],
     log_prob_terms: Callable[[PyTree, Array, Array], Array],
     quantity: Callable[[np.ndarray], str],
+    planes: int = 1,
     init: Callable[[PRNGKey], PyTree] = lambda key: (),
 ) -> Likelihood:
     """An observation model that compares what it is given with what it declares.
@@ -67,6 +105,7 @@ def likelihood(
         log_prob_terms: params, h, x -> nats whose sum is log p(x | h).
         quantity: rows of x, complete entries alone and flat -> what the number is, or
             a ValueError where p has no number for them.
+        planes: h is as many arrays, one behind the other, of one layout of the pixels.
         init: key -> own parameters; none by default.
 
     Raises:
@@ -98,7 +137,9 @@ def likelihood(
         entries = np.asarray(x).ravel()
         return quantity(entries[~np.isnan(entries)])
 
-    return Likelihood(width, init, checked_sample, checked_mean, checked_terms, of_rows)
+    return Likelihood(
+        width, planes, init, checked_sample, checked_mean, checked_terms, of_rows
+    )
 
 
 def bernoulli(x_shape: tuple[int, ...]) -> Likelihood:
@@ -140,6 +181,143 @@ def bernoulli(x_shape: tuple[int, ...]) -> Likelihood:
         log_prob_terms=log_prob_terms,
         quantity=quantity,
     )
+
+
+def continuous_bernoulli(x_shape: tuple[int, ...]) -> Likelihood:
+    """Independent entries in [0, 1] of density proportional to exp(logit x).
+
+    h holds the logits. Its number is a log-density, where a Bernoulli's on the same x
+    would be minus a cross-entropy.
+    """
+
+    def sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
+        del params
+        p = jax.random.uniform(key, h.shape, h.dtype)
+        return _inverse_cdf(h, p).reshape(x_shape)
+
+    def mean(params: PyTree, h: Array) -> Array:
+        del params
+        return jax.vmap(jax.grad(_log_mean_exp_below))(h).reshape(x_shape)
+
+    def log_prob_terms(params: PyTree, h: Array, x: Array) -> Array:
+        del params
+        return continuous_bernoulli_terms(h, x.reshape(-1)).reshape(x_shape)
+
+    def quantity(x: np.ndarray) -> str:
+        if not np.all((x >= 0.0) & (x <= 1.0)):
+            raise ValueError(
+                "a continuous Bernoulli likelihood needs x in [0, 1], got "
+                f"{x.min()} to {x.max()}"
+            )
+        return "log-density"
+
+    return likelihood(
+        x_shape,
+        width=_size(x_shape),
+        sample=sample,
+        mean=mean,
+        log_prob_terms=log_prob_terms,
+        quantity=quantity,
+    )
+
+
+def laplace(x_shape: tuple[int, ...], *, min_scale: float = 1e-2) -> Likelihood:
+    """Independent Laplace entries; h = [mean, log scale], bounded as a normal's std.
+
+    The log scale is bounded below as in `normal_per_pixel_std`.
+
+    Raises:
+        ValueError: if min_scale is not positive and finite.
+    """
+
+    def sample(key: PRNGKey, dtype: Any) -> Array:
+        return jax.random.laplace(key, x_shape, dtype)
+
+    floor = _log_of("min_scale", min_scale)
+    return _location_and_scale("Laplace", x_shape, floor, sample, laplace_terms)
+
+
+def student_t(
+    x_shape: tuple[int, ...], *, degrees: float, min_scale: float = 1e-2
+) -> Likelihood:
+    """Independent entries of Student's t; h = [mean, log scale], as `laplace`.
+
+    Raises:
+        ValueError: if min_scale is not positive and finite, or degrees not above one,
+            where the mean that it reports exists.
+    """
+    if not 1.0 < degrees < math.inf:
+        raise ValueError(f"degrees must be above one and finite, got {degrees}")
+
+    def sample(key: PRNGKey, dtype: Any) -> Array:
+        return jax.random.t(key, degrees, x_shape, dtype)
+
+    floor = _log_of("min_scale", min_scale)
+    terms = functools.partial(student_t_terms, degrees=degrees)
+    return _location_and_scale("Student t", x_shape, floor, sample, terms)
+
+
+def _location_and_scale(
+    name: str,
+    x_shape: tuple[int, ...],
+    floor: float,
+    standard: Callable[[PRNGKey, Any], Array],
+    terms: Callable[[Array, Array, Array], Array],
+) -> Likelihood:
+    """x = mean + scale * noise, with the log scale above a floor."""
+
+    def read(h: Array) -> tuple[Array, Array]:
+        mean, second = h.reshape(2, *x_shape)
+        return mean, floor + numerics.softplus(second - floor)
+
+    def sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
+        del params
+        mean, log_scale = read(h)
+        return mean + jnp.exp(log_scale) * standard(key, h.dtype)
+
+    return likelihood(
+        x_shape,
+        width=2 * _size(x_shape),
+        planes=2,
+        sample=sample,
+        mean=lambda params, h: read(h)[0],
+        log_prob_terms=lambda params, h, x: terms(*read(h), x),
+        quantity=_density_of_reals(name),
+    )
+
+
+def _density_of_reals(name: str) -> Callable[[np.ndarray], str]:
+    def quantity(x: np.ndarray) -> str:
+        if not np.all(np.isfinite(x)):
+            raise ValueError(f"a {name} likelihood needs finite x")
+        return "log-density"
+
+    return quantity
+
+
+def _log_mean_exp_below(eta: Array) -> Array:
+    """log of the mean of exp(eta x) over x uniform in [0, 1]."""
+    size = jnp.abs(eta)
+    is_small = size < 0.1
+    near = jnp.where(is_small, eta, 0.0)
+    square = near**2
+    series = 0.5 * near + square * (1 / 24 - square * (1 / 2880 - square / 181440))
+    far = jnp.where(is_small, 1.0, size)
+    above = far + jnp.log1p(-jnp.exp(-far)) - jnp.log(far)
+    return jnp.where(is_small, series, above - jnp.where(eta < 0.0, size, 0.0))
+
+
+def _inverse_cdf(eta: Array, p: Array) -> Array:
+    """x with P(X <= x) = p under the density proportional to exp(eta x) on [0, 1]."""
+    size = jnp.abs(eta)
+    is_small = size < 1e-3
+    far = jnp.where(is_small, 1.0, size)
+    # From above, where x is near one: 1 - x has density exp(-size (1 - x)).
+    q = jnp.where(eta > 0.0, 1.0 - p, p)
+    y = -jnp.log1p(q * jnp.expm1(-far)) / far
+    near = p + 0.5 * eta * p * (1.0 - p)
+    x = jnp.where(is_small, near, jnp.where(eta > 0.0, 1.0 - y, y))
+    return jnp.clip(x, 0.0, 1.0)
 
 
 def normal(
@@ -230,7 +408,7 @@ def normal_per_pixel_std(
         log_std = floor + numerics.softplus(second - floor)
         return _mean(first, x_shape, squash), log_std.reshape(x_shape)
 
-    return _normal(x_shape, 2 * _size(x_shape), lambda key: (), moments)
+    return _normal(x_shape, 2 * _size(x_shape), lambda key: (), moments, planes=2)
 
 
 def _normal(
@@ -238,6 +416,8 @@ def _normal(
     width: int,
     init: Callable[[PRNGKey], PyTree],
     moments: Callable[[PyTree, Array], tuple[Array, Array]],
+    *,
+    planes: int = 1,
 ) -> Likelihood:
     def sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
         mean, log_std = moments(params, h)
@@ -249,19 +429,15 @@ def _normal(
     def log_prob_terms(params: PyTree, h: Array, x: Array) -> Array:
         return normal_terms(*moments(params, h), x)
 
-    def quantity(x: np.ndarray) -> str:
-        if not np.all(np.isfinite(x)):
-            raise ValueError("a normal likelihood needs finite x")
-        return "log-density"
-
     return likelihood(
         x_shape,
         width=width,
+        planes=planes,
         init=init,
         sample=sample,
         mean=mean,
         log_prob_terms=log_prob_terms,
-        quantity=quantity,
+        quantity=_density_of_reals("normal"),
     )
 
 

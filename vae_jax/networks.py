@@ -1,7 +1,8 @@
 """Flax networks behind the `Network` record; the only module that imports Flax."""
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from vae_jax import numerics
 from vae_jax.types import Network, PRNGKey, PyTree
 
 
@@ -111,6 +113,112 @@ def linear(
 ) -> Network:
     """Affine map; under a normal likelihood it makes the model probabilistic PCA."""
     return mlp(num_inputs, (), num_outputs, initializer=initializer)
+
+
+def gated_mlp(
+    num_inputs: int,
+    hidden: Sequence[int],
+    num_outputs: int,
+    *,
+    initializer: Initializer | None = None,
+) -> Network:
+    """Fully connected layers that each scale their units: (W x + b) sigmoid(V x + c).
+
+    Tomczak & Welling 2018 (arXiv:1705.07120), after Dauphin et al. 2017
+    (arXiv:1612.08083). The output layer is affine.
+
+    Raises:
+        ValueError: for a size below one.
+    """
+    sizes = (num_inputs, *hidden, num_outputs)
+    layers: dict[str, Network] = {}
+    for i, (below, above) in enumerate(itertools.pairwise(sizes[:-1])):
+        layers[f"hidden_{i}"] = linear(below, 2 * above, initializer=initializer)
+    layers["output"] = linear(sizes[-2], num_outputs, initializer=initializer)
+
+    def apply(params: PyTree, x: Array) -> Array:
+        x = jnp.ravel(x)
+        for name, layer in layers.items():
+            x = layer.apply(params[name], x)
+            if name != "output":
+                value, gate = jnp.split(x, 2)
+                x = value * jax.nn.sigmoid(gate)
+        return x
+
+    return Network(_init_of(layers), apply)
+
+
+def residual_mlp(
+    num_inputs: int,
+    width: int,
+    num_outputs: int,
+    *,
+    num_blocks: int,
+    activation: Callable[[Array], Array] = jnp.tanh,
+    initializer: Initializer | None = None,
+) -> Network:
+    """Pre-activation residual blocks of two layers between two affine maps.
+
+    He et al. 2016 (arXiv:1603.05027): x + V f(W f(x)), with V smaller by the root of
+    the number of blocks at the start, so that depth does not change the scale.
+
+    Raises:
+        ValueError: for a size below one.
+    """
+    numerics.check_positive(num_blocks=num_blocks)
+    layers = {"input": linear(num_inputs, width, initializer=initializer)}
+    for i in range(num_blocks):
+        layers[f"first_{i}"] = linear(width, width, initializer=initializer)
+        layers[f"second_{i}"] = linear(width, width, initializer=initializer)
+    layers["output"] = linear(width, num_outputs, initializer=initializer)
+    init_each = _init_of(layers)
+
+    def init(key: PRNGKey) -> PyTree:
+        params = init_each(key)
+        for i in range(num_blocks):
+            params[f"second_{i}"] = jax.tree.map(
+                lambda leaf: leaf / math.sqrt(num_blocks), params[f"second_{i}"]
+            )
+        return params
+
+    def apply(params: PyTree, x: Array) -> Array:
+        x = layers["input"].apply(params["input"], x)
+        for i in range(num_blocks):
+            y = layers[f"first_{i}"].apply(params[f"first_{i}"], activation(x))
+            x += layers[f"second_{i}"].apply(params[f"second_{i}"], activation(y))
+        return layers["output"].apply(params["output"], activation(x))
+
+    return Network(init, apply)
+
+
+def from_zero(network: Network) -> Network:
+    """The network with an output layer that starts at zero, and so its output.
+
+    A flow of such networks starts as the identity: a prior of them is N(0, I) bit for
+    bit before the first step.
+
+    Raises:
+        ValueError: at `init`, for a network without a layer named output.
+    """
+
+    def init(key: PRNGKey) -> PyTree:
+        params = network.init(key)
+        if "output" not in params:
+            raise ValueError(f"no output layer among {', '.join(params)}")
+        return {**params, "output": jax.tree.map(jnp.zeros_like, params["output"])}
+
+    return Network(init, network.apply)
+
+
+def _init_of(layers: Mapping[str, Network]) -> Callable[[PRNGKey], PyTree]:
+    """key -> the parameters of every layer by its name."""
+
+    def init(key: PRNGKey) -> PyTree:
+        keys = jax.random.split(key, len(layers))
+        each = zip(layers.items(), keys, strict=True)
+        return {name: layer.init(key) for (name, layer), key in each}
+
+    return init
 
 
 def made(

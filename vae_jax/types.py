@@ -92,6 +92,8 @@ class Likelihood(NamedTuple):
 
     Attributes:
         width: length of h.
+        planes: h is as many equal parts, one behind the other, each laid out as the
+            pixels of x are: what a network of maps must know.
         init: key -> its own parameters.
         sample: key, params, h -> x.
         mean: params, h -> E[x | h].
@@ -103,6 +105,7 @@ class Likelihood(NamedTuple):
     """
 
     width: int
+    planes: int
     init: Callable[[PRNGKey], PyTree]
     sample: Callable[[PRNGKey, PyTree, Array], Array]
     mean: Callable[[PyTree, Array], Array]

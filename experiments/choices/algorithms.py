@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
@@ -102,6 +103,7 @@ def _ascent(config: Any, parts: Parts, steps: Steps) -> Algorithm:
         optimizer(config, steps),
         monitor=_monitor(config, parts.model),
         norm_every=steps.norm_every,
+        average_decay=config.average_decay,
     )
 
 
@@ -177,17 +179,17 @@ OPTIMIZERS = {
 }
 
 
-def _staircase(rate: Any, num_steps: int, num_epochs: int) -> optax.Schedule:
+def _staircase(rate: Any, num_steps: int, config: Any) -> optax.Schedule:
     """Burda et al. 2016: 3^i passes at rate 10^(-i/7), i = 0..7, 3,280 in all."""
-    per_epoch = num_steps // num_epochs
+    per_epoch = num_steps // config.num_epochs
     ends = [(3**i - 1) // 2 * per_epoch for i in range(1, STAIRCASE_STAGES)]
     return optax.piecewise_constant_schedule(rate, dict.fromkeys(ends, 10 ** (-1 / 7)))
 
 
-SCHEDULES: dict[str, Callable[[Any, int, int], optax.ScalarOrSchedule]] = {
-    "constant": lambda rate, num_steps, num_epochs: rate,
-    "cosine": lambda rate, num_steps, num_epochs: optax.cosine_decay_schedule(
-        rate, num_steps
+SCHEDULES: dict[str, Callable[[Any, int, Any], optax.ScalarOrSchedule]] = {
+    "constant": lambda rate, num_steps, config: rate,
+    "cosine": lambda rate, num_steps, config: optax.cosine_decay_schedule(
+        rate, num_steps, config.final_rate
     ),
     "staircase": _staircase,
 }
@@ -205,11 +207,7 @@ def build(config: Any, parts: Parts, steps: Steps) -> Algorithm:
 
 def optimizer(config: Any, steps: Steps) -> optax.GradientTransformation:
     """The optax optimizer with its schedule, clipping first."""
-    rate = SCHEDULES[config.schedule](
-        steps.traced.get("learning_rate", config.learning_rate),
-        config.num_epochs * steps.per_epoch,
-        config.num_epochs,
-    )
+    rate = _rate(config, steps)
     row = OPTIMIZERS[config.optimizer]
     made = row.build(rate, **rows.numbers(row, config, steps.traced))
     if not config.clip_norm:
@@ -217,19 +215,38 @@ def optimizer(config: Any, steps: Steps) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), made)
 
 
+def _rate(config: Any, steps: Steps) -> optax.ScalarOrSchedule:
+    """The schedule, behind a linear rise over the first steps."""
+    scheduled = SCHEDULES[config.schedule](
+        steps.traced.get("learning_rate", config.learning_rate),
+        config.num_epochs * steps.per_epoch,
+        config,
+    )
+    if not config.warmup_steps:
+        return scheduled
+
+    def rate(step: Any) -> Any:
+        later = scheduled(step) if callable(scheduled) else scheduled
+        return jnp.minimum(1.0, (step + 1.0) / config.warmup_steps) * later
+
+    return rate
+
+
 def _warmup(config: Any, steps: Steps) -> int | Array:
     return steps.traced.get("kl_warmup", config.kl_warmup) * steps.per_epoch
 
 
 def _monitor(config: Any, model: Model) -> gradient.Monitor:
-    """The KL where it has a closed form, else both terms of the ELBO.
+    """The KL where it has a closed form or the bound is an ELBO, else both terms of it.
 
     A closed form draws no noise, so the step already holds all it needs. Noise drawn
-    twice is computed twice, and a second decoding with it.
+    twice is computed twice, and a second decoding with it: not for the KL alone.
     """
     closed = model.kl
     if closed is None:
         terms = sgvb.elbo_terms(model, num_samples=config.num_samples)
+        if estimators.ESTIMATORS[config.gradient].of_elbo:
+            return lambda key, params, x: {"kl": terms(key, params, x).kl}
         return lambda key, params, x: terms(key, params, x)._asdict()
 
     def kl_alone(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:

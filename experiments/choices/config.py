@@ -10,6 +10,7 @@ from experiments.choices.densities import (
     ACTIVATIONS,
     INITIALIZERS,
     LIKELIHOODS,
+    NETWORKS,
     POSTERIORS,
     PRIORS,
 )
@@ -90,6 +91,16 @@ class Config(cli.Flags):
     squash_mean: bool = cli.flag(
         False, "Normal likelihoods: means through a sigmoid, for data in [0, 1]."
     )
+    degrees: float = cli.flag(4.0, "Of freedom, of --likelihood=student_t.", above=1)
+    num_values: int = cli.flag(
+        256,
+        "Values that an entry may have, 0, 1/(K-1), ..., 1, of the likelihoods of "
+        "stored values (categorical, discretized_...).",
+        least=2,
+    )
+    num_logistics: int = cli.flag(
+        10, "Components of --likelihood=discretized_logistic_mixture.", least=1
+    )
     posterior: str = cli.flag(
         "diag_normal",
         "q(z | x); bernoulli has binary latents with a learned prior.",
@@ -100,17 +111,36 @@ class Config(cli.Flags):
     )
     prior: str = cli.flag(
         "standard_normal",
-        "p(z) of continuous latents: fixed, a learned mixture of normals, or that of q "
-        "at learned pseudo-inputs.",
+        "p(z) of continuous latents: fixed, a learned mixture of normals, that of q at "
+        "learned pseudo-inputs, or N(0, I) through learned flows.",
         choices=PRIORS,
     )
     num_components: int = cli.flag(
         50, "Components of --prior=normal_mixture and vamp.", least=1
     )
+    prior_layers: int = cli.flag(
+        8, "Flows of --prior=flow and autoregressive.", least=1
+    )
+    prior_units: int = cli.flag(
+        128, "Units of both hidden layers of each of them.", least=1
+    )
     top_latents: int = cli.flag(
         0, "Latents of a second stochastic layer above --num_latents; 0: none.", least=0
     )
     num_latents: int = cli.flag(16, "Latent dimensions, N_z.", least=1)
+    network: str = cli.flag(
+        "mlp",
+        "Encoder and decoder: perceptrons, or convolutions of images, plain or in "
+        "residual blocks.",
+        choices=NETWORKS,
+    )
+    width: int = cli.flag(
+        32,
+        "Channels at half the resolution, twice as many at each further halving (conv, "
+        "resnet).",
+        least=1,
+    )
+    num_blocks: int = cli.flag(1, "Blocks at each resolution (conv, resnet).", least=1)
     hidden: tuple[int, ...] = cli.flag(
         (200,),
         "Units of the encoder's hidden layers; the decoder mirrors them.",
@@ -198,6 +228,19 @@ class Config(cli.Flags):
         "constant",
         "Step size over time; staircase holds 10^(-i/7) for 3^i epochs, i = 0, 1, ...",
         choices=SCHEDULES,
+    )
+    warmup_steps: int = cli.flag(
+        0, "Steps over which the step size rises to the schedule's.", least=0
+    )
+    final_rate: float = cli.flag(
+        0.0, "Share of the step size that is left at the end (cosine).", least=0
+    )
+    average_decay: float = cli.flag(
+        0.0,
+        "Decay of a moving average of the parameters, which is then what is evaluated; "
+        "0: none.",
+        least=0,
+        below=1,
     )
     clip_norm: float = cli.flag(
         0.0, "Greatest norm of the gradient; 0 for no limit.", least=0

@@ -1,14 +1,23 @@
 """The densities and networks that flags can name: q(z | x), p(z), p(x | z)."""
 
+import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from experiments.choices.rows import NO_FLAGS, Choice, Traits
-from vae_jax import flows, likelihoods, networks, posteriors, priors
-from vae_jax.types import Conditional, Likelihood, Model
+from vae_jax import (
+    convolutional,
+    discretized,
+    flows,
+    likelihoods,
+    networks,
+    posteriors,
+    priors,
+)
+from vae_jax.types import Conditional, Likelihood, Model, Network
 
 DISCRETE = {"bernoulli", "categorical", "layers of bits"}  # families of latents
 
@@ -87,8 +96,45 @@ POSTERIORS = {
         traits=Traits(continuous=False),
     ),
 }
+
+
+def _flow_prior(num_latents: int, *, num_layers: int, units: int) -> Conditional:
+    """Couplings that start at N(0, I)."""
+    if num_latents < 2:
+        raise ValueError(
+            "--prior=flow couples latents: give --num_latents of 2 or more"
+        )
+    passed = num_latents // 2
+    network = networks.from_zero(
+        networks.mlp(
+            passed, (units, units), 2 * (num_latents - passed), activation=jax.nn.elu
+        )
+    )
+    layers = [
+        flows.affine_coupling(network, num_latents, flip=i % 2 == 1)
+        for i in range(num_layers)
+    ]
+    return posteriors.flow(priors.standard_normal(num_latents), flows.chain(*layers))
+
+
+def _autoregressive_prior(
+    num_latents: int, *, num_layers: int, units: int
+) -> Conditional:
+    """Masked autoregressive flows, whose density is one pass; they start at N(0, I)."""
+    network = networks.from_zero(
+        networks.made(num_latents, (units, units), activation=jax.nn.elu)
+    )
+    layer = flows.inverse_autoregressive(network, num_latents)
+    layers = [layer, flows.reverse(num_latents)] * num_layers
+    flow = flows.inverted(flows.chain(*layers[:-1]))
+    return posteriors.flow(priors.standard_normal(num_latents), flow)
+
+
+_OF_FLOW_PRIORS = {"num_layers": "prior_layers", "units": "prior_units"}
 PRIORS = {
     "standard_normal": Choice(priors.standard_normal),
+    "flow": Choice(_flow_prior, _OF_FLOW_PRIORS),
+    "autoregressive": Choice(_autoregressive_prior, _OF_FLOW_PRIORS),
     "normal_mixture": Choice(
         priors.normal_mixture, {"num_components": "num_components"}
     ),
@@ -108,7 +154,7 @@ def _squashed(
     return of_flag
 
 
-_SQUASH = {"squash": "squash_mean"}
+_SQUASH, _GRID = {"squash": "squash_mean"}, {"num_values": "num_values"}
 LIKELIHOODS = {
     "bernoulli": Choice(likelihoods.bernoulli),
     "normal": Choice(_squashed(likelihoods.normal), {"std": "std", **_SQUASH}),
@@ -119,6 +165,91 @@ LIKELIHOODS = {
     "normal_per_pixel_std": Choice(
         _squashed(likelihoods.normal_per_pixel_std), {"min_std": "min_std", **_SQUASH}
     ),
+    "continuous_bernoulli": Choice(likelihoods.continuous_bernoulli),
+    "laplace": Choice(likelihoods.laplace, {"min_scale": "min_std"}),
+    "student_t": Choice(
+        likelihoods.student_t, {"min_scale": "min_std", "degrees": "degrees"}
+    ),
+    "categorical": Choice(discretized.categorical, _GRID),
+    "discretized_logistic": Choice(discretized.logistic, _GRID),
+    "discretized_logistic_mixture": Choice(
+        discretized.logistic_mixture, {"num_components": "num_logistics", **_GRID}
+    ),
+}
+
+
+class Coders(NamedTuple):
+    """The networks of a model of x.
+
+    Attributes:
+        encoder: shape of x, number of outputs -> x to them.
+        decoder: number of inputs, shape of x, p(x | h) -> z to h.
+    """
+
+    encoder: Callable[[tuple[int, ...], int], Network]
+    decoder: Callable[[int, tuple[int, ...], Likelihood], Network]
+
+
+def _perceptrons(
+    *, hidden: tuple[int, ...], encoder_hidden: tuple[int, ...], **names: str
+) -> Coders:
+    style = _style(**names)
+
+    def encoder(x_shape: tuple[int, ...], num_outputs: int) -> Network:
+        sizes = encoder_hidden or hidden
+        return networks.mlp(math.prod(x_shape), sizes, num_outputs, **style)
+
+    def decoder(size: int, x_shape: tuple[int, ...], observed: Likelihood) -> Network:
+        del x_shape
+        return networks.mlp(size, hidden[::-1], observed.width, **style)
+
+    return Coders(encoder, decoder)
+
+
+def _style(*, activation: str, init: str) -> dict[str, Any]:
+    return {
+        "activation": ACTIVATIONS[activation],
+        "initializer": INITIALIZERS[init],
+    }
+
+
+def _convolutions(residual: bool) -> Callable[..., Coders]:
+    def build(*, activation: str, **sizes: int) -> Coders:
+        style: dict[str, Any] = {
+            "residual": residual,
+            "activation": ACTIVATIONS[activation],
+            **sizes,
+        }
+
+        def encoder(x_shape: tuple[int, ...], num_outputs: int) -> Network:
+            return convolutional.encoder(x_shape, num_outputs, **style)
+
+        def decoder(
+            size: int, x_shape: tuple[int, ...], observed: Likelihood
+        ) -> Network:
+            return convolutional.decoder(
+                size, x_shape, observed.width, planes=observed.planes, **style
+            )
+
+        return Coders(encoder, decoder)
+
+    return build
+
+
+_OF_MAPS = {"width": "width", "num_blocks": "num_blocks", "activation": "activation"}
+NETWORKS = {
+    "mlp": Choice(
+        _perceptrons,
+        {
+            "hidden": "hidden",
+            "encoder_hidden": "encoder_hidden",
+            "activation": "activation",
+            "init": "init",
+        },
+    ),
+    # The networks of flows, and between two layers of latents, stay perceptrons.
+    "conv": Choice(_convolutions(residual=False), _OF_MAPS, ("hidden",)),
+    "resnet": Choice(_convolutions(residual=True), _OF_MAPS, ("hidden",)),
 }
 ACTIVATIONS = {
     "tanh": jnp.tanh,

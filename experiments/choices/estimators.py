@@ -68,7 +68,7 @@ def _bits(q: Traits) -> bool:
 
 
 ESTIMATORS = {
-    "sgvb_a": Estimator(sgvb.sgvb_a, of_elbo=True),
+    "sgvb_a": Estimator(sgvb.sgvb_a, {"beta": "beta"}, ("kl_warmup",), of_elbo=True),
     "sgvb_b": Estimator(
         sgvb.sgvb_b,
         {"beta": "beta"},

@@ -22,6 +22,7 @@ from experiments.choices.densities import (
     ACTIVATIONS,
     INITIALIZERS,
     LIKELIHOODS,
+    NETWORKS,
     POSTERIORS,
     PRIORS,
     traits,
@@ -98,16 +99,16 @@ def quantity(config: Config, x_shape: tuple[int, ...]) -> Callable[[np.ndarray],
 
 
 def _of_flags(config: Config, x_shape: tuple[int, ...]) -> Model:
-    """Two perceptrons between the densities that the flags name."""
+    """Two networks between the densities that the flags name."""
     observed, density = likelihood(config, x_shape), posterior(config)
     style = {
         "activation": ACTIVATIONS[config.activation],
         "initializer": INITIALIZERS[config.init],
     }
-    sizes = config.encoder_hidden or config.hidden
-    encoder = networks.mlp(math.prod(x_shape), sizes, density.width, **style)
-    mirrored = config.hidden[::-1]
-    decoder = networks.mlp(config.num_latents, mirrored, observed.width, **style)
+    row = NETWORKS[config.network]
+    coders = row.build(**rows.numbers(row, config))
+    encoder = coders.encoder(x_shape, density.width)
+    decoder = coders.decoder(config.num_latents, x_shape, observed)
     prior = _prior(config)
     if config.top_latents:
         density, prior, decoder = _two_layers(config, density, decoder, style)

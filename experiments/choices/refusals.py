@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.choices import estimators, rows
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS
-from experiments.choices.densities import LIKELIHOODS, POSTERIORS, PRIORS
+from experiments.choices.densities import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 from experiments.choices.estimators import ESTIMATORS
 
 
@@ -109,6 +109,7 @@ def _readers(config: Any) -> None:
             "posterior": (config.posterior, POSTERIORS),
             "prior": (config.prior, PRIORS),
             "likelihood": (config.likelihood, LIKELIHOODS),
+            "network": (config.network, NETWORKS),
         }
     for chooser, (name, table) in chosen.items():
         if chooser == "estimator" and not config.has_encoder:

@@ -212,7 +212,7 @@ def _row(run: Run, first: int, info: NamedTuple, *, seconds: float) -> Row:
 
 def _validated(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, Row]:
     """Measures the validation split, and keeps the parameters that are best so far."""
-    step, params = saved.run.step, saved.run.inner.params
+    step, params = saved.run.step, saved.parameters
     keys = runs.fold_in(run.keys.evaluation, step)
     if not keys.ndim:
         measured = {name: np.asarray(x) for name, x in validate(keys, params).items()}

@@ -44,6 +44,12 @@ class Saved(NamedTuple):
     best_step: Int[Array, ""]
 
     @property
+    def parameters(self) -> Params:
+        """What is evaluated: the newest parameters, or their moving average."""
+        inner = self.run.inner
+        return getattr(inner, "average", ()) or inner.params
+
+    @property
     def step(self) -> int:
         """Steps taken, which are the same for runs that train together."""
         return int(np.max(np.asarray(self.run.step)))

@@ -304,7 +304,7 @@ def of_run(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> Trained:
         )
     params, step = {
         "best": (saved.best, saved.best_step),
-        "last": (saved.run.inner.params, saved.run.step),
+        "last": (saved.parameters, saved.run.step),
     }[checkpoint]
     return Trained(run.config, run.data, run.model, params, int(step), run.mesh)
 

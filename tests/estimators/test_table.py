@@ -102,6 +102,14 @@ WARM = tuple(
 ROWS = [
     Row(sgvb.sgvb_a, {"num_samples": 3}, NORMALS, estimands.elbo, refused=NONE),
     Row(
+        sgvb.sgvb_a,
+        {"num_samples": 2, "beta": 0.3},
+        NORMALS,
+        estimands.elbo,
+        phi=estimands.less(lambda kl: 0.3 * kl.sum()),
+        refused=(*NONE, ({"beta": -0.5}, r"beta .*-0\.5")),
+    ),
+    Row(
         sgvb.sgvb_b,
         {"num_samples": 1, "beta": 0.3},
         NORMALS,

@@ -302,3 +302,48 @@ def test_the_first_step_of_adam_has_the_learning_rate_as_its_length():
     grads = jnp.array([1e-3, -1.0, 1e3])
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     _assert_close(updates, jnp.array([-0.25, 0.25, -0.25]), rtol=1e-4)
+
+
+# The moving average
+
+
+@per_example
+def _linear_in_w(key, params, x):
+    del key
+    return (params.generative["w"] * x).sum()
+
+
+def test_the_average_is_the_recursion_over_the_parameters_from_the_start_on():
+    fit = gradient.ascent(_linear_in_w, optax.sgd(0.1), average_decay=0.9)
+    start = Params({"w": jnp.array([1.0, -2.0])}, {"v": jnp.array(3.0)})
+    state = fit.init(jax.random.key(0), start)
+    expected = np.array([1.0, -2.0])
+    for i in range(3):
+        x = jnp.array([[1.0, 2.0], [0.5, -1.0]]) * (i + 1)
+        batch = Batch(x, jnp.arange(2), jnp.ones(2))
+        state, _ = fit.step(jax.random.key(i), state, batch)
+        expected = 0.9 * expected + 0.1 * np.asarray(state.params.generative["w"])
+        np.testing.assert_allclose(state.average.generative["w"], expected, rtol=1e-6)
+    # What does not move is its own average.
+    np.testing.assert_allclose(state.average.recognition["v"], 3.0, rtol=1e-6)
+
+
+def test_an_average_changes_no_parameter_and_none_is_kept_by_default():
+    problem, batch = problems.linear_gaussian(), _batch()
+    ends = []
+    for decay in (0.0, 0.99):
+        fit = gradient.ascent(
+            per_example(_objective(problem)), optax.adam(0.1), average_decay=decay
+        )
+        state = fit.init(jax.random.key(0), problem.params)
+        for i in range(2):
+            state, _ = jax.jit(fit.step)(jax.random.key(i), state, batch)
+        ends.append(state)
+    assert ends[0].average == ()
+    jax.tree.map(np.testing.assert_array_equal, ends[0].params, ends[1].params)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
+def test_a_decay_of_no_average_is_refused(decay):
+    with pytest.raises(ValueError, match="average_decay must lie in"):
+        gradient.ascent(_linear, optax.sgd(0.1), average_decay=decay)

@@ -39,16 +39,39 @@ class Terms(NamedTuple):
     kl: Scalar
 
 
-def sgvb_a(model: Model, *, num_samples: int) -> ExampleObjective:
+def sgvb_a(
+    model: Model, *, num_samples: int, beta: float | Scalar = 1.0
+) -> ExampleObjective:
     """Estimator A: the mean of log p(x, z) - log q(z | x) over L samples.
 
     AEVB equation 6. Needs no closed form. Its gradient, taken through z = g(eps, x), is
     unbiased for the ELBO's, and carries the score of q, which is zero in expectation.
 
+    Args:
+        model: p and q.
+        num_samples: L.
+        beta: weight of log q(z | x) - log p(z) in the gradient alone, as `sgvb_b`'s.
+
     Raises:
-        ValueError: if num_samples is below one.
+        ValueError: if num_samples is below one or beta is a negative number.
     """
-    return importance.of_bound(model, bounds.elbo, num_samples=num_samples)
+    numerics.check_not_negative(beta=beta)
+    if isinstance(beta, float) and beta == 1.0:
+        return importance.of_bound(model, bounds.elbo, num_samples=num_samples)
+    numerics.check_positive(num_samples=num_samples)
+
+    def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
+        h = model.recognition.encode(params, x)
+
+        def one(key: PRNGKey) -> tuple[Scalar, Scalar]:
+            draw = model.draw(key, params, x, h)
+            return draw.log_likelihood.sum(), draw.log_posterior - draw.log_prior
+
+        terms = numerics.over_samples(key, one, num_samples=num_samples)
+        reconstruction, kl = (term.mean() for term in terms)
+        return numerics.attach_gradient(reconstruction - kl, reconstruction - beta * kl)
+
+    return objective
 
 
 def sgvb_b(

@@ -34,12 +34,14 @@ class AscentState(NamedTuple):
         opt_state: the optimizer's memory of them.
         step: steps taken.
         memory: the objective's own.
+        average: of the parameters over the steps, where one is kept.
     """
 
     params: Params
     opt_state: Any
     step: Int[Array, ""]
     memory: PyTree = ()
+    average: PyTree = ()
 
 
 class AscentInfo(NamedTuple):
@@ -77,6 +79,7 @@ def ascent(
     *,
     monitor: Monitor = lambda key, params, x: {},
     norm_every: int = 1,
+    average_decay: float = 0.0,
 ) -> Algorithm:
     r"""Maximizes the weighted mean $\sum_b w_b f_b / \sum_b w_b$ of each batch's nats.
 
@@ -94,9 +97,11 @@ def ascent(
             as the objective does is computed once for both, but for the noise itself.
         norm_every: steps between two that report the gradient's norm. Reading every
             gradient once more is a tenth of a small step's time.
+        average_decay: r of a moving average of the parameters, r average + (1 - r)
+            params after each step, from the first parameters on; 0 keeps none.
 
     Raises:
-        ValueError: if norm_every is below one.
+        ValueError: if norm_every is below one, or average_decay outside [0, 1).
 
     Examples:
         >>> def log_p(key, params, x):
@@ -111,12 +116,17 @@ def ascent(
     """
     if norm_every < 1:
         raise ValueError(f"norm_every must be positive, got {norm_every}")
+    if not 0.0 <= average_decay < 1.0:
+        raise ValueError(f"average_decay must lie in [0, 1), got {average_decay}")
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(key: PRNGKey, start: Params) -> AscentState:
         del key
         zero = jnp.zeros((), jnp.int32)
-        return AscentState(start, optimizer.init(start), zero, objective.init(start))
+        average = jax.tree.map(jnp.copy, start) if average_decay else ()
+        return AscentState(
+            start, optimizer.init(start), zero, objective.init(start), average
+        )
 
     def step(
         key: PRNGKey, state: AscentState, batch: Batch
@@ -156,8 +166,13 @@ def ascent(
             value_fn=loss_alone,
         )
         params = cast(Params, optax.apply_updates(state.params, updates))
+        average = jax.tree.map(
+            lambda old, new: average_decay * old + (1.0 - average_decay) * new,
+            state.average,
+            params if average_decay else (),
+        )
         info = AscentInfo(-loss, spread, norm, monitored | logged)
-        return AscentState(params, opt_state, state.step + 1, memory), info
+        return AscentState(params, opt_state, state.step + 1, memory, average), info
 
     return Algorithm(init, step)
 

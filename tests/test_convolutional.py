@@ -1,0 +1,186 @@
+import itertools
+import math
+
+import chex
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from vae_jax import convolutional
+
+SHAPES = [(8, 8), (28, 28), (9, 12), (5, 7, 3), (32, 32, 3)]
+
+
+def _normal(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def _sliced(kernel, x):
+    """The same by one product of shifted slices."""
+    rows, columns = kernel.shape[:2]
+    height, breadth, _ = x.shape
+    padded = np.pad(x, [(rows // 2,) * 2, (columns // 2,) * 2, (0, 0)])
+    return sum(
+        padded[i : i + height, j : j + breadth] @ kernel[i, j]
+        for i, j in itertools.product(range(rows), range(columns))
+    )
+
+
+# The convolution
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 2, 4), (1, 1, 2, 3), (5, 3, 1, 2)])
+def test_a_convolution_is_a_product_of_shifted_slices(shape, x64):
+    kernel, x = _normal(shape), _normal((6, 5, shape[2]), 1)
+    got = convolutional.convolve(kernel, x)
+    np.testing.assert_allclose(got, _sliced(np.asarray(kernel), x), atol=1e-12)
+
+
+def test_its_derivatives_are_those_of_finite_differences_in_every_mode(x64):
+    kernel, x = _normal((3, 3, 2, 3)), _normal((4, 5, 2), 1)
+    check_grads(convolutional.convolve, (kernel, x), order=2)
+    check_grads(lambda k: convolutional.convolve(k, x), (kernel,), order=2)
+    check_grads(lambda x: convolutional.convolve(kernel, x), (x,), order=2)
+
+
+@pytest.mark.parametrize("axes", [(None, 0), (0, None), (0, 0)])
+def test_batches_of_images_and_of_kernels_are_loops(axes, x64):
+    kernel, x = _normal((2, 3, 3, 2, 3)), _normal((2, 4, 4, 2), 1)
+    arguments = [
+        a if axis == 0 else a[0] for a, axis in zip((kernel, x), axes, strict=True)
+    ]
+
+    def slope(kernel, x):
+        return jax.value_and_grad(
+            lambda *at: (convolutional.convolve(*at) ** 3).sum(), (0, 1)
+        )(kernel, x)
+
+    got = jax.jit(jax.vmap(slope, axes))(*arguments)
+    for i in range(2):
+        alone = slope(
+            *(a[i] if axis == 0 else a for a, axis in zip(arguments, axes, strict=True))
+        )
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=i: leaf[i], got), alone)
+
+
+def _convolutions(jaxpr):
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            yield equation.params
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from _convolutions(inner)
+
+
+def test_training_runs_one_layout_without_dilation_also_inside_a_loop():
+    """XLA rearranges other layouts in the outermost computation alone."""
+    network = convolutional.encoder((8, 8, 3), 2, width=4, num_blocks=1)
+    ascent = convolutional.decoder(2, (8, 8, 3), 192, width=4, num_blocks=1)
+    params = network.init(jax.random.key(0)), ascent.init(jax.random.key(1))
+
+    def loss(params, x):
+        z = network.apply(params[0], x)
+        return (ascent.apply(params[1], z) ** 2).sum()
+
+    def step(params, x):
+        slope = jax.grad(lambda p: jax.vmap(loss, (None, 0))(p, x).sum())(params)
+        return jax.tree.map(jnp.subtract, params, slope), None
+
+    rows = jnp.zeros((2, 5, 8, 8, 3))
+    convolutions = list(
+        _convolutions(
+            jax.make_jaxpr(lambda p: jax.lax.scan(step, p, rows))(params).jaxpr
+        )
+    )
+    assert len(convolutions) > 12  # forward, and both gradients
+    for convolution in convolutions:
+        assert convolution["dimension_numbers"] == (
+            (0, 3, 1, 2),
+            (3, 2, 0, 1),
+            (0, 3, 1, 2),
+        )
+        assert convolution["window_strides"] == (1, 1)
+        assert convolution["lhs_dilation"] == convolution["rhs_dilation"] == (1, 1)
+        assert convolution["feature_group_count"] == 1
+
+
+# Resolutions
+
+
+def test_depth_to_space_is_the_inverse_of_space_to_depth():
+    x = _normal((4, 6, 3))
+    deep = convolutional.space_to_depth(x)
+    assert deep.shape == (2, 3, 12)
+    np.testing.assert_array_equal(convolutional.depth_to_space(deep), x)
+    # The channels of a pixel are those of its own 2x2 pixels.
+    np.testing.assert_array_equal(np.sort(deep[1, 2]), np.sort(x[2:4, 4:6].ravel()))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_networks_read_and_give_images_of_any_size(shape, residual):
+    size = math.prod(shape)
+    style = {"width": 4, "num_blocks": 1, "residual": residual}
+    encoder = convolutional.encoder(shape, 6, **style)
+    decoder = convolutional.decoder(3, shape, 2 * size, planes=2, **style)
+    keys = jax.random.split(jax.random.key(0))
+    phi, theta = encoder.init(keys[0]), decoder.init(keys[1])
+    h = jax.jit(encoder.apply)(phi, _normal(shape).astype(jnp.float32))
+    x = jax.jit(decoder.apply)(theta, h[:3])
+    assert (h.shape, x.shape) == ((6,), (2 * size,))
+    # Every pixel is read, and every latent and pixel is reached.
+    slope = jax.grad(lambda x: encoder.apply(phi, x).sum())(jnp.ones(shape))
+    assert np.all(slope != 0.0)
+    reached = jax.jacfwd(lambda z: decoder.apply(theta, z))(jnp.ones(3))
+    assert np.all(np.any(reached != 0.0, axis=1))
+
+
+def test_each_number_of_the_decoder_is_of_its_own_pixel():
+    """A change of the maps near one corner changes the numbers of that corner."""
+    shape, planes = (12, 12, 3), 2
+    decoder = convolutional.decoder(
+        2, shape, planes * 432, planes=planes, width=4, num_blocks=1
+    )
+    params = decoder.init(jax.random.key(0))
+    maps = params["input"]["bias"].reshape(6, 6, 4)
+    moved = maps.at[0, 0].add(1.0).reshape(-1)
+    changed = {**params, "input": {**params["input"], "bias": moved}}
+    z = jnp.ones(2)
+    difference = decoder.apply(changed, z) - decoder.apply(params, z)
+    by_pixel = np.abs(difference.reshape(planes, *shape)).max(axis=(0, 3))
+    assert by_pixel[:2, :2].min() > 0.0
+    # One resolution of a block of two 3x3 convolutions, and one behind it: three.
+    assert by_pixel[8:].max() == by_pixel[:, 8:].max() == 0.0
+    planar = np.abs(difference.reshape(planes, *shape)).max(axis=(1, 2, 3))
+    assert planar.min() > 0.0
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: convolutional.encoder((4,), 2, width=4, num_blocks=1), "an image is"),
+        (
+            lambda: convolutional.encoder((4, 4), 2, width=0, num_blocks=1),
+            "width must be positive",
+        ),
+        (
+            lambda: convolutional.encoder((4, 4), 2, width=4, num_blocks=0),
+            "num_blocks must be positive",
+        ),
+        (
+            lambda: convolutional.decoder(2, (4, 4), 17, width=4, num_blocks=1),
+            "num_outputs=17 is not 1 planes",
+        ),
+        (
+            lambda: convolutional.decoder(
+                2, (4, 4), 16, planes=2, width=4, num_blocks=1
+            ),
+            "num_outputs=16 is not 2 planes",
+        ),
+    ],
+)
+def test_what_no_network_can_be_made_of_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,275 @@
+"""Convolutional encoders and decoders of one image, as `Network` records.
+
+Resolution falls by moving 2x2 pixels into channels and rises by moving them back
+(`space_to_depth`, `depth_to_space`), so no convolution has a stride or a dilation: a
+transposed convolution costs a CPU many times what it computes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+from vae_jax import numerics
+from vae_jax.types import Network, PRNGKey, PyTree
+
+SMALLEST_SIDE = 5  # of the maps that a network ends or starts at, where it has a choice
+
+
+@jax.custom_jvp
+def convolve(
+    kernel: Float[Array, "R S I O"], x: Float[Array, "H W I"]
+) -> Float[Array, "H W O"]:
+    """The correlation of an image with kernels of odd sides, padded with zeros.
+
+    Under `vmap` over images it is one convolution of the batch. Its derivatives are
+    those of `lax.conv_general_dilated`, arranged so that all that reverse mode runs is
+    of one layout, [N, H, W, I] by [R, S, I, O]: XLA brings other layouts to it in the
+    outermost computation alone, and inside a loop runs them on a CPU without its fast
+    kernel. Under `vmap` over kernels it is a grouped convolution, which has none: go
+    through many sets of parameters by `lax.map` there.
+    """
+    sides = [(side // 2, side // 2) for side in kernel.shape[:2]]
+    return _correlate(x[None], kernel, sides)[0]
+
+
+def _convolve_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """Each tangent map is the transpose of the map that reverse mode is to run."""
+    (kernel, x), (d_kernel, d_x) = primals, tangents
+    y = convolve(kernel, x)
+    d_y = jnp.zeros_like(y)
+    sides = [(side // 2, side // 2) for side in kernel.shape[:2]]
+    if not isinstance(d_x, SymbolicZero):
+
+        def to_x(g: Array) -> Array:
+            turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+            return _correlate(g[None], turned, sides)[0]
+
+        d_y += jax.linear_transpose(to_x, y)(d_x)[0]
+    if not isinstance(d_kernel, SymbolicZero):
+
+        def to_kernel(g: Array) -> Array:
+            channels_first = x.transpose(2, 0, 1)[..., None]
+            correlated = _correlate(channels_first, g[:, :, None], sides)
+            return correlated.transpose(1, 2, 0, 3)
+
+        d_y += jax.linear_transpose(to_kernel, y)(d_kernel)[0]
+    return y, d_y
+
+
+convolve.defjvp(_convolve_jvp, symbolic_zeros=True)
+
+
+def _correlate(x: Array, kernel: Array, sides: Sequence[tuple[int, int]]) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), sides, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def space_to_depth(x: Float[Array, "H W C"]) -> Array:
+    """[H / 2, W / 2, 4 C]: every 2x2 pixels as the channels of one."""
+    height, width, channels = x.shape
+    x = x.reshape(height // 2, 2, width // 2, 2, channels).transpose(0, 2, 1, 3, 4)
+    return x.reshape(height // 2, width // 2, 4 * channels)
+
+
+def depth_to_space(x: Float[Array, "H W C"]) -> Array:
+    """[2 H, 2 W, C / 4]: the inverse of `space_to_depth` (pixel shuffle)."""
+    height, width, channels = x.shape
+    x = x.reshape(height, width, 2, 2, channels // 4).transpose(0, 2, 1, 3, 4)
+    return x.reshape(2 * height, 2 * width, channels // 4)
+
+
+def encoder(
+    x_shape: tuple[int, ...],
+    num_outputs: int,
+    *,
+    width: int,
+    num_blocks: int,
+    residual: bool = True,
+    activation: Callable[[Array], Array] = jax.nn.gelu,
+) -> Network:
+    """From an image, [H, W] or [H, W, C], to [num_outputs].
+
+    Halves the resolution, with `width` channels and then twice as many at each further
+    halving, as long as the smaller side stays at `SMALLEST_SIDE` or more, but once at
+    least; at each resolution a 3x3 convolution and num_blocks blocks follow. Sides
+    that do not halve evenly are padded with zeros. The last maps are flattened into an
+    affine layer.
+
+    A block is Child 2021's (arXiv:2011.10650): a pre-activation bottleneck of 1x1, 3x3,
+    3x3 and 1x1 convolutions whose last weights start smaller by the root of the number
+    of blocks; without `residual` it is one 3x3 convolution and its activation. There
+    is no batch normalization: each example is on its own.
+
+    Raises:
+        ValueError: for a shape that is no image, or a size below one.
+    """
+    sizes = _resolutions(x_shape, width)
+    numerics.check_positive(num_outputs=num_outputs, num_blocks=num_blocks)
+    num_channels = x_shape[2] if len(x_shape) == 3 else 1
+    layers, channels, at = {}, num_channels, len(sizes) * num_blocks
+    for i, (_, _, size) in enumerate(sizes):
+        layers[f"down_{i}"] = _convolution(4 * channels, size)
+        for j in range(num_blocks):
+            layers[f"block_{i}_{j}"] = _block(size, residual, activation, 1 / at)
+        channels = size
+    height, breadth, _ = sizes[-1]
+    layers["output"] = _dense(height * breadth * channels, num_outputs)
+
+    def apply(params: PyTree, x: Array) -> Array:
+        x = x.reshape(*x_shape[:2], num_channels)
+        for i, (height, breadth, _) in enumerate(sizes):
+            x = space_to_depth(_padded(x, 2 * height, 2 * breadth))
+            x = layers[f"down_{i}"].apply(params[f"down_{i}"], x)
+            for j in range(num_blocks):
+                name = f"block_{i}_{j}"
+                x = layers[name].apply(params[name], x)
+        return layers["output"].apply(params["output"], activation(x).reshape(-1))
+
+    return Network(_init_of(layers), apply)
+
+
+def decoder(
+    num_inputs: int,
+    x_shape: tuple[int, ...],
+    num_outputs: int,
+    *,
+    planes: int = 1,
+    width: int,
+    num_blocks: int,
+    residual: bool = True,
+    activation: Callable[[Array], Array] = jax.nn.gelu,
+) -> Network:
+    """From [num_inputs] to the h of a likelihood of images, `encoder` in reverse.
+
+    Args:
+        num_inputs: latents.
+        x_shape: of an image, [H, W] or [H, W, C].
+        num_outputs: the likelihood's width, a multiple of H W.
+        planes: the likelihood's, so that each number is of its own pixel.
+        width: channels at half the resolution.
+        num_blocks: at each resolution.
+        residual: as in `encoder`.
+        activation: as in `encoder`.
+
+    Raises:
+        ValueError: for a shape that is no image, a size below one, or outputs that are
+            not planes of it.
+    """
+    sizes = _resolutions(x_shape, width)
+    numerics.check_positive(num_inputs=num_inputs, num_blocks=num_blocks)
+    per_pixel, rest = divmod(num_outputs, math.prod(x_shape[:2]))
+    if rest or per_pixel % planes:
+        raise ValueError(
+            f"num_outputs={num_outputs} is not {planes} planes of the pixels of "
+            f"{x_shape}"
+        )
+    height, breadth, size = sizes[-1]
+    layers = {"input": _dense(num_inputs, height * breadth * size)}
+    targets = [of[2] for of in sizes[-2::-1]] + [per_pixel]
+    at = len(sizes) * num_blocks
+    for i, target in enumerate(targets):
+        for j in range(num_blocks):
+            layers[f"block_{i}_{j}"] = _block(size, residual, activation, 1 / at)
+        layers[f"up_{i}"] = _convolution(size, 4 * target)
+        size = target
+
+    def apply(params: PyTree, z: Array) -> Array:
+        x = layers["input"].apply(params["input"], z)
+        x = x.reshape(height, breadth, sizes[-1][2])
+        cropped = [of[:2] for of in sizes[-2::-1]] + [x_shape[:2]]
+        for i, (rows, columns) in enumerate(cropped):
+            for j in range(num_blocks):
+                name = f"block_{i}_{j}"
+                x = layers[name].apply(params[name], x)
+            x = layers[f"up_{i}"].apply(params[f"up_{i}"], activation(x))
+            x = depth_to_space(x)[:rows, :columns]
+        x = x.reshape(*x_shape[:2], planes, per_pixel // planes)
+        return x.transpose(2, 0, 1, 3).reshape(-1)
+
+    return Network(_init_of(layers), apply)
+
+
+def _resolutions(x_shape: tuple[int, ...], width: int) -> list[tuple[int, int, int]]:
+    """(rows, columns, channels) of each resolution below that of the image."""
+    if len(x_shape) not in (2, 3) or min(x_shape) < 1:
+        raise ValueError(f"an image is [H, W] or [H, W, C], got a shape of {x_shape}")
+    numerics.check_positive(width=width)
+    height, breadth = -(-x_shape[0] // 2), -(-x_shape[1] // 2)
+    sizes = [(height, breadth, width)]
+    while min(height, breadth) >= 2 * SMALLEST_SIDE - 1:
+        height, breadth, width = -(-height // 2), -(-breadth // 2), 2 * width
+        sizes.append((height, breadth, width))
+    return sizes
+
+
+def _padded(x: Array, height: int, breadth: int) -> Array:
+    missing = (0, height - x.shape[0]), (0, breadth - x.shape[1]), (0, 0)
+    return jnp.pad(x, missing) if any(end for _, end in missing) else x
+
+
+def _init_of(layers: dict[str, Network]) -> Callable[[PRNGKey], PyTree]:
+    def init(key: PRNGKey) -> PyTree:
+        keys = jax.random.split(key, len(layers))
+        each = zip(layers.items(), keys, strict=True)
+        return {name: layer.init(key) for (name, layer), key in each}
+
+    return init
+
+
+def _affine(
+    shape: tuple[int, ...], scale: float, product: Callable[[Array, Array], Array]
+) -> Network:
+    """A product with weights of mean square scale^2 / inputs, and a bias from zero."""
+    std = scale / math.sqrt(math.prod(shape[:-1]))
+
+    def init(key: PRNGKey) -> PyTree:
+        dtype: Any = jnp.result_type(float)
+        return {
+            "kernel": std * jax.random.normal(key, shape, dtype),
+            "bias": jnp.zeros(shape[-1:], dtype),
+        }
+
+    def apply(params: PyTree, x: Array) -> Array:
+        y = product(params["kernel"], x)
+        return y + jnp.broadcast_to(params["bias"], y.shape)
+
+    return Network(init, apply)
+
+
+def _dense(num_inputs: int, num_outputs: int, *, scale: float = 1.0) -> Network:
+    """Affine in the last axis: on maps, a 1x1 convolution."""
+    return _affine((num_inputs, num_outputs), scale, lambda kernel, x: x @ kernel)
+
+
+def _convolution(num_inputs: int, num_outputs: int) -> Network:
+    return _affine((3, 3, num_inputs, num_outputs), 1.0, convolve)
+
+
+def _block(
+    size: int, residual: bool, activation: Callable[[Array], Array], variance: float
+) -> Network:
+    """A map of [H, W, size] to its own shape; see `encoder`."""
+    if not residual:
+        plain = _convolution(size, size)
+        return Network(plain.init, lambda params, x: plain.apply(params, activation(x)))
+    inner = max(1, size // 2 if size <= 64 else size // 4)
+    layers = {
+        "in": _dense(size, inner),
+        "first": _convolution(inner, inner),
+        "second": _convolution(inner, inner),
+        "out": _dense(inner, size, scale=math.sqrt(variance)),
+    }
+
+    def apply(params: PyTree, x: Array) -> Array:
+        y = x
+        for name, layer in layers.items():
+            y = layer.apply(params[name], activation(y))
+        return x + y
+
+    return Network(_init_of(layers), apply)
