@@ -321,7 +321,9 @@ def test_the_marginal_likelihood_is_estimated_twice_at_each_point(tmp_path, caps
             assert abs(apart) < 2.0  # few draws, but of the same quantity
     assert (tmp_path / "marginal_likelihood.png").stat().st_size > 0
     assert "log p(x) at the last point" in capsys.readouterr().out
-    with pytest.raises(cli.UsageError, match="--num_images=40, but the train split"):
+    with pytest.raises(
+        cli.UsageError, match="--num_images=40 is more than the 30 train rows of digits"
+    ):
         marginal_likelihood.main(dataclasses.replace(config, num_images=40))
 
 
