@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +65,7 @@ def test_each_trains_is_taken_up_and_is_evaluated(tmp_path, name):
         assert train.main(longer) == 0
         for part, array in zip(saved_arrays(longer), whole, strict=True):
             np.testing.assert_array_equal(part, array)
-    folder = {"workdir": str(tmp_path / "whole")}
+    folder: dict[str, Any] = {"workdir": str(tmp_path / "whole")}
     assert evaluate.main(evaluate.Config(**folder, importance_samples=20)) == 0
     result = json.loads((tmp_path / "whole" / "evaluation_test.json").read_text())
     assert np.isfinite(result["log_p"])
@@ -73,7 +75,9 @@ def test_each_trains_is_taken_up_and_is_evaluated(tmp_path, name):
 
 def test_a_stored_value_beside_the_grid_is_refused():
     with pytest.raises(cli.UsageError, match="16 values needs x = k / 15"):
-        train.main(tiny("unused", **RUNS["logistic"] | {"num_values": 16}))
+        train.main(
+            tiny(pathlib.Path("unused"), **RUNS["logistic"] | {"num_values": 16})
+        )
 
 
 @pytest.mark.parametrize(
@@ -98,4 +102,4 @@ def test_what_nothing_reads_is_refused(flags, message):
 def test_couplings_need_two_latents():
     flags = {"prior": "flow", "estimator": "sgvb_a", "num_latents": 1}
     with pytest.raises(cli.UsageError, match="--num_latents of 2 or more"):
-        train.main(tiny("unused", **flags))
+        train.main(tiny(pathlib.Path("unused"), **flags))
