@@ -84,8 +84,8 @@ def test_a_bad_flag_is_named(flag, said):
         cli.parse(Config, ["train", flag])
 
 
-def test_kl_warmup_is_refused_where_there_is_no_closed_form_kl():
-    with pytest.raises(cli.UsageError, match="it is read by sgvb_b"):
+def test_kl_warmup_is_refused_where_the_bound_has_no_kl():
+    with pytest.raises(cli.UsageError, match="it is read by sgvb_a, sgvb_b"):
         cli.parse(Config, ["train", "--estimator=iwae", "--kl_warmup=3"])
 
 

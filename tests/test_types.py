@@ -23,6 +23,7 @@ RECORDS = {
     ),
     types.Likelihood: (
         "width",
+        "planes",
         "init",
         "sample",
         "mean",
