@@ -20,7 +20,7 @@ from vae_jax.types import PyTree
 
 AXIS = "data"  # the mesh's only axis
 AUTOMATIC = "auto"  # the coordinator's address where the cluster tells it
-HEARTBEAT = 10  # seconds of silence after which a process counts as gone
+HEARTBEAT = 20  # seconds of silence, also of a starved machine: then a process is gone
 _STATUS = re.compile(r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED): ")
 
 
