@@ -167,10 +167,7 @@ def bernoulli(x_shape: tuple[int, ...]) -> Likelihood:
         return bernoulli_terms(h, x.reshape(-1)).reshape(x_shape)
 
     def quantity(x: np.ndarray) -> str:
-        if not np.all((x >= 0.0) & (x <= 1.0)):
-            raise ValueError(
-                f"a Bernoulli likelihood needs x in [0, 1], got {x.min()} to {x.max()}"
-            )
+        _check_unit_interval("Bernoulli", x)
         return "log-likelihood" if np.all((x == 0) | (x == 1)) else "cross-entropy"
 
     return likelihood(
@@ -204,11 +201,7 @@ def continuous_bernoulli(x_shape: tuple[int, ...]) -> Likelihood:
         return continuous_bernoulli_terms(h, x.reshape(-1)).reshape(x_shape)
 
     def quantity(x: np.ndarray) -> str:
-        if not np.all((x >= 0.0) & (x <= 1.0)):
-            raise ValueError(
-                "a continuous Bernoulli likelihood needs x in [0, 1], got "
-                f"{x.min()} to {x.max()}"
-            )
+        _check_unit_interval("continuous Bernoulli", x)
         return "log-density"
 
     return likelihood(
@@ -268,7 +261,7 @@ def _location_and_scale(
 
     def read(h: Array) -> tuple[Array, Array]:
         mean, second = h.reshape(2, *x_shape)
-        return mean, floor + numerics.softplus(second - floor)
+        return mean, _above(floor, second)
 
     def sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
         del params
@@ -284,6 +277,18 @@ def _location_and_scale(
         log_prob_terms=lambda params, h, x: terms(*read(h), x),
         quantity=_density_of_reals(name),
     )
+
+
+def _above(floor: float, x: Array) -> Array:
+    """x, bent smoothly so as to stay above a floor."""
+    return floor + numerics.softplus(x - floor)
+
+
+def _check_unit_interval(name: str, x: np.ndarray) -> None:
+    if not np.all((x >= 0.0) & (x <= 1.0)):
+        raise ValueError(
+            f"a {name} likelihood needs x in [0, 1], got {x.min()} to {x.max()}"
+        )
 
 
 def _density_of_reals(name: str) -> Callable[[np.ndarray], str]:
@@ -405,7 +410,7 @@ def normal_per_pixel_std(
     def moments(params: PyTree, h: Array) -> tuple[Array, Array]:
         del params
         first, second = jnp.split(h, 2)
-        log_std = floor + numerics.softplus(second - floor)
+        log_std = _above(floor, second)
         return _mean(first, x_shape, squash), log_std.reshape(x_shape)
 
     return _normal(x_shape, 2 * _size(x_shape), lambda key: (), moments, planes=2)
