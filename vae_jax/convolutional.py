@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from vae_jax import numerics
+from vae_jax import networks, numerics
 from vae_jax.types import Network, PRNGKey, PyTree
 
 SMALLEST_SIDE = 5  # of the maps that a network ends or starts at, where it has a choice
@@ -131,7 +131,7 @@ def encoder(
                 x = layers[name].apply(params[name], x)
         return layers["output"].apply(params["output"], activation(x).reshape(-1))
 
-    return Network(_init_of(layers), apply)
+    return Network(networks.init_each(layers), apply)
 
 
 def decoder(
@@ -192,7 +192,7 @@ def decoder(
         x = x.reshape(*x_shape[:2], planes, per_pixel // planes)
         return x.transpose(2, 0, 1, 3).reshape(-1)
 
-    return Network(_init_of(layers), apply)
+    return Network(networks.init_each(layers), apply)
 
 
 def _resolutions(x_shape: tuple[int, ...], width: int) -> list[tuple[int, int, int]]:
@@ -211,15 +211,6 @@ def _resolutions(x_shape: tuple[int, ...], width: int) -> list[tuple[int, int, i
 def _padded(x: Array, height: int, breadth: int) -> Array:
     missing = (0, height - x.shape[0]), (0, breadth - x.shape[1]), (0, 0)
     return jnp.pad(x, missing) if any(end for _, end in missing) else x
-
-
-def _init_of(layers: dict[str, Network]) -> Callable[[PRNGKey], PyTree]:
-    def init(key: PRNGKey) -> PyTree:
-        keys = jax.random.split(key, len(layers))
-        each = zip(layers.items(), keys, strict=True)
-        return {name: layer.init(key) for (name, layer), key in each}
-
-    return init
 
 
 def _affine(
@@ -272,4 +263,4 @@ def _block(
             y = layer.apply(params[name], activation(y))
         return x + y
 
-    return Network(_init_of(layers), apply)
+    return Network(networks.init_each(layers), apply)

@@ -145,7 +145,7 @@ def gated_mlp(
                 x = value * jax.nn.sigmoid(gate)
         return x
 
-    return Network(_init_of(layers), apply)
+    return Network(init_each(layers), apply)
 
 
 def residual_mlp(
@@ -171,10 +171,10 @@ def residual_mlp(
         layers[f"first_{i}"] = linear(width, width, initializer=initializer)
         layers[f"second_{i}"] = linear(width, width, initializer=initializer)
     layers["output"] = linear(width, num_outputs, initializer=initializer)
-    init_each = _init_of(layers)
+    init_plain = init_each(layers)
 
     def init(key: PRNGKey) -> PyTree:
-        params = init_each(key)
+        params = init_plain(key)
         for i in range(num_blocks):
             params[f"second_{i}"] = jax.tree.map(
                 lambda leaf: leaf / math.sqrt(num_blocks), params[f"second_{i}"]
@@ -210,8 +210,8 @@ def from_zero(network: Network) -> Network:
     return Network(init, network.apply)
 
 
-def _init_of(layers: Mapping[str, Network]) -> Callable[[PRNGKey], PyTree]:
-    """key -> the parameters of every layer by its name."""
+def init_each(layers: Mapping[str, Network]) -> Callable[[PRNGKey], PyTree]:
+    """key -> the parameters of every layer by its name, for a network made of them."""
 
     def init(key: PRNGKey) -> PyTree:
         keys = jax.random.split(key, len(layers))
