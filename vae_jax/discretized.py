@@ -50,13 +50,14 @@ def logistic_terms(
         num_values: K.
     """
     k = jnp.round(x * (num_values - 1))
-    inverse = jnp.exp(-jnp.maximum(log_scale, MIN_LOG_SCALE))
+    log_scale = jnp.maximum(log_scale, MIN_LOG_SCALE)
+    inverse = jnp.exp(-log_scale)
     # Both edges by one formula: neighbors share theirs to the last bit.
     a = (_upper_edge(k, num_values) - mean) * inverse
     b = (_upper_edge(k - 1.0, num_values) - mean) * inverse
     below = jnp.where(k == num_values - 1, 0.0, -numerics.softplus(-a))
     above = jnp.where(k == 0.0, 0.0, -numerics.softplus(b))
-    log_width = math.log(2.0 / (num_values - 1)) - jnp.maximum(log_scale, MIN_LOG_SCALE)
+    log_width = math.log(2.0 / (num_values - 1)) - log_scale
     inner = (k > 0.0) & (k < num_values - 1)
     return below + above + jnp.where(inner, _log1m_exp_of_exp(log_width), 0.0)
 
