@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from vae_jax import bounds, numerics
 from vae_jax.estimators import importance
 from vae_jax.types import (
+    Draw,
     ExampleObjective,
     Model,
     Params,
@@ -25,6 +26,7 @@ from vae_jax.types import (
 )
 
 Penalty = Callable[[Float[Array, " G"]], Scalar]  # KL of each group -> nats
+Draws = Callable[[PRNGKey, Params, Array], tuple[Scalar, Float[Array, " G"]]]
 
 
 class Terms(NamedTuple):
@@ -58,20 +60,12 @@ def sgvb_a(
     numerics.check_not_negative(beta=beta)
     if isinstance(beta, float) and beta == 1.0:
         return importance.of_bound(model, bounds.elbo, num_samples=num_samples)
-    numerics.check_positive(num_samples=num_samples)
 
-    def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
-        h = model.recognition.encode(params, x)
+    def sampled_kl(draw: Draw) -> Float[Array, " 1"]:
+        return (draw.log_posterior - draw.log_prior)[None]
 
-        def one(key: PRNGKey) -> tuple[Scalar, Scalar]:
-            draw = model.draw(key, params, x, h)
-            return draw.log_likelihood.sum(), draw.log_posterior - draw.log_prior
-
-        terms = numerics.over_samples(key, one, num_samples=num_samples)
-        reconstruction, kl = (term.mean() for term in terms)
-        return numerics.attach_gradient(reconstruction - kl, reconstruction - beta * kl)
-
-    return objective
+    draws = _draws(model, num_samples=num_samples, kl=sampled_kl)
+    return _penalized(draws, lambda kl: beta * kl.sum())
 
 
 def sgvb_b(
@@ -147,15 +141,7 @@ def elbo(
     Raises:
         ValueError: if num_samples is below one.
     """
-    draw = _draws(model, num_samples=num_samples)
-
-    def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
-        reconstruction, kl = draw(key, params, x)
-        return numerics.attach_gradient(
-            reconstruction - kl.sum(), reconstruction - penalty(kl)
-        )
-
-    return objective
+    return _penalized(_draws(model, num_samples=num_samples), penalty)
 
 
 def elbo_terms(
@@ -222,9 +208,24 @@ def data_set_total(
     return total
 
 
+def _penalized(draws: Draws, penalty: Penalty) -> ExampleObjective:
+    """The ELBO, with the gradient of the reconstruction less the penalty."""
+
+    def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
+        reconstruction, kl = draws(key, params, x)
+        return numerics.attach_gradient(
+            reconstruction - kl.sum(), reconstruction - penalty(kl)
+        )
+
+    return objective
+
+
 def _draws(
-    model: Model, *, num_samples: int
-) -> Callable[[PRNGKey, Params, Array], tuple[Scalar, Float[Array, " G"]]]:
+    model: Model,
+    *,
+    num_samples: int,
+    kl: Callable[[Draw], Float[Array, " G"]] = lambda draw: draw.kl,
+) -> Draws:
     """(key, params, x) -> log p(x | z) and the KL of each group, means over L draws."""
     numerics.check_positive(num_samples=num_samples)
 
@@ -235,10 +236,10 @@ def _draws(
 
         def one(key: PRNGKey) -> tuple[Scalar, Float[Array, " G"]]:
             sample = model.draw(key, params, x, h)
-            return sample.log_likelihood.sum(), sample.kl
+            return sample.log_likelihood.sum(), kl(sample)
 
-        reconstruction, kl = numerics.over_samples(key, one, num_samples=num_samples)
-        return reconstruction.mean(), kl.mean(0)
+        reconstruction, kls = numerics.over_samples(key, one, num_samples=num_samples)
+        return reconstruction.mean(), kls.mean(0)
 
     return means
 
