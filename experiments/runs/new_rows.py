@@ -8,7 +8,7 @@ import numpy as np
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import protocol
-from vae_jax.data import batches, sources
+from vae_jax.data import batches, formats, sources
 
 WIDTHS = 10.0  # of the run's range, beyond which rows are on another scale
 
@@ -74,7 +74,7 @@ def read(path: str, config: Config, data: protocol.Dataset) -> NewRows:
         f"{high:g}; --binarization={binarization}: {protocol.reading(config, source)}",
         flush=True,
     )
-    labels, sha256 = prepared.labels.get("test"), sources.file_digest(file)
+    labels, sha256 = prepared.labels.get("test"), formats.file_digest(file)
     return NewRows(file, sha256, rows, labels)
 
 

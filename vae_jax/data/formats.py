@@ -171,6 +171,12 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
         ) from error
 
 
+def file_digest(path: PathLike) -> str:
+    """sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_up_to(stream: IO[bytes], limit: int) -> bytearray:
     """Up to `limit` bytes, in pieces: read(limit) may allocate all of it at once."""
     content = bytearray()

@@ -84,7 +84,8 @@ def listed(path: PathLike) -> Iterator[Listing]:
             seen = {split: _images(entries) for split, entries in opened.items()}
             num_others = sum(map(len, opened.values()))
             sha256 = _digest(
-                (split, _file_digest(archives[split])) for split in sorted(archives)
+                (split, formats.file_digest(archives[split]))
+                for split in sorted(archives)
             )
         else:
             entries = list(_in_folder(path, (), frozenset()))
@@ -257,11 +258,6 @@ def _digest(pieces: Iterable[tuple[str, str]]) -> str:
     for name, digest in pieces:
         sha256.update(f"{name}\0{digest}\0".encode(errors="surrogateescape"))
     return sha256.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _contents_digest(seen: Sequence[ImageFile]) -> str:

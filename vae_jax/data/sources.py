@@ -275,12 +275,6 @@ def digest(source: Source) -> str:
     return sha256.hexdigest()
 
 
-def file_digest(path: PathLike) -> str:
-    """sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def held_out(
     name: str,
     arrays: Mapping[str, np.ndarray],
@@ -491,7 +485,7 @@ def _stored(path: Path) -> dict[str, np.ndarray]:
 
 
 def _origin(path: Path, data_range: str) -> str:
-    digest = file_digest(path)
+    digest = formats.file_digest(path)
     return f"npz file {path.name}, sha256 {digest}{_said_range(data_range)}"
 
 
