@@ -176,4 +176,4 @@ def _check(num_latents: int, max_terms: int, instead: str) -> None:
     try:
         numerics.check_binary_terms(num_bits=num_latents, max_terms=max_terms)
     except ValueError as error:
-        raise ValueError(f"num_latents={num_latents}: {error} Or {instead}") from error
+        raise ValueError(f"num_latents={num_latents}: {error}; or {instead}") from error
