@@ -193,20 +193,21 @@ class Coders(NamedTuple):
 def _perceptrons(
     *, hidden: tuple[int, ...], encoder_hidden: tuple[int, ...], **names: str
 ) -> Coders:
-    style = _style(**names)
+    network_style = style(**names)
 
     def encoder(x_shape: tuple[int, ...], num_outputs: int) -> Network:
         sizes = encoder_hidden or hidden
-        return networks.mlp(math.prod(x_shape), sizes, num_outputs, **style)
+        return networks.mlp(math.prod(x_shape), sizes, num_outputs, **network_style)
 
     def decoder(size: int, x_shape: tuple[int, ...], observed: Likelihood) -> Network:
         del x_shape
-        return networks.mlp(size, hidden[::-1], observed.width, **style)
+        return networks.mlp(size, hidden[::-1], observed.width, **network_style)
 
     return Coders(encoder, decoder)
 
 
-def _style(*, activation: str, init: str) -> dict[str, Any]:
+def style(*, activation: str, init: str) -> dict[str, Any]:
+    """Keyword arguments of a perceptron from the names that flags have for them."""
     return {
         "activation": ACTIVATIONS[activation],
         "initializer": INITIALIZERS[init],

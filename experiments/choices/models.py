@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,11 @@ from experiments.choices import estimators, rows
 from experiments.choices.algorithms import ALGORITHMS, Parts
 from experiments.choices.config import Config
 from experiments.choices.densities import (
-    ACTIVATIONS,
-    INITIALIZERS,
     LIKELIHOODS,
     NETWORKS,
     POSTERIORS,
     PRIORS,
+    style,
     traits,
 )
 from vae_jax import factors, networks, posteriors, priors, vae
@@ -101,17 +100,13 @@ def quantity(config: Config, x_shape: tuple[int, ...]) -> Callable[[np.ndarray],
 def _of_flags(config: Config, x_shape: tuple[int, ...]) -> Model:
     """Two networks between the densities that the flags name."""
     observed, density = likelihood(config, x_shape), posterior(config)
-    style = {
-        "activation": ACTIVATIONS[config.activation],
-        "initializer": INITIALIZERS[config.init],
-    }
     row = NETWORKS[config.network]
     coders = row.build(**rows.numbers(row, config))
     encoder = coders.encoder(x_shape, density.width)
     decoder = coders.decoder(config.num_latents, x_shape, observed)
     prior = _prior(config)
     if config.top_latents:
-        density, prior, decoder = _two_layers(config, density, decoder, style)
+        density, prior, decoder = _two_layers(config, density, decoder)
     generative = vae.decoder_model(decoder, prior, observed)
     if config.prior == "vamp":
         generative = vae.with_vamp_prior(
@@ -250,7 +245,7 @@ def _prior(config: Config) -> Conditional:
 
 
 def _two_layers(
-    config: Config, density: Conditional, decoder: Network, style: dict[str, Any]
+    config: Config, density: Conditional, decoder: Network
 ) -> tuple[Conditional, Conditional, Network]:
     """q(z1 | x) q(z2 | z1), p(z2) p(z1 | z2), and the decoder of z1 alone.
 
@@ -259,8 +254,9 @@ def _two_layers(
     """
     low, high = config.num_latents, config.top_latents
     hidden = (2 * high, 2 * high)
-    up = networks.mlp(low, hidden, 2 * high, **style)
-    down = networks.mlp(high, hidden, 2 * low, **style)
+    layers = style(activation=config.activation, init=config.init)
+    up = networks.mlp(low, hidden, 2 * high, **layers)
+    down = networks.mlp(high, hidden, 2 * low, **layers)
     z, of_top = factors.layout({"z1": low, "z2": high}), posteriors.diag_normal(high)
     upwards = [
         factors.Factor("z1", density),
