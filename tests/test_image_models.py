@@ -92,6 +92,11 @@ def test_a_stored_value_beside_the_grid_is_refused():
         ({"num_values": 17}, "--num_values says nothing to --likelihood=bernoulli"),
         ({"prior": "flow"}, "needs the closed-form KL"),
         ({"average_decay": 1.0}, "--average_decay must be"),
+        (
+            {"average_decay": 0.9, "algorithm": "mcem"},
+            "--average_decay says nothing to --algorithm=mcem",
+        ),
+        ({"final_rate": 0.1}, "--final_rate says nothing to --schedule=constant"),
     ],
 )
 def test_what_nothing_reads_is_refused(flags, message):

@@ -136,7 +136,7 @@ def _mcem(config: Any, parts: Parts, steps: Steps, **numbers: Any) -> Algorithm:
 
 
 _WITH_Q = ("num_samples", "posterior")
-_WITH_ENCODER = (*_WITH_Q, "encoder_hidden")
+_WITH_ENCODER = (*_WITH_Q, "encoder_hidden", "average_decay")
 ALGORITHMS = {
     "aevb": Fit(_ascent, reads=(*_WITH_ENCODER, "estimator")),
     "wake_sleep": Fit(_ascent, reads=_WITH_ENCODER, estimator="wake_sleep"),
@@ -179,19 +179,22 @@ OPTIMIZERS = {
 }
 
 
-def _staircase(rate: Any, num_steps: int, config: Any) -> optax.Schedule:
+def _staircase(rate: Any, num_steps: int, num_epochs: int) -> optax.Schedule:
     """Burda et al. 2016: 3^i passes at rate 10^(-i/7), i = 0..7, 3,280 in all."""
-    per_epoch = num_steps // config.num_epochs
+    per_epoch = num_steps // num_epochs
     ends = [(3**i - 1) // 2 * per_epoch for i in range(1, STAIRCASE_STAGES)]
     return optax.piecewise_constant_schedule(rate, dict.fromkeys(ends, 10 ** (-1 / 7)))
 
 
-SCHEDULES: dict[str, Callable[[Any, int, Any], optax.ScalarOrSchedule]] = {
-    "constant": lambda rate, num_steps, config: rate,
-    "cosine": lambda rate, num_steps, config: optax.cosine_decay_schedule(
-        rate, num_steps, config.final_rate
+SCHEDULES = {  # rate, steps, epochs, own numbers -> the rate or its schedule
+    "constant": Choice(lambda rate, num_steps, num_epochs: rate),
+    "cosine": Choice(
+        lambda rate, num_steps, num_epochs, *, alpha: optax.cosine_decay_schedule(
+            rate, num_steps, alpha
+        ),
+        {"alpha": "final_rate"},
     ),
-    "staircase": _staircase,
+    "staircase": Choice(_staircase),
 }
 
 
@@ -217,16 +220,18 @@ def optimizer(config: Any, steps: Steps) -> optax.GradientTransformation:
 
 def _rate(config: Any, steps: Steps) -> optax.ScalarOrSchedule:
     """The schedule, behind a linear rise over the first steps."""
-    scheduled = SCHEDULES[config.schedule](
+    row = SCHEDULES[config.schedule]
+    scheduled = row.build(
         steps.traced.get("learning_rate", config.learning_rate),
         config.num_epochs * steps.per_epoch,
-        config,
+        config.num_epochs,
+        **rows.numbers(row, config),
     )
     if not config.warmup_steps:
         return scheduled
 
     def rate(step: Any) -> Any:
-        later = scheduled(step) if callable(scheduled) else scheduled
+        later: Any = scheduled(step) if callable(scheduled) else scheduled
         return jnp.minimum(1.0, (step + 1.0) / config.warmup_steps) * later
 
     return rate

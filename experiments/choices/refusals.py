@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from experiments.choices import estimators, rows
-from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS
+from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from experiments.choices.densities import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 from experiments.choices.estimators import ESTIMATORS
 
@@ -103,6 +103,7 @@ def _readers(config: Any) -> None:
         "algorithm": (config.algorithm, ALGORITHMS),
         "estimator": (config.gradient, ESTIMATORS),
         "optimizer": (config.optimizer, OPTIMIZERS),
+        "schedule": (config.schedule, SCHEDULES),
     }
     if not config.model:  # whose function may read any
         chosen |= {
