@@ -245,6 +245,14 @@ class Config(cli.Flags):
     clip_norm: float = cli.flag(
         0.0, "Greatest norm of the gradient; 0 for no limit.", least=0
     )
+    skip_norm: float = cli.flag(
+        0.0,
+        "Skip, and count, steps whose bound or gradient is not finite, or whose "
+        "gradient's norm is above this; inf: what is not finite alone; 0: none, and "
+        "the run ends at a bound that is not finite.",
+        least=0,
+        infinite=True,
+    )
     batch_size: int = cli.flag(100, "Examples per step, M.", least=1)
     num_epochs: int = cli.flag(300, "Passes over the training split.", least=1)
     early_stopping: int = cli.flag(
