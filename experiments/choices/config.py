@@ -237,8 +237,8 @@ class Config(cli.Flags):
     )
     average_decay: float = cli.flag(
         0.0,
-        "Decay of a moving average of the parameters, which is then what is evaluated; "
-        "0: none.",
+        "Decay of a moving average of the parameters, which is then what is validated, "
+        "kept as best and evaluated, with the raw weights beside it; 0: none.",
         least=0,
         below=1,
     )

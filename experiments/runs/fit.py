@@ -231,14 +231,20 @@ def _mean(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def _validated(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, Row]:
-    """Measures the validation split, and keeps the parameters that are best so far."""
+    """Measures the validation split, and keeps the parameters that are best so far.
+
+    Where a moving average is kept it is the one that competes for the best, and the raw
+    weights are measured beside it.
+    """
     step, params = saved.run.step, saved.parameters
     keys = runs.fold_in(run.keys.evaluation, step)
-    if not keys.ndim:
-        measured = {name: np.asarray(x) for name, x in validate(keys, params).items()}
-    else:  # one by one: validation has its own memory, and is compiled once
-        each = [validate(keys[i], runs.one_of(params, i)) for i in range(len(keys))]
-        measured = {name: np.array([one[name] for one in each]) for name in each[0]}
+    each = {
+        "valid_" if weights is params else "valid_raw_": _measured(
+            keys, weights, validate
+        )
+        for weights in saved.weights.values()
+    }
+    measured = each["valid_"]
     bound = jnp.asarray(measured[WATCHED[run.config.watch]], saved.best_bound.dtype)
     better = bound > saved.best_bound
 
@@ -253,9 +259,22 @@ def _validated(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, Row]:
         chosen(step, saved.best_step),
     )
     row: Row = {}
-    for name, values in run.data.labeled(measured).items():
-        row |= over_runs(f"valid_{name}", values)
+    for split, numbers in each.items():
+        for name, values in run.data.labeled(numbers).items():
+            row |= over_runs(f"{split}{name}", values)
     return saved, row
+
+
+def _measured(
+    keys: PRNGKey, params: Params, validate: Validate
+) -> dict[str, np.ndarray]:
+    """What `validate` says of one run, or of each of those that train together."""
+    keys = jax.random.clone(keys)
+    if not keys.ndim:
+        return {name: np.asarray(x) for name, x in validate(keys, params).items()}
+    # One by one: validation has its own memory, and is compiled once.
+    each = [validate(keys[i], runs.one_of(params, i)) for i in range(len(keys))]
+    return {name: np.array([one[name] for one in each]) for name in each[0]}
 
 
 @contextlib.contextmanager
@@ -293,7 +312,9 @@ def _watched(run: Run, row: Row) -> Row:
     """What a row's model is fitted and watched by, and the steps that were skipped."""
     nats = dict.fromkeys((*WATCHED.values(), "log_joint"), 0.0)
     names = [
-        f"{split}{name}" for split in ("", "valid_") for name in run.data.labeled(nats)
+        f"{split}{name}"
+        for split in ("", "valid_", "valid_raw_")
+        for name in run.data.labeled(nats)
     ]
     return {n: row[n] for n in (*names, "total_skipped_steps") if n in row}
 

@@ -192,7 +192,8 @@ def ascent(
         )
         params = cast(Params, optax.apply_updates(state.params, updates))
         average = jax.tree.map(
-            lambda old, new: average_decay * old + (1.0 - average_decay) * new,
+            # In this form what does not move is its own average, bit for bit.
+            lambda old, new: old + (1.0 - average_decay) * (new - old),
             state.average,
             params if average_decay else (),
         )
