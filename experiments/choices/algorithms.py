@@ -176,6 +176,10 @@ OPTIMIZERS = {
     "adagrad": Choice(lambda rate: optax.adagrad(rate, initial_accumulator_value=0)),
     "adam": Choice(gradient.adam, {"eps": "adam_epsilon"}),
     "adamax": Choice(optax.adamax),
+    "adamw": Choice(
+        gradient.adam, {"eps": "adam_epsilon", "decoupled_decay": "decoupled_decay"}
+    ),
+    "adamaxw": Choice(optax.adamaxw, {"weight_decay": "decoupled_decay"}),
     "rmsprop": Choice(optax.rmsprop),
 }
 

@@ -220,9 +220,21 @@ class Config(cli.Flags):
         least=0,
     )
     optimizer: str = cli.flag(
-        "adam", "Optimizer.", choices=OPTIMIZERS, section="Optimization"
+        "adam",
+        "Optimizer; adamw and adamaxw are adam and adamax with --decoupled_decay.",
+        choices=OPTIMIZERS,
+        section="Optimization",
     )
-    adam_epsilon: float = cli.flag(1e-8, "Added to Adam's denominator (adam).", above=0)
+    adam_epsilon: float = cli.flag(
+        1e-8, "Added to Adam's denominator (adam, adamw).", above=0
+    )
+    decoupled_decay: float = cli.flag(
+        0.01,
+        "Times the step size, the share of every parameter of p and q, biases too, "
+        "that a step takes away (adamw, adamaxw); no prior on theta, as --weight_decay "
+        "is.",
+        least=0,
+    )
     learning_rate: float = cli.flag(1e-3, "Step size, before the schedule.", above=0)
     schedule: str = cli.flag(
         "constant",
