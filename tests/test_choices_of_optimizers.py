@@ -1,6 +1,7 @@
 """The optimizers that flags can name, and the schedules and limits around them."""
 
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,10 @@ THEIRS = {
     "adamaxw": lambda rate: optax.adamaxw(rate, weight_decay=0.2),
     "rmsprop": optax.rmsprop,
 }
-DECAY = {"adamw": {"decoupled_decay": 0.2}, "adamaxw": {"decoupled_decay": 0.2}}
+DECAY: dict[str, Any] = {
+    "adamw": {"decoupled_decay": 0.2},
+    "adamaxw": {"decoupled_decay": 0.2},
+}
 
 
 def _updates(optimizer, *, num_steps=3):
@@ -39,14 +43,18 @@ def _updates(optimizer, *, num_steps=3):
 
 @pytest.mark.parametrize("name", algorithms.OPTIMIZERS)
 def test_each_is_optaxs_own_behind_clipping_warm_up_and_schedule(name):
-    flags = {"schedule": "cosine", "final_rate": 0.1, "warmup_steps": 2}
+    flags: dict[str, Any] = {
+        "schedule": "cosine",
+        "final_rate": 0.1,
+        "warmup_steps": 2,
+        **DECAY.get(name, {}),
+    }
     config = Config(
         optimizer=name,
         learning_rate=0.1,
         clip_norm=0.3,
         num_epochs=2,
         **flags,
-        **DECAY.get(name, {}),
     )
     ours = algorithms.optimizer(config, algorithms.Steps(num_data=10, per_epoch=5))
     cosine = optax.cosine_decay_schedule(0.1, 10, 0.1)
