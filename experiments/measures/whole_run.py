@@ -48,7 +48,7 @@ def finish(run: Run, saved: Saved) -> None:
     result = {"split": split, "step": trained[0].step, **result, **stamp}
     report.write_json(run.workdir / "result.json", result)
     print(
-        f"{split} split, step {trained[0].step}, {run.data.quantity}, nats per example:"
+        f"{split} split, step {trained[0].step}, {run.data.quantity}, {run.data.units}:"
     )
     print("\n".join(lines))
     pictures.of_run(jax.random.fold_in(keys[0], 1), trained[0], run.workdir)
