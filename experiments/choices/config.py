@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 
-from experiments.choices import refusals
+from experiments.choices import refusals, rows
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from experiments.choices.densities import (
     ACTIVATIONS,
@@ -16,7 +16,7 @@ from experiments.choices.densities import (
 )
 from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli
-from vae_jax.data import ranges, sources
+from vae_jax.data import batches, ranges, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,13 @@ class Config(cli.Flags):
     )
     binarization: str = cli.flag(
         "auto",
-        "How pixels become zeros and ones. auto: threshold, but none for photos, "
-        "images, npz and tfds, which have to be zeros and ones already under "
-        "--likelihood=bernoulli.",
-        choices=("auto", "none", "threshold", "static", "dynamic"),
+        "What x is of a stored pixel: its value (none), the stored k of K values as "
+        "k / (K - 1) (grid) or with uniform noise as (k + u) / K (dequantized, for "
+        "densities), or zeros and ones (threshold; static: drawn once; dynamic: at "
+        "each visit). auto: threshold, but grid for likelihoods of stored values, and "
+        "none for photos, images, npz and tfds, which have to be zeros and ones "
+        "already under --likelihood=bernoulli.",
+        choices=("auto", *batches.BINARIZATIONS),
     )
     image_size: int = cli.flag(
         0,
@@ -364,8 +367,18 @@ class Config(cli.Flags):
         """
         if self.binarization != "auto":
             return self
-        chosen = "none" if sources.keeps_values(self.dataset) else "threshold"
+        chosen = "threshold"
+        if sources.keeps_values(self.dataset):
+            chosen = "none"
+        elif self.is_of_stored_values:
+            chosen = "grid"
         return dataclasses.replace(self, binarization=chosen)
+
+    @property
+    def is_of_stored_values(self) -> bool:
+        """Whether p(x | z) is of --num_values values on a grid alone."""
+        row = LIKELIHOODS[self.likelihood]
+        return not self.model and "num_values" in rows.read_by(row)
 
     @property
     def observation(self) -> str:

@@ -14,7 +14,7 @@ from experiments.choices import densities, models
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import new_rows, protocol, rundir, runs
-from vae_jax.data import sources
+from vae_jax.data import batches, sources
 from vae_jax.training import parallel
 from vae_jax.types import Model, Params
 
@@ -359,15 +359,15 @@ def _usual_checkpoint(config: Config) -> str:
 def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
     """Rows of a split on the device, the first num_images of them if not 0.
 
-    The training rows of a dynamically binarized data set are raw, on another scale:
-    they are drawn once here, from a fixed key.
+    The training rows of a data set that is drawn at each visit are raw, on another
+    scale: they are drawn once here, from a fixed key.
 
     Raises:
         ValueError: if the split is empty or holds fewer rows.
     """
     num = _num_rows(trained, split, num_images)
     array = jnp.asarray(trained.stored(split)[:num])
-    if split == "train" and trained.config.binarization == "dynamic":
+    if split == "train" and trained.config.binarization in batches.REDRAWN:
         key = jax.random.key(trained.config.data_seed)
         return trained.data.prepared.take(key, array, jnp.arange(len(array))).x
     return array
