@@ -22,6 +22,7 @@ LAYERS = [  # a module imports only from rows above its own
     {"discretized"},
     {"posteriors", "priors", "factors"},
     {"vae"},
+    {"exemplars"},
     {"latent_models"},
     {"estimators"},
     {"inference"},

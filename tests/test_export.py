@@ -141,6 +141,7 @@ def write_functions(folder, digits, wanted):
                 "iaf": ["encoder", "log_weight"],
                 "bernoulli": ["encoder", "sampler", "log_weight"],
                 "vamp": ["sampler", "log_weight"],
+                "exemplar": ["sampler", "log_weight"],
                 "two_layers": ["encoder", "decoder", "log_weight"],
                 "learned_std": ["decoder", "sampler", "log_weight"],
                 "full_vb": ["decoder", "sampler"],

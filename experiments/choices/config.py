@@ -115,11 +115,18 @@ class Config(cli.Flags):
     prior: str = cli.flag(
         "standard_normal",
         "p(z) of continuous latents: fixed, a learned mixture of normals, that of q at "
-        "learned pseudo-inputs, or N(0, I) through learned flows.",
+        "learned pseudo-inputs, one around the codes of training rows, or N(0, I) "
+        "through learned flows.",
         choices=PRIORS,
     )
     num_components: int = cli.flag(
         50, "Components of --prior=normal_mixture and vamp.", least=1
+    )
+    num_exemplars: int = cli.flag(
+        500,
+        "Training rows that --prior=exemplar is made of, drawn once by --data_seed; "
+        "each step encodes them all.",
+        least=2,
     )
     prior_layers: int = cli.flag(
         8, "Flows of --prior=flow and autoregressive.", least=1

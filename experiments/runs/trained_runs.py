@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments.choices import densities, models
+from experiments.choices import densities
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import new_rows, protocol, rundir, runs
@@ -309,7 +309,7 @@ def of_runs(
         return [of_run(run, saved, **which)]
     together = []
     for i, config in enumerate(run.configs):
-        parts = models.build(config, run.data.x_shape)  # some draw by --seed
+        parts = runs.of_flags(config, run.data)  # some draw by --seed
         alone = run._replace(config=config, parts=parts)
         one = of_run(alone, runs.one_of(saved, i), **which)
         together.append(one._replace(member=i))
@@ -348,7 +348,10 @@ def of_run(
         "best": (saved.best, saved.best_step),
         "last": (there[weights], saved.run.step),
     }[checkpoint]
-    trained = Trained(run.config, run.data, run.model, params, int(step), run.mesh)
+    model, exemplars = run.model, run.parts.of_exemplars
+    if exemplars is not None:  # their codes are all that a trained model reads of them
+        model, params = exemplars.fixed, jax.jit(exemplars.fix)(params)
+    trained = Trained(run.config, run.data, model, params, int(step), run.mesh)
     return trained._replace(weights=weights)
 
 
