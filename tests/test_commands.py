@@ -79,11 +79,13 @@ def test_help_of_train_stands_under_the_headings_of_its_flags(monkeypatch, capsy
     _, *sections = re.split(r"^(\S.*):$", capsys.readouterr().out, flags=re.MULTILINE)
     flags = {
         heading: re.findall(r"^  --(?:no)?(\w+)", text, flags=re.MULTILINE)
-        for heading, text in zip(sections[-16::2], sections[-15::2], strict=True)
+        for heading, text in zip(sections[-18::2], sections[-17::2], strict=True)
     }
-    assert list(flags)[:4] == ["Flags", "Data", "Model", "Objective"]
+    assert list(flags)[:3] == ["Flags", "Data", "Model"]
+    assert list(flags)[3:5] == ["Networks of the model", "Objective"]
     assert flags["Flags"] == ["workdir"]
-    assert {"likelihood", "posterior", "prior", "hidden"} < set(flags["Model"])
+    assert {"likelihood", "posterior", "prior"} < set(flags["Model"])
+    assert flags["Networks of the model"][0] == "network"
     assert flags["Optimization"][0] == "optimizer"
     names = [field.name for field in dataclasses.fields(train.Config)]
     assert [*itertools.chain(*flags.values())] == [*names, "flagfile"]

@@ -253,6 +253,27 @@ def decoder(
     return Network(networks.init_each(layers), apply)
 
 
+def shift_decoder(
+    params: PyTree, shift: Array, *, x_shape: tuple[int, ...], planes: int = 1
+) -> PyTree:
+    """As `networks.shift_output` of a `decoder`, whose bias all pixels share.
+
+    Each number of a pixel's is shifted by the mean over the pixels.
+
+    Args:
+        params: of the decoder.
+        shift: [num_outputs], laid out as the decoder's output is.
+        x_shape: of an image, as in `decoder`.
+        planes: the likelihood's.
+    """
+    per_pixel = shift.reshape(planes, *x_shape[:2], -1).mean((1, 2)).reshape(-1)
+    ups = [name for name in params if name.startswith("up_")]
+    last = max(ups, key=lambda name: int(name.removeprefix("up_")))
+    layer = params[last]  # at half the resolution: four pixels side by side
+    bias = layer["bias"] + jnp.tile(per_pixel, 4).astype(layer["bias"].dtype)
+    return {**params, last: {**layer, "bias": bias}}
+
+
 def _resolutions(x_shape: tuple[int, ...], width: int) -> list[tuple[int, int, int]]:
     """(rows, columns, channels) of each resolution below that of the image."""
     if len(x_shape) not in (2, 3) or min(x_shape) < 1:

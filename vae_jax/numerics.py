@@ -210,6 +210,17 @@ def unpack_tril(packed: Float[Array, " P"], size: int) -> Float[Array, "{size} {
     return jnp.zeros((size, size), packed.dtype).at[jnp.tril_indices(size)].set(packed)
 
 
+def log_of(name: str, value: float) -> float:
+    """The logarithm of a number that is named in the error that refuses it.
+
+    Raises:
+        ValueError: if the value is not positive and finite.
+    """
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+    return math.log(value)
+
+
 def check_binary_terms(*, num_bits: int, max_terms: int) -> None:
     """Refuses a sum over {0, 1}^D that is ill-posed or longer than the caller allows.
 

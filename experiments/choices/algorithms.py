@@ -150,11 +150,15 @@ def _mcem(config: Any, parts: Parts, steps: Steps, **numbers: Any) -> Algorithm:
 
 
 _WITH_Q = ("num_samples", "posterior")
-_WITH_ENCODER = (*_WITH_Q, "encoder_hidden", "average_decay", "skip_norm")
+_WITH_ENCODER = (
+    *(*_WITH_Q, "encoder_hidden", "posterior_std"),
+    *("average_decay", "skip_norm"),
+)
+_OF_A_THETA = (*_WITH_ENCODER, "init_bias")
 ALGORITHMS = {
-    "aevb": Fit(_ascent, reads=(*_WITH_ENCODER, "estimator")),
-    "wake_sleep": Fit(_ascent, reads=_WITH_ENCODER, estimator="wake_sleep"),
-    "rws": Fit(_ascent, reads=_WITH_ENCODER, estimator="reweighted_wake_sleep"),
+    "aevb": Fit(_ascent, reads=(*_OF_A_THETA, "estimator")),
+    "wake_sleep": Fit(_ascent, reads=_OF_A_THETA, estimator="wake_sleep"),
+    "rws": Fit(_ascent, reads=_OF_A_THETA, estimator="reweighted_wake_sleep"),
     "mcem": Fit(
         _mcem,
         {
@@ -162,6 +166,7 @@ ALGORITHMS = {
             "target_acceptance": "target_acceptance",
             "num_updates": "num_updates",
         },
+        ("init_bias",),
         has_encoder=False,
         fits=lambda q: q.continuous,
         splits_bound=False,
@@ -169,7 +174,7 @@ ALGORITHMS = {
     "vem": Fit(
         _vem,
         {"num_steps": "e_steps", "learning_rate": "e_rate"},
-        _WITH_Q,
+        (*_WITH_Q, "init_bias"),
         has_encoder=False,
         fits=lambda q: q.continuous and not q.own_parameters,
         splits_bound=False,

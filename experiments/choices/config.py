@@ -83,7 +83,8 @@ class Config(cli.Flags):
     model: str = cli.flag(
         "",
         "MODULE:FUNCTION that builds a model of one's own: (config, x_shape) -> "
-        "vae_jax.types.Model. The flags of this section are then its to read.",
+        "vae_jax.types.Model. The flags of this section and the next are then its to "
+        "read.",
         section="Model",
     )
     likelihood: str = cli.flag("bernoulli", "p(x | z).", choices=LIKELIHOODS)
@@ -143,6 +144,7 @@ class Config(cli.Flags):
         "Encoder and decoder: perceptrons, or convolutions of images, plain or in "
         "residual blocks.",
         choices=NETWORKS,
+        section="Networks of the model",
     )
     width: int = cli.flag(
         32,
@@ -169,6 +171,18 @@ class Config(cli.Flags):
         "Initial weights of encoder and decoder: Glorot's uniform, or a normal of std "
         "0.01 or 0.1.",
         choices=INITIALIZERS,
+    )
+    init_bias: str = cli.flag(
+        "none",
+        "data: the decoder's output starts around the mean of the training rows. q may "
+        "then collapse at the start, of convolutions above all, unless it starts "
+        "narrow (--posterior_std=0.14) or its KL is warmed up (--kl_warmup).",
+        choices=("none", "data"),
+    )
+    posterior_std: float = cli.flag(
+        1.0,
+        "Std of q(z | x) that the encoder's output starts around; narrow below 1.",
+        above=0,
     )
     algorithm: str = cli.flag(
         "aevb",

@@ -241,6 +241,41 @@ def _check_fit(config: Config, model: Model, x_shape: tuple[int, ...]) -> None:
         )
 
 
+def started(
+    config: Config, params: Params, x_shape: tuple[int, ...], mean: np.ndarray | None
+) -> Params:
+    """Fresh parameters of `build`'s with the output biases that the flags ask for.
+
+    Args:
+        config: the flags.
+        params: of the model before the first step.
+        x_shape: shape of one x.
+        mean: of each entry of x, for --init_bias=data.
+    """
+    if config.model:
+        return params  # whose function starts them as it likes
+    theta, phi = params
+    start = LIKELIHOODS[config.likelihood].h_of_mean
+    if config.init_bias == "data" and start is not None:
+        observed = likelihood(config, x_shape)
+        shift = _filled(start(jnp.asarray(mean), config.squash_mean), observed.width)
+        row = NETWORKS[config.network]
+        coders = row.build(**rows.numbers(row, config))
+        decoder = coders.shift_decoder(theta["decoder"], shift, x_shape, observed)
+        theta = {**theta, "decoder": decoder}
+    narrow = POSTERIORS[config.posterior].h_of_std
+    if config.posterior_std != 1.0 and narrow is not None:
+        h = narrow(config.num_latents, std=config.posterior_std)
+        shift = _filled(h, posterior(config).width)
+        phi = {**phi, "encoder": networks.shift_output(phi["encoder"], shift)}
+    return Params(theta, phi)
+
+
+def _filled(first: Array, size: int) -> Array:
+    """The entries, flat, with zeros behind them."""
+    return jnp.pad(first.ravel(), (0, size - first.size))
+
+
 def posterior(config: Config) -> Conditional:
     """q(z | h), as the flags choose it."""
     row = POSTERIORS[config.posterior]

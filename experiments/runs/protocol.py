@@ -142,6 +142,25 @@ def load(config: Config) -> Dataset:
     return Dataset(source, prepared, of_data, _bits(config, source, of_data))
 
 
+def mean_x(config: Config, data: Dataset) -> np.ndarray:
+    """E[x] of each entry over the training rows, missing ones aside.
+
+    Of an entry that is missing everywhere it is that of all others.
+    """
+    rows, size = data.prepared.train, 1 << 12  # at a time: they may be on a disk
+    total, count = np.zeros(rows.shape[1:]), np.zeros(rows.shape[1:])
+    for at in range(0, len(rows), size):
+        piece = rows[at : at + size]
+        total += np.nansum(piece, axis=0, dtype=np.float64)
+        count += len(piece) - sources.missing_entries(piece).sum(axis=0)
+    stored = np.where(count > 0, total, total.sum()) / np.where(
+        count > 0, count, count.sum()
+    )
+    if config.settled.binarization in ("threshold", "static"):
+        return stored  # the rows are zeros and ones
+    return (stored + data.source.offset) / data.source.divisor
+
+
 def value_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
     """Least and greatest value of each split that holds any."""
     ranges = {}

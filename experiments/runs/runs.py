@@ -273,6 +273,10 @@ def _keys(seed: int | Array) -> Keys:
 def _initial(run: Run, keys: Keys) -> Saved:
     if keys.init.ndim:
         return jax.vmap(partial(_initial, run))(keys)
+    mean = None
+    if run.config.init_bias == "data":
+        mean = protocol.mean_x(run.config, run.data)
     params = run.model.init(keys.init)
+    params = models.started(run.config, params, run.data.x_shape, mean)
     state = loop.start(keys.steps, run.algorithm, params)
     return Saved(state, params, jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))
