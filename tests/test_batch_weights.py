@@ -57,7 +57,7 @@ def _running_baseline():
             elbo = _elbo(key, params, x)
             return numerics.attach_gradient(elbo, 0.5 * (elbo - baseline) ** 2 / scale)
 
-        return objective
+        return per_example(objective)
 
     objective = running_baseline.running_baseline(build, decay=0.8)
     return gradient.ascent(objective, optax.sgd(0.1)), problems.linear_gaussian().params

@@ -96,3 +96,15 @@ def affine_mean(seed, num_inputs, size):
     """As `affine`, to [mean, log std] of which the log std is constant."""
     layer = affine(seed, num_inputs, 2 * size)["output"]
     return {"output": layer | {"kernel": layer["kernel"].at[:, size:].set(0.0)}}
+
+
+def shapes_of_products(jaxpr):
+    """The shape of every matrix product in a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.outvars[0].aval.shape
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")
+        ):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from shapes_of_products(getattr(inner, "jaxpr", inner))

@@ -115,11 +115,18 @@ class Config(cli.Flags):
     prior: str = cli.flag(
         "standard_normal",
         "p(z) of continuous latents: fixed, a learned mixture of normals, that of q at "
-        "learned pseudo-inputs, or N(0, I) through learned flows.",
+        "learned pseudo-inputs, one around the codes of training rows, or N(0, I) "
+        "through learned flows.",
         choices=PRIORS,
     )
     num_components: int = cli.flag(
         50, "Components of --prior=normal_mixture and vamp.", least=1
+    )
+    num_exemplars: int = cli.flag(
+        500,
+        "Training rows that --prior=exemplar is made of, drawn once by --data_seed; "
+        "each step encodes them all.",
+        least=2,
     )
     prior_layers: int = cli.flag(
         8, "Flows of --prior=flow and autoregressive.", least=1
@@ -223,9 +230,21 @@ class Config(cli.Flags):
         least=0,
     )
     optimizer: str = cli.flag(
-        "adam", "Optimizer.", choices=OPTIMIZERS, section="Optimization"
+        "adam",
+        "Optimizer; adamw and adamaxw are adam and adamax with --decoupled_decay.",
+        choices=OPTIMIZERS,
+        section="Optimization",
     )
-    adam_epsilon: float = cli.flag(1e-8, "Added to Adam's denominator (adam).", above=0)
+    adam_epsilon: float = cli.flag(
+        1e-8, "Added to Adam's denominator (adam, adamw).", above=0
+    )
+    decoupled_decay: float = cli.flag(
+        0.01,
+        "Times the step size, the share of every parameter of p and q, biases too, "
+        "that a step takes away (adamw, adamaxw); no prior on theta, as --weight_decay "
+        "is.",
+        least=0,
+    )
     learning_rate: float = cli.flag(1e-3, "Step size, before the schedule.", above=0)
     schedule: str = cli.flag(
         "constant",
@@ -240,13 +259,21 @@ class Config(cli.Flags):
     )
     average_decay: float = cli.flag(
         0.0,
-        "Decay of a moving average of the parameters, which is then what is evaluated; "
-        "0: none.",
+        "Decay of a moving average of the parameters, which is then what is validated, "
+        "kept as best and evaluated, with the raw weights beside it; 0: none.",
         least=0,
         below=1,
     )
     clip_norm: float = cli.flag(
         0.0, "Greatest norm of the gradient; 0 for no limit.", least=0
+    )
+    skip_norm: float = cli.flag(
+        0.0,
+        "Skip, and count, steps whose bound or gradient is not finite, or whose "
+        "gradient's norm is above this; inf: what is not finite alone; 0: none, and "
+        "the run ends at a bound that is not finite.",
+        least=0,
+        infinite=True,
     )
     batch_size: int = cli.flag(100, "Examples per step, M.", least=1)
     num_epochs: int = cli.flag(300, "Passes over the training split.", least=1)

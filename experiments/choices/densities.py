@@ -138,8 +138,10 @@ PRIORS = {
     "normal_mixture": Choice(
         priors.normal_mixture, {"num_components": "num_components"}
     ),
-    # Of the encoder: `vae.with_vamp_prior` takes the place of what is built here.
+    # Of the encoder: `vae.with_vamp_prior` and `exemplars.with_exemplar_prior` take the
+    # place of what is built here.
     "vamp": Choice(priors.standard_normal, reads=("num_components",)),
+    "exemplar": Choice(priors.standard_normal, reads=("num_exemplars",)),
 }
 
 
