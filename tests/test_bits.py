@@ -56,10 +56,11 @@ def test_the_uniform_distribution_has_the_bits_of_its_values(tmp_path, case):
 def test_bytes_have_eight_bits(tmp_path):
     shades = np.random.default_rng(0).integers(0, 256, (40, 4, 3), np.uint8)
     np.savez(tmp_path / "own.npz", train=shades)
-    for flags in (
+    both: list[dict[str, Any]] = [
         {"likelihood": "categorical"},
         {"likelihood": "continuous_bernoulli", "binarization": "dequantized"},
-    ):
+    ]
+    for flags in both:
         config = Config(dataset=f"npz:{tmp_path / 'own.npz'}", **flags)
         data = protocol.load(config)
         likelihood = models.likelihood(config, data.x_shape)
@@ -166,8 +167,8 @@ def test_a_run_tells_them_beside_its_nats(tmp_path, capsys, monkeypatch, flags, 
     wanted = data.in_bits({"elbo": result["elbo"]})["bits_per_dimension"]
     np.testing.assert_allclose(result["bits_per_dimension"], wanted, rtol=1e-6)
     assert result["protocol"]["units"].endswith(said)
-    flags = {"workdir": config.workdir, "importance_samples": 20, "num_images": 20}
-    assert evaluate.main(evaluate.Config(**flags)) == 0
+    some: dict[str, Any] = {"importance_samples": 20, "num_images": 20}
+    assert evaluate.main(evaluate.Config(workdir=config.workdir, **some)) == 0
     path = tmp_path / "run" / "evaluation_test_20_images.json"
     result = json.loads(path.read_text())
     wanted = data.in_bits({"log_p": result["log_p"]})["log_p_bits_per_dimension"]
