@@ -26,7 +26,7 @@ LAYERS = [  # a module imports only from rows above its own
     {"latent_models"},
     {"estimators"},
     {"inference"},
-    {"evaluation", "artifacts"},
+    {"evaluation", "artifacts", "coding"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 SIDE = {

@@ -173,10 +173,10 @@ def test_a_process_without_the_project_runs_what_was_exported(tmp_path, digits, 
     results = np.load(tmp_path / "results.npz")
     compared = 0
     for name, function in functions.items():
-        given = [array for key, array in inputs.items() if key.startswith(f"{name}.")]
+        columns = [array for key, array in inputs.items() if key.startswith(f"{name}.")]
         for size in (1, 3, 8):
             for i, out in enumerate(
-                jax.tree.leaves(function(*(array[:size] for array in given)))
+                jax.tree.leaves(function(*(array[:size] for array in columns)))
             ):
                 got = results[f"{name}.{size}.{i}"]
                 assert got.dtype == out.dtype

@@ -117,6 +117,7 @@ def _ascent(config: Any, parts: Parts, steps: Steps) -> Algorithm:
         **monitor,
         norm_every=steps.norm_every,
         average_decay=config.average_decay,
+        skip_norm=config.skip_norm,
     )
 
 
@@ -149,7 +150,7 @@ def _mcem(config: Any, parts: Parts, steps: Steps, **numbers: Any) -> Algorithm:
 
 
 _WITH_Q = ("num_samples", "posterior")
-_WITH_ENCODER = (*_WITH_Q, "encoder_hidden", "average_decay")
+_WITH_ENCODER = (*_WITH_Q, "encoder_hidden", "average_decay", "skip_norm")
 ALGORITHMS = {
     "aevb": Fit(_ascent, reads=(*_WITH_ENCODER, "estimator")),
     "wake_sleep": Fit(_ascent, reads=_WITH_ENCODER, estimator="wake_sleep"),
@@ -188,6 +189,10 @@ OPTIMIZERS = {
     "adagrad": Choice(lambda rate: optax.adagrad(rate, initial_accumulator_value=0)),
     "adam": Choice(gradient.adam, {"eps": "adam_epsilon"}),
     "adamax": Choice(optax.adamax),
+    "adamw": Choice(
+        gradient.adam, {"eps": "adam_epsilon", "decoupled_decay": "decoupled_decay"}
+    ),
+    "adamaxw": Choice(optax.adamaxw, {"weight_decay": "decoupled_decay"}),
     "rmsprop": Choice(optax.rmsprop),
 }
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 
-from experiments.choices import refusals
+from experiments.choices import refusals, rows
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from experiments.choices.densities import (
     ACTIVATIONS,
@@ -16,7 +16,7 @@ from experiments.choices.densities import (
 )
 from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli
-from vae_jax.data import ranges, sources
+from vae_jax.data import batches, ranges, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,13 @@ class Config(cli.Flags):
     )
     binarization: str = cli.flag(
         "auto",
-        "How pixels become zeros and ones. auto: threshold, but none for photos, "
-        "images, npz and tfds, which have to be zeros and ones already under "
-        "--likelihood=bernoulli.",
-        choices=("auto", "none", "threshold", "static", "dynamic"),
+        "What x is of a stored pixel: its value (none), the stored k of K values as "
+        "k / (K - 1) (grid) or with uniform noise as (k + u) / K (dequantized, for "
+        "densities), or zeros and ones (threshold; static: drawn once; dynamic: at "
+        "each visit). auto: threshold, but grid for likelihoods of stored values, and "
+        "none for photos, images, npz and tfds, which have to be zeros and ones "
+        "already under --likelihood=bernoulli.",
+        choices=("auto", *batches.BINARIZATIONS),
     )
     image_size: int = cli.flag(
         0,
@@ -227,9 +230,21 @@ class Config(cli.Flags):
         least=0,
     )
     optimizer: str = cli.flag(
-        "adam", "Optimizer.", choices=OPTIMIZERS, section="Optimization"
+        "adam",
+        "Optimizer; adamw and adamaxw are adam and adamax with --decoupled_decay.",
+        choices=OPTIMIZERS,
+        section="Optimization",
     )
-    adam_epsilon: float = cli.flag(1e-8, "Added to Adam's denominator (adam).", above=0)
+    adam_epsilon: float = cli.flag(
+        1e-8, "Added to Adam's denominator (adam, adamw).", above=0
+    )
+    decoupled_decay: float = cli.flag(
+        0.01,
+        "Times the step size, the share of every parameter of p and q, biases too, "
+        "that a step takes away (adamw, adamaxw); no prior on theta, as --weight_decay "
+        "is.",
+        least=0,
+    )
     learning_rate: float = cli.flag(1e-3, "Step size, before the schedule.", above=0)
     schedule: str = cli.flag(
         "constant",
@@ -244,13 +259,21 @@ class Config(cli.Flags):
     )
     average_decay: float = cli.flag(
         0.0,
-        "Decay of a moving average of the parameters, which is then what is evaluated; "
-        "0: none.",
+        "Decay of a moving average of the parameters, which is then what is validated, "
+        "kept as best and evaluated, with the raw weights beside it; 0: none.",
         least=0,
         below=1,
     )
     clip_norm: float = cli.flag(
         0.0, "Greatest norm of the gradient; 0 for no limit.", least=0
+    )
+    skip_norm: float = cli.flag(
+        0.0,
+        "Skip, and count, steps whose bound or gradient is not finite, or whose "
+        "gradient's norm is above this; inf: what is not finite alone; 0: none, and "
+        "the run ends at a bound that is not finite.",
+        least=0,
+        infinite=True,
     )
     batch_size: int = cli.flag(100, "Examples per step, M.", least=1)
     num_epochs: int = cli.flag(300, "Passes over the training split.", least=1)
@@ -351,8 +374,18 @@ class Config(cli.Flags):
         """
         if self.binarization != "auto":
             return self
-        chosen = "none" if sources.keeps_values(self.dataset) else "threshold"
+        chosen = "threshold"
+        if sources.keeps_values(self.dataset):
+            chosen = "none"
+        elif self.is_of_stored_values:
+            chosen = "grid"
         return dataclasses.replace(self, binarization=chosen)
+
+    @property
+    def is_of_stored_values(self) -> bool:
+        """Whether p(x | z) is of --num_values values on a grid alone."""
+        row = LIKELIHOODS[self.likelihood]
+        return not self.model and "num_values" in rows.read_by(row)
 
     @property
     def observation(self) -> str:

@@ -149,6 +149,12 @@ def _estimator(config: Any) -> None:
             f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
             f"ELBO alone), got {config.beta}"
         )
+    decays = "decoupled_decay" in rows.read_by(OPTIMIZERS[config.optimizer])
+    if config.algorithm == "full_vb" and decays:
+        raise ValueError(
+            f"--optimizer={config.optimizer} takes parameters of q(theta) away, whose "
+            "prior under --algorithm=full_vb is that of --weight_decay: choose another"
+        )
     if config.algorithm == "full_vb" and not config.weight_decay:
         raise ValueError(
             "--algorithm=full_vb needs a --weight_decay above 0: the precision of "

@@ -45,10 +45,19 @@ class Saved(NamedTuple):
     best_step: Int[Array, ""]
 
     @property
+    def weights(self) -> dict[str, Params]:
+        """The newest parameters, raw, behind their moving average where one is kept.
+
+        The first are those that are evaluated.
+        """
+        inner = self.run.inner
+        average = getattr(inner, "average", ())
+        return ({"average": average} if average else {}) | {"raw": inner.params}
+
+    @property
     def parameters(self) -> Params:
         """What is evaluated: the newest parameters, or their moving average."""
-        inner = self.run.inner
-        return getattr(inner, "average", ()) or inner.params
+        return next(iter(self.weights.values()))
 
     @property
     def step(self) -> int:
@@ -225,7 +234,12 @@ def fold_in(keys: PRNGKey, number: int | Array) -> PRNGKey:
 
 def one_of(tree: PyTree, index: int) -> PyTree:
     """The arrays of one of the runs that are stacked in a tree."""
-    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+    def one(leaf: Array) -> Array:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return (jax.random.clone(leaf) if is_key else leaf)[index]
+
+    return jax.tree.map(one, tree)
 
 
 def initial(run: Run) -> Saved:

@@ -220,6 +220,33 @@ def test_adam_of_this_package_runs_where_no_type_is_promoted():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
+@uses_optax
+def test_adam_with_decoupled_decay_is_adamw_on_every_parameter(x64):
+    params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([5.0])}
+    rate = optax.cosine_decay_schedule(0.1, 4)
+    ours: Any = gradient.adam(rate, decoupled_decay=0.3)
+    theirs = optax.adamw(rate, weight_decay=0.3)
+    plain: Any = gradient.adam(rate)
+    states = [optimizer.init(params) for optimizer in (ours, theirs, plain)]
+    for i in range(3):
+        grads = jax.tree.map(lambda leaf, i=i: jnp.cos(leaf + i), params)
+        moves = []
+        for j, optimizer in enumerate((ours, theirs, plain)):
+            move, states[j] = optimizer.update(grads, states[j], params)
+            moves.append(move)
+        chex.assert_trees_all_close(moves[0], moves[1], rtol=1e-6)
+        # What it takes away is a share of the parameters: the gradient's scale is out.
+        taken = jax.tree.map(lambda a, b: a - b, moves[0], moves[2])
+        expected = jax.tree.map(lambda leaf, i=i: -0.3 * rate(i) * leaf, params)
+        chex.assert_trees_all_close(taken, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [-0.1, float("nan")])
+def test_a_decay_that_adds_is_refused(decay):
+    with pytest.raises(ValueError, match="decoupled_decay must not be negative"):
+        gradient.adam(0.1, decoupled_decay=decay)
+
+
 @pytest.mark.parametrize(
     "schedule",
     [
