@@ -248,6 +248,16 @@ def initial(run: Run) -> Saved:
     return jax.jit(partial(_initial, run), out_shardings=layout)(run.keys)
 
 
+def with_params(run: Run, params: Params, *, step: int) -> Saved:
+    """The state of one run before a step, of parameters that were fitted elsewhere."""
+    saved, at = initial(run), jnp.asarray(step, jnp.int32)
+    average = params if saved.run.inner.average else ()
+    inner = saved.run.inner._replace(params=params, average=average)
+    return saved._replace(
+        run=saved.run._replace(inner=inner, step=at), best=params, best_step=at
+    )
+
+
 def restore(run: Run) -> Saved | None:
     """The newest whole checkpoint of a run, damaged ones reported; None without any.
 
