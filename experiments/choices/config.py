@@ -141,18 +141,20 @@ class Config(cli.Flags):
     num_latents: int = cli.flag(16, "Latent dimensions, N_z.", least=1)
     network: str = cli.flag(
         "mlp",
-        "Encoder and decoder: perceptrons, or convolutions of images, plain or in "
-        "residual blocks.",
+        "Encoder and decoder: perceptrons, plain, gated or in residual blocks; or "
+        "convolutions of images, plain or in residual blocks.",
         choices=NETWORKS,
         section="Networks of the model",
     )
     width: int = cli.flag(
         32,
         "Channels at half the resolution, twice as many at each further halving (conv, "
-        "resnet).",
+        "resnet); units of every layer (residual_mlp).",
         least=1,
     )
-    num_blocks: int = cli.flag(1, "Blocks at each resolution (conv, resnet).", least=1)
+    num_blocks: int = cli.flag(
+        1, "Blocks, at each resolution (conv, resnet) or in all.", least=1
+    )
     hidden: tuple[int, ...] = cli.flag(
         (200,),
         "Units of the encoder's hidden layers; the decoder mirrors them.",

@@ -1,5 +1,6 @@
 """The densities and networks that flags can name: q(z | x), p(z), p(x | z)."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -249,15 +250,41 @@ class Coders(NamedTuple):
 def _perceptrons(
     *, hidden: tuple[int, ...], encoder_hidden: tuple[int, ...], **names: str
 ) -> Coders:
-    network_style = style(**names)
+    network = functools.partial(networks.mlp, **style(**names))
+    return _of_vectors(
+        lambda size, outputs: network(size, encoder_hidden or hidden, outputs),
+        lambda size, outputs: network(size, hidden[::-1], outputs),
+    )
+
+
+def _gated(
+    *, hidden: tuple[int, ...], encoder_hidden: tuple[int, ...], init: str
+) -> Coders:
+    network = functools.partial(networks.gated_mlp, initializer=INITIALIZERS[init])
+    return _of_vectors(
+        lambda size, outputs: network(size, encoder_hidden or hidden, outputs),
+        lambda size, outputs: network(size, hidden[::-1], outputs),
+    )
+
+
+def _residual(*, width: int, num_blocks: int, **names: str) -> Coders:
+    network = functools.partial(
+        networks.residual_mlp, num_blocks=num_blocks, **style(**names)
+    )
+    return _of_vectors(*2 * (lambda size, outputs: network(size, width, outputs),))
+
+
+def _of_vectors(
+    up: Callable[[int, int], Network], down: Callable[[int, int], Network]
+) -> Coders:
+    """Networks of numbers of inputs and outputs, for x as one vector."""
 
     def encoder(x_shape: tuple[int, ...], num_outputs: int) -> Network:
-        sizes = encoder_hidden or hidden
-        return networks.mlp(math.prod(x_shape), sizes, num_outputs, **network_style)
+        return up(math.prod(x_shape), num_outputs)
 
     def decoder(size: int, x_shape: tuple[int, ...], observed: Likelihood) -> Network:
         del x_shape
-        return networks.mlp(size, hidden[::-1], observed.width, **network_style)
+        return down(size, observed.width)
 
     def shift_decoder(
         params: PyTree, shift: Array, x_shape: tuple[int, ...], observed: Likelihood
@@ -307,16 +334,11 @@ def _convolutions(residual: bool) -> Callable[..., Coders]:
 
 
 _OF_MAPS = {"width": "width", "num_blocks": "num_blocks", "activation": "activation"}
+_OF_LAYERS = {"hidden": "hidden", "encoder_hidden": "encoder_hidden", "init": "init"}
 NETWORKS = {
-    "mlp": Choice(
-        _perceptrons,
-        {
-            "hidden": "hidden",
-            "encoder_hidden": "encoder_hidden",
-            "activation": "activation",
-            "init": "init",
-        },
-    ),
+    "mlp": Choice(_perceptrons, {**_OF_LAYERS, "activation": "activation"}),
+    "gated_mlp": Choice(_gated, _OF_LAYERS),
+    "residual_mlp": Choice(_residual, {**_OF_MAPS, "init": "init"}, ("hidden",)),
     # The networks of flows, and between two layers of latents, stay perceptrons.
     "conv": Choice(_convolutions(residual=False), _OF_MAPS, ("hidden",)),
     "resnet": Choice(_convolutions(residual=True), _OF_MAPS, ("hidden",)),
