@@ -82,6 +82,20 @@ def less(penalty):
     return of
 
 
+def theta_apart_from_q(bound):
+    """That bound of a table, of which theta moves p alone."""
+
+    def of(problem):
+        def table(params, x):
+            fixed = params._replace(generative=stop_gradient(params.generative))
+            z, q, _ = problem.table(fixed, x)
+            return z, q, problem.table(params, x)[2]
+
+        return bound(problem._replace(table=table))
+
+    return of
+
+
 def elbo_and_baseline(network, *, offset, scale):
     """The ELBO over scale, and half the squared error of a learned baseline."""
 
