@@ -11,6 +11,7 @@ from experiments.choices.rows import NO_FLAGS, Traits
 from vae_jax import networks
 from vae_jax.estimators import (
     disarm,
+    gdreg,
     importance,
     multiply_weighted,
     regularized,
@@ -91,6 +92,7 @@ ESTIMATORS = {
     "iwae": Estimator(importance.iwae),
     "stick_the_landing": Estimator(importance.stick_the_landing),
     "dreg": Estimator(importance.dreg),
+    "gdreg": Estimator(gdreg.gdreg),
     "ciwae": Estimator(importance.ciwae, {"beta": "beta"}),
     "renyi": Estimator(importance.renyi, {"alpha": "alpha"}),
     "jackknife": Estimator(importance.jackknife, {"order": "jackknife_order"}),

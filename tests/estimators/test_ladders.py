@@ -6,6 +6,7 @@ import pytest
 
 from tests import estimands, ladders, problems, testing
 from vae_jax.estimators import (
+    gdreg,
     importance,
     score_function,
     wake_sleep,
@@ -19,6 +20,7 @@ SLOW = pytest.mark.slow
     ("build", "num_samples"),
     [
         (importance.dreg, 3),
+        (gdreg.gdreg, 3),
         (importance.stick_the_landing, 1),
         pytest.param(importance.iwae, 3, marks=SLOW),
     ],

@@ -15,6 +15,7 @@ from vae_jax import bounds, estimators, networks, vae
 from vae_jax.estimators import (
     disarm,
     enumerated,
+    gdreg,
     importance,
     missing_data,
     multiply_weighted,
@@ -84,6 +85,7 @@ HOLES = Case(
 BINARY = Case(problems.binary_model, BITS)
 TWO_BITS = Case(lambda: problems.binary_model(num_latents=2), BITS)
 WITH_BASELINE = Case(_with_baseline, BITS)
+LEARNED_PRIOR = Case(problems.learned_prior, PAIRS)
 CLASSES = Case(lambda: problems.categorical_model(num_latents=1), BITS)
 
 
@@ -272,6 +274,13 @@ ROWS = [
             ({"num_samples": number}, f"num_samples .*even.* {number}")
             for number in (-2, 0, 1, 3)
         ),
+    ),
+    Row(
+        gdreg.gdreg,
+        {"num_samples": 3},
+        LEARNED_PRIOR,
+        estimands.iwae(3),
+        refused=NONE,
     ),
     Row(
         relaxed.straight_through,
