@@ -10,6 +10,7 @@ from experiments.choices import rows
 from experiments.choices.rows import NO_FLAGS, Traits
 from vae_jax import networks
 from vae_jax.estimators import (
+    arms,
     disarm,
     gdreg,
     importance,
@@ -126,6 +127,7 @@ ESTIMATORS = {
         decodings=2,
     ),
     "disarm": Estimator(disarm.disarm, fits=_bits, of_elbo=True),
+    "arms": Estimator(arms.arms, fits=_bits, of_elbo=True),
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests import estimands, problems, testing
 from vae_jax import bounds, estimators, networks, vae
 from vae_jax.estimators import (
+    arms,
     disarm,
     enumerated,
     gdreg,
@@ -275,6 +276,7 @@ ROWS = [
             for number in (-2, 0, 1, 3)
         ),
     ),
+    Row(arms.arms, {"num_samples": 4}, BINARY, estimands.elbo, refused=ONE),
     Row(
         gdreg.gdreg,
         {"num_samples": 3},
