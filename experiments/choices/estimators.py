@@ -15,6 +15,7 @@ from vae_jax.estimators import (
     gdreg,
     importance,
     multiply_weighted,
+    rebar,
     regularized,
     relaxed,
     running_baseline,
@@ -127,6 +128,13 @@ ESTIMATORS = {
         decodings=2,
     ),
     "disarm": Estimator(disarm.disarm, fits=_bits, of_elbo=True),
+    "rebar": Estimator(
+        rebar.rebar,
+        {"temperature": "temperature"},
+        fits=_bits,
+        of_elbo=True,
+        decodings=3,
+    ),
     "arms": Estimator(arms.arms, fits=_bits, of_elbo=True),
 }
 

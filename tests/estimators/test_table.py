@@ -20,6 +20,7 @@ from vae_jax.estimators import (
     importance,
     missing_data,
     multiply_weighted,
+    rebar,
     regularized,
     relaxed,
     score_function,
@@ -283,6 +284,13 @@ ROWS = [
         LEARNED_PRIOR,
         estimands.iwae(3),
         refused=NONE,
+    ),
+    Row(
+        rebar.rebar,
+        {"num_samples": 2, "temperature": 0.7, "strength": 0.8},
+        BINARY,
+        estimands.elbo,
+        refused=(*NONE, *WARM),
     ),
     Row(
         relaxed.straight_through,
