@@ -21,6 +21,7 @@ from vae_jax.estimators import (
     running_baseline,
     score_function,
     sgvb,
+    thermodynamic,
     wake_sleep,
 )
 from vae_jax.training import gradient
@@ -111,6 +112,11 @@ ESTIMATORS = {
         of_elbo=True,
         remembers=True,
         learns_baseline=True,
+    ),
+    "thermodynamic": Estimator(
+        thermodynamic.thermodynamic,
+        {"num_terms": "num_terms", "first_beta": "first_beta"},
+        fits=_any,
     ),
     "vimco": Estimator(score_function.vimco, fits=_any),
     "wake_sleep": Estimator(

@@ -9,6 +9,7 @@ from vae_jax.estimators import (
     gdreg,
     importance,
     score_function,
+    thermodynamic,
     wake_sleep,
 )
 
@@ -56,6 +57,12 @@ def test_for_more_samples_sticking_the_landing_is_biased_in_theta_too(x64):
         ),
         (score_function.leave_one_out, {"num_samples": 3}, estimands.elbo),
         (score_function.vimco, {"num_samples": 3}, estimands.iwae(3)),
+        pytest.param(
+            thermodynamic.thermodynamic,
+            {"num_samples": 2, "num_terms": 2},
+            estimands.thermodynamic(2, (0.0, 0.03)),
+            marks=SLOW,
+        ),
     ],
 )
 def test_bits_get_unbiased_gradients_in_both(x64, build, settings, bound):

@@ -25,6 +25,7 @@ from vae_jax.estimators import (
     relaxed,
     score_function,
     sgvb,
+    thermodynamic,
     wake_sleep,
 )
 from vae_jax.types import ExampleObjective
@@ -278,6 +279,18 @@ ROWS = [
         ),
     ),
     Row(arms.arms, {"num_samples": 4}, BINARY, estimands.elbo, refused=ONE),
+    Row(
+        thermodynamic.thermodynamic,
+        {"num_samples": 3, "num_terms": 3, "first_beta": 0.09},
+        TWO_BITS,
+        estimands.thermodynamic(3, (0.0, 0.09, 0.3)),
+        refused=(
+            *ONE,
+            ({"num_terms": 0}, "num_terms .*0"),
+            ({"first_beta": 1.0}, r"first_beta .*1\.0"),
+            ({"first_beta": 0.0}, r"first_beta .*0\.0"),
+        ),
+    ),
     Row(
         gdreg.gdreg,
         {"num_samples": 3},
