@@ -43,7 +43,10 @@ def main(config: Config) -> int:
             pictures.draw_reconstructions(
                 arrays, path.with_suffix(".png"), limits=limits
             )
-    print(f"{num} rows of {split} and their reconstructions: {path}.npz{picture}")
+    print(
+        f"{num} rows of {split} and their reconstructions ({trained.moment}): "
+        f"{path}.npz{picture}"
+    )
     return 0
 
 

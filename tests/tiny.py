@@ -6,6 +6,7 @@ import sys
 
 import jax
 import numpy as np
+from tensorboard.backend.event_processing import event_accumulator
 
 from experiments.choices.config import Config
 from experiments.command import cli
@@ -41,6 +42,16 @@ def metrics(workdir: str) -> list[dict]:
     """The rows of a run without its times."""
     rows = journal.read(workdir)
     return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def events(directory):
+    """{name: [(step, value)]}, as TensorBoard shows them."""
+    reader = event_accumulator.EventAccumulator(str(directory))
+    reader.Reload()
+    return {
+        name: [(event.step, event.value) for event in reader.Scalars(name)]
+        for name in reader.Tags()["scalars"]
+    }
 
 
 def command(config) -> list[str]:

@@ -37,6 +37,20 @@ def bernoulli_terms(
     return jnp.where(certain, ends, x * finite - numerics.softplus(finite))
 
 
+def logit_of_mean(mean: Array, *, least: float = 1e-3) -> Array:
+    """The logits of the means of x in [0, 1], which are kept off both ends.
+
+    Where a decoder's output bias may start, as in Burda et al. 2016 (arXiv:1509.00519);
+    also of a normal's mean behind a sigmoid.
+
+    Args:
+        mean: E[x] of each entry.
+        least: distance that it keeps from 0 and from 1.
+    """
+    p = jnp.clip(mean, least, 1.0 - least)
+    return jnp.log(p) - jnp.log1p(-p)
+
+
 def normal_terms(
     mean: Float[Array, "*X"], log_std: Float[Array, "*X"], x: Float[Array, "*X"]
 ) -> Float[Array, "*X"]:
@@ -226,7 +240,7 @@ def laplace(x_shape: tuple[int, ...], *, min_scale: float = 1e-2) -> Likelihood:
     def sample(key: PRNGKey, dtype: Any) -> Array:
         return jax.random.laplace(key, x_shape, dtype)
 
-    floor = _log_of("min_scale", min_scale)
+    floor = numerics.log_of("min_scale", min_scale)
     return _location_and_scale("Laplace", x_shape, floor, sample, laplace_terms)
 
 
@@ -245,7 +259,7 @@ def student_t(
     def sample(key: PRNGKey, dtype: Any) -> Array:
         return jax.random.t(key, degrees, x_shape, dtype)
 
-    floor = _log_of("min_scale", min_scale)
+    floor = numerics.log_of("min_scale", min_scale)
     terms = functools.partial(student_t_terms, degrees=degrees)
     return _location_and_scale("Student t", x_shape, floor, sample, terms)
 
@@ -341,7 +355,7 @@ def normal(
     Raises:
         ValueError: if std is not positive and finite.
     """
-    log_std = _log_of("std", std)
+    log_std = numerics.log_of("std", std)
 
     def moments(params: PyTree, h: Array) -> tuple[Array, Array]:
         del params
@@ -367,7 +381,8 @@ def normal_learned_std(
     Raises:
         ValueError: unless 0 < min_std <= initial_std.
     """
-    floor, start = _log_of("min_std", min_std), _log_of("initial_std", initial_std)
+    floor = numerics.log_of("min_std", min_std)
+    start = numerics.log_of("initial_std", initial_std)
     if start < floor:
         raise ValueError(f"initial_std {initial_std} is below min_std {min_std}")
 
@@ -405,7 +420,7 @@ def normal_per_pixel_std(
     Raises:
         ValueError: if min_std is not positive and finite.
     """
-    floor = _log_of("min_std", min_std)
+    floor = numerics.log_of("min_std", min_std)
 
     def moments(params: PyTree, h: Array) -> tuple[Array, Array]:
         del params
@@ -457,9 +472,3 @@ def _size(x_shape: tuple[int, ...]) -> int:
     if min(x_shape, default=1) < 1:
         raise ValueError(f"x_shape must have positive sizes, got {x_shape}")
     return int(np.prod(x_shape))
-
-
-def _log_of(name: str, value: float) -> float:
-    if not 0.0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
-    return math.log(value)

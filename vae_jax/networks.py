@@ -210,6 +210,31 @@ def from_zero(network: Network) -> Network:
     return Network(init, network.apply)
 
 
+def shift_output(params: PyTree, shift: Array) -> PyTree:
+    """A network's parameters with so much more in the bias of its output layer.
+
+    What fresh parameters compute then starts around the shift: a decoder at the data's
+    mean (`likelihoods.logit_of_mean`), an encoder at a narrow q (`posteriors`).
+
+    Args:
+        params: with a layer named output, as `mlp` has it.
+        shift: an entry for each output.
+
+    Raises:
+        ValueError: for parameters without a layer named output, or a shift of another
+            size than its bias.
+    """
+    if "output" not in params:
+        raise ValueError(f"no output layer among {', '.join(params)}")
+    layer = params["output"]
+    if shift.shape != layer["bias"].shape:
+        raise ValueError(
+            f"a shift of {shift.shape} for an output bias of {layer['bias'].shape}"
+        )
+    bias = layer["bias"] + shift.astype(layer["bias"].dtype)
+    return {**params, "output": {**layer, "bias": bias}}
+
+
 def init_each(layers: Mapping[str, Network]) -> Callable[[PRNGKey], PyTree]:
     """key -> the parameters of every layer by its name, for a network made of them."""
 

@@ -78,6 +78,30 @@ def mean_and_log_std(
     return mean, max_log_std * jnp.tanh(free / max_log_std)
 
 
+def diag_normal_h(num_latents: int, *, std: float) -> Float[Array, " H"]:
+    """The h of a `diag_normal` of mean zero and that standard deviation.
+
+    As an encoder's output bias it starts q narrow, where std is below one.
+
+    Raises:
+        ValueError: if std is not positive and finite.
+    """
+    log_std = numerics.log_of("std", std)
+    return jnp.zeros(2 * num_latents).at[num_latents:].set(log_std)
+
+
+def full_normal_h(num_latents: int, *, std: float) -> Float[Array, " H"]:
+    """The h of a `full_normal` of mean zero and covariance std^2 I.
+
+    Raises:
+        ValueError: if std is not positive and finite.
+    """
+    log_std, row = numerics.log_of("std", std), jnp.arange(num_latents)
+    packed = jnp.zeros(num_latents * (num_latents + 1) // 2)
+    packed = packed.at[row * (row + 3) // 2].set(log_std)  # the diagonal's places
+    return jnp.concatenate([jnp.zeros(num_latents), packed])
+
+
 def diag_normal_log_prob(
     z: Float[Array, " D"], mean: Float[Array, " D"], log_std: Float[Array, " D"]
 ) -> Scalar:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 
-from experiments.choices import refusals
+from experiments.choices import refusals, rows
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from experiments.choices.densities import (
     ACTIVATIONS,
@@ -16,7 +16,7 @@ from experiments.choices.densities import (
 )
 from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli
-from vae_jax.data import ranges, sources
+from vae_jax.data import batches, ranges, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,13 @@ class Config(cli.Flags):
     )
     binarization: str = cli.flag(
         "auto",
-        "How pixels become zeros and ones. auto: threshold, but none for photos, "
-        "images, npz and tfds, which have to be zeros and ones already under "
-        "--likelihood=bernoulli.",
-        choices=("auto", "none", "threshold", "static", "dynamic"),
+        "What x is of a stored pixel: its value (none), the stored k of K values as "
+        "k / (K - 1) (grid) or with uniform noise as (k + u) / K (dequantized, for "
+        "densities), or zeros and ones (threshold; static: drawn once; dynamic: at "
+        "each visit). auto: threshold, but grid for likelihoods of stored values, and "
+        "none for photos, images, npz and tfds, which have to be zeros and ones "
+        "already under --likelihood=bernoulli.",
+        choices=("auto", *batches.BINARIZATIONS),
     )
     image_size: int = cli.flag(
         0,
@@ -80,7 +83,8 @@ class Config(cli.Flags):
     model: str = cli.flag(
         "",
         "MODULE:FUNCTION that builds a model of one's own: (config, x_shape) -> "
-        "vae_jax.types.Model. The flags of this section are then its to read.",
+        "vae_jax.types.Model. The flags of this section and the next are then its to "
+        "read.",
         section="Model",
     )
     likelihood: str = cli.flag("bernoulli", "p(x | z).", choices=LIKELIHOODS)
@@ -112,11 +116,18 @@ class Config(cli.Flags):
     prior: str = cli.flag(
         "standard_normal",
         "p(z) of continuous latents: fixed, a learned mixture of normals, that of q at "
-        "learned pseudo-inputs, or N(0, I) through learned flows.",
+        "learned pseudo-inputs, one around the codes of training rows, or N(0, I) "
+        "through learned flows.",
         choices=PRIORS,
     )
     num_components: int = cli.flag(
         50, "Components of --prior=normal_mixture and vamp.", least=1
+    )
+    num_exemplars: int = cli.flag(
+        500,
+        "Training rows that --prior=exemplar is made of, drawn once by --data_seed; "
+        "each step encodes them all.",
+        least=2,
     )
     prior_layers: int = cli.flag(
         8, "Flows of --prior=flow and autoregressive.", least=1
@@ -133,6 +144,7 @@ class Config(cli.Flags):
         "Encoder and decoder: perceptrons, or convolutions of images, plain or in "
         "residual blocks.",
         choices=NETWORKS,
+        section="Networks of the model",
     )
     width: int = cli.flag(
         32,
@@ -159,6 +171,18 @@ class Config(cli.Flags):
         "Initial weights of encoder and decoder: Glorot's uniform, or a normal of std "
         "0.01 or 0.1.",
         choices=INITIALIZERS,
+    )
+    init_bias: str = cli.flag(
+        "none",
+        "data: the decoder's output starts around the mean of the training rows. q may "
+        "then collapse at the start, of convolutions above all, unless it starts "
+        "narrow (--posterior_std=0.14) or its KL is warmed up (--kl_warmup).",
+        choices=("none", "data"),
+    )
+    posterior_std: float = cli.flag(
+        1.0,
+        "Std of q(z | x) that the encoder's output starts around; narrow below 1.",
+        above=0,
     )
     algorithm: str = cli.flag(
         "aevb",
@@ -226,9 +250,21 @@ class Config(cli.Flags):
         least=0,
     )
     optimizer: str = cli.flag(
-        "adam", "Optimizer.", choices=OPTIMIZERS, section="Optimization"
+        "adam",
+        "Optimizer; adamw and adamaxw are adam and adamax with --decoupled_decay.",
+        choices=OPTIMIZERS,
+        section="Optimization",
     )
-    adam_epsilon: float = cli.flag(1e-8, "Added to Adam's denominator (adam).", above=0)
+    adam_epsilon: float = cli.flag(
+        1e-8, "Added to Adam's denominator (adam, adamw).", above=0
+    )
+    decoupled_decay: float = cli.flag(
+        0.01,
+        "Times the step size, the share of every parameter of p and q, biases too, "
+        "that a step takes away (adamw, adamaxw); no prior on theta, as --weight_decay "
+        "is.",
+        least=0,
+    )
     learning_rate: float = cli.flag(1e-3, "Step size, before the schedule.", above=0)
     schedule: str = cli.flag(
         "constant",
@@ -243,13 +279,21 @@ class Config(cli.Flags):
     )
     average_decay: float = cli.flag(
         0.0,
-        "Decay of a moving average of the parameters, which is then what is evaluated; "
-        "0: none.",
+        "Decay of a moving average of the parameters, which is then what is validated, "
+        "kept as best and evaluated, with the raw weights beside it; 0: none.",
         least=0,
         below=1,
     )
     clip_norm: float = cli.flag(
         0.0, "Greatest norm of the gradient; 0 for no limit.", least=0
+    )
+    skip_norm: float = cli.flag(
+        0.0,
+        "Skip, and count, steps whose bound or gradient is not finite, or whose "
+        "gradient's norm is above this; inf: what is not finite alone; 0: none, and "
+        "the run ends at a bound that is not finite.",
+        least=0,
+        infinite=True,
     )
     batch_size: int = cli.flag(100, "Examples per step, M.", least=1)
     num_epochs: int = cli.flag(300, "Passes over the training split.", least=1)
@@ -350,8 +394,18 @@ class Config(cli.Flags):
         """
         if self.binarization != "auto":
             return self
-        chosen = "none" if sources.keeps_values(self.dataset) else "threshold"
+        chosen = "threshold"
+        if sources.keeps_values(self.dataset):
+            chosen = "none"
+        elif self.is_of_stored_values:
+            chosen = "grid"
         return dataclasses.replace(self, binarization=chosen)
+
+    @property
+    def is_of_stored_values(self) -> bool:
+        """Whether p(x | z) is of --num_values values on a grid alone."""
+        row = LIKELIHOODS[self.likelihood]
+        return not self.model and "num_values" in rows.read_by(row)
 
     @property
     def observation(self) -> str:

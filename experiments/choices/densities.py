@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from experiments.choices.rows import NO_FLAGS, Choice, Traits
 from vae_jax import (
@@ -17,7 +18,7 @@ from vae_jax import (
     posteriors,
     priors,
 )
-from vae_jax.types import Conditional, Likelihood, Model, Network
+from vae_jax.types import Conditional, Likelihood, Model, Network, PyTree
 
 DISCRETE = {"bernoulli", "categorical", "layers of bits"}  # families of latents
 
@@ -30,12 +31,32 @@ class Posterior(NamedTuple):
         flags: as a `Choice`'s.
         reads: as a `Choice`'s.
         traits: of the family, its KL being that to N(0, I).
+        h_of_std: num_latents, std= -> the first entries of an h of mean zero and that
+            standard deviation, the others being zero; None where z has no scale.
     """
 
     build: Callable[..., Conditional]
     flags: Mapping[str, str] = NO_FLAGS
-    reads: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ("posterior_std",)
     traits: Traits = Traits()
+    h_of_std: Callable[..., Array] | None = posteriors.diag_normal_h
+
+
+class Observed(NamedTuple):
+    """A family of p(x | z): a `Choice`, and where its decoder may start.
+
+    Attributes:
+        build: shape of x, own numbers -> the likelihood.
+        flags: as a `Choice`'s.
+        reads: as a `Choice`'s.
+        h_of_mean: E[x], whether means are squashed -> the first entries of an h of that
+            mean, the others being zero; None where there is no simple one.
+    """
+
+    build: Callable[..., Likelihood]
+    flags: Mapping[str, str] = NO_FLAGS
+    reads: tuple[str, ...] = ()
+    h_of_mean: Callable[[Array, bool], Array] | None = None
 
 
 def traits(model: Model) -> Traits:
@@ -83,6 +104,7 @@ POSTERIORS = {
     "full_normal": Posterior(
         lambda size, hidden: posteriors.full_normal(size),
         traits=Traits(closed_kl=True),
+        h_of_std=posteriors.full_normal_h,
     ),
     "planar": Posterior(
         _flow(lambda size, hidden, index: flows.planar(size)),
@@ -93,7 +115,9 @@ POSTERIORS = {
     "iaf": Posterior(_flow(_autoregressive), _LAYERS, traits=_OF_FLOWS),
     "bernoulli": Posterior(
         lambda size, hidden: posteriors.bernoulli(size),
+        reads=(),
         traits=Traits(continuous=False),
+        h_of_std=None,
     ),
 }
 
@@ -138,8 +162,10 @@ PRIORS = {
     "normal_mixture": Choice(
         priors.normal_mixture, {"num_components": "num_components"}
     ),
-    # Of the encoder: `vae.with_vamp_prior` takes the place of what is built here.
+    # Of the encoder: `vae.with_vamp_prior` and `exemplars.with_exemplar_prior` take the
+    # place of what is built here.
     "vamp": Choice(priors.standard_normal, reads=("num_components",)),
+    "exemplar": Choice(priors.standard_normal, reads=("num_exemplars",)),
 }
 
 
@@ -154,25 +180,52 @@ def _squashed(
     return of_flag
 
 
+def _logit(mean: Array, is_squashed: bool) -> Array:
+    del is_squashed
+    return likelihoods.logit_of_mean(mean)
+
+
+def _location(mean: Array, is_squashed: bool) -> Array:
+    return likelihoods.logit_of_mean(mean) if is_squashed else mean
+
+
+def _on_grid(mean: Array, is_squashed: bool) -> Array:
+    del is_squashed
+    return 2.0 * mean - 1.0  # of u, which lies in [-1, 1]
+
+
 _SQUASH, _GRID = {"squash": "squash_mean"}, {"num_values": "num_values"}
+_STARTS = ("init_bias",)
 LIKELIHOODS = {
-    "bernoulli": Choice(likelihoods.bernoulli),
-    "normal": Choice(_squashed(likelihoods.normal), {"std": "std", **_SQUASH}),
-    "normal_learned_std": Choice(
+    "bernoulli": Observed(likelihoods.bernoulli, NO_FLAGS, _STARTS, _logit),
+    "normal": Observed(
+        _squashed(likelihoods.normal), {"std": "std", **_SQUASH}, _STARTS, _location
+    ),
+    "normal_learned_std": Observed(
         _squashed(likelihoods.normal_learned_std),
         {"initial_std": "std", "min_std": "min_std", **_SQUASH},
+        _STARTS,
+        _location,
     ),
-    "normal_per_pixel_std": Choice(
-        _squashed(likelihoods.normal_per_pixel_std), {"min_std": "min_std", **_SQUASH}
+    "normal_per_pixel_std": Observed(
+        _squashed(likelihoods.normal_per_pixel_std),
+        {"min_std": "min_std", **_SQUASH},
+        _STARTS,
+        _location,
     ),
-    "continuous_bernoulli": Choice(likelihoods.continuous_bernoulli),
-    "laplace": Choice(likelihoods.laplace, {"min_scale": "min_std"}),
-    "student_t": Choice(
-        likelihoods.student_t, {"min_scale": "min_std", "degrees": "degrees"}
+    "continuous_bernoulli": Observed(likelihoods.continuous_bernoulli),
+    "laplace": Observed(
+        likelihoods.laplace, {"min_scale": "min_std"}, _STARTS, _location
     ),
-    "categorical": Choice(discretized.categorical, _GRID),
-    "discretized_logistic": Choice(discretized.logistic, _GRID),
-    "discretized_logistic_mixture": Choice(
+    "student_t": Observed(
+        likelihoods.student_t,
+        {"min_scale": "min_std", "degrees": "degrees"},
+        _STARTS,
+        _location,
+    ),
+    "categorical": Observed(discretized.categorical, _GRID),
+    "discretized_logistic": Observed(discretized.logistic, _GRID, _STARTS, _on_grid),
+    "discretized_logistic_mixture": Observed(
         discretized.logistic_mixture, {"num_components": "num_logistics", **_GRID}
     ),
 }
@@ -184,10 +237,13 @@ class Coders(NamedTuple):
     Attributes:
         encoder: shape of x, number of outputs -> x to them.
         decoder: number of inputs, shape of x, p(x | h) -> z to h.
+        shift_decoder: its parameters, a shift of h, shape of x, p(x | h) -> those with
+            the shift in the output's bias. An encoder's output is always affine.
     """
 
     encoder: Callable[[tuple[int, ...], int], Network]
     decoder: Callable[[int, tuple[int, ...], Likelihood], Network]
+    shift_decoder: Callable[[PyTree, Array, tuple[int, ...], Likelihood], PyTree]
 
 
 def _perceptrons(
@@ -203,7 +259,13 @@ def _perceptrons(
         del x_shape
         return networks.mlp(size, hidden[::-1], observed.width, **network_style)
 
-    return Coders(encoder, decoder)
+    def shift_decoder(
+        params: PyTree, shift: Array, x_shape: tuple[int, ...], observed: Likelihood
+    ) -> PyTree:
+        del x_shape, observed
+        return networks.shift_output(params, shift)
+
+    return Coders(encoder, decoder, shift_decoder)
 
 
 def style(*, activation: str, init: str) -> dict[str, Any]:
@@ -232,7 +294,14 @@ def _convolutions(residual: bool) -> Callable[..., Coders]:
                 size, x_shape, observed.width, planes=observed.planes, **style
             )
 
-        return Coders(encoder, decoder)
+        def shift_decoder(
+            params: PyTree, shift: Array, x_shape: tuple[int, ...], observed: Likelihood
+        ) -> PyTree:
+            return convolutional.shift_decoder(
+                params, shift, x_shape=x_shape, planes=observed.planes
+            )
+
+        return Coders(encoder, decoder, shift_decoder)
 
     return build
 

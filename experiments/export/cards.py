@@ -104,16 +104,18 @@ def latents(trained: trained_runs.Trained) -> jax.ShapeDtypeStruct:
 def _results(trained: trained_runs.Trained) -> dict[str, dict[str, Any]]:
     """The figures in its workdir that are the model's own, by the file's name.
 
-    Those of its step and, of runs that trained together, of its run. Single figures and
-    settings only: the workdir keeps the lists. A figure that is not finite is left out.
+    Those of its step, its weights and, of runs that trained together, its run. Single
+    figures and settings only: the workdir keeps the lists. A figure that is not finite
+    is left out.
     """
     folder, member = trained.config.directory(), trained.member
     runs = [""] if member is None else ["", f"_member_{member}"]
     evaluations = [
-        f"evaluation_{split}{checkpoint}{run}"
+        f"evaluation_{split}{checkpoint}{weights}{run}"
         for run in runs
         for split in sources.SPLITS
         for checkpoint in ("", "_best", "_last")
+        for weights in ("", "_raw")
     ]
     results = {}
     for path in (folder / f"{name}.json" for name in ("result", *evaluations)):
@@ -122,7 +124,8 @@ def _results(trained: trained_runs.Trained) -> dict[str, dict[str, Any]]:
             result |= result["runs"][member]
         elif member is not None and result.get("member") != member:
             continue
-        if result.get("step") == trained.step:
+        of_weights = result.get("protocol", {}).get("weights", trained.weights)
+        if (result.get("step"), of_weights) == (trained.step, trained.weights):
             results[path.stem] = {
                 name: value
                 for name, value in result.items()

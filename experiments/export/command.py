@@ -154,14 +154,14 @@ def export(config: Config) -> str:
         card = cards.of_trained(trained)
         if config.what == "model":
             artifacts.save_model(path, trained.params, card)
-            return f"written to {path}"
+            return f"written to {path} ({trained.moment})"
         function, inputs, returns = FUNCTIONS[config.what](trained)
     card |= {"function": config.what, "returns": returns}
     try:
         artifacts.save_function(path, function, inputs, card)
     except OSError as error:
         raise cli.UsageError(str(error)) from error
-    return f"written to {path} and {path.name}.json"
+    return f"written to {path} and {path.name}.json ({trained.moment})"
 
 
 def described(path: str) -> str:

@@ -119,7 +119,9 @@ def main(config: Config) -> int:
                 draw(arrays, path.with_suffix(".png"), limits=limits)
     kinds = ".npz and .png" if drawable else ".npz: no images, not drawn"
     names = ", ".join(path.name for path in drawings)
-    print(f"written to {trained.config.directory()}: {names} ({kinds})")
+    print(
+        f"written to {trained.config.directory()}: {names} ({kinds}; {trained.moment})"
+    )
     if config.quality:
         result = quality.measured(
             key_quality,

@@ -8,9 +8,10 @@ from experiments.choices import sweep
 from experiments.choices.config import Config
 from experiments.command import report
 from experiments.measures import measure, pictures, validation
-from experiments.runs import fit, protocol, rundir, runs, trained_runs
+from experiments.runs import fit, rundir, runs, trained_runs
 from experiments.runs.runs import Run, Saved
 from vae_jax.training import parallel
+from vae_jax.types import PRNGKey
 
 
 def train(config: Config) -> tuple[Run, Saved]:
@@ -31,25 +32,41 @@ def train(config: Config) -> tuple[Run, Saved]:
 
 
 def finish(run: Run, saved: Saved) -> None:
-    """The test bound, printed and written, and the pictures: those of the first run."""
+    """The test bound, printed and written, and the pictures: those of the first run.
+
+    Where they are of a moving average, the bound of the raw weights of the same step
+    stands beside it.
+    """
     trained = trained_runs.of_runs(run, saved, checkpoint="auto")
-    keys = runs.fold_in(run.keys.evaluation, 0).reshape(-1)
-    split, size = trained_runs.test_split(trained[0]), run.config.eval_samples
+    first, result = trained[0], _bounds(run, trained)
+    stamp = {"step": first.step, "protocol": first.stamp()}
+    if first.weights == "average" and first.step == saved.step:
+        raw = trained_runs.of_runs(run, saved, checkpoint="last", weights="raw")
+        stamp["raw"] = _bounds(run, raw)
+    report.write_json(run.workdir / "result.json", result | stamp)
+    key = jax.random.fold_in(_keys(run)[0], 1)
+    pictures.of_run(key, first, run.workdir)
+    print(f"written to {run.workdir}")
+
+
+def _bounds(run: Run, trained: list[trained_runs.Trained]) -> dict[str, Any]:
+    """The test bound of each run, which are printed too."""
+    first, size = trained[0], run.config.eval_samples
+    split = trained_runs.test_split(first)
     bounds = [
         measure.bound(key, one, split=split, num_samples=size)
-        for key, one in zip(keys, trained, strict=True)
+        for key, one in zip(_keys(run), trained, strict=True)
     ]
-    lines = report.numbers(bounds[0])
-    result: dict[str, Any] = bounds[0]
+    print(f"{split} split, {first.moment}, {run.data.quantity}, {run.data.units}:")
     if run.config.trains_many:
         result = sweep.summary(run.config, bounds)
-        lines = sweep.lines(result)
-    stamp = {"protocol": protocol.stamp(run.config, run.data)}
-    result = {"split": split, "step": trained[0].step, **result, **stamp}
-    report.write_json(run.workdir / "result.json", result)
-    print(
-        f"{split} split, step {trained[0].step}, {run.data.quantity}, nats per example:"
-    )
-    print("\n".join(lines))
-    pictures.of_run(jax.random.fold_in(keys[0], 1), trained[0], run.workdir)
-    print(f"written to {run.workdir}")
+        print("\n".join(sweep.lines(result)))
+    else:
+        result = bounds[0]
+        print("\n".join(report.numbers(result)))
+    return {"split": split, **result}
+
+
+def _keys(run: Run) -> PRNGKey:
+    """A key for the measurements of each run."""
+    return runs.fold_in(run.keys.evaluation, 0).reshape(-1)

@@ -27,6 +27,7 @@ Validate: TypeAlias = Callable[[PRNGKey, Params], dict[str, float]]
 
 WATCHED = {"elbo": "bound", "importance": "importance_bound"}
 COLLAPSED = 0.01  # nats per image: a mean KL below it
+MOST_SKIPPED = 100  # steps in a row, after which a run that skips them ends
 
 
 def claim(config: Config) -> Run:
@@ -117,8 +118,8 @@ def fit(
         validate: measures the validation split, for the best parameters; None: not.
 
     Raises:
-        UsageError: at a bound that is not finite, naming the step; if another process
-            trains in the workdir.
+        UsageError: at a bound that is not finite, or after too many skipped steps in a
+            row, naming the step; if another process trains in the workdir.
     """
     total = run.config.num_epochs * run.steps_per_epoch
     scan, feed = runs.scan(run), runs.feed(run)
@@ -149,13 +150,15 @@ def fit(
         _save(run, saved)
     if step < total and _is_stopped(run, saved):
         _say_why(run, saved)
+    if run.config.skip_norm:
+        _say_skipped(saved)
     return saved
 
 
 def over_runs(name: str, values: np.ndarray) -> Row:
     """One run's number; of runs [R] that train together, the mean, std and each."""
     if not values.ndim:
-        return {name: float(values)}
+        return {name: values.item()}
     return sweep.mean_and_std(name, values) | {f"each_{name}": values.tolist()}
 
 
@@ -180,15 +183,22 @@ def collapse(run: Run, row: Row) -> Row:
 def _row(run: Run, first: int, info: NamedTuple, *, seconds: float) -> Row:
     """Means over the steps of one scan of whatever the algorithm reports.
 
+    Those that were skipped are counted and in no mean.
+
     Raises:
-        UsageError: if what a step fits, its info's first field, is not finite.
+        UsageError: if what a step fits, its info's first field, is not finite and the
+            step was not skipped; after too many skipped steps in a row.
     """
     fields = info._asdict()
     fields |= fields.pop("monitored", {})
     fields.pop("spread", None)
+    skips = fields.pop("skips", ())
     fitted, values = next(iter(fields.items()))
-    if not np.isfinite(values).all():
-        _report_divergence(run, first, fitted, values)
+    is_taken = skips.in_a_row == 0 if skips else np.ones(values.shape, bool)
+    if not np.isfinite(values[is_taken]).all():
+        _report_divergence(run, first, fitted, np.where(is_taken, values, 0.0))
+    if skips and skips.in_a_row.max() >= MOST_SKIPPED:
+        _report_skips(run, first, skips.in_a_row)
     num_steps = values.shape[-1]
     step = first + num_steps
     row: Row = {"step": step, "epoch": step / run.steps_per_epoch}
@@ -196,8 +206,8 @@ def _row(run: Run, first: int, info: NamedTuple, *, seconds: float) -> Row:
     if not has_norm.any():  # a short scan may hold no step with one
         fields.pop("gradient_norm", None)
     means = {
-        name: values.astype(np.float64).mean(
-            axis=-1, where=has_norm if name == "gradient_norm" else True
+        name: _mean(
+            values, is_taken & has_norm if name == "gradient_norm" else is_taken
         )
         for name, values in fields.items()
     }
@@ -206,19 +216,35 @@ def _row(run: Run, first: int, info: NamedTuple, *, seconds: float) -> Row:
         means["reconstruction"] = means["bound"] + means["kl"]
     for name, mean in run.data.labeled(means).items():
         row |= over_runs(name, mean)
+    if skips:
+        row |= over_runs("skipped_steps", (~is_taken).sum(axis=-1))
+        row |= over_runs("total_skipped_steps", skips.total[..., -1])
     num_examples = num_steps * run.config.batch_size * len(run.configs)
     return row | {"examples_per_second": num_examples / seconds, "seconds": seconds}
 
 
+def _mean(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """The mean over the last axis of the entries that count; NaN where none does."""
+    count = where.sum(axis=-1)
+    total = values.astype(np.float64).sum(axis=-1, where=where)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
 def _validated(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, Row]:
-    """Measures the validation split, and keeps the parameters that are best so far."""
+    """Measures the validation split, and keeps the parameters that are best so far.
+
+    Where a moving average is kept it is the one that competes for the best, and the raw
+    weights are measured beside it.
+    """
     step, params = saved.run.step, saved.parameters
     keys = runs.fold_in(run.keys.evaluation, step)
-    if not keys.ndim:
-        measured = {name: np.asarray(x) for name, x in validate(keys, params).items()}
-    else:  # one by one: validation has its own memory, and is compiled once
-        each = [validate(keys[i], runs.one_of(params, i)) for i in range(len(keys))]
-        measured = {name: np.array([one[name] for one in each]) for name in each[0]}
+    each = {
+        "valid_" if weights is params else "valid_raw_": _measured(
+            keys, weights, validate
+        )
+        for weights in saved.weights.values()
+    }
+    measured = each["valid_"]
     bound = jnp.asarray(measured[WATCHED[run.config.watch]], saved.best_bound.dtype)
     better = bound > saved.best_bound
 
@@ -233,9 +259,22 @@ def _validated(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, Row]:
         chosen(step, saved.best_step),
     )
     row: Row = {}
-    for name, values in run.data.labeled(measured).items():
-        row |= over_runs(f"valid_{name}", values)
+    for split, numbers in each.items():
+        for name, values in run.data.labeled(numbers).items():
+            row |= over_runs(f"{split}{name}", values)
     return saved, row
+
+
+def _measured(
+    keys: PRNGKey, params: Params, validate: Validate
+) -> dict[str, np.ndarray]:
+    """What `validate` says of one run, or of each of those that train together."""
+    keys = jax.random.clone(keys)
+    if not keys.ndim:
+        return {name: np.asarray(x) for name, x in validate(keys, params).items()}
+    # One by one: validation has its own memory, and is compiled once.
+    each = [validate(keys[i], runs.one_of(params, i)) for i in range(len(keys))]
+    return {name: np.array([one[name] for one in each]) for name in each[0]}
 
 
 @contextlib.contextmanager
@@ -270,12 +309,14 @@ def _diary(
 
 
 def _watched(run: Run, row: Row) -> Row:
-    """What a row's model is fitted and watched by."""
+    """What a row's model is fitted and watched by, and the steps that were skipped."""
     nats = dict.fromkeys((*WATCHED.values(), "log_joint"), 0.0)
     names = [
-        f"{split}{name}" for split in ("", "valid_") for name in run.data.labeled(nats)
+        f"{split}{name}"
+        for split in ("", "valid_", "valid_raw_")
+        for name in run.data.labeled(nats)
     ]
-    return {name: row[name] for name in names if name in row}
+    return {n: row[n] for n in (*names, "total_skipped_steps") if n in row}
 
 
 def _change_of_collapse(row: Row, share: float) -> str:
@@ -322,6 +363,11 @@ def _say_why(run: Run, saved: Saved) -> None:
     )
 
 
+def _say_skipped(saved: Saved) -> None:
+    total = np.asarray(saved.run.inner.skips.total)
+    _say(f"skipped {np.array2string(total, separator=', ')} of {saved.step} steps")
+
+
 def _say(line: str) -> None:
     if parallel.is_writer():
         print(line, flush=True)
@@ -341,12 +387,28 @@ def _report_divergence(
     )
     whole = checkpoints.steps(run.workdir / rundir.CHECKPOINTS)
     back = f"checkpoint of step {whole[-1]}" if whole else "no checkpoint yet"
-    of_run = ""
-    if run.config.trains_many:
-        of_run = f" of the run with {sweep.names(run.config)[which]}"
     raise cli.UsageError(
-        f"the {fitted.replace('_', ' ')}{of_run} is {values[which, at]} at step "
-        f"{first + at + 1}; last finite metrics: {last}; to go back to: {back} in "
-        f"{run.workdir}; try a smaller --learning_rate or --clip_norm, in a new "
+        f"the {fitted.replace('_', ' ')}{_of_run(run, which)} is {values[which, at]} "
+        f"at step {first + at + 1}; last finite metrics: {last}; to go back to: {back} "
+        f"in {run.workdir}; try a smaller --learning_rate or --clip_norm, in a new "
         "--workdir"
     )
+
+
+def _report_skips(run: Run, first: int, in_a_row: np.ndarray) -> NoReturn:
+    is_too_many = np.atleast_2d(in_a_row) >= MOST_SKIPPED  # [R, steps]
+    at = int(np.argmax(is_too_many.any(axis=0)))
+    which = int(np.argmax(is_too_many[:, at]))
+    raise cli.UsageError(
+        f"the {MOST_SKIPPED} steps{_of_run(run, which)} up to step {first + at + 1} "
+        "were all skipped, as the bound or the gradient's norm was not finite, or the "
+        f"norm above --skip_norm={run.config.skip_norm:g}: give a larger --skip_norm, "
+        "a smaller --learning_rate or --clip_norm, in a new --workdir"
+    )
+
+
+def _of_run(run: Run, which: int) -> str:
+    """Which of the runs that train together; nothing of a single one."""
+    if not run.config.trains_many:
+        return ""
+    return f" of the run with {sweep.names(run.config)[which]}"

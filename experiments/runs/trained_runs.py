@@ -10,11 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments.choices import densities, models
+from experiments.choices import densities
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import new_rows, protocol, rundir, runs
-from vae_jax.data import sources
+from vae_jax.data import batches, sources
 from vae_jax.training import parallel
 from vae_jax.types import Model, Params
 
@@ -33,6 +33,7 @@ class Trained(NamedTuple):
         mesh: devices that share the rows that are evaluated.
         member: which of the runs that trained together; None of a run alone.
         input: rows of --input, called the split "input".
+        weights: "average" or "raw", as `runs.Saved.weights` calls them.
     """
 
     config: Config
@@ -43,6 +44,7 @@ class Trained(NamedTuple):
     mesh: Mesh | None = None
     member: int | None = None
     input: new_rows.NewRows | None = None
+    weights: str = "raw"
 
     def stored(self, split: str) -> np.ndarray:
         """All rows of a split as it is stored."""
@@ -78,9 +80,15 @@ class Trained(NamedTuple):
         return self.data.prepared.labels.get(split)
 
     def stamp(self) -> dict[str, Any]:
-        """The protocol behind a result, and the file of other rows."""
+        """The protocol behind a result, which weights, and the file of other rows."""
         of_file = {INPUT: self.input.stamp()} if self.input is not None else {}
-        return protocol.stamp(self.config, self.data) | of_file
+        stamp = protocol.stamp(self.config, self.data)
+        return stamp | {"weights": self.weights} | of_file
+
+    @property
+    def moment(self) -> str:
+        """Of the training: the step, and which weights where there are two kinds."""
+        return _moment(self.step, self.weights)
 
     @property
     def has_real_latents(self) -> bool:
@@ -104,6 +112,12 @@ class WorkdirFlags(cli.Flags):
         "auto",
         "best by validation bound, or last; auto: best if the run stops early.",
         choices=("auto", "best", "last"),
+    )
+    weights: str = cli.flag(
+        "auto",
+        "average, the moving average of a run with --average_decay, or raw, what the "
+        "optimizer has; auto: the average where there is one.",
+        choices=("auto", "average", "raw"),
     )
     data_dir: str = cli.flag("", "Data folder, if not the run's own.")
     member: int = cli.flag(
@@ -136,6 +150,7 @@ class WorkdirFlags(cli.Flags):
         return load(
             workdir or self.workdir,
             checkpoint=self.checkpoint,
+            weights=self.weights,
             data_dir=self.data_dir,
             num_devices=self.num_devices,
         )
@@ -143,8 +158,8 @@ class WorkdirFlags(cli.Flags):
     def result_path(self, trained: Trained, *parts: str) -> pathlib.Path:
         """The path of a result in the workdir, without an ending.
 
-        What is of another checkpoint than by default, or of one run among several, has
-        that in its name, so that it is not written over the others.
+        What is of another checkpoint or other weights than by default, or of one run
+        among several, has that in its name, so that it is not written over the others.
 
         Args:
             trained: the model.
@@ -153,6 +168,8 @@ class WorkdirFlags(cli.Flags):
         names = [*filter(None, parts)]
         if self.checkpoint not in ("auto", _usual_checkpoint(trained.config)):
             names.append(self.checkpoint)
+        if trained.config.average_decay and trained.weights == "raw":
+            names.append("raw")
         if self.member >= 0 and trained.member is not None:
             names.append(f"member_{self.member}")
         return trained.config.directory() / "_".join(names).replace(".", "_")
@@ -244,6 +261,7 @@ def load(
     workdir: str | pathlib.Path,
     *,
     checkpoint: str,
+    weights: str = "auto",
     data_dir: str = "",
     num_devices: int = 1,
 ) -> list[Trained]:
@@ -253,11 +271,12 @@ def load(
         workdir: the folder of a training run.
         checkpoint: "best" (by validation bound), "last", or "auto": best if the run
             stops early, else last.
+        weights: "average", "raw", or "auto": the average where the run keeps one.
         data_dir: overrides the run's own, for a workdir carried elsewhere.
         num_devices: devices that share the rows that are evaluated, all for 0.
 
     Raises:
-        UsageError: if there is no run, no checkpoint or no data.
+        UsageError: if there is no run, no checkpoint or no data; as `of_run`.
     """
     folder = pathlib.Path(workdir).expanduser()
     config = rundir.read_config(folder)
@@ -274,39 +293,66 @@ def load(
     saved = runs.restore(run)
     if saved is None:
         raise cli.UsageError(f"{folder} holds no checkpoint yet: train it first")
-    return of_runs(run, saved, checkpoint=checkpoint)
+    return of_runs(run, saved, checkpoint=checkpoint, weights=weights)
 
 
-def of_runs(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> list[Trained]:
+def of_runs(
+    run: runs.Run, saved: runs.Saved, *, checkpoint: str, weights: str = "auto"
+) -> list[Trained]:
     """The best or the last parameters of each run; "auto" as in `load`.
 
     Raises:
-        UsageError: if the best are wanted and no validation bound was taken.
+        UsageError: as `of_run`.
     """
+    which = {"checkpoint": checkpoint, "weights": weights}
     if not run.config.trains_many:
-        return [of_run(run, saved, checkpoint=checkpoint)]
+        return [of_run(run, saved, **which)]
     together = []
     for i, config in enumerate(run.configs):
-        parts = models.build(config, run.data.x_shape)  # some draw by --seed
+        parts = runs.of_flags(config, run.data)  # some draw by --seed
         alone = run._replace(config=config, parts=parts)
-        one = of_run(alone, runs.one_of(saved, i), checkpoint=checkpoint)
+        one = of_run(alone, runs.one_of(saved, i), **which)
         together.append(one._replace(member=i))
     return together
 
 
-def of_run(run: runs.Run, saved: runs.Saved, *, checkpoint: str) -> Trained:
-    """The best or the last parameters of a run; "auto" as in `load`."""
+def of_run(
+    run: runs.Run, saved: runs.Saved, *, checkpoint: str, weights: str = "auto"
+) -> Trained:
+    """The best or the last parameters of a run; "auto" as in `load`.
+
+    Raises:
+        UsageError: if the best are wanted and no validation bound was taken; for
+            weights that the run does not keep.
+    """
     if checkpoint == "auto":
         checkpoint = _usual_checkpoint(run.config)
     if checkpoint == "best" and int(saved.best_step) == 0:
         raise cli.UsageError(
             "--checkpoint=best needs a validation bound, and this run took none"
         )
+    there = saved.weights
+    if weights == "auto":
+        weights = next(iter(there))
+    if weights not in there:
+        raise cli.UsageError(
+            "--weights=average needs a run that keeps one (--average_decay), and this "
+            "run keeps none: take --weights=raw"
+        )
+    if checkpoint == "best" and there[weights] is not saved.parameters:
+        raise cli.UsageError(
+            "--weights=raw goes with --checkpoint=last: the best of this run are a "
+            "moving average"
+        )
     params, step = {
         "best": (saved.best, saved.best_step),
-        "last": (saved.parameters, saved.run.step),
+        "last": (there[weights], saved.run.step),
     }[checkpoint]
-    return Trained(run.config, run.data, run.model, params, int(step), run.mesh)
+    model, exemplars = run.model, run.parts.of_exemplars
+    if exemplars is not None:  # their codes are all that a trained model reads of them
+        model, params = exemplars.fixed, jax.jit(exemplars.fix)(params)
+    trained = Trained(run.config, run.data, model, params, int(step), run.mesh)
+    return trained._replace(weights=weights)
 
 
 def _usual_checkpoint(config: Config) -> str:
@@ -316,15 +362,15 @@ def _usual_checkpoint(config: Config) -> str:
 def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
     """Rows of a split on the device, the first num_images of them if not 0.
 
-    The training rows of a dynamically binarized data set are raw, on another scale:
-    they are drawn once here, from a fixed key.
+    The training rows of a data set that is drawn at each visit are raw, on another
+    scale: they are drawn once here, from a fixed key.
 
     Raises:
         ValueError: if the split is empty or holds fewer rows.
     """
     num = _num_rows(trained, split, num_images)
     array = jnp.asarray(trained.stored(split)[:num])
-    if split == "train" and trained.config.binarization == "dynamic":
+    if split == "train" and trained.config.binarization in batches.REDRAWN:
         key = jax.random.key(trained.config.data_seed)
         return trained.data.prepared.take(key, array, jnp.arange(len(array))).x
     return array
@@ -378,6 +424,11 @@ def heading(result: dict[str, Any]) -> list[str]:
         f"{stamp['dataset']} ({stamp['origin']})",
         f"train/valid/test {sizes}, binarization {stamp['binarization']}, data seed "
         f"{stamp['data_seed']}{holes}, likelihood {stamp['likelihood']}",
-        f"{place}, {result['num_images']} images, step {result['step']}; "
-        f"{stamp['quantity']}, {stamp['units']}",
+        f"{place}, {result['num_images']} images, "
+        f"{_moment(result['step'], stamp['weights'])}; {stamp['quantity']}, "
+        f"{stamp['units']}",
     ]
+
+
+def _moment(step: int, weights: str) -> str:
+    return f"step {step}, weights={weights}"

@@ -92,11 +92,19 @@ def test_the_gradient_of_a_ladders_prior_is_quieter_than_dregs():
 
 def test_a_prior_that_is_no_map_of_noise_is_refused():
     problem = problems.linear_gaussian()
-    generative = vae.decoder_model(
+    mixture = vae.decoder_model(
         networks.linear(1, 6),
         priors.normal_mixture(1, 2),
         likelihoods.bernoulli((2, 3)),
     )
-    model = vae.model(generative, problem.recognition)
-    with pytest.raises(ValueError, match=r"prior .*mixture.* is no map of noise"):
-        gdreg.gdreg(model, num_samples=2)
+    vamp = vae.with_vamp_prior(
+        problem.generative,
+        networks.linear(2, 2),
+        posteriors.diag_normal(1),
+        num_components=2,
+        x_shape=(2,),
+    )
+    for generative, name in ((mixture, "mixture"), (vamp, "vamp")):
+        model = vae.model(generative, problem.recognition)
+        with pytest.raises(ValueError, match=f"prior .*{name}.* is no map of noise"):
+            gdreg.gdreg(model, num_samples=2)

@@ -147,7 +147,9 @@ def test_the_monitor_leaves_the_step_as_it_is():
 
 def test_settings_see_the_number_of_steps_taken():
     objective = gradient.scheduled(
-        lambda settings: lambda key, params, x: settings["scale"] * params.generative,
+        lambda settings: per_example(
+            lambda key, params, x: settings["scale"] * params.generative
+        ),
         lambda step: {"scale": 1.0 + 10.0 * step.astype(jnp.float32)},
     )
     algorithm = gradient.ascent(objective, optax.sgd(1.0))
@@ -166,7 +168,9 @@ def test_a_kl_warm_up_is_one_program_with_a_traced_beta():
     chex.clear_trace_counter()
 
     def build(settings):
-        return sgvb.sgvb_b(problem.model, num_samples=1, beta=settings["beta"])
+        return per_example(
+            sgvb.sgvb_b(problem.model, num_samples=1, beta=settings["beta"])
+        )
 
     once: Any = chex.assert_max_traces(build, n=1)
     objective = gradient.scheduled(once, lambda step: {"beta": step / 10.0})
@@ -325,7 +329,20 @@ def test_the_average_is_the_recursion_over_the_parameters_from_the_start_on():
         expected = 0.9 * expected + 0.1 * np.asarray(state.params.generative["w"])
         np.testing.assert_allclose(state.average.generative["w"], expected, rtol=1e-6)
     # What does not move is its own average.
-    np.testing.assert_allclose(state.average.recognition["v"], 3.0, rtol=1e-6)
+    np.testing.assert_array_equal(
+        state.average.recognition["v"], start.recognition["v"]
+    )
+
+
+@pytest.mark.parametrize("decay", [0.1, 0.999, 0.9999])
+def test_the_average_of_a_constant_tree_is_itself_bit_for_bit(decay):
+    fit = gradient.ascent(_linear_in_w, optax.sgd(0.0), average_decay=decay)
+    w = jax.random.normal(jax.random.key(3), (2,))
+    start = Params({"w": w}, {"v": jax.random.normal(jax.random.key(4), (50,)) * 1e3})
+    state = fit.init(jax.random.key(0), start)
+    for i in range(3):
+        state, _ = jax.jit(fit.step)(jax.random.key(i), state, _batch())
+    chex.assert_trees_all_equal(state.average, start)
 
 
 def test_an_average_changes_no_parameter_and_none_is_kept_by_default():

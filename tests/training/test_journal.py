@@ -9,8 +9,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
 
+from tests.tiny import events
 from vae_jax.training import journal
 
 
@@ -19,16 +19,6 @@ def write_rows(directory, steps, *, resume_step=None, **numbers):
     for step in steps:
         diary.write({"step": step, "bound": -float(step), **numbers})
     diary.close()
-
-
-def events(directory):
-    """{name: [(step, value)]}, as TensorBoard shows them."""
-    reader = event_accumulator.EventAccumulator(str(directory))
-    reader.Reload()
-    return {
-        name: [(event.step, event.value) for event in reader.Scalars(name)]
-        for name in reader.Tags()["scalars"]
-    }
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):

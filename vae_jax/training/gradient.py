@@ -6,12 +6,11 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vae_jax.types import (
     Algorithm,
     Batch,
-    ExampleObjective,
     Objective,
     Params,
     PRNGKey,
@@ -19,11 +18,22 @@ from vae_jax.types import (
     Scalar,
     clear_weightless,
     each_example,
-    per_example,
 )
 
 Settings: TypeAlias = dict[str, Scalar]
 Monitor: TypeAlias = Callable[[PRNGKey, Params, Array], dict[str, Scalar]]
+
+
+class Skips(NamedTuple):
+    """Steps that an ascent did not take, as their gradients were out of bounds.
+
+    Attributes:
+        total: of them, from the start on.
+        in_a_row: of them, since the last step that was taken.
+    """
+
+    total: Int[Array, ""]
+    in_a_row: Int[Array, ""]
 
 
 class AscentState(NamedTuple):
@@ -32,9 +42,10 @@ class AscentState(NamedTuple):
     Attributes:
         params: theta and phi.
         opt_state: the optimizer's memory of them.
-        step: steps taken.
+        step: steps made, those that were skipped among them.
         memory: the objective's own.
         average: of the parameters over the steps, where one is kept.
+        skips: `Skips`, where steps may be skipped.
     """
 
     params: Params
@@ -42,6 +53,7 @@ class AscentState(NamedTuple):
     step: Int[Array, ""]
     memory: PyTree = ()
     average: PyTree = ()
+    skips: PyTree = ()
 
 
 class AscentInfo(NamedTuple):
@@ -53,12 +65,14 @@ class AscentInfo(NamedTuple):
         gradient_norm: before any clipping; -1 at the steps that skip it, as a NaN would
             stop a run that looks for them (`jax_debug_nans`).
         monitored: means over the batch, and what the objective logs.
+        skips: the state's after the step, which was skipped where in_a_row is not 0.
     """
 
     bound: Scalar
     spread: Scalar
     gradient_norm: Scalar
     monitored: dict[str, Scalar]
+    skips: PyTree = ()
 
 
 def over_batch(
@@ -80,6 +94,7 @@ def ascent(
     monitor: Monitor = lambda key, params, x: {},
     norm_every: int = 1,
     average_decay: float = 0.0,
+    skip_norm: float = 0.0,
 ) -> Algorithm:
     r"""Maximizes the weighted mean $\sum_b w_b f_b / \sum_b w_b$ of each batch's nats.
 
@@ -99,11 +114,17 @@ def ascent(
             gradient once more is a tenth of a small step's time.
         average_decay: r of a moving average of the parameters, r average + (1 - r)
             params after each step, from the first parameters on; 0 keeps none.
+        skip_norm: a step whose bound or gradient's norm is not finite, or whose norm is
+            above this, leaves parameters, optimizer, memory and average as they are
+            and is counted; inf skips for what is not finite alone, 0 skips nothing.
+            Every step then reports the norm. (Child 2021, arXiv:2011.10650, skips so.)
 
     Raises:
-        ValueError: if norm_every is below one, or average_decay outside [0, 1).
+        ValueError: if norm_every is below one, average_decay outside [0, 1), or
+            skip_norm negative or NaN.
 
     Examples:
+        >>> from vae_jax.types import per_example
         >>> def log_p(key, params, x):
         ...     return -0.5 * (x - params.generative["mean"]) ** 2
         >>> fit = ascent(per_example(log_p), optax.sgd(0.5))
@@ -118,14 +139,17 @@ def ascent(
         raise ValueError(f"norm_every must be positive, got {norm_every}")
     if not 0.0 <= average_decay < 1.0:
         raise ValueError(f"average_decay must lie in [0, 1), got {average_decay}")
+    if not skip_norm >= 0.0:
+        raise ValueError(f"skip_norm must not be negative, got {skip_norm}")
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(key: PRNGKey, start: Params) -> AscentState:
         del key
         zero = jnp.zeros((), jnp.int32)
         average = jax.tree.map(jnp.copy, start) if average_decay else ()
+        skips = Skips(zero, zero) if skip_norm else ()
         return AscentState(
-            start, optimizer.init(start), zero, objective.init(start), average
+            start, optimizer.init(start), zero, objective.init(start), average, skips
         )
 
     def step(
@@ -153,7 +177,7 @@ def ascent(
             for name, values in each.items()
         }
         norm = jax.lax.cond(
-            state.step % norm_every == 0,
+            state.step % (1 if skip_norm else norm_every) == 0,
             lambda: optax.tree.norm(grads),
             lambda: -jnp.ones((), loss.dtype),
         )
@@ -167,14 +191,36 @@ def ascent(
         )
         params = cast(Params, optax.apply_updates(state.params, updates))
         average = jax.tree.map(
-            lambda old, new: average_decay * old + (1.0 - average_decay) * new,
+            # In this form what does not move is its own average, bit for bit.
+            lambda old, new: old + (1.0 - average_decay) * (new - old),
             state.average,
             params if average_decay else (),
         )
-        info = AscentInfo(-loss, spread, norm, monitored | logged)
-        return AscentState(params, opt_state, state.step + 1, memory, average), info
+        new = AscentState(params, opt_state, state.step + 1, memory, average)
+        if skip_norm:
+            is_taken = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm <= skip_norm)
+            new = _unless_skipped(is_taken, new, state)
+        info = AscentInfo(-loss, spread, norm, monitored | logged, new.skips)
+        return new, info
 
     return Algorithm(init, step)
+
+
+def _unless_skipped(
+    is_taken: Bool[Array, ""], new: AscentState, old: AscentState
+) -> AscentState:
+    """The new state, or the old one with the step counted as skipped."""
+    chosen = jax.tree.map(
+        lambda after, before: jnp.where(is_taken, after, before),
+        new._replace(skips=()),
+        old._replace(skips=(), step=new.step),
+    )
+    total, in_a_row = old.skips
+    return chosen._replace(
+        skips=Skips(
+            jnp.where(is_taken, total, total + 1), jnp.where(is_taken, 0, in_a_row + 1)
+        )
+    )
 
 
 def weighted_moments(
@@ -193,21 +239,22 @@ def weighted_moments(
 
 
 def scheduled(
-    build: Callable[[Settings], ExampleObjective],
+    build: Callable[[Settings], Objective],
     settings: Callable[[Int[Array, ""]], Settings],
 ) -> Objective:
     """An objective whose numbers change from step to step; it remembers the steps.
 
     Args:
-        build: settings -> objective, called inside the traced step, so that a KL
-            warm-up is `lambda s: sgvb_b(..., beta=s["beta"])`.
+        build: settings -> objective without a memory, called inside the traced step,
+            so that a KL warm-up is `lambda s: per_example(sgvb_b(...,
+            beta=s["beta"]))`.
         settings: the number of steps taken -> the step's settings.
     """
 
     def value(
         key: PRNGKey, params: Params, memory: Int[Array, ""], batch: Batch
     ) -> tuple[Array, Int[Array, ""], dict[str, Scalar]]:
-        objective = per_example(build(settings(memory)))
+        objective = build(settings(memory))
         nats, _, logged = objective.value(key, params, (), batch)
         return nats, memory + 1, logged
 
@@ -262,13 +309,28 @@ def adam(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    decoupled_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Adam, with its bias corrections folded into two scalars.
+    """Adam, or AdamW, with the bias corrections folded into two scalars.
 
     Kingma & Ba 2015 (arXiv:1412.6980), algorithm 1 in the order of computation that the
     end of its section 2 gives: `optax.adam` to rounding, with one division per weight
     where that has three, which is an eighth of the time of the AEVB step on a CPU.
+
+    Args:
+        learning_rate: the step size, or its schedule.
+        b1: decay of the gradient's moving average.
+        b2: decay of its square's.
+        eps: added to the denominator.
+        decoupled_decay: times the step size, the share of every parameter, biases
+            too, that a step takes away beside Adam's own move (AdamW, Loshchilov &
+            Hutter 2019, arXiv:1711.05101).
+
+    Raises:
+        ValueError: if decoupled_decay is negative or NaN.
     """
+    if not decoupled_decay >= 0.0:
+        raise ValueError(f"decoupled_decay must not be negative, got {decoupled_decay}")
 
     def init(params: PyTree) -> optax.ScaleByAdamState:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -296,7 +358,8 @@ def adam(
 
     scale_by_adam = optax.GradientTransformation(init, update)
     rate = _promoting(learning_rate) if callable(learning_rate) else learning_rate
-    return optax.chain(scale_by_adam, optax.scale_by_learning_rate(rate))
+    decay = [optax.add_decayed_weights(decoupled_decay)] if decoupled_decay else []
+    return optax.chain(scale_by_adam, *decay, optax.scale_by_learning_rate(rate))
 
 
 def _promoting(schedule: optax.Schedule) -> optax.Schedule:

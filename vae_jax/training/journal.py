@@ -218,7 +218,10 @@ def _lines(total: int, unit: str, seconds: float, stream: TextIO) -> Progress:
 
 
 def _shown(numbers: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in numbers.items())
+    return ", ".join(
+        f"{name} {value}" if isinstance(value, int) else f"{name} {value:.2f}"
+        for name, value in numbers.items()
+    )
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
