@@ -9,8 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests import laws, problems, testing
-from vae_jax import ladder, layer_forms, likelihoods, networks, posteriors, priors, vae
-from vae_jax.types import Model, Network, Params, log_joint
+from vae_jax import (
+    ladder,
+    ladder_of_maps,
+    layer_forms,
+    likelihoods,
+    networks,
+    posteriors,
+    priors,
+    vae,
+)
+from vae_jax.types import Model, Params, log_joint
 
 START = networks.normal(std=0.6)
 NORMAL = {
@@ -34,36 +43,17 @@ def normals(form, *, sizes=(3, 2, 1), x_shape=(2, 3), units=4) -> Model:
     )
 
 
-def maps(form) -> Model:
+def maps() -> Model:
     """Images of 2x3 pixels below z_1 of two channels a pixel, below a vector."""
-    pixels = (2, 3)
-    by_pixel = networks.linear(4 + 3 + 3, 4, initializer=START)
-    layer = ladder.Layer(
-        (*pixels, 2),
-        form,
-        down=_shaped(networks.linear(2, 6 * 7, initializer=START), (*pixels, 7)),
-        up=_shaped(networks.linear(6, 6 * 3, initializer=START), (*pixels, 3)),
-        posterior=Network(
-            by_pixel.init,
-            lambda params, x: jax.vmap(
-                jax.vmap(lambda pixel: by_pixel.apply(params, pixel))
-            )(x),
-        ),
-    )
-    decoder = networks.linear(6 * 5, 6, initializer=START)
-    encoder = networks.linear(6 * 3, 4, initializer=START)
-    return ladder.model(
-        [layer],
-        vae.decoder_model(
-            decoder, priors.standard_normal(2), likelihoods.bernoulli(pixels)
-        ),
-        vae.encoder_model(encoder, posteriors.diag_normal(2)),
-    )
-
-
-def _shaped(network, shape) -> Network:
-    return Network(
-        network.init, lambda params, x: network.apply(params, x).reshape(shape)
+    return ladder_of_maps.images(
+        ((2, 3, 2),),
+        (2, 3),
+        width=2,
+        num_blocks=1,
+        form=layer_forms.plain_normal(),
+        posterior=posteriors.diag_normal(2),
+        prior=priors.standard_normal(2),
+        likelihood=likelihoods.bernoulli((2, 3)),
     )
 
 

@@ -23,7 +23,7 @@ LAYERS = [  # a module imports only from rows above its own
     {"posteriors", "priors", "factors"},
     {"vae", "layer_forms"},
     {"exemplars", "ladder"},
-    {"latent_models"},
+    {"latent_models", "ladder_of_maps"},
     {"estimators"},
     {"inference"},
     {"evaluation", "artifacts", "coding"},

@@ -17,6 +17,7 @@ from vae_jax import (
     factors,
     flows,
     ladder,
+    ladder_of_maps,
     layer_forms,
     likelihoods,
     networks,
@@ -268,8 +269,8 @@ ROWS = [
     ),
     Row(
         "ladder of maps",
-        set(),
-        lambda: ladders.maps(layer_forms.plain_normal()),
+        {ladder_of_maps.images},
+        ladders.maps,
         IMAGE,
         layers=2,
     ),
