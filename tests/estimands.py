@@ -85,6 +85,51 @@ def less(penalty):
     return of
 
 
+def theta_apart_from_q(bound):
+    """That bound of a table, of which theta moves p alone."""
+
+    def of(problem):
+        def table(params, x):
+            fixed = params._replace(generative=stop_gradient(params.generative))
+            z, q, _ = problem.table(fixed, x)
+            return z, q, problem.table(params, x)[2]
+
+        return bound(problem._replace(table=table))
+
+    return of
+
+
+def thermodynamic(num_samples, betas):
+    """The sum of means under normalized powers of S weights, over all sets of S bits.
+
+    With its covariance gradient, which is not that of its value.
+    """
+
+    def of(problem):
+        def surrogate(params, x):
+            _, q, p = problem.table(params, x)
+            rows = np.indices((q.size,) * num_samples).reshape(num_samples, -1).T
+            log_q, log_p = jnp.log(q)[rows], jnp.log(p)[rows]
+            value, slope = 0.0, 0.0
+            for beta, end in zip(betas, (*betas[1:], 1.0), strict=True):
+                f = log_p - log_q
+                weights = jax.nn.softmax(beta * stop_gradient(f), axis=1)
+                mean = (weights * f).sum(1)
+                log_pi = (1.0 - beta) * log_q + beta * log_p
+                gap = stop_gradient(f - mean[:, None])
+                covariance = (weights * gap * log_pi).sum(1)
+                if beta == 0.0:
+                    covariance *= num_samples / (num_samples - 1)
+                value += (end - beta) * mean
+                slope += (end - beta) * (mean + covariance)
+            chances = stop_gradient(q[rows].prod(1))
+            return chances @ numerics.attach_gradient(stop_gradient(value), slope)
+
+        return surrogate
+
+    return of
+
+
 def elbo_and_baseline(network, *, offset, scale):
     """The ELBO over scale, and half the squared error of a learned baseline."""
 

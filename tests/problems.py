@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from tests import testing
-from vae_jax import likelihoods, networks, posteriors, priors, vae
+from vae_jax import flows, likelihoods, networks, posteriors, priors, vae
 from vae_jax.types import (
     Family,
     Generative,
@@ -159,6 +159,23 @@ def k_sample_bound(
         )
 
     return jax.jit(bound)
+
+
+def learned_prior() -> LinearGaussian:
+    """The problem below a prior whose mean and scale are learned."""
+    problem = linear_gaussian()
+    flow = flows.inverse_autoregressive(networks.made(1, ()), 1)
+    generative = vae.decoder_model(
+        networks.linear(1, 2),
+        posteriors.flow(priors.standard_normal(1), flow),
+        likelihoods.normal((2,), std=0.8),
+    )
+    dtype = jnp.result_type(float)
+    theta = generative.init(jax.random.key(0))
+    theta["decoder"] = problem.params.generative["decoder"]
+    theta["prior"]["flow"]["output"]["bias"] = jnp.array([0.4, -0.6], dtype)
+    params = problem.params._replace(generative=theta)
+    return problem._replace(generative=generative, params=params)
 
 
 def without_closed_forms(problem: LinearGaussian) -> LinearGaussian:

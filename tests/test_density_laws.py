@@ -192,6 +192,23 @@ def test_moments_are_the_mean_and_the_standard_deviation_of_the_samples(x64, row
     testing.assert_mean_equals((y - mean[None]) ** 2, std**2)
 
 
+@EVERY_ROW
+def test_a_map_of_noise_is_the_density_with_its_inverse(x64, row):
+    density, params, h = _made(row)
+    has_map = {"standard_normal", "diag_normal", "full_normal", "flow"}
+    assert (density.transport is not None) == (density.family.name in has_map)
+    if density.transport is None:
+        return
+    forward, inverse = density.transport
+    eps = jnp.asarray(np.random.default_rng(3).normal(size=density.shape))
+    y = forward(params, h, eps)
+    np.testing.assert_allclose(inverse(params, h, y), eps, rtol=1e-7, atol=1e-7)
+    slope = jax.jit(jax.jacobian(forward, 2))(params, h, eps)
+    log_det = jnp.linalg.slogdet(slope)[1]
+    nats = -0.5 * (eps**2).sum() - 0.5 * eps.size * np.log(2.0 * np.pi) - log_det
+    np.testing.assert_allclose(density.log_prob(params, h, y), nats, rtol=1e-7)
+
+
 @pytest.mark.slow
 @EVERY_ROW
 def test_the_score_of_the_samples_has_mean_zero(x64, row):

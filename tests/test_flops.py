@@ -13,6 +13,8 @@ import pytest
 from vae_jax import (
     factors,
     flows,
+    ladder,
+    layer_forms,
     likelihoods,
     networks,
     posteriors,
@@ -24,6 +26,7 @@ from vae_jax.estimators import importance, sgvb
 from vae_jax.factors import Factor
 
 NUM_ROWS, SIDE, Z1, Z2, HIDDEN = 20, 8, 16, 8, 64
+SLOW = pytest.mark.slow
 
 
 def _flops(function, *shapes):
@@ -77,8 +80,7 @@ def _products():
     return 2 * sum(a * b for net in widths for a, b in itertools.pairwise(net))
 
 
-def _of_batch(build):
-    model = _two_layers()
+def _of_batch(model, build):
     each = types.each_example(build(model, num_samples=1))
     params = jax.eval_shape(model.init, jax.random.key(0))
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -99,7 +101,7 @@ def _of_batch(build):
     ],
 )
 def test_the_gradient_of_a_two_layer_elbo_costs_little_more_than_two_forwards(build):
-    objective, shapes = _of_batch(build)
+    objective, shapes = _of_batch(_two_layers(), build)
     forward = _flops(objective, *shapes)
     both = _flops(jax.value_and_grad(objective, 1), *shapes)
     assert 2.0 * forward < both <= 3.3 * forward
@@ -108,6 +110,34 @@ def test_the_gradient_of_a_two_layer_elbo_costs_little_more_than_two_forwards(bu
     products = NUM_ROWS * _products()
     assert products < forward < 1.1 * products
     assert both < 3.2 * products
+
+
+# A ladder of any depth
+
+
+@pytest.mark.parametrize(
+    "depth", [2, 3, pytest.param(5, marks=SLOW), pytest.param(10, marks=SLOW)]
+)
+def test_the_gradient_of_a_ladder_costs_little_more_than_two_forwards(depth):
+    sizes = [16] * depth
+    model = ladder.mlp(
+        sizes,
+        (SIDE, SIDE),
+        hidden=[(HIDDEN, HIDDEN)] * depth,
+        form=layer_forms.residual_normal(),
+        posterior=posteriors.diag_normal(16, max_log_std=5.0),
+        prior=priors.standard_normal(16),
+        likelihood=likelihoods.bernoulli((SIDE, SIDE)),
+    )
+    objective, shapes = _of_batch(model, sgvb.elbo)
+    forward = _flops(objective, *shapes)
+    both = _flops(jax.value_and_grad(objective, 1), *shapes)
+    assert 2.0 * forward < both <= 3.3 * forward
+    # The four functions apart run the pass forward once, as the compiler sees it, and
+    # backward three times.
+    apart = vae.model(model.generative, model.recognition)
+    composed, _ = _of_batch(apart, sgvb.elbo)
+    assert _flops(jax.value_and_grad(composed, 1), *shapes) > 1.2 * both
 
 
 # An inverse autoregressive flow

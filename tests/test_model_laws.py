@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import laws, problems, testing
+from tests import ladders, laws, problems, testing
 from vae_jax import (
     divergences,
     exemplars,
     factors,
     flows,
+    ladder,
+    ladder_of_maps,
+    layer_forms,
     likelihoods,
     networks,
     posteriors,
@@ -40,13 +43,14 @@ START = networks.normal(std=0.6)
 
 
 class Row(NamedTuple):
-    """A model, the builders that it shows, and the groups of its closed KL."""
+    """A model, the builders that it shows, and the groups of its KL."""
 
     name: str
     builders: set[Callable]
     make: Callable[[], Model]
     x: list
     groups: int | None = None  # None where the KL has no closed form
+    layers: int = 1  # groups of a KL that depends on the draw
 
 
 def _decoder(prior, likelihood=None):
@@ -249,6 +253,28 @@ ROWS = [
         BITS,
     ),
     Row("belief network of one layer", set(), lambda: _belief((3,)), BITS, 3),
+    Row(
+        "ladder",
+        {ladder.mlp},
+        lambda: ladders.normals(layer_forms.merged_normal()),
+        IMAGE,
+        layers=3,
+    ),
+    Row(
+        "ladder, its holes left out",
+        {ladder.model, ladder.generative, ladder.recognition},
+        lambda: vae.masked(ladders.normals(layer_forms.residual_normal())),
+        HOLES,
+        layers=3,
+    ),
+    Row(
+        "ladder of maps",
+        {ladder_of_maps.images},
+        ladders.maps,
+        IMAGE,
+        layers=2,
+    ),
+    Row("ladder of bits", set(), ladders.bits, BITS, layers=3),
     Row("enumerated posterior", {enumerated.posterior}, _enumerated, BITS),
     Row(
         "Laplace",
@@ -294,6 +320,7 @@ SLOW = {  # kin of a row that stays
     "Laplace",
     "normal fitted to chains",
     "enumerated posterior",
+    "ladder, its holes left out",
     "normal and a learned normal",
 }
 PARAMS = [
@@ -347,6 +374,8 @@ def test_a_draw_is_what_the_functions_give_with_its_total_gradient(x64, row):
         )
         terms = generative.log_likelihood_terms(params, x, z)
         kl = log_q - log_prior if model.kl is None else model.kl(params, h).sum()
+        if row.layers > 1:  # closed given the layers above: its law is the next test's
+            kl = model.draw(jax.random.clone(key), params, x, h).kl.sum()
         return types.Draw(z, terms, log_prior, log_q, kl)
 
     def one_pass(params, h):
@@ -373,7 +402,7 @@ def test_the_kl_of_a_draw_has_the_mean_of_the_log_ratio(x64, row):
     keys = jax.random.split(jax.random.key(2), NUM_DRAWS)
     draw = jax.jit(jax.vmap(model.draw, in_axes=(0, None, None, None)))
     sampled = draw(keys, params, x, h)
-    groups = 1 if row.groups is None else row.groups
+    groups = row.layers if row.groups is None else row.groups
     assert sampled.kl.shape == (NUM_DRAWS, groups)
     assert (model.kl is None) == (row.groups is None)
     ratio = sampled.log_posterior - sampled.log_prior

@@ -344,3 +344,29 @@ def test_discrete_sizes_too_small_are_refused(size):
             build(size)
     with pytest.raises(ValueError, match=f"num_classes .*{size + 1}"):
         posteriors.categorical(2, size + 1)
+
+
+# A bounded scale
+
+
+def test_a_bounded_normal_is_the_free_one_at_the_scale_that_its_bound_leaves(x64):
+    bounded, free = (
+        posteriors.diag_normal(2, max_log_std=3.0),
+        posteriors.diag_normal(2),
+    )
+    h, key = jnp.array([0.4, -1.0, 0.9, -40.0]), jax.random.key(0)
+    log_std = 3.0 * np.tanh(np.array([0.9, -40.0]) / 3.0)
+    at = jnp.concatenate([h[:2], jnp.asarray(log_std)])
+    z, nats = bounded.sample_and_log_prob(jax.random.clone(key), (), h)
+    expected, density = free.sample_and_log_prob(key, (), at)
+    np.testing.assert_allclose(z, expected, rtol=1e-12)
+    np.testing.assert_allclose(nats, density, rtol=1e-12)
+    assert bounded.family.parameters is not None
+    np.testing.assert_allclose(bounded.family.parameters((), h)[1], log_std)
+    assert float(np.abs(log_std).max()) <= 3.0
+
+
+@pytest.mark.parametrize("number", [0.0, -1.0, float("nan")])
+def test_a_bound_of_the_scale_that_is_none_is_refused(number):
+    with pytest.raises(ValueError, match=f"max_log_std must be positive, got {number}"):
+        posteriors.diag_normal(2, max_log_std=number)

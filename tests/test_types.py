@@ -20,7 +20,9 @@ RECORDS = {
         "sample_and_log_prob",
         "moments",
         "family",
+        "transport",
     ),
+    types.Transport: ("forward", "inverse"),
     types.Likelihood: (
         "width",
         "planes",
@@ -40,6 +42,7 @@ RECORDS = {
         "mean_observation",
         "prior_family",
         "quantity",
+        "transport",
     ),
     types.Recognition: (
         "init",
@@ -60,6 +63,7 @@ DEFAULTS = {
     types.Generative: {
         "prior_family": types.Family("a prior without closed forms"),
         "quantity": None,
+        "transport": None,
     },
 }
 

@@ -172,17 +172,19 @@ def encoder(
     num_channels = x_shape[2] if len(x_shape) == 3 else 1
     layers, channels, at = {}, num_channels, len(sizes) * num_blocks
     for i, (_, _, size) in enumerate(sizes):
-        layers[f"down_{i}"] = _convolution(4 * channels, size)
+        layers[f"down_{i}"] = convolution(4 * channels, size)
         for j in range(num_blocks):
-            layers[f"block_{i}_{j}"] = _block(size, residual, activation, 1 / at)
+            layers[f"block_{i}_{j}"] = block(
+                size, residual=residual, activation=activation, variance=1 / at
+            )
         channels = size
     height, breadth, _ = sizes[-1]
-    layers["output"] = _dense(height * breadth * channels, num_outputs)
+    layers["output"] = dense(height * breadth * channels, num_outputs)
 
     def apply(params: PyTree, x: Array) -> Array:
         x = x.reshape(*x_shape[:2], num_channels)
         for i, (height, breadth, _) in enumerate(sizes):
-            x = space_to_depth(_padded(x, 2 * height, 2 * breadth))
+            x = space_to_depth(padded(x, 2 * height, 2 * breadth))
             x = layers[f"down_{i}"].apply(params[f"down_{i}"], x)
             for j in range(num_blocks):
                 name = f"block_{i}_{j}"
@@ -228,13 +230,15 @@ def decoder(
             f"{x_shape}"
         )
     height, breadth, size = sizes[-1]
-    layers = {"input": _dense(num_inputs, height * breadth * size)}
+    layers = {"input": dense(num_inputs, height * breadth * size)}
     targets = [of[2] for of in sizes[-2::-1]] + [per_pixel]
     at = len(sizes) * num_blocks
     for i, target in enumerate(targets):
         for j in range(num_blocks):
-            layers[f"block_{i}_{j}"] = _block(size, residual, activation, 1 / at)
-        layers[f"up_{i}"] = _convolution(size, 4 * target)
+            layers[f"block_{i}_{j}"] = block(
+                size, residual=residual, activation=activation, variance=1 / at
+            )
+        layers[f"up_{i}"] = convolution(size, 4 * target)
         size = target
 
     def apply(params: PyTree, z: Array) -> Array:
@@ -287,7 +291,8 @@ def _resolutions(x_shape: tuple[int, ...], width: int) -> list[tuple[int, int, i
     return sizes
 
 
-def _padded(x: Array, height: int, breadth: int) -> Array:
+def padded(x: Float[Array, "H W C"], height: int, breadth: int) -> Array:
+    """[height, breadth, C]: zeros below and to the right of x."""
     missing = (0, height - x.shape[0]), (0, breadth - x.shape[1]), (0, 0)
     return jnp.pad(x, missing) if any(end for _, end in missing) else x
 
@@ -312,28 +317,40 @@ def _affine(
     return Network(init, apply)
 
 
-def _dense(num_inputs: int, num_outputs: int, *, scale: float = 1.0) -> Network:
+def dense(num_inputs: int, num_outputs: int, *, scale: float = 1.0) -> Network:
     """Affine in the last axis: on maps, a 1x1 convolution."""
     return _affine((num_inputs, num_outputs), scale, lambda kernel, x: x @ kernel)
 
 
-def _convolution(num_inputs: int, num_outputs: int) -> Network:
+def convolution(num_inputs: int, num_outputs: int) -> Network:
+    """From [H, W, num_inputs] to [H, W, num_outputs], 3x3 pixels to each."""
     return _affine((3, 3, num_inputs, num_outputs), 1.0, convolve)
 
 
-def _block(
-    size: int, residual: bool, activation: Callable[[Array], Array], variance: float
+def block(
+    size: int,
+    *,
+    residual: bool = True,
+    activation: Callable[[Array], Array] = jax.nn.gelu,
+    variance: float = 1.0,
 ) -> Network:
-    """A map of [H, W, size] to its own shape; see `encoder`."""
+    """From [H, W, size] to its own shape, as the blocks of `encoder`.
+
+    Args:
+        size: channels.
+        residual: whether it is a bottleneck added to its input, or one convolution.
+        activation: before each convolution.
+        variance: of the last weights, as a multiple of its usual value (residual).
+    """
     if not residual:
-        plain = _convolution(size, size)
+        plain = convolution(size, size)
         return Network(plain.init, lambda params, x: plain.apply(params, activation(x)))
     inner = max(1, size // 2 if size <= 64 else size // 4)
     layers = {
-        "in": _dense(size, inner),
-        "first": _convolution(inner, inner),
-        "second": _convolution(inner, inner),
-        "out": _dense(inner, size, scale=math.sqrt(variance)),
+        "in": dense(size, inner),
+        "first": convolution(inner, inner),
+        "second": convolution(inner, inner),
+        "out": dense(inner, size, scale=math.sqrt(variance)),
     }
 
     def apply(params: PyTree, x: Array) -> Array:

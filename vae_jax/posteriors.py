@@ -1,42 +1,61 @@
 """Approximate posteriors q(z | h), where h is the encoder's output for one x."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vae_jax import flows, likelihoods, numerics, reparameterize
-from vae_jax.types import Conditional, Family, PRNGKey, PyTree, Scalar, conditional
+from vae_jax.types import (
+    Conditional,
+    Family,
+    PRNGKey,
+    PyTree,
+    Scalar,
+    Transport,
+    conditional,
+)
 
 
-def diag_normal(num_latents: int) -> Conditional:
+def diag_normal(num_latents: int, *, max_log_std: float = math.inf) -> Conditional:
     """Normal with diagonal covariance; h = [mean, log_std], each of length D.
 
     Reparameterized as z = mean + std * eps (AEVB, arXiv:1312.6114, section 2.4), so
     gradients reach h through `sample`.
 
+    Args:
+        num_latents: D.
+        max_log_std: m, where h holds not log_std but a u with log_std = m tanh(u / m),
+            which keeps every standard deviation between exp(-m) and exp(m).
+
     Raises:
-        ValueError: if num_latents is below one.
+        ValueError: if num_latents is below one or max_log_std is not positive.
     """
     numerics.check_positive(num_latents=num_latents)
+    if not max_log_std > 0.0:
+        raise ValueError(f"max_log_std must be positive, got {max_log_std}")
 
     def sample(key: PRNGKey, params: PyTree, h: Float[Array, " H"]) -> Array:
-        del params
-        mean, log_std = jnp.split(h, 2)
-        return reparameterize.location_scale(key, mean, log_std)
+        return reparameterize.location_scale(key, *parameters(params, h))
 
     def log_prob(params: PyTree, h: Float[Array, " H"], z: Array) -> Scalar:
-        del params
-        mean, log_std = jnp.split(h, 2)
-        return diag_normal_log_prob(z, mean, log_std)
+        return diag_normal_log_prob(z, *parameters(params, h))
 
     def parameters(params: PyTree, h: Float[Array, " H"]) -> tuple[Array, Array]:
         del params
-        mean, log_std = jnp.split(h, 2)
-        return mean, log_std
+        return mean_and_log_std(h, max_log_std=max_log_std)
 
     def moments(params: PyTree, h: Float[Array, " H"]) -> tuple[Array, Array]:
         mean, log_std = parameters(params, h)
         return mean, jnp.exp(log_std)
+
+    def forward(params: PyTree, h: Float[Array, " H"], eps: Array) -> Array:
+        return reparameterize.location_scale_from_noise(eps, *parameters(params, h))
+
+    def inverse(params: PyTree, h: Float[Array, " H"], z: Array) -> Array:
+        mean, log_std = parameters(params, h)
+        return (z - mean) * jnp.exp(-log_std)
 
     return conditional(
         Family("diag_normal", parameters),
@@ -45,7 +64,18 @@ def diag_normal(num_latents: int) -> Conditional:
         sample=sample,
         log_prob=log_prob,
         moments=moments,
+        transport=Transport(forward, inverse),
     )
+
+
+def mean_and_log_std(
+    h: Float[Array, "*S H"], *, max_log_std: float
+) -> tuple[Float[Array, "*S D"], Float[Array, "*S D"]]:
+    """The halves of h's last axis, the second bounded as `diag_normal` has it."""
+    mean, free = jnp.split(h, 2, axis=-1)
+    if max_log_std == math.inf:
+        return mean, free
+    return mean, max_log_std * jnp.tanh(free / max_log_std)
 
 
 def diag_normal_h(num_latents: int, *, std: float) -> Float[Array, " H"]:
@@ -119,6 +149,14 @@ def full_normal(num_latents: int) -> Conditional:
         mean, scale_tril = parameters(params, h)
         return mean, jnp.linalg.norm(scale_tril, axis=1)
 
+    def forward(params: PyTree, h: Float[Array, " H"], eps: Array) -> Array:
+        mean, scale_tril = parameters(params, h)
+        return reparameterize.location_cholesky_from_noise(eps, mean, scale_tril)
+
+    def inverse(params: PyTree, h: Float[Array, " H"], z: Array) -> Array:
+        mean, scale_tril = parameters(params, h)
+        return jax.scipy.linalg.solve_triangular(scale_tril, z - mean, lower=True)
+
     return conditional(
         Family("full_normal", parameters),
         (num_latents,),
@@ -127,6 +165,7 @@ def full_normal(num_latents: int) -> Conditional:
         log_prob=log_prob,
         sample_and_log_prob=sample_and_log_prob,
         moments=moments,
+        transport=Transport(forward, inverse),
     )
 
 
@@ -195,6 +234,20 @@ def flow(base: Conditional, flow: flows.Flow) -> Conditional:
         z, log_det = flow.forward(params["flow"], context, y)
         return z, log_prob - log_det
 
+    of_base = base.transport
+
+    def forward(params: PyTree, h: Float[Array, " H"], eps: Array) -> Array:
+        assert of_base is not None
+        h_base, context = jnp.split(h, [base.width])
+        y = of_base.forward(params["base"], h_base, eps)
+        return flow.forward(params["flow"], context, y)[0]
+
+    def inverse(params: PyTree, h: Float[Array, " H"], z: Array) -> Array:
+        assert of_base is not None
+        h_base, context = jnp.split(h, [base.width])
+        y = flow.inverse(params["flow"], context, z)[0]
+        return of_base.inverse(params["base"], h_base, y)
+
     return conditional(
         Family("flow"),
         base.shape,
@@ -203,6 +256,7 @@ def flow(base: Conditional, flow: flows.Flow) -> Conditional:
         sample=sample,
         log_prob=log_prob,
         sample_and_log_prob=sample_and_log_prob,
+        transport=of_base and Transport(forward, inverse),
     )
 
 

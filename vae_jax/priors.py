@@ -5,7 +5,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vae_jax import likelihoods, numerics, reparameterize
-from vae_jax.types import Conditional, Family, PRNGKey, PyTree, Scalar, conditional
+from vae_jax.types import (
+    Conditional,
+    Family,
+    PRNGKey,
+    PyTree,
+    Scalar,
+    Transport,
+    conditional,
+)
 
 
 def standard_normal(num_latents: int) -> Conditional:
@@ -35,6 +43,7 @@ def standard_normal(num_latents: int) -> Conditional:
         sample=sample,
         log_prob=log_prob,
         moments=moments,
+        transport=Transport(lambda params, h, eps: eps, lambda params, h, z: z),
     )
 
 

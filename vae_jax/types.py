@@ -60,6 +60,18 @@ class Family(NamedTuple):
     parameters: Callable[..., tuple[Array, ...]] | None = None
 
 
+class Transport(NamedTuple):
+    """A density as an invertible map of noise whose density is fixed, y = T(eps).
+
+    Attributes:
+        forward: the arguments of the density but for the key, eps -> y.
+        inverse: the same, y -> eps.
+    """
+
+    forward: Callable[..., Array]
+    inverse: Callable[..., Array]
+
+
 class Conditional(NamedTuple):
     """A density p(y | h) over one event y; built by `conditional`.
 
@@ -75,6 +87,7 @@ class Conditional(NamedTuple):
             where the family has no closed form of them. They do not say that y is
             normal.
         family: its parameters are a function of (params, h).
+        transport: (params, h, eps) -> y and back; None where y is no such map.
     """
 
     shape: tuple[int, ...]
@@ -85,6 +98,7 @@ class Conditional(NamedTuple):
     sample_and_log_prob: Callable[[PRNGKey, PyTree, Array], tuple[Array, Scalar]]
     moments: Callable[[PyTree, Array], tuple[Array, Array]] | None
     family: Family
+    transport: Transport | None
 
 
 class Likelihood(NamedTuple):
@@ -138,6 +152,7 @@ class Generative(NamedTuple):
         prior_family: its parameters are a function of params.
         quantity: what log p(x | z) is on rows of x, as a `Likelihood`'s; None where the
             model does not say.
+        transport: the prior as (params, eps) -> z and back, or None.
     """
 
     init: Callable[[PRNGKey], PyTree]
@@ -148,6 +163,7 @@ class Generative(NamedTuple):
     mean_observation: Callable[[Params, Array], Array]
     prior_family: Family = Family("a prior without closed forms")
     quantity: Callable[[Any], str] | None = None
+    transport: Transport | None = None
 
 
 class Recognition(NamedTuple):
@@ -184,8 +200,9 @@ class Draw(NamedTuple):
         log_prior: log p(z), nats.
         log_posterior: log q(z | x), nats, with its gradient through z as well.
         kl: nats of each group of latents, whose sum is KL(q || p) in expectation: in
-            closed form where the model has one, each latent's where q and p factorize;
-            else log q(z | x) - log p(z).
+            closed form where the model has one, each latent's where q and p factorize
+            and each layer's, given those above, in a ladder; else log q(z | x) -
+            log p(z).
     """
 
     z: Array
@@ -263,6 +280,7 @@ def conditional(
     sample_and_log_prob: Callable[[PRNGKey, PyTree, Array], tuple[Array, Scalar]]
     | None = None,
     moments: Callable[[PyTree, Array], tuple[Array, Array]] | None = None,
+    transport: Transport | None = None,
 ) -> Conditional:
     """A density that compares what it is given with what it declares, while traced.
 
@@ -275,6 +293,7 @@ def conditional(
         init: key -> own parameters; none by default.
         sample_and_log_prob: where one pass gives both; by default one after the other.
         moments: params, h -> mean and standard deviation, where they are known.
+        transport: the density as a map of noise, where it is one.
     """
 
     def check_h(h: Array) -> None:
@@ -314,6 +333,7 @@ def conditional(
         sampled_with_log_prob,
         moments,
         family,
+        transport,
     )
 
 

@@ -22,6 +22,7 @@ from vae_jax.types import (
     PyTree,
     Recognition,
     Scalar,
+    Transport,
 )
 
 _APART = 2**31  # fold_in(key, i) is split(key, n)[i], and no split is as long
@@ -141,6 +142,16 @@ def decoder_model(
     def mean_observation(params: Params, z: Array) -> Array:
         return likelihood.mean(params.generative["likelihood"], decode(params, z))
 
+    def from_noise(params: Params, eps: Array) -> Array:
+        assert prior.transport is not None
+        of_prior = params.generative["prior"]
+        return prior.transport.forward(of_prior, nothing(params), eps)
+
+    def to_noise(params: Params, z: Array) -> Array:
+        assert prior.transport is not None
+        of_prior = params.generative["prior"]
+        return prior.transport.inverse(of_prior, nothing(params), z)
+
     of_prior = prior.family.parameters
 
     def prior_parameters(params: Params) -> tuple[Array, ...]:
@@ -156,6 +167,7 @@ def decoder_model(
         mean_observation,
         Family(prior.family.name, of_prior and prior_parameters),
         likelihood.quantity,
+        prior.transport and Transport(from_noise, to_noise),
     )
 
 
@@ -364,7 +376,11 @@ def with_prior(
         return generative.init(key) | {"prior": init(key_prior)}
 
     return generative._replace(
-        init=init_all, sample_prior=sample, log_prior=log_prob, prior_family=family
+        init=init_all,
+        sample_prior=sample,
+        log_prior=log_prob,
+        prior_family=family,
+        transport=None,
     )
 
 

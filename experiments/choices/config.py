@@ -210,6 +210,12 @@ class Config(cli.Flags):
         below=math.inf,
         infinite=True,
     )
+    num_terms: int = cli.flag(
+        2, "Terms between the ELBO and log p(x) (thermodynamic).", least=1
+    )
+    first_beta: float = cli.flag(
+        0.03, "Power of the first of them after 0 (thermodynamic).", above=0, below=1
+    )
     jackknife_order: int = cli.flag(1, "Order of the jackknife bound: 0, 1 or 2.")
     free_nats: float = cli.flag(
         0.1, "KL that each latent has for free (free_bits).", least=0
@@ -219,7 +225,7 @@ class Config(cli.Flags):
     )
     capacity_strength: float = cli.flag(10.0, "How strongly (capacity).", least=0)
     temperature: float = cli.flag(
-        0.5, "Of the relaxed bits (binary_concrete).", above=0
+        0.5, "Of the relaxed bits (binary_concrete, rebar).", above=0
     )
     sleep_share: float = cli.flag(
         0.0, "Share of the sleep phase in phi's gradient (rws).", least=0

@@ -10,14 +10,18 @@ from experiments.choices import rows
 from experiments.choices.rows import NO_FLAGS, Traits
 from vae_jax import networks
 from vae_jax.estimators import (
+    arms,
     disarm,
+    gdreg,
     importance,
     multiply_weighted,
+    rebar,
     regularized,
     relaxed,
     running_baseline,
     score_function,
     sgvb,
+    thermodynamic,
     wake_sleep,
 )
 from vae_jax.training import gradient
@@ -100,6 +104,7 @@ ESTIMATORS = {
     "iwae": Estimator(importance.iwae),
     "stick_the_landing": Estimator(importance.stick_the_landing),
     "dreg": Estimator(importance.dreg),
+    "gdreg": Estimator(gdreg.gdreg),
     "ciwae": Estimator(importance.ciwae, {"beta": "beta"}),
     "renyi": Estimator(importance.renyi, {"alpha": "alpha"}),
     "jackknife": Estimator(importance.jackknife, {"order": "jackknife_order"}),
@@ -117,6 +122,11 @@ ESTIMATORS = {
         remembers=True,
         learns_baseline=True,
     ),
+    "thermodynamic": Estimator(
+        thermodynamic.thermodynamic,
+        {"num_terms": "num_terms", "first_beta": "first_beta"},
+        fits=_any,
+    ),
     "vimco": Estimator(score_function.vimco, fits=_any),
     "wake_sleep": Estimator(
         wake_sleep.wake_sleep, fits=_any, of_elbo=True, decodings=2
@@ -133,6 +143,14 @@ ESTIMATORS = {
         decodings=2,
     ),
     "disarm": Estimator(disarm.disarm, fits=_bits, of_elbo=True),
+    "rebar": Estimator(
+        rebar.rebar,
+        {"temperature": "temperature"},
+        fits=_bits,
+        of_elbo=True,
+        decodings=3,
+    ),
+    "arms": Estimator(arms.arms, fits=_bits, of_elbo=True),
 }
 
 

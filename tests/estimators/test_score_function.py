@@ -6,7 +6,7 @@ import pytest
 
 from tests import problems, testing
 from vae_jax import networks, posteriors, vae
-from vae_jax.estimators import score_function
+from vae_jax.estimators import importance, score_function
 from vae_jax.types import Generative, Params
 
 X = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
@@ -57,6 +57,24 @@ def test_the_gradient_is_unbiased_for_continuous_latents_too(x64, name):
     num_samples = 3 if name == "vimco" else 1
     bound = problems.k_sample_bound(problem, num_samples=num_samples)
     testing.assert_unbiased(objective, problem.params, x, bound)
+
+
+def test_leave_one_out_descends_half_the_variance_of_the_log_weights(x64):
+    """VarGrad, at the samples that both draw from one key."""
+    problem, x = problems.binary_model(), jnp.asarray(X)
+    draw = importance.log_densities(problem.model, num_samples=4)
+
+    def variance(key, params):
+        log_p, log_q = draw(key, params, x)
+        return -0.5 * jnp.var(log_p - log_q, ddof=1)
+
+    objective = _build("leave_one_out", problem, num_samples=4)
+    key = jax.random.key(5)
+    got = jax.grad(objective, 1)(jax.random.clone(key), problem.params, x)
+    expected = jax.grad(variance, 1)(key, problem.params)
+    chex.assert_trees_all_close(
+        got.recognition, expected.recognition, rtol=1e-9, atol=1e-12
+    )
 
 
 def test_a_scale_divides_the_gradient_of_phi_alone(x64):

@@ -12,29 +12,33 @@ import jax.numpy as jnp
 import pytest
 
 from tests import estimands, problems, testing
-from vae_jax import bounds, estimators, networks, vae
+from tests.estimators import cases
+from tests.estimators.cases import (
+    BINARY,
+    NAN,
+    NORMAL,
+    NORMALS,
+    TWO_BITS,
+    Case,
+)
+from vae_jax import bounds, estimators
 from vae_jax.estimators import (
+    arms,
     disarm,
     enumerated,
+    gdreg,
     importance,
     missing_data,
     multiply_weighted,
+    rebar,
     regularized,
     relaxed,
     score_function,
     sgvb,
+    thermodynamic,
     wake_sleep,
 )
 from vae_jax.types import ExampleObjective
-
-NAN = float("nan")
-
-
-class Case(NamedTuple):
-    """A model with exact answers and three of its examples."""
-
-    make: Callable[[], Any]  # -> generative, recognition, params, closed forms
-    xs: list[list[float]]
 
 
 class Row(NamedTuple):
@@ -56,36 +60,6 @@ class Row(NamedTuple):
 def build(row: Row, problem: Any, **changed: Any) -> ExampleObjective:
     """The one place that knows how an estimator is built of a model."""
     return row.builder(problem.model, **row.settings | changed)
-
-
-BASELINE = networks.linear(5, 1, initializer=networks.normal(std=0.5))
-
-
-def _with_baseline():
-    problem = problems.binary_model()
-    recognition = vae.with_baseline(problem.recognition, BASELINE)
-    baseline = recognition.init(jax.random.key(7))["baseline"]
-    phi = problem.params.recognition | {"baseline": baseline}
-    params = problem.params._replace(recognition=phi)
-    return problem._replace(recognition=recognition, params=params)
-
-
-PAIRS = [[0.4, -1.0], [-0.7, 0.2], [1.1, 0.3]]
-BITS = [[1.0, 0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 0.0, 0.0]]
-NORMAL = Case(problems.linear_gaussian, PAIRS)
-NORMALS = Case(lambda: problems.linear_gaussian(num_latents=2), PAIRS)
-SAMPLED_KL = Case(
-    lambda: problems.without_closed_forms(problems.linear_gaussian(num_latents=2)),
-    PAIRS,
-)
-HOLES = Case(
-    lambda: problems.linear_gaussian(num_features=3),
-    [[0.7, NAN, -0.4], [NAN, NAN, 1.0], [0.2, -0.3, 0.5]],
-)
-BINARY = Case(problems.binary_model, BITS)
-TWO_BITS = Case(lambda: problems.binary_model(num_latents=2), BITS)
-WITH_BASELINE = Case(_with_baseline, BITS)
-CLASSES = Case(lambda: problems.categorical_model(num_latents=1), BITS)
 
 
 def _double(kl):
@@ -138,7 +112,7 @@ ROWS = [
     Row(
         sgvb.elbo,
         {"num_samples": 3},
-        SAMPLED_KL,
+        cases.SAMPLED_KL,
         estimands.elbo,
         refused=NONE,
         slow=True,
@@ -146,7 +120,7 @@ ROWS = [
     Row(
         sgvb.elbo,
         {"num_samples": 1, "penalty": _double},
-        SAMPLED_KL,
+        cases.SAMPLED_KL,
         estimands.elbo,
         phi=LESS_DOUBLE,
     ),
@@ -244,7 +218,7 @@ ROWS = [
     Row(
         missing_data.importance_bound,
         {"num_samples": 3},
-        HOLES,
+        cases.HOLES,
         estimands.observed(estimands.iwae(3)),
         refused=(*NONE, ({"fill": NAN}, "fill .*nan")),
     ),
@@ -272,10 +246,10 @@ ROWS = [
     ),
     Row(
         score_function.nvil,
-        {"num_samples": 2, "network": BASELINE, "baseline": -3.0, "scale": 2.0},
-        WITH_BASELINE,
+        {"num_samples": 2, "network": cases.BASELINE, "baseline": -3.0, "scale": 2.0},
+        cases.WITH_BASELINE,
         estimands.elbo,
-        phi=estimands.elbo_and_baseline(BASELINE, offset=-3.0, scale=2.0),
+        phi=estimands.elbo_and_baseline(cases.BASELINE, offset=-3.0, scale=2.0),
         refused=SCALES,
     ),
     Row(
@@ -290,6 +264,33 @@ ROWS = [
             ({"num_samples": number}, f"num_samples .*even.* {number}")
             for number in (-2, 0, 1, 3)
         ),
+    ),
+    Row(arms.arms, {"num_samples": 4}, BINARY, estimands.elbo, refused=ONE),
+    Row(
+        thermodynamic.thermodynamic,
+        {"num_samples": 3, "num_terms": 3, "first_beta": 0.09},
+        TWO_BITS,
+        estimands.thermodynamic(3, (0.0, 0.09, 0.3)),
+        refused=(
+            *ONE,
+            ({"num_terms": 0}, "num_terms .*0"),
+            ({"first_beta": 1.0}, r"first_beta .*1\.0"),
+            ({"first_beta": 0.0}, r"first_beta .*0\.0"),
+        ),
+    ),
+    Row(
+        gdreg.gdreg,
+        {"num_samples": 3},
+        cases.LEARNED_PRIOR,
+        estimands.iwae(3),
+        refused=NONE,
+    ),
+    Row(
+        rebar.rebar,
+        {"num_samples": 2, "temperature": 0.7, "strength": 0.8},
+        BINARY,
+        estimands.elbo,
+        refused=(*NONE, *WARM),
     ),
     Row(
         relaxed.straight_through,
@@ -311,7 +312,7 @@ ROWS = [
     Row(
         relaxed.gumbel_softmax,
         {"num_samples": 2, "temperature": 0.7},
-        CLASSES,
+        cases.CLASSES,
         estimands.elbo,
         phi=estimands.gumbel_softmax(0.7),
         refused=(*NONE, *WARM),

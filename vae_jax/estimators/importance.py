@@ -65,11 +65,17 @@ def log_weights(
 
 
 def log_densities(
-    model: Model, *, num_samples: int
+    model: Model, *, num_samples: int, theta_moves_q: bool = True
 ) -> Callable[[PRNGKey, Params, Array], tuple[Array, Array]]:
     """(key, params, x) -> log p(x, z_k) [K] and log q(z_k | x) [K], z_k held fixed.
 
     No gradient flows through z, so q need not be reparameterized.
+
+    Args:
+        model: the joint p(x, z) and q.
+        num_samples: K.
+        theta_moves_q: whether log q has a gradient in theta where q reads it, as on a
+            ladder; else in phi alone.
 
     Raises:
         ValueError: if num_samples is below one.
@@ -85,11 +91,17 @@ def log_densities(
             # A fused draw's log q would carry the gradient through z.
             z = stop_gradient(recognition.sample(key, params, h))
             log_p = log_joint(model.generative, params, x, z)
-            return log_p, recognition.log_prob(params, h, z)
+            of_q = params if theta_moves_q else with_theta_fixed(params)
+            return log_p, recognition.log_prob(of_q, h, z)
 
         return numerics.over_samples(key, one, num_samples=num_samples)
 
     return draw
+
+
+def with_theta_fixed(params: Params) -> Params:
+    """The parameters, with a gradient in phi alone."""
+    return params._replace(generative=stop_gradient(params.generative))
 
 
 def of_bound(
@@ -157,6 +169,9 @@ def stick_the_landing(model: Model, *, num_samples: int) -> ExampleObjective:
     gradient is biased for that of L_K (Tucker et al. 2018): use `dreg` there. Where
     q(z | x) = p(z | x) it is zero for phi, sample by sample.
 
+    Where q reads theta, as a ladder's does, the score left out is that of q's joint
+    density in phi and in theta, and theta's gradient too is unbiased at K = 1 alone.
+
     Raises:
         ValueError: if num_samples is below one.
     """
@@ -177,6 +192,9 @@ def dreg(model: Model, *, num_samples: int) -> ExampleObjective:
     \log p(x, z_k)$. Value: one draw of L_K. Gradient: unbiased for that of L_K, theta
     and phi alike. Often, not always, less noisy in phi than `iwae`; zero for phi where
     q is the posterior. At K = 1 it is `stick_the_landing`.
+
+    Where q reads theta, as a ladder's does, q's joint density is held fixed in both and
+    every path through z has the weight squared, theta's too: so both stay unbiased.
 
     Raises:
         ValueError: if num_samples is below one.

@@ -148,6 +148,16 @@ def logits(
     return lambda params, h: parameters(params, h)[0]
 
 
+def check_temperature(temperature: float | Scalar) -> None:
+    """Refuses a number that is no temperature of relaxed bits; traced ones pass.
+
+    Raises:
+        ValueError: if it is not positive and finite.
+    """
+    if isinstance(temperature, float | int) and not 0.0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+
+
 def _kl(model: Model) -> Callable[[Params, PyTree], Scalar]:
     of_groups = model.kl
     if of_groups is None:
@@ -167,8 +177,7 @@ def _concrete(
 ) -> ExampleObjective:
     """Value and theta at the discrete z, phi at its relaxation; draw gives both."""
     numerics.check_positive(num_samples=num_samples)
-    if isinstance(temperature, float | int) and not 0.0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    check_temperature(temperature)
     logits_of, kl = logits(model.recognition, family), _kl(model)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:

@@ -66,6 +66,8 @@ def leave_one_out(model: Model, *, num_samples: int) -> ExampleObjective:
 
     Kool et al. 2019 (ICLR workshop, "Buy 4 REINFORCE samples, get a baseline for
     free!"). Value: an unbiased draw of the ELBO. Gradient: unbiased for theta and phi.
+    Phi's is that of minus half the variance of the K log weights at fixed samples:
+    VarGrad, Richter et al. 2020 (arXiv:2010.10436).
 
     Raises:
         ValueError: if num_samples is below two.

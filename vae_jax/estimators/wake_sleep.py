@@ -1,6 +1,7 @@
 """Wake-sleep and reweighted wake-sleep: theta climbs a bound, phi fits the posterior.
 
-Nothing is differentiated through z, so q may be discrete.
+Nothing is differentiated through z, so q may be discrete. Where q reads theta, as a
+ladder's does, what fits q moves phi alone, and theta climbs the bound at that q.
 """
 
 import jax
@@ -80,7 +81,7 @@ def reweighted_wake_sleep(
     """
     if isinstance(sleep_share, float | int) and not 0.0 <= sleep_share <= 1.0:
         raise ValueError(f"sleep_share must lie in [0, 1], got {sleep_share}")
-    draw = importance.log_densities(model, num_samples=num_samples)
+    draw = importance.log_densities(model, num_samples=num_samples, theta_moves_q=False)
     sleeps = not isinstance(sleep_share, float | int) or sleep_share > 0.0
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
@@ -97,7 +98,8 @@ def reweighted_wake_sleep(
 
 
 def _log_q_of_dream(model: Model, key: PRNGKey, params: Params) -> Scalar:
-    """log q(z | x) at one x, z drawn from the model, which is held fixed."""
+    """log q(z | x) at one x, z drawn from the model, phi's alone to move."""
     generative, recognition = model.generative, model.recognition
     z, x = sample_joint(key, generative, stop_gradient(params))
-    return recognition.log_prob(params, recognition.encode(params, x), z)
+    of_q = importance.with_theta_fixed(params)
+    return recognition.log_prob(of_q, recognition.encode(of_q, x), z)

@@ -1,0 +1,179 @@
+"""Ladders of maps: latents at several resolutions of an image, below a vector."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+from jaxtyping import Array
+
+from vae_jax import convolutional, ladder, layer_forms, networks, numerics, vae
+from vae_jax.types import Conditional, Likelihood, Model, Network, PyTree
+
+
+def images(
+    maps: Sequence[tuple[int, int, int]],
+    x_shape: tuple[int, ...],
+    *,
+    width: int,
+    num_blocks: int,
+    form: layer_forms.Form,
+    posterior: Conditional,
+    prior: Conditional,
+    likelihood: Likelihood,
+    activation: Callable[[Array], Array] = jax.nn.gelu,
+) -> Model:
+    """A ladder of convolutional layers below a vector z_L.
+
+    Features go up and the state goes down at the resolutions of the layers, with
+    `width` channels at each: num_blocks residual blocks (`convolutional.block`) in
+    every `up_l` and `down_l`, one in every posterior, as Vahdat & Kautz 2020
+    (arXiv:2007.03898) and Child 2021 (arXiv:2011.10650) arrange them; several layers
+    may have one resolution. Between resolutions, pixels move into channels and back.
+
+    Args:
+        maps: (height, width, channels) of z_1, ..., z_{L-1}, from x upward; each
+            resolution is that below it, or half of it rounded up, once or more times.
+        x_shape: of an image, [H, W] or [H, W, C].
+        width: channels of features and state.
+        num_blocks: of each network of a layer.
+        form: the densities of the layers.
+        posterior: q(z_L | x), of a vector.
+        prior: p(z_L).
+        likelihood: p(x | z), whose width is a multiple of H W.
+        activation: of the blocks.
+
+    Raises:
+        ValueError: for no maps, a size below one, a resolution that is not reached, or
+            a likelihood that is not of planes of x.
+    """
+    numerics.check_positive(width=width, num_blocks=num_blocks)
+    if not maps:
+        raise ValueError("maps must hold one layer or more below the vector, got none")
+    per_pixel, rest = divmod(likelihood.width, math.prod(x_shape[:2]))
+    if rest or per_pixel % likelihood.planes:
+        raise ValueError(
+            f"the likelihood reads {likelihood.width} numbers, which are not "
+            f"{likelihood.planes} planes of the pixels of {x_shape}"
+        )
+    sides = [tuple(x_shape[:2]), *(shape[:2] for shape in maps)]
+    channels = [x_shape[2] if len(x_shape) == 3 else 1, *(width for _ in maps)]
+    total = num_blocks * (len(maps) + 1)  # that follow each other on the way down
+    blocks = [
+        convolutional.block(width, activation=activation, variance=1.0 / total)
+        for _ in range(num_blocks)
+    ]
+    layers = []
+    for i, shape in enumerate(maps):
+        of_a, of_b = form.prior_width * shape[2], form.posterior_width * shape[2]
+        if i + 1 < len(maps):
+            above = maps[i + 1][2] + width
+            start = _between(sides[i + 2], sides[i + 1], above, width)
+        else:
+            start = _spread(prior.shape[0], (*shape[:2], width))
+        down = [start, *blocks, convolutional.dense(width, of_a + width)]
+        up = [_between(sides[i], sides[i + 1], channels[i], width), *blocks]
+        seen = convolutional.dense(of_a + 2 * width, width)
+        read = [seen, blocks[0], convolutional.dense(width, of_b)]
+        layers.append(
+            ladder.Layer(
+                tuple(shape),
+                form,
+                down=_in_turn(down),
+                up=_in_turn(up),
+                posterior=_in_turn(read),
+            )
+        )
+    layers[0] = layers[0]._replace(up=_of_image(layers[0].up, x_shape))
+    size = math.prod(sides[-1]) * width
+    first = maps[0][2] + width
+    to_image = [
+        convolutional.dense(first, width),
+        *blocks,
+        _between(sides[1], sides[0], width, per_pixel),
+    ]
+    decoder = _planes(_in_turn(to_image), likelihood.planes)
+    encoder = networks.linear(size, posterior.width)
+    return ladder.model(
+        layers,
+        vae.decoder_model(decoder, prior, likelihood),
+        vae.encoder_model(encoder, posterior),
+    )
+
+
+def _in_turn(parts: Sequence[Network]) -> Network:
+    named = {f"part_{i}": part for i, part in enumerate(parts)}
+
+    def apply(params: PyTree, x: Array) -> Array:
+        for name, part in named.items():
+            x = part.apply(params[name], x)
+        return x
+
+    return Network(networks.init_each(named), apply)
+
+
+def _of_image(network: Network, x_shape: tuple[int, ...]) -> Network:
+    def apply(params: PyTree, x: Array) -> Array:
+        return network.apply(params, x.reshape(*x_shape[:2], -1))
+
+    return Network(network.init, apply)
+
+
+def _planes(network: Network, planes: int) -> Network:
+    """The maps of a network, plane behind plane as a likelihood reads them."""
+
+    def apply(params: PyTree, state: Array) -> Array:
+        x = network.apply(params, state)
+        x = x.reshape(*x.shape[:2], planes, -1)
+        return x.transpose(2, 0, 1, 3).reshape(-1)
+
+    return Network(network.init, apply)
+
+
+def _spread(num_inputs: int, shape: tuple[int, int, int]) -> Network:
+    layer = networks.linear(num_inputs, math.prod(shape))
+    return Network(layer.init, lambda params, z: layer.apply(params, z).reshape(shape))
+
+
+def _between(
+    start: tuple[int, ...], end: tuple[int, ...], num_inputs: int, num_outputs: int
+) -> Network:
+    """From maps of one resolution to those of another, halved or doubled in turn.
+
+    Raises:
+        ValueError: where halving the greater and rounding up does not reach the other.
+    """
+    falls = math.prod(end) <= math.prod(start)
+    great, small = (start, end) if falls else (end, start)
+    sides = [great]
+    while sides[-1] != small:
+        half = tuple(-(-side // 2) for side in sides[-1])
+        if math.prod(half) < math.prod(small) or half == sides[-1]:
+            raise ValueError(f"maps of {small} are not those of {great}, halved")
+        sides.append(half)
+    if len(sides) == 1:
+        return convolutional.convolution(num_inputs, num_outputs)
+    steps, size = [], num_inputs
+    for target in sides[1:] if falls else sides[-2::-1]:
+        if falls:
+            steps.append(_halved(convolutional.convolution(4 * size, num_outputs)))
+        else:
+            layer = convolutional.convolution(size, 4 * num_outputs)
+            steps.append(_doubled(layer, target))
+        size = num_outputs
+    return _in_turn(steps)
+
+
+def _halved(layer: Network) -> Network:
+    def apply(params: PyTree, x: Array) -> Array:
+        even = convolutional.padded(x, *(side + side % 2 for side in x.shape[:2]))
+        return layer.apply(params, convolutional.space_to_depth(even))
+
+    return Network(layer.init, apply)
+
+
+def _doubled(layer: Network, sides: tuple[int, ...]) -> Network:
+    def apply(params: PyTree, x: Array) -> Array:
+        x = convolutional.depth_to_space(layer.apply(params, x))
+        return x[: sides[0], : sides[1]]
+
+    return Network(layer.init, apply)
