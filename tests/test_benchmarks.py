@@ -1,10 +1,12 @@
 """The benchmarks on a tiny problem: what they time, and when they warn."""
 
 import dataclasses
+import importlib
 import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -36,6 +38,12 @@ TINY: dict[str, Any] = {
 }
 RACE: dict[str, Any] = {"num_rounds": 2, "measure_memory": False}
 FLAGS = contenders.Flags(**TINY)
+MAPS: dict[str, Any] = {"width": 4, "num_blocks": 2, "activation": "gelu"}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mlp": {},
+    "conv": {"network": "conv", **MAPS},
+    "resnet": {"network": "resnet", **MAPS},
+}
 
 
 def _with(problem, **changes):
@@ -59,9 +67,14 @@ def test_a_problem_has_the_shapes_of_its_flags(problem):
     assert 0.0 < problem.test.max() <= 1.0
 
 
-def test_weights_go_into_our_parameters_and_back(problem):
+@pytest.mark.parametrize("network", NETWORKS)
+def test_weights_go_into_our_parameters_and_back(problem, network):
+    problem = contenders.problem(dataclasses.replace(FLAGS, **NETWORKS[network]))
     model = ours.built(problem).model
-    back = ours.weights(ours.params(model, problem.start))
+    at = ours.params(model, problem.layout, problem.start)
+    shapes = jax.tree.map(np.shape, model.init(jax.random.key(0)))
+    assert jax.tree.map(np.shape, at) == shapes
+    back = ours.weights(at, problem.layout)
     jax.tree.map(np.testing.assert_array_equal, back, problem.start)
 
 
@@ -92,6 +105,11 @@ def test_the_products_of_a_step_are_those_of_its_layers(problem):
     first = 2 * 20 * layers[0].kernel.size  # x needs no derivative
     assert work == 3 * forward - first
     assert parts.flops(_with(problem, num_samples=3)) > work
+    maps = contenders.problem(dataclasses.replace(FLAGS, **NETWORKS["resnet"]))
+    (*down, output), (start, *up) = maps.start
+    forward = sum(2 * 20 * 16 * layer.kernel.size for layer in (*down, *up))
+    forward += sum(2 * 20 * layer.kernel.size for layer in (output, start))
+    assert parts.flops(maps) == 3 * forward - 2 * 20 * 16 * down[0].kernel.size
 
 
 @pytest.mark.slow
@@ -187,14 +205,15 @@ def test_the_training_step_is_set_beside_its_limit(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_parts_and_the_rest_are_the_whole_step(tmp_path, capsys):
+@pytest.mark.parametrize("network", ["mlp", "resnet"])
+def test_the_parts_and_the_rest_are_the_whole_step(tmp_path, capsys, network):
     path = tmp_path / "step.json"
-    config = train_step.Config(**TINY, **RACE, output=str(path))
+    config = train_step.Config(**TINY, **RACE, **NETWORKS[network], output=str(path))
     assert train_step.main(config) == 0
     assert "where the time of our step goes" in capsys.readouterr().out
     race = rounds.Race(read(path)["seconds"])
     table = train_step.shares(race)
-    whole_step = sum(table[name] for name in [*parts.PARTS, "rest"])
+    whole_step = sum(table[name] for name in [*parts.of_network(network), "rest"])
     np.testing.assert_allclose(whole_step, 1.0)
 
 
@@ -284,16 +303,61 @@ def test_a_process_hands_on_its_weights(tmp_path, problem, capsys):
     assert shapes == [np.shape(leaf) for leaf in jax.tree.leaves(problem.start)]
 
 
+def _of_peer(name, problem):
+    """Encoder and decoder of a peer at the weights that all start from."""
+    if name == "flax":
+        flax_vae = contenders.module(name)
+        trees = map(flax_vae._tree, problem.start)
+        pairs = zip(flax_vae.networks(problem), trees, strict=True)
+        return [lambda x, n=n, p=p: n.apply({"params": p}, x) for n, p in pairs]
+    torch = pytest.importorskip("torch")
+    maps = importlib.import_module("experiments.benchmark.peers.torch_maps")
+    networks = maps.networks(problem)
+    for network, given in zip(networks, problem.start, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, maps.layers(network), given)
+    return [
+        lambda x, n=n: n(torch.from_numpy(np.array(x))).detach().numpy()
+        for n in networks
+    ]
+
+
+@pytest.mark.parametrize("name", ["flax", "torch"])
+@pytest.mark.parametrize("network", ["conv", "resnet"])
+def test_convolutions_of_a_peer_compute_what_ours_do(tmp_path, name, network):
+    """Of colors and sides that do not halve, too, at kernels that start anywhere."""
+    rows = np.random.default_rng(0).integers(0, 256, (40, 19, 10, 3), np.uint8)
+    np.savez(tmp_path / "rows.npz", train=rows)
+    flags = {"dataset": f"npz:{tmp_path}/rows.npz", "num_steps": 1}
+    flags = dataclasses.replace(FLAGS, **flags, **NETWORKS[network])
+    problem = contenders.problem(flags)
+    model = ours.built(problem).model
+    at = ours.params(model, problem.layout, problem.start)
+    encoder, decoder = _of_peer(name, problem)
+    x = jnp.asarray(problem.train[:3], jnp.float32) / 255.0
+    h = jax.vmap(model.recognition.encode, (None, 0))(at, x)
+    np.testing.assert_allclose(encoder(x.reshape(3, -1)), h, atol=1e-4)
+    z = h[:, :2]
+    mean = jax.vmap(model.generative.mean_observation, (None, 0))(at, z)
+    np.testing.assert_allclose(
+        jax.nn.sigmoid(jnp.asarray(decoder(z))), mean.reshape(3, -1), atol=1e-5
+    )
+
+
+PEERS = [(n, "mlp", 130) for n in contenders.CONTENDERS if n != "ours"]
+PEERS += [(n, "resnet", 30) for n in ("torch", "torch_bfloat16", "flax_jit")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in contenders.CONTENDERS if n != "ours"])
-def test_a_peer_reaches_what_ours_reaches(problem, name):
+@pytest.mark.parametrize(("name", "network", "epochs"), PEERS)
+def test_a_peer_reaches_what_ours_reaches(problem, name, network, epochs):
     pytest.importorskip(contenders.CONTENDERS[name].package)
+    problem = contenders.problem(dataclasses.replace(FLAGS, **NETWORKS[network]))
     assert contenders.fitting([name], problem.flags) == [name]
     reached = {}
     for each in ("ours", name):
         with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):  # NumPyro
             contender = contenders.module(each).contender(each, problem)
-            for _ in range(130):  # past the steep descent, where noise is seen
+            for _ in range(epochs):  # past the steep descent, where noise is seen
                 contender.epoch()
         reached[each] = ours.objective(problem, contender.weights())
     assert abs(reached["ours"] - reached[name]) < rounds.TOLERANCE
@@ -357,7 +421,7 @@ def test_layouts_are_timed_side_by_side(tmp_path, capsys):
         num_steps=4, stream_steps=2, output=str(tmp_path / "layouts.json"),
     )  # fmt: skip
     assert layouts.main(config) == 0
-    names = {layouts.BASE, "2 seeds", "rows from the host", "2 devices"}
+    names = {layouts.BASE, layouts.ONE, "2 seeds", "rows from the host", "2 devices"}
     assert set(read(tmp_path / "layouts.json")["seconds"]) == names
     assert f"{layouts.BASE} / 2 seeds" in capsys.readouterr().out
 

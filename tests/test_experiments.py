@@ -11,7 +11,7 @@ from experiments import evaluate, reconstruct, train
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.generate import command as generate
-from experiments.measures import measure
+from experiments.measures import measure, validation
 from experiments.runs import protocol, rundir, runs, trained_runs
 from tests.tiny import FLAGS, TINY, metrics, saved_arrays, tiny
 from vae_jax.training import journal
@@ -189,6 +189,20 @@ def test_fewer_training_rows_are_the_first_ones_and_leave_the_rest_alone(tmp_pat
     assert len(few.prepared.labels["train"]) == 50
     with pytest.raises(ValueError, match="--num_train=2000 is more than the 1000"):
         protocol.load(tiny(tmp_path / "run", num_train=2000))
+
+
+@pytest.mark.parametrize(
+    ("flags", "num_rows", "expected"),
+    [
+        ({}, 350, 10),
+        ({}, 2000, 5),
+        ({}, 50_000, 1),
+        ({"watch": "importance"}, 50_000, 10),
+        ({"valid_samples": 7}, 50_000, 7),
+    ],
+)
+def test_many_validation_images_need_few_samples_each(flags, num_rows, expected):
+    assert validation.num_samples(Config(**flags), num_rows) == expected
 
 
 @pytest.mark.slow

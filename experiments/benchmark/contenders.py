@@ -31,14 +31,22 @@ class Library(NamedTuple):
     one_sample: bool = False  # it has the ELBO with one sample alone
     fixed_pixels: bool = False  # its data sets cannot be drawn afresh
     compiles: bool = True  # into programs that are kept for the next start
+    perceptrons: bool = False  # it has no other networks
 
 
+DEFAULT = "ours", "torch", "torch_compile", "numpyro", "pythae", "flax", "flax_jit"
+SMALLEST_SIDE = 5  # of maps
+NETWORKS = "mlp", "conv", "resnet"
 CONTENDERS = {
     "ours": Library("jax", "ours"),
     "torch": Library("torch", "peers.torch_vae", compiles=False),
     "torch_compile": Library("torch", "peers.torch_vae"),
-    "numpyro": Library("numpyro", "peers.numpyro_vae", one_sample=True),
-    "pythae": Library("pythae", "peers.pythae_vae", True, True, compiles=False),
+    "torch_bfloat16": Library("torch", "peers.torch_vae", compiles=False),
+    "torch_compile_bfloat16": Library("torch", "peers.torch_vae"),
+    "numpyro": Library(
+        "numpyro", "peers.numpyro_vae", one_sample=True, perceptrons=True
+    ),
+    "pythae": Library("pythae", "peers.pythae_vae", True, True, False, True),
     "flax": Library("flax", "peers.flax_vae", one_sample=True),
     "flax_jit": Library("flax", "peers.flax_vae", one_sample=True),
 }
@@ -62,8 +70,20 @@ class Flags(cli.Flags):
     )
     batch_size: int = cli.flag(100, "Examples per step.", least=1)
     num_latents: int = cli.flag(20, "Latents.", least=1)
+    network: str = cli.flag(
+        "mlp",
+        "Perceptrons, or convolutions: plain, or in residual blocks.",
+        choices=NETWORKS,
+    )
     hidden: tuple[int, ...] = cli.flag(
-        (500,), "Units of the encoder's hidden layers.", least=1
+        (500,), "Units of the encoder's hidden layers (mlp).", least=1
+    )
+    width: int = cli.flag(
+        32, "Channels at half the resolution (conv, resnet).", least=1
+    )
+    num_blocks: int = cli.flag(1, "Blocks at each resolution (conv, resnet).", least=1)
+    activation: str = cli.flag(
+        "tanh", "Hidden units; perceptrons have tanh.", choices=("tanh", "gelu")
     )
     estimator: str = cli.flag(
         "sgvb_b", "Objective that is ascended.", choices=("sgvb_b", "iwae")
@@ -74,7 +94,15 @@ class Flags(cli.Flags):
     num_steps: int = cli.flag(
         500, "Steps of one pass, at most the data set's; 0 for all of it.", least=0
     )
-    contenders: tuple[str, ...] = flag(*CONTENDERS)
+    contenders: tuple[str, ...] = flag(*DEFAULT)
+
+    def check(self) -> None:
+        """Refuses perceptrons that not all contenders have."""
+        if self.network == "mlp" and self.activation != "tanh":
+            raise ValueError(
+                f"--activation={self.activation} is of --network=conv and resnet: "
+                "perceptrons have tanh here"
+            )
 
 
 def shared(flags: Any, config_cls: Callable[..., F], **changes: Any) -> F:
@@ -85,17 +113,25 @@ def shared(flags: Any, config_cls: Callable[..., F], **changes: Any) -> F:
 
 
 class Layer(NamedTuple):
-    """An affine map, x @ kernel + bias."""
+    """An affine map, x @ kernel + bias, or a convolution."""
 
-    kernel: np.ndarray  # [inputs, outputs]
+    kernel: np.ndarray  # [inputs, outputs] or [3, 3, inputs, outputs]
     bias: np.ndarray
 
 
 class Weights(NamedTuple):
-    """Two multilayer perceptrons; the encoder ends in (mean, log std)."""
+    """Two networks, in the order of `layout`; the encoder ends in (mean, log std)."""
 
     encoder: list[Layer]
     decoder: list[Layer]
+
+
+class Place(NamedTuple):
+    """Where a layer stands."""
+
+    name: str  # in the parameters of ours, parts of it after a slash
+    shape: tuple[int, ...]  # of its kernel
+    sides: tuple[int, int] = (1, 1)  # of the maps it is applied to
 
 
 class Problem(NamedTuple):
@@ -113,6 +149,11 @@ class Problem(NamedTuple):
         return len(self.train) // self.flags.batch_size
 
     @property
+    def layout(self) -> "Places":
+        """The layers of both networks."""
+        return layout(self.flags, self.train.shape[1:])
+
+    @property
     def quantity(self) -> str:
         """What the objective of the test rows is: real-valued pixels have no bound."""
         return "bound" if self.dynamic else "minus cross-entropy and KL"
@@ -122,6 +163,9 @@ class Problem(NamedTuple):
         """Whether training pixels are drawn afresh at every step; else as they are."""
         return self.flags.binarization == "dynamic"
 
+
+Places: TypeAlias = tuple[list[Place], list[Place]]
+"""The layers of encoder and decoder, from the input to the output of each."""
 
 LogP: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """Images of zeros and ones [N, *X] -> log p(x) [N]."""
@@ -150,26 +194,83 @@ def problem(flags: Flags) -> Problem:
     if flags.binarization == "dynamic":
         draws = np.random.default_rng(INITIAL_SEED).random(test.shape, np.float32)
         test = (draws < test).astype(np.float32)
-    start = initial(math.prod(train.shape[1:]), flags.hidden, flags.num_latents)
+    start = initial(*layout(flags, train.shape[1:]))
     return Problem(flags, train, test, source.divisor, start)
 
 
-def initial(num_entries: int, hidden: Sequence[int], num_latents: int) -> Weights:
+def layout(flags: Flags, x_shape: tuple[int, ...]) -> Places:
+    """The layers of a problem's networks for one x of that shape."""
+    if flags.network == "mlp":
+        num_entries = math.prod(x_shape)
+        return (
+            _perceptron(num_entries, *flags.hidden, 2 * flags.num_latents),
+            _perceptron(flags.num_latents, *flags.hidden[::-1], num_entries),
+        )
+    channels = (x_shape[2:] or (1,))[0]
+    steps, sizes = resolutions(flags, x_shape), [channels]
+    up, down = [], []
+    for i, (height, breadth, size) in enumerate(steps):
+        sides = height, breadth
+        down.append(Place(f"down_{i}", (3, 3, 4 * sizes[-1], size), sides))
+        down += _blocks(flags, i, size, sides)
+        # The decoder counts from the smallest maps.
+        j = len(steps) - 1 - i
+        up.append(Place(f"up_{j}", (3, 3, size, 4 * sizes[-1]), sides))
+        up += _blocks(flags, j, size, sides)[::-1]
+        sizes.append(size)
+    height, breadth, size = steps[-1]
+    last = height * breadth * size
+    down.append(Place("output", (last, 2 * flags.num_latents)))
+    return down, [Place("input", (flags.num_latents, last)), *up[::-1]]
+
+
+def resolutions(flags: Flags, x_shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """(rows, columns, channels) of each resolution below that of the images."""
+    height, breadth = -(-x_shape[0] // 2), -(-x_shape[1] // 2)
+    steps = [(height, breadth, flags.width)]
+    while min(height, breadth) >= 2 * SMALLEST_SIDE - 1:
+        height, breadth = -(-height // 2), -(-breadth // 2)
+        steps.append((height, breadth, 2 * steps[-1][2]))
+    return steps
+
+
+def _perceptron(*sizes: int) -> list[Place]:
+    names = [*(f"hidden_{i}" for i in range(len(sizes) - 2)), "output"]
+    return [
+        Place(name, shape)
+        for name, shape in zip(names, itertools.pairwise(sizes), strict=True)
+    ]
+
+
+def _blocks(flags: Flags, i: int, size: int, sides: tuple[int, int]) -> list[Place]:
+    inner = max(1, size // 2 if size <= 64 else size // 4)
+    shapes = {
+        "/in": (size, inner),
+        "/first": (3, 3, inner, inner),
+        "/second": (3, 3, inner, inner),
+        "/out": (inner, size),
+    }
+    if flags.network == "conv":
+        shapes = {"": (3, 3, size, size)}
+    return [
+        Place(f"block_{i}_{j}{name}", shape, sides)
+        for j in range(flags.num_blocks)
+        for name, shape in shapes.items()
+    ]
+
+
+def initial(*networks: Sequence[Place]) -> Weights:
     """Glorot's uniform weights, biases zero, from a fixed seed."""
     generator = np.random.default_rng(INITIAL_SEED)
 
-    def layers(*sizes: int) -> list[Layer]:
-        made = []
-        for i, o in itertools.pairwise(sizes):
-            limit = (6.0 / (i + o)) ** 0.5
-            kernel = generator.uniform(-limit, limit, (i, o)).astype(np.float32)
-            made.append(Layer(kernel, np.zeros(o, np.float32)))
-        return made
+    def layer(place: Place) -> Layer:
+        *of_inputs, outputs = place.shape
+        taps = math.prod(of_inputs[:-1])
+        limit = (6.0 / (taps * (of_inputs[-1] + outputs))) ** 0.5
+        kernel = generator.uniform(-limit, limit, place.shape).astype(np.float32)
+        return Layer(kernel, np.zeros(outputs, np.float32))
 
-    return Weights(
-        layers(num_entries, *hidden, 2 * num_latents),
-        layers(num_latents, *hidden[::-1], num_entries),
-    )
+    return Weights(*([layer(place) for place in places] for places in networks))
 
 
 def fitting(names: Sequence[str], flags: Flags | None = None) -> list[str]:
@@ -193,6 +294,8 @@ def _unfit(library: Library, flags: Flags | None) -> str:
     """Why a contender cannot solve the problem; nothing if it can."""
     if importlib.util.find_spec(library.package) is None:
         return f"{library.package} is not installed"
+    if flags and library.perceptrons and flags.network != "mlp":
+        return "it has perceptrons alone"
     if flags and library.fixed_pixels and flags.binarization == "dynamic":
         return "its data sets hold fixed pixels"
     one_sample = flags is None or (flags.estimator, flags.num_samples) == ("sgvb_b", 1)

@@ -113,7 +113,8 @@ def timed(config: Config, names: list[str]) -> rounds.Race:
 
 
 def _evaluator(config: Config, name: str, num_entries: int) -> contenders.LogP:
-    start = contenders.initial(num_entries, (config.hidden,), config.num_latents)
+    flags = contenders.Flags(hidden=(config.hidden,), num_latents=config.num_latents)
+    start = contenders.initial(*contenders.layout(flags, (num_entries,)))
     return contenders.module(name).evaluator(near_prior(start), config.num_samples)
 
 

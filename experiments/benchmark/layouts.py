@@ -4,21 +4,23 @@ r"""The same training step in other layouts: seeds together, streamed rows, devi
     JAX_NUM_CPU_DEVICES=2 python -m experiments.benchmark.layouts --num_devices=2
 
 Seconds per example of `experiments.train` by each of its layouts, in interleaved
-rounds, and the ratios to one seed with resident rows on one device: `--num_seeds` of
-them in one program, rows that stay on the host (`--stream_steps`), batches that devices
-share. The default is the latency-bound protocol of Burda et al. 2016 (batch 20, 200
-hidden units), where many small steps wait on each other. Images are random bytes.
+rounds, and the ratios to one seed with resident rows on one device: a step a dispatch,
+`--seeds` in one program, rows that stay on the host (`--stream_steps`), batches that
+devices share. The default is the latency-bound protocol of Burda et al. 2016 (batch
+20, 200 hidden units), where many small steps wait on each other. Images are random
+bytes.
 """
 
 import dataclasses
 
 import numpy as np
 
-from experiments.benchmark import ours, rounds
+from experiments.benchmark import contenders, ours, rounds
 from experiments.command import cli
 from experiments.runs import runs
 
 BASE = "one seed, resident"
+ONE = "one step a dispatch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Config(rounds.Flags):
     batch_size: int = cli.flag(20, "Examples per step.", least=1)
     hidden: tuple[int, ...] = cli.flag((200, 200), "Hidden units.", least=1)
     num_latents: int = cli.flag(50, "Latents.", least=1)
+    network: str = cli.flag("mlp", "Networks.", choices=contenders.NETWORKS)
+    width: int = cli.flag(32, "Channels (conv, resnet).", least=1)
     num_samples: int = cli.flag(1, "Samples per example, L.", least=1)
     seeds: tuple[int, ...] = cli.flag((2, 4, 8), "Seeds that train together.")
     num_devices: int = cli.flag(1, "Devices that share each batch; 1: not measured.")
@@ -52,7 +56,11 @@ def main(config: Config) -> int:
             alone = {"num_devices": 1, "stream_steps": 0, "binarization": "none"}
             flags = ours.config(config, **alone | changes)
             run = ours.run(flags, rows, 255.0)
-            epoch = ours.passes(run, runs.initial(run).run).epoch
+            start, of_scan = (
+                runs.initial(run).run,
+                1 if name == ONE else runs.SCAN_STEPS,
+            )
+            epoch, _ = ours.passes(run, start, max_steps=of_scan)
             timed[name] = rounds.timed(epoch, len(rows) * len(run.configs))
     race = rounds.Race(rounds.interleaved(timed, num_rounds=config.num_rounds))
     config.write(race.show(race.ratios(BASE, timed), scale=1e6, unit="us/example"))
@@ -61,7 +69,7 @@ def main(config: Config) -> int:
 
 def layouts(config: Config) -> dict[str, dict[str, int]]:
     """The flags of experiments.train that make each layout."""
-    listed: dict[str, dict[str, int]] = {BASE: {}}
+    listed: dict[str, dict[str, int]] = {BASE: {}, ONE: {}}
     listed |= {f"{n} seeds": {"num_seeds": n} for n in config.seeds}
     listed["rows from the host"] = {"stream_steps": config.stream_steps}
     if config.num_devices != 1:

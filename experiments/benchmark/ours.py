@@ -1,5 +1,8 @@
 """This project's training step as a contender, and the ruler of all contenders."""
 
+import functools
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmark import contenders
-from experiments.benchmark.contenders import Contender, Layer, Problem, Weights
+from experiments.benchmark.contenders import Contender, Layer, Place, Problem, Weights
 from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.measures import measure
@@ -45,12 +48,15 @@ def contender(name: str, problem: Problem, **changes: Any) -> Contender:
     """Epochs as `experiments.train` runs them: one compiled scan over bytes."""
     del name
     run = built(problem, **changes)
-    return passes(run, started(run, problem))
+    epoch, state = passes(run, started(run, problem))
+    return Contender(epoch, lambda: weights(state().inner.params, problem.layout))
 
 
-def passes(run: runs.Run, state: loop.RunState) -> Contender:
-    """Epochs of a run, or of runs together, from that state on."""
-    scan, feed = runs.scan(run), runs.feed(run)
+def passes(
+    run: runs.Run, state: loop.RunState, *, max_steps: int = runs.SCAN_STEPS
+) -> tuple[Callable[[], None], Callable[[], loop.RunState]]:
+    """Epochs of a run, or of runs together, from that state on, and where they are."""
+    scan, feed = runs.scan(run), runs.feed(run, max_steps=max_steps)
 
     def epoch() -> None:
         nonlocal state
@@ -62,12 +68,12 @@ def passes(run: runs.Run, state: loop.RunState) -> Contender:
             step += order.shape[-2]
             jax.block_until_ready(info)
 
-    return Contender(epoch, lambda: weights(state.inner.params))
+    return epoch, lambda: state
 
 
 def started(run: runs.Run, problem: Problem) -> loop.RunState:
     """The state of a single run at the weights that all contenders start from."""
-    start = params(run.model, problem.start)
+    start = params(run.model, problem.layout, problem.start)
     return loop.start(run.keys.steps, run.algorithm, start)
 
 
@@ -86,12 +92,12 @@ def objective(problem: Problem, reached: Weights) -> float:
         value = sgvb.elbo(model, num_samples=num_samples)
     evaluate = measure.over_rows(value, lambda x: x, num_decoded=num_samples)
     test = jnp.asarray(problem.test)
-    nats = evaluate(jax.random.key(1), params(model, reached), test)
+    nats = evaluate(jax.random.key(1), params(model, problem.layout, reached), test)
     return float(np.asarray(nats, np.float64).mean())
 
 
 def evaluator(reached: Weights, num_samples: int) -> contenders.LogP:
-    """Log p(x) by importance sampling."""
+    """Log p(x) by importance sampling under perceptrons."""
     num_entries, latents = (len(net[0].kernel) for net in reached)
     hidden = tuple(len(layer.bias) for layer in reached.encoder[:-1])
     flags = Config(num_latents=latents, hidden=hidden)
@@ -101,7 +107,10 @@ def evaluator(reached: Weights, num_samples: int) -> contenders.LogP:
         lambda x: x.astype(jnp.float32),
         num_decoded=num_samples,
     )
-    at = params(model, reached)
+    places = contenders.layout(
+        contenders.Flags(num_latents=latents, hidden=hidden), (num_entries,)
+    )
+    at = params(model, places, reached)
 
     def log_p(images: np.ndarray) -> np.ndarray:
         rows = jnp.asarray(images.reshape(len(images), -1))
@@ -110,30 +119,37 @@ def evaluator(reached: Weights, num_samples: int) -> contenders.LogP:
     return log_p
 
 
-def params(model: Model, reached: Weights) -> Params:
-    """The model's parameters with the weights of the two perceptrons."""
+def params(model: Model, places: contenders.Places, reached: Weights) -> Params:
+    """The model's parameters with the weights of the two networks."""
     empty = model.init(jax.random.key(0))
+    encoder, decoder = map(_tree, places, reached)
     return Params(
-        empty.generative | {"decoder": _tree(reached.decoder)},
-        empty.recognition | {"encoder": _tree(reached.encoder)},
+        empty.generative | {"decoder": decoder},
+        empty.recognition | {"encoder": encoder},
     )
 
 
-def weights(at: Params) -> Weights:
+def weights(at: Params, places: contenders.Places) -> Weights:
     """The other way round, on the host."""
     host = jax.device_get(at)
-    decoder, encoder = host.generative["decoder"], host.recognition["encoder"]
-    return Weights(_layers(encoder), _layers(decoder))
+    trees = host.recognition["encoder"], host.generative["decoder"]
+    return Weights(*map(_layers, places, trees))
 
 
-def _tree(layers: list[Layer]) -> PyTree:
-    arrays = [jax.tree.map(jnp.asarray, layer._asdict()) for layer in layers]
-    return dict(zip(_names(len(layers)), arrays, strict=True))
+def _tree(places: list[Place], layers: list[Layer]) -> PyTree:
+    tree: dict[str, Any] = {}
+    for place, layer in zip(places, layers, strict=True):
+        name, _, part = place.name.partition("/")
+        arrays = jax.tree.map(jnp.asarray, layer._asdict())
+        if part:
+            tree.setdefault(name, {})[part] = arrays
+        else:
+            tree[name] = arrays
+    return tree
 
 
-def _layers(tree: PyTree) -> list[Layer]:
-    return [Layer(**tree[name]) for name in _names(len(tree))]
-
-
-def _names(number: int) -> list[str]:
-    return [*(f"hidden_{i}" for i in range(number - 1)), "output"]
+def _layers(places: list[Place], tree: PyTree) -> list[Layer]:
+    return [
+        Layer(**functools.reduce(operator.getitem, place.name.split("/"), tree))
+        for place in places
+    ]

@@ -5,46 +5,68 @@ scan repeats the part, its outputs carried into the next repeat, so that nothing
 hoisted out, fused away or left unwritten.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.benchmark import ours, rounds
+from experiments.benchmark import contenders, ours, rounds
 from experiments.benchmark.contenders import LEARNING_RATE, Problem
 from experiments.runs import runs
-from vae_jax import likelihoods
+from vae_jax import convolutional, likelihoods
 from vae_jax.data import batches
 from vae_jax.training import gradient, loop
 from vae_jax.types import PRNGKey, PyTree
 
-REPEATS = 200
+REPEATS, CONVOLUTIONS = 200, 20  # of one program
 
 Product = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Shapes of the operands, and their contracted axes."""
 
 
-def products(problem: Problem) -> list[Product]:
-    """Operands of each matrix product of one step, forward and backward."""
-    m, shapes = problem.flags.batch_size, []
-    for layers in (problem.start.encoder, problem.start.decoder):
-        shapes += [(m, *layer.kernel.shape) for layer in layers]
-        m *= problem.flags.num_samples  # rows that are decoded
-    listed: list[Product] = [((b, i), (i, o), (1, 0)) for b, i, o in shapes]
-    listed += [((b, i), (b, o), (0, 0)) for b, i, o in shapes]  # for the weights
-    # For the inputs; x itself needs none.
-    return listed + [((b, o), (i, o), (1, 1)) for b, i, o in shapes[1:]]
+class Affine(NamedTuple):
+    """A layer's products in one step: forward, for its weights, and for its input."""
+
+    num_rows: int  # images that it is applied to
+    place: contenders.Place
+    is_first: bool  # x needs no derivative
+
+    @property
+    def is_map(self) -> bool:
+        """Whether it is a convolution of more than one pixel."""
+        return len(self.place.shape) == 4
+
+    def products(self) -> list[Product]:
+        """Of an affine map, the operands of each."""
+        b, (i, o) = self.num_rows * math.prod(self.place.sides), self.place.shape
+        listed: list[Product] = [((b, i), (i, o), (1, 0)), ((b, i), (b, o), (0, 0))]
+        return listed if self.is_first else [*listed, ((b, o), (i, o), (1, 1))]
+
+
+def layers(problem: Problem) -> list[Affine]:
+    """Every layer of both networks."""
+    encoder, decoder = problem.layout
+    m, k = problem.flags.batch_size, problem.flags.num_samples
+    return [
+        *(Affine(m, place, i == 0) for i, place in enumerate(encoder)),
+        *(Affine(m * k, place, False) for place in decoder),
+    ]
 
 
 def flops(problem: Problem) -> int:
     """Floating-point operations of the products of one step."""
     return sum(
-        2 * left[0] * left[1] * right[1 - axes[1]]
-        for left, right, axes in products(problem)
+        2
+        * layer.num_rows
+        * math.prod(layer.place.sides)
+        * math.prod(layer.place.shape)
+        * (2 if layer.is_first else 3)
+        for layer in layers(problem)
     )
 
 
@@ -61,9 +83,31 @@ def matrix_product(left: tuple, right: tuple, axes: tuple[int, int]) -> rounds.T
     return _repeated(part, a, b)
 
 
+def convolution(layer: Affine) -> rounds.Timed:
+    """All three of one layer of maps."""
+    key_x, key_kernel = jax.random.split(jax.random.key(2))
+    shape = layer.num_rows, *layer.place.sides, layer.place.shape[2]
+    x = jax.random.normal(key_x, shape)
+    kernel = jax.random.normal(key_kernel, layer.place.shape)
+    convolve = jax.vmap(convolutional.convolve, (None, 0))
+
+    def part(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        y, pull = jax.vjp(convolve, kernel, x)
+        to_kernel, to_x = pull(y)
+        moved = to_kernel[0, 0, 0, 0] + (0.0 if layer.is_first else to_x[0, 0, 0, 0])
+        return x.at[0, 0, 0, 0].set(1e-6 * moved)
+
+    return _repeated(part, x, kernel, number=CONVOLUTIONS)
+
+
 def all_products(problem: Problem) -> rounds.Timed:
     """The products of one step, in sum."""
-    singles = [matrix_product(*shape) for shape in products(problem)]
+    singles: list[rounds.Timed] = []
+    for layer in layers(problem):
+        if layer.is_map:
+            singles.append(convolution(layer))
+        else:
+            singles += [matrix_product(*shape) for shape in layer.products()]
     return lambda: sum(single() for single in singles)
 
 
@@ -173,6 +217,7 @@ def one_a_dispatch(problem: Problem) -> rounds.Timed:
     return _passes(problem, run, runs.scan(run), num_dispatches=problem.num_steps)
 
 
+OF_PERCEPTRONS = {"element-wise"}
 PARTS = {  # in the order of the table
     "products": all_products,
     "element-wise": elementwise,
@@ -181,6 +226,11 @@ PARTS = {  # in the order of the table
     "random numbers": random_numbers,
     "dispatch and loop": loop_alone,
 }
+
+
+def of_network(network: str) -> list[str]:
+    """The parts that are timed of a kind of network; the rest holds what is not."""
+    return [n for n in PARTS if network == "mlp" or n not in OF_PERCEPTRONS]
 
 
 def _passes(
@@ -204,7 +254,11 @@ def _order(problem: Problem) -> jax.Array:
 
 
 def _repeated(
-    part: Callable[[Any, Any], Any], start: PyTree, constants: PyTree
+    part: Callable[[Any, Any], Any],
+    start: PyTree,
+    constants: PyTree,
+    *,
+    number: int = REPEATS,
 ) -> rounds.Timed:
     """(carried, constants) -> carried, repeated in one program."""
 
@@ -212,7 +266,7 @@ def _repeated(
         def step(carried: PyTree, _: None) -> tuple[PyTree, None]:
             return part(carried, constants), None
 
-        return jax.lax.scan(step, carried, length=REPEATS)[0]
+        return jax.lax.scan(step, carried, length=number)[0]
 
     compiled = jax.jit(repeat)
 
@@ -220,4 +274,4 @@ def _repeated(
         nonlocal start
         start = jax.block_until_ready(compiled(start, constants))
 
-    return rounds.timed(work, REPEATS)
+    return rounds.timed(work, number)

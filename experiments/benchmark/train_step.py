@@ -14,6 +14,9 @@ bytes. In interleaved rounds beside it:
   step as published (not compiled) and compiled, as far as they are installed
   (`pip install -e '.[benchmark]'`): the same start, the same rows, fresh noise. A peer
   whose objective on the test rows ends more than a nat from ours is no contender,
+- with `--network=conv` or `resnet` the same of convolutions (space to depth, pixel
+  shuffle, pre-activation bottlenecks), where PyTorch lays its maps channels last and
+  `torch_bfloat16`, `torch_compile_bfloat16` compute them in bfloat16 by autocast,
 - with `--estimators=iwae,dreg` the steps of other estimators with one sample.
 """
 
@@ -42,7 +45,7 @@ class Config(rounds.RaceFlags):
 def main(config: Config) -> int:
     """Measures, prints and writes."""
     problem = contenders.problem(config)
-    wanted = parts.PARTS if config.parts else LIMIT
+    wanted = parts.of_network(config.network) if config.parts else LIMIT
     extra = {name: parts.PARTS[name](problem) for name in wanted}
     if config.parts:
         extra[ONE] = parts.one_a_dispatch(problem)
@@ -81,7 +84,9 @@ def limits(race: rounds.Race) -> rounds.Table:
 def shares(race: rounds.Race) -> rounds.Table:
     """Each part of our step, and the rest; the last row is no part of it."""
     step = np.array(race.seconds["ours"])
-    table = {name: race.seconds[name] / step for name in parts.PARTS}
+    table = {
+        name: race.seconds[name] / step for name in parts.PARTS if name in race.seconds
+    }
     table["rest"] = 1.0 - np.sum(list(table.values()), axis=0)
     return table | {"one step a dispatch, the excess": race.seconds[ONE] / step - 1.0}
 

@@ -353,7 +353,10 @@ class Config(cli.Flags):
         1, "Epochs between validation bounds.", least=1, section="Watching"
     )
     valid_samples: int = cli.flag(
-        10, "Samples per image of the validation bound.", least=1
+        0,
+        "Samples per image of the validation bound; 0: ten, or as many fewer as make "
+        "10,000 of all images where --watch=elbo.",
+        least=0,
     )
     eval_samples: int = cli.flag(
         100, "Samples per image of the final test bound.", least=1

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.choices.config import Config
 from experiments.measures import measure
 from experiments.runs.fit import Validate
 from experiments.runs.runs import Run
@@ -11,16 +12,29 @@ from vae_jax.estimators import importance, sgvb
 from vae_jax.evaluation import representation
 from vae_jax.types import Params, PRNGKey
 
+MOST_SAMPLES = 10  # of an image where --valid_samples leaves it open
+ENOUGH = 10_000  # samples of all images: more tell the mean of the ELBO no better
+
+
+def num_samples(config: Config, num_rows: int) -> int:
+    """Samples of each of the rows of a validation split."""
+    if config.valid_samples:
+        return config.valid_samples
+    if config.watch == "importance":  # the number is a part of the bound
+        return MOST_SAMPLES
+    return max(1, min(MOST_SAMPLES, ENOUGH // num_rows))
+
 
 def build(run: Run) -> Validate | None:
     """What measures the validation split as `fit.fit` asks; None without a split or q.
 
     MCEM's q is made of HMC chains, for which an epoch's end is no time.
     """
-    prepared, size = run.data.prepared, run.config.valid_samples
+    prepared = run.data.prepared
     if not len(prepared.valid) or run.config.algorithm == "mcem":
         return None
     valid = jnp.asarray(prepared.valid)
+    size = num_samples(run.config, len(valid))
     terms, bounds = (
         measure.over_rows(
             estimate(run.model, num_samples=size),

@@ -199,7 +199,7 @@ def scan(run: Run) -> Scan:
     return partial(loop.scan_together(build, take, layout=layout), numbers)
 
 
-def feed(run: Run) -> feeds.Feed:
+def feed(run: Run, *, max_steps: int = SCAN_STEPS) -> feeds.Feed:
     """step -> the data and the order of the steps that one scan takes from there."""
     config, rows = run.config, run.data.prepared.train
     size = {"steps_per_epoch": run.steps_per_epoch}
@@ -209,7 +209,7 @@ def feed(run: Run) -> feeds.Feed:
             _order(run), rows, max_steps=config.stream_steps, place=place, **size
         )
     data = parallel.place_rows(run.mesh, rows, sharded=config.shard_data)
-    return feeds.resident(_order(run), data, max_steps=SCAN_STEPS, **size)
+    return feeds.resident(_order(run), data, max_steps=max_steps, **size)
 
 
 def _order(run: Run) -> feeds.Draw:

@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from vae_jax import writing
 
+if TYPE_CHECKING:  # a command that draws nothing does without matplotlib
+    from matplotlib.figure import Figure
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+
+def save(figure: "Figure", path: str | os.PathLike[str]) -> None:
     """Writes a figure as PNG at its own resolution, whole or not at all.
 
     Raises:

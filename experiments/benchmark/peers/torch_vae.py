@@ -1,4 +1,7 @@
-"""PyTorch's fastest usual form: preloaded data, fused Adam, softplus cross-entropy."""
+"""PyTorch's fastest usual form: preloaded data, fused Adam, softplus cross-entropy.
+
+Compiled, or in bfloat16 by autocast, if the name says so.
+"""
 
 import math
 from typing import Any
@@ -9,12 +12,19 @@ from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from experiments.benchmark import contenders
 from experiments.benchmark.contenders import Contender, Layer, Problem, Weights
+from experiments.benchmark.peers import torch_maps
 
 
 def contender(name: str, problem: Problem) -> Contender:
-    """Eager, or with the loss compiled if the name says so."""
+    """Passes over the rows in a random order."""
     torch.manual_seed(0)
-    encoder, decoder = network(problem.start.encoder), network(problem.start.decoder)
+    if problem.flags.network == "mlp":
+        modules = [network(given) for given in problem.start]
+    else:
+        modules = torch_maps.networks(problem)
+    encoder, decoder = modules
+    if name.endswith("_bfloat16"):
+        encoder, decoder = map(_in_bfloat16, modules)
     rows = problem.train.reshape(len(problem.train), -1)
     data = torch.from_numpy(rows).float().div_(problem.divisor)
     loss = _elbo_loss if problem.flags.estimator == "sgvb_b" else _iwae_loss
@@ -24,10 +34,10 @@ def contender(name: str, problem: Problem) -> Contender:
             x = (torch.rand_like(x) < x).float()
         return loss(encoder, decoder, x, problem.flags.num_samples)
 
-    if name == "torch_compile":
+    if name.startswith("torch_compile"):
         of_batch = torch.compile(of_batch)
     optimizer = torch.optim.Adam(
-        [*encoder.parameters(), *decoder.parameters()],
+        [*modules[0].parameters(), *modules[1].parameters()],
         lr=contenders.LEARNING_RATE,
         fused=True,
     )
@@ -40,7 +50,8 @@ def contender(name: str, problem: Problem) -> Contender:
             of_batch(data[order[i * size : (i + 1) * size]]).backward()
             optimizer.step()
 
-    return Contender(epoch, lambda: Weights(layers(encoder), layers(decoder)))
+    weights = layers if problem.flags.network == "mlp" else torch_maps.layers
+    return Contender(epoch, lambda: Weights(*map(weights, modules)))
 
 
 def evaluator(reached: Weights, num_samples: int) -> contenders.LogP:
@@ -65,6 +76,16 @@ def evaluator(reached: Weights, num_samples: int) -> contenders.LogP:
         return torch.stack(values).numpy()
 
     return log_p
+
+
+def _in_bfloat16(module: Any) -> Any:
+    """Products in bfloat16, the loss of what they give in float32."""
+
+    def apply(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return module(x).float()
+
+    return apply
 
 
 def network(weights: list[Layer]) -> Any:
