@@ -13,6 +13,7 @@ NUM_DRAWS = 40_000
 GRAY, COLOR = (1, 2), (1, 1, 3)
 
 
+@functools.cache  # one record of each, whose programs the tests share
 def _builders(num_values):
     mixture = functools.partial(
         discretized.logistic_mixture, num_values=num_values, num_components=2
@@ -41,9 +42,9 @@ def _every_x(x_shape, num_values):
     return jnp.asarray(flat.reshape(-1, *x_shape))
 
 
+@functools.partial(jax.jit, static_argnames="likelihood")
 def _log_probs(likelihood, h, x):
-    one = lambda x: likelihood.log_prob_terms((), h, x).sum()  # noqa: E731
-    return np.asarray(jax.jit(jax.vmap(one))(x))
+    return jax.vmap(lambda x: likelihood.log_prob_terms((), h, x).sum())(x)
 
 
 # Normalization
@@ -58,15 +59,19 @@ def test_the_probabilities_of_all_images_sum_to_one(name, scale, x64):
     np.testing.assert_allclose(np.exp(log_p).sum(), 1.0, rtol=1e-12)
 
 
+@functools.partial(jax.jit, static_argnames="num_values")
+def _bins(mean, log_scale, x, *, num_values):
+    terms = functools.partial(discretized.logistic_terms, num_values=num_values)
+    each = jax.vmap(jax.value_and_grad(terms, (0, 1)), in_axes=(None, None, 0))
+    return each(mean, log_scale, x)
+
+
 @pytest.mark.parametrize("num_values", [2, 17, 256])
 @pytest.mark.parametrize("log_scale", [-100.0, -7.0, -4.0, 0.0, 5.0, 80.0])
 @pytest.mark.parametrize("mean", [0.0, 0.99, -1.0, 3.0, -50.0])
 def test_bins_of_a_logistic_density_sum_to_one(mean, log_scale, num_values, x64):
     x = jnp.arange(num_values) / (num_values - 1)
-    terms = functools.partial(discretized.logistic_terms, num_values=num_values)
-    log_p, slopes = jax.vmap(
-        jax.value_and_grad(terms, (0, 1)), in_axes=(None, None, 0)
-    )(mean, log_scale, x)
+    log_p, slopes = _bins(mean, log_scale, x, num_values=num_values)
     np.testing.assert_allclose(np.exp(log_p).sum(), 1.0, rtol=1e-12)
     assert np.isfinite(slopes).all()
     assert np.isfinite(log_p).all()
@@ -175,7 +180,7 @@ def test_samples_are_of_the_distribution_that_is_scored(name):
     row = np.round(x.reshape(NUM_DRAWS, -1) * 2).astype(int) @ weight
     np.testing.assert_array_equal(np.round(x * 2), x * 2)  # on the grid
     counts = np.bincount(row, minlength=len(every))
-    p = np.exp(_log_probs(likelihood, h, every).astype(np.float64))
+    p = np.exp(np.asarray(_log_probs(likelihood, h, every), np.float64))
     keep = p * NUM_DRAWS > 5
     observed = np.append(counts[keep], counts[~keep].sum())
     expected = np.append(p[keep], p[~keep].sum()) * NUM_DRAWS
