@@ -12,6 +12,7 @@ from jax.test_util import check_grads
 from vae_jax import convolutional
 
 SHAPES = [(8, 8), (28, 28), (9, 12), (5, 7, 3), (32, 32, 3)]
+FAST_CASES = [((5, 7, 3), True), ((9, 12), False)]
 
 
 def _normal(shape, seed=0):
@@ -119,7 +120,7 @@ def test_training_runs_one_layout_ungrouped_also_inside_a_loop(num_members):
         slope = jax.grad(lambda p: jax.vmap(loss, (None, 0))(p, x).sum())(params)
         return jax.tree.map(jnp.subtract, params, slope)
 
-    params, rows = init(jax.random.key(0)), jnp.zeros((2, 5, 8, 8, 3))
+    params, rows = jax.jit(init)(jax.random.key(0)), jnp.zeros((2, 5, 8, 8, 3))
     if num_members:
         params = jax.vmap(init)(jax.random.split(jax.random.key(0), num_members))
         step = jax.vmap(step, (0, None))
@@ -145,22 +146,27 @@ def test_depth_to_space_is_the_inverse_of_space_to_depth():
     np.testing.assert_array_equal(np.sort(deep[1, 2]), np.sort(x[2:4, 4:6].ravel()))
 
 
-@pytest.mark.parametrize("residual", [True, False])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "residual"),
+    [
+        pytest.param(*case, marks=[] if case in FAST_CASES else [pytest.mark.slow])
+        for case in itertools.product(SHAPES, (True, False))
+    ],
+)
 def test_networks_read_and_give_images_of_any_size(shape, residual):
     size = math.prod(shape)
     style = {"width": 4, "num_blocks": 1, "residual": residual}
     encoder = convolutional.encoder(shape, 6, **style)
     decoder = convolutional.decoder(3, shape, 2 * size, planes=2, **style)
     keys = jax.random.split(jax.random.key(0))
-    phi, theta = encoder.init(keys[0]), decoder.init(keys[1])
+    phi, theta = jax.jit(encoder.init)(keys[0]), jax.jit(decoder.init)(keys[1])
     h = jax.jit(encoder.apply)(phi, _normal(shape).astype(jnp.float32))
     x = jax.jit(decoder.apply)(theta, h[:3])
     assert (h.shape, x.shape) == ((6,), (2 * size,))
     # Every pixel is read, and every latent and pixel is reached.
-    slope = jax.grad(lambda x: encoder.apply(phi, x).sum())(jnp.ones(shape))
+    slope = jax.jit(jax.grad(lambda x: encoder.apply(phi, x).sum()))(jnp.ones(shape))
     assert np.all(slope != 0.0)
-    reached = jax.jacfwd(lambda z: decoder.apply(theta, z))(jnp.ones(3))
+    reached = jax.jit(jax.jacfwd(lambda z: decoder.apply(theta, z)))(jnp.ones(3))
     assert np.all(np.any(reached != 0.0, axis=1))
 
 
@@ -170,12 +176,12 @@ def test_each_number_of_the_decoder_is_of_its_own_pixel():
     decoder = convolutional.decoder(
         2, shape, planes * 432, planes=planes, width=4, num_blocks=1
     )
-    params = decoder.init(jax.random.key(0))
+    params, apply = jax.jit(decoder.init)(jax.random.key(0)), jax.jit(decoder.apply)
     maps = params["input"]["bias"].reshape(6, 6, 4)
     moved = maps.at[0, 0].add(1.0).reshape(-1)
     changed = {**params, "input": {**params["input"], "bias": moved}}
     z = jnp.ones(2)
-    difference = decoder.apply(changed, z) - decoder.apply(params, z)
+    difference = apply(changed, z) - apply(params, z)
     by_pixel = np.abs(difference.reshape(planes, *shape)).max(axis=(0, 3))
     assert by_pixel[:2, :2].min() > 0.0
     # One resolution of a block of two 3x3 convolutions, and one behind it: three.

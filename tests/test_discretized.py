@@ -13,6 +13,7 @@ NUM_DRAWS = 40_000
 GRAY, COLOR = (1, 2), (1, 1, 3)
 
 
+@functools.cache  # one record of each, whose programs the tests share
 def _builders(num_values):
     mixture = functools.partial(
         discretized.logistic_mixture, num_values=num_values, num_components=2
@@ -41,9 +42,9 @@ def _every_x(x_shape, num_values):
     return jnp.asarray(flat.reshape(-1, *x_shape))
 
 
+@functools.partial(jax.jit, static_argnames="likelihood")
 def _log_probs(likelihood, h, x):
-    one = lambda x: likelihood.log_prob_terms((), h, x).sum()  # noqa: E731
-    return np.asarray(jax.jit(jax.vmap(one))(x))
+    return jax.vmap(lambda x: likelihood.log_prob_terms((), h, x).sum())(x)
 
 
 # Normalization
@@ -58,15 +59,19 @@ def test_the_probabilities_of_all_images_sum_to_one(name, scale, x64):
     np.testing.assert_allclose(np.exp(log_p).sum(), 1.0, rtol=1e-12)
 
 
+@functools.partial(jax.jit, static_argnames="num_values")
+def _bins(mean, log_scale, x, *, num_values):
+    terms = functools.partial(discretized.logistic_terms, num_values=num_values)
+    each = jax.vmap(jax.value_and_grad(terms, (0, 1)), in_axes=(None, None, 0))
+    return each(mean, log_scale, x)
+
+
 @pytest.mark.parametrize("num_values", [2, 17, 256])
 @pytest.mark.parametrize("log_scale", [-100.0, -7.0, -4.0, 0.0, 5.0, 80.0])
 @pytest.mark.parametrize("mean", [0.0, 0.99, -1.0, 3.0, -50.0])
 def test_bins_of_a_logistic_density_sum_to_one(mean, log_scale, num_values, x64):
     x = jnp.arange(num_values) / (num_values - 1)
-    terms = functools.partial(discretized.logistic_terms, num_values=num_values)
-    log_p, slopes = jax.vmap(
-        jax.value_and_grad(terms, (0, 1)), in_axes=(None, None, 0)
-    )(mean, log_scale, x)
+    log_p, slopes = _bins(mean, log_scale, x, num_values=num_values)
     np.testing.assert_allclose(np.exp(log_p).sum(), 1.0, rtol=1e-12)
     assert np.isfinite(slopes).all()
     assert np.isfinite(log_p).all()
@@ -137,6 +142,9 @@ def test_channels_of_a_color_mixture_follow_the_paper(x64):
     h = np.concatenate([logits, means.ravel(), log_scales.ravel(), raw.ravel()])
     x = np.array([2, 7, 3]) / 7
     u, c = 2 * x - 1, np.tanh(raw)
+    of_channel = jax.jit(
+        functools.partial(discretized.logistic_terms, num_values=num_values)
+    )
     expected = 0.0
     for m in range(num_components):
         at = [
@@ -147,15 +155,11 @@ def test_channels_of_a_color_mixture_follow_the_paper(x64):
         p = np.exp(logits[m]) / np.exp(logits).sum()
         for channel in range(3):
             p *= np.exp(
-                discretized.logistic_terms(
-                    at[channel],
-                    log_scales[channel, m],
-                    jnp.asarray(x[channel]),
-                    num_values=num_values,
-                )
+                of_channel(at[channel], log_scales[channel, m], jnp.asarray(x[channel]))
             )
         expected += p
-    got = mixture.log_prob_terms((), jnp.asarray(h), jnp.asarray(x.reshape(COLOR)))
+    x = jnp.asarray(x.reshape(COLOR))
+    got = jax.jit(mixture.log_prob_terms)((), jnp.asarray(h), x)
     assert got.shape == (1, 1)
     np.testing.assert_allclose(np.exp(got), expected, rtol=1e-9)
 
@@ -175,7 +179,7 @@ def test_samples_are_of_the_distribution_that_is_scored(name):
     row = np.round(x.reshape(NUM_DRAWS, -1) * 2).astype(int) @ weight
     np.testing.assert_array_equal(np.round(x * 2), x * 2)  # on the grid
     counts = np.bincount(row, minlength=len(every))
-    p = np.exp(_log_probs(likelihood, h, every).astype(np.float64))
+    p = np.exp(np.asarray(_log_probs(likelihood, h, every), np.float64))
     keep = p * NUM_DRAWS > 5
     observed = np.append(counts[keep], counts[~keep].sum())
     expected = np.append(p[keep], p[~keep].sum()) * NUM_DRAWS
@@ -219,9 +223,10 @@ def test_holes_in_single_channels_are_refused():
         ),
         vae.encoder_model(networks.linear(3, posterior.width), posterior),
     )
-    masked, params = vae.masked(model), model.init(jax.random.key(0))
+    terms = vae.masked(model).generative.log_likelihood_terms
+    params = jax.eval_shape(model.init, jax.random.key(0))
     with pytest.raises(ValueError, match="only one that factorizes over the entries"):
-        masked.generative.log_likelihood_terms(params, jnp.zeros(COLOR), jnp.zeros(2))
+        jax.eval_shape(terms, params, jnp.zeros(COLOR), jnp.zeros(2))
 
 
 @EACH

@@ -158,6 +158,7 @@ def test_second_derivatives_at_zero_logits_are_the_fisher_information(
 # Transformation and dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "arguments"), ALL)
 def test_jit_equals_eager_and_vmap_equals_a_loop(function, arguments):
     batch = tuple(

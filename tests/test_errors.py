@@ -160,9 +160,10 @@ ENDLESS = (
     "command",
     [
         ["-c", ENDLESS],
-        pytest.param(["-m", "experiments.train", "--help"], marks=pytest.mark.slow),
+        ["-m", "experiments.train", "--help"],
     ],
 )
+@pytest.mark.slow
 def test_output_that_nobody_reads_on_ends_a_command_without_a_word(command):
     process = subprocess.Popen(
         [sys.executable, *command],

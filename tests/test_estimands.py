@@ -33,6 +33,7 @@ def test_quadratures_over_relaxed_latents_have_converged(x64, relaxed, make):
     np.testing.assert_allclose(cold, problem.elbo(problem.params, x), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_one_path_gradient_is_that_of_the_elbo_and_three_are_biased_in_phi(x64):
     problem, x = problems.linear_gaussian(), jnp.array([0.4, -1.0])
     one = _gradient(estimands.density_held_fixed(1), problem, x)
@@ -49,6 +50,7 @@ def test_one_path_gradient_is_that_of_the_elbo_and_three_are_biased_in_phi(x64):
     ("make", "x"),
     [(problems.binary_model, BITS), (problems.linear_gaussian, [0.4, -1.0])],
 )
+@pytest.mark.slow
 def test_the_score_of_one_wake_sample_has_mean_zero_and_of_three_has_not(x64, make, x):
     problem, x = make(), jnp.asarray(x, float)
     one = _gradient(estimands.wake(1), problem, x).recognition

@@ -213,6 +213,7 @@ def test_estimators_of_a_chain_are_unbiased_for_the_bound_and_its_gradient(
     )
 
 
+@pytest.mark.slow
 def test_a_chain_compiled_and_batched_is_a_loop():
     _, recognition, params = _two_layers()
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)

@@ -94,12 +94,9 @@ def _of_batch(model, build):
 
 @pytest.mark.parametrize(
     "build",
-    [
-        sgvb.elbo,
-        pytest.param(sgvb.sgvb_a, marks=pytest.mark.slow),
-        pytest.param(importance.iwae, marks=pytest.mark.slow),
-    ],
+    [sgvb.elbo, sgvb.sgvb_a, importance.iwae],
 )
+@pytest.mark.slow
 def test_the_gradient_of_a_two_layer_elbo_costs_little_more_than_two_forwards(build):
     objective, shapes = _of_batch(_two_layers(), build)
     forward = _flops(objective, *shapes)

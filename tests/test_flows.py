@@ -103,7 +103,13 @@ def test_the_inverse_returns_the_log_det_of_the_forward_map(x64, name):
     np.testing.assert_allclose(log_det_back, log_det, rtol=1e-9, atol=1e-12)
 
 
-@ALL
+@pytest.mark.parametrize(
+    "name",
+    [  # "inverted" holds all that "everything" does
+        pytest.param(name, marks=[pytest.mark.slow] if name == "everything" else [])
+        for name in FLOWS
+    ],
+)
 def test_forward_and_inverse_undo_each_other_in_either_order(x64, name):
     got = _both_ways(name)
     np.testing.assert_allclose(got["back"], got["y"], rtol=1e-9, atol=1e-12)
@@ -229,6 +235,7 @@ def test_planar_tends_to_its_value_at_w_zero_with_finite_gradients():
 # Transformation
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_an_eager_loop():
     flow, (params, contexts, z) = FLOWS["autoregressive"], _inputs("autoregressive", 2)
     inverse = functools.partial(flow.inverse, params)

@@ -360,6 +360,7 @@ def test_rounding_does_not_grow_with_the_number_of_chunks():
     np.testing.assert_allclose(got, 2**17 * np.float64(np.float32(0.1)), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_memory_of_the_gradient_does_not_grow_with_the_number_of_terms():
     def peak(num_bits, reduce):
         def total(params):

@@ -222,6 +222,7 @@ def test_other_scripts_binarize_no_file_in_silence(tmp_path, save, script):
         script.main(config)
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_on_the_scale_of_the_data(tmp_path, save):
     def limits(rows: np.ndarray, **flags) -> pictures.Limits:
         config = tiny(

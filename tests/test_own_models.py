@@ -20,7 +20,7 @@ from experiments.completion import command as completion
 from experiments.export import cards
 from experiments.export import command as export
 from experiments.generate import command as generate
-from experiments.runs import comparison, new_rows, protocol, runs, trained_runs
+from experiments.runs import comparison, fit, new_rows, protocol, runs, trained_runs
 from tests.sources import text
 from tests.tiny import metrics, saved_arrays, tiny
 from vae_jax import vae
@@ -179,24 +179,30 @@ def test_the_readmes_model_goes_through_every_command(folder, capsys):
     assert isinstance(model, Model)
 
 
+AFFINE: dict[str, Any] = {
+    "model": "own_networks:affine",
+    "binarization": "none",
+    "std": 0.5,
+}
+
+
+@pytest.mark.slow
+def test_a_network_of_nnx_is_trained_and_draws_pictures(folder):
+    train.main(tiny(folder / "run", estimator="sgvb_a", **AFFINE))
+    assert (folder / "run" / "samples.png").is_file()
+
+
 def test_a_model_says_by_itself_what_fits_and_what_its_numbers_are(folder):
-    flags: dict[str, Any] = {
-        "model": "own_networks:affine",
-        "binarization": "none",
-        "std": 0.5,
-    }
-    config = tiny(folder / "run", estimator="sgvb_a", **flags)
+    config = tiny(folder / "run", estimator="sgvb_a", **AFFINE)
     run = runs.build(config)
     assert run.data.quantity == "log-density"
     assert run.parts.model.kl is None
     params = run.model.init(jax.random.key(0))
     assert params.generative["likelihood"]["log_std"] == pytest.approx(np.log(0.5))
-    train.main(config)
-    assert (folder / "run" / "samples.png").is_file()
     with pytest.raises(
         cli.UsageError, match="--estimator=sgvb_b does not fit --model=own"
     ):
-        runs.build(tiny(folder / "run", **flags))
+        runs.build(tiny(folder / "run", **AFFINE))
     bits: dict[str, Any] = {"model": "own_networks:bits"}
     assert runs.build(tiny(folder / "bits", estimator="disarm", num_samples=2, **bits))
     with pytest.raises(cli.UsageError, match=r"--estimator=iwae .* are discrete"):
@@ -213,9 +219,11 @@ def test_a_model_says_by_itself_what_fits_and_what_its_numbers_are(folder):
     ("changes", "baseline"),
     [
         ({"estimator": "nvil", "num_samples": 2}, True),
-        ({"algorithm": "full_vb", "weight_decay": 1.0}, False),
-        ({"algorithm": "wake_sleep"}, False),
-        ({"algorithm": "mcem"}, False),
+        pytest.param(
+            {"algorithm": "full_vb", "weight_decay": 1.0}, False, marks=pytest.mark.slow
+        ),
+        pytest.param({"algorithm": "wake_sleep"}, False, marks=pytest.mark.slow),
+        pytest.param({"algorithm": "mcem"}, False, marks=pytest.mark.slow),
         ({"algorithm": "vem", "posterior": "full_normal"}, False),
         ({"missing": "nan", "missing_rate": 0.2}, False),
         ({"num_seeds": 2}, False),
@@ -277,7 +285,7 @@ def test_what_is_no_model_of_the_data_is_refused_in_a_line(folder, name, said):
 
 def test_a_workdir_keeps_to_its_model(folder):
     config = tiny(folder / "run", model="own_networks:plain")
-    train.main(config)
+    fit.claim(config)
     with pytest.raises(cli.UsageError, match="--model=own_networks:plain there, "):
         train.main(tiny(folder / "run"))
     (folder / "own_networks.py").rename(folder / "elsewhere.py")

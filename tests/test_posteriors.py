@@ -167,6 +167,7 @@ def test_full_normal_gradients_agree_with_finite_differences(x64):
     check_grads(both, arguments, order=1, modes=("rev",))
 
 
+@pytest.mark.slow
 def test_full_normal_log_prob_is_the_same_under_jit_and_vmap():
     hs = jax.random.normal(jax.random.key(1), (2, 5))
     zs = jax.random.normal(jax.random.key(2), (2, 2))

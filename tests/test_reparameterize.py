@@ -219,6 +219,7 @@ def test_gradients_agree_with_finite_differences_to_second_order(x64):
 # Transformation and dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "parameters"), [case[:2] for case in SAMPLERS])
 def test_jit_equals_eager_and_vmap_equals_a_loop(sampler, parameters):
     got = _draws(sampler, parameters)

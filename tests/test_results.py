@@ -97,6 +97,7 @@ def test_measurements_that_were_kept_are_what_they_were_when_made(tmp_path):
     assert math.isnan(point["bound"])
 
 
+@pytest.mark.slow
 def test_a_cross_entropy_has_no_elbo_and_no_error_of_one(tmp_path):
     nats = {"elbo": -3.0, "bound": -4.0, "reconstruction": -2.0, "kl": 1.0}
     bits, grays = (

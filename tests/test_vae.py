@@ -220,6 +220,7 @@ def test_log_joint_and_log_q_gradients_agree_with_finite_differences(x64):
     check_grads(jax.jit(difference), (params, z), order=2, modes=("rev",))
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop():
     generative, recognition, params = _model()
     keys = jax.random.split(jax.random.key(1), 3)

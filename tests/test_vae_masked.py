@@ -90,6 +90,7 @@ def test_no_nan_reaches_a_gradient(x64):
     assert np.isfinite(of_x).all()
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_a_loop():
     generative, recognition, params = _model()
     masked = vae.masked(vae.model(generative, recognition))

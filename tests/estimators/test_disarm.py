@@ -59,6 +59,7 @@ def test_one_bit_gets_half_the_difference_in_f_where_the_pair_differs(x64):
 
 
 @pytest.mark.parametrize("num_samples", [2, 6])
+@pytest.mark.slow
 def test_value_and_gradients_are_unbiased(x64, num_samples):
     problem, x = problems.binary_model(seed=4), jnp.asarray(X)
     h = problem.recognition.encode(problem.params, x)

@@ -152,8 +152,14 @@ def test_path_gradients_have_no_noise_in_phi_where_q_is_exact(x64, name, num_sam
     assert min(leaf.std() for leaf in jax.tree.leaves(grads.recognition)) > 0.01
 
 
-@pytest.mark.parametrize("num_samples", [1, 3])
-@pytest.mark.parametrize("name", ["stick_the_landing", "dreg"])
+@pytest.mark.parametrize(
+    ("name", "num_samples"),
+    [
+        *(("stick_the_landing", 1), ("dreg", 3)),
+        pytest.param("stick_the_landing", 3, marks=pytest.mark.slow),
+        pytest.param("dreg", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_path_gradients_hold_a_flows_own_parameters_fixed_too(x64, name, num_samples):
     # A flow that is the identity leaves q at the posterior, and moves q's density.
     problem, x = problems.linear_gaussian(num_latents=2), jnp.asarray(X)
@@ -179,7 +185,7 @@ def test_path_gradients_hold_a_flows_own_parameters_fixed_too(x64, name, num_sam
     assert max(float(leaf.std()) for leaf in of_flow) > 0.01  # the score is not zero
 
 
-@pytest.mark.parametrize("alpha", [-1.0, 2.0])
+@pytest.mark.parametrize("alpha", [-1.0, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_the_renyi_gradient_is_unbiased_for_its_k_sample_value(x64, alpha):
     problem = problems.linear_gaussian()
     objective = _build("renyi", problem, num_samples=3, alpha=alpha)

@@ -58,6 +58,7 @@ def test_a_kernel_leaves_its_density_as_it_is(kernel, draw, log_density):
     testing.assert_mean_equals(z**2, (exact**2).mean(0))
 
 
+@pytest.mark.slow
 def test_many_gibbs_updates_reach_correlated_bits_from_anywhere():
     coupling = jnp.array([[0.0, 1.5], [1.5, 0.0]])
 

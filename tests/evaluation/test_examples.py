@@ -28,7 +28,10 @@ def _data(num):
     return jnp.arange(3.0 * num).reshape(num, 3)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize(
+    "batch_size",
+    [1, 3, 20, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 7))],
+)
 def test_results_are_those_of_a_loop_over_rows_whatever_the_batch_size(batch_size):
     key, data = jax.random.key(0), _data(7)
     run = examples.over_examples(_noisy, batch_size=batch_size)
@@ -137,6 +140,7 @@ def _evaluators():
 
 
 SLOW = {"ais", "fit_local", "metropolis_within_gibbs", "completion"}
+SLOW |= {"prior_sampling", "uniform_sampling"}  # scan as importance_sampling does
 
 
 @pytest.mark.uses_optax

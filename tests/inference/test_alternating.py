@@ -60,6 +60,7 @@ def test_a_step_is_that_many_updates_of_phi_and_then_one_of_theta(x64, num_inner
     assert int(after.step) == 1
 
 
+@pytest.mark.slow
 def test_phi_follows_theta_the_closer_the_more_often_it_is_updated(x64):
     problem, batch = problems.linear_gaussian(), _batch()
     objective = per_example(lambda key, params, x: problem.elbo(params, x))
@@ -98,6 +99,7 @@ def test_the_objectives_memory_goes_through_every_update():
     _assert_close(state.params, problem.params)
 
 
+@pytest.mark.slow
 def test_a_resumed_alternation_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
     problem, batch = problems.linear_gaussian(), _batch()
     fit = alternating.alternating(_objective(problem), optax.adam(0.05), num_inner=2)

@@ -72,6 +72,7 @@ def test_exact_samples_stay_exact_and_the_mean_of_exp_minus_the_energy_error_is_
     )
 
 
+@pytest.mark.slow
 def test_chains_find_the_mean_and_the_covariance_from_far_away():
     chains = _chains(400, num_samples=200, num_warmup=150, num_leapfrog=4)
     # Chains are independent, so the means of each are: autocorrelation is inside them.

@@ -121,7 +121,9 @@ def test_only_the_chains_of_the_batch_move_and_each_from_where_it_was():
     assert np.abs(state.chains).max() > 0.5  # they start at draws from the prior
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 3.0])
+@pytest.mark.parametrize(
+    "weight_decay", [3.0, pytest.param(0.0, marks=pytest.mark.slow)]
+)
 def test_the_updates_climb_the_mean_log_joint_of_the_new_positions(weight_decay):
     problem, state, batch, after, info = _one_step(
         num_updates=2, weight_decay=weight_decay

@@ -56,6 +56,7 @@ def test_the_first_update_is_the_exact_gradient_of_log_p(x64):
     np.testing.assert_allclose(info.gradient_norm, optax.tree.norm(slope), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_an_optimizer_with_weight_decay_leaves_phi_as_it_is():
     generative, params, x = _model()
     params = params._replace(recognition={"encoder": jnp.ones(3)})

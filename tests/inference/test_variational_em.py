@@ -174,6 +174,7 @@ def test_bad_settings_are_refused_when_built(changes):
         _fit(problems.linear_gaussian(), **changes)
 
 
+@pytest.mark.slow
 def test_an_optimizer_with_weight_decay_leaves_phi_as_it_is():
     problem = problems.linear_gaussian()
     fit = _fit(problem, optimizer=optax.adamw(0.1, weight_decay=0.5), num_steps=1)

@@ -237,6 +237,7 @@ def test_em_reaches_the_maximum_likelihood_and_stays_there(x64):
     )
 
 
+@pytest.mark.slow
 def test_em_of_digits_reaches_the_known_likelihood_in_single_precision():
     x = jnp.asarray(_digits(), jnp.float32)
     generative = ppca.generative(2, (64,), initial_std=0.5)

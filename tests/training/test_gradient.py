@@ -188,7 +188,12 @@ def test_a_kl_warm_up_is_one_program_with_a_traced_beta():
 
 
 @pytest.mark.parametrize(
-    "optimizer", [optax.sgd(0.1), optax.adagrad(0.3), optax.adam(0.05)]
+    "optimizer",
+    [
+        pytest.param(optax.sgd(0.1), marks=pytest.mark.slow),
+        pytest.param(optax.adagrad(0.3), marks=pytest.mark.slow),
+        optax.adam(0.05),
+    ],
 )
 def test_every_optimizer_brings_the_bound_to_log_p(optimizer):
     # One latent: the diagonal q contains the posterior, so the gap can close.
@@ -206,6 +211,7 @@ def test_every_optimizer_brings_the_bound_to_log_p(optimizer):
     assert 0.0 <= log_p - info.bound[-1] < 0.02
 
 
+@pytest.mark.slow
 def test_jit_agrees_with_eager():
     @per_example
     def objective(key, params, x):

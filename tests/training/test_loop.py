@@ -114,6 +114,7 @@ def test_the_root_key_is_never_advanced():
     np.testing.assert_array_equal(jax.random.key_data(state.key), before)
 
 
+@pytest.mark.slow
 def test_training_raises_the_bound():
     algorithm, params = _vae()
     state = loop.start(jax.random.key(0), algorithm, params)
