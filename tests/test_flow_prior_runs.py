@@ -33,9 +33,9 @@ def test_a_flow_prior_starts_as_the_model_of_n_0_i(tmp_path, prior, num_latents)
             value, slope = jax.value_and_grad(
                 sgvb.sgvb_a(model, num_samples=3), argnums=1
             )(jax.random.clone(key_draw), params, x)
-            drawn = model.draw(key_draw, params, x, h)
+            sample = model.draw(key_draw, params, x, h)
             z = model.generative.sample_prior(key_prior, params)
-            return (*drawn[:4], value, z), slope.generative["prior"]
+            return (*sample[:4], value, z), slope.generative["prior"]
 
         results[name], slope = jax.jit(of_model)(jax.random.key(0))
         moves = any(bool((leaf != 0.0).any()) for leaf in jax.tree.leaves(slope))
