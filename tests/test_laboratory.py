@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import discrete, gradient_snr, tighter_bounds
+from experiments import compare_priors, discrete, gradient_snr, tighter_bounds
 from experiments.choices import algorithms, models
 from experiments.choices.config import Config
 from experiments.choices.densities import POSTERIORS
@@ -279,8 +279,51 @@ def test_tighter_bounds_chooses_on_validation_and_writes(tmp_path, capsys):
     assert (tmp_path / "tighter_bounds.png").stat().st_size > 0
 
 
+@pytest.mark.slow
+def test_priors_are_compared_on_the_same_nets_and_once(tmp_path, capsys):
+    config = compare_priors.Config(
+        workdir=str(tmp_path),
+        priors=("standard_normal", "exemplar", "fitted"),
+        num_components=3,
+        num_exemplars=20,
+        prior_layers=2,
+        prior_units=8,
+        num_seeds=2,
+        num_latents=2,
+        hidden=(8,),
+        kl_warmup=1,
+        num_epochs=3,
+        fit_epochs=2,
+        valid_samples=1,
+        eval_samples=2,
+        importance_samples=10,
+    )
+    assert compare_priors.main(config) == 0
+    results = read(tmp_path / "compare_priors.json")["priors"]
+    assert list(results) == list(config.priors)
+    for row in results.values():
+        assert row["images_per_second"] > 0.0
+        for name in ("log_p", "elbo", "kl", "reconstruction"):
+            assert len(row[name]) == 2
+            assert np.isfinite(row[name]).all()
+        np.testing.assert_allclose(
+            np.subtract(row["reconstruction"], row["kl"]), row["elbo"], rtol=1e-6
+        )
+    normal, fitted = results["standard_normal"], results["fitted"]
+    np.testing.assert_allclose(  # of the same draws of q
+        fitted["reconstruction"], normal["reconstruction"], rtol=1e-5
+    )
+    assert fitted["kl"] != normal["kl"]
+    table = capsys.readouterr().out
+    assert compare_priors.main(config) == 0  # all of it is there already
+    again = capsys.readouterr().out
+    assert "step" not in again
+    assert table.endswith(again)
+
+
 @pytest.mark.parametrize(
-    "script", [gradient_snr, estimator_variance, discrete, tighter_bounds]
+    "script",
+    [gradient_snr, estimator_variance, discrete, tighter_bounds, compare_priors],
 )
 def test_a_workdir_that_is_a_file_is_refused_before_the_work(tmp_path, script):
     (tmp_path / "file").write_text("")
@@ -306,6 +349,10 @@ def test_a_workdir_that_is_a_file_is_refused_before_the_work(tmp_path, script):
         (tighter_bounds, {"importance_samples": 0}, "--importance_samples"),
         (tighter_bounds, {"early_stopping": 0}, "--early_stopping"),
         (discrete, {"num_epochs": 30}, "no multiple of --eval_every"),
+        (compare_priors, {"num_seeds": 1}, "--num_seeds must be 2 or more"),
+        (compare_priors, {"priors": ("vapm",)}, "--priors=vapm is unknown"),
+        (compare_priors, {"num_latents": 0}, "--num_latents must be positive"),
+        (compare_priors, {"importance_samples": 501}, "--importance_samples above"),
         (tighter_bounds, {"num_seeds": 0}, "--num_seeds"),
         (tighter_bounds, {"learning_rates": ("fast",)}, "fast"),
         (discrete, {"num_samples": 3}, "--num_samples"),

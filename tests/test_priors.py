@@ -269,6 +269,24 @@ def test_the_density_of_a_flow_prior_integrates_to_one(build, x64):
     np.testing.assert_allclose(total, 1.0, atol=1e-6)
 
 
+@pytest.mark.parametrize("build", FLOW_PRIORS.values(), ids=FLOW_PRIORS)
+def test_samples_of_a_flow_prior_have_the_moments_of_its_density(build):
+    """The density's by a sum over a grid of two latents."""
+    prior = build(2)
+    params = laws.jiggled(prior.init(jax.random.key(1)), std=0.2)
+    params = jax.tree.map(lambda leaf: 0.5 * leaf, params)  # tails within the grid
+    axis = np.linspace(-12.0, 12.0, 400, dtype=np.float32)
+    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    density = jax.jit(jax.vmap(prior.log_prob, (None, None, 0)))
+    log_p = np.asarray(density(params, NOTHING, jnp.asarray(grid)), np.float64)
+    weight = np.exp(log_p) * (axis[1] - axis[0]) ** 2
+    np.testing.assert_allclose(weight.sum(), 1.0, atol=1e-4)
+    keys = jax.random.split(jax.random.key(2), 20_000)
+    z = jax.jit(jax.vmap(prior.sample, (0, None, None)))(keys, params, NOTHING)
+    _assert_moments(z, weight @ grid, np.einsum("n,ni,nj->ij", weight, grid, grid))
+    assert np.abs(weight @ grid).max() > 0.05  # N(0, I) would not do
+
+
 def test_a_coupling_prior_from_zero_is_standard_normal_bit_for_bit():
     prior, plain = _coupling_prior(5, zero=True), priors.standard_normal(5)
     params, key = prior.init(jax.random.key(0)), jax.random.key(3)
