@@ -92,6 +92,7 @@ def encoder(
     num_blocks: int,
     residual: bool = True,
     activation: Callable[[Array], Array] = jax.nn.gelu,
+    product: networks.Product | None = None,
 ) -> Network:
     """From an image, [H, W] or [H, W, C], to [num_outputs].
 
@@ -104,7 +105,8 @@ def encoder(
     A block is Child 2021's (arXiv:2011.10650): a pre-activation bottleneck of 1x1, 3x3,
     3x3 and 1x1 convolutions whose last weights start smaller by the root of the number
     of blocks; without `residual` it is one 3x3 convolution and its activation. There
-    is no batch normalization: each example is on its own.
+    is no batch normalization: each example is on its own. `product` is of the affine
+    maps and 1x1 convolutions, as in `networks.mlp`; those of 3x3 stay as they are.
 
     Raises:
         ValueError: for a shape that is no image, or a size below one.
@@ -116,10 +118,12 @@ def encoder(
     for i, (_, _, size) in enumerate(sizes):
         layers[f"down_{i}"] = _convolution(4 * channels, size)
         for j in range(num_blocks):
-            layers[f"block_{i}_{j}"] = _block(size, residual, activation, 1 / at)
+            layers[f"block_{i}_{j}"] = _block(
+                size, residual, activation, 1 / at, product
+            )
         channels = size
     height, breadth, _ = sizes[-1]
-    layers["output"] = _dense(height * breadth * channels, num_outputs)
+    layers["output"] = _dense(height * breadth * channels, num_outputs, product=product)
 
     def apply(params: PyTree, x: Array) -> Array:
         x = x.reshape(*x_shape[:2], num_channels)
@@ -144,6 +148,7 @@ def decoder(
     num_blocks: int,
     residual: bool = True,
     activation: Callable[[Array], Array] = jax.nn.gelu,
+    product: networks.Product | None = None,
 ) -> Network:
     """From [num_inputs] to the h of a likelihood of images, `encoder` in reverse.
 
@@ -156,6 +161,7 @@ def decoder(
         num_blocks: at each resolution.
         residual: as in `encoder`.
         activation: as in `encoder`.
+        product: as in `encoder`.
 
     Raises:
         ValueError: for a shape that is no image, a size below one, or outputs that are
@@ -170,12 +176,14 @@ def decoder(
             f"{x_shape}"
         )
     height, breadth, size = sizes[-1]
-    layers = {"input": _dense(num_inputs, height * breadth * size)}
+    layers = {"input": _dense(num_inputs, height * breadth * size, product=product)}
     targets = [of[2] for of in sizes[-2::-1]] + [per_pixel]
     at = len(sizes) * num_blocks
     for i, target in enumerate(targets):
         for j in range(num_blocks):
-            layers[f"block_{i}_{j}"] = _block(size, residual, activation, 1 / at)
+            layers[f"block_{i}_{j}"] = _block(
+                size, residual, activation, 1 / at, product
+            )
         layers[f"up_{i}"] = _convolution(size, 4 * target)
         size = target
 
@@ -254,9 +262,16 @@ def _affine(
     return Network(init, apply)
 
 
-def _dense(num_inputs: int, num_outputs: int, *, scale: float = 1.0) -> Network:
+def _dense(
+    num_inputs: int,
+    num_outputs: int,
+    *,
+    scale: float = 1.0,
+    product: networks.Product | None = None,
+) -> Network:
     """Affine in the last axis: on maps, a 1x1 convolution."""
-    return _affine((num_inputs, num_outputs), scale, lambda kernel, x: x @ kernel)
+    of = product or jnp.matmul
+    return _affine((num_inputs, num_outputs), scale, lambda kernel, x: of(x, kernel))
 
 
 def _convolution(num_inputs: int, num_outputs: int) -> Network:
@@ -264,7 +279,11 @@ def _convolution(num_inputs: int, num_outputs: int) -> Network:
 
 
 def _block(
-    size: int, residual: bool, activation: Callable[[Array], Array], variance: float
+    size: int,
+    residual: bool,
+    activation: Callable[[Array], Array],
+    variance: float,
+    product: networks.Product | None,
 ) -> Network:
     """A map of [H, W, size] to its own shape; see `encoder`."""
     if not residual:
@@ -272,10 +291,10 @@ def _block(
         return Network(plain.init, lambda params, x: plain.apply(params, activation(x)))
     inner = max(1, size // 2 if size <= 64 else size // 4)
     layers = {
-        "in": _dense(size, inner),
+        "in": _dense(size, inner, product=product),
         "first": _convolution(inner, inner),
         "second": _convolution(inner, inner),
-        "out": _dense(inner, size, scale=math.sqrt(variance)),
+        "out": _dense(inner, size, scale=math.sqrt(variance), product=product),
     }
 
     def apply(params: PyTree, x: Array) -> Array:

@@ -245,9 +245,13 @@ class Coders(NamedTuple):
 
 
 def _perceptrons(
-    *, hidden: tuple[int, ...], encoder_hidden: tuple[int, ...], **names: str
+    *,
+    hidden: tuple[int, ...],
+    encoder_hidden: tuple[int, ...],
+    precision: str,
+    **names: str,
 ) -> Coders:
-    network_style = style(**names)
+    network_style = style(**names) | {"product": PRODUCTS[precision]}
 
     def encoder(x_shape: tuple[int, ...], num_outputs: int) -> Network:
         sizes = encoder_hidden or hidden
@@ -275,10 +279,11 @@ def style(*, activation: str, init: str) -> dict[str, Any]:
 
 
 def _convolutions(residual: bool) -> Callable[..., Coders]:
-    def build(*, activation: str, **sizes: int) -> Coders:
+    def build(*, activation: str, precision: str, **sizes: int) -> Coders:
         style: dict[str, Any] = {
             "residual": residual,
             "activation": ACTIVATIONS[activation],
+            "product": PRODUCTS[precision],
             **sizes,
         }
 
@@ -304,7 +309,12 @@ def _convolutions(residual: bool) -> Callable[..., Coders]:
     return build
 
 
-_OF_MAPS = {"width": "width", "num_blocks": "num_blocks", "activation": "activation"}
+_OF_MAPS = {
+    "width": "width",
+    "num_blocks": "num_blocks",
+    "activation": "activation",
+    "precision": "precision",
+}
 NETWORKS = {
     "mlp": Choice(
         _perceptrons,
@@ -313,9 +323,10 @@ NETWORKS = {
             "encoder_hidden": "encoder_hidden",
             "activation": "activation",
             "init": "init",
+            "precision": "precision",
         },
     ),
-    # The networks of flows, and between two layers of latents, stay perceptrons.
+    # Those of flows, and between two layers of latents, stay perceptrons of float32.
     "conv": Choice(_convolutions(residual=False), _OF_MAPS, ("hidden",)),
     "resnet": Choice(_convolutions(residual=True), _OF_MAPS, ("hidden",)),
 }
@@ -326,6 +337,7 @@ ACTIVATIONS = {
     "gelu": jax.nn.gelu,
     "elu": jax.nn.elu,
 }
+PRODUCTS = {"float32": None, "bfloat16": networks.bfloat16_product}
 INITIALIZERS = {
     "glorot": networks.glorot(),
     "normal_0.01": networks.normal(std=0.01),
