@@ -29,6 +29,7 @@ from experiments.runs import rundir, trained_runs
 
 OF_IS = (  # named without their method, which has been the default's from the start
     *("log_p", "log_p_standard_error", "log_p_sampling_error"),
+    "log_p_bits_per_dimension",
     *("effective_sample_size", "smallest_effective_sample_size"),
 )
 

@@ -21,6 +21,7 @@ ARCHITECTURES = {
     "bernoulli": {"posterior": "bernoulli", "estimator": "nvil"},
     "normal_mixture": {"prior": "normal_mixture", "estimator": "sgvb_a"},
     "vamp": {"prior": "vamp", "num_components": 3, "estimator": "sgvb_a"},
+    "exemplar": {"prior": "exemplar", "num_exemplars": 3, "estimator": "sgvb_a"},
     "two_layers": {"top_latents": 3, "estimator": "iwae"},
     "learned_std": {"likelihood": "normal_learned_std", "binarization": "none"},
     "full_vb": {"algorithm": "full_vb", "weight_decay": 1.0},

@@ -3,6 +3,8 @@
 Each is a function of a problem of `problems`, and is (params, x) -> nats.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ def elbo(problem):
     return problem.elbo
 
 
+@functools.cache
 def iwae(num_samples):
     def of(problem):
         if isinstance(problem, problems.BinaryModel):
@@ -96,6 +99,7 @@ def elbo_and_baseline(network, *, offset, scale):
     return of
 
 
+@functools.cache
 def wake(num_samples):
     """E[sum_k w~_k log q(z_k | x)], the weights and the samples held fixed."""
 

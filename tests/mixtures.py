@@ -88,8 +88,13 @@ def batch_of(x, weight=None, dtype=None):
     return Batch(x, jnp.arange(len(x)), jnp.asarray(weight, x.dtype))
 
 
+_START = jax.jit(
+    gmm.start, static_argnames=("num_components", "covariance", "min_variance")
+)
+
+
 def start(x, *, num_components=3, covariance="full", seed=1, **settings):
-    return gmm.start(
+    return _START(
         jax.random.key(seed),
         jnp.asarray(x),
         num_components=num_components,
@@ -98,18 +103,15 @@ def start(x, *, num_components=3, covariance="full", seed=1, **settings):
     )
 
 
+@functools.partial(jax.jit, static_argnames=("algorithm", "num_steps"))
 def run(algorithm, params, batch, num_steps):
     """The last state, and the info of every step stacked."""
 
-    @jax.jit
-    def scan(params, batch):
-        def step(state, _):
-            return algorithm.step(jax.random.key(0), state, batch)
+    def step(state, _):
+        return algorithm.step(jax.random.key(0), state, batch)
 
-        state = algorithm.init(jax.random.key(0), params)
-        return jax.lax.scan(step, state, length=num_steps)
-
-    return scan(params, batch)
+    state = algorithm.init(jax.random.key(0), params)
+    return jax.lax.scan(step, state, length=num_steps)
 
 
 def mean_log_p(params, x, *, missing=False):

@@ -37,8 +37,8 @@ def test_a_command_is_a_file_or_a_package_that_can_be_run(tmp_path):
         (tmp_path / name).write_text(f'"""Does {name}.\n\nAt length."""\n')
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "command.py").write_text('"""Not run."""\n')
-    found = listing.commands(tmp_path)
-    assert found == {
+    listed = listing.commands(tmp_path)
+    assert listed == {
         "one": "Does one.py.\n\nAt length.",
         "two": "Does two/command.py.\n\nAt length.",
     }

@@ -22,10 +22,11 @@ LAYERS = [  # a module imports only from rows above its own
     {"discretized"},
     {"posteriors", "priors", "factors"},
     {"vae"},
+    {"exemplars"},
     {"latent_models"},
     {"estimators"},
     {"inference"},
-    {"evaluation", "artifacts"},
+    {"evaluation", "artifacts", "coding"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 SIDE = {

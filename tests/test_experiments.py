@@ -122,8 +122,8 @@ def test_fewer_images_lie_at_equal_distances_in_the_split(trained_workdir):
         return kl(trained.params, trained.model.recognition.encode(trained.params, x))
 
     expected = np.mean([of_row(row) for row in rows], axis=0)
-    found = measure.latents(trained, split="test", num_images=5)["kl_per_latent"]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    measured = measure.latents(trained, split="test", num_images=5)["kl_per_latent"]
+    np.testing.assert_allclose(measured, expected, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -155,8 +155,8 @@ def test_generate_and_reconstruct_write_arrays(trained_workdir):
     assert samples["x"].shape == samples["mean"].shape == (3, 8, 8)
     assert set(np.unique(samples["x"])) <= {0.0, 1.0}
     assert np.load(trained_workdir / "manifold.npz")["mean"].shape == (4, 4, 8, 8)
-    drawn = np.load(trained_workdir / "reconstructions_5_images.npz")
-    assert drawn["x"].shape == drawn["mean"].shape == (5, 8, 8)
+    arrays = np.load(trained_workdir / "reconstructions_5_images.npz")
+    assert arrays["x"].shape == arrays["mean"].shape == (5, 8, 8)
 
 
 @pytest.mark.slow

@@ -141,6 +141,7 @@ def write_functions(folder, digits, wanted):
                 "iaf": ["encoder", "log_weight"],
                 "bernoulli": ["encoder", "sampler", "log_weight"],
                 "vamp": ["sampler", "log_weight"],
+                "exemplar": ["sampler", "log_weight"],
                 "two_layers": ["encoder", "decoder", "log_weight"],
                 "learned_std": ["decoder", "sampler", "log_weight"],
                 "full_vb": ["decoder", "sampler"],
@@ -172,10 +173,10 @@ def test_a_process_without_the_project_runs_what_was_exported(tmp_path, digits, 
     results = np.load(tmp_path / "results.npz")
     compared = 0
     for name, function in functions.items():
-        given = [array for key, array in inputs.items() if key.startswith(f"{name}.")]
+        columns = [array for key, array in inputs.items() if key.startswith(f"{name}.")]
         for size in (1, 3, 8):
             for i, out in enumerate(
-                jax.tree.leaves(function(*(array[:size] for array in given)))
+                jax.tree.leaves(function(*(array[:size] for array in columns)))
             ):
                 got = results[f"{name}.{size}.{i}"]
                 assert got.dtype == out.dtype

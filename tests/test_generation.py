@@ -94,19 +94,19 @@ def test_a_traversal_moves_the_latents_of_greatest_kl_over_the_prior(trained):
 def test_the_mixture_has_the_moments_of_the_codes_it_is_fitted_to(trained):
     key_fit, key_draw, key_codes = jax.random.split(jax.random.key(0), 3)
     sample = samplers.of_mixture(key_fit, trained, num_components=2, num_rows=0)
-    drawn = jax.jit(jax.vmap(sample))(jax.random.split(key_draw, 20_000))
+    draws = jax.jit(jax.vmap(sample))(jax.random.split(key_draw, 20_000))
     data = trained_runs.rows(trained, split="train")
     codes = measure.codes(key_codes, trained, data, sampled=True)
     # The codes drawn here are others than those fitted to: a thousand of each.
     spread = 5.0 * codes.std(0) * np.sqrt(2 / 1000)
-    assert (np.abs(np.mean(drawn, axis=0) - codes.mean(0)) < spread).all()
-    assert (np.abs(np.std(drawn, axis=0) - codes.std(0)) < spread).all()
+    assert (np.abs(np.mean(draws, axis=0) - codes.mean(0)) < spread).all()
+    assert (np.abs(np.std(draws, axis=0) - codes.std(0)) < spread).all()
 
 
 @pytest.mark.slow
 def test_samples_without_a_sampler_are_of_the_prior(trained):
-    drawn = pictures.samples(jax.random.key(0), trained, num=500)
-    testing.assert_mean_equals(drawn["z"], np.zeros(3))
+    draws = pictures.samples(jax.random.key(0), trained, num=500)
+    testing.assert_mean_equals(draws["z"], np.zeros(3))
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_vectors_without_a_test_split_and_a_mixture_prior_are_generated(
     train.main(config)
     small = generate.Config(workdir=config.workdir, num=4)
     assert generate.main(small) == 0
-    assert ".npz: no images, not drawn" in capsys.readouterr().out
+    assert ".npz: no images, not draws" in capsys.readouterr().out
     assert "variance" in np.load(tmp_path / "run" / "traversal.npz")
     assert not list((tmp_path / "run").glob("traversal.png"))
     with pytest.raises(cli.UsageError, match="--quality needs a test split"):

@@ -5,10 +5,13 @@ import json
 import pathlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import evaluate, reconstruct, train
+from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.generate import command as generate
@@ -88,6 +91,14 @@ def test_a_stored_value_beside_the_grid_is_refused():
             {"network": "conv", "init": "normal_0.1"},
             "--init says nothing to --network=conv",
         ),
+        (
+            {"network": "gated_mlp", "activation": "relu"},
+            "--activation says nothing to --network=gated_mlp",
+        ),
+        (
+            {"network": "residual_mlp", "encoder_hidden": (9,)},
+            "--encoder_hidden says nothing to --network=residual_mlp",
+        ),
         ({"prior_layers": 3}, "--prior_layers says nothing to --prior=standard_normal"),
         ({"num_values": 17}, "--num_values says nothing to --likelihood=bernoulli"),
         ({"prior": "flow"}, "needs the closed-form KL"),
@@ -108,3 +119,29 @@ def test_couplings_need_two_latents():
     flags = {"prior": "flow", "estimator": "sgvb_a", "num_latents": 1}
     with pytest.raises(cli.UsageError, match="--num_latents of 2 or more"):
         train.main(tiny(pathlib.Path("unused"), **flags))
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (
+            {"network": "gated_mlp", "hidden": (6, 5), "encoder_hidden": (4,)},
+            (["hidden_0", "output"], ["hidden_0", "hidden_1", "output"]),
+        ),
+        (
+            {"network": "residual_mlp", "width": 6, "num_blocks": 1},
+            2 * (["first_0", "input", "output", "second_0"],),
+        ),
+    ],
+    ids=lambda value: value.get("network", "") if isinstance(value, dict) else "",
+)
+def test_a_network_by_its_name_is_that_network_both_ways(flags, names):
+    config = dataclasses.replace(tiny(pathlib.Path("unused")), **flags)
+    model = models.build(config, (8, 8)).model
+    params = model.init(jax.random.key(0))
+    layers = sorted(params.recognition["encoder"]), sorted(params.generative["decoder"])
+    assert layers == names
+    x = jnp.linspace(0.0, 1.0, 64).reshape(8, 8)
+    h = model.recognition.encode(params, x)
+    draw = model.draw(jax.random.key(1), params, x, h)
+    assert draw.log_likelihood.shape == (8, 8)

@@ -75,10 +75,10 @@ def test_on_a_linear_vae_the_best_q_and_log_p_are_the_closed_forms(tmp_path, cap
     )
     assert inference_gaps.main(config) == 0
     trained = trained_runs.load(tmp_path / "diagonal", checkpoint="last")[0]
-    found = json.loads((tmp_path / "inference_gaps.json").read_text())
+    result = json.loads((tmp_path / "inference_gaps.json").read_text())
     exact = {"min_std": trained.config.min_std}
     for split in inference_gaps.SPLITS:
-        got = found["models"]["diagonal"][split]
+        got = result["models"]["diagonal"][split]
         rows = trained_runs.spread_rows(trained, split=split, num_images=10)
         rows = trained.data.prepared.value(rows)
 

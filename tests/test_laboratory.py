@@ -266,16 +266,16 @@ def test_tighter_bounds_chooses_on_validation_and_writes(tmp_path, capsys):
         ]
         for rate in ("1e-3", "3e-3")
     }
-    kept = {
+    best_of = {
         rate: max(rows[rate], key=lambda row: row["valid_importance_bound"])
         for rate in rows
     }
-    best = max(kept, key=lambda rate: kept[rate]["valid_importance_bound"])
+    best = max(best_of, key=lambda rate: best_of[rate]["valid_importance_bound"])
     assert row["learning_rate"] == float(best)
     # The run keeps it in single precision.
-    assert row["valid_bound"] == np.float32(kept[best]["valid_importance_bound"])
-    assert row["step"] == kept[best]["step"]
-    assert kept[best]["valid_importance_bound"] > kept[best]["valid_bound"]
+    assert row["valid_bound"] == np.float32(best_of[best]["valid_importance_bound"])
+    assert row["step"] == best_of[best]["step"]
+    assert best_of[best]["valid_importance_bound"] > best_of[best]["valid_bound"]
     assert (tmp_path / "tighter_bounds.png").stat().st_size > 0
 
 

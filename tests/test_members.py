@@ -51,14 +51,17 @@ def assert_equal_runs(together, alone, *, index, bounds, path):
 
 
 @pytest.mark.slow
-def test_each_seed_is_the_run_of_its_seed_alone(tmp_path):
-    config = hundred_steps(tmp_path / "together", num_seeds=3, seed=4)
+@pytest.mark.parametrize(
+    "network", [{}, {"network": "resnet", "width": 2, "num_blocks": 1}]
+)
+def test_each_seed_is_the_run_of_its_seed_alone(tmp_path, network):
+    config = hundred_steps(tmp_path / "together", num_seeds=3, seed=4, **network)
     _, together = fitted(config)
     assert together.step == 100
     rows = journal.read(config.workdir)
     bounds = [(row["each_bound"], row["each_valid_bound"]) for row in rows]
     for i in range(3):
-        alone = hundred_steps(tmp_path / f"seed_{4 + i}", seed=4 + i)
+        alone = hundred_steps(tmp_path / f"seed_{4 + i}", seed=4 + i, **network)
         _, saved = fitted(alone)
         assert_equal_runs(together, saved, index=i, bounds=bounds, path=alone.workdir)
     samples = np.array(rows[-1]["each_bound"])

@@ -13,6 +13,7 @@ import pytest
 from tests import laws, problems, testing
 from vae_jax import (
     divergences,
+    exemplars,
     factors,
     flows,
     likelihoods,
@@ -133,6 +134,11 @@ def _vamp():
     return vae.model(generative, vae.encoder_model(encoder, posterior))
 
 
+def _exemplars():
+    images = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 2, 3)))
+    return exemplars.with_exemplar_prior(_normal_pair(), images, jnp.arange(3))
+
+
 def _with_baseline():
     model = _pair(posteriors.bernoulli(3), priors.bernoulli(3))
     network = networks.linear(6, 1)
@@ -209,7 +215,20 @@ ROWS = [
         IMAGE,
         3,
     ),
-    Row("vamp", {vae.with_vamp_prior}, _vamp, IMAGE),
+    Row("vamp", {vae.with_prior, vae.with_vamp_prior}, _vamp, IMAGE),
+    Row("exemplars", set(), lambda: _exemplars().model, IMAGE),
+    Row(
+        "other exemplars",
+        set(),
+        lambda: _exemplars().without(jnp.asarray(1)),
+        IMAGE,
+    ),
+    Row(
+        "fixed exemplars",
+        {exemplars.with_fixed_exemplars},
+        lambda: exemplars.with_fixed_exemplars(_normal_pair(), num_exemplars=3),
+        IMAGE,
+    ),
     Row(
         "mixture of normals",
         {gmm.generative, gmm.recognition},

@@ -13,6 +13,43 @@ LOG_W = np.array([-3.0, 0.5, 2.0, -40.0, 1.9])
 POINTS = np.array([-30.0, -2.0, -1e-3, 0.0, 1e-3, 2.0, 30.0])
 
 
+# bits_per_dimension
+
+
+def test_bits_of_what_is_uniform_are_those_of_its_values(x64):
+    for num_entries in (1, 7, 784, 3072):
+        fair = jnp.full(num_entries, jnp.log(0.5)).sum()
+        bits = numerics.bits_per_dimension(fair, num_entries=num_entries)
+        np.testing.assert_allclose(bits, 1.0, rtol=1e-12)
+        byte = jnp.full(num_entries, -jnp.log(256.0)).sum()
+        bits = numerics.bits_per_dimension(byte, num_entries=num_entries)
+        np.testing.assert_allclose(bits, 8.0, rtol=1e-12)
+        assert (
+            numerics.bits_per_dimension(0.0, num_entries=num_entries, num_values=256)
+            == 8.0
+        )
+
+
+def test_a_density_with_noise_bounds_the_bits_of_its_bins(x64):
+    u = (np.arange(4000) + 0.5) / 4000
+    for k, mean, std in ((3, 0.2, 0.1), (5, 0.37, 0.02), (0, -0.1, 0.05)):
+        log_p = jax.scipy.stats.norm.logpdf(jnp.asarray((k + u) / 16), mean, std)
+        ends = special.ndtr((np.array([k, k + 1]) / 16 - mean) / std)
+        exact = -np.log2(ends[1] - ends[0])
+        bits = numerics.bits_per_dimension(log_p, num_entries=1, num_values=16)
+        # By quadrature of exp(log p) the bits are exact, and the mean lies above.
+        mass = float(jnp.mean(2.0**-bits))
+        np.testing.assert_allclose(-np.log2(mass), exact, rtol=1e-6)
+        assert bits.mean() > exact
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (3, 0)])
+def test_bits_of_no_entries_or_no_values_are_refused(numbers):
+    num_entries, num_values = numbers
+    with pytest.raises(ValueError, match="must be positive"):
+        numerics.bits_per_dimension(0.0, num_entries=num_entries, num_values=num_values)
+
+
 # log_mean_exp
 
 

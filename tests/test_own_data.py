@@ -190,7 +190,8 @@ def test_the_embedded_data_set_is_thresholded_as_its_protocol_has_it(tmp_path, c
     assert capsys.readouterr().out == (
         "digits: 1000 train, 350 valid, 447 test rows of 8x8 uint8, stored 0 to 16; "
         "--binarization=threshold: x = 1 where stored / 16 >= 0.5, else 0; "
-        "--likelihood=bernoulli: a row's number is a log-likelihood in nats\n"
+        "--likelihood=bernoulli: a row's number is a log-likelihood in nats; bits per "
+        "dimension are -nats / (64 ln 2), of the values themselves\n"
     )
 
 

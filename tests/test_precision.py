@@ -17,7 +17,13 @@ from vae_jax import convolutional, networks
 pytestmark = pytest.mark.uses_optax
 HALF = jnp.dtype("bfloat16")
 MAPS = {"network": "resnet", "width": 4, "activation": "elu"}
-EACH_NETWORK = pytest.mark.parametrize("flags", [{}, MAPS], ids=["mlp", "resnet"])
+NETWORKS = {
+    "mlp": {},
+    "gated_mlp": {"network": "gated_mlp"},
+    "residual_mlp": {"network": "residual_mlp", "width": 8},
+    "resnet": MAPS,
+}
+EACH_NETWORK = pytest.mark.parametrize("flags", NETWORKS.values(), ids=NETWORKS)
 
 
 def _dtypes(jaxpr):

@@ -29,16 +29,6 @@ VAGUE = {"course", "members", "told", "given", "kept", "found", "drawn", "own"}
 OTHERS = {"hypothesis"}  # whose `given` is its decorator
 FOLDERS = ("vae_jax", "experiments", "tests", "docs")
 THIS = "tests/test_style.py"
-OF_COMMANDS = (  # whose names follow those of the commands, which are to follow
-    *("commands", "em", "evidence", "experiments", "export", "generation"),
-    *("benchmarks", "completion", "completions", "inference_gaps", "laboratory"),
-    *("posterior_gap", "representation"),
-)
-NAMED_TESTS = [
-    path
-    for path in TESTS
-    if path.rpartition("/test_")[2].removesuffix(".py") not in OF_COMMANDS
-]
 MEASURED = re.compile(
     r"""(?<!under\ )(?<![\w.^-])\d[\d.,]*\s?
     (?:ms|us|ns|seconds?|minutes?|hours?|MiB|GiB|MB|GB|kB|[MGT]?FLOPs?
@@ -157,7 +147,7 @@ def test_every_text_is_spelled_in_one_way():
 @pytest.mark.parametrize(
     ("rule", "paths"),
     [
-        (names_that_say_what_a_value_is, LIBRARY + NAMED_TESTS),
+        (names_that_say_what_a_value_is, CODE + TESTS),
         (errors_without_a_period, CODE),
         (arguments_in_one_form, CODE),
         (nothing_measured, CODE),

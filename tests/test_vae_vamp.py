@@ -64,24 +64,12 @@ def test_ancestral_samples_of_the_vamp_prior_have_the_mixtures_moments():
     assert x.shape == X_SHAPE
 
 
-def _shapes_of_products(jaxpr):
-    """The shape of every matrix product in a program."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation.outvars[0].aval.shape
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")
-        ):
-            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
-                yield from _shapes_of_products(getattr(inner, "jaxpr", inner))
-
-
 def test_a_batch_encodes_the_pseudo_inputs_once():
     generative, _, params = _vamp(num_components=7)
     log_prior = jax.vmap(jax.vmap(generative.log_prior, (None, 0)), (None, 0))
     zs = jnp.zeros((11, 5, 2))  # examples, samples
     program = jax.make_jaxpr(log_prior)(params, zs)
-    assert sorted(_shapes_of_products(program.jaxpr)) == [(7, 4), (7, 4)]
+    assert sorted(testing.shapes_of_products(program.jaxpr)) == [(7, 4), (7, 4)]
 
 
 @pytest.mark.slow

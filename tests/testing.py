@@ -1,5 +1,7 @@
 """Assertions shared by the tests."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,13 +59,18 @@ def assert_unbiased(objective, params, x, bound, *, bound_of_phi=None):
     unless bound_of_phi is given. Returns the draws, for more questions.
     """
     values, grads = draws(objective, params, x)
-    exact, exact_grads = jax.jit(jax.value_and_grad(bound))(params, x)
+    exact, exact_grads = _value_and_grad(bound)(params, x)
     assert_mean_equals(values, exact)
     assert_mean_equals(grads.generative, exact_grads.generative)
     if bound_of_phi is not None:
-        exact_grads = jax.jit(jax.grad(bound_of_phi))(params, x)
+        exact_grads = _value_and_grad(bound_of_phi)(params, x)[1]
     assert_mean_equals(grads.recognition, exact_grads.recognition)
     return values, grads
+
+
+@functools.cache  # what many estimators are held against is compiled once
+def _value_and_grad(bound):
+    return jax.jit(jax.value_and_grad(bound))
 
 
 def assert_same_compiled_and_batched(objective, params, xs):
@@ -96,3 +103,15 @@ def affine_mean(seed, num_inputs, size):
     """As `affine`, to [mean, log std] of which the log std is constant."""
     layer = affine(seed, num_inputs, 2 * size)["output"]
     return {"output": layer | {"kernel": layer["kernel"].at[:, size:].set(0.0)}}
+
+
+def shapes_of_products(jaxpr):
+    """The shape of every matrix product in a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.outvars[0].aval.shape
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")
+        ):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from shapes_of_products(getattr(inner, "jaxpr", inner))

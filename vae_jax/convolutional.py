@@ -7,67 +7,125 @@ transposed convolution costs a CPU many times what it computes.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 from vae_jax import networks, numerics
 from vae_jax.types import Network, PRNGKey, PyTree
 
 SMALLEST_SIDE = 5  # of the maps that a network ends or starts at, where it has a choice
+Sides: TypeAlias = tuple[int, int]
+Axes: TypeAlias = Sequence[int | None]
 
 
-@jax.custom_jvp
 def convolve(
     kernel: Float[Array, "R S I O"], x: Float[Array, "H W I"]
 ) -> Float[Array, "H W O"]:
     """The correlation of an image with kernels of odd sides, padded with zeros.
 
-    Under `vmap` over images it is one convolution of the batch. Its derivatives are
-    those of `lax.conv_general_dilated`, arranged so that all that reverse mode runs is
-    of one layout, [N, H, W, I] by [R, S, I, O]: XLA brings other layouts to it in the
-    outermost computation alone, and inside a loop runs them on a CPU without its fast
-    kernel. Under `vmap` over kernels it is a grouped convolution, which has none: go
-    through many sets of parameters by `lax.map` there.
+    Under `vmap` over images it is one convolution of the batch. It and its derivatives
+    are of one layout, [N, H, W, I] by [R, S, I, O]: XLA brings other layouts to it in
+    the outermost computation alone, and inside a loop runs them on a CPU without its
+    fast kernel. Grouped convolutions, which XLA makes of a `vmap` over kernels, have no
+    such kernel at all: on a CPU the members of that batch are convolved one by one.
     """
-    sides = [(side // 2, side // 2) for side in kernel.shape[:2]]
-    return _correlate(x[None], kernel, sides)[0]
+    precision: Any = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    rows, columns = kernel.shape[:2]
+    return _correlate(kernel, x[None], (rows, columns), precision)[0]
 
 
-def _convolve_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    """Each tangent map is the transpose of the map that reverse mode is to run."""
-    (kernel, x), (d_kernel, d_x) = primals, tangents
-    y = convolve(kernel, x)
-    d_y = jnp.zeros_like(y)
-    sides = [(side // 2, side // 2) for side in kernel.shape[:2]]
-    if not isinstance(d_x, SymbolicZero):
-
-        def to_x(g: Array) -> Array:
-            turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-            return _correlate(g[None], turned, sides)[0]
-
-        d_y += jax.linear_transpose(to_x, y)(d_x)[0]
-    if not isinstance(d_kernel, SymbolicZero):
-
-        def to_kernel(g: Array) -> Array:
-            channels_first = x.transpose(2, 0, 1)[..., None]
-            correlated = _correlate(channels_first, g[:, :, None], sides)
-            return correlated.transpose(1, 2, 0, 3)
-
-        d_y += jax.linear_transpose(to_kernel, y)(d_kernel)[0]
-    return y, d_y
+def _correlate(kernel: Array, x: Array, sides: Sides, precision: Any) -> Array:
+    """[R, S, I, O] and [N, H, W, I] -> [N, H, W, O]."""
+    return _CORRELATE.bind(kernel, x, sides=sides, precision=precision)
 
 
-convolve.defjvp(_convolve_jvp, symbolic_zeros=True)
+def _to_kernel(x: Array, g: Array, sides: Sides, precision: Any) -> Array:
+    """[N, H, W, I] and y's cotangent [N, H, W, O] -> the kernel's."""
+    return _TO_KERNEL.bind(x, g, sides=sides, precision=precision)
 
 
-def _correlate(x: Array, kernel: Array, sides: Sequence[tuple[int, int]]) -> Array:
+def _turned(kernel: Array) -> Array:
+    """The kernel that takes y's cotangent to x's."""
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+
+
+def _of_images(kernel: Array, x: Array, *, sides: Sides, precision: Any) -> Array:
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), sides, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (1, 1),
+        [(side // 2, side // 2) for side in sides],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
     )
+
+
+def _of_channels(x: Array, g: Array, **params: Any) -> Array:
+    """As of images, with channels for images and images for channels."""
+    kernel, channels = g.transpose(1, 2, 0, 3), x.transpose(3, 1, 2, 0)
+    return _of_images(kernel, channels, **params).transpose(1, 2, 0, 3)
+
+
+def _primitive(
+    name: str, function: Callable[..., Array], *, of_batches: bool
+) -> Primitive:
+    """A function of two arrays with every rule but its transposes.
+
+    Under `vmap` over the second array alone it is applied to batches as to one, if it
+    is `of_batches` [N, ...]; else on a CPU to one member after the other.
+    """
+    primitive = Primitive(name)
+
+    def abstract(*arrays: Any, **params: Any) -> ShapedArray:
+        y = jax.eval_shape(partial(function, **params), *arrays)
+        return ShapedArray(y.shape, y.dtype)
+
+    def batched(arrays: Sequence[Array], axes: Axes, **params: Any) -> tuple:
+        apply = partial(primitive.bind, **params)
+        arrays = [
+            array if axis is None else jnp.moveaxis(array, axis, 0)
+            for array, axis in zip(arrays, axes, strict=True)
+        ]
+        if of_batches and axes[0] is None:
+            first, second = arrays
+            y = apply(first, second.reshape(-1, *second.shape[2:]))
+            return y.reshape(*second.shape[:2], *y.shape[1:]), 0
+        in_axes = [None if axis is None else 0 for axis in axes]
+        if jax.default_backend() != "cpu":
+            return jax.vmap(partial(function, **params), in_axes)(*arrays), 0
+        if axes[0] is None:
+            return jax.lax.map(partial(apply, arrays[0]), arrays[1]), 0
+        if axes[1] is None:
+            return jax.lax.map(lambda first: apply(first, arrays[1]), arrays[0]), 0
+        return jax.lax.map(lambda both: apply(*both), arrays), 0
+
+    primitive.def_impl(jax.jit(function, static_argnames=("sides", "precision")))
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
+    batching.primitive_batchers[primitive] = batched
+    return primitive
+
+
+_CORRELATE = _primitive("correlate", _of_images, of_batches=True)
+_TO_KERNEL = _primitive("correlate_to_kernel", _of_channels, of_batches=False)
+# Linear in each array, and the transposes are the same two again.
+ad.defbilinear(
+    _CORRELATE,
+    lambda g, kernel, x, **params: _to_kernel(x, g, **params),
+    lambda g, kernel, x, **params: _correlate(_turned(kernel), g, **params),
+)
+ad.defbilinear(
+    _TO_KERNEL,
+    lambda kernel, x, g, **params: _correlate(_turned(kernel), g, **params),
+    lambda kernel, x, g, **params: _correlate(kernel, x, **params),
+)
 
 
 def space_to_depth(x: Float[Array, "H W C"]) -> Array:

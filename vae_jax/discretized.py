@@ -1,7 +1,7 @@
 """Observation models of values on a grid, x = k / (K - 1) for k = 0..K-1.
 
-What they give is a log-probability of the stored values themselves, so bits per
-dimension are -log p(x) / (n log 2) for n entries. Inside, a density lives on u = 2x - 1
+What they give is a log-probability of the stored values themselves
+(`numerics.bits_per_dimension`). Inside, a density lives on u = 2x - 1
 in [-1, 1] and value k owns the bin between its edges; the first and the last bin reach
 to infinity, so that every model sums to one over its K values at any parameters.
 """

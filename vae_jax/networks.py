@@ -161,10 +161,14 @@ def mlp(
 
 
 def linear(
-    num_inputs: int, num_outputs: int, *, initializer: Initializer | None = None
+    num_inputs: int,
+    num_outputs: int,
+    *,
+    initializer: Initializer | None = None,
+    product: Product | None = None,
 ) -> Network:
     """Affine map; under a normal likelihood it makes the model probabilistic PCA."""
-    return mlp(num_inputs, (), num_outputs, initializer=initializer)
+    return mlp(num_inputs, (), num_outputs, initializer=initializer, product=product)
 
 
 def gated_mlp(
@@ -173,6 +177,7 @@ def gated_mlp(
     num_outputs: int,
     *,
     initializer: Initializer | None = None,
+    product: Product | None = None,
 ) -> Network:
     """Fully connected layers that each scale their units: (W x + b) sigmoid(V x + c).
 
@@ -183,10 +188,11 @@ def gated_mlp(
         ValueError: for a size below one.
     """
     sizes = (num_inputs, *hidden, num_outputs)
+    style: Any = {"initializer": initializer, "product": product}
     layers: dict[str, Network] = {}
     for i, (below, above) in enumerate(itertools.pairwise(sizes[:-1])):
-        layers[f"hidden_{i}"] = linear(below, 2 * above, initializer=initializer)
-    layers["output"] = linear(sizes[-2], num_outputs, initializer=initializer)
+        layers[f"hidden_{i}"] = linear(below, 2 * above, **style)
+    layers["output"] = linear(sizes[-2], num_outputs, **style)
 
     def apply(params: PyTree, x: Array) -> Array:
         x = jnp.ravel(x)
@@ -208,6 +214,7 @@ def residual_mlp(
     num_blocks: int,
     activation: Callable[[Array], Array] = jnp.tanh,
     initializer: Initializer | None = None,
+    product: Product | None = None,
 ) -> Network:
     """Pre-activation residual blocks of two layers between two affine maps.
 
@@ -218,11 +225,12 @@ def residual_mlp(
         ValueError: for a size below one.
     """
     numerics.check_positive(num_blocks=num_blocks)
-    layers = {"input": linear(num_inputs, width, initializer=initializer)}
+    style: Any = {"initializer": initializer, "product": product}
+    layers = {"input": linear(num_inputs, width, **style)}
     for i in range(num_blocks):
-        layers[f"first_{i}"] = linear(width, width, initializer=initializer)
-        layers[f"second_{i}"] = linear(width, width, initializer=initializer)
-    layers["output"] = linear(width, num_outputs, initializer=initializer)
+        layers[f"first_{i}"] = linear(width, width, **style)
+        layers[f"second_{i}"] = linear(width, width, **style)
+    layers["output"] = linear(width, num_outputs, **style)
     init_plain = init_each(layers)
 
     def init(key: PRNGKey) -> PyTree:

@@ -20,6 +20,29 @@ def log_mean_exp(log_w: Float[Array, " K"]) -> Scalar:
     return jax.nn.logsumexp(log_w) - jnp.log(jnp.asarray(log_w.shape[0], log_w.dtype))
 
 
+def bits_per_dimension(
+    nats: Float[Array, "*X"], *, num_entries: int, num_values: int = 1
+) -> Float[Array, "*X"]:
+    r"""Bits an entry of x has, from log p(x) in nats or a bound on it.
+
+    $-\log_2 p(x) / D$ for D entries of discrete values. Of a density on
+    $y = (k + u) / K$, u uniform in [0, 1), add $\log_2 K$: as
+    $E_u \log p(y) \le \log \int p((k + u) / K) du = \log P(k) + D \log K$
+    (Theis et al. 2016, arXiv:1511.01844), what it gives on average is at least the bits
+    of k under the model's P(k).
+
+    Args:
+        nats: log p(x), or log p(y), of any shape.
+        num_entries: D.
+        num_values: K of a density; 1 where p is of discrete values.
+
+    Raises:
+        ValueError: if one of the numbers is not positive.
+    """
+    check_positive(num_entries=num_entries, num_values=num_values)
+    return math.log2(num_values) - nats / (num_entries * math.log(2.0))
+
+
 @jax.custom_jvp
 def attach_gradient(
     value: Float[Array, "*X"], surrogate: Float[Array, "*X"]

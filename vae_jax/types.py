@@ -330,6 +330,28 @@ def per_example(
     return Objective(lambda params: (), value)
 
 
+def per_row(
+    objective: Callable[[PRNGKey, Params, Array, Int[Array, ""]], Scalar],
+) -> Objective:
+    """The objective of a batch whose examples know their rows in the data set.
+
+    Args:
+        objective: (key, params, x, index) -> nats of one example; `Batch.index` is to
+            name rows, which it does not where rows are streamed from the host.
+    """
+
+    def of_pair(key: PRNGKey, params: Params, pair: tuple[Array, Array]) -> Scalar:
+        return objective(key, params, *pair)
+
+    def value(
+        key: PRNGKey, params: Params, memory: PyTree, batch: Batch
+    ) -> tuple[Array, PyTree, dict[str, Scalar]]:
+        pairs = batch.x, batch.index
+        return each_example(of_pair)(key, params, pairs), memory, {}
+
+    return Objective(lambda params: (), value)
+
+
 def each_example(
     function: Callable[[PRNGKey, Params, Any], PyTree],
 ) -> Callable[[PRNGKey, Params, Any], PyTree]:

@@ -338,6 +338,36 @@ def with_baseline(recognition: Recognition, network: Network) -> Recognition:
     return recognition._replace(init=init)
 
 
+def with_prior(
+    generative: Generative,
+    *,
+    init: Callable[[PRNGKey], PyTree],
+    sample: Callable[[PRNGKey, Params], Array],
+    log_prob: Callable[[Params, Array], Scalar],
+    family: Family,
+) -> Generative:
+    """The model with another p(z), which may be a function of theta and phi alike.
+
+    Args:
+        generative: any model of z whose parameters are a dictionary; its own prior is
+            not used.
+        init: key -> the prior's parameters, which stand in `params.generative["prior"]`
+            in the place of those that the model's own had.
+        sample: key, params -> z.
+        log_prob: params, z -> nats.
+        family: its parameters are a function of params.
+    """
+
+    def init_all(key: PRNGKey) -> PyTree:
+        # The rest starts as it would with another prior.
+        key_prior = jax.random.fold_in(jax.random.clone(key), _APART)
+        return generative.init(key) | {"prior": init(key_prior)}
+
+    return generative._replace(
+        init=init_all, sample_prior=sample, log_prior=log_prob, prior_family=family
+    )
+
+
 def with_vamp_prior(
     generative: Generative,
     encoder: Network,
@@ -374,10 +404,8 @@ def with_vamp_prior(
     mixture = priors.equal_mixture(posterior)
 
     def init(key: PRNGKey) -> PyTree:
-        # The rest starts as it would with another prior.
-        key_inputs = jax.random.fold_in(jax.random.clone(key), _APART)
-        inputs = jax.random.uniform(key_inputs, (num_components, *x_shape))
-        return generative.init(key) | {"prior": {"pseudo_inputs": inputs}}
+        inputs = jax.random.uniform(key, (num_components, *x_shape))
+        return {"pseudo_inputs": inputs}
 
     def components(params: Params) -> Float[Array, "C H"]:
         inputs = jnp.clip(params.generative["prior"]["pseudo_inputs"], 0.0, 1.0)
@@ -396,9 +424,10 @@ def with_vamp_prior(
         posterior_params = params.recognition["posterior"]
         return mixture.log_prob(posterior_params, components(params), z)
 
-    return generative._replace(
+    return with_prior(
+        generative,
         init=init,
-        sample_prior=sample_prior,
-        log_prior=log_prior,
-        prior_family=Family("vamp"),
+        sample=sample_prior,
+        log_prob=log_prior,
+        family=Family("vamp"),
     )

@@ -36,8 +36,8 @@ def run(config: Config, rows: np.ndarray, divisor: float) -> runs.Run:
     none = rows[:0]
     source = sources.Source("rows", rows, none, none, {}, 0.0, divisor, "benchmark")
     prepared = batches.prepare(source, binarization=config.binarization)
-    drawn = config.binarization == "dynamic"
-    quantity = "log-likelihood" if drawn else "cross-entropy"
+    is_binary = config.binarization == "dynamic"
+    quantity = "log-likelihood" if is_binary else "cross-entropy"
     return runs.of_data(config, protocol.Dataset(source, prepared, quantity))
 
 

@@ -3,22 +3,27 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
 from experiments.choices import estimators, rows
 from experiments.choices.rows import NO_FLAGS, Choice, Traits
+from vae_jax import exemplars
 from vae_jax.estimators import sgvb
 from vae_jax.inference import full_vb, mcem, variational_em
 from vae_jax.training import gradient
 from vae_jax.types import (
     Algorithm,
+    Batch,
     Conditional,
     Model,
     Network,
+    Objective,
     Params,
     PRNGKey,
+    each_example,
 )
 
 STAIRCASE_STAGES = 8
@@ -33,12 +38,14 @@ class Parts(NamedTuple):
         at_theta: p and q of a given theta: `model`, but for full_vb's mean theta.
         posterior: q(z | h), where the fit is a search for h.
         baseline: x -> [1], where the estimator learns one.
+        of_exemplars: the forms of `model`, where rows of the data set are its prior.
     """
 
     model: Model
     at_theta: Model
     posterior: Conditional | None
     baseline: Network | None
+    of_exemplars: exemplars.ExemplarModel | None = None
 
 
 class Steps(NamedTuple):
@@ -84,6 +91,7 @@ class Fit(NamedTuple):
 
 def _ascent(config: Any, parts: Parts, steps: Steps) -> Algorithm:
     """Ascent of one estimator, with the memory that some of them keep."""
+    without = parts.of_exemplars and parts.of_exemplars.without
     over_theta = config.algorithm == "full_vb"  # whose prior is that of the decay
     objective = estimators.objective(
         config,
@@ -93,7 +101,12 @@ def _ascent(config: Any, parts: Parts, steps: Steps) -> Algorithm:
         warmup_steps=_warmup(config, steps),
         network=parts.baseline,
         traced=steps.traced,
+        without=without,
     )
+    monitor: dict[str, gradient.Monitor] = {"monitor": _monitor(config, parts.model)}
+    if without is not None:  # whose KL is another for each row, and so its own to log
+        objective = _watched(objective, lambda row: _monitor(config, without(row)))
+        monitor = {}
     if over_theta:
         objective = full_vb.full_vb(
             objective, num_data=steps.num_data, prior_std=config.weight_decay**-0.5
@@ -101,7 +114,7 @@ def _ascent(config: Any, parts: Parts, steps: Steps) -> Algorithm:
     return gradient.ascent(
         objective,
         optimizer(config, steps),
-        monitor=_monitor(config, parts.model),
+        **monitor,
         norm_every=steps.norm_every,
         average_decay=config.average_decay,
         skip_norm=config.skip_norm,
@@ -249,6 +262,32 @@ def _rate(config: Any, steps: Steps) -> optax.ScalarOrSchedule:
 
 def _warmup(config: Any, steps: Steps) -> int | Array:
     return steps.traced.get("kl_warmup", config.kl_warmup) * steps.per_epoch
+
+
+def _watched(
+    objective: Objective, monitor_of: Callable[[Array], gradient.Monitor]
+) -> Objective:
+    """The objective that logs what the monitor of each example's row sees of it."""
+
+    def monitor(
+        key: PRNGKey, params: Params, pair: tuple[Array, Array]
+    ) -> dict[str, Array]:
+        x, row = pair
+        return monitor_of(row)(key, params, x)
+
+    def value(
+        key: PRNGKey, params: Params, memory: Any, batch: Batch
+    ) -> tuple[Array, Any, dict[str, Array]]:
+        nats, memory, logged = objective.value(key, params, memory, batch)
+        pairs = batch.x, batch.index
+        each = each_example(monitor)(jax.random.clone(key), params, pairs)
+        means = {
+            name: gradient.weighted_moments(values, batch.weight)[0]
+            for name, values in each.items()
+        }
+        return nats, memory, logged | means
+
+    return Objective(objective.init, value)
 
 
 def _monitor(config: Any, model: Model) -> gradient.Monitor:

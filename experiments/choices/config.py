@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 
-from experiments.choices import refusals
+from experiments.choices import refusals, rows
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from experiments.choices.densities import (
     ACTIVATIONS,
@@ -17,7 +17,7 @@ from experiments.choices.densities import (
 )
 from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli
-from vae_jax.data import ranges, sources
+from vae_jax.data import batches, ranges, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,13 @@ class Config(cli.Flags):
     )
     binarization: str = cli.flag(
         "auto",
-        "How pixels become zeros and ones. auto: threshold, but none for photos, "
-        "images, npz and tfds, which have to be zeros and ones already under "
-        "--likelihood=bernoulli.",
-        choices=("auto", "none", "threshold", "static", "dynamic"),
+        "What x is of a stored pixel: its value (none), the stored k of K values as "
+        "k / (K - 1) (grid) or with uniform noise as (k + u) / K (dequantized, for "
+        "densities), or zeros and ones (threshold; static: drawn once; dynamic: at "
+        "each visit). auto: threshold, but grid for likelihoods of stored values, and "
+        "none for photos, images, npz and tfds, which have to be zeros and ones "
+        "already under --likelihood=bernoulli.",
+        choices=("auto", *batches.BINARIZATIONS),
     )
     image_size: int = cli.flag(
         0,
@@ -114,11 +117,18 @@ class Config(cli.Flags):
     prior: str = cli.flag(
         "standard_normal",
         "p(z) of continuous latents: fixed, a learned mixture of normals, that of q at "
-        "learned pseudo-inputs, or N(0, I) through learned flows.",
+        "learned pseudo-inputs, one around the codes of training rows, or N(0, I) "
+        "through learned flows.",
         choices=PRIORS,
     )
     num_components: int = cli.flag(
         50, "Components of --prior=normal_mixture and vamp.", least=1
+    )
+    num_exemplars: int = cli.flag(
+        500,
+        "Training rows that --prior=exemplar is made of, drawn once by --data_seed; "
+        "each step encodes them all.",
+        least=2,
     )
     prior_layers: int = cli.flag(
         8, "Flows of --prior=flow and autoregressive.", least=1
@@ -132,18 +142,20 @@ class Config(cli.Flags):
     num_latents: int = cli.flag(16, "Latent dimensions, N_z.", least=1)
     network: str = cli.flag(
         "mlp",
-        "Encoder and decoder: perceptrons, or convolutions of images, plain or in "
-        "residual blocks.",
+        "Encoder and decoder: perceptrons, plain, gated or in residual blocks; or "
+        "convolutions of images, plain or in residual blocks.",
         choices=NETWORKS,
         section="Networks of the model",
     )
     width: int = cli.flag(
         32,
         "Channels at half the resolution, twice as many at each further halving (conv, "
-        "resnet).",
+        "resnet); units of every layer (residual_mlp).",
         least=1,
     )
-    num_blocks: int = cli.flag(1, "Blocks at each resolution (conv, resnet).", least=1)
+    num_blocks: int = cli.flag(
+        1, "Blocks, at each resolution (conv, resnet) or in all.", least=1
+    )
     hidden: tuple[int, ...] = cli.flag(
         (200,),
         "Units of the encoder's hidden layers; the decoder mirrors them.",
@@ -386,8 +398,18 @@ class Config(cli.Flags):
         """
         if self.binarization != "auto":
             return self
-        chosen = "none" if sources.keeps_values(self.dataset) else "threshold"
+        chosen = "threshold"
+        if sources.keeps_values(self.dataset):
+            chosen = "none"
+        elif self.is_of_stored_values:
+            chosen = "grid"
         return dataclasses.replace(self, binarization=chosen)
+
+    @property
+    def is_of_stored_values(self) -> bool:
+        """Whether p(x | z) is of --num_values values on a grid alone."""
+        row = LIKELIHOODS[self.likelihood]
+        return not self.model and "num_values" in rows.read_by(row)
 
     @property
     def observation(self) -> str:

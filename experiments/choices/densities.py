@@ -1,5 +1,6 @@
 """The densities and networks that flags can name: q(z | x), p(z), p(x | z)."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -162,8 +163,10 @@ PRIORS = {
     "normal_mixture": Choice(
         priors.normal_mixture, {"num_components": "num_components"}
     ),
-    # Of the encoder: `vae.with_vamp_prior` takes the place of what is built here.
+    # Of the encoder: `vae.with_vamp_prior` and `exemplars.with_exemplar_prior` take the
+    # place of what is built here.
     "vamp": Choice(priors.standard_normal, reads=("num_components",)),
+    "exemplar": Choice(priors.standard_normal, reads=("num_exemplars",)),
 }
 
 
@@ -251,15 +254,54 @@ def _perceptrons(
     precision: str,
     **names: str,
 ) -> Coders:
-    network_style = style(**names) | {"product": PRODUCTS[precision]}
+    network = functools.partial(
+        networks.mlp, **style(**names), product=PRODUCTS[precision]
+    )
+    return _of_vectors(
+        lambda size, outputs: network(size, encoder_hidden or hidden, outputs),
+        lambda size, outputs: network(size, hidden[::-1], outputs),
+    )
+
+
+def _gated(
+    *,
+    hidden: tuple[int, ...],
+    encoder_hidden: tuple[int, ...],
+    init: str,
+    precision: str,
+) -> Coders:
+    network = functools.partial(
+        networks.gated_mlp,
+        initializer=INITIALIZERS[init],
+        product=PRODUCTS[precision],
+    )
+    return _of_vectors(
+        lambda size, outputs: network(size, encoder_hidden or hidden, outputs),
+        lambda size, outputs: network(size, hidden[::-1], outputs),
+    )
+
+
+def _residual(*, width: int, num_blocks: int, precision: str, **names: str) -> Coders:
+    network = functools.partial(
+        networks.residual_mlp,
+        num_blocks=num_blocks,
+        product=PRODUCTS[precision],
+        **style(**names),
+    )
+    return _of_vectors(*2 * (lambda size, outputs: network(size, width, outputs),))
+
+
+def _of_vectors(
+    up: Callable[[int, int], Network], down: Callable[[int, int], Network]
+) -> Coders:
+    """Networks of numbers of inputs and outputs, for x as one vector."""
 
     def encoder(x_shape: tuple[int, ...], num_outputs: int) -> Network:
-        sizes = encoder_hidden or hidden
-        return networks.mlp(math.prod(x_shape), sizes, num_outputs, **network_style)
+        return up(math.prod(x_shape), num_outputs)
 
     def decoder(size: int, x_shape: tuple[int, ...], observed: Likelihood) -> Network:
         del x_shape
-        return networks.mlp(size, hidden[::-1], observed.width, **network_style)
+        return down(size, observed.width)
 
     def shift_decoder(
         params: PyTree, shift: Array, x_shape: tuple[int, ...], observed: Likelihood
@@ -315,17 +357,16 @@ _OF_MAPS = {
     "activation": "activation",
     "precision": "precision",
 }
+_OF_LAYERS = {
+    "hidden": "hidden",
+    "encoder_hidden": "encoder_hidden",
+    "init": "init",
+    "precision": "precision",
+}
 NETWORKS = {
-    "mlp": Choice(
-        _perceptrons,
-        {
-            "hidden": "hidden",
-            "encoder_hidden": "encoder_hidden",
-            "activation": "activation",
-            "init": "init",
-            "precision": "precision",
-        },
-    ),
+    "mlp": Choice(_perceptrons, {**_OF_LAYERS, "activation": "activation"}),
+    "gated_mlp": Choice(_gated, _OF_LAYERS),
+    "residual_mlp": Choice(_residual, {**_OF_MAPS, "init": "init"}, ("hidden",)),
     # Those of flows, and between two layers of latents, stay perceptrons of float32.
     "conv": Choice(_convolutions(residual=False), _OF_MAPS, ("hidden",)),
     "resnet": Choice(_convolutions(residual=True), _OF_MAPS, ("hidden",)),

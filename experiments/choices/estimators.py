@@ -21,7 +21,16 @@ from vae_jax.estimators import (
     wake_sleep,
 )
 from vae_jax.training import gradient
-from vae_jax.types import ExampleObjective, Model, Network, Objective, per_example
+from vae_jax.types import (
+    ExampleObjective,
+    Model,
+    Network,
+    Objective,
+    Params,
+    PRNGKey,
+    per_example,
+    per_row,
+)
 
 BASELINE_UNITS = 100
 
@@ -141,6 +150,7 @@ def objective(
     warmup_steps: int | Array = 0,
     network: Network | None = None,
     traced: Mapping[str, Any] = NO_FLAGS,
+    without: Callable[[Array], Model] | None = None,
 ) -> Objective:
     """The objective that the flags ask for, with the memory that some of them keep.
 
@@ -152,6 +162,8 @@ def objective(
         warmup_steps: over which beta rises to its value.
         network: the baseline that nvil learns.
         traced: numbers that take the place of flags of the same names.
+        without: row -> the model that an example of this row is trained on, in the
+            place of `model`.
 
     Raises:
         ValueError: where a number does not fit the estimator.
@@ -161,7 +173,7 @@ def objective(
     if row.learns_baseline:
         settings["network"] = network
 
-    def build(**changed: Any) -> ExampleObjective:
+    def of_model(model: Model, **changed: Any) -> ExampleObjective:
         function = row.build(
             model, num_samples=config.num_samples, **settings | changed
         )
@@ -171,13 +183,22 @@ def objective(
             function, num_data=num_data, weight_decay=weight_decay
         )
 
-    plain = build()  # so that what does not fit is said before anything runs
+    def build(**changed: Any) -> Objective:
+        if (model_of := without) is None:
+            return per_example(of_model(model, **changed))
+
+        def of_row(key: PRNGKey, params: Params, x: Array, row: Array) -> Array:
+            return of_model(model_of(row), **changed)(key, params, x)
+
+        return per_row(of_row)
+
+    of_model(model)  # so that what does not fit is said before anything runs
     if row.remembers:
         return running_baseline.running_baseline(
             lambda baseline, scale: build(baseline=baseline, scale=scale)
         )
     if isinstance(warmup_steps, int) and not warmup_steps:
-        return per_example(plain)
+        return build()
 
     def at_step(step: Array) -> gradient.Settings:
         # A traced warm-up of no steps is over at the first.

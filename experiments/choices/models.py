@@ -26,9 +26,10 @@ from experiments.choices.densities import (
     style,
     traits,
 )
-from vae_jax import factors, networks, posteriors, priors, vae
+from vae_jax import exemplars, factors, networks, posteriors, priors, vae
 from vae_jax.inference import full_vb, mcem, variational_em
 from vae_jax.types import (
+    Batch,
     Conditional,
     Generative,
     Likelihood,
@@ -49,8 +50,16 @@ CHAIN_OF_FITTED_NORMAL = {  # MCEM's q of an x is a normal fitted to such a chai
 }
 
 
-def build(config: Config, x_shape: tuple[int, ...]) -> Parts:
+def build(
+    config: Config, x_shape: tuple[int, ...], exemplar_rows: Batch | None = None
+) -> Parts:
     """The model of a configuration for observations of that shape.
+
+    Args:
+        config: the flags.
+        x_shape: of one observation.
+        exemplar_rows: of --prior=exemplar, to train with; without them their codes are
+            parameters, as of a model that was trained.
 
     Raises:
         ValueError: for a --model that does not import, builds no `Model`, or one that
@@ -67,6 +76,14 @@ def build(config: Config, x_shape: tuple[int, ...]) -> Parts:
         at_theta = vae.model(at_theta.generative, recognition, kl=at_theta.kl)
     if config.missing == "nan":
         at_theta = vae.masked(at_theta)
+    of_rows = None
+    if exemplar_rows is not None:
+        x, index, _ = exemplar_rows
+        of_rows = exemplars.with_exemplar_prior(at_theta, x, index)
+        at_theta = of_rows.model
+    elif config.prior == "exemplar":
+        number = config.num_exemplars
+        at_theta = exemplars.with_fixed_exemplars(at_theta, num_exemplars=number)
     density = None
     if not config.has_encoder:
         density = posterior(config)
@@ -77,7 +94,7 @@ def build(config: Config, x_shape: tuple[int, ...]) -> Parts:
     model = at_theta
     if config.algorithm == "full_vb":
         model = full_vb.at_mean(at_theta, initial_std=config.theta_std)
-    return Parts(model, at_theta, density, baseline)
+    return Parts(model, at_theta, density, baseline, of_rows)
 
 
 def quantity(config: Config, x_shape: tuple[int, ...]) -> Callable[[np.ndarray], str]:
@@ -272,7 +289,7 @@ def likelihood(config: Config, x_shape: tuple[int, ...]) -> Likelihood:
 
 
 def _prior(config: Config) -> Conditional:
-    """p(z); a VampPrior later takes its place."""
+    """p(z); one that is made of the encoder later takes its place."""
     if not POSTERIORS[config.posterior].traits.continuous:
         return priors.bernoulli(config.num_latents)
     row = PRIORS[config.prior]

@@ -8,6 +8,8 @@ from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from experiments.choices.densities import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 from experiments.choices.estimators import ESTIMATORS
 
+CODED = ("diag_normal", "full_normal")  # posteriors with moments of real z
+
 
 def check(config: Any) -> None:
     """Refuses what no run can be made of.
@@ -48,11 +50,13 @@ def _prior(config: Any) -> None:
             "--prior and --top_latents are of continuous latents, "
             "--posterior=bernoulli has its own prior"
         )
-    if config.prior == "vamp" and not config.has_encoder:
+    if config.prior in ("vamp", "exemplar") and not config.has_encoder:
         raise ValueError(
-            f"--prior=vamp is made of the encoder, which --algorithm="
+            f"--prior={config.prior} is made of the encoder, which --algorithm="
             f"{config.algorithm} has not"
         )
+    if config.prior == "exemplar":
+        _exemplars(config)
     if config.top_latents and (
         config.prior != "standard_normal"
         or config.posterior != "diag_normal"
@@ -61,6 +65,25 @@ def _prior(config: Any) -> None:
         raise ValueError(
             "--top_latents goes with an encoder, --prior=standard_normal and "
             "--posterior=diag_normal, which hold for each of its layers"
+        )
+
+
+def _exemplars(config: Any) -> None:
+    """Refuses what has no use for exemplars, or does not know which row is which."""
+    if config.posterior not in CODED:
+        raise ValueError(
+            "--prior=exemplar is made of the means of q, which --posterior="
+            f"{config.posterior} has not in closed form; what fits: {', '.join(CODED)}"
+        )
+    if config.algorithm == "full_vb":
+        raise ValueError(
+            "--prior=exemplar has to leave out each row's own exemplar, which "
+            "--algorithm=full_vb does not: take aevb, wake_sleep or rws"
+        )
+    if config.stream_steps:
+        raise ValueError(
+            "--prior=exemplar does not go with --stream_steps, whose rows have lost "
+            "their numbers, so that a row's own exemplar cannot be left out"
         )
 
 

@@ -9,6 +9,7 @@ from experiments.command.report import field
 from experiments.completion.methods import Completed
 from experiments.measures import measure
 from experiments.runs import trained_runs
+from vae_jax.data import batches
 from vae_jax.evaluation import calibration
 
 NOMINAL = 0.9  # of predictive intervals
@@ -37,7 +38,7 @@ def training_values(trained: trained_runs.Trained) -> np.ndarray:
     """Up to 10,000 training observations [N, *X]; NaN where they have holes."""
     size = min(len(trained.stored("train")), 10_000)
     rows = trained_runs.rows(trained, split="train", num_images=size)
-    if trained.config.binarization == "dynamic":
+    if trained.config.binarization in batches.REDRAWN:
         return np.asarray(rows)
     return np.asarray(trained.data.prepared.value(rows))
 

@@ -99,7 +99,9 @@ def side_by_side(
     for name, method in methods.items():
         start = time.perf_counter()
         estimated[name] = method(keys[METHODS.index(name)], trained, data)
-        estimated[name].figures["seconds"] = time.perf_counter() - start
+        figures = estimated[name].figures
+        figures |= trained.data.in_bits(figures)
+        figures["seconds"] = time.perf_counter() - start
         if len(methods) > 1:
             seconds = estimated[name].figures["seconds"]
             print(f"log p(x) by {name}: done in {seconds:.0f} s", flush=True)
@@ -114,6 +116,7 @@ def side_by_side(
 COLUMNS = (
     report.field("log p(x), nats", "method", width=14),
     report.field("mean", "log_p", ".3f", 11),
+    report.field("bits/dim", "log_p_bits_per_dimension", ".4f", 8),
     report.field("s.e.", "log_p_standard_error", ".3f", 7),
     report.field("sampling", "log_p_sampling_error", ".3f", 8),
     report.field("above is", "above_is", ".3f", 8),

@@ -191,10 +191,11 @@ def draw_curves(trained: trained_runs.Trained, workdir: pathlib.Path) -> None:
     chosen = places[-1] if places and trained.config.early_stopping else None
     reported = {name for row in rows for name in row}
     for metric, unit in METRICS.items():
-        (name,) = trained.data.labeled({metric: 0.0})
-        shown = [name, f"valid_{name}"]
-        if reported & set(shown):
-            panels[f"{name.replace('_', ' ')}, {unit}"] = shown
+        for name in trained.data.labeled({metric: 0.0}):
+            shown = [name, f"valid_{name}"]
+            if reported & set(shown):
+                of = "" if "bits" in name else f", {unit}"
+                panels[f"{name.replace('_', ' ')}{of}"] = shown
     figure = curves.training_curves(rows, panels=panels, chosen=chosen)
     files.save(figure, workdir / "training_curves.png")
 

@@ -58,7 +58,7 @@ def _bounds(run: Run, trained: list[trained_runs.Trained]) -> dict[str, Any]:
         measure.bound(key, one, split=split, num_samples=size)
         for key, one in zip(_keys(run), trained, strict=True)
     ]
-    print(f"{split} split, {first.moment}, {run.data.quantity}, nats per example:")
+    print(f"{split} split, {first.moment}, {run.data.quantity}, {run.data.units}:")
     if run.config.trains_many:
         result = sweep.summary(run.config, bounds)
         print("\n".join(sweep.lines(result)))

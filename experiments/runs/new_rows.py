@@ -111,6 +111,13 @@ def _check(source: sources.Source, config: Config, data: protocol.Dataset) -> No
     needed = [flag for flag, needs in unit_interval.items() if needs]
     if needed and not 0.0 <= low <= high <= 1.0:
         raise ValueError(f"{has}, and {needed[0]} of {run} needs [0, 1]: scale them")
+    if binarization in ("grid", "dequantized"):
+        numbers = [batches.num_stored_values(rows) for rows in (source, data.source)]
+        if numbers[0] != numbers[1]:
+            raise ValueError(
+                f"{source.name} has {numbers[0]} values that an entry may have, {run} "
+                f"{numbers[1]}: store the same"
+            )
     if binarization == "threshold" and 0.0 < high < 0.5:
         raise ValueError(
             f"{has}, all zeros under --binarization=threshold of {run}, which is 1 "

@@ -1,12 +1,15 @@
 """What a number means: the stamp that every result carries, and its names."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.choices import models
 from experiments.choices.config import Config
+from vae_jax import numerics
 from vae_jax.data import batches, sources
 
 # Under a Bernoulli likelihood with real-valued targets the reconstruction is minus a
@@ -20,7 +23,36 @@ OF_CROSS_ENTROPY = {
 }
 
 
+# What log p(x), or a bound on it, is called in bits, where it has any.
+OF_BITS = {
+    "bound": "bits_per_dimension",
+    "elbo": "bits_per_dimension",
+    "importance_bound": "importance_bits_per_dimension",
+    "log_p": "log_p_bits_per_dimension",
+}
 OF_REALS = "take --likelihood=normal_per_pixel_std --binarization=none"
+
+
+class Bits(NamedTuple):
+    """How nats of a row are told in bits per dimension.
+
+    Attributes:
+        num_entries: of a row, D.
+        num_values: K of dequantized rows, 1 where log p is of the values themselves.
+    """
+
+    num_entries: int
+    num_values: int = 1
+
+    def __str__(self) -> str:
+        """How they are made, and what they are of."""
+        rest = f"nats / ({self.num_entries} ln 2)"
+        if self.num_values == 1:
+            return f"bits per dimension are -{rest}, of the values themselves"
+        return (
+            f"bits per dimension are log2 {self.num_values} - {rest}, a bound on the "
+            f"discrete log-probability of the {self.num_values} stored values"
+        )
 
 
 class Dataset(NamedTuple):
@@ -30,11 +62,13 @@ class Dataset(NamedTuple):
         source: as loaded.
         prepared: as prepared for training.
         quantity: what log p(x | z) is on them, as the likelihood itself says.
+        bits: how it is told in bits; None where there are none.
     """
 
     source: sources.Source
     prepared: batches.Prepared
     quantity: str
+    bits: Bits | None = None
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -46,10 +80,28 @@ class Dataset(NamedTuple):
         """What tells these rows from any others."""
         return sources.digest(self.source)
 
+    @property
+    def units(self) -> str:
+        """Of all numbers of a row."""
+        return "; ".join(["nats per example", *([str(self.bits)] if self.bits else [])])
+
+    def in_bits(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the numbers, in nats, that have bits per dimension, in these."""
+        if self.bits is None:
+            return {}
+        return {
+            OF_BITS[name]: numerics.bits_per_dimension(nats, **self.bits._asdict())
+            for name, nats in numbers.items()
+            if name in OF_BITS
+        }
+
     def labeled(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
-        """Numbers of a model, in nats, under the names that are true of these data."""
+        """Numbers of a model, in nats, under the names that are true of these data.
+
+        Behind them those of `in_bits`.
+        """
         if self.quantity != "cross-entropy":
-            return {**numbers}
+            return {**numbers, **self.in_bits(numbers)}
         return {
             OF_CROSS_ENTROPY.get(name, name): -x if name == "reconstruction" else x
             for name, x in numbers.items()
@@ -87,7 +139,7 @@ def load(config: Config) -> Dataset:
         data_seed=config.data_seed,
         missing_rate=config.missing_rate,
     )
-    return Dataset(source, prepared, of_data)
+    return Dataset(source, prepared, of_data, _bits(config, source, of_data))
 
 
 def mean_x(config: Config, data: Dataset) -> np.ndarray:
@@ -136,7 +188,7 @@ def stamp(config: Config, data: Dataset) -> dict[str, Any]:
         "missing_share": {s: _share_missing(data, s) for s in sources.SPLITS},
         "likelihood": config.model or config.likelihood,
         "quantity": data.quantity,
-        "units": "nats per example",
+        "units": data.units,
     }
 
 
@@ -144,8 +196,11 @@ def reading(config: Config, source: sources.Source) -> str:
     """How x is made of what is stored."""
     shifted = f"(stored + {source.offset:g})" if source.offset else "stored"
     value = f"{shifted} / {source.divisor:g}"
+    top = source.divisor - 2 * source.offset
     return {
         "none": f"x = {value}",
+        "grid": f"x = stored / {top:g}",
+        "dequantized": f"x = (stored + u) / {top + 1:g}, u uniform in [0, 1)",
         "threshold": f"x = 1 where {value} >= 0.5, else 0",
     }.get(config.settled.binarization, f"x = 1 with probability {value}, else 0")
 
@@ -162,11 +217,12 @@ def opening(config: Config, data: Dataset) -> str:
     share = max(_share_missing(data, split) for split in sources.SPLITS)
     holes = f", up to {100 * share:.0f}% of a split missing" if share else ""
     shape = "x".join(map(str, data.x_shape))
+    bits = f"; {data.bits}" if data.bits else ""
     return (
         f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored {stored}"
         f"{holes}; --binarization={config.settled.binarization}: "
         f"{reading(config, source)}; {config.observation}: a row's number "
-        f"is a {data.quantity} in nats"
+        f"is a {data.quantity} in nats{bits}"
     )
 
 
@@ -183,8 +239,14 @@ def quantity(config: Config, source: sources.Source) -> str:
 def _of_splits(config: Config, source: sources.Source) -> dict[str, str]:
     """What it is on each split that holds any value."""
     of_rows = models.quantity(config, source.train.shape[1:])
-    if config.settled.binarization != "none":
+    binarization = config.settled.binarization
+    if binarization == "dequantized":
+        return dict.fromkeys(sources.SPLITS, _of_noisy(config, of_rows))
+    if binarization not in ("none", "grid"):
         return dict.fromkeys(sources.SPLITS, of_rows(np.array([0.0, 1.0])))
+    if binarization == "grid":  # where the values lie on another scale
+        divisor = float(batches.num_stored_values(source) - 1)
+        source = source._replace(offset=0.0, divisor=divisor)
     of_splits = {}
     for split, (low, high) in value_ranges(source).items():
         values = _distinct(getattr(source, split))
@@ -193,10 +255,56 @@ def _of_splits(config: Config, source: sources.Source) -> dict[str, str]:
         except ValueError as error:
             raise ValueError(
                 f"{config.observation} needs values that it is of, the {split} split "
-                f"of {source.name} has [{low:g}, {high:g}]: scale it, or {OF_REALS} "
+                f"of {source.name} has [{low:g}, {high:g}]: {_fix(config, source)} "
                 f"({error})"
             ) from error
     return of_splits
+
+
+def _fix(config: Config, source: sources.Source) -> str:
+    """What makes values fit that a likelihood has no number for."""
+    if config.is_of_stored_values:
+        with contextlib.suppress(ValueError):
+            number = batches.num_stored_values(source)
+            if number == config.num_values:
+                return "take --binarization=grid"
+            return f"take --binarization=grid --num_values={number}"
+    return f"scale it, or {OF_REALS}"
+
+
+def _of_noisy(config: Config, of_rows: Callable[[np.ndarray], str]) -> str:
+    """What it is on dequantized rows.
+
+    Raises:
+        ValueError: for anything but a density, as noise is for these alone.
+    """
+    try:
+        of_noise = of_rows(np.array([0.2, 0.4]))
+    except ValueError:
+        of_noise = ""
+    if of_noise != "log-density":
+        raise ValueError(
+            f"--binarization=dequantized adds noise for a density, and "
+            f"{config.observation} is none: take --binarization=grid for the stored "
+            "values, or a density such as --likelihood=normal_per_pixel_std"
+        )
+    return of_noise
+
+
+def _bits(config: Config, source: sources.Source, quantity: str) -> Bits | None:
+    """How numbers are told in bits: not where rows are of different numbers of entries.
+
+    Nor for a density on values without noise, which says nothing of bits, and for a
+    cross-entropy.
+    """
+    if config.missing != "refuse":
+        return None
+    num_entries = math.prod(source.train.shape[1:])
+    if quantity == "log-likelihood":
+        return Bits(num_entries)
+    if config.settled.binarization == "dequantized":
+        return Bits(num_entries, batches.num_stored_values(source))
+    return None
 
 
 def _check_scale(config: Config, source: sources.Source, quantity: str) -> None:
@@ -208,6 +316,8 @@ def _check_scale(config: Config, source: sources.Source, quantity: str) -> None:
     binarization = config.settled.binarization
     if config.squash_mean and not config.model:
         _refuse_beyond(source, "--squash_mean", "leave --squash_mean out")
+    if binarization in ("grid", "dequantized"):
+        return
     if binarization == "none":
         if quantity == "cross-entropy" and config.binarization == "auto":
             of_splits = _of_splits(config, source)
@@ -215,14 +325,16 @@ def _check_scale(config: Config, source: sources.Source, quantity: str) -> None:
             raise ValueError(
                 f"the {split} split of {source.name} has values between 0 and 1: give "
                 "--binarization=static or dynamic (1 with the value as probability) or "
-                "threshold (1 from 1/2 on), --likelihood=normal_per_pixel_std for real "
-                "values, or --binarization=none for a cross-entropy"
+                "threshold (1 from 1/2 on), --likelihood=discretized_logistic_mixture "
+                "for stored bytes, --likelihood=normal_per_pixel_std for real values, "
+                "or --binarization=none for a cross-entropy"
             )
         return
     if quantity == "log-density" and config.binarization == "auto":
         raise ValueError(
             f"{config.observation} of {source.name}: give --binarization=none for its "
-            f"values as they are, or {binarization} for zeros and ones"
+            f"values as they are, dequantized for a bound on the probability of those "
+            f"that are stored, or {binarization} for zeros and ones"
         )
     fix = "take --binarization=none" if quantity == "log-density" else OF_REALS
     _refuse_beyond(source, f"--binarization={binarization}", fix)

@@ -22,8 +22,9 @@ from experiments.command import cli
 from experiments.runs import protocol, rundir
 from vae_jax.data import batches, feeds
 from vae_jax.training import checkpoints, gradient, loop, parallel
-from vae_jax.types import Algorithm, Model, Params, PRNGKey, PyTree
+from vae_jax.types import Algorithm, Batch, Model, Params, PRNGKey, PyTree
 
+_OF_EXEMPLARS = 2  # keeps their stream apart from those of binarization and holes
 SCAN_STEPS = 1000  # of one compiled scan at most: how long an interrupt may wait
 
 
@@ -110,7 +111,7 @@ def of_data(config: Config, data: protocol.Dataset) -> Run:
     _check(config, data, mesh)
     together = sweep.expand(config)
     first, many = together[0], config.trains_many
-    parts = models.build(first, data.x_shape)
+    parts = of_flags(first, data)
     steps_per_epoch = num_rows // config.batch_size
     # A swept number is traced, and what it schedules has a memory, from the start on.
     swept = {
@@ -129,6 +130,34 @@ def of_data(config: Config, data: protocol.Dataset) -> Run:
         configs=together,
         mesh=mesh,
     )
+
+
+def of_flags(config: Config, data: protocol.Dataset) -> algorithms.Parts:
+    """The model of the flags, with the rows of the data that some priors are made of.
+
+    Raises:
+        ValueError: as `models.build`; for more exemplars than there are rows.
+    """
+    exemplars = _exemplars(config, data) if config.prior == "exemplar" else None
+    return models.build(config, data.x_shape, exemplars)
+
+
+def _exemplars(config: Config, data: protocol.Dataset) -> Batch:
+    """Training rows, drawn once by --data_seed, as the encoder reads them.
+
+    Those of a dynamically binarized data set are drawn once here.
+    """
+    stored, number = data.prepared.train, config.num_exemplars
+    if number > len(stored):
+        raise ValueError(
+            f"--num_exemplars={number} is more than the training split of "
+            f"{len(stored)} rows: give as many or fewer"
+        )
+    generator = np.random.default_rng((config.data_seed, _OF_EXEMPLARS))
+    rows = np.sort(generator.choice(len(stored), number, replace=False))
+    key, places = jax.random.key(config.data_seed), jnp.arange(number)
+    taken = data.prepared.take(key, jnp.asarray(stored[rows]), places)
+    return taken._replace(index=jnp.asarray(rows, jnp.int32))
 
 
 def _check(config: Config, data: protocol.Dataset, mesh: Mesh | None) -> None:
@@ -230,6 +259,16 @@ def initial(run: Run) -> Saved:
     """The state before the first step, made by one compiled program."""
     layout = parallel.whole(run.mesh)
     return jax.jit(partial(_initial, run), out_shardings=layout)(run.keys)
+
+
+def with_params(run: Run, params: Params, *, step: int) -> Saved:
+    """The state of one run before a step, of parameters that were fitted elsewhere."""
+    saved, at = initial(run), jnp.asarray(step, jnp.int32)
+    average = params if saved.run.inner.average else ()
+    inner = saved.run.inner._replace(params=params, average=average)
+    return saved._replace(
+        run=saved.run._replace(inner=inner, step=at), best=params, best_step=at
+    )
 
 
 def restore(run: Run) -> Saved | None:

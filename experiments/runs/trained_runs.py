@@ -10,11 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments.choices import densities, models
+from experiments.choices import densities
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import new_rows, protocol, rundir, runs
-from vae_jax.data import sources
+from vae_jax.data import batches, sources
 from vae_jax.training import parallel
 from vae_jax.types import Model, Params
 
@@ -321,7 +321,7 @@ def of_runs(
         return [of_run(run, saved, **which)]
     together = []
     for i, config in enumerate(run.configs):
-        parts = models.build(config, run.data.x_shape)  # some draw by --seed
+        parts = runs.of_flags(config, run.data)  # some draw by --seed
         alone = run._replace(config=config, parts=parts)
         one = of_run(alone, runs.one_of(saved, i), **which)
         together.append(one._replace(member=i))
@@ -360,7 +360,10 @@ def of_run(
         "best": (saved.best, saved.best_step),
         "last": (there[weights], saved.run.step),
     }[checkpoint]
-    trained = Trained(run.config, run.data, run.model, params, int(step), run.mesh)
+    model, exemplars = run.model, run.parts.of_exemplars
+    if exemplars is not None:  # their codes are all that a trained model reads of them
+        model, params = exemplars.fixed, jax.jit(exemplars.fix)(params)
+    trained = Trained(run.config, run.data, model, params, int(step), run.mesh)
     return trained._replace(weights=weights)
 
 
@@ -371,15 +374,15 @@ def _usual_checkpoint(config: Config) -> str:
 def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
     """Rows of a split on the device, the first num_images of them if not 0.
 
-    The training rows of a dynamically binarized data set are raw, on another scale:
-    they are drawn once here, from a fixed key.
+    The training rows of a data set that is drawn at each visit are raw, on another
+    scale: they are drawn once here, from a fixed key.
 
     Raises:
         ValueError: if the split is empty or holds fewer rows.
     """
     num = _num_rows(trained, split, num_images)
     array = jnp.asarray(trained.stored(split)[:num])
-    if split == "train" and trained.config.binarization == "dynamic":
+    if split == "train" and trained.config.binarization in batches.REDRAWN:
         key = jax.random.key(trained.config.data_seed)
         return trained.data.prepared.take(key, array, jnp.arange(len(array))).x
     return array

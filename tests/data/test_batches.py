@@ -269,18 +269,90 @@ def test_bad_settings_are_refused_by_name():
         batches.take(divisor=0.0)
 
 
+# Stored values
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_stored_values_are_counted_from_the_scale(name):
+    offset, divisor, number = SCALES[name]
+    rows = np.arange(number, dtype=np.uint8).reshape(-1, 1)
+    for train in (rows, rows.astype(np.float32)):
+        made = source(train, offset=offset, divisor=divisor)
+        assert batches.num_stored_values(made) == number
+        ready = batches.prepare(made, binarization="grid")
+        on_grid = np.arange(number, dtype=np.float32) / np.float32(number - 1)
+        x = ready.value(jnp.asarray(train))
+        np.testing.assert_allclose(x[:, 0], on_grid, rtol=1e-6)
+        x = ready.take(jax.random.key(0), jnp.asarray(train), jnp.arange(number)).x
+        np.testing.assert_allclose(x[:, 0], on_grid, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "divisor"),
+    [
+        (np.array([[0.0, 0.5]], np.float32), 255.0),
+        (np.array([[0.0, 2.0]], np.float32), 1.0),
+        (np.array([[-1.0, 0.0]], np.float32), 255.0),
+        (np.array([[0, 17]], np.uint8), 16.0),
+        (np.array([[0.0, 9.0]], np.float32), 65535.0),
+        (np.array([[0, 1]], np.uint8), 0.5),
+    ],
+)
+@pytest.mark.parametrize("binarization", ["grid", "dequantized"])
+def test_entries_that_are_no_stored_values_are_refused(rows, divisor, binarization):
+    whole = np.zeros_like(rows)
+    made = source(whole, test=rows, divisor=divisor)
+    with pytest.raises(ValueError, match=r"made: t.* does not hold whole numbers from"):
+        batches.prepare(made, binarization=binarization)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_noise_is_uniform_in_the_bin_of_its_value_and_fresh_in_training_alone(name):
+    offset, divisor, number = SCALES[name]
+    rows = np.random.default_rng(0).integers(0, number, (400, 50), np.uint8)
+    made = source(rows, valid=rows, test=rows, offset=offset, divisor=divisor)
+    ready = batches.prepare(made, binarization="dequantized", data_seed=1)
+    np.testing.assert_array_equal(ready.train, rows)
+    index = jnp.arange(400)
+    first, second = (
+        np.asarray(ready.take(jax.random.key(i), jnp.asarray(rows), index).x)
+        for i in (0, 1)
+    )
+    splits = [
+        np.asarray(ready.value(jnp.asarray(x))) for x in (ready.valid, ready.test)
+    ]
+    seen = []
+    for y in (first, second, *splits):
+        assert y.dtype == np.float32
+        scaled = y.astype(np.float64) * number
+        np.testing.assert_array_equal(np.floor(scaled), rows)
+        noise = scaled - rows
+        counts = np.histogram(noise, bins=20, range=(0.0, 1.0))[0]
+        expected = noise.size / 20
+        assert ((counts - expected) ** 2 / expected).sum() < 60.0  # 19 degrees
+        seen.append(noise.ravel())
+    off_diagonal = np.corrcoef(seen) - np.eye(4)
+    assert np.abs(off_diagonal).max() < 5 / np.sqrt(rows.size)
+    again = batches.prepare(made, binarization="dequantized", data_seed=1)
+    np.testing.assert_array_equal(again.test, ready.test)
+    other = batches.prepare(made, binarization="dequantized", data_seed=2)
+    assert (other.test != ready.test).mean() > 0.9
+    fewer = made._replace(test=rows[:30], valid=rows[:0])
+    fewer = batches.prepare(fewer, binarization="dequantized", data_seed=1)
+    np.testing.assert_array_equal(fewer.test, ready.test[:30])
+
+
 # Missing entries
 
 
 @pytest.mark.parametrize("binarization", batches.BINARIZATIONS)
 def test_what_is_missing_stays_missing_and_the_rest_is_as_without_holes(binarization):
-    whole = noise(60, 7).astype(np.float32) / np.float32(255)
+    whole = noise(60, 7).astype(np.float32)
     holes = np.random.default_rng(0).random(whole.shape) < 0.3
     punched = np.where(holes, np.float32(np.nan), whole)
     ready, complete = (
         batches.prepare(
-            source(train, valid=train, test=train, divisor=1.0),
-            binarization=binarization,
+            source(train, valid=train, test=train), binarization=binarization
         )
         for train in (punched, whole)
     )

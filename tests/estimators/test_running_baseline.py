@@ -31,8 +31,9 @@ def _build(problem):
 
 def _run(problem, num_steps, *, monitor=None, **settings):
     """States and infos of a few steps."""
+    build = _build(problem)
     objective = running_baseline.running_baseline(
-        _build(problem), decay=DECAY, **settings
+        lambda *numbers: types.per_example(build(*numbers)), decay=DECAY, **settings
     )
     watched = {} if monitor is None else {"monitor": monitor}
     algorithm = gradient.ascent(objective, optax.sgd(0.1), **watched)

@@ -77,9 +77,9 @@ def _chains(method, recognition, x, **steps):
     return jax.jit(jax.vmap(complete, in_axes=(0, None, None)))(keys, params, x)
 
 
-def _largest_z(drawn, mean, spread):
+def _largest_z(draws, mean, spread):
     """How far the first two moments of draws [N, 2] are off, in standard errors."""
-    centered = np.asarray(drawn, np.float64) - mean
+    centered = np.asarray(draws, np.float64) - mean
     products = centered[:, :, None] * centered[:, None, :]
     return max(
         testing.largest_z(centered, 0.0 * mean), testing.largest_z(products, spread)
@@ -93,20 +93,20 @@ def _largest_z(drawn, mean, spread):
 @pytest.mark.parametrize("right", [False, True], ids=["wrong q", "posterior"])
 def test_metropolis_within_gibbs_draws_of_the_conditional_whatever_q_is(right):
     _, exact, _ = _model()
-    found = _chains(
+    completed = _chains(
         "metropolis_within_gibbs",
         exact if right else _wrong(exact),
         jnp.array(X),
         **STEPS,
     )
     mean, spread, _ = _conditional()
-    assert _largest_z(found.x[:, 0, HIDDEN], mean, spread) < 5.0
-    kept = np.broadcast_to(np.array(X, np.float32)[~HIDDEN], (NUM_CHAINS, 3))
-    np.testing.assert_array_equal(found.x[:, 0, ~HIDDEN], kept)
-    acceptance = float(found.acceptance.mean())
+    assert _largest_z(completed.x[:, 0, HIDDEN], mean, spread) < 5.0
+    observed = np.broadcast_to(np.array(X, np.float32)[~HIDDEN], (NUM_CHAINS, 3))
+    np.testing.assert_array_equal(completed.x[:, 0, ~HIDDEN], observed)
+    acceptance = float(completed.acceptance.mean())
     assert acceptance > 0.999 if right else 0.3 < acceptance < 0.95
     # E[x_mis | z] of the draws has the conditional's mean too.
-    testing.assert_mean_equals(found.mean[:, HIDDEN], mean)
+    testing.assert_mean_equals(completed.mean[:, HIDDEN], mean)
 
 
 @pytest.mark.slow
@@ -133,13 +133,13 @@ def test_draws_along_one_chain_have_the_conditional_as_those_of_many_have():
         thin=2,
     )
     keys = jax.random.split(jax.random.key(4), 2000)
-    found = jax.jit(jax.vmap(complete, in_axes=(0, None, None)))(
+    completed = jax.jit(jax.vmap(complete, in_axes=(0, None, None)))(
         keys, params, jnp.array(X)
     )
     mean, spread, _ = _conditional()
-    assert found.x.shape == (2000, 20, 5)
-    testing.assert_mean_equals(found.x[:, :, HIDDEN].mean(1), mean)
-    centered = np.asarray(found.x[:, :, HIDDEN], np.float64) - mean
+    assert completed.x.shape == (2000, 20, 5)
+    testing.assert_mean_equals(completed.x[:, :, HIDDEN].mean(1), mean)
+    centered = np.asarray(completed.x[:, :, HIDDEN], np.float64) - mean
     products = np.einsum("nsi,nsj->nij", centered, centered) / 20
     testing.assert_mean_equals(products, spread)
 
@@ -151,16 +151,18 @@ def test_importance_sampling_has_the_conditional_and_the_evidence(x64):
     complete = completion.importance(
         model, num_samples=200_000, num_draws=NUM_CHAINS, chunk_size=4000
     )
-    found = jax.jit(complete)(jax.random.key(0), params, jnp.array(X))
-    evidence = found.evidence
+    completed = jax.jit(complete)(jax.random.key(0), params, jnp.array(X))
+    evidence = completed.evidence
     mean, spread, log_p = _conditional()
     size = float(evidence.effective_sample_size)
     assert size > 50_000.0
-    assert _largest_z(found.x[:, HIDDEN], mean, spread) < 5.0
+    assert _largest_z(completed.x[:, HIDDEN], mean, spread) < 5.0
     error = np.sqrt(np.diag(spread) / size)
-    assert (np.abs(np.asarray(found.mean)[HIDDEN] - mean) < 5.0 * error).all()
+    assert (np.abs(np.asarray(completed.mean)[HIDDEN] - mean) < 5.0 * error).all()
     assert abs(evidence.log_p - log_p) < 5.0 * evidence.standard_error
-    np.testing.assert_array_equal(np.asarray(found.mean)[~HIDDEN], np.array(X)[~HIDDEN])
+    np.testing.assert_array_equal(
+        np.asarray(completed.mean)[~HIDDEN], np.array(X)[~HIDDEN]
+    )
 
 
 @pytest.mark.slow
@@ -171,8 +173,8 @@ def test_weights_of_the_mean_sum_to_one_while_the_largest_grows_chunk_by_chunk()
     complete = completion.importance(model, num_samples=50, num_draws=1, chunk_size=1)
     xs = 3.0 * jnp.array(X)[None] * jnp.linspace(0.1, 2.0, 20)[:, None]
     keys = jax.random.split(jax.random.key(2), 20)
-    found = jax.jit(jax.vmap(complete, (0, None, 0)))(keys, params, xs)
-    np.testing.assert_allclose(found.mean[:, HIDDEN], 1.0, rtol=1e-5)
+    completed = jax.jit(jax.vmap(complete, (0, None, 0)))(keys, params, xs)
+    np.testing.assert_allclose(completed.mean[:, HIDDEN], 1.0, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -183,13 +185,13 @@ def test_the_score_of_exact_draws_is_the_conditional_density_of_the_truth(x64):
     complete = completion.importance(
         model, num_samples=100_000, num_draws=NUM_CHAINS, chunk_size=4000
     )
-    found = jax.jit(complete)(jax.random.key(1), params, jnp.array(X))
+    completed = jax.jit(complete)(jax.random.key(1), params, jnp.array(X))
     score = completion.log_likelihood_of_truth(generative)
     mean, spread, _ = _conditional()
     expected = stats.multivariate_normal(mean, spread).logpdf(truth[HIDDEN])
-    got = jax.jit(score)(params, jnp.array(X), truth, found.z)
+    got = jax.jit(score)(params, jnp.array(X), truth, completed.z)
     np.testing.assert_allclose(got, expected, atol=0.05)
-    assert float(score(params, truth, truth, found.z[:2])) == 0.0
+    assert float(score(params, truth, truth, completed.z[:2])) == 0.0
 
 
 # Where nothing is observed, and where everything is
@@ -207,14 +209,14 @@ def test_where_nothing_is_observed_completions_are_draws_of_the_model(method):
     generative, exact, params = _model()
     model = vae.masked(vae.model(generative, _wrong(exact)))
     x = jnp.full(5, NAN)
-    found = jax.jit(_any(method, model, NUM_CHAINS))(jax.random.key(0), params, x)
+    completed = jax.jit(_any(method, model, NUM_CHAINS))(jax.random.key(0), params, x)
     layer = params.generative["decoder"]["output"]
     covariance = layer["kernel"].T @ layer["kernel"] + 0.49 * np.eye(5)
-    drawn = np.asarray(found.x)
+    draws = np.asarray(completed.x)
     if method == "importance":  # drawn again with replacement: twice the variance
-        drawn = drawn[::2]
-    assert _largest_z(drawn, np.asarray(layer["bias"]), covariance) < 5.0
-    np.testing.assert_allclose(found.acceptance, 1.0)
+        draws = draws[::2]
+    assert _largest_z(draws, np.asarray(layer["bias"]), covariance) < 5.0
+    np.testing.assert_allclose(completed.acceptance, 1.0)
 
 
 def test_where_nothing_is_observed_the_evidence_is_that_of_nothing():
@@ -232,9 +234,9 @@ def test_an_observation_without_holes_is_its_own_completion(method):
     generative, exact, params = _model()
     x = jnp.arange(5.0)
     complete = _any(method, vae.masked(vae.model(generative, exact)), 3)
-    found = jax.jit(complete)(jax.random.key(0), params, x)
-    np.testing.assert_array_equal(found.x, np.tile(np.arange(5.0), (3, 1)))
-    np.testing.assert_array_equal(found.mean, x)
+    completed = jax.jit(complete)(jax.random.key(0), params, x)
+    np.testing.assert_array_equal(completed.x, np.tile(np.arange(5.0), (3, 1)))
+    np.testing.assert_array_equal(completed.mean, x)
 
 
 # Transformation, edge
@@ -267,9 +269,9 @@ def test_a_chain_in_an_impossible_place_moves_and_no_nan_is_accepted():
     complete = completion.metropolis_within_gibbs(
         vae.masked(vae.model(generative, broken)), num_draws=4, num_warmup=1
     )
-    found = jax.jit(complete)(jax.random.key(0), params, jnp.array(X))
-    assert float(found.acceptance) == 0.0
-    assert np.isfinite(found.x).all()
+    completed = jax.jit(complete)(jax.random.key(0), params, jnp.array(X))
+    assert float(completed.acceptance) == 0.0
+    assert np.isfinite(completed.x).all()
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,9 @@ def test_the_sampled_mean_comes_to_the_mean_of_the_posterior(x64):
     x = jnp.array([0.4, -0.7])
     code = representation.sampled_mean(problem.recognition, num_samples=25)
     keys = jax.random.split(jax.random.key(0), 1000)
-    drawn = jax.jit(jax.vmap(code, (0, None, None)))(keys, problem.params, x)
+    codes = jax.jit(jax.vmap(code, (0, None, None)))(keys, problem.params, x)
     exact = jnp.split(problem.recognition.encode(problem.params, x), 2)[0]
-    testing.assert_mean_equals(drawn, exact)
+    testing.assert_mean_equals(codes, exact)
 
 
 def test_a_single_sample_is_a_draw_of_the_posterior():
@@ -65,7 +65,7 @@ def test_a_single_sample_is_a_draw_of_the_posterior():
     x, key = jnp.array([0.4, -0.7]), jax.random.key(3)
     code = representation.sampled_mean(problem.recognition, num_samples=1)
     h = problem.recognition.encode(problem.params, x)
-    drawn = problem.recognition.sample(jax.random.clone(key), problem.params, h)
-    np.testing.assert_array_equal(code(key, problem.params, x), drawn)
+    z = problem.recognition.sample(jax.random.clone(key), problem.params, h)
+    np.testing.assert_array_equal(code(key, problem.params, x), z)
     with pytest.raises(ValueError, match="num_samples must be positive, got 0"):
         representation.sampled_mean(problem.recognition, num_samples=0)

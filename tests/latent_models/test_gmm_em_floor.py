@@ -129,11 +129,11 @@ def test_a_batch_without_weight_leaves_the_mixture_where_it_is():
 @pytest.mark.parametrize("share", [0.5, pytest.param(1e-3, marks=pytest.mark.slow)])
 def test_weights_below_one_give_the_fit_of_equal_weights(x64, share):
     """Starts and collapse are told by rows, which weights of 1/N must not all be."""
-    x = rows(num_rows=60)[0]
+    x, algorithm = rows(num_rows=60)[0], gmm.em()
     ends = []
     for weight in (np.ones(60), np.full(60, share)):
         params = start(x, weight=jnp.asarray(weight))
-        ends.append(run(gmm.em(), params, batch_of(x, weight), 5))
+        ends.append(run(algorithm, params, batch_of(x, weight), 5))
         assert not ends[-1][1].num_collapsed.any()
     chex.assert_trees_all_close(
         *[(state.params.generative, info) for state, info in ends],
@@ -143,6 +143,9 @@ def test_weights_below_one_give_the_fit_of_equal_weights(x64, share):
 
 
 # float32 at the floor
+
+
+_ESTIMATE = jax.jit(gmm.maximum_likelihood, static_argnames="covariance")
 
 
 def normals_rows(num_rows, num_features, scale, *, seed=0):
@@ -168,9 +171,7 @@ def test_fewer_rows_than_features_end_at_the_greatest_likelihood(covariance):
     np.testing.assert_allclose(info.log_p[3:], greatest, atol=1e-4)
     assert info.num_at_floor[-1] == 1
     # In one step too, where the rows' components are observed.
-    params = gmm.maximum_likelihood(
-        jnp.asarray(x), jnp.ones((4, 1, 1)), covariance=covariance
-    )
+    params = _ESTIMATE(jnp.asarray(x), jnp.ones((4, 1, 1)), covariance=covariance)
     np.testing.assert_allclose(mean_log_p(params, x), greatest, atol=1e-4)
 
 
@@ -215,7 +216,7 @@ def test_rows_of_any_size_have_the_fit_of_rows_near_one(covariance, missing):
         ends.append((log_p, state.params.generative["mean"] / scale))
     np.testing.assert_allclose(ends[1][0], ends[0][0], rtol=1e-5)
     np.testing.assert_allclose(ends[1][1], ends[0][1], atol=1e-4)
-    params = gmm.maximum_likelihood(
+    params = _ESTIMATE(
         jnp.asarray(unit * rows), jnp.ones((400, 1, 1)), covariance=covariance
     )
     sample = np.cov(unit * rows.T.astype(float), bias=True)

@@ -10,14 +10,16 @@ def _images(*shape):
     return np.random.default_rng(0).random(shape)
 
 
-def _drawn(figure):
+def _pictures(figure):
     return [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
 
 
 def test_hidden_pixels_are_orange_and_the_others_gray_as_they_were():
     original, hidden = _images(2, 4, 3), np.zeros((2, 4, 3), bool)
     hidden[1, :2] = True
-    first, _ = _drawn(completions.table(original, hidden, {"a": _images(2, 1, 4, 3)}))
+    first, _ = _pictures(
+        completions.table(original, hidden, {"a": _images(2, 1, 4, 3)})
+    )
     assert first.shape == (9, 7, 3)  # a pixel between rows and columns
     np.testing.assert_allclose(first[:4, :3], np.repeat(original[0][..., None], 3, -1))
     np.testing.assert_allclose(first[:4, 4:7], first[:4, :3])
@@ -30,7 +32,7 @@ def test_each_group_has_a_title_and_its_images_in_order():
     figure = completions.table(_images(2, 4, 4), np.zeros((2, 4, 4), bool), groups)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["original, observed", "one", "two"]
-    _, one, two = _drawn(figure)
+    _, one, two = _pictures(figure)
     assert one.shape == (9, 14, 3)
     np.testing.assert_allclose(one[5:, 5:9, 0], groups["one"][1, 1])
     np.testing.assert_allclose(two[:4, :, 1], groups["two"][0, 0])
@@ -41,7 +43,7 @@ def test_colored_images_are_drawn_in_color_and_what_is_no_number_as_separators()
     original[0, 0, 0] = np.nan
     hidden = np.zeros(original.shape, bool)
     hidden[0, 1, 1, 2] = True  # of one channel
-    (first,) = _drawn(completions.table(original, hidden, {}))
+    (first,) = _pictures(completions.table(original, hidden, {}))
     np.testing.assert_allclose(first[0, 0], images.SEPARATOR)
     np.testing.assert_allclose(first[:, 2], np.tile(images.SEPARATOR, (2, 1)))
     np.testing.assert_allclose(first[0, 1], original[0, 0, 1])
@@ -70,7 +72,7 @@ def test_what_cannot_be_drawn_is_refused(original, hidden, groups, message):
 def test_limits_are_black_and_white_and_a_line_says_them():
     original, hidden = _images(2, 4, 4), np.zeros((2, 4, 4), bool)
     figure = completions.table(8.0 * original - 4.0, hidden, {}, limits=(-4.0, 4.0))
-    np.testing.assert_allclose(_drawn(figure)[0][:4, :4, 0], original[0])
+    np.testing.assert_allclose(_pictures(figure)[0][:4, :4, 0], original[0])
     assert [text.get_text() for text in figure.texts] == ["black -4, white 4"]
     cut = completions.table(original, hidden, {"a": 2.0 * original[:, None]})
     assert [text.get_text() for text in cut.texts] == ["black 0, white 1, cut beyond"]

@@ -147,7 +147,9 @@ def test_the_monitor_leaves_the_step_as_it_is():
 
 def test_settings_see_the_number_of_steps_taken():
     objective = gradient.scheduled(
-        lambda settings: lambda key, params, x: settings["scale"] * params.generative,
+        lambda settings: per_example(
+            lambda key, params, x: settings["scale"] * params.generative
+        ),
         lambda step: {"scale": 1.0 + 10.0 * step.astype(jnp.float32)},
     )
     algorithm = gradient.ascent(objective, optax.sgd(1.0))
@@ -166,7 +168,9 @@ def test_a_kl_warm_up_is_one_program_with_a_traced_beta():
     chex.clear_trace_counter()
 
     def build(settings):
-        return sgvb.sgvb_b(problem.model, num_samples=1, beta=settings["beta"])
+        return per_example(
+            sgvb.sgvb_b(problem.model, num_samples=1, beta=settings["beta"])
+        )
 
     once: Any = chex.assert_max_traces(build, n=1)
     objective = gradient.scheduled(once, lambda step: {"beta": step / 10.0})

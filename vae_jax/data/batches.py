@@ -1,4 +1,4 @@
-"""Batches gathered on the device, and the four ways to binarize images.
+"""Batches gathered on the device, and the ways to read or binarize stored entries.
 
 The data set stays on the device as it is stored, mostly a byte an entry; an epoch is
 an array of rows, and each batch becomes float32 inside the compiled step. Bytes have no
@@ -16,7 +16,9 @@ from jaxtyping import Array, Float, Int
 from vae_jax.data import sources
 from vae_jax.types import Batch, PRNGKey
 
-BINARIZATIONS = ("none", "threshold", "static", "dynamic")
+BINARIZATIONS = ("none", "grid", "dequantized", "threshold", "static", "dynamic")
+REDRAWN = ("dequantized", "dynamic")
+"""Of these, training rows stay as stored: they are drawn each time they are taken."""
 
 Take: TypeAlias = Callable[[PRNGKey, Array, Array], Batch]
 """(key, data [N, *X], index [B]) -> Batch"""
@@ -24,16 +26,17 @@ Take: TypeAlias = Callable[[PRNGKey, Array, Array], Batch]
 Value: TypeAlias = Callable[[Array], Array]
 """raw [...] -> float32 [...]"""
 
-_FULL = 1 << 16  # dynamic binarization draws 16 bits an entry
+_FULL = 1 << 16  # 16 bits are drawn an entry
+_MOST_VALUES = 256  # that float32 tells apart with 16 bits of noise each
 _ROWS = 1000  # rows that are drawn at once on the host
-_OF_HOLES = 1  # keeps their streams apart from those of binarization
+_OF_HOLES, _OF_NOISE = 1, 3  # keep their streams apart from those of binarization
 
 
 class Prepared(NamedTuple):
     """Splits [N, *X] ready for the device, and the functions that read them.
 
-    The training split may be on another scale than the other two (raw under dynamic
-    binarization, where they are zeros and ones), so each has its own reader.
+    The training split may be on another scale than the other two (raw where they are
+    zeros and ones, or noisy: `REDRAWN`), so each has its own reader.
 
     Attributes:
         train: rows to fit, as `take` reads them.
@@ -96,8 +99,10 @@ def prepare(
     `none` leaves it; `threshold` is on where the value is at least 1/2; `static` draws
     every entry once, on with probability its value; `dynamic` draws the training
     entries afresh each time they are taken, and valid and test exactly as static does.
-    Draws depend on `data_seed`, the split and the row, so that test is drawn the same
-    whatever `valid_size` is.
+    Of K stored values k (`num_stored_values`), `grid` makes k / (K - 1), and
+    `dequantized` (k + u) / K with u uniform in [0, 1) (Theis et al. 2016,
+    arXiv:1511.01844), drawn when `dynamic` draws. Draws depend on `data_seed`, the
+    split and the row, so that test is drawn the same whatever `valid_size` is.
 
     Entries that are NaN stay NaN under any binarization. With a `missing_rate` each
     entry of train and valid is made NaN with that probability, whatever its value
@@ -105,7 +110,8 @@ def prepare(
 
     Raises:
         ValueError: an unknown binarization, a negative seed, a missing_rate outside [0,
-            1), or values outside [0, 1] where they are probabilities.
+            1), values outside [0, 1] where they are probabilities, or entries that
+            are no whole numbers where they are counted.
     """
     if binarization not in BINARIZATIONS:
         raise ValueError(
@@ -122,6 +128,13 @@ def prepare(
         reader = values(offset=offset, divisor=divisor)
     elif binarization == "threshold":
         made, taker, reader = _thresholded(raw, offset, divisor), take(), values()
+    elif binarization == "grid":
+        step = float(num_stored_values(source) - 1)
+        made, taker, reader = raw, take(divisor=step), values(divisor=step)
+    elif binarization == "dequantized":
+        number = num_stored_values(source)
+        made, taker = _dequantized(raw, number, data_seed), dequantize(number)
+        reader = values()
     else:
         for split, array in raw.items():
             _check_probabilities(f"{source.name}: {split}", array, offset, divisor)
@@ -136,6 +149,33 @@ def prepare(
     holes = _holes(raw, missing_rate, data_seed)
     made = {split: _punched(array, holes[split]) for split, array in made.items()}
     return Prepared(**made, labels=source.labels, take=taker, value=reader)
+
+
+def num_stored_values(source: sources.Source) -> int:
+    """K of a source that stores whole numbers k = 0..K-1, from its scale.
+
+    The scale puts least and greatest value at equal distances from 0 and 1, so that
+    K - 1 = divisor - 2 offset.
+
+    Raises:
+        ValueError: entries that are others, or a K that is not in 2..256.
+    """
+    most = source.divisor - 2.0 * source.offset
+    is_scale = most.is_integer() and 1 <= most < _MOST_VALUES
+    for split in sources.SPLITS:
+        array = getattr(source, split)
+        for start in range(0, len(array), _ROWS):
+            chunk = array[start : start + _ROWS]
+            if chunk.dtype.kind == "f":
+                chunk = chunk[~np.isnan(chunk)]
+            whole = chunk.dtype.kind != "f" or np.all(chunk == np.floor(chunk))
+            inside = not chunk.size or 0 <= chunk.min() <= chunk.max() <= most
+            if not (is_scale and whole and inside):
+                raise ValueError(
+                    f"{source.name}: {split} does not hold whole numbers from 0 to "
+                    f"{_MOST_VALUES - 1} at most, such as bytes: store them as integers"
+                )
+    return int(most) + 1
 
 
 def values(*, offset: float = 0.0, divisor: float = 1.0) -> Value:
@@ -177,6 +217,26 @@ def take(*, offset: float = 0.0, divisor: float = 1.0, dynamic: bool = False) ->
             x = _kept_nan(on.astype(jnp.float32), raw)
         else:
             x = value(raw)
+        return Batch(x=x, index=index, weight=jnp.ones(index.shape, jnp.float32))
+
+    return take_rows
+
+
+def dequantize(num_values: int) -> Take:
+    """The function that gathers rows of stored k and makes them y = (k + u) / K.
+
+    u is fresh at each call, uniform over the 2^15 midpoints of equal parts of [0, 1],
+    so that float32 holds y exactly, inside k's own bin. NaN stays NaN. All weights are
+    one.
+
+    Args:
+        num_values: K, at most 256.
+    """
+
+    def take_rows(key: PRNGKey, data: Array, index: Int[Array, " B"]) -> Batch:
+        raw = data[index]
+        parts = (_bits(key, raw.shape) >> 1).astype(jnp.float32)
+        x = (raw.astype(jnp.float32) + (parts + 0.5) / (_FULL // 2)) / num_values
         return Batch(x=x, index=index, weight=jnp.ones(index.shape, jnp.float32))
 
     return take_rows
@@ -234,6 +294,22 @@ def _sampled(
             uniform = generator.random(chunk.shape, np.float32)
             bits[split][start : start + _ROWS] = uniform < (chunk + offset) / divisor
     return bits
+
+
+def _dequantized(
+    raw: dict[str, np.ndarray], num_values: int, data_seed: int
+) -> dict[str, np.ndarray]:
+    """Valid and test with noise as `dequantize` has it, train as it is."""
+    noisy = {"train": raw["train"]}
+    for number, split in enumerate(("valid", "test"), 1):
+        generator = np.random.default_rng((data_seed, number, _OF_NOISE))
+        noisy[split] = np.empty(raw[split].shape, np.float32)
+        for start in range(0, len(raw[split]), _ROWS):
+            chunk = raw[split][start : start + _ROWS].astype(np.float32)
+            parts = np.floor(generator.random(chunk.shape, np.float32) * (_FULL // 2))
+            u = (parts + np.float32(0.5)) / np.float32(_FULL // 2)
+            noisy[split][start : start + _ROWS] = (chunk + u) / np.float32(num_values)
+    return noisy
 
 
 def _holes(

@@ -8,15 +8,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Int
 
-from vae_jax.types import (
-    Batch,
-    ExampleObjective,
-    Objective,
-    Params,
-    PRNGKey,
-    Scalar,
-    per_example,
-)
+from vae_jax.types import Batch, Objective, Params, PRNGKey, Scalar
 
 
 class Averages(NamedTuple):
@@ -34,7 +26,7 @@ class Averages(NamedTuple):
 
 
 def running_baseline(
-    build: Callable[[Scalar, Scalar], ExampleObjective],
+    build: Callable[[Scalar, Scalar], Objective],
     *,
     decay: float = 0.9,
     normalize: bool = True,
@@ -49,9 +41,9 @@ def running_baseline(
     scale.
 
     Args:
-        build: baseline and scale -> objective, for example `lambda b, s:
-            score_function(model, baseline=b, scale=s, ...)`. Both are traced; the value
-            must be the mean log weight.
+        build: baseline and scale -> objective without a memory, for example `lambda b,
+            s: per_example(score_function(model, baseline=b, scale=s, ...))`. Both are
+            traced; the value must be the mean log weight.
         decay: share of the past that each step keeps.
         normalize: whether to divide by the standard deviation.
 
@@ -69,9 +61,7 @@ def running_baseline(
     def value(
         key: PRNGKey, params: Params, memory: Averages, batch: Batch
     ) -> tuple[Array, Averages, dict[str, Scalar]]:
-        objective = per_example(
-            build(*_baseline_and_scale(memory, decay, normalize=normalize))
-        )
+        objective = build(*_baseline_and_scale(memory, decay, normalize=normalize))
         nats, _, logged = objective.value(key, params, (), batch)
         seen = stop_gradient(nats)
         weight = batch.weight.astype(seen.dtype)

@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int
 from vae_jax.types import (
     Algorithm,
     Batch,
-    ExampleObjective,
     Objective,
     Params,
     PRNGKey,
@@ -19,7 +18,6 @@ from vae_jax.types import (
     Scalar,
     clear_weightless,
     each_example,
-    per_example,
 )
 
 Settings: TypeAlias = dict[str, Scalar]
@@ -126,6 +124,7 @@ def ascent(
             skip_norm negative or NaN.
 
     Examples:
+        >>> from vae_jax.types import per_example
         >>> def log_p(key, params, x):
         ...     return -0.5 * (x - params.generative["mean"]) ** 2
         >>> fit = ascent(per_example(log_p), optax.sgd(0.5))
@@ -240,21 +239,22 @@ def weighted_moments(
 
 
 def scheduled(
-    build: Callable[[Settings], ExampleObjective],
+    build: Callable[[Settings], Objective],
     settings: Callable[[Int[Array, ""]], Settings],
 ) -> Objective:
     """An objective whose numbers change from step to step; it remembers the steps.
 
     Args:
-        build: settings -> objective, called inside the traced step, so that a KL
-            warm-up is `lambda s: sgvb_b(..., beta=s["beta"])`.
+        build: settings -> objective without a memory, called inside the traced step,
+            so that a KL warm-up is `lambda s: per_example(sgvb_b(...,
+            beta=s["beta"]))`.
         settings: the number of steps taken -> the step's settings.
     """
 
     def value(
         key: PRNGKey, params: Params, memory: Int[Array, ""], batch: Batch
     ) -> tuple[Array, Int[Array, ""], dict[str, Scalar]]:
-        objective = per_example(build(settings(memory)))
+        objective = build(settings(memory))
         nats, _, logged = objective.value(key, params, (), batch)
         return nats, memory + 1, logged
 

@@ -51,8 +51,8 @@ def contender(name: str, problem: Problem) -> Contender:
             index = jax.lax.dynamic_slice_in_dim(order, i * size, size)
             x = rows[index].astype(jnp.float32) / problem.divisor
             if problem.dynamic:
-                drawn = jax.random.bernoulli(jax.random.fold_in(key_pixels, i), x)
-                x = drawn.astype(jnp.float32)
+                bits = jax.random.bernoulli(jax.random.fold_in(key_pixels, i), x)
+                x = bits.astype(jnp.float32)
             state, loss = svi.update(carried[0], x)
             return state, carried[1] + loss
 

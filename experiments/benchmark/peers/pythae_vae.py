@@ -22,8 +22,8 @@ def contender(name: str, problem: Problem) -> Contender:
     """Its trainer's epochs, without their progress bar."""
     del name
     logging.disable(logging.INFO)
-    kept = problem.train[: problem.num_steps * problem.flags.batch_size]
-    rows = torch.from_numpy(kept.reshape(len(kept), -1)).float() / problem.divisor
+    raw = problem.train[: problem.num_steps * problem.flags.batch_size]
+    rows = torch.from_numpy(raw.reshape(len(raw), -1)).float() / problem.divisor
     model = _model(problem.start)
     trainer = trainers.BaseTrainer(
         model,
@@ -87,15 +87,15 @@ class _Decoder(nn.BaseDecoder):
         return base_utils.ModelOutput(reconstruction=torch.sigmoid(self.network(z)))
 
 
-def _model(given: Weights) -> Any:
+def _model(weights: Weights) -> Any:
     return models.VAE(
         models.VAEConfig(
-            input_dim=(len(given.encoder[0].kernel),),
-            latent_dim=len(given.decoder[0].kernel),
+            input_dim=(len(weights.encoder[0].kernel),),
+            latent_dim=len(weights.decoder[0].kernel),
             reconstruction_loss="bce",
         ),
-        encoder=_Encoder(torch_vae.network(given.encoder)),
-        decoder=_Decoder(torch_vae.network(given.decoder)),
+        encoder=_Encoder(torch_vae.network(weights.encoder)),
+        decoder=_Decoder(torch_vae.network(weights.decoder)),
     )
 
 

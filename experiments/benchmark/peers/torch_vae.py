@@ -67,10 +67,10 @@ def evaluator(reached: Weights, num_samples: int) -> contenders.LogP:
     return log_p
 
 
-def network(given: list[Layer]) -> Any:
-    """A perceptron with tanh between its layers, at given weights."""
+def network(weights: list[Layer]) -> Any:
+    """A perceptron with tanh between its layers, at these weights."""
     modules: list[Any] = []
-    for layer in given:
+    for layer in weights:
         linear = torch.nn.Linear(*layer.kernel.shape)
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(layer.kernel.T.copy()))

@@ -1,0 +1,370 @@
+r"""Compresses rows without loss with a trained model, by bits-back coding.
+
+    python -m experiments.compress --workdir=runs/digits
+    python -m experiments.compress --workdir=runs/digits \
+        --verify=runs/digits/compressed.bits
+    python -m experiments.compress --workdir=runs/digits \
+        --decompress=runs/digits/compressed.bits --output=rows.npz
+
+Townsend et al. 2019 (arXiv:1901.04866). The rows of a split, or of --input, become a
+file that this model alone decodes, bit for bit; they are decoded once before it is
+written. The table says what the file costs in bits per dimension: with and without the
+random bits that it starts from, which come back; what the bound says at the same bins
+of z; importance sampling's log p(x), which exact inference would cost; and what generic
+compressors make of the same rows. It is written to the workdir too (compressed*.json
+and .txt).
+
+Decoding computes the same probabilities to the last bit, so it needs the same
+parameters, versions, device and batch size: the file says which.
+"""
+
+import bz2
+import dataclasses
+import gzip
+import hashlib
+import lzma
+import os
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy
+
+from experiments.command import cli, report
+from experiments.measures import measure
+from experiments.runs import trained_runs
+from experiments.runs.trained_runs import Trained
+from vae_jax import writing
+from vae_jax.coding import bits_back, files, rans
+from vae_jax.evaluation import weights
+from vae_jax.training import journal
+
+GENERIC: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "bz2": bz2.compress,
+    "lzma": lzma.compress,
+}
+COLUMNS = (
+    report.Column("", lambda row: row["name"], width=44),
+    report.Column("bits / dim", lambda row: row["bits_per_dimension"], ".4f", 12),
+    report.Column("bytes", lambda row: row["bytes"], ",.0f", 14),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(trained_runs.SplitFlags):
+    """One file; every field is a flag."""
+
+    output: str = cli.flag(
+        "", "File to write, if not compressed*.bits in the workdir, or FILE.npz."
+    )
+    decompress: str = cli.flag("", "Instead: a file of bits to read the rows of.")
+    verify: str = cli.flag("", "Instead: a file of bits to decode and compare.")
+    num_images: int = cli.flag(
+        0, "Rows of the split, at equal distances; 0 for all.", least=0
+    )
+    batch_size: int = cli.flag(
+        0,
+        "Rows coded side by side, which cost 8 bytes each and save time; 0: one in a "
+        "hundred, at most 100.",
+        least=0,
+    )
+    latent_bits: int = cli.flag(
+        12, "log2 of the bins of a real latent, of equal mass under p(z).", least=1
+    )
+    importance_samples: int = cli.flag(
+        500, "Samples per row of log p(x); 0 leaves it out.", least=0
+    )
+    seed: int = cli.flag(0, "Seed of the bits that a file starts from.", least=0)
+
+    def check(self) -> None:
+        """Refuses more than one thing to do, and none."""
+        super().check()
+        measure.check_importance_samples(self.importance_samples)
+        if self.decompress and self.verify:
+            raise ValueError("--decompress and --verify: give one of the two")
+        if self.verify and self.output:
+            raise ValueError(f"--output={self.output}: --verify writes nothing")
+        if self.decompress and self.output and not self.output.endswith(".npz"):
+            raise ValueError(f"--output={self.output}: rows are written as .npz")
+
+
+def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, Any]:
+    """Writes the file, and measures it.
+
+    Raises:
+        ValueError: for a model or rows without a code.
+    """
+    raw = trained_runs.spread_rows(
+        trained, split=config.measured_split(trained), num_images=config.num_images
+    )
+    num_values = _num_values(trained)
+    rows = _symbols(trained, raw, num_values)
+    quantization = bits_back.Quantization(latent_bits=config.latent_bits)
+    header = {
+        **_decoder(trained),
+        "shape": list(trained.data.x_shape),
+        "num_rows": len(rows),
+        "num_values": num_values,
+        "batch_size": min(config.batch_size or _batch_size(len(rows)), len(rows)),
+        "quantization": quantization._asdict(),
+        "rows_sha256": _digest(rows),
+        "seed": config.seed,
+    }
+    build = _coder(trained, header)
+    started = time.monotonic()
+    start, end, bits = _encoded(build, rows, header)
+    encoded = time.monotonic()
+    _decoded(build, end, header)
+    decoded = time.monotonic()
+    size = files.write(
+        path,
+        {**header, "start_words": len(rans.to_words(start))},
+        rans.to_words(end),
+    )
+    table = [
+        ("the file, all that it holds", 8.0 * size),
+        ("  without its first bits, which come back", _net(start, end)),
+        ("minus the bound, at the same bins of z", float(bits.sum())),
+        *_evidence(config, trained, raw),
+        *_generic(rows, num_values),
+    ]
+    return {
+        "table": [
+            {
+                "name": name,
+                "bits_per_dimension": of_file / rows.size,
+                "bytes": of_file / 8.0,
+            }
+            for name, of_file in table
+        ],
+        "num_rows": len(rows),
+        "encode_seconds": encoded - started,
+        "decode_seconds": decoded - encoded,
+        "header": header,
+        "protocol": trained.stamp(),
+    }
+
+
+def decompress(path: str, trained: Trained) -> np.ndarray:
+    """The rows of a file, as integers 0..K-1 in the shape of x.
+
+    Raises:
+        ValueError: for a damaged or foreign file, or one that another model, version or
+            device wrote.
+        OSError: the file cannot be read.
+    """
+    header, words = files.read(path)
+    for name, mine in _decoder(trained).items():
+        if header.get(name) != mine:
+            raise ValueError(
+                f"{path} was written with another {name.replace('_', ' ')} "
+                f"({header.get(name)}, and this is {mine}): its bits mean nothing here"
+            )
+    stack = rans.from_words(words, num_lanes=header["batch_size"])
+    rows = _decoded(_coder(trained, header), stack, header)
+    kind = np.uint8 if header["num_values"] <= 256 else np.uint16
+    return rows.reshape(-1, *header["shape"]).astype(kind)
+
+
+def _batch_size(num_rows: int) -> int:
+    return min(1 + num_rows // 100, 100)
+
+
+def _coder(
+    trained: Trained, header: dict[str, Any]
+) -> Callable[[int], bits_back.Coder]:
+    def build(num_lanes: int) -> bits_back.Coder:
+        return bits_back.coder(
+            trained.model,
+            trained.params,
+            x_shape=tuple(header["shape"]),
+            num_values=header["num_values"],
+            num_lanes=num_lanes,
+            quantization=bits_back.Quantization(**header["quantization"]),
+        )
+
+    return build
+
+
+def _encoded(
+    build: Callable[[int], bits_back.Coder], rows: np.ndarray, header: dict[str, Any]
+) -> tuple[rans.Stack, rans.Stack, np.ndarray]:
+    """The stack before and after, and the bits of each row by the bound.
+
+    It starts from as few words as do, which are found by doubling.
+    """
+    num_lanes = header["batch_size"]
+    number = 2 * num_lanes
+    while True:
+        random = np.random.default_rng(header["seed"])
+        words = random.integers(0, 2**32, number, dtype=np.uint32)
+        start = rans.start(words, num_lanes=num_lanes)
+        try:
+            end, bits = bits_back.encode(
+                build, start, rows, num_lanes=num_lanes, watch=_bar("encoded")
+            )
+        except rans.Exhausted:
+            number += max(num_lanes, number - 2 * num_lanes)
+            continue
+        return start, end, bits
+
+
+def _decoded(
+    build: Callable[[int], bits_back.Coder], stack: rans.Stack, header: dict[str, Any]
+) -> np.ndarray:
+    """The rows of a stack, which are those that it was made of.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    rows, _ = bits_back.decode(
+        build,
+        stack,
+        num_rows=header["num_rows"],
+        num_lanes=header["batch_size"],
+        watch=_bar("decoded"),
+    )
+    if _digest(rows) != header["rows_sha256"]:
+        raise ValueError(
+            "the decoded rows are not those that were encoded: this device does not "
+            "compute the same probabilities twice"
+        )
+    return rows
+
+
+def _bar(unit: str) -> bits_back.Watch:
+    def watch(batches: Sequence[bits_back.Batch]) -> Any:
+        total = sum(at.stop - at.start for _, at in batches)
+        progress, done = journal.progress(total, unit=f"rows {unit}"), 0
+        for batch in batches:
+            yield batch
+            done += batch[1].stop - batch[1].start
+            progress.update(done)
+        progress.close()
+
+    return watch
+
+
+def _num_values(trained: Trained) -> int:
+    """How many values an entry of x has.
+
+    Raises:
+        ValueError: where it may have any.
+    """
+    if trained.data.quantity != "log-likelihood":
+        raise ValueError(
+            f"a {trained.data.quantity} of {trained.config.observation} has no code of "
+            "finite length: train with --binarization=static or dynamic, or with a "
+            "likelihood of values, such as --likelihood=discretized_logistic"
+        )
+    if trained.config.likelihood == "bernoulli" or trained.config.model:
+        return 2
+    return trained.config.num_values
+
+
+def _symbols(trained: Trained, raw: Any, num_values: int) -> np.ndarray:
+    """Stored rows -> k of x = k / (K - 1), [N, entries].
+
+    Raises:
+        ValueError: for a value that is not on that grid.
+    """
+    x = np.asarray(jax.jit(trained.data.prepared.value)(jnp.asarray(raw)), np.float64)
+    exact = x.reshape(len(x), -1) * (num_values - 1)
+    symbols = np.rint(exact)
+    if not (np.abs(exact - symbols) < 1e-3).all():  # NaN is not, either
+        raise ValueError(
+            f"some entries are none of the {num_values} values that p(x | z) is of"
+        )
+    return symbols.astype(np.int64)
+
+
+def _decoder(trained: Trained) -> dict[str, Any]:
+    """What has to be the same where a file is read."""
+    sha256 = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(trained.params):
+        sha256.update(
+            f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode()
+        )
+        sha256.update(np.asarray(leaf).tobytes())
+    packages = report.environment()["packages"] | {"scipy": scipy.__version__}
+    wanted = ("jax", "jaxlib", "numpy", "scipy", "vae_jax")
+    device = jax.devices()[0]
+    return {
+        "model": sha256.hexdigest(),
+        "versions": {name: packages[name] for name in wanted},
+        "device": f"{device.platform}: {device.device_kind}, {os.cpu_count()} cores",
+    }
+
+
+def _digest(rows: np.ndarray) -> str:
+    return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
+
+
+def _net(start: rans.Stack, end: rans.Stack) -> float:
+    return rans.num_bits(end) - rans.num_bits(start)
+
+
+def _evidence(config: Config, trained: Trained, raw: Any) -> list[tuple[str, float]]:
+    if not config.importance_samples:
+        return []
+    number = config.importance_samples
+    of_rows = measure.of_rows(
+        jax.random.key(config.seed),
+        trained,
+        measure.log_evidence(trained.model, num_samples=number),
+        jnp.asarray(raw),
+        num_decoded=min(number, measure.IMPORTANCE_CHUNK),
+    )
+    assert isinstance(of_rows, weights.LogEvidence)
+    nats = np.asarray(of_rows.log_p, np.float64)
+    name = f"minus log2 p(x), {number} importance samples"
+    return [(name, float(-nats.sum() / np.log(2.0)))]
+
+
+def _generic(rows: np.ndarray, num_values: int) -> list[tuple[str, float]]:
+    """What compressors that know no model make of all rows, bits packed into bytes."""
+    plain = np.packbits(rows.astype(np.uint8)) if num_values == 2 else rows
+    plain = plain.astype(np.uint8 if num_values <= 256 else np.uint16).tobytes()
+    return [(name, 8.0 * len(pack(plain))) for name, pack in GENERIC.items()]
+
+
+def main(config: Config) -> int:
+    """Compresses, decompresses or verifies."""
+    trained = config.load()
+    if config.verify:
+        with cli.user_errors():
+            rows = decompress(config.verify, trained)
+        print(f"{config.verify} holds {len(rows)} rows, which decode as written")
+        return 0
+    if config.decompress:
+        output = pathlib.Path(config.output or f"{config.decompress}.npz").expanduser()
+        with cli.user_errors():
+            rows = decompress(config.decompress, trained)
+            with writing.atomically(output) as file:
+                np.savez_compressed(file, allow_pickle=False, test=rows)
+        print(f"{len(rows)} rows of {config.decompress} written to {output}")
+        return 0
+    with cli.user_errors():
+        parts = config.other_split, config.rows_part(trained, "num_images")
+        path = config.result_path(trained, "compressed", *parts)
+        output = pathlib.Path(config.output or f"{path}.bits").expanduser()
+        result = compress(config, trained, output)
+    text = "\n".join(
+        [
+            report.table(COLUMNS, result["table"]),
+            f"{result['num_rows']} rows encoded in {result['encode_seconds']:.1f} s, "
+            f"decoded and compared in {result['decode_seconds']:.1f} s",
+        ]
+    )
+    report.write_both(path, config, result, text)
+    print(f"{text}\nwritten to {output}, {path}.json and {path.name}.txt")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)

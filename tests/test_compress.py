@@ -1,0 +1,171 @@
+"""Files of rows: whole, of their own model, and as long as the table says."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import compress, train
+from experiments.command import cli
+from experiments.runs import trained_runs
+from tests.tiny import tiny
+from vae_jax.coding import files
+
+pytestmark = pytest.mark.uses_optax
+
+
+def _trained(path, **changes):
+    with jax.numpy_dtype_promotion("standard"):
+        assert train.main(tiny(path, **changes)) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A tiny run of digits, with the file of its first rows of test."""
+    path = _trained(tmp_path_factory.mktemp("compress") / "run")
+    config = _config(path, output=str(path / "test.bits"), importance_samples=4)
+    with jax.numpy_dtype_promotion("standard"):
+        assert compress.main(config) == 0
+    return path
+
+
+def _config(path, **flags):
+    """The flags of a file of 250 rows without log p(x)."""
+    start = compress.Config(workdir=str(path), num_images=250, importance_samples=0)
+    return dataclasses.replace(start, **flags)
+
+
+def _rows(path):
+    trained = trained_runs.load(path, checkpoint="auto")[0]
+    return np.asarray(trained_runs.spread_rows(trained, split="test", num_images=250))
+
+
+def test_the_rows_come_back_as_they_are_stored(workdir):
+    output = workdir / "rows.npz"
+    config = _config(workdir, decompress=str(workdir / "test.bits"), output=str(output))
+    assert compress.main(config) == 0
+    np.testing.assert_array_equal(np.load(output)["test"], _rows(workdir))
+
+
+def test_the_table_is_of_the_file(workdir):
+    result = json.loads((workdir / "compressed_250_images.json").read_text())
+    whole, net, bound, evidence, *generic = result["table"]
+    assert whole["bytes"] == (workdir / "test.bits").stat().st_size
+    assert net["bytes"] < whole["bytes"]
+    np.testing.assert_allclose(net["bytes"], bound["bytes"], rtol=0.005)
+    assert 0.9 * bound["bytes"] < evidence["bytes"] < bound["bytes"]
+    assert [row["name"] for row in generic] == ["gzip", "bz2", "lzma"]
+    packed = np.packbits(_rows(workdir).astype(np.uint8)).tobytes()
+    assert generic[1]["bytes"] == len(compress.GENERIC["bz2"](packed))
+    for row in result["table"]:
+        bits = 8.0 * row["bytes"] / (250 * 64)
+        np.testing.assert_allclose(row["bits_per_dimension"], bits)
+    text = (workdir / "compressed_250_images.txt").read_text()
+    assert f"{net['bits_per_dimension']:.4f}" in text
+
+
+def test_a_written_file_is_verified(workdir, capsys):
+    config = compress.Config(workdir=str(workdir), verify=str(workdir / "test.bits"))
+    assert compress.main(config) == 0
+    assert "250 rows, which decode as written" in capsys.readouterr().out
+
+
+def _changed(workdir, tmp_path, **changes):
+    header, words = files.read(workdir / "test.bits")
+    files.write(tmp_path / "a.bits", header | changes, words)
+    return compress.Config(workdir=str(workdir), verify=str(tmp_path / "a.bits"))
+
+
+@pytest.mark.parametrize("name", ["model", "versions", "device"])
+def test_a_file_of_another_decoder_is_refused(workdir, tmp_path, name):
+    config = _changed(workdir, tmp_path, **{name: "another"})
+    with pytest.raises(cli.UsageError, match=f"with another {name} .*another"):
+        compress.main(config)
+
+
+def test_words_of_other_rows_are_not_taken_for_them(workdir, tmp_path):
+    config = _changed(workdir, tmp_path, rows_sha256="0")
+    with pytest.raises(cli.UsageError, match="not those that were encoded"):
+        compress.main(config)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda content: content[:-9], "is damaged"),
+        (lambda content: content[:99] + b"?" + content[100:], "is damaged"),
+        (lambda content: b"PK" + content, "no such file"),
+    ],
+)
+def test_a_damaged_file_is_one_line_and_nothing_is_written(
+    workdir, tmp_path, damage, said
+):
+    (tmp_path / "a.bits").write_bytes(damage((workdir / "test.bits").read_bytes()))
+    output = tmp_path / "rows.npz"
+    config = _config(workdir, decompress=str(tmp_path / "a.bits"), output=str(output))
+    with pytest.raises(cli.UsageError, match=said):
+        compress.main(config)
+    assert not output.exists()
+
+
+def test_a_file_that_is_not_there_is_named(workdir, tmp_path):
+    config = _config(workdir, output="", verify=str(tmp_path / "a.bits"))
+    with pytest.raises(cli.UsageError, match=r"a\.bits"):
+        compress.main(config)
+
+
+def test_rows_without_a_code_are_refused(tmp_path):
+    flags = {"likelihood": "normal_learned_std", "binarization": "none"}
+    path = _trained(tmp_path / "run", num_epochs=1, **flags)
+    output = tmp_path / "a.bits"
+    with pytest.raises(cli.UsageError, match=r"log-density .* has no code"):
+        compress.main(_config(path, output=str(output)))
+    assert not output.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"likelihood": "categorical", "num_values": 17, "binarization": "none"},
+        {
+            "likelihood": "discretized_logistic_mixture",
+            "num_values": 17,
+            "binarization": "none",
+        },
+        {"posterior": "bernoulli", "estimator": "vimco", "num_samples": 2},
+    ],
+    ids=["categorical", "mixture", "bits"],
+)
+def test_values_and_latents_of_other_kinds_come_back(tmp_path, flags):
+    path = _trained(tmp_path / "run", num_epochs=1, **flags)
+    output = tmp_path / "a.bits"
+    assert compress.main(_config(path, output=str(output), num_images=30)) == 0
+    assert compress.main(_config(path, output="", verify=str(output))) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"output": "a", "verify": "b"}, "writes nothing"),
+        ({"verify": "b", "decompress": "c"}, "one of the two"),
+        ({"output": "a", "decompress": "b"}, "written as .npz"),
+        ({"output": "a", "importance_samples": 501}, "multiple"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(flags, said):
+    with pytest.raises(ValueError, match=said):
+        compress.Config(**flags)
+
+
+def test_a_seed_gives_the_same_file_and_another_other_bits(workdir, tmp_path):
+    trained = trained_runs.load(workdir, checkpoint="auto")[0]
+    contents = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        config = _config(workdir, num_images=20, seed=seed)
+        compress.compress(config, trained, tmp_path / name)
+        contents.append(files.read(tmp_path / name)[1].tobytes())
+    assert contents[0] == contents[1] != contents[2]
