@@ -150,6 +150,7 @@ def encoder(
     num_blocks: int,
     residual: bool = True,
     activation: Callable[[Array], Array] = jax.nn.gelu,
+    product: networks.Product | None = None,
 ) -> Network:
     """From an image, [H, W] or [H, W, C], to [num_outputs].
 
@@ -162,7 +163,8 @@ def encoder(
     A block is Child 2021's (arXiv:2011.10650): a pre-activation bottleneck of 1x1, 3x3,
     3x3 and 1x1 convolutions whose last weights start smaller by the root of the number
     of blocks; without `residual` it is one 3x3 convolution and its activation. There
-    is no batch normalization: each example is on its own.
+    is no batch normalization: each example is on its own. `product` is of the affine
+    maps and 1x1 convolutions, as in `networks.mlp`; those of 3x3 stay as they are.
 
     Raises:
         ValueError: for a shape that is no image, or a size below one.
@@ -175,11 +177,15 @@ def encoder(
         layers[f"down_{i}"] = convolution(4 * channels, size)
         for j in range(num_blocks):
             layers[f"block_{i}_{j}"] = block(
-                size, residual=residual, activation=activation, variance=1 / at
+                size,
+                residual=residual,
+                activation=activation,
+                variance=1 / at,
+                product=product,
             )
         channels = size
     height, breadth, _ = sizes[-1]
-    layers["output"] = dense(height * breadth * channels, num_outputs)
+    layers["output"] = dense(height * breadth * channels, num_outputs, product=product)
 
     def apply(params: PyTree, x: Array) -> Array:
         x = x.reshape(*x_shape[:2], num_channels)
@@ -204,6 +210,7 @@ def decoder(
     num_blocks: int,
     residual: bool = True,
     activation: Callable[[Array], Array] = jax.nn.gelu,
+    product: networks.Product | None = None,
 ) -> Network:
     """From [num_inputs] to the h of a likelihood of images, `encoder` in reverse.
 
@@ -216,6 +223,7 @@ def decoder(
         num_blocks: at each resolution.
         residual: as in `encoder`.
         activation: as in `encoder`.
+        product: as in `encoder`.
 
     Raises:
         ValueError: for a shape that is no image, a size below one, or outputs that are
@@ -230,13 +238,17 @@ def decoder(
             f"{x_shape}"
         )
     height, breadth, size = sizes[-1]
-    layers = {"input": dense(num_inputs, height * breadth * size)}
+    layers = {"input": dense(num_inputs, height * breadth * size, product=product)}
     targets = [of[2] for of in sizes[-2::-1]] + [per_pixel]
     at = len(sizes) * num_blocks
     for i, target in enumerate(targets):
         for j in range(num_blocks):
             layers[f"block_{i}_{j}"] = block(
-                size, residual=residual, activation=activation, variance=1 / at
+                size,
+                residual=residual,
+                activation=activation,
+                variance=1 / at,
+                product=product,
             )
         layers[f"up_{i}"] = convolution(size, 4 * target)
         size = target
@@ -317,9 +329,16 @@ def _affine(
     return Network(init, apply)
 
 
-def dense(num_inputs: int, num_outputs: int, *, scale: float = 1.0) -> Network:
+def dense(
+    num_inputs: int,
+    num_outputs: int,
+    *,
+    scale: float = 1.0,
+    product: networks.Product | None = None,
+) -> Network:
     """Affine in the last axis: on maps, a 1x1 convolution."""
-    return _affine((num_inputs, num_outputs), scale, lambda kernel, x: x @ kernel)
+    of = product or jnp.matmul
+    return _affine((num_inputs, num_outputs), scale, lambda kernel, x: of(x, kernel))
 
 
 def convolution(num_inputs: int, num_outputs: int) -> Network:
@@ -333,6 +352,7 @@ def block(
     residual: bool = True,
     activation: Callable[[Array], Array] = jax.nn.gelu,
     variance: float = 1.0,
+    product: networks.Product | None = None,
 ) -> Network:
     """From [H, W, size] to its own shape, as the blocks of `encoder`.
 
@@ -341,16 +361,17 @@ def block(
         residual: whether it is a bottleneck added to its input, or one convolution.
         activation: before each convolution.
         variance: of the last weights, as a multiple of its usual value (residual).
+        product: of the affine maps, as `networks.mlp` takes it.
     """
     if not residual:
         plain = convolution(size, size)
         return Network(plain.init, lambda params, x: plain.apply(params, activation(x)))
     inner = max(1, size // 2 if size <= 64 else size // 4)
     layers = {
-        "in": dense(size, inner),
+        "in": dense(size, inner, product=product),
         "first": convolution(inner, inner),
         "second": convolution(inner, inner),
-        "out": dense(inner, size, scale=math.sqrt(variance)),
+        "out": dense(inner, size, scale=math.sqrt(variance), product=product),
     }
 
     def apply(params: PyTree, x: Array) -> Array:

@@ -3,16 +3,20 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
 
 from vae_jax import numerics
 from vae_jax.types import Network, PRNGKey, PyTree
+
+Product: TypeAlias = Callable[[Array, Array], Array]
+"""x [..., I], kernel [I, O] -> x @ kernel [..., O]."""
 
 
 class Initializer(NamedTuple):
@@ -46,6 +50,49 @@ def normal(*, std: float) -> Initializer:
     return Initializer(draw, draw)
 
 
+@jax.custom_jvp
+def bfloat16_product(
+    x: Float[Array, "*B I"], kernel: Float[Array, "I O"]
+) -> Float[Array, "*B O"]:
+    """x @ kernel of operands rounded to bfloat16, summed and returned in float32.
+
+    In reverse mode too: each product's operands are rounded, the cotangent among them,
+    and the gradients are float32.
+    """
+    return _rounded_product(x, kernel, (x.ndim - 1,), (0,))
+
+
+def _bfloat16_product_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """Each tangent map is the transpose of the map that reverse mode is to run."""
+    (x, kernel), (d_x, d_kernel) = primals, tangents
+    y = bfloat16_product(x, kernel)
+    d_y, leading = jnp.zeros_like(y), tuple(range(y.ndim - 1))
+    if not isinstance(d_x, SymbolicZero):
+
+        def to_x(g: Array) -> Array:
+            return _rounded_product(g, kernel, (g.ndim - 1,), (1,))
+
+        d_y += jax.linear_transpose(to_x, y)(d_x)[0]
+    if not isinstance(d_kernel, SymbolicZero):
+
+        def to_kernel(g: Array) -> Array:
+            return _rounded_product(x, g, leading, leading)
+
+        d_y += jax.linear_transpose(to_kernel, y)(d_kernel)[0]
+    return y, d_y
+
+
+bfloat16_product.defjvp(_bfloat16_product_jvp, symbolic_zeros=True)
+
+
+def _rounded_product(
+    x: Array, y: Array, x_axes: tuple[int, ...], y_axes: tuple[int, ...]
+) -> Array:
+    x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+    summed = (x_axes, y_axes), ((), ())
+    return jax.lax.dot_general(x, y, summed, preferred_element_type=jnp.float32)
+
+
 def mlp(
     num_inputs: int,
     hidden: Sequence[int],
@@ -53,6 +100,7 @@ def mlp(
     *,
     activation: Callable[[Array], Array] = jnp.tanh,
     initializer: Initializer | None = None,
+    product: Product | None = None,
 ) -> Network:
     """Fully connected network from an input of num_inputs entries to [num_outputs].
 
@@ -66,6 +114,7 @@ def mlp(
         num_outputs: entries of one output.
         activation: applied after each hidden layer.
         initializer: `glorot()` where none is given.
+        product: of inputs and weights; `bfloat16_product` is for mixed precision.
 
     Raises:
         ValueError: for a size below one.
@@ -80,10 +129,13 @@ def mlp(
     if min(sizes) < 1:
         raise ValueError(f"layer sizes must be positive, got {sizes}")
     start = initializer or glorot()
+    # Linen hands on numbers of axes, which are always those of x @ kernel.
+    dot_general = product and (lambda x, kernel, *axes, **rest: product(x, kernel))
 
     def layer(size: int, name: str) -> nn.Dense:
         return nn.Dense(
             size,
+            dot_general=dot_general,
             param_dtype=jnp.result_type(float),
             kernel_init=start.kernel,
             bias_init=start.bias,
@@ -109,10 +161,14 @@ def mlp(
 
 
 def linear(
-    num_inputs: int, num_outputs: int, *, initializer: Initializer | None = None
+    num_inputs: int,
+    num_outputs: int,
+    *,
+    initializer: Initializer | None = None,
+    product: Product | None = None,
 ) -> Network:
     """Affine map; under a normal likelihood it makes the model probabilistic PCA."""
-    return mlp(num_inputs, (), num_outputs, initializer=initializer)
+    return mlp(num_inputs, (), num_outputs, initializer=initializer, product=product)
 
 
 def gated_mlp(
@@ -121,6 +177,7 @@ def gated_mlp(
     num_outputs: int,
     *,
     initializer: Initializer | None = None,
+    product: Product | None = None,
 ) -> Network:
     """Fully connected layers that each scale their units: (W x + b) sigmoid(V x + c).
 
@@ -131,10 +188,11 @@ def gated_mlp(
         ValueError: for a size below one.
     """
     sizes = (num_inputs, *hidden, num_outputs)
+    style: Any = {"initializer": initializer, "product": product}
     layers: dict[str, Network] = {}
     for i, (below, above) in enumerate(itertools.pairwise(sizes[:-1])):
-        layers[f"hidden_{i}"] = linear(below, 2 * above, initializer=initializer)
-    layers["output"] = linear(sizes[-2], num_outputs, initializer=initializer)
+        layers[f"hidden_{i}"] = linear(below, 2 * above, **style)
+    layers["output"] = linear(sizes[-2], num_outputs, **style)
 
     def apply(params: PyTree, x: Array) -> Array:
         x = jnp.ravel(x)
@@ -156,6 +214,7 @@ def residual_mlp(
     num_blocks: int,
     activation: Callable[[Array], Array] = jnp.tanh,
     initializer: Initializer | None = None,
+    product: Product | None = None,
 ) -> Network:
     """Pre-activation residual blocks of two layers between two affine maps.
 
@@ -166,11 +225,12 @@ def residual_mlp(
         ValueError: for a size below one.
     """
     numerics.check_positive(num_blocks=num_blocks)
-    layers = {"input": linear(num_inputs, width, initializer=initializer)}
+    style: Any = {"initializer": initializer, "product": product}
+    layers = {"input": linear(num_inputs, width, **style)}
     for i in range(num_blocks):
-        layers[f"first_{i}"] = linear(width, width, initializer=initializer)
-        layers[f"second_{i}"] = linear(width, width, initializer=initializer)
-    layers["output"] = linear(width, num_outputs, initializer=initializer)
+        layers[f"first_{i}"] = linear(width, width, **style)
+        layers[f"second_{i}"] = linear(width, width, **style)
+    layers["output"] = linear(width, num_outputs, **style)
     init_plain = init_each(layers)
 
     def init(key: PRNGKey) -> PyTree:

@@ -13,6 +13,7 @@ from experiments.choices.densities import (
     NETWORKS,
     POSTERIORS,
     PRIORS,
+    PRODUCTS,
 )
 from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli
@@ -185,6 +186,13 @@ class Config(cli.Flags):
         1.0,
         "Std of q(z | x) that the encoder's output starts around; narrow below 1.",
         above=0,
+    )
+    precision: str = cli.flag(
+        "float32",
+        "Of the operands of the matrix products of encoder and decoder while training; "
+        "sums, 3x3 convolutions, parameters and densities are float32. The end's test "
+        "bound and other commands compute in float32, or as their own flag says.",
+        choices=PRODUCTS,
     )
     algorithm: str = cli.flag(
         "aevb",

@@ -248,9 +248,15 @@ class Coders(NamedTuple):
 
 
 def _perceptrons(
-    *, hidden: tuple[int, ...], encoder_hidden: tuple[int, ...], **names: str
+    *,
+    hidden: tuple[int, ...],
+    encoder_hidden: tuple[int, ...],
+    precision: str,
+    **names: str,
 ) -> Coders:
-    network = functools.partial(networks.mlp, **style(**names))
+    network = functools.partial(
+        networks.mlp, **style(**names), product=PRODUCTS[precision]
+    )
     return _of_vectors(
         lambda size, outputs: network(size, encoder_hidden or hidden, outputs),
         lambda size, outputs: network(size, hidden[::-1], outputs),
@@ -258,18 +264,29 @@ def _perceptrons(
 
 
 def _gated(
-    *, hidden: tuple[int, ...], encoder_hidden: tuple[int, ...], init: str
+    *,
+    hidden: tuple[int, ...],
+    encoder_hidden: tuple[int, ...],
+    init: str,
+    precision: str,
 ) -> Coders:
-    network = functools.partial(networks.gated_mlp, initializer=INITIALIZERS[init])
+    network = functools.partial(
+        networks.gated_mlp,
+        initializer=INITIALIZERS[init],
+        product=PRODUCTS[precision],
+    )
     return _of_vectors(
         lambda size, outputs: network(size, encoder_hidden or hidden, outputs),
         lambda size, outputs: network(size, hidden[::-1], outputs),
     )
 
 
-def _residual(*, width: int, num_blocks: int, **names: str) -> Coders:
+def _residual(*, width: int, num_blocks: int, precision: str, **names: str) -> Coders:
     network = functools.partial(
-        networks.residual_mlp, num_blocks=num_blocks, **style(**names)
+        networks.residual_mlp,
+        num_blocks=num_blocks,
+        product=PRODUCTS[precision],
+        **style(**names),
     )
     return _of_vectors(*2 * (lambda size, outputs: network(size, width, outputs),))
 
@@ -304,10 +321,11 @@ def style(*, activation: str, init: str) -> dict[str, Any]:
 
 
 def _convolutions(residual: bool) -> Callable[..., Coders]:
-    def build(*, activation: str, **sizes: int) -> Coders:
+    def build(*, activation: str, precision: str, **sizes: int) -> Coders:
         style: dict[str, Any] = {
             "residual": residual,
             "activation": ACTIVATIONS[activation],
+            "product": PRODUCTS[precision],
             **sizes,
         }
 
@@ -333,13 +351,23 @@ def _convolutions(residual: bool) -> Callable[..., Coders]:
     return build
 
 
-_OF_MAPS = {"width": "width", "num_blocks": "num_blocks", "activation": "activation"}
-_OF_LAYERS = {"hidden": "hidden", "encoder_hidden": "encoder_hidden", "init": "init"}
+_OF_MAPS = {
+    "width": "width",
+    "num_blocks": "num_blocks",
+    "activation": "activation",
+    "precision": "precision",
+}
+_OF_LAYERS = {
+    "hidden": "hidden",
+    "encoder_hidden": "encoder_hidden",
+    "init": "init",
+    "precision": "precision",
+}
 NETWORKS = {
     "mlp": Choice(_perceptrons, {**_OF_LAYERS, "activation": "activation"}),
     "gated_mlp": Choice(_gated, _OF_LAYERS),
     "residual_mlp": Choice(_residual, {**_OF_MAPS, "init": "init"}, ("hidden",)),
-    # The networks of flows, and between two layers of latents, stay perceptrons.
+    # Those of flows, and between two layers of latents, stay perceptrons of float32.
     "conv": Choice(_convolutions(residual=False), _OF_MAPS, ("hidden",)),
     "resnet": Choice(_convolutions(residual=True), _OF_MAPS, ("hidden",)),
 }
@@ -350,6 +378,7 @@ ACTIVATIONS = {
     "gelu": jax.nn.gelu,
     "elu": jax.nn.elu,
 }
+PRODUCTS = {"float32": None, "bfloat16": networks.bfloat16_product}
 INITIALIZERS = {
     "glorot": networks.glorot(),
     "normal_0.01": networks.normal(std=0.01),

@@ -35,8 +35,9 @@ def finish(run: Run, saved: Saved) -> None:
     """The test bound, printed and written, and the pictures: those of the first run.
 
     Where they are of a moving average, the bound of the raw weights of the same step
-    stands beside it.
+    stands beside it. All are computed in float32.
     """
+    run = runs.at_precision(run, "float32")
     trained = trained_runs.of_runs(run, saved, checkpoint="auto")
     first, result = trained[0], _bounds(run, trained)
     stamp = {"step": first.step, "protocol": first.stamp()}

@@ -4,6 +4,7 @@ Of runs that train together (`experiments.choices.sweep`) every array of the sta
 leading axis R, one entry a run; a single run's have none.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from functools import partial
@@ -175,6 +176,18 @@ def _check(config: Config, data: protocol.Dataset, mesh: Mesh | None) -> None:
             f"--batch_size={config.batch_size} does not divide among the "
             f"{mesh.size} devices of --num_devices"
         )
+
+
+def at_precision(run: Run, precision: str) -> Run:
+    """The run with a model whose networks compute in that precision."""
+    first, *_ = configs = tuple(
+        dataclasses.replace(config, precision=precision) for config in run.configs
+    )
+    return run._replace(
+        config=dataclasses.replace(run.config, precision=precision),
+        configs=configs,
+        parts=models.build(first, run.data.x_shape),
+    )
 
 
 Scan = Callable[[loop.RunState, Array, Array], tuple[loop.RunState, PyTree]]

@@ -83,7 +83,8 @@ class Trained(NamedTuple):
         """The protocol behind a result, which weights, and the file of other rows."""
         of_file = {INPUT: self.input.stamp()} if self.input is not None else {}
         stamp = protocol.stamp(self.config, self.data)
-        return stamp | {"weights": self.weights} | of_file
+        computed = {"weights": self.weights, "precision": self.config.precision}
+        return stamp | computed | of_file
 
     @property
     def moment(self) -> str:
@@ -119,6 +120,12 @@ class WorkdirFlags(cli.Flags):
         "optimizer has; auto: the average where there is one.",
         choices=("auto", "average", "raw"),
     )
+    precision: str = cli.flag(
+        "float32",
+        "Of the operands of the networks' matrix products, whatever the run trained "
+        "with.",
+        choices=densities.PRODUCTS,
+    )
     data_dir: str = cli.flag("", "Data folder, if not the run's own.")
     member: int = cli.flag(
         0, "Which of the runs that trained together (--num_seeds, --sweep), from 0."
@@ -151,6 +158,7 @@ class WorkdirFlags(cli.Flags):
             workdir or self.workdir,
             checkpoint=self.checkpoint,
             weights=self.weights,
+            precision=self.precision,
             data_dir=self.data_dir,
             num_devices=self.num_devices,
         )
@@ -170,6 +178,7 @@ class WorkdirFlags(cli.Flags):
             names.append(self.checkpoint)
         if trained.config.average_decay and trained.weights == "raw":
             names.append("raw")
+        names.extend(filter(None, [self.part("precision")]))
         if self.member >= 0 and trained.member is not None:
             names.append(f"member_{self.member}")
         return trained.config.directory() / "_".join(names).replace(".", "_")
@@ -262,6 +271,7 @@ def load(
     *,
     checkpoint: str,
     weights: str = "auto",
+    precision: str = "float32",
     data_dir: str = "",
     num_devices: int = 1,
 ) -> list[Trained]:
@@ -272,6 +282,7 @@ def load(
         checkpoint: "best" (by validation bound), "last", or "auto": best if the run
             stops early, else last.
         weights: "average", "raw", or "auto": the average where the run keeps one.
+        precision: of the operands of the networks' products.
         data_dir: overrides the run's own, for a workdir carried elsewhere.
         num_devices: devices that share the rows that are evaluated, all for 0.
 
@@ -286,6 +297,7 @@ def load(
             workdir=str(folder),
             data_dir=data_dir or config.data_dir,
             num_devices=1,
+            precision=precision,
         )
     )
     with cli.user_errors():
@@ -426,7 +438,7 @@ def heading(result: dict[str, Any]) -> list[str]:
         f"{stamp['data_seed']}{holes}, likelihood {stamp['likelihood']}",
         f"{place}, {result['num_images']} images, "
         f"{_moment(result['step'], stamp['weights'])}; {stamp['quantity']}, "
-        f"{stamp['units']}",
+        f"{stamp['units']}, computed in {stamp['precision']}",
     ]
 
 
