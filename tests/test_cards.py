@@ -17,9 +17,9 @@ def digits():
 
 
 def marks(name):
-    """Of an architecture's test: six of them stand for the rest in the fast suite."""
+    """Of an architecture's test: four of them stand for the rest in the fast suite."""
     results = [pytest.mark.uses_optax] if name == "vem" else []
-    quick = {"mlp", "full_normal", "iaf", "bernoulli", "vamp", "two_layers"}
+    quick = {"mlp", "iaf", "vamp", "two_layers"}
     return results if name in quick else [*results, pytest.mark.slow]
 
 

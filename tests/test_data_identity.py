@@ -62,7 +62,14 @@ def test_a_replaced_file_is_not_trained_on_and_the_record_stays(tmp_path, starte
     fit.claim(started)
 
 
-@pytest.mark.parametrize("command", ON_A_WORKDIR, ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(c, marks=[] if c in (evaluate, export) else [pytest.mark.slow])
+        for c in ON_A_WORKDIR
+    ],
+    ids=lambda c: c.__name__,
+)
 def test_a_replaced_file_is_not_spoken_of(tmp_path, started, command):
     of_file(tmp_path, bits(1))
     with pytest.raises(cli.UsageError, match=refused(started.dataset)):

@@ -22,7 +22,7 @@ PLACES = {  # module -> the functions of it that the package's docstring names
 }
 
 
-SLOW = {"estimators.importance", "evaluation.marginal", "training.gradient"}
+SLOW = {"estimators.importance", "evaluation.marginal", "training.gradient", "vae"}
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,9 @@ def test_a_process_without_the_project_runs_what_was_exported(tmp_path, digits, 
     assert compared == len(results.files)
 
 
-@pytest.mark.parametrize("name", ["mlp", "full_normal", "bernoulli"])
+@pytest.mark.parametrize(
+    "name", ["full_normal", "bernoulli", pytest.param("mlp", marks=pytest.mark.slow)]
+)
 def test_the_encoder_gives_the_mean_and_standard_deviation_of_q(digits, name):
     trained = untrained(digits, **ARCHITECTURES[name])
     x = jnp.asarray(digits.prepared.test[0], jnp.float32)

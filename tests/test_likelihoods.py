@@ -1,3 +1,4 @@
+import functools
 from typing import Any
 
 import jax
@@ -230,7 +231,13 @@ ALL = {name: entry[:3] for name, entry in NORMALS.items()} | {
 }
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "per pixel" else [pytest.mark.slow])
+        for name in ALL
+    ],
+)
 def test_jit_and_vmap_agree_with_a_loop(x64, name):
     likelihood, params, h = ALL[name]
     theta = params()
@@ -427,7 +434,8 @@ def test_samples_of_reals_have_their_mean_and_spread(name):
 def test_gradients_of_densities_of_reals_are_those_of_finite_differences(name, x64):
     build, h = REALS[name]
     x = jnp.array([0.9, 0.2, 0.6])
-    check_grads(lambda h: build().log_prob_terms((), h, x).sum(), (jnp.asarray(h),), 2)
+    total = jax.jit(lambda h: build().log_prob_terms((), h, x).sum())
+    check_grads(total, (jnp.asarray(h),), 2)
 
 
 @EACH_REAL
@@ -441,12 +449,17 @@ def test_the_number_of_reals_is_a_log_density(name):
 LOGITS_OF_EVERY_SIZE = [0.0, 1e-6, -1e-3, 0.05, 0.0999, 0.1001, -0.5, 3.0, -40.0, 500.0]
 
 
+@functools.cache  # eigenvalues of a matrix of 400 rows
+def _gauss():
+    return np.polynomial.legendre.leggauss(400)
+
+
 @pytest.mark.parametrize("logit", LOGITS_OF_EVERY_SIZE)
 def test_a_continuous_bernoulli_integrates_to_one_at_any_logit(logit, x64):
-    nodes, weights = np.polynomial.legendre.leggauss(400)
+    nodes, weights = _gauss()
     x = jnp.asarray(0.5 * (nodes + 1.0))
     h = jnp.full_like(x, logit)
-    log_p = likelihoods.continuous_bernoulli_terms(h, x)
+    log_p = jax.jit(likelihoods.continuous_bernoulli_terms)(h, x)
     np.testing.assert_allclose(np.exp(log_p) @ weights / 2, 1.0, rtol=1e-9)
     mean = likelihoods.continuous_bernoulli((1,)).mean((), h[:1])
     np.testing.assert_allclose(mean, (np.exp(log_p) * x) @ weights / 2, rtol=1e-9)

@@ -145,6 +145,7 @@ def test_a_component_that_no_row_names_has_the_moments_of_all(covariance):
 # The records in the rest of the library
 
 
+@pytest.mark.slow
 def test_bounds_and_estimators_of_the_exact_posterior_are_log_p(x64):
     params, x = mixture("full"), jnp.asarray(X[0])
     generative, recognition = gmm.generative(K, D), gmm.recognition(K)
@@ -175,7 +176,13 @@ def test_bounds_and_estimators_of_the_exact_posterior_are_log_p(x64):
 # Statistical
 
 
-@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize(
+    "covariance",
+    [
+        *("full", "spherical"),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("tied", "diag")),
+    ],
+)
 def test_ancestral_samples_have_their_moments(covariance):
     params = jax.tree.map(lambda a: a.astype(jnp.float32), mixture(covariance))
     generative, recognition = gmm.generative(K, D), gmm.recognition(K)
@@ -222,6 +229,7 @@ def test_log_evidence_differentiates(x64, covariance):
     check_grads(of_values, (params.generative,), order=1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_side_by_side_compiled_are_those_in_turn():
     params = jax.tree.map(lambda a: a.astype(jnp.float32), mixture("full"))
     rows = jnp.asarray(X, jnp.float32)
