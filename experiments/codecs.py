@@ -19,7 +19,7 @@ from vae_jax.data import codecs, image_files, sources
 
 COLUMNS = (
     report.field("codec", "codec", width=20),
-    report.field("bits/dim", "bits_per_dimension", ".4f", 9),
+    report.field("bits / dim", "bits_per_dimension", ".4f", 10),
     report.field("s.e.", "standard_error", ".4f", 7),
     report.field("bytes an image", "bytes_per_image", ".1f", 14),
 )

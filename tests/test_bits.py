@@ -15,7 +15,7 @@ from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.runs import fit, protocol
 from tests.tiny import metrics, tiny
-from vae_jax.plots import curves
+from vae_jax.plots import curves, files
 
 pytestmark = pytest.mark.uses_optax
 
@@ -135,14 +135,20 @@ def test_stored_values_are_read_as_their_likelihood_needs_them(tmp_path, capsys)
     ids=str,
 )
 def test_a_run_tells_them_beside_its_nats(tmp_path, capsys, monkeypatch, flags, said):
-    panels = {}
+    panels, titles = {}, []
     draw = curves.training_curves
+    save = files.save
 
     def seen(rows, **settings):
         panels.update(settings["panels"])
         return draw(rows, **settings)
 
+    def saved(figure, path):
+        titles.append(figure.get_suptitle())
+        save(figure, path)
+
     monkeypatch.setattr(curves, "training_curves", seen)
+    monkeypatch.setattr(files, "save", saved)
     config = tiny(tmp_path / "run", **flags, watch="importance", progress=True)
     assert train.main(config) == 0
     shown = capsys.readouterr()
@@ -167,6 +173,8 @@ def test_a_run_tells_them_beside_its_nats(tmp_path, capsys, monkeypatch, flags, 
     wanted = data.in_bits({"elbo": result["elbo"]})["bits_per_dimension"]
     np.testing.assert_allclose(result["bits_per_dimension"], wanted, rtol=1e-6)
     assert result["protocol"]["units"].endswith(said)
+    caption = f"; test bound {wanted:.2f} bits/dim"
+    assert sum(caption in " ".join(title.split()) for title in titles) == 2
     some: dict[str, Any] = {"importance_samples": 20, "num_images": 20}
     assert evaluate.main(evaluate.Config(workdir=config.workdir, **some)) == 0
     path = tmp_path / "run" / "evaluation_test_20_images.json"

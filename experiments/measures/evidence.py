@@ -116,7 +116,7 @@ def side_by_side(
 COLUMNS = (
     report.field("log p(x), nats", "method", width=14),
     report.field("mean", "log_p", ".3f", 11),
-    report.field("bits/dim", "log_p_bits_per_dimension", ".4f", 8),
+    report.field("bits / dim", "log_p_bits_per_dimension", ".4f", 10),
     report.field("s.e.", "log_p_standard_error", ".3f", 7),
     report.field("sampling", "log_p_sampling_error", ".3f", 8),
     report.field("above is", "above_is", ".3f", 8),

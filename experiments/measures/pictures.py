@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -116,24 +117,35 @@ def limits_of(values: np.ndarray) -> Limits:
 
 
 def draw_samples(
-    arrays: Arrays, path: pathlib.Path, *, limits: Limits, source: str = "the prior"
+    arrays: Arrays,
+    path: pathlib.Path,
+    *,
+    limits: Limits,
+    source: str = "the prior",
+    caption: str = "",
 ) -> None:
-    """Draws the means of sampled images."""
-    title = f"Samples, z from {source} (means of p(x | z))"
+    """Draws the means of sampled images; the caption follows the title."""
+    title = _captioned(f"Samples, z from {source} (means of p(x | z))", caption)
     figure = images.grid(arrays["mean"], num_columns=10, title=title, limits=limits)
     files.save(figure, path)
 
 
-def draw_reconstructions(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
-    """Draws images above their reconstructions."""
+def draw_reconstructions(
+    arrays: Arrays, path: pathlib.Path, *, limits: Limits, caption: str = ""
+) -> None:
+    """Draws images above their reconstructions; the caption follows the title."""
     figure = images.pairs(
         arrays["x"],
         arrays["mean"],
         num_columns=10,
-        title="Each image above its reconstruction",
+        title=_captioned("Each image above its reconstruction", caption),
         limits=limits,
     )
     files.save(figure, path)
+
+
+def _captioned(title: str, caption: str) -> str:
+    return f"{title}; {caption}" if caption else title
 
 
 def draw_manifold(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
@@ -200,8 +212,14 @@ def draw_curves(trained: trained_runs.Trained, workdir: pathlib.Path) -> None:
     files.save(figure, workdir / "training_curves.png")
 
 
-def of_run(key: PRNGKey, trained: trained_runs.Trained, workdir: pathlib.Path) -> None:
-    """The pictures that every training run ends with."""
+def of_run(
+    key: PRNGKey,
+    trained: trained_runs.Trained,
+    workdir: pathlib.Path,
+    *,
+    caption: str = "",
+) -> None:
+    """The pictures that every training run ends with, under its result as a caption."""
     draw_curves(trained, workdir)
     if not is_image(trained):
         print(f"observations of shape {trained.data.x_shape} are no images: not drawn")
@@ -209,11 +227,12 @@ def of_run(key: PRNGKey, trained: trained_runs.Trained, workdir: pathlib.Path) -
     key_samples, key_reconstructions = jax.random.split(key)
     black_white = limits(trained)
     arrays = samples(key_samples, trained, num=100)
-    draw_samples(arrays, workdir / "samples.png", limits=black_white)
+    said: dict[str, Any] = {"limits": black_white, "caption": caption}
+    draw_samples(arrays, workdir / "samples.png", **said)
     split = trained_runs.test_split(trained)
     num = min(50, len(trained.stored(split)))
     arrays = reconstructions(key_reconstructions, trained, split=split, num=num)
-    draw_reconstructions(arrays, workdir / "reconstructions.png", limits=black_white)
+    draw_reconstructions(arrays, workdir / "reconstructions.png", **said)
     if has_manifold(trained):
         arrays = manifold(trained, size=20)
         draw_manifold(arrays, workdir / "manifold.png", limits=black_white)

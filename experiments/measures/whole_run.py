@@ -46,7 +46,9 @@ def finish(run: Run, saved: Saved) -> None:
         stamp["raw"] = _bounds(run, raw)
     report.write_json(run.workdir / "result.json", result | stamp)
     key = jax.random.fold_in(_keys(run)[0], 1)
-    pictures.of_run(key, first, run.workdir)
+    bits = result.get("runs", [result])[0].get("bits_per_dimension")
+    caption = "" if bits is None else f"{result['split']} bound {bits:.2f} bits/dim"
+    pictures.of_run(key, first, run.workdir, caption=caption)
     print(f"written to {run.workdir}")
 
 
