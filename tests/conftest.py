@@ -75,3 +75,14 @@ def pytest_unconfigure():
     """Removes the compilation cache of this run."""
     if OWNS_CACHE:
         shutil.rmtree(os.environ[CACHE], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+    """Refuses names of tests that differ from process to process: workers share them.
+
+    Raises:
+        UsageError: naming the first that holds an address.
+    """
+    for item in items:
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(f"give ids to the parameters of {item.nodeid}")

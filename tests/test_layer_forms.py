@@ -7,7 +7,9 @@ from scipy import stats
 from tests import ladders, testing
 from vae_jax import layer_forms
 
-EVERY_NORMAL = pytest.mark.parametrize("make", ladders.NORMAL.values(), ids=str)
+EVERY_NORMAL = pytest.mark.parametrize(
+    "make", ladders.NORMAL.values(), ids=[*ladders.NORMAL]
+)
 FORMS = [
     *(make() for make in ladders.NORMAL.values()),
     layer_forms.bernoulli(),
