@@ -313,8 +313,8 @@ def _of_peer(name, problem):
     torch = pytest.importorskip("torch")
     maps = importlib.import_module("experiments.benchmark.peers.torch_maps")
     networks = maps.networks(problem)
-    for network, given in zip(networks, problem.start, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, maps.layers(network), given)
+    for network, layers in zip(networks, problem.start, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, maps.layers(network), layers)
     return [
         lambda x, n=n: n(torch.from_numpy(np.array(x))).detach().numpy()
         for n in networks

@@ -13,14 +13,14 @@ from experiments.benchmark.contenders import Layer, Problem
 class Maps(torch.nn.Module):
     """What encoder and decoder share: layers in order, and blocks of them."""
 
-    def __init__(self, problem: Problem, given: list[Layer]) -> None:
+    def __init__(self, problem: Problem, weights: list[Layer]) -> None:
         """At given weights; 1x1 kernels on maps have two axes."""
         super().__init__()
         self.flags, self.x_shape = problem.flags, problem.train.shape[1:]
         self.steps = contenders.resolutions(self.flags, self.x_shape)
         of_vectors = -1 if isinstance(self, Encoder) else 0
-        ends = [layer is given[of_vectors] for layer in given]
-        modules = map(_affine, given, ends)
+        ends = [layer is weights[of_vectors] for layer in weights]
+        modules = map(_affine, weights, ends)
         self.layers = torch.nn.ModuleList(modules).to(memory_format=torch.channels_last)
 
     def activation(self, x: torch.Tensor) -> torch.Tensor:
@@ -94,18 +94,18 @@ def layers(network: Maps) -> list[Layer]:
     return [layer(module) for module in network.layers]
 
 
-def _affine(given: Layer, of_vectors: bool) -> Any:
+def _affine(layer: Layer, of_vectors: bool) -> Any:
     """A linear layer of vectors, or a convolution of maps, at given weights."""
-    *taps, i, o = given.kernel.shape
+    *taps, i, o = layer.kernel.shape
     if of_vectors:
-        module, weight = torch.nn.Linear(i, o), given.kernel.T
+        module, weight = torch.nn.Linear(i, o), layer.kernel.T
     else:
         side = taps[0] if taps else 1
         module = torch.nn.Conv2d(i, o, side, padding=side // 2)
-        weight = given.kernel.reshape(side, side, i, o).transpose(3, 2, 0, 1)
+        weight = layer.kernel.reshape(side, side, i, o).transpose(3, 2, 0, 1)
     with torch.no_grad():
         module.weight.copy_(torch.from_numpy(np.array(weight)))
-        module.bias.copy_(torch.from_numpy(np.array(given.bias)))
+        module.bias.copy_(torch.from_numpy(np.array(layer.bias)))
     return module
 
 

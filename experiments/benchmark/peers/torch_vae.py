@@ -19,7 +19,7 @@ def contender(name: str, problem: Problem) -> Contender:
     """Passes over the rows in a random order."""
     torch.manual_seed(0)
     if problem.flags.network == "mlp":
-        modules = [network(given) for given in problem.start]
+        modules = [network(weights) for weights in problem.start]
     else:
         modules = torch_maps.networks(problem)
     encoder, decoder = modules
