@@ -62,6 +62,7 @@ def test_validation_and_the_tests_bound_are_of_the_average_and_of_the_raw_weight
     assert abs(result["elbo"] - result["raw"]["elbo"]) > 0.1
 
 
+@pytest.mark.slow
 def test_each_command_says_which_weights_it_used(averaged, capsys):
     folder = {"workdir": averaged.workdir}
     for weights, used in (("auto", "average"), ("raw", "raw")):
@@ -101,6 +102,7 @@ def test_each_command_says_which_weights_it_used(averaged, capsys):
         assert evaluation["elbo"] == measured["elbo"]
 
 
+@pytest.mark.slow
 def test_weights_that_a_run_does_not_keep_are_refused(averaged, tmp_path):
     with pytest.raises(cli.UsageError, match="--weights=raw goes with --checkpoint=la"):
         trained_runs.load(averaged.workdir, checkpoint="best", weights="raw")

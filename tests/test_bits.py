@@ -126,6 +126,7 @@ def test_stored_values_are_read_as_their_likelihood_needs_them(tmp_path, capsys)
     assert VALUES in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

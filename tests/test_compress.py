@@ -117,6 +117,7 @@ def test_a_file_that_is_not_there_is_named(workdir, tmp_path):
         compress.main(config)
 
 
+@pytest.mark.slow
 def test_rows_without_a_code_are_refused(tmp_path):
     flags = {"likelihood": "normal_learned_std", "binarization": "none"}
     path = _trained(tmp_path / "run", num_epochs=1, **flags)
@@ -161,6 +162,7 @@ def test_flags_that_do_not_go_together_are_refused(flags, said):
         compress.Config(**flags)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_file_and_another_other_bits(workdir, tmp_path):
     trained = trained_runs.load(workdir, checkpoint="auto")[0]
     contents = []

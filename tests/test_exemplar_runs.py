@@ -27,6 +27,7 @@ def run(tmp_path_factory):
     return fit.to_end(config, validation.build)
 
 
+@pytest.mark.slow
 def test_a_step_leaves_each_rows_own_exemplar_out(run, x64):
     """The bound and the KL that it reports, of a batch of half exemplars, by hand."""
     made, saved = run
@@ -56,6 +57,7 @@ def test_a_step_leaves_each_rows_own_exemplar_out(run, x64):
     np.testing.assert_allclose(difference[3:], 0.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_exemplars_are_drawn_by_the_data_seed_alone(run, tmp_path):
     first = runs._exemplars(run[0].config, run[0].data)
     assert len(np.unique(first.index)) == 20
@@ -65,6 +67,7 @@ def test_exemplars_are_drawn_by_the_data_seed_alone(run, tmp_path):
         assert np.array_equal(index, first.index) == ("seed" in changes)
 
 
+@pytest.mark.slow
 def test_a_trained_model_needs_its_exemplars_no_more(run, tmp_path):
     made, saved = run
     (trained,) = trained_runs.load(made.workdir, checkpoint="last")

@@ -73,7 +73,7 @@ def test_a_written_flag_file_parses_back(tmp_path):
         ("--seed=3000000000", "--seed=3000000000 does not fit into 32 bits"),
         ("--hidden=3,0", "--hidden must hold positive sizes"),
         ("--optimizer=adm", "--optimizer=adm is unknown; .* did you mean adam"),
-        ("--prior=qqqqqq", "--prior=qqqqqq is unknown; known: .* vamp$"),
+        ("--prior=qqqqqq", "--prior=qqqqqq is unknown; known: .* exemplar$"),
         ("--learning_rate=nan", "--learning_rate must be positive"),
         ("--flagfile=no.flags", "no.flags"),
         ("leftover", "unexpected arguments: leftover"),

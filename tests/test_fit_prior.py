@@ -47,6 +47,7 @@ def _load(workdir):
     return trained
 
 
+@pytest.mark.slow
 def test_the_new_workdir_holds_the_model_with_the_fitted_prior(workdir, tmp_path):
     old, new = _load(workdir), _load(workdir / "fitted_flow")
     assert (new.config.prior, new.config.estimator) == ("flow", "sgvb_a")
@@ -68,6 +69,7 @@ def test_the_new_workdir_holds_the_model_with_the_fitted_prior(workdir, tmp_path
     assert measure.bound(jax.random.key(1), new, **split)["elbo"] < 0.0
 
 
+@pytest.mark.slow
 def test_the_bound_of_the_training_rows_does_not_fall(workdir):
     """N(0, I) is where a flow starts, so only noise may take anything away."""
     result = json.loads((workdir / "fitted_flow" / "fit_prior.json").read_text())
@@ -82,6 +84,7 @@ def test_the_bound_of_the_training_rows_does_not_fall(workdir):
     assert curve[result["epoch"]] == max(curve) > curve[0]
 
 
+@pytest.mark.slow
 def test_the_fit_starts_at_the_mean_of_log_n_0_i(workdir):
     old = _load(workdir)
     result = json.loads((workdir / "fitted_flow" / "fit_prior.json").read_text())
@@ -94,6 +97,7 @@ def test_the_fit_starts_at_the_mean_of_log_n_0_i(workdir):
     assert result["mean_log_prior"][0] == pytest.approx(exact, abs=0.1)
 
 
+@pytest.mark.slow
 def test_both_priors_see_the_same_images_and_noise(workdir):
     old = _load(workdir)
     number = {"num_samples": 3, "importance_samples": 5, "num_images": 20}
@@ -104,6 +108,7 @@ def test_both_priors_see_the_same_images_and_noise(workdir):
             assert change.gain == change.standard_error == 0.0
 
 
+@pytest.mark.slow
 def test_a_workdir_that_holds_a_run_is_not_written_over(workdir):
     with pytest.raises(cli.UsageError, match=r"--out=.*fitted_flow holds a run"):
         fit_prior.main(fit_prior.Config(workdir=str(workdir), **SMALL))

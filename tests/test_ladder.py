@@ -181,6 +181,7 @@ def test_a_residual_q_that_adds_nothing_is_the_prior_draw_for_draw(binary):
         np.testing.assert_allclose(sampled.kl, 0.0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_more_samples_tighten_the_bound_of_a_ladder():
     model = ladders.normals(layer_forms.merged_normal())
     params, _ = _made(model)

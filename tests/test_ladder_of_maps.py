@@ -38,6 +38,7 @@ def _shapes(model, x_shape):
     return sampled.z.shape, sampled.kl.shape
 
 
+@pytest.mark.slow
 def test_a_fused_draw_of_maps_is_what_the_functions_give_and_every_part_learns(x64):
     model, x = _images(), jnp.asarray(np.random.default_rng(0).integers(0, 2, (14, 12)))
     x = x.astype(float)

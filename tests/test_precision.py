@@ -168,6 +168,7 @@ def test_bounds_of_trained_models_agree_within_a_tenth_of_a_nat(tmp_path):
     assert abs(bounds["float32"] - bounds["bfloat16"]) < 0.1
 
 
+@pytest.mark.slow
 def test_a_workdir_is_computed_in_float32_unless_told(tmp_path):
     config = tiny(tmp_path, precision="bfloat16", num_epochs=1)
     assert train.main(config) == 0

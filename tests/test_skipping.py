@@ -21,6 +21,7 @@ def skipping(path, **changes):
     return tiny(path, **{"skip_norm": NORM, **changes})
 
 
+@pytest.mark.slow
 def test_a_run_counts_the_steps_that_it_skips_and_resumes_bit_for_bit(tmp_path, capsys):
     whole = skipping(tmp_path / "whole", num_epochs=3, progress=True)
     assert train.main(whole) == 0
@@ -51,6 +52,7 @@ def test_a_run_counts_the_steps_that_it_skips_and_resumes_bit_for_bit(tmp_path, 
     assert int(saved.run.inner.skips.total) == last
 
 
+@pytest.mark.slow
 def test_a_run_without_the_flag_has_no_count(tmp_path):
     config = tiny(tmp_path, num_epochs=1)
     assert train.main(config) == 0

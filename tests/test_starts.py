@@ -103,6 +103,7 @@ OBSERVED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "data", "flags"), OBSERVED)
 def test_a_decoder_starts_at_the_mean_of_the_training_rows(tmp_path, name, data, flags):
     flags = {"likelihood": name, **DATA[data], **flags}

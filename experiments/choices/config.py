@@ -265,9 +265,7 @@ class Config(cli.Flags):
         choices=OPTIMIZERS,
         section="Optimization",
     )
-    adam_epsilon: float = cli.flag(
-        1e-8, "Added to Adam's denominator (adam, adamw).", above=0
-    )
+    adam_epsilon: float = cli.flag(1e-8, "Added to the root (adam, adamw).", above=0)
     decoupled_decay: float = cli.flag(
         0.01,
         "Times the step size, the share of every parameter of p and q, biases too, "
@@ -354,9 +352,7 @@ class Config(cli.Flags):
         display=True,
     )
     num_processes: int = cli.flag(1, "Processes of the run.", display=True, least=1)
-    process_id: int = cli.flag(
-        0, "Which process this is, from 0.", display=True, least=0
-    )
+    process_id: int = cli.flag(0, "This process, from 0 on.", display=True, least=0)
     eval_every: int = cli.flag(
         1, "Epochs between validation bounds.", least=1, section="Watching"
     )
@@ -366,9 +362,7 @@ class Config(cli.Flags):
         "10,000 of all images where --watch=elbo.",
         least=0,
     )
-    eval_samples: int = cli.flag(
-        100, "Samples per image of the final test bound.", least=1
-    )
+    eval_samples: int = cli.flag(100, "Samples per image of the test bound.", least=1)
     checkpoint_seconds: float = cli.flag(
         30.0, "Least seconds between checkpoints.", display=True, least=0
     )

@@ -14,7 +14,7 @@ class Maps(torch.nn.Module):
     """What encoder and decoder share: layers in order, and blocks of them."""
 
     def __init__(self, problem: Problem, weights: list[Layer]) -> None:
-        """At given weights; 1x1 kernels on maps have two axes."""
+        """At these weights; 1x1 kernels on maps have two axes."""
         super().__init__()
         self.flags, self.x_shape = problem.flags, problem.train.shape[1:]
         self.steps = contenders.resolutions(self.flags, self.x_shape)
@@ -95,7 +95,7 @@ def layers(network: Maps) -> list[Layer]:
 
 
 def _affine(layer: Layer, of_vectors: bool) -> Any:
-    """A linear layer of vectors, or a convolution of maps, at given weights."""
+    """A linear layer of vectors, or a convolution of maps, at these weights."""
     *taps, i, o = layer.kernel.shape
     if of_vectors:
         module, weight = torch.nn.Linear(i, o), layer.kernel.T
