@@ -313,7 +313,8 @@ ROWS = [
     ),
 ]
 SLOW = {  # kin of a row that stays, or of a file of its own that says what it draws
-    *("ladder of maps", "ladder of bits", "ladder, its holes left out"),
+    "ladder of maps",
+    "ladder of bits",
     "KL of one's own",
     "masked, KL by samples",
     "at the mean of a learned prior",
