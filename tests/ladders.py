@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -79,8 +80,8 @@ class Chain(NamedTuple):
 
     model: Model
     params: Params  # q is p(z | x)
-    log_p: object  # params, x -> log p(x), nats, from the joint covariance
-    posterior: object  # x -> mean [L] and covariance [L, L] of z
+    log_p: Callable[..., Any]  # params, x -> log p(x), nats, from the joint covariance
+    posterior: Callable[..., Any]  # x -> mean [L] and covariance [L, L] of z
 
 
 MAX_LOG_STD = 4.0

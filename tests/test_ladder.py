@@ -167,10 +167,10 @@ def _silent(params):
 @pytest.mark.parametrize("binary", [False, True], ids=["normals", "bits"])
 def test_a_residual_q_that_adds_nothing_is_the_prior_draw_for_draw(binary):
     if binary:
-        model, x = ladders.bits(residual=True), jnp.ones(5)
+        model, x = ladders.bits(residual=True), np.ones(5)
     else:
-        model, x = ladders.normals(layer_forms.residual_normal()), jnp.ones((2, 3))
-    params = _silent(_made(model, x)[0])
+        model, x = ladders.normals(layer_forms.residual_normal()), np.ones((2, 3))
+    params, x = _silent(_made(model, x)[0]), jnp.asarray(x)
     if binary:  # the top's own logits are zero
         params.generative["prior"]["logits"] *= 0.0
     h = model.recognition.encode(params, x)

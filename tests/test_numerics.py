@@ -25,7 +25,9 @@ def test_bits_of_what_is_uniform_are_those_of_its_values(x64):
         bits = numerics.bits_per_dimension(byte, num_entries=num_entries)
         np.testing.assert_allclose(bits, 8.0, rtol=1e-12)
         assert (
-            numerics.bits_per_dimension(0.0, num_entries=num_entries, num_values=256)
+            numerics.bits_per_dimension(
+                jnp.zeros(()), num_entries=num_entries, num_values=256
+            )
             == 8.0
         )
 
@@ -47,7 +49,9 @@ def test_a_density_with_noise_bounds_the_bits_of_its_bins(x64):
 def test_bits_of_no_entries_or_no_values_are_refused(numbers):
     num_entries, num_values = numbers
     with pytest.raises(ValueError, match="must be positive"):
-        numerics.bits_per_dimension(0.0, num_entries=num_entries, num_values=num_values)
+        numerics.bits_per_dimension(
+            jnp.zeros(()), num_entries=num_entries, num_values=num_values
+        )
 
 
 # log_mean_exp

@@ -29,12 +29,16 @@ def _build(problem):
     return build
 
 
+def _objective(problem, **settings):
+    build = _build(problem)
+    return running_baseline.running_baseline(
+        lambda *numbers: types.per_example(build(*numbers)), **settings
+    )
+
+
 def _run(problem, num_steps, *, monitor=None, **settings):
     """States and infos of a few steps."""
-    build = _build(problem)
-    objective = running_baseline.running_baseline(
-        lambda *numbers: types.per_example(build(*numbers)), decay=DECAY, **settings
-    )
+    objective = _objective(problem, decay=DECAY, **settings)
     watched = {} if monitor is None else {"monitor": monitor}
     algorithm = gradient.ascent(objective, optax.sgd(0.1), **watched)
     states, infos = [algorithm.init(jax.random.key(1), problem.params)], []
@@ -99,6 +103,5 @@ def test_the_callers_monitor_is_what_is_reported():
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_outside_its_range_is_refused(decay):
-    build = _build(problems.binary_model())
     with pytest.raises(ValueError, match="decay"):
-        running_baseline.running_baseline(build, decay=decay)
+        _objective(problems.binary_model(), decay=decay)
