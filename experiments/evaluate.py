@@ -118,7 +118,12 @@ def _evaluate(config: Config, trained: list[trained_runs.Trained]) -> dict[str, 
     first = trained[0]
     with cli.user_errors():
         num_images = config.num_rows(first, "num_images")
-    measured = [_measured(config, one) for one in trained]
+    measured = []
+    for number, one in enumerate(trained, 1):
+        measured.append(_measured(config, one))
+        if len(trained) > 1:  # each takes as long as all that a single run has to say
+            name, bound = next(iter(measured[-1].items()))
+            print(f"run {number} of {len(trained)}: {name} {bound:.4f}", flush=True)
     result = measured[0]
     if len(trained) > 1:
         whole = rundir.read_config(first.config.directory())

@@ -121,8 +121,11 @@ def test_runs_together_resume_bit_for_bit_and_are_evaluated_together(tmp_path, c
         workdir=whole.workdir, eval_samples=2, importance_samples=10
     )
     assert evaluate.main(config) == 0
-    assert "  std " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "  std " in said
     seen = json.loads((tmp_path / "whole" / "evaluation_test.json").read_text())
+    for number, run in enumerate(seen["runs"], 1):
+        assert f"run {number} of 4: elbo {run['elbo']:.4f}\n" in said
     alone = evaluate.evaluate(dataclasses.replace(config, member=3))
     for name in ("elbo", "log_p", "active_units"):
         separate = [run[name] for run in seen["runs"]]
