@@ -44,8 +44,8 @@ def main(config: Config) -> int:
                 arrays, path.with_suffix(".png"), limits=limits
             )
     print(
-        f"{num} rows of {split} and their reconstructions ({trained.moment}): "
-        f"{path}.npz{picture}"
+        f"{num} rows of {split} and their reconstructions: {path}.npz{picture}; "
+        f"{trained.moment}"
     )
     return 0
 

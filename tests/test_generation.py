@@ -147,7 +147,7 @@ def test_vectors_without_a_test_split_and_a_mixture_prior_are_generated(
     train.main(config)
     small = generate.Config(workdir=config.workdir, num=4)
     assert generate.main(small) == 0
-    assert ".npz: no images, not draws" in capsys.readouterr().out
+    assert ".npz: no images, not drawn" in capsys.readouterr().out
     assert "variance" in np.load(tmp_path / "run" / "traversal.npz")
     assert not list((tmp_path / "run").glob("traversal.png"))
     with pytest.raises(cli.UsageError, match="--quality needs a test split"):

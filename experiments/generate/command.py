@@ -120,7 +120,7 @@ def main(config: Config) -> int:
     kinds = ".npz and .png" if drawable else ".npz: no images, not drawn"
     names = ", ".join(path.name for path in drawings)
     print(
-        f"written to {trained.config.directory()}: {names} ({kinds}; {trained.moment})"
+        f"written to {trained.config.directory()}: {names} ({kinds}); {trained.moment}"
     )
     if config.quality:
         result = quality.measured(
