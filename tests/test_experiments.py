@@ -9,6 +9,7 @@ import pytest
 
 from experiments import evaluate, reconstruct, train
 from experiments.choices.config import Config
+from experiments.choices.densities import PRIORS
 from experiments.command import cli
 from experiments.generate import command as generate
 from experiments.measures import measure, validation
@@ -283,6 +284,15 @@ def test_each_choice_of_flags_trains(tmp_path, changes):
     assert np.isfinite([row["bound"], row["kl"], row["valid_reconstruction"]]).all()
     of_the_elbo = changes.get("estimator") != "iwae"  # L_K has no such split
     assert ("reconstruction" in row) == of_the_elbo
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.slow
+def test_a_run_of_each_prior_goes_to_its_end(tmp_path, prior):
+    flags = {"prior": prior, "estimator": "sgvb_a", "num_epochs": 1}
+    assert train.main(tiny(tmp_path / "run", **flags)) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert np.isfinite(result["elbo"])
 
 
 @pytest.mark.slow

@@ -180,13 +180,15 @@ def _check(config: Config, data: protocol.Dataset, mesh: Mesh | None) -> None:
 
 def at_precision(run: Run, precision: str) -> Run:
     """The run with a model whose networks compute in that precision."""
+    if run.config.precision == precision:
+        return run
     first, *_ = configs = tuple(
         dataclasses.replace(config, precision=precision) for config in run.configs
     )
     return run._replace(
         config=dataclasses.replace(run.config, precision=precision),
         configs=configs,
-        parts=models.build(first, run.data.x_shape),
+        parts=of_flags(first, run.data),
     )
 
 
