@@ -16,7 +16,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.choices import rows
@@ -112,7 +111,14 @@ def measured(config: Config, prior: str) -> dict[str, Any]:
     return {
         "steps": [one.step for one in trained],
         "images_per_second": float(np.median(rates)),
-        **report.by_name([_on_test(config, one) for one in trained]),
+        **report.by_name(
+            evidence.on_test(
+                one,
+                num_samples=config.eval_samples,
+                importance_samples=config.importance_samples,
+            )
+            for one in trained
+        ),
     }
 
 
@@ -130,18 +136,6 @@ def _fitted(config: Config, trained: Trained) -> fitted_prior.Fit:
             num_epochs=config.fit_epochs,
             seed=trained.config.seed,
         )
-
-
-def _on_test(config: Config, trained: Trained) -> dict[str, float]:
-    key_bound, key_is = jax.random.split(jax.random.key(0))
-    bound = measure.bound(
-        key_bound, trained, split="test", num_samples=config.eval_samples
-    )
-    data = trained_runs.rows(trained, split="test")
-    number = config.importance_samples
-    log_p = evidence.importance_sampling(key_is, trained, data, num_samples=number)
-    names = ("log_p", "log_p_standard_error")
-    return bound | {name: log_p.figures[name] for name in names}
 
 
 def main(config: Config) -> int:

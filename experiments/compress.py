@@ -35,12 +35,11 @@ import numpy as np
 import scipy
 
 from experiments.command import cli, report
-from experiments.measures import measure
+from experiments.measures import evidence, measure
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax import writing
 from vae_jax.coding import bits_back, files, rans
-from vae_jax.evaluation import weights
 from vae_jax.training import journal
 
 GENERIC: dict[str, Callable[[bytes], bytes]] = {
@@ -312,18 +311,12 @@ def _net(start: rans.Stack, end: rans.Stack) -> float:
 def _evidence(config: Config, trained: Trained, raw: Any) -> list[tuple[str, float]]:
     if not config.importance_samples:
         return []
-    number = config.importance_samples
-    of_rows = measure.of_rows(
-        jax.random.key(config.seed),
-        trained,
-        measure.log_evidence(trained.model, num_samples=number),
-        jnp.asarray(raw),
-        num_decoded=min(number, measure.IMPORTANCE_CHUNK),
-    )
-    assert isinstance(of_rows, weights.LogEvidence)
-    nats = np.asarray(of_rows.log_p, np.float64)
+    key, number = jax.random.key(config.seed), config.importance_samples
+    log_p = evidence.importance_sampling(
+        key, trained, jnp.asarray(raw), num_samples=number
+    ).figures["log_p"]
     name = f"minus log2 p(x), {number} importance samples"
-    return [(name, float(-nats.sum() / np.log(2.0)))]
+    return [(name, -log_p * len(raw) / np.log(2.0))]
 
 
 def _generic(rows: np.ndarray, num_values: int) -> list[tuple[str, float]]:

@@ -14,7 +14,6 @@ import dataclasses
 import pathlib
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from experiments.choices.config import Config as TrainConfig
@@ -106,18 +105,13 @@ def best(config: Config, estimator: str, seed: int) -> Best:
         trained = trained_runs.of_run(run, saved, checkpoint="best")
         candidates.append((float(saved.best_bound), trained))
     valid_bound, trained = max(candidates, key=lambda pair: pair[0])
-    key_bound, key_is = jax.random.split(jax.random.key(0))
-    bound = measure.bound(key_bound, trained, split="test", num_samples=100)
-    log_p = evidence.importance_sampling(
-        key_is,
-        trained,
-        trained_runs.rows(trained, split="test"),
-        num_samples=config.importance_samples,
-    ).figures
+    figures = evidence.on_test(
+        trained, num_samples=100, importance_samples=config.importance_samples
+    )
     return Best(
-        log_p["log_p"],
-        log_p["log_p_standard_error"],
-        bound["elbo"],
+        figures["log_p"],
+        figures["log_p_standard_error"],
+        figures["elbo"],
         trained.step,
         trained.config.learning_rate,
         valid_bound,

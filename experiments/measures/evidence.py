@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -163,6 +164,21 @@ def importance_sampling(
     estimate = measure.log_evidence(trained.model, num_samples=num_samples)
     log_p = measure.of_rows(key, trained, estimate, data, num_decoded=num_samples)
     return _summarized(log_p, doubts=weights.doubts(log_p))
+
+
+def on_test(
+    trained: Trained, *, num_samples: int, importance_samples: int
+) -> dict[str, float]:
+    """ELBO, its parts and log p(x) of all test rows, by noise of fixed keys.
+
+    What trained models are compared by: every one of them meets the same noise.
+    """
+    key_bound, key_is = jax.random.split(jax.random.key(0))
+    bound = measure.bound(key_bound, trained, split="test", num_samples=num_samples)
+    data = trained_runs.rows(trained, split="test")
+    log_p = importance_sampling(key_is, trained, data, num_samples=importance_samples)
+    names = ("log_p", "log_p_standard_error")
+    return bound | {name: log_p.figures[name] for name in names}
 
 
 def annealed_importance_sampling(
