@@ -87,6 +87,23 @@ def test_bins_sum_to_one_in_float32(log_scale):
         np.testing.assert_allclose(np.exp(log_p).sum(dtype=np.float64), 1.0, atol=2e-5)
 
 
+@pytest.mark.parametrize("log_scale", [3.0, 40.0, 80.0])
+def test_bins_of_a_wide_density_are_as_wide_as_one_over_its_scale_in_float32(log_scale):
+    x = jnp.arange(1, 255) / 255
+    _, slopes = _bins(jnp.zeros(()), jnp.float32(log_scale), x, num_values=256)
+    np.testing.assert_allclose(slopes[1], -1.0, rtol=2e-3)
+
+
+@pytest.mark.parametrize("log_scale", [-7.0, -4.0, 0.0, 5.0])
+def test_bins_sum_to_one_in_float32(log_scale):
+    x = jnp.arange(256) / 255
+    for mean in np.linspace(-1.2, 1.2, 9):
+        log_p = discretized.logistic_terms(
+            jnp.float32(mean), jnp.float32(log_scale), x, num_values=256
+        )
+        np.testing.assert_allclose(np.exp(log_p).sum(dtype=np.float64), 1.0, atol=2e-5)
+
+
 # Against SciPy
 
 
