@@ -122,7 +122,13 @@ def model(layers: Sequence[Layer], top: Generative, encoder: Recognition) -> Mod
             kl=jnp.stack(kls),
         )
 
-    return Model(generative(layers, top), recognition(layers, encoder), draw, None)
+    return Model(
+        generative(layers, top),
+        recognition(layers, encoder),
+        draw,
+        kl=None,
+        lower=tuple(math.prod(layer.shape) for layer in layers),
+    )
 
 
 def generative(layers: Sequence[Layer], top: Generative) -> Generative:
@@ -358,6 +364,7 @@ def mlp(
     likelihood: Likelihood,
     activation: Callable[[Array], Array] = jnp.tanh,
     initializer: networks.Initializer | None = None,
+    product: networks.Product | None = None,
 ) -> Model:
     """A ladder of vectors, its networks fully connected.
 
@@ -376,6 +383,7 @@ def mlp(
         likelihood: p(x | z).
         activation: applied after each hidden layer.
         initializer: `networks.glorot()` where none is given.
+        product: of all networks, as in `networks.mlp`.
 
     Raises:
         ValueError: for no size or one below one, hidden layers that are not one list
@@ -417,6 +425,7 @@ def mlp(
             num_outputs,
             activation=activation,
             initializer=initializer,
+            product=product,
         )
 
     def features(num_inputs: int, units: Sequence[int]) -> Network:

@@ -221,12 +221,15 @@ class Model(NamedTuple):
         draw: key, params, x, h -> one sample of q(z | h) and its densities.
         kl: params, h -> KL(q(z | h) || p(z)) in nats of each group of latents; None
             where it has no closed form.
+        lower: entries of each layer of z but the top, from x upward, where z has
+            several, which are the groups of `Draw.kl`; () where it is one.
     """
 
     generative: Generative
     recognition: Recognition
     draw: Callable[[PRNGKey, Params, Array, PyTree], Draw]
     kl: Callable[[Params, PyTree], Float[Array, " G"]] | None
+    lower: tuple[int, ...] = ()
 
     def init(self, key: PRNGKey) -> Params:
         """Fresh parameters theta and phi."""

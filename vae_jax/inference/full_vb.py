@@ -120,6 +120,7 @@ def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
         ),
         params_second(model.draw),
         kl and params_first(kl),
+        model.lower,
     )
 
 
