@@ -98,12 +98,8 @@ class Config(cli.Flags):
 
 def fitting(layers: tuple[int, ...]) -> list[str]:
     """The estimators of binary latents; where q has several layers, of any q."""
-    normal, bits = (POSTERIORS[q].traits for q in ("diag_normal", "bernoulli"))
-    return [
-        name
-        for name in estimators.fitting(bits)
-        if len(layers) == 1 or name in estimators.fitting(normal)
-    ]
+    bits = POSTERIORS["bernoulli"].traits
+    return estimators.fitting(bits._replace(layered=len(layers) > 1))
 
 
 class Trained(NamedTuple):
@@ -134,13 +130,11 @@ def train(config: Config, name: str, data: protocol.Dataset) -> Trained:
         )
         objective = estimators.objective(flags, model, network=network, num_data=1)
     algorithm = gradient.ascent(objective, gradient.adam(config.learning_rate))
-    recognition = model.recognition
-    if row.learns_baseline:
-        recognition = vae.with_baseline(recognition, network)
+    started = vae.with_baseline(model, network) if row.learns_baseline else model
     key_theta, key_phi, key_run, key_order, key_eval = jax.random.split(
         jax.random.key(config.seed), 5
     )
-    start = Params(model.generative.init(key_theta), recognition.init(key_phi))
+    start = Params(model.generative.init(key_theta), started.recognition.init(key_phi))
     prepared, test = data.prepared, jnp.asarray(data.prepared.test)
     bound = measure.over_rows(
         importance.iwae(model, num_samples=BOUND_SAMPLES),

@@ -144,9 +144,8 @@ def _exemplars():
 
 
 def _with_baseline():
-    model = _pair(posteriors.bernoulli(3), priors.bernoulli(3))
-    network = networks.linear(6, 1)
-    return vae.model(model.generative, vae.with_baseline(model.recognition, network))
+    bits = _pair(posteriors.bernoulli(3), priors.bernoulli(3))
+    return vae.with_baseline(bits, networks.linear(6, 1))
 
 
 def _belief(sizes):

@@ -288,21 +288,16 @@ def hierarchy(
     a map of: 0 gives a normal's mean.
     """
     closed, ends = vae.model(top, encoder).kl, _ends(layers)
-
-    def sizes(params: Params) -> tuple[int, ...]:
-        key = jax.eval_shape(jax.random.key, 0)
-        z_top = jax.eval_shape(top.sample_prior, key, params)
-        return (*(math.prod(layer.shape) for layer in layers), z_top.size)
+    lower = tuple(math.prod(layer.shape) for layer in layers)
 
     def keys_of_layers(key: PRNGKey) -> PRNGKey:
         return jax.random.split(key, len(layers) + 1) if layers else key[None]
 
     def groups(params: Params, h: PyTree) -> tuple[int, ...]:
-        *below, _ = sizes(params)
         if closed is None:
-            return (*below, 1)
+            return (*lower, 1)
         of_top = jax.eval_shape(closed, params, h[0] if layers else h)
-        return (*below, of_top.size)
+        return (*lower, of_top.size)
 
     def mix(
         key: PRNGKey, params: Params, h: PyTree, from_q: Array
@@ -366,7 +361,7 @@ def hierarchy(
         z_top = encoder.moments(params, h_top)[0]
         return _join(_descend(layers, params, z_top, choose)[1])
 
-    return Hierarchy(sizes, groups, mix, redraw, means if encoder.moments else None)
+    return Hierarchy(lower, groups, mix, redraw, means if encoder.moments else None)
 
 
 def _check_redraw(
@@ -495,6 +490,7 @@ def mlp(
     likelihood: Likelihood,
     activation: Callable[[Array], Array] = jnp.tanh,
     initializer: networks.Initializer | None = None,
+    product: networks.Product | None = None,
 ) -> Model:
     """A ladder of vectors, its networks fully connected.
 
@@ -513,6 +509,7 @@ def mlp(
         likelihood: p(x | z).
         activation: applied after each hidden layer.
         initializer: `networks.glorot()` where none is given.
+        product: of all networks, as in `networks.mlp`.
 
     Raises:
         ValueError: for no size or one below one, hidden layers that are not one list
@@ -554,6 +551,7 @@ def mlp(
             num_outputs,
             activation=activation,
             initializer=initializer,
+            product=product,
         )
 
     def features(num_inputs: int, units: Sequence[int]) -> Network:

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from vae_jax import convolutional, ladder, layer_forms, networks, numerics, vae
@@ -20,15 +22,17 @@ def images(
     posterior: Conditional,
     prior: Conditional,
     likelihood: Likelihood,
+    residual: bool = True,
     activation: Callable[[Array], Array] = jax.nn.gelu,
+    product: networks.Product | None = None,
 ) -> Model:
     """A ladder of convolutional layers below a vector z_L.
 
     Features go up and the state goes down at the resolutions of the layers, with
-    `width` channels at each: num_blocks residual blocks (`convolutional.block`) in
-    every `up_l` and `down_l`, one in every posterior, as Vahdat & Kautz 2020
-    (arXiv:2007.03898) and Child 2021 (arXiv:2011.10650) arrange them; several layers
-    may have one resolution. Between resolutions, pixels move into channels and back.
+    `width` channels at each: num_blocks blocks (`convolutional.block`) in every `up_l`
+    and `down_l`, one in every posterior, as Vahdat & Kautz 2020 (arXiv:2007.03898) and
+    Child 2021 (arXiv:2011.10650) arrange them; several layers may have one resolution.
+    Between resolutions, pixels move into channels and back.
 
     Args:
         maps: (height, width, channels) of z_1, ..., z_{L-1}, from x upward; each
@@ -40,7 +44,9 @@ def images(
         posterior: q(z_L | x), of a vector.
         prior: p(z_L).
         likelihood: p(x | z), whose width is a multiple of H W.
+        residual: whether the blocks are.
         activation: of the blocks.
+        product: of affine maps and 1x1 convolutions, as in `networks.mlp`.
 
     Raises:
         ValueError: for no maps, a size below one, a resolution that is not reached, or
@@ -59,9 +65,16 @@ def images(
     channels = [x_shape[2] if len(x_shape) == 3 else 1, *(width for _ in maps)]
     total = num_blocks * (len(maps) + 1)  # that follow each other on the way down
     blocks = [
-        convolutional.block(width, activation=activation, variance=1.0 / total)
+        convolutional.block(
+            width,
+            residual=residual,
+            activation=activation,
+            variance=1.0 / total,
+            product=product,
+        )
         for _ in range(num_blocks)
     ]
+    dense = partial(convolutional.dense, product=product)
     layers = []
     for i, shape in enumerate(maps):
         of_a, of_b = form.prior_width * shape[2], form.posterior_width * shape[2]
@@ -69,11 +82,13 @@ def images(
             above = maps[i + 1][2] + width
             start = _between(sides[i + 2], sides[i + 1], above, width)
         else:
-            start = _spread(prior.shape[0], (*shape[:2], width))
-        down = [start, *blocks, convolutional.dense(width, of_a + width)]
+            shaped = (*shape[:2], width)
+            wide = networks.linear(prior.shape[0], math.prod(shaped), product=product)
+            start = _reshaped(wide, shaped)
+        down = [start, *blocks, dense(width, of_a + width)]
         up = [_between(sides[i], sides[i + 1], channels[i], width), *blocks]
-        seen = convolutional.dense(of_a + 2 * width, width)
-        read = [seen, blocks[0], convolutional.dense(width, of_b)]
+        seen = dense(of_a + 2 * width, width)
+        read = [seen, blocks[0], dense(width, of_b)]
         layers.append(
             ladder.Layer(
                 tuple(shape),
@@ -87,17 +102,41 @@ def images(
     size = math.prod(sides[-1]) * width
     first = maps[0][2] + width
     to_image = [
-        convolutional.dense(first, width),
+        dense(first, width),
         *blocks,
         _between(sides[1], sides[0], width, per_pixel),
     ]
     decoder = _planes(_in_turn(to_image), likelihood.planes)
-    encoder = networks.linear(size, posterior.width)
+    encoder = networks.linear(size, posterior.width, product=product)
     return ladder.model(
         layers,
         vae.decoder_model(decoder, prior, likelihood),
         vae.encoder_model(encoder, posterior),
     )
+
+
+def shift_decoder(
+    params: PyTree, shift: Array, *, x_shape: tuple[int, ...], planes: int = 1
+) -> PyTree:
+    """As `convolutional.shift_decoder`, of the decoder of `images`.
+
+    Args:
+        params: of the decoder.
+        shift: [likelihood.width], laid out as the decoder's output is.
+        x_shape: of an image.
+        planes: the likelihood's.
+    """
+    per_pixel = shift.reshape(planes, *x_shape[:2], -1).mean((1, 2)).reshape(-1)
+
+    def of_last(params: PyTree) -> PyTree:
+        if "bias" in params:  # of one pixel, or of four side by side
+            bias = params["bias"]
+            added = jnp.tile(per_pixel, len(bias) // len(per_pixel))
+            return {**params, "bias": bias + added.astype(bias.dtype)}
+        last = f"part_{len(params) - 1}"
+        return {**params, last: of_last(params[last])}
+
+    return of_last(params)
 
 
 def _in_turn(parts: Sequence[Network]) -> Network:
@@ -129,8 +168,7 @@ def _planes(network: Network, planes: int) -> Network:
     return Network(network.init, apply)
 
 
-def _spread(num_inputs: int, shape: tuple[int, int, int]) -> Network:
-    layer = networks.linear(num_inputs, math.prod(shape))
+def _reshaped(layer: Network, shape: tuple[int, ...]) -> Network:
     return Network(layer.init, lambda params, z: layer.apply(params, z).reshape(shape))
 
 

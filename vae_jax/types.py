@@ -219,8 +219,8 @@ class Hierarchy(NamedTuple):
     both factorize given the layers above, else all of a layer.
 
     Attributes:
-        sizes: params -> entries of z_1, ..., z_L, the parts of z in this order.
-        groups: params, h -> how many groups each of them has.
+        lower: entries of z_1, ..., z_{L-1}; the rest of z is the top's.
+        groups: params, h -> how many groups each layer has.
         mix: key, params, h, from_q [G] -> z and KL [G]: from the top down, each group
             is drawn from q where from_q holds and else from p, given what was drawn
             above; the KL of each in nats given the same, in closed form but for a top
@@ -232,7 +232,7 @@ class Hierarchy(NamedTuple):
             None where q(z_L | x) has no mean in closed form.
     """
 
-    sizes: Callable[[Params], tuple[int, ...]]
+    lower: tuple[int, ...]
     groups: Callable[[Params, PyTree], tuple[int, ...]]
     mix: Callable[
         [PRNGKey, Params, PyTree, Bool[Array, " G"]], tuple[Array, Float[Array, " G"]]
@@ -258,6 +258,11 @@ class Model(NamedTuple):
     draw: Callable[[PRNGKey, Params, Array, PyTree], Draw]
     kl: Callable[[Params, PyTree], Float[Array, " G"]] | None
     hierarchy: Hierarchy | None = None
+
+    @property
+    def lower(self) -> tuple[int, ...]:
+        """Entries of each layer of z but the top, from x upward; () of one layer."""
+        return self.hierarchy.lower if self.hierarchy else ()
 
     def init(self, key: PRNGKey) -> Params:
         """Fresh parameters theta and phi."""

@@ -337,18 +337,19 @@ def masked(model: Model, *, fill: float = 0.0) -> Model:
     )
 
 
-def with_baseline(recognition: Recognition, network: Network) -> Recognition:
-    """A recognition model that also keeps `network`'s parameters, as `baseline`.
+def with_baseline(model: Model, network: Network) -> Model:
+    """The model whose q also keeps `network`'s parameters, as `baseline`.
 
     For estimators whose baseline is a learned function of x (`score_function.nvil`).
     """
+    recognition = model.recognition
 
     def init(key: PRNGKey) -> PyTree:
         # The recognition model starts as it would without a baseline.
         key_baseline = jax.random.fold_in(jax.random.clone(key), _APART)
         return recognition.init(key) | {"baseline": network.init(key_baseline)}
 
-    return recognition._replace(init=init)
+    return model._replace(recognition=recognition._replace(init=init))
 
 
 def with_prior(

@@ -23,7 +23,7 @@ BASELINE = networks.linear(5, 1, initializer=networks.normal(std=0.5))
 
 def _with_baseline():
     problem = problems.binary_model()
-    recognition = vae.with_baseline(problem.recognition, BASELINE)
+    recognition = vae.with_baseline(problem.model, BASELINE).recognition
     baseline = recognition.init(jax.random.key(7))["baseline"]
     phi = problem.params.recognition | {"baseline": baseline}
     params = problem.params._replace(recognition=phi)
