@@ -233,7 +233,7 @@ class Config(cli.Flags):
     )
     capacity_strength: float = cli.flag(10.0, "How strongly (capacity).", least=0)
     temperature: float = cli.flag(
-        0.5, "Of the relaxed bits (binary_concrete, rebar).", above=0
+        0.5, "Of relaxed bits (binary_concrete, rebar; relax starts there).", above=0
     )
     sleep_share: float = cli.flag(
         0.0, "Share of the sleep phase in phi's gradient (rws).", least=0

@@ -26,6 +26,7 @@ from vae_jax.estimators import (
     multiply_weighted,
     rebar,
     regularized,
+    relax,
     relaxed,
     score_function,
     sgvb,
@@ -285,6 +286,14 @@ ROWS = [
         BINARY,
         estimands.elbo,
         refused=(*NONE, *WARM),
+    ),
+    Row(
+        relax.relax,
+        {"num_samples": 2, "network": cases.CONTROL},
+        cases.WITH_CONTROL,
+        estimands.elbo,
+        phi=estimands.elbo_and_control(cases.CONTROL),
+        refused=NONE,
     ),
     Row(
         relaxed.straight_through,
