@@ -16,6 +16,7 @@ from vae_jax.estimators import (
     gdreg,
     importance,
     multiply_weighted,
+    ovis,
     rebar,
     regularized,
     relax,
@@ -153,6 +154,8 @@ ESTIMATORS = {
         fits=_any,
     ),
     "vimco": Estimator(score_function.vimco, fits=_any),
+    "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=_any),
+    "ovis_monte_carlo": Estimator(ovis.ovis_monte_carlo, fits=_any, decodings=2),
     "wake_sleep": Estimator(
         wake_sleep.wake_sleep, fits=_any, of_elbo=True, decodings=2
     ),

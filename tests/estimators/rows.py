@@ -24,6 +24,7 @@ from vae_jax.estimators import (
     importance,
     missing_data,
     multiply_weighted,
+    ovis,
     rebar,
     regularized,
     relax,
@@ -249,6 +250,31 @@ ROWS = [
     ),
     Row(
         score_function.vimco, {"num_samples": 3}, BINARY, estimands.iwae(3), refused=ONE
+    ),
+    Row(
+        ovis.ovis,
+        {"num_samples": 3},
+        BINARY,
+        estimands.iwae(3),
+        refused=(
+            *ONE,
+            ({"gamma": -0.1}, r"gamma .*-0\.1"),
+            ({"gamma": NAN}, "gamma .*nan"),
+        ),
+    ),
+    Row(  # what the limit of many weights leaves out
+        ovis.ovis,
+        {"num_samples": 3, "gamma": 0.7},
+        BINARY,
+        estimands.iwae(3),
+        phi=estimands.combination((1.0, estimands.iwae(3)), (0.7, estimands.wake(3))),
+    ),
+    Row(
+        ovis.ovis_monte_carlo,
+        {"num_samples": 3, "num_auxiliary": 2},
+        BINARY,
+        estimands.iwae(3),
+        refused=(*ONE, ({"num_auxiliary": 0}, "num_auxiliary .*0")),
     ),
     Row(
         disarm.disarm,
