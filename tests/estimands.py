@@ -144,6 +144,36 @@ def elbo_and_baseline(network, *, offset, scale):
     return of
 
 
+def sumo(*, baseline, scale):
+    """Minus half the mean square of SUMO's distance: one sample and one or two terms.
+
+    By a sum over three samples of the table of one latent.
+    """
+
+    def of(problem):
+        def surrogate(params, x):
+            eps = jnp.linspace(-7.0, 7.0, 71)
+            h = problem.recognition.encode(params, x)
+            fixed = params._replace(generative=stop_gradient(params.generative))
+
+            def log_weight(eps):
+                z = h[:1] + jnp.exp(h[1:]) * eps
+                log_p = log_joint(problem.generative, fixed, x, z)
+                return log_p - problem.recognition.log_prob(fixed, h, z)
+
+            log_w, chances = jax.vmap(log_weight)(eps), jax.nn.softmax(-0.5 * eps**2)
+            of_two = jnp.logaddexp(log_w[:, None], log_w[None])
+            of_three = jnp.logaddexp(of_two[..., None], log_w[None, None])
+            shorter = (of_two - jnp.log(2.0))[..., None]
+            longer = 2.0 * (of_three - jnp.log(3.0)) - shorter
+            squares = 0.5 * (shorter - baseline) ** 2 + 0.5 * (longer - baseline) ** 2
+            return -0.5 / scale * (chances @ (chances @ (squares @ chances)))
+
+        return surrogate
+
+    return of
+
+
 def elbo_and_control(network, *, step=0.4):
     """The ELBO, and minus half the mean square of RELAX's gradient of one bit's logit.
 

@@ -24,6 +24,7 @@ from vae_jax.estimators import (
     running_baseline,
     score_function,
     sgvb,
+    sumo,
     thermodynamic,
     wake_sleep,
 )
@@ -153,6 +154,7 @@ ESTIMATORS = {
         {"num_terms": "num_terms", "first_beta": "first_beta"},
         fits=_any,
     ),
+    "sumo": Estimator(sumo.sumo, remembers=True),
     "vimco": Estimator(score_function.vimco, fits=_any),
     "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=_any),
     "ovis_monte_carlo": Estimator(ovis.ovis_monte_carlo, fits=_any, decodings=2),

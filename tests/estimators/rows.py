@@ -31,6 +31,7 @@ from vae_jax.estimators import (
     relaxed,
     score_function,
     sgvb,
+    sumo,
     thermodynamic,
     wake_sleep,
 )
@@ -305,6 +306,14 @@ ROWS = [
         cases.LEARNED_PRIOR,
         estimands.iwae(3),
         refused=NONE,
+    ),
+    Row(
+        sumo.sumo,
+        {"num_samples": 1, "max_terms": 2, "baseline": -2.0, "scale": 2.0},
+        NORMAL,
+        estimands.iwae(3),
+        phi=estimands.sumo(baseline=-2.0, scale=2.0),
+        refused=(*SCALES, ({"max_terms": 0}, "max_terms .*0")),
     ),
     Row(
         rebar.rebar,
