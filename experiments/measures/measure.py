@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments.choices import densities
+from experiments.choices import densities, ladders
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax.data import batches
@@ -83,6 +83,21 @@ def log_evidence(
     )
 
 
+def elbo_terms(
+    model: Model, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array], dict[str, Array]]:
+    """(key, params, x) -> reconstruction and KL, and that of each layer of a ladder."""
+    terms = sgvb.grouped_terms(model, num_samples=num_samples)
+
+    def by_name(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
+        reconstruction, kl = terms(key, params, x)
+        of_layers = ladders.kl_of_layers(model, kl)
+        # In this order, though a compiled function sorts them.
+        return {"reconstruction": reconstruction, "kl": kl.sum(), **of_layers}
+
+    return by_name
+
+
 def bound(
     key: PRNGKey,
     trained: Trained,
@@ -94,14 +109,15 @@ def bound(
     """ELBO, reconstruction and KL of a split in nats, with the ELBO's standard error.
 
     Under the names that are true of them (`protocol.Dataset.labeled`). The standard
-    error is that of the mean over the images as a sample of their kind.
+    error is that of the mean over the images as a sample of their kind. Of a ladder,
+    the KL of each layer too.
     """
-    terms = sgvb.elbo_terms(trained.model, num_samples=num_samples)
+    terms = elbo_terms(trained.model, num_samples=num_samples)
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     of_each = of_rows(key, trained, terms, data, num_decoded=num_samples)
-    reconstruction, kl = (np.asarray(term, np.float64) for term in of_each)
-    elbo = reconstruction - kl
-    nats = {"elbo": elbo, "reconstruction": reconstruction, "kl": kl}
+    each = {name: np.asarray(term, np.float64) for name, term in of_each.items()}
+    elbo = each["reconstruction"] - each["kl"]
+    nats = {"elbo": elbo, **each}
     (name, _), *_ = labeled = [*trained.data.labeled(nats).items()]
     means = {name: float(values.mean()) for name, values in labeled}
     return {
