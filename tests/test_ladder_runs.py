@@ -13,7 +13,8 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.export import cards
 from experiments.generate import command as generate
-from experiments.runs import fit, runs
+from experiments.measures import measure
+from experiments.runs import fit, protocol, runs, trained_runs
 from tests.tiny import metrics, saved_arrays, tiny
 from vae_jax import (
     ladder,
@@ -25,6 +26,7 @@ from vae_jax import (
     priors,
 )
 from vae_jax.estimators import sgvb
+from vae_jax.types import Params
 
 TINY_LADDER = {"num_latents": 16, "ladder": ("3", "2")}
 X = (8, 8)
@@ -298,6 +300,9 @@ def test_a_ladder_trains_resumes_and_is_measured_as_any_model(tmp_path, changes)
     result = evaluate.evaluate(which)
     assert result["elbo"] < result["log_p"] + 1.0
     np.testing.assert_allclose(result["kl_z1"] + result["kl_z2"], result["kl"])
+    active = [result[f"active_units{name}"] for name in ("", "_z1", "_z2")]
+    assert active[0] == active[1] + active[2]
+    assert 0.0 <= active[2] <= 2.0
     made = generate.Config(workdir=whole.workdir, num=4, **member)
     assert generate.main(made) == 0
     pictures = reconstruct.Config(workdir=whole.workdir, num=4, **member)
@@ -341,3 +346,30 @@ def test_layers_that_die_are_named_once_after_the_warm_up(tmp_path, capsys):
         )
         alive = {"kl": 1.0, "kl_z1": 0.01, "kl_z2": 0.5}
         assert said(note, 12, **alive) == "no dead layer any more at epoch 12\n"
+
+
+def test_units_of_a_layer_are_active_by_their_kl():
+    """Those of z1 whose q is moved are; of z2, whose q is the prior, none."""
+    digits = protocol.load(Config())
+    config = Config(ladder=("3", "2"), hidden=(4,), posterior_form="residual")
+    model = models.build(config, X).model
+
+    def params(key):
+        theta, phi = jax.tree.map(jnp.zeros_like, model.init(key))
+        moved = jnp.array([1.0, 0.0, 0.05, 0.0, 0.0, 0.0])  # KL 0.5, 0 and 0.00125
+        phi["layer_1"]["posterior"]["output"]["bias"] = moved
+        return Params(theta, phi)
+
+    trained = trained_runs.Trained(
+        config, digits, model, jax.jit(params)(jax.random.key(0)), 1
+    )
+    assert measure.latents(trained, split="test", num_images=7) == {
+        "active_units": 1.0,
+        "active_units_z1": 1.0,
+        "active_units_z2": 0.0,
+    }
+    terms = measure.bound(
+        jax.random.key(0), trained, split="test", num_samples=2, num_images=7
+    )
+    np.testing.assert_allclose(terms["kl_z1"], 0.5 + 0.00125, rtol=1e-5)
+    assert terms["kl_z2"] == 0.0

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from experiments.choices import estimators, ladders, rows
+from experiments.choices import estimators, rows
 from experiments.choices.rows import NO_FLAGS, Choice, Traits
 from vae_jax import exemplars
 from vae_jax.estimators import sgvb
@@ -304,7 +304,7 @@ def _monitor(config: Any, model: Model) -> gradient.Monitor:
         def both(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
             reconstruction, kl = terms(key, params, x)
             decoded = {} if of_elbo else {"reconstruction": reconstruction}
-            of_layers = ladders.kl_of_layers(model, kl)
+            of_layers = estimators.kl_of_layers(model, kl)
             return {**decoded, "kl": kl.sum(), **of_layers}
 
         return both

@@ -262,6 +262,18 @@ def objective(
     return gradient.scheduled(lambda s: build(**s), at_step)
 
 
+def kl_of_layers(model: Model, kl: Array) -> dict[str, Array]:
+    """The KL of each layer of a ladder, from x upward, by the names in reports.
+
+    Args:
+        model: any; one of a single layer has no such numbers.
+        kl: [G], as a draw has it.
+    """
+    if not model.lower:
+        return {}
+    return {f"kl_z{i}": kl[i - 1] for i in range(1, len(model.lower) + 2)}
+
+
 def with_learned(
     config: Any, model: Model, *, num_entries: int
 ) -> tuple[Model, Mapping[str, Any]]:

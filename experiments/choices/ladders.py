@@ -114,18 +114,6 @@ def model(
         raise ValueError(f"--ladder={','.join(config.ladder)}: {error}") from error
 
 
-def kl_of_layers(model: Model, kl: Array) -> dict[str, Array]:
-    """The KL of each layer of a ladder, from x upward, by the names in reports.
-
-    Args:
-        model: any; one of a single layer has no such numbers.
-        kl: [G], as a draw has it.
-    """
-    if not model.lower:
-        return {}
-    return {f"kl_z{i}": kl[i - 1] for i in range(1, len(model.lower) + 2)}
-
-
 def hidden(config: Any) -> tuple[int, ...]:
     """Units of each layer's networks: --hidden, or its one number for all."""
     if len(config.hidden) == 1:

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments.choices import densities, ladders
+from experiments.choices import densities, estimators
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax.data import batches
 from vae_jax.estimators import sgvb
-from vae_jax.evaluation import examples, marginal, representation, weights
+from vae_jax.evaluation import ablation, examples, marginal, representation, weights
 from vae_jax.types import Model, Params, PRNGKey, PyTree
 
 DECODED_ROWS = 1000  # samples decoded side by side
@@ -91,7 +92,7 @@ def elbo_terms(
 
     def by_name(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
         reconstruction, kl = terms(key, params, x)
-        of_layers = ladders.kl_of_layers(model, kl)
+        of_layers = estimators.kl_of_layers(model, kl)
         # In this order, though a compiled function sorts them.
         return {"reconstruction": reconstruction, "kl": kl.sum(), **of_layers}
 
@@ -132,8 +133,11 @@ def latents(
 ) -> dict[str, list[float] | float]:
     """KL of each latent in nats, averaged over a split, and the active units.
 
-    Empty for a q that does not factorize: its latents have no KL of their own.
+    Of a ladder the active units, all and of each layer, by their KL. Empty for another
+    q that does not factorize: its latents have no KL of their own.
     """
+    if trained.model.lower:
+        return _active_units_of_layers(trained, split, num_images)
     recognition, kl = trained.model.recognition, trained.model.kl
     moments = recognition.moments
     if kl is None or moments is None or not densities.traits(trained.model).factorizes:
@@ -149,6 +153,26 @@ def latents(
     per_latent = np.asarray(kls, np.float64).mean(axis=0)
     active = representation.active_units(means) if len(means) > 1 else np.nan
     return {"kl_per_latent": per_latent.tolist(), "active_units": float(active)}
+
+
+def _active_units_of_layers(
+    trained: Trained, split: str, num_images: int
+) -> dict[str, list[float] | float]:
+    model, hierarchy = trained.model, trained.model.hierarchy
+    assert hierarchy is not None
+
+    def kl(key: PRNGKey, params: Params, x: Array) -> Array:
+        h = model.recognition.encode(params, x)
+        from_q = jnp.ones(sum(hierarchy.groups(params, h)), bool)
+        return hierarchy.mix(key, params, h, from_q)[1]
+
+    data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
+    kls = of_rows(jax.random.key(0), trained, kl, data, num_decoded=1)
+    mean = np.asarray(kls, np.float64).mean(axis=0)
+    counts = (*model.lower, len(mean) - sum(model.lower))
+    active = ablation.active(mean, counts)
+    of_layers = {f"active_units_z{i}": float(n) for i, n in enumerate(active, 1)}
+    return {"active_units": float(sum(active)), **of_layers}
 
 
 def codes(
