@@ -182,7 +182,7 @@ def _of_one(result: dict[str, Any]) -> list[str]:
     if "kl_per_latent" in result:
         per_latent = " ".join(f"{kl:.3f}" for kl in result["kl_per_latent"])
         lines.append(f"  kl_per_latent: {per_latent}")
-    else:
+    elif "active_units" not in result:
         lines.append("  no KL per latent: q does not factorize over the latents")
     lines.append("")
     if result["evidence"]:

@@ -112,13 +112,14 @@ ESTIMATORS = {
     "sgvb_b": Estimator(
         sgvb.sgvb_b,
         {"beta": "beta"},
-        ("kl_warmup",),
+        ("kl_warmup", "kl_balancing"),
         fits=_with_closed_kl,
         of_elbo=True,
     ),
     "free_bits": Estimator(
         regularized.free_bits,
-        {"min_nats": "free_nats"},
+        {"min_nats": "free_nats", "beta": "beta"},
+        ("kl_warmup", "kl_balancing"),
         fits=_factorized,
         of_elbo=True,
     ),
@@ -246,7 +247,8 @@ def objective(
 
         return per_row(of_row)
 
-    of_model(model)  # so that what does not fit is said before anything runs
+    # So that what does not fit is said before anything runs.
+    of_model(model, **({"balance": 1.0} if config.kl_balancing else {}))
     if row.remembers:
         return running_baseline.running_baseline(
             lambda baseline, scale: build(baseline=baseline, scale=scale)
@@ -257,9 +259,24 @@ def objective(
     def at_step(step: Array) -> gradient.Settings:
         # A traced warm-up of no steps is over at the first.
         share = jnp.minimum(1.0, (step + 1.0) / jnp.maximum(warmup_steps, 1))
-        return {"beta": settings["beta"] * share}
+        rises = {"beta": settings["beta"] * share}
+        if config.kl_balancing:  # as long as it rises
+            rises["balance"] = jnp.where(share < 1.0, 1.0, 0.0)
+        return rises
 
     return gradient.scheduled(lambda s: build(**s), at_step)
+
+
+def kl_of_layers(model: Model, kl: Array) -> dict[str, Array]:
+    """The KL of each layer of a ladder, from x upward, by the names in reports.
+
+    Args:
+        model: any; one of a single layer has no such numbers.
+        kl: [G], as a draw has it.
+    """
+    if not model.lower:
+        return {}
+    return {f"kl_z{i}": kl[i - 1] for i in range(1, len(model.lower) + 2)}
 
 
 def with_learned(

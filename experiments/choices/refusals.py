@@ -202,6 +202,13 @@ def _readers(config: Any) -> None:
 
 
 def _estimator(config: Any) -> None:
+    if config.kl_balancing and not (
+        config.kl_warmup and (config.layers or config.model)
+    ):
+        raise ValueError(
+            "--kl_balancing weighs the layers of a ladder while its KL warms up: give "
+            "--ladder of two layers or more, and --kl_warmup above 0"
+        )
     if config.estimator == "ciwae" and not config.beta < 1.0:
         raise ValueError(
             f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "

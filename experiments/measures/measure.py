@@ -3,16 +3,17 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments.choices import densities
+from experiments.choices import densities, estimators
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax.data import batches
 from vae_jax.estimators import sgvb
-from vae_jax.evaluation import examples, marginal, representation, weights
+from vae_jax.evaluation import ablation, examples, marginal, representation, weights
 from vae_jax.types import Model, Params, PRNGKey, PyTree
 
 DECODED_ROWS = 1000  # samples decoded side by side
@@ -83,6 +84,21 @@ def log_evidence(
     )
 
 
+def elbo_terms(
+    model: Model, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array], dict[str, Array]]:
+    """(key, params, x) -> reconstruction and KL, and that of each layer of a ladder."""
+    terms = sgvb.grouped_terms(model, num_samples=num_samples)
+
+    def by_name(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
+        reconstruction, kl = terms(key, params, x)
+        of_layers = estimators.kl_of_layers(model, kl)
+        # In this order, though a compiled function sorts them.
+        return {"reconstruction": reconstruction, "kl": kl.sum(), **of_layers}
+
+    return by_name
+
+
 def bound(
     key: PRNGKey,
     trained: Trained,
@@ -94,14 +110,15 @@ def bound(
     """ELBO, reconstruction and KL of a split in nats, with the ELBO's standard error.
 
     Under the names that are true of them (`protocol.Dataset.labeled`). The standard
-    error is that of the mean over the images as a sample of their kind.
+    error is that of the mean over the images as a sample of their kind. Of a ladder,
+    the KL of each layer too.
     """
-    terms = sgvb.elbo_terms(trained.model, num_samples=num_samples)
+    terms = elbo_terms(trained.model, num_samples=num_samples)
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     of_each = of_rows(key, trained, terms, data, num_decoded=num_samples)
-    reconstruction, kl = (np.asarray(term, np.float64) for term in of_each)
-    elbo = reconstruction - kl
-    nats = {"elbo": elbo, "reconstruction": reconstruction, "kl": kl}
+    each = {name: np.asarray(term, np.float64) for name, term in of_each.items()}
+    elbo = each["reconstruction"] - each["kl"]
+    nats = {"elbo": elbo, **each}
     (name, _), *_ = labeled = [*trained.data.labeled(nats).items()]
     means = {name: float(values.mean()) for name, values in labeled}
     return {
@@ -116,8 +133,11 @@ def latents(
 ) -> dict[str, list[float] | float]:
     """KL of each latent in nats, averaged over a split, and the active units.
 
-    Empty for a q that does not factorize: its latents have no KL of their own.
+    Of a ladder the active units, all and of each layer, by their KL. Empty for another
+    q that does not factorize: its latents have no KL of their own.
     """
+    if trained.model.lower:
+        return _active_units_of_layers(trained, split, num_images)
     recognition, kl = trained.model.recognition, trained.model.kl
     moments = recognition.moments
     if kl is None or moments is None or not densities.traits(trained.model).factorizes:
@@ -133,6 +153,26 @@ def latents(
     per_latent = np.asarray(kls, np.float64).mean(axis=0)
     active = representation.active_units(means) if len(means) > 1 else np.nan
     return {"kl_per_latent": per_latent.tolist(), "active_units": float(active)}
+
+
+def _active_units_of_layers(
+    trained: Trained, split: str, num_images: int
+) -> dict[str, list[float] | float]:
+    model, hierarchy = trained.model, trained.model.hierarchy
+    assert hierarchy is not None
+
+    def kl(key: PRNGKey, params: Params, x: Array) -> Array:
+        h = model.recognition.encode(params, x)
+        from_q = jnp.ones(sum(hierarchy.groups(params, h)), bool)
+        return hierarchy.mix(key, params, h, from_q)[1]
+
+    data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
+    kls = of_rows(jax.random.key(0), trained, kl, data, num_decoded=1)
+    mean = np.asarray(kls, np.float64).mean(axis=0)
+    counts = (*model.lower, len(mean) - sum(model.lower))
+    active = ablation.active(mean, counts)
+    of_layers = {f"active_units_z{i}": float(n) for i, n in enumerate(active, 1)}
+    return {"active_units": float(sum(active)), **of_layers}
 
 
 def codes(

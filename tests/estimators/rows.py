@@ -99,6 +99,15 @@ ROWS = [
     ),
     Row(sgvb.sgvb_b, {"num_samples": 1}, NORMALS, estimands.elbo, slow=True),
     Row(
+        sgvb.balanced,
+        {"num_samples": 1, "penalty": lambda kl: 2.0 * kl},
+        NORMALS,
+        estimands.elbo,
+        phi=LESS_DOUBLE,
+        refused=NONE,
+        slow=True,
+    ),
+    Row(
         sgvb.closed_elbo,
         {"num_samples": 1, "penalty": _double},
         NORMALS,
