@@ -9,6 +9,8 @@ components of these: a linear probe, k nearest neighbors, k-means and a mixture 
 normals against the labels, and the probe from a few labels. Classifiers and clusters
 are fitted to training rows and judged on test rows. Without labels these are left out.
 
+--layer=2 judges the codes of one layer of a ladder, the second from x.
+
 Of the latents: KL of each, active units, and the mean KL in its two parts, the
 information of z about the row and the divergence of all rows' q(z) from the prior
 (Hoffman & Johnson 2016, ELBO surgery).
@@ -33,7 +35,7 @@ from experiments.measures import measure, pictures
 from experiments.representation import features
 from experiments.representation.config import Config
 from experiments.runs import rundir, trained_runs
-from vae_jax.evaluation import aggregate, clustering, probes
+from vae_jax.evaluation import ablation, aggregate, clustering, probes
 
 BATCH = 16  # rows whose samples are weighed against all others side by side
 COLUMNS = {  # of the table, by the name of a metric
@@ -65,6 +67,15 @@ def surgery(
     return rows_of_all | parts._asdict()
 
 
+def of_layer(latents: dict[str, Any], entries: slice) -> dict[str, Any]:
+    """What `measure.latents` says of some entries of z, of a ladder if not of all."""
+    if not latents or entries == slice(None):
+        return latents
+    kl = np.array(latents["kl_per_latent"][entries])
+    active = float(sum(ablation.active(kl, [len(kl)])))
+    return {"kl_per_latent": kl.tolist(), "active_units": active}
+
+
 def measured(
     config: Config, trained: trained_runs.Trained, folder: str, *, seed: int
 ) -> dict[str, Any]:
@@ -79,9 +90,12 @@ def measured(
         "num_train": len(rows.train),
         "num_test": num_test,
         "sizes": {name: pair.train.shape[1] for name, pair in spaces.items()},
-        "latents": measure.latents(trained, split=rows.split, num_images=num_test),
+        "latents": of_layer(
+            measure.latents(trained, split=rows.split, num_images=num_test),
+            trained.layer(config.layer),
+        ),
     }
-    if config.surgery_rows:
+    if config.surgery_rows and not config.layer:
         result["latents"] |= surgery(config, trained, rows)
     if rows.unlabeled:
         result["skipped"] = rows.unlabeled
@@ -117,7 +131,7 @@ def result_path(
     config: Config, trained: trained_runs.Trained, kind: str
 ) -> pathlib.Path:
     """Of a file without its ending; of other settings by names of their own."""
-    parts = config.part("codes"), config.part("num_train")
+    parts = (config.part(flag) for flag in ("codes", "layer", "num_train"))
     return config.result_path(
         trained, kind, *parts, config.rows_part(trained, "num_test")
     )
@@ -130,7 +144,8 @@ def draw(
     codes: features.Features,
 ) -> None:
     """The latent space, and nearest neighbors in it."""
-    what = "E[z | x]" if config.codes == "mean" else "z drawn from q(z | x)"
+    what = "mean of q(z | x)" if config.codes == "mean" else "z drawn from q(z | x)"
+    what += f", z_{config.layer}" * (config.layer > 0)
     latents, neighbors = (
         result_path(config, trained, kind).with_suffix(".png")
         for kind in ("latents", "neighbors")
@@ -158,7 +173,7 @@ def table(config: Config, results: list[dict[str, Any]]) -> str:
     kind = "means" if config.codes == "mean" else "draws"
     lines = [
         *trained_runs.heading(first | {"num_images": first["num_test"]}),
-        f"codes: {kind} of q(z | x)",
+        f"codes: {kind} of q(z | x)" + (f", z_{config.layer}" * (config.layer > 0)),
         f"fitted to the first {first['num_train']} training rows, judged on the first "
         f"{first['num_test']} rows of {first['split']}"
         + (f"; mean ± spread of {num_runs} runs" if num_runs > 1 else ""),
