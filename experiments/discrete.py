@@ -116,7 +116,6 @@ class Trained(NamedTuple):
 def train(config: Config, name: str, data: protocol.Dataset) -> Trained:
     """The curve of one estimator, and log p(x) of the test split at its end."""
     row = estimators.ESTIMATORS[name]
-    network = estimators.baseline(math.prod(data.x_shape))
     with cli.user_errors():
         model = vae.model(
             sigmoid_belief.generative(config.layers, data.x_shape),
@@ -128,9 +127,11 @@ def train(config: Config, name: str, data: protocol.Dataset) -> Trained:
         flags = TrainConfig(
             posterior="bernoulli", estimator=name, num_samples=num_samples
         )
-        objective = estimators.objective(flags, model, network=network, num_data=1)
+        started, learned = estimators.with_learned(
+            flags, model, num_entries=math.prod(data.x_shape)
+        )
+        objective = estimators.objective(flags, model, learned=learned, num_data=1)
     algorithm = gradient.ascent(objective, gradient.adam(config.learning_rate))
-    started = vae.with_baseline(model, network) if row.learns_baseline else model
     key_theta, key_phi, key_run, key_order, key_eval = jax.random.split(
         jax.random.key(config.seed), 5
     )

@@ -31,6 +31,7 @@ from experiments.measures import evidence as estimates
 from experiments.measures import layers, measure
 from experiments.runs import rundir, trained_runs
 
+MOST_LISTED = 200  # latents whose KL stands in a line
 OF_IS = (  # named without their method, which has been the default's from the start
     *("log_p", "log_p_standard_error", "log_p_sampling_error"),
     "log_p_bits_per_dimension",
@@ -201,9 +202,12 @@ def _of_many(result: dict[str, Any]) -> list[str]:
 def _of_one(result: dict[str, Any]) -> list[str]:
     lines = report.numbers({n: x for n, x in result.items() if isinstance(x, float)})
     if "kl_per_latent" in result:
-        per_latent = " ".join(f"{kl:.3f}" for kl in result["kl_per_latent"])
-        lines.append(f"  kl_per_latent: {per_latent}")
-    else:
+        kls = result["kl_per_latent"]
+        per_latent = " ".join(f"{kl:.3f}" for kl in kls[:MOST_LISTED])
+        more = len(kls) - MOST_LISTED
+        rest = f" and {more} more, of which the .json tells" if more > 0 else ""
+        lines.append(f"  kl_per_latent: {per_latent}{rest}")
+    elif "active_units" not in result:
         lines.append("  no KL per latent: q does not factorize over the latents")
     lines.append("")
     if result["evidence"]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vae_jax import convolutional, ladder, layer_forms, networks, numerics, vae
-from vae_jax.types import Conditional, Likelihood, Model, Network, PyTree
+from vae_jax.types import Conditional, Likelihood, Model, Network, PRNGKey, PyTree
 
 
 def images(
@@ -33,6 +33,11 @@ def images(
     and `down_l`, one in every posterior, as Vahdat & Kautz 2020 (arXiv:2007.03898) and
     Child 2021 (arXiv:2011.10650) arrange them; several layers may have one resolution.
     Between resolutions, pixels move into channels and back.
+
+    What gives the densities starts at zero, as does the decoder's last layer: before
+    the first step each p(z_l | z_{>l}) and q(z_l | z_{>l}, x) is N(0, I), and the
+    decoder gives its bias, whatever z. (Noise of a thousand latents in a decoder's
+    output costs tens of bits a pixel, and steps that do not come back.)
 
     Args:
         maps: (height, width, channels) of z_1, ..., z_{L-1}, from x upward; each
@@ -85,10 +90,10 @@ def images(
             shaped = (*shape[:2], width)
             wide = networks.linear(prior.shape[0], math.prod(shaped), product=product)
             start = _reshaped(wide, shaped)
-        down = [start, *blocks, dense(width, of_a + width)]
+        down = [start, *blocks, _with_zeros(of_a, dense(width, of_a + width))]
         up = [_between(sides[i], sides[i + 1], channels[i], width), *blocks]
         seen = dense(of_a + 2 * width, width)
-        read = [seen, blocks[0], dense(width, of_b)]
+        read = [seen, blocks[0], dense(width, of_b, scale=0.0)]
         layers.append(
             ladder.Layer(
                 tuple(shape),
@@ -104,7 +109,7 @@ def images(
     to_image = [
         dense(first, width),
         *blocks,
-        _between(sides[1], sides[0], width, per_pixel),
+        _between(sides[1], sides[0], width, per_pixel, scale=0.0),
     ]
     decoder = _planes(_in_turn(to_image), likelihood.planes)
     encoder = networks.linear(size, posterior.width, product=product)
@@ -150,6 +155,16 @@ def _in_turn(parts: Sequence[Network]) -> Network:
     return Network(networks.init_each(named), apply)
 
 
+def _with_zeros(num_zeros: int, layer: Network) -> Network:
+    """An affine layer whose first outputs start at zero."""
+
+    def init(key: PRNGKey) -> PyTree:
+        params = layer.init(key)
+        return params | {"kernel": params["kernel"].at[..., :num_zeros].set(0.0)}
+
+    return Network(init, layer.apply)
+
+
 def _of_image(network: Network, x_shape: tuple[int, ...]) -> Network:
     def apply(params: PyTree, x: Array) -> Array:
         return network.apply(params, x.reshape(*x_shape[:2], -1))
@@ -173,9 +188,16 @@ def _reshaped(layer: Network, shape: tuple[int, ...]) -> Network:
 
 
 def _between(
-    start: tuple[int, ...], end: tuple[int, ...], num_inputs: int, num_outputs: int
+    start: tuple[int, ...],
+    end: tuple[int, ...],
+    num_inputs: int,
+    num_outputs: int,
+    *,
+    scale: float = 1.0,
 ) -> Network:
     """From maps of one resolution to those of another, halved or doubled in turn.
+
+    `scale` is of the last weights.
 
     Raises:
         ValueError: where halving the greater and rounding up does not reach the other.
@@ -189,13 +211,15 @@ def _between(
             raise ValueError(f"maps of {small} are not those of {great}, halved")
         sides.append(half)
     if len(sides) == 1:
-        return convolutional.convolution(num_inputs, num_outputs)
+        return convolutional.convolution(num_inputs, num_outputs, scale=scale)
     steps, size = [], num_inputs
     for target in sides[1:] if falls else sides[-2::-1]:
+        gain = scale if target == end else 1.0
         if falls:
-            steps.append(_halved(convolutional.convolution(4 * size, num_outputs)))
+            layer = convolutional.convolution(4 * size, num_outputs, scale=gain)
+            steps.append(_halved(layer))
         else:
-            layer = convolutional.convolution(size, 4 * num_outputs)
+            layer = convolutional.convolution(size, 4 * num_outputs, scale=gain)
             steps.append(_doubled(layer, target))
         size = num_outputs
     return _in_turn(steps)

@@ -19,7 +19,6 @@ from vae_jax.types import (
     Batch,
     Conditional,
     Model,
-    Network,
     Objective,
     Params,
     PRNGKey,
@@ -37,14 +36,14 @@ class Parts(NamedTuple):
         model: p and q, as they are evaluated.
         at_theta: p and q of a given theta: `model`, but for full_vb's mean theta.
         posterior: q(z | h), where the fit is a search for h.
-        baseline: x -> [1], where the estimator learns one.
+        learned: keyword arguments of an estimator that learns more than p and q.
         of_exemplars: the forms of `model`, where rows of the data set are its prior.
     """
 
     model: Model
     at_theta: Model
     posterior: Conditional | None
-    baseline: Network | None
+    learned: Mapping[str, Any]
     of_exemplars: exemplars.ExemplarModel | None = None
 
 
@@ -99,7 +98,7 @@ def _ascent(config: Any, parts: Parts, steps: Steps) -> Algorithm:
         num_data=steps.num_data,
         weight_decay=0.0 if over_theta else config.weight_decay,
         warmup_steps=_warmup(config, steps),
-        network=parts.baseline,
+        learned=parts.learned,
         traced=steps.traced,
         without=without,
     )
@@ -294,14 +293,21 @@ def _monitor(config: Any, model: Model) -> gradient.Monitor:
     """The KL where it has a closed form or the bound is an ELBO, else both terms of it.
 
     A closed form draws no noise, so the step already holds all it needs. Noise drawn
-    twice is computed twice, and a second decoding with it: not for the KL alone.
+    twice is computed twice, and a second decoding with it: not for the KL alone. Of a
+    ladder, the KL of each layer too.
     """
     closed = model.kl
     if closed is None:
-        terms = sgvb.elbo_terms(model, num_samples=config.num_samples)
-        if estimators.ESTIMATORS[config.gradient].of_elbo:
-            return lambda key, params, x: {"kl": terms(key, params, x).kl}
-        return lambda key, params, x: terms(key, params, x)._asdict()
+        terms = sgvb.grouped_terms(model, num_samples=config.num_samples)
+        of_elbo = estimators.ESTIMATORS[config.gradient].of_elbo
+
+        def both(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
+            reconstruction, kl = terms(key, params, x)
+            decoded = {} if of_elbo else {"reconstruction": reconstruction}
+            of_layers = estimators.kl_of_layers(model, kl)
+            return {**decoded, "kl": kl.sum(), **of_layers}
+
+        return both
 
     def kl_alone(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
         del key

@@ -190,16 +190,17 @@ class Config(DataFlags):
     first_beta: float = cli.flag(
         0.03, "Power of the first of them after 0 (thermodynamic).", above=0, below=1
     )
+    ovis_gamma: float = cli.flag(
+        0.0, "Share of the limit of many weights; biased above 0 (ovis).", least=0
+    )
     jackknife_order: int = cli.flag(1, "Order of the jackknife bound: 0, 1 or 2.")
     free_nats: float = cli.flag(
         0.1, "KL that each latent has for free (free_bits).", least=0
     )
-    capacity: float = cli.flag(
-        20.0, "Nats that the KL is pulled to (capacity).", least=0
-    )
+    capacity: float = cli.flag(20.0, "Nats the KL is pulled to (capacity).", least=0)
     capacity_strength: float = cli.flag(10.0, "How strongly (capacity).", least=0)
     temperature: float = cli.flag(
-        0.5, "Of the relaxed bits (binary_concrete, rebar).", above=0
+        0.5, "Of relaxed bits (binary_concrete, rebar; relax starts there).", above=0
     )
     sleep_share: float = cli.flag(
         0.0, "Share of the sleep phase in phi's gradient (rws).", least=0
@@ -208,9 +209,7 @@ class Config(DataFlags):
     target_acceptance: float = cli.flag(
         0.9, "Acceptance that HMC's step size is tuned to (mcem).", above=0, below=1
     )
-    num_updates: int = cli.flag(
-        5, "Updates of theta after each E-step (mcem).", least=1
-    )
+    num_updates: int = cli.flag(5, "Updates of theta an E-step (mcem).", least=1)
     e_steps: int = cli.flag(20, "Steps of the search for each q (vem).", least=1)
     e_rate: float = cli.flag(0.1, "Step size of that search (vem).", above=0)
     theta_std: float = cli.flag(0.01, "Initial std of q(theta) (full_vb).", above=0)

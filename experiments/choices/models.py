@@ -69,10 +69,10 @@ def build(
         at_theta = _of_function(config, x_shape)
     else:
         at_theta = _of_flags(config, x_shape)
-    baseline = None
-    if estimators.ESTIMATORS[config.gradient].learns_baseline:
-        baseline = estimators.baseline(math.prod(x_shape))
-        at_theta = vae.with_baseline(at_theta, baseline)
+    num_entries = math.prod(x_shape)
+    at_theta, learned = estimators.with_learned(
+        config, at_theta, num_entries=num_entries
+    )
     if config.missing == "nan":
         at_theta = vae.masked(at_theta)
     of_rows = None
@@ -93,7 +93,7 @@ def build(
     model = at_theta
     if config.algorithm == "full_vb":
         model = full_vb.at_mean(at_theta, initial_std=config.theta_std)
-    return Parts(model, at_theta, density, baseline, of_rows)
+    return Parts(model, at_theta, density, learned, of_rows)
 
 
 def quantity(config: Config, x_shape: tuple[int, ...]) -> Callable[[np.ndarray], str]:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments.choices import densities
+from experiments.choices import densities, estimators
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax.data import batches
@@ -85,6 +85,21 @@ def log_evidence(
     )
 
 
+def elbo_terms(
+    model: Model, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array], dict[str, Array]]:
+    """(key, params, x) -> reconstruction and KL, and that of each layer of a ladder."""
+    terms = sgvb.grouped_terms(model, num_samples=num_samples)
+
+    def by_name(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
+        reconstruction, kl = terms(key, params, x)
+        of_layers = estimators.kl_of_layers(model, kl)
+        # In this order, though a compiled function sorts them.
+        return {"reconstruction": reconstruction, "kl": kl.sum(), **of_layers}
+
+    return by_name
+
+
 def bound(
     key: PRNGKey,
     trained: Trained,
@@ -96,14 +111,15 @@ def bound(
     """ELBO, reconstruction and KL of a split in nats, with the ELBO's standard error.
 
     Under the names that are true of them (`protocol.Dataset.labeled`). The standard
-    error is that of the mean over the images as a sample of their kind.
+    error is that of the mean over the images as a sample of their kind. Of a ladder,
+    the KL of each layer too.
     """
-    terms = sgvb.elbo_terms(trained.model, num_samples=num_samples)
+    terms = elbo_terms(trained.model, num_samples=num_samples)
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     of_each = of_rows(key, trained, terms, data, num_decoded=num_samples)
-    reconstruction, kl = (np.asarray(term, np.float64) for term in of_each)
-    elbo = reconstruction - kl
-    nats = {"elbo": elbo, "reconstruction": reconstruction, "kl": kl}
+    each = {name: np.asarray(term, np.float64) for name, term in of_each.items()}
+    elbo = each["reconstruction"] - each["kl"]
+    nats = {"elbo": elbo, **each}
     (name, _), *_ = labeled = [*trained.data.labeled(nats).items()]
     means = {name: float(values.mean()) for name, values in labeled}
     return {
@@ -118,9 +134,9 @@ def latents(
 ) -> dict[str, list[float] | float]:
     """KL of each latent in nats, averaged over a split, and the active units.
 
-    Those of a ladder are given the layers above, as draws of q have them, and a unit is
-    active by its KL (`ablation.active`). Empty where q does not factorize, and latents
-    have no KL of their own.
+    Those of a ladder are given the layers above, as draws of q have them, and units are
+    active by their KL (`ablation.active`), which is said of each layer as well. Empty
+    for another q that does not factorize: its latents have no KL of their own.
     """
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     if trained.model.hierarchy is not None:
@@ -149,8 +165,6 @@ def group_counts(trained: Trained) -> tuple[int, ...]:
 
 def _of_layers(trained: Trained, data: Array) -> dict[str, list[float] | float]:
     counts = group_counts(trained)
-    if counts != trained.layer_sizes:
-        return {}
     evaluate = ablation.ablated(trained.model, num_samples=KL_SAMPLES)
     from_q = jnp.ones(sum(counts), bool)
     kls = of_rows(
@@ -161,8 +175,13 @@ def _of_layers(trained: Trained, data: Array) -> dict[str, list[float] | float]:
         num_decoded=KL_SAMPLES,
     )
     kl = np.asarray(kls, np.float64).mean(axis=0)
-    active = sum(ablation.active(kl, counts))
-    return {"kl_per_latent": kl.tolist(), "active_units": float(active)}
+    active = ablation.active(kl, counts)
+    per_latent = {"kl_per_latent": kl.tolist()}
+    return {
+        **(per_latent if counts == trained.layer_sizes else {}),
+        "active_units": float(sum(active)),
+        **{f"active_units_z{i}": float(n) for i, n in enumerate(active, 1)},
+    }
 
 
 def codes(

@@ -35,8 +35,9 @@ from experiments.measures import measure, pictures
 from experiments.representation import features
 from experiments.representation.config import Config
 from experiments.runs import rundir, trained_runs
-from vae_jax.evaluation import ablation, aggregate, clustering, probes
+from vae_jax.evaluation import aggregate, clustering, probes
 
+MOST_LISTED = 100  # latents whose KL stands in a line
 BATCH = 16  # rows whose samples are weighed against all others side by side
 COLUMNS = {  # of the table, by the name of a metric
     "linear_probe": "linear probe",
@@ -67,13 +68,14 @@ def surgery(
     return rows_of_all | parts._asdict()
 
 
-def of_layer(latents: dict[str, Any], entries: slice) -> dict[str, Any]:
-    """What `measure.latents` says of some entries of z, of a ladder if not of all."""
-    if not latents or entries == slice(None):
+def of_layer(latents: dict[str, Any], number: int, entries: slice) -> dict[str, Any]:
+    """What `measure.latents` says of one layer of a ladder; of all of z for 0."""
+    if f"active_units_z{number}" not in latents:
         return latents
-    kl = np.array(latents["kl_per_latent"][entries])
-    active = float(sum(ablation.active(kl, [len(kl)])))
-    return {"kl_per_latent": kl.tolist(), "active_units": active}
+    of_one = {"active_units": latents[f"active_units_z{number}"]}
+    if "kl_per_latent" in latents:
+        of_one["kl_per_latent"] = latents["kl_per_latent"][entries]
+    return of_one
 
 
 def measured(
@@ -92,6 +94,7 @@ def measured(
         "sizes": {name: pair.train.shape[1] for name, pair in spaces.items()},
         "latents": of_layer(
             measure.latents(trained, split=rows.split, num_images=num_test),
+            config.layer,
             trained.layer(config.layer),
         ),
     }
@@ -248,7 +251,7 @@ def _latents(results: list[dict[str, Any]]) -> list[str]:
     else:
         lines.append("no KL per latent: q does not factorize over the latents")
     if "kl_per_latent" in first and len(results) == 1:
-        greatest_first = sorted(first["kl_per_latent"])[::-1]
+        greatest_first = sorted(first["kl_per_latent"])[: -MOST_LISTED - 1 : -1]
         kls = " ".join(f"{kl:.3f}" for kl in greatest_first)
         lines.append(f"KL per latent, greatest first: {kls}")
     if "mean_kl" in first:

@@ -155,13 +155,22 @@ def elbo_terms(
     Raises:
         ValueError: if num_samples is below one.
     """
-    draw = _draws(model, num_samples=num_samples)
+    draw = grouped_terms(model, num_samples=num_samples)
 
     def terms(key: PRNGKey, params: Params, x: Array) -> Terms:
         reconstruction, kl = draw(key, params, x)
         return Terms(reconstruction, kl.sum())
 
     return terms
+
+
+def grouped_terms(model: Model, *, num_samples: int) -> Draws:
+    """(key, params, x) -> the same, with the KL [G] of each group (`Draw.kl`).
+
+    Raises:
+        ValueError: if num_samples is below one.
+    """
+    return _draws(model, num_samples=num_samples)
 
 
 def with_normal_prior_on_theta(
