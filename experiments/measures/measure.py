@@ -19,6 +19,7 @@ from vae_jax.types import Model, Params, PRNGKey, PyTree
 DECODED_ROWS = 1000  # samples decoded side by side
 IMPORTANCE_CHUNK = 500  # importance samples decoded at a time
 MEAN_SAMPLES = 100  # of a code, where q has no mean in closed form
+KL_SAMPLES = 10  # of the layers above one, whose KL depends on them
 
 
 def check_importance_samples(number: int, flag: str = "importance_samples") -> None:
@@ -133,11 +134,13 @@ def latents(
 ) -> dict[str, list[float] | float]:
     """KL of each latent in nats, averaged over a split, and the active units.
 
-    Of a ladder the active units, all and of each layer, by their KL. Empty for another
-    q that does not factorize: its latents have no KL of their own.
+    Those of a ladder are given the layers above, as draws of q have them, and units are
+    active by their KL (`ablation.active`), which is said of each layer as well. Empty
+    for another q that does not factorize: its latents have no KL of their own.
     """
-    if trained.model.lower:
-        return _active_units_of_layers(trained, split, num_images)
+    data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
+    if trained.model.hierarchy is not None:
+        return _of_layers(trained, data)
     recognition, kl = trained.model.recognition, trained.model.kl
     moments = recognition.moments
     if kl is None or moments is None or not densities.traits(trained.model).factorizes:
@@ -148,31 +151,37 @@ def latents(
         h = recognition.encode(params, x)
         return moments(params, h)[0], kl(params, h)
 
-    data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     means, kls = of_rows(jax.random.key(0), trained, evaluator, data, num_decoded=1)
     per_latent = np.asarray(kls, np.float64).mean(axis=0)
     active = representation.active_units(means) if len(means) > 1 else np.nan
     return {"kl_per_latent": per_latent.tolist(), "active_units": float(active)}
 
 
-def _active_units_of_layers(
-    trained: Trained, split: str, num_images: int
-) -> dict[str, list[float] | float]:
-    model, hierarchy = trained.model, trained.model.hierarchy
-    assert hierarchy is not None
+def group_counts(trained: Trained) -> tuple[int, ...]:
+    """How many groups of latents each layer of a ladder has, from x upward."""
+    x = jax.ShapeDtypeStruct(trained.data.x_shape, jnp.result_type(float))
+    return ablation.group_counts(trained.model, trained.params, x)
 
-    def kl(key: PRNGKey, params: Params, x: Array) -> Array:
-        h = model.recognition.encode(params, x)
-        from_q = jnp.ones(sum(hierarchy.groups(params, h)), bool)
-        return hierarchy.mix(key, params, h, from_q)[1]
 
-    data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
-    kls = of_rows(jax.random.key(0), trained, kl, data, num_decoded=1)
-    mean = np.asarray(kls, np.float64).mean(axis=0)
-    counts = (*model.lower, len(mean) - sum(model.lower))
-    active = ablation.active(mean, counts)
-    of_layers = {f"active_units_z{i}": float(n) for i, n in enumerate(active, 1)}
-    return {"active_units": float(sum(active)), **of_layers}
+def _of_layers(trained: Trained, data: Array) -> dict[str, list[float] | float]:
+    counts = group_counts(trained)
+    evaluate = ablation.ablated(trained.model, num_samples=KL_SAMPLES)
+    from_q = jnp.ones(sum(counts), bool)
+    kls = of_rows(
+        jax.random.key(0),
+        trained,
+        lambda key, params, x: evaluate(key, params, x, from_q).kl,
+        data,
+        num_decoded=KL_SAMPLES,
+    )
+    kl = np.asarray(kls, np.float64).mean(axis=0)
+    active = ablation.active(kl, counts)
+    per_latent = {"kl_per_latent": kl.tolist()}
+    return {
+        **(per_latent if counts == trained.layer_sizes else {}),
+        "active_units": float(sum(active)),
+        **{f"active_units_z{i}": float(n) for i, n in enumerate(active, 1)},
+    }
 
 
 def codes(
@@ -180,8 +189,9 @@ def codes(
 ) -> np.ndarray:
     """The code of each row: the mean of q(z | x), or one draw of it.
 
-    In closed form, where the key is not read, or the mean of 100 draws: a code is noisy
-    only where it is asked to be.
+    In closed form, where the key is not read (of a ladder the mean of each layer, given
+    those above at theirs), or the mean of 100 draws: a code is noisy only where it is
+    asked to be.
     """
     value = trained.data.prepared.value
     evaluate = codes_over_rows(trained.model, value, sampled=sampled, mesh=trained.mesh)
@@ -196,17 +206,25 @@ def codes_over_rows(
     mesh: Mesh | None = None,
 ) -> Callable[[PRNGKey, Params, Array], Array]:
     """Compiles (key, params, rows [N, *X]) -> the codes [N, D], as `codes` has them."""
-    recognition, moments = model.recognition, model.recognition.moments
-    if sampled or moments is None:
+    recognition, means = model.recognition, _means(model)
+    if sampled or means is None:
         number = 1 if sampled else MEAN_SAMPLES
         estimate = representation.sampled_mean(recognition, num_samples=number)
         return over_rows(estimate, value, num_decoded=number, mesh=mesh)
 
     def mean(key: PRNGKey, params: Params, x: Array) -> Array:
         del key
-        return moments(params, recognition.encode(params, x))[0]
+        return means(params, recognition.encode(params, x))
 
     return over_rows(mean, value, num_decoded=1, mesh=mesh)
+
+
+def _means(model: Model) -> Callable[[Params, PyTree], Array] | None:
+    """(params, h) -> the code, where it has a closed form."""
+    if model.hierarchy is not None:
+        return model.hierarchy.means
+    moments = model.recognition.moments
+    return moments and (lambda params, h: moments(params, h)[0])
 
 
 def standard_error(values: np.ndarray) -> float:
