@@ -211,6 +211,34 @@ def test_estimator_variance_compares_and_writes(tmp_path, capsys):
         assert (tmp_path / name).stat().st_size > 0
 
 
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"posterior": "bernoulli"}, "relax|rebar|ovis"),
+        ({"prior": "flow"}, "gdreg|uha|sumo"),
+    ],
+)
+@pytest.mark.slow
+def test_estimator_variance_knows_bits_and_learned_priors(tmp_path, changes, names):
+    config = estimator_variance.Config(
+        workdir=str(tmp_path),
+        epochs=(1,),
+        batch_size=10,
+        num_samples=4,
+        num_draws=10,
+        reference_draws=10,
+        estimators=names,
+        **changes,
+    )
+    assert estimator_variance.main(config) == 0
+    result = read(tmp_path / "variance.json")
+    rows = result["points"]["1"]["estimators"]
+    assert set(rows) == {config.table.unit, *names.split("|")}
+    assert all(0.0 < row["phi"]["variance"] < np.inf for row in rows.values())
+    assert rows[config.table.unit]["phi"]["relative_variance"] == 1.0
+    assert not result["against_batch"]
+
+
 @pytest.mark.slow
 def test_discrete_trains_each_estimator_and_writes(tmp_path, capsys):
     config = discrete.Config(
