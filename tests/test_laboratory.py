@@ -172,11 +172,16 @@ def test_numbers_that_an_estimator_refuses_are_one_line_errors(tmp_path, changes
 @pytest.mark.slow
 def test_gradient_snr_fits_slopes_and_writes_them(tmp_path, capsys):
     config = gradient_snr.Config(
-        workdir=str(tmp_path), num_samples=(1, 8), num_draws=400, num_latents=3
+        workdir=str(tmp_path),
+        estimators=("iwae", "gdreg", "ovis_monte_carlo"),
+        num_samples=(2, 16),
+        num_draws=400,
+        num_latents=3,
     )
     assert gradient_snr.main(config) == 0
     assert "iwae, encoder" in capsys.readouterr().out
     slopes = read(tmp_path / "snr.json")["slopes"]
+    assert list(slopes) == list(config.estimators)
     assert slopes["iwae"]["decoder"]["slope"] > 0.2  # theory: 0.5
     assert (tmp_path / "snr.png").stat().st_size > 0
 
