@@ -98,12 +98,8 @@ class Config(cli.Flags):
 
 def fitting(layers: tuple[int, ...]) -> list[str]:
     """The estimators of binary latents; where q has several layers, of any q."""
-    normal, bits = (POSTERIORS[q].traits for q in ("diag_normal", "bernoulli"))
-    return [
-        name
-        for name in estimators.fitting(bits)
-        if len(layers) == 1 or name in estimators.fitting(normal)
-    ]
+    bits = POSTERIORS["bernoulli"].traits
+    return estimators.fitting(bits._replace(layered=len(layers) > 1))
 
 
 class Trained(NamedTuple):

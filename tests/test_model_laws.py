@@ -407,6 +407,7 @@ def test_a_draw_is_what_the_functions_give_with_its_total_gradient(x64, row):
     np.testing.assert_allclose(log_q, expected[0].log_posterior, rtol=1e-9)
 
 
+@pytest.mark.slow
 @EVERY_ROW
 def test_the_kl_of_a_draw_has_the_mean_of_the_log_ratio(x64, row):
     """Moments of q, where it knows them, on the same draws."""

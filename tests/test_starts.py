@@ -35,6 +35,7 @@ def test_a_shift_of_the_output_is_a_shift_of_what_a_network_computes(x64):
         networks.shift_output({"hidden": 1}, shift)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("x_shape", "planes", "per_entry"),
     [((6, 9), 2, 2), ((7, 8, 3), 1, 1), ((5, 6, 3), 2, 2)],
@@ -174,6 +175,7 @@ def test_the_mean_is_of_what_is_not_missing(tmp_path):
     np.testing.assert_allclose(protocol.mean_x(config, data), [0.5, 1.0, 2.0 / 3.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("posterior", "places"),
     [
@@ -198,6 +200,7 @@ def test_q_starts_around_its_std(tmp_path, posterior, places):
     jax.tree.map(np.testing.assert_array_equal, *decoders)
 
 
+@pytest.mark.slow
 def test_runs_together_start_so_each(tmp_path):
     flags = {"init_bias": "data", "posterior_std": 0.5}
     _, together = _initial(tmp_path, num_seeds=2, seed=3, **flags)

@@ -333,6 +333,7 @@ def masked(model: Model, *, fill: float = 0.0) -> Model:
         recognition._replace(encode=encode),
         draw,
         model.kl,
+        model.hierarchy,
     )
 
 

@@ -68,6 +68,7 @@ def traits(model: Model) -> Traits:
         continuous=DISCRETE.isdisjoint({q, p}),
         closed_kl=closed,
         factorizes=closed and q in ("diag_normal", "bernoulli"),
+        layered=bool(model.lower) or q == "layers of bits",
     )
 
 
@@ -367,7 +368,7 @@ NETWORKS = {
     "mlp": Choice(_perceptrons, {**_OF_LAYERS, "activation": "activation"}),
     "gated_mlp": Choice(_gated, _OF_LAYERS),
     "residual_mlp": Choice(_residual, {**_OF_MAPS, "init": "init"}, ("hidden",)),
-    # Those of flows, and between two layers of latents, stay perceptrons of float32.
+    # Those of flows stay perceptrons of float32.
     "conv": Choice(_convolutions(residual=False), _OF_MAPS, ("hidden",)),
     "resnet": Choice(_convolutions(residual=True), _OF_MAPS, ("hidden",)),
 }

@@ -75,15 +75,15 @@ def _any(q: Traits) -> bool:
 
 
 def _with_closed_kl(q: Traits) -> bool:
-    return q.continuous and q.closed_kl
+    return q.continuous and (q.closed_kl or q.layered)
 
 
 def _factorized(q: Traits) -> bool:
-    return q.continuous and q.factorizes
+    return q.continuous and (q.factorizes or q.layered)
 
 
 def _bits(q: Traits) -> bool:
-    return not q.continuous
+    return not q.continuous and not q.layered
 
 
 def _baseline(

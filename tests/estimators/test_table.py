@@ -65,6 +65,7 @@ def test_jit_agrees_with_eager_and_vmap_with_a_loop(row):
     testing.assert_same_compiled_and_batched(objective, problem.params, xs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
     [

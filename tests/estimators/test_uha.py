@@ -67,6 +67,7 @@ def test_the_weights_mean_is_p_of_x_at_steps_of_any_length(x64):
     assert values.mean() < log_p - 0.02
 
 
+@pytest.mark.slow
 def test_the_bound_is_below_log_p_and_rises_to_it_with_the_steps(x64):
     """By the exact bound that the table of estimators holds the draws against."""
     problem = cases.WITH_PATH.make()
@@ -79,6 +80,7 @@ def test_the_bound_is_below_log_p_and_rises_to_it_with_the_steps(x64):
     assert log_p - values[-1] < 0.1 * (log_p - elbo)
 
 
+@pytest.mark.slow
 def test_a_fixed_path_has_no_gradient(x64):
     problem, x = cases.WITH_PATH.make(), jnp.asarray(X)
     for learns in (True, False):
