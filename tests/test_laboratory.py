@@ -141,6 +141,7 @@ def test_a_learned_prior_trains(tmp_path, changes, size):
             r"of continuous latents",
         ),
         ({"estimator": "renyi", "alpha": float("nan")}, "--alpha must be below inf"),
+        ({"estimator": "sumo", "prior": "vamp"}, "log p.* --prior=vamp is made of"),
     ],
 )
 def test_what_does_not_fit_is_named_with_what_does(changes, message):
@@ -153,6 +154,7 @@ def test_what_does_not_fit_is_named_with_what_does(changes, message):
     [
         {"estimator": "leave_one_out", "num_samples": 1},
         {"estimator": "jackknife", "num_samples": 1},
+        {"estimator": "ovis", "num_samples": 2, "ovis_gamma": 1.5},
     ],
 )
 def test_numbers_that_an_estimator_refuses_are_one_line_errors(tmp_path, changes):
