@@ -186,7 +186,7 @@ class Config(DataFlags):
         infinite=True,
     )
     num_terms: int = cli.flag(
-        2, "Terms between the ELBO and log p(x) (thermodynamic).", least=1
+        2, "Terms from the ELBO to log p(x) (thermodynamic, uha).", least=1
     )
     first_beta: float = cli.flag(
         0.03, "Power of the first of them after 0 (thermodynamic).", above=0, below=1

@@ -26,6 +26,7 @@ from vae_jax.estimators import (
     sgvb,
     sumo,
     thermodynamic,
+    uha,
     wake_sleep,
 )
 from vae_jax.training import gradient
@@ -107,6 +108,12 @@ def _control(
     return model, {"network": network}
 
 
+def _path(config: Any, model: Model, num_entries: int) -> tuple[Model, dict[str, Any]]:
+    """As many temperatures as terms."""
+    del num_entries
+    return uha.with_path(model, num_temperatures=config.num_terms), {}
+
+
 ESTIMATORS = {
     "sgvb_a": Estimator(sgvb.sgvb_a, {"beta": "beta"}, ("kl_warmup",), of_elbo=True),
     "sgvb_b": Estimator(
@@ -155,6 +162,7 @@ ESTIMATORS = {
         {"num_terms": "num_terms", "first_beta": "first_beta"},
         fits=_any,
     ),
+    "uha": Estimator(uha.uha, reads=("num_terms",), learns=_path),
     "sumo": Estimator(sumo.sumo, remembers=True),
     "vimco": Estimator(score_function.vimco, fits=_any),
     "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=_any),

@@ -214,6 +214,11 @@ def _estimator(config: Any) -> None:
             f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
             f"ELBO alone), got {config.beta}"
         )
+    if config.estimator == "sumo" and config.prior in ("vamp", "exemplar"):
+        raise ValueError(
+            f"--estimator=sumo lowers the variance of log p(x) in phi, which "
+            f"--prior={config.prior} is made of: choose another prior, or iwae"
+        )
     decays = "decoupled_decay" in rows.read_by(OPTIMIZERS[config.optimizer])
     if config.algorithm == "full_vb" and decays:
         raise ValueError(

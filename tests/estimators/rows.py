@@ -33,6 +33,7 @@ from vae_jax.estimators import (
     sgvb,
     sumo,
     thermodynamic,
+    uha,
     wake_sleep,
 )
 from vae_jax.types import ExampleObjective
@@ -324,6 +325,7 @@ ROWS = [
         phi=estimands.sumo(baseline=-2.0, scale=2.0),
         refused=(*SCALES, ({"max_terms": 0}, "max_terms .*0")),
     ),
+    Row(uha.uha, {"num_samples": 1}, cases.WITH_PATH, estimands.uha, refused=NONE),
     Row(
         rebar.rebar,
         {"num_samples": 2, "temperature": 0.7, "strength": 0.8},
