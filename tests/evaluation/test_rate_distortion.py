@@ -159,6 +159,22 @@ def test_bits_have_the_curve_of_their_enumeration():
         np.testing.assert_allclose(curve.log_z[i], log_z, atol=0.1)
 
 
+def test_an_encoders_point_is_its_kl_and_its_expected_distortion():
+    problem, x = problems.linear_gaussian(num_features=3), jnp.array([0.5, -1.0, 2.0])
+    exact = problem.kl(problem.params, x), -problem.reconstruction(problem.params, x)
+    plain = rate_distortion.encoder_point(problem.model, num_samples=4000)
+    squared = rate_distortion.squared_error(problem.generative)
+    errors = rate_distortion.encoder_point(
+        problem.model, num_samples=4000, distortion=squared
+    )
+    for estimate, scale, constant in ((plain, 1.0, 0.0), (errors, 2.0 * 0.8**2, None)):
+        rate, distortion = jax.jit(estimate)(jax.random.key(0), problem.params, x)
+        if constant is None:
+            constant = 1.5 * np.log(2.0 * np.pi * 0.8**2)
+        np.testing.assert_allclose(rate, exact[0], rtol=0.05)
+        np.testing.assert_allclose(distortion, scale * (exact[1] - constant), rtol=0.05)
+
+
 def test_a_schedule_holds_the_betas_in_equal_shares():
     walk = rate_distortion.schedule(BETAS, num_temperatures=9)
     np.testing.assert_array_equal(walk.temperatures[walk.places], BETAS)

@@ -24,8 +24,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vae_jax import numerics
+from vae_jax.estimators import sgvb
 from vae_jax.evaluation import annealing
-from vae_jax.types import Generative, Params, PRNGKey, Scalar, log_likelihood
+from vae_jax.types import Generative, Model, Params, PRNGKey, Scalar, log_likelihood
 
 Distortion: TypeAlias = Callable[[Params, Array, Array], Scalar]
 """(params, x, z) -> d(x, z); a rate is in nats whatever its unit."""
@@ -44,6 +45,7 @@ class Curve(NamedTuple):
         distortion_standard_error: of D.
         effective_sample_size: of the chains' weights.
         acceptance: mean acceptance probability of the walk.
+        step_size: at its largest beta.
     """
 
     rate: Float[Array, " B"]
@@ -53,6 +55,19 @@ class Curve(NamedTuple):
     distortion_standard_error: Float[Array, " B"]
     effective_sample_size: Float[Array, " B"]
     acceptance: Scalar
+    step_size: Scalar
+
+
+class Point(NamedTuple):
+    """Rate and distortion of one q, of one x or stacked on many.
+
+    Attributes:
+        rate: KL(q || p(z)), nats.
+        distortion: E_q[d], in the unit of the distortion.
+    """
+
+    rate: Scalar
+    distortion: Scalar
 
 
 class Sides(NamedTuple):
@@ -98,6 +113,40 @@ def squared_error(generative: Generative) -> Distortion:
         return jnp.sum((x - generative.mean_observation(params, z)) ** 2)
 
     return distortion
+
+
+def encoder_point(
+    model: Model, *, num_samples: int, distortion: Distortion | None = None
+) -> Callable[[PRNGKey, Params, Array], Point]:
+    """(key, params, x) -> what the encoder's own q costs and loses.
+
+    With -log p(x | z), the default, minus their sum is the ELBO.
+
+    Raises:
+        ValueError: if num_samples is below one.
+    """
+    terms = sgvb.elbo_terms(model, num_samples=num_samples)
+    recognition = model.recognition
+
+    def of_terms(key: PRNGKey, params: Params, x: Array) -> Point:
+        reconstruction, kl = terms(key, params, x)
+        return Point(kl, -reconstruction)
+
+    if distortion is None:
+        return of_terms
+    measure = distortion
+
+    def estimate(key: PRNGKey, params: Params, x: Array) -> Point:
+        key_terms, key_z = jax.random.split(key)
+        h = recognition.encode(params, x)
+
+        def of_draw(key: PRNGKey) -> Scalar:
+            return measure(params, x, recognition.sample(key, params, h))
+
+        draws = numerics.over_samples(key_z, of_draw, num_samples=num_samples)
+        return Point(of_terms(key_terms, params, x).rate, draws.mean())
+
+    return estimate
 
 
 def schedule(betas: Sequence[float], *, num_temperatures: int) -> Schedule:
@@ -161,8 +210,8 @@ def annealed_curve(
     def estimate(key: PRNGKey, params: Params, x: Array) -> Curve:
         path = _path(generative, measure, params, x, largest)
         key_pilot, key_run = jax.random.split(key)
-        trace = chains.trace(key_run, path, chains.step_sizes(key_pilot, path))
-        return _forward(trace, walk, betas)
+        sizes = chains.step_sizes(key_pilot, path)
+        return _forward(chains.trace(key_run, path, sizes), walk, betas, sizes)
 
     return estimate
 
@@ -214,7 +263,7 @@ def simulated_curves(
         x = generative.sample_observation(key_x, params, z)
         path = _path(generative, measure, params, x, largest)
         sizes = up.step_sizes(key_pilot, path)
-        forward = _forward(up.trace(key_up, path, sizes), walk, betas)
+        forward = _forward(up.trace(key_up, path, sizes), walk, betas, sizes)
         path = _path(generative, measure, params, x, 1.0)
         trace = down.reverse_trace(key_down, path, sizes[: end + 1], z)
         at = walk.places[:num_below]
@@ -223,6 +272,7 @@ def simulated_curves(
             -trace.log_ratio[at],
             betas[:num_below],
             trace.acceptance,
+            sizes[end],
             base=-trace.log_w[0],
         )
         return Sides(x, forward, reverse)
@@ -276,10 +326,12 @@ def _path(
     )
 
 
-def _forward(trace: annealing.Trace, walk: Schedule, betas: Sequence[float]) -> Curve:
-    largest, at = walk.temperatures[-1], walk.places
-    distortion = -trace.log_ratio[at] / largest
-    return _curve(trace.log_w[at], distortion, betas, trace.acceptance)
+def _forward(
+    trace: annealing.Trace, walk: Schedule, betas: Sequence[float], sizes: Array
+) -> Curve:
+    at = walk.places
+    distortion = -trace.log_ratio[at] / walk.temperatures[-1]
+    return _curve(trace.log_w[at], distortion, betas, trace.acceptance, sizes[-1])
 
 
 def _curve(
@@ -287,6 +339,7 @@ def _curve(
     distortion: Float[Array, "B C"],
     betas: Sequence[float],
     acceptance: Scalar,
+    step_size: Scalar,
     *,
     base: Float[Array, " C"] | None = None,
 ) -> Curve:
@@ -309,4 +362,5 @@ def _curve(
         distortion_standard_error=jnp.sqrt(jnp.sum(of_distortion**2, axis=1)),
         effective_sample_size=1.0 / jnp.sum(share**2, axis=1),
         acceptance=acceptance,
+        step_size=step_size,
     )
