@@ -98,12 +98,8 @@ class Config(cli.Flags):
 
 def fitting(layers: tuple[int, ...]) -> list[str]:
     """The estimators of binary latents; where q has several layers, of any q."""
-    normal, bits = (POSTERIORS[q].traits for q in ("diag_normal", "bernoulli"))
-    return [
-        name
-        for name in estimators.fitting(bits)
-        if len(layers) == 1 or name in estimators.fitting(normal)
-    ]
+    bits = POSTERIORS["bernoulli"].traits
+    return estimators.fitting(bits._replace(layered=len(layers) > 1))
 
 
 class Trained(NamedTuple):
@@ -120,7 +116,6 @@ class Trained(NamedTuple):
 def train(config: Config, name: str, data: protocol.Dataset) -> Trained:
     """The curve of one estimator, and log p(x) of the test split at its end."""
     row = estimators.ESTIMATORS[name]
-    network = estimators.baseline(math.prod(data.x_shape))
     with cli.user_errors():
         model = vae.model(
             sigmoid_belief.generative(config.layers, data.x_shape),
@@ -132,15 +127,15 @@ def train(config: Config, name: str, data: protocol.Dataset) -> Trained:
         flags = TrainConfig(
             posterior="bernoulli", estimator=name, num_samples=num_samples
         )
-        objective = estimators.objective(flags, model, network=network, num_data=1)
+        started, learned = estimators.with_learned(
+            flags, model, num_entries=math.prod(data.x_shape)
+        )
+        objective = estimators.objective(flags, model, learned=learned, num_data=1)
     algorithm = gradient.ascent(objective, gradient.adam(config.learning_rate))
-    recognition = model.recognition
-    if row.learns_baseline:
-        recognition = vae.with_baseline(recognition, network)
     key_theta, key_phi, key_run, key_order, key_eval = jax.random.split(
         jax.random.key(config.seed), 5
     )
-    start = Params(model.generative.init(key_theta), recognition.init(key_phi))
+    start = Params(model.generative.init(key_theta), started.recognition.init(key_phi))
     prepared, test = data.prepared, jnp.asarray(data.prepared.test)
     bound = measure.over_rows(
         importance.iwae(model, num_samples=BOUND_SAMPLES),

@@ -59,7 +59,7 @@ class Config(comparison.ComparisonFlags):
         if not run.has_standard_prior:
             raise ValueError(
                 "the manifold lies on quantiles of a standard normal: not --prior="
-                f"{run.prior}, not --top_latents"
+                f"{run.prior}, not --ladder"
             )
 
 

@@ -107,10 +107,10 @@ def train_configs(config: Config) -> list[TrainConfig]:
         UsageError: as `ComparisonFlags.base`.
     """
     shared, folder = config.base(), pathlib.Path(config.workdir)
-    if shared.posterior == "bernoulli" or shared.top_latents:
+    if shared.posterior == "bernoulli" or shared.ladder:
         raise ValueError(
             "chains and fitted normals need real latents of one layer: not "
-            "--posterior=bernoulli, not --top_latents"
+            "--posterior=bernoulli, not --ladder"
         )
     configs = [
         dataclasses.replace(

@@ -144,6 +144,80 @@ def elbo_and_baseline(network, *, offset, scale):
     return of
 
 
+def sumo(*, baseline, scale):
+    """Minus half the mean square of SUMO's distance: one sample and one or two terms.
+
+    By a sum over three samples of the table of one latent.
+    """
+
+    def of(problem):
+        def surrogate(params, x):
+            eps = jnp.linspace(-7.0, 7.0, 71)
+            h = problem.recognition.encode(params, x)
+            fixed = params._replace(generative=stop_gradient(params.generative))
+
+            def log_weight(eps):
+                z = h[:1] + jnp.exp(h[1:]) * eps
+                log_p = log_joint(problem.generative, fixed, x, z)
+                return log_p - problem.recognition.log_prob(fixed, h, z)
+
+            log_w, chances = jax.vmap(log_weight)(eps), jax.nn.softmax(-0.5 * eps**2)
+            of_two = jnp.logaddexp(log_w[:, None], log_w[None])
+            of_three = jnp.logaddexp(of_two[..., None], log_w[None, None])
+            shorter = (of_two - jnp.log(2.0))[..., None]
+            longer = 2.0 * (of_three - jnp.log(3.0)) - shorter
+            squares = 0.5 * (shorter - baseline) ** 2 + 0.5 * (longer - baseline) ** 2
+            return -0.5 / scale * (chances @ (chances @ (squares @ chances)))
+
+        return surrogate
+
+    return of
+
+
+def elbo_and_control(network, *, step=0.4):
+    """The ELBO, and minus half the mean square of RELAX's gradient of one bit's logit.
+
+    By the trapezoidal rule over the logistic noise of both relaxations of either bit.
+    The latter is a function of the control variate alone.
+    """
+    grid = np.arange(-36.0, 36.1, step)
+    density = step * 0.25 / np.cosh(0.5 * grid) ** 2
+
+    def of(problem):
+        def surrogate(params, x):
+            fixed = stop_gradient(params)
+            learned = params.recognition["control"]
+            logit = problem.recognition.encode(fixed, x)[0]
+            at_bits, q, _ = problem.table(fixed, x)
+
+            def f(bit):
+                z = jnp.atleast_1d(bit)
+                log_q = z[0] * logit - jnp.log1p(jnp.exp(logit))
+                return log_joint(problem.generative, fixed, x, z) - log_q
+
+            def control(z):
+                soft = 1.0 / (1.0 + jnp.exp(-z / jnp.exp(learned["log_temperature"])))
+                seen = jnp.append(x, z)
+                beside = network.apply(learned["network"], seen)[0]
+                return learned["strength"] * f(soft) + beside
+
+            total = 0.0
+            for bit, chance in zip(at_bits[:, 0], q, strict=True):
+                sign = 2.0 * bit - 1.0
+                inner = grid + jnp.log1p(jnp.exp(sign * logit))
+                z = sign * jnp.log1p(jnp.exp(inner))  # of the logistic with this sign
+                moves = jax.nn.sigmoid(inner) * jax.nn.sigmoid(sign * logit)
+                c, slope = jax.vmap(jax.value_and_grad(control))(z)
+                by_again = (f(bit) - c) * (bit - jax.nn.sigmoid(logit)) - slope * moves
+                g = slope[:, None] + by_again[None]
+                total += chance * (density @ g**2 @ density)
+            return problem.elbo(params, x) - 0.5 * total
+
+        return surrogate
+
+    return of
+
+
 @functools.cache
 def wake(num_samples):
     """E[sum_k w~_k log q(z_k | x)], the weights and the samples held fixed."""

@@ -30,15 +30,17 @@ NORMAL = {
 }
 
 
-def normals(form, *, sizes=(3, 2, 1), x_shape=(2, 3), units=4) -> Model:
+def normals(
+    form, *, sizes=(3, 2, 1), x_shape=(2, 3), units=4, posterior=None, prior=None
+) -> Model:
     """A ladder of small networks, its images of bits."""
     return ladder.mlp(
         sizes,
         x_shape,
         hidden=[(units,)] * len(sizes),
         form=form,
-        posterior=posteriors.diag_normal(sizes[-1], max_log_std=3.0),
-        prior=priors.standard_normal(sizes[-1]),
+        posterior=posterior or posteriors.diag_normal(sizes[-1], max_log_std=3.0),
+        prior=prior or priors.standard_normal(sizes[-1]),
         likelihood=likelihoods.bernoulli(x_shape),
         initializer=START,
     )
@@ -232,8 +234,8 @@ def two_scalars() -> Two:
 
             def log_weight(eps):
                 z_2 = h_top[:1] + jnp.exp(h_top[1:]) * eps[1:]
-                a = _apply(params.generative["layer_1"], z_2)
-                b = _apply(params.recognition["layer_1"]["posterior"], jnp.append(a, d))
+                a = apply(params.generative["layer_1"], z_2)
+                b = apply(params.recognition["layer_1"]["posterior"], jnp.append(a, d))
                 mean, log_std = form.posterior(a, b)
                 z = jnp.concatenate([mean + jnp.exp(log_std) * eps[:1], z_2])
                 log_q = model.recognition.log_prob(params, h, z)
@@ -251,5 +253,6 @@ def two_scalars() -> Two:
     return Two(model, params, k_sample_bound)
 
 
-def _apply(layer, x):
+def apply(layer, x):
+    """An affine layer of these parameters."""
     return x @ layer["output"]["kernel"] + layer["output"]["bias"]

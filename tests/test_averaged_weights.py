@@ -31,6 +31,7 @@ def _saved(config):
     return run, fit.restore(run)
 
 
+@pytest.mark.slow
 def test_validation_and_the_tests_bound_are_of_the_average_and_of_the_raw_weights(
     averaged,
 ):

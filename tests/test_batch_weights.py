@@ -169,6 +169,7 @@ def test_a_step_is_the_weighted_mean_of_the_steps_of_each_row(x64, name):
     assert min(reported.values()) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.exact])
 def test_a_row_of_weight_two_is_that_row_twice_in_all_that_a_fit_holds(x64, name):
     heavy = _steps(name, [0, 1], [2.0, 1.0], num_steps=3)

@@ -67,6 +67,7 @@ def test_a_problem_has_the_shapes_of_its_flags(problem):
     assert 0.0 < problem.test.max() <= 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_weights_go_into_our_parameters_and_back(problem, network):
     problem = contenders.problem(dataclasses.replace(FLAGS, **NETWORKS[network]))
@@ -321,6 +322,7 @@ def _of_peer(name, problem):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flax", "torch"])
 @pytest.mark.parametrize("network", ["conv", "resnet"])
 def test_convolutions_of_a_peer_compute_what_ours_do(tmp_path, name, network):

@@ -19,7 +19,7 @@ def digits():
 def marks(name):
     """Of an architecture's test: four of them stand for the rest in the fast suite."""
     results = [pytest.mark.uses_optax] if name == "vem" else []
-    quick = {"mlp", "iaf", "vamp", "two_layers"}
+    quick = {"mlp", "iaf", "vamp", "ladder"}
     return results if name in quick else [*results, pytest.mark.slow]
 
 

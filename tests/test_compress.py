@@ -43,6 +43,7 @@ def _rows(path):
     return np.asarray(trained_runs.spread_rows(trained, split="test", num_images=250))
 
 
+@pytest.mark.slow
 def test_the_rows_come_back_as_they_are_stored(workdir):
     output = workdir / "rows.npz"
     config = _config(workdir, decompress=str(workdir / "test.bits"), output=str(output))

@@ -69,6 +69,7 @@ def test_batches_of_images_and_of_kernels_are_loops(axes, backend, monkeypatch, 
         chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=i: leaf[i], got), alone)
 
 
+@pytest.mark.slow
 def test_batches_may_lie_in_each_other_and_between_derivatives(x64):
     """Kernels [2, 3], each with its two images, along any axis of them."""
     kernel, x = _normal((3, 2, 3, 3, 2, 3)), _normal((2, 3, 4, 4, 2, 2), 1)
@@ -102,6 +103,7 @@ def test_the_precision_is_that_of_where_it_is_called(precision):
     assert all(precision.upper() in both for both in asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_members", [0, 2])
 def test_training_runs_one_layout_ungrouped_also_inside_a_loop(num_members):
     """Of one network, and of members: XLA brings others to it in no loop."""

@@ -195,6 +195,7 @@ def test_every_result_has_the_dtype_of_h(x64, row):
     assert {leaf.dtype for leaf in both} == {h.dtype}
 
 
+@pytest.mark.slow
 @EVERY_ROW
 def test_moments_are_the_mean_and_the_standard_deviation_of_the_samples(x64, row):
     density, params, h = _made(row)

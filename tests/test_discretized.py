@@ -1,4 +1,5 @@
 import functools
+import math
 
 import chex
 import jax
@@ -77,6 +78,13 @@ def test_bins_of_a_logistic_density_sum_to_one(mean, log_scale, num_values, x64)
     assert np.isfinite(log_p).all()
 
 
+@pytest.mark.parametrize("log_scale", [3.0, 40.0, 80.0])
+def test_bins_of_a_wide_density_are_as_wide_as_one_over_its_scale_in_float32(log_scale):
+    x = jnp.arange(1, 255) / 255
+    _, slopes = _bins(jnp.zeros(()), jnp.float32(log_scale), x, num_values=256)
+    np.testing.assert_allclose(slopes[1], -1.0, rtol=2e-3)
+
+
 @pytest.mark.parametrize("log_scale", [-7.0, -4.0, 0.0, 5.0])
 def test_bins_sum_to_one_in_float32(log_scale):
     x = jnp.arange(256) / 255
@@ -85,6 +93,21 @@ def test_bins_sum_to_one_in_float32(log_scale):
             jnp.float32(mean), jnp.float32(log_scale), x, num_values=256
         )
         np.testing.assert_allclose(np.exp(log_p).sum(dtype=np.float64), 1.0, atol=2e-5)
+
+
+@pytest.mark.parametrize("x_shape", [(2, 2), (2, 2, 3)])
+def test_a_mixture_around_a_mean_has_it_and_room_for_each_value(x_shape):
+    mean = jnp.linspace(0.3, 0.7, math.prod(x_shape)).reshape(x_shape)
+    of = discretized.logistic_mixture(x_shape, num_values=256, num_components=5)
+    first = discretized.mixture_around(mean, num_components=5)
+    h = jnp.pad(first, (0, of.width - first.size))
+    np.testing.assert_allclose(of.mean((), h), mean, atol=0.03)
+
+    def of_value(k):
+        return of.log_prob_terms((), h, jnp.full(x_shape, k / 255)).mean()
+
+    nats = jax.jit(jax.vmap(of_value))(jnp.arange(256.0))
+    assert float(nats.min()) > math.prod(x_shape[2:]) * -8.5
 
 
 # Against SciPy
@@ -167,6 +190,7 @@ def test_channels_of_a_color_mixture_follow_the_paper(x64):
 # Samples and means
 
 
+@pytest.mark.slow
 @EACH
 def test_samples_are_of_the_distribution_that_is_scored(name):
     likelihood, shape = _builders(3)[name], COLOR if "color" in name else GRAY
@@ -204,6 +228,7 @@ def test_the_mean_is_the_sum_over_all_images(name, x64):
 # Transformations, holes and refusals
 
 
+@pytest.mark.slow
 @EACH
 def test_the_gradient_is_that_of_finite_differences(name, x64):
     likelihood, shape = _builders(5)[name], COLOR if "color" in name else GRAY

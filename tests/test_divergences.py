@@ -129,6 +129,7 @@ def test_two_classes_are_a_bernoulli(x64):
 # Gradient
 
 
+@pytest.mark.slow
 def test_gradients_agree_with_finite_differences_to_second_order(x64):
     @jax.jit  # one program for all, as compilation is the cost of this test
     def everything(arguments):

@@ -91,6 +91,7 @@ def _by_quadrature(made, x, *, row=None):
     return exact
 
 
+@pytest.mark.slow
 def test_the_evidence_of_eight_images_is_that_of_a_quadrature(x64):
     """p(x) is the mean of p(x | z) over the prior's own samples."""
     made, params = _of_eight()
@@ -104,6 +105,7 @@ def test_the_evidence_of_eight_images_is_that_of_a_quadrature(x64):
         testing.assert_mean_equals(densities, np.exp(log_p))
 
 
+@pytest.mark.slow
 def test_a_batch_trains_each_row_on_the_bound_without_itself(x64):
     """Value and gradient of the mean over the batch, the last row no exemplar."""
     made, params = _of_eight()
@@ -151,6 +153,7 @@ def test_a_batch_encodes_the_exemplars_once():
     assert sorted(testing.shapes_of_products(program.jaxpr)) == [(8, 4), (8, 4)]
 
 
+@pytest.mark.slow
 def test_exemplars_that_are_fixed_give_the_same_model_without_data():
     made, params = _of_eight(2)
     fixed = jax.jit(made.fix)(params)

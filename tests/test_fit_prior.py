@@ -122,7 +122,7 @@ def test_a_workdir_that_holds_a_run_is_not_written_over(workdir):
         ({"algorithm": "vem"}, "--algorithm=vem: a prior is fitted to the codes"),
         ({"algorithm": "full_vb", "weight_decay": 1.0}, "--algorithm=full_vb"),
         ({"posterior": "bernoulli", "estimator": "vimco"}, "latents are discrete"),
-        ({"top_latents": 3, "estimator": "iwae"}, "--top_latents=3, whose prior"),
+        ({"ladder": ("3", "2"), "num_latents": 16}, "--ladder=3,2, whose top alone"),
     ],
 )
 def test_a_run_whose_prior_cannot_be_fitted_is_refused(changes, said):

@@ -112,6 +112,7 @@ def test_the_gradient_of_a_two_layer_elbo_costs_little_more_than_two_forwards(bu
 # A ladder of any depth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "depth", [2, 3, pytest.param(5, marks=SLOW), pytest.param(10, marks=SLOW)]
 )

@@ -121,6 +121,7 @@ def test_couplings_need_two_latents():
         train.main(tiny(pathlib.Path("unused"), **flags))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "names"),
     [

@@ -103,6 +103,7 @@ def test_at_the_exact_posterior_every_log_weight_is_log_p(x64, depth, form):
     testing.assert_mean_equals(gaps[:, :, None] * gaps[:, None], covariance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "num_samples"),
     [
@@ -133,6 +134,7 @@ def test_at_the_exact_posterior_the_path_gradient_is_zero_in_phi(
 # Any parameters
 
 
+@pytest.mark.slow
 @EVERY_FORM
 def test_the_fused_draw_and_the_four_functions_give_the_same_log_weight(x64, name):
     _, _, sampled, apart = _sampled(name)
@@ -164,6 +166,7 @@ def _silent(params):
     return params._replace(recognition=phi)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [False, True], ids=["normals", "bits"])
 def test_a_residual_q_that_adds_nothing_is_the_prior_draw_for_draw(binary):
     if binary:
@@ -275,6 +278,7 @@ def _enumerated():
     return model, params, h, *densities(ladders.every(12))
 
 
+@pytest.mark.slow
 def test_the_densities_of_twelve_bits_sum_to_one(x64):
     *_, log_q, log_prior = _enumerated()
     np.testing.assert_allclose(jax.nn.logsumexp(log_q), 0.0, atol=1e-9)
@@ -317,6 +321,7 @@ def _layer(**changed):
     return layer._replace(**changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

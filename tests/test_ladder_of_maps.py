@@ -38,6 +38,24 @@ def _shapes(model, x_shape):
     return sampled.z.shape, sampled.kl.shape
 
 
+def test_before_the_first_step_every_layer_is_a_standard_normal_and_x_is_not_read():
+    model, x = _images(form=layer_forms.plain_normal()), jnp.ones((14, 12))
+
+    @jax.jit
+    def start(key):
+        key_init, key_draw = jax.random.split(key)
+        params = model.init(key_init)
+        sampled = model.draw(key_draw, params, x, model.recognition.encode(params, x))
+        zs = jnp.split(sampled.z, [7 * 6 * 2 + 4 * 3 * 3 + 4 * 3])[0]
+        return sampled, jax.scipy.stats.norm.logpdf(zs).sum()
+
+    sampled, log_prob = start(jax.random.key(0))
+    np.testing.assert_array_equal(sampled.kl[:-1], 0.0)
+    top = -0.5 * (np.log(2 * np.pi) + sampled.z[-2:] ** 2).sum()
+    np.testing.assert_allclose(sampled.log_prior, log_prob + top, rtol=1e-5)
+    np.testing.assert_allclose(sampled.log_likelihood, -np.log(2.0), rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_fused_draw_of_maps_is_what_the_functions_give_and_every_part_learns(x64):
     model, x = _images(), jnp.asarray(np.random.default_rng(0).integers(0, 2, (14, 12)))

@@ -19,6 +19,7 @@ A = np.array([[0.3, -0.2, 0.4, 0.9], [1.0, 0.1, -0.5, 0.2]])  # of maps [2, 2 C]
 B = np.array([[-0.6, 0.5, 0.1, -0.7], [0.2, 0.8, 0.3, -1.1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.family)
 @pytest.mark.parametrize("axes", [1, 2], ids=["vector", "maps"])
 def test_the_closed_kl_is_the_mean_log_ratio_of_draws_of_q(x64, form, axes):
@@ -45,6 +46,7 @@ def test_a_normal_has_scipys_density(x64, make):
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 @EVERY_NORMAL
 def test_no_output_of_a_network_takes_a_scale_or_the_kl_beyond_the_bounds(make):
     form, far = make(max_log_std=3.0), jnp.array([0.0, 1e6, -1e6, 0.0])

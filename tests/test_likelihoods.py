@@ -430,6 +430,7 @@ def test_samples_of_reals_have_their_mean_and_spread(name):
     testing.assert_mean_equals((x - mean) ** 2, std**2, max_z=6.0)
 
 
+@pytest.mark.slow
 @EACH_REAL
 def test_gradients_of_densities_of_reals_are_those_of_finite_differences(name, x64):
     build, h = REALS[name]

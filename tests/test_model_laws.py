@@ -26,7 +26,7 @@ from vae_jax import (
     types,
     vae,
 )
-from vae_jax.estimators import enumerated
+from vae_jax.estimators import enumerated, relax
 from vae_jax.evaluation import laplace
 from vae_jax.factors import Factor
 from vae_jax.inference import full_vb, mcem, variational_em
@@ -144,9 +144,9 @@ def _exemplars():
 
 
 def _with_baseline():
-    model = _pair(posteriors.bernoulli(3), priors.bernoulli(3))
-    network = networks.linear(6, 1)
-    return vae.model(model.generative, vae.with_baseline(model.recognition, network))
+    bits = _pair(posteriors.bernoulli(3), priors.bernoulli(3))
+    with_control = relax.with_control(bits, networks.linear(9, 1), temperature=0.5)
+    return vae.with_baseline(with_control, networks.linear(6, 1))
 
 
 def _belief(sizes):
@@ -190,7 +190,13 @@ ROWS = [
     ),
     Row("flow", set(), _flow, IMAGE),
     Row("two layers", set(), _two_layers, IMAGE),
-    Row("bits", {vae.with_baseline}, _with_baseline, IMAGE, 3),
+    Row(
+        "bits",
+        {vae.with_baseline, vae.with_parameters, relax.with_control},
+        _with_baseline,
+        IMAGE,
+        3,
+    ),
     Row(
         "choices",
         set(),
@@ -400,6 +406,7 @@ def test_a_draw_is_what_the_functions_give_with_its_total_gradient(x64, row):
     np.testing.assert_allclose(log_q, expected[0].log_posterior, rtol=1e-9)
 
 
+@pytest.mark.slow
 @EVERY_ROW
 def test_the_kl_of_a_draw_has_the_mean_of_the_log_ratio(x64, row):
     """Moments of q, where it knows them, on the same draws."""

@@ -77,6 +77,7 @@ def test_rows_of_a_file_are_stored_as_the_test_rows_of_the_run_are(
     assert f"{digits}: 447 rows, stored as float32, values 0 to 1; --binariz" in said
 
 
+@pytest.mark.slow
 def test_the_same_rows_evaluate_to_the_same_numbers_under_a_name_of_their_own(
     workdir, digits, capsys
 ):

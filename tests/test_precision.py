@@ -59,6 +59,7 @@ def _step(path, **flags):
     return program, jax.jit(run.algorithm.step)(*arguments)
 
 
+@pytest.mark.slow
 @EACH_NETWORK
 def test_a_step_has_bfloat16_in_products_alone_and_in_float32_nowhere(tmp_path, flags):
     plain, _ = _step(tmp_path, **flags)
@@ -74,6 +75,7 @@ def test_a_step_has_bfloat16_in_products_alone_and_in_float32_nowhere(tmp_path, 
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 @EACH_NETWORK
 def test_bounds_and_gradients_are_close_to_those_of_float32(tmp_path, flags):
     flags = {"optimizer": "sgd", "learning_rate": 1.0, **flags}

@@ -269,6 +269,7 @@ def test_the_density_of_a_flow_prior_integrates_to_one(build, x64):
     np.testing.assert_allclose(total, 1.0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", FLOW_PRIORS.values(), ids=FLOW_PRIORS)
 def test_samples_of_a_flow_prior_have_the_moments_of_its_density(build):
     """The density's by a sum over a grid of two latents."""

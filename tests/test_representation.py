@@ -118,10 +118,10 @@ def test_without_labels_the_labeled_metrics_are_skipped_and_a_line_says_so(
     [
         {"posterior": "planar", "flow_layers": 1, "estimator": "sgvb_a"},
         {"posterior": "bernoulli", "estimator": "disarm", "num_samples": 2},
-        {"top_latents": 2, "estimator": "iwae", "num_latents": 3},
+        {"ladder": ("3", "2"), "num_latents": 16},
         {"posterior": "full_normal", "estimator": "iwae", "num_latents": 1},
     ],
-    ids=["flow", "bits", "two layers", "full covariance, one latent"],
+    ids=["flow", "bits", "ladder", "full covariance, one latent"],
 )
 @pytest.mark.slow
 def test_any_posterior_has_codes(tmp_path, changes, capsys):
@@ -134,7 +134,7 @@ def test_any_posterior_has_codes(tmp_path, changes, capsys):
     assert "labeled metrics are skipped" not in capsys.readouterr().out
     name = "representation_num_train_200_60_images.json"
     result = read(tmp_path / "run" / name)
-    width = config.num_latents + config.top_latents
+    width = sum(map(int, config.ladder)) or config.num_latents
     assert result["sizes"]["codes"] == width
     assert ("active_units" in result["latents"]) == (config.posterior == "bernoulli")
 

@@ -59,6 +59,7 @@ def test_a_run_without_the_flag_has_no_count(tmp_path):
     assert not [name for name in metrics(config.workdir)[0] if "skipped" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -35,6 +35,7 @@ def test_a_shift_of_the_output_is_a_shift_of_what_a_network_computes(x64):
         networks.shift_output({"hidden": 1}, shift)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("x_shape", "planes", "per_entry"),
     [((6, 9), 2, 2), ((7, 8, 3), 1, 1), ((5, 6, 3), 2, 2)],
@@ -100,6 +101,7 @@ OBSERVED = [
     ("laplace", "none", {}),
     ("student_t", "none", {}),
     ("discretized_logistic", "none", {"num_values": 17}),
+    ("discretized_logistic_mixture", "none", {"num_values": 17}),
 ]
 
 
@@ -133,6 +135,10 @@ def test_a_decoder_starts_at_the_mean_of_the_training_rows(tmp_path, name, data,
     got = run.model.generative.mean_observation(theta, z)
     if name == "discretized_logistic":  # whose scale, one, reaches over both ends
         got = (decoder["output"]["bias"][: mean.size].reshape(mean.shape) + 1.0) / 2.0
+    if name == "discretized_logistic_mixture":  # of components on both sides of it
+        m = run.config.num_logistics
+        means = decoder["output"]["bias"].reshape(-1, *mean.shape)[m : 2 * m]
+        got = (means.mean(0) + 1.0) / 2.0
     np.testing.assert_allclose(got, mean, atol=2e-3)
 
     for x, y in zip(
@@ -174,6 +180,7 @@ def test_the_mean_is_of_what_is_not_missing(tmp_path):
     np.testing.assert_allclose(protocol.mean_x(config, data), [0.5, 1.0, 2.0 / 3.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("posterior", "places"),
     [
@@ -198,6 +205,7 @@ def test_q_starts_around_its_std(tmp_path, posterior, places):
     jax.tree.map(np.testing.assert_array_equal, *decoders)
 
 
+@pytest.mark.slow
 def test_runs_together_start_so_each(tmp_path):
     flags = {"init_bias": "data", "posterior_std": 0.5}
     _, together = _initial(tmp_path, num_seeds=2, seed=3, **flags)

@@ -54,11 +54,13 @@ RECORDS = {
         "family",
     ),
     types.Draw: ("z", "log_likelihood", "log_prior", "log_posterior", "kl"),
-    types.Model: ("generative", "recognition", "draw", "kl"),
+    types.Hierarchy: ("lower", "groups", "mix", "redraw", "means"),
+    types.Model: ("generative", "recognition", "draw", "kl", "hierarchy"),
     types.Objective: ("init", "value"),
     types.Algorithm: ("init", "step"),
 }
 DEFAULTS = {
+    types.Model: {"hierarchy": None},
     types.Family: {"parameters": None},
     types.Generative: {
         "prior_family": types.Family("a prior without closed forms"),

@@ -247,9 +247,9 @@ def test_a_conditional_prior_is_refused():
 
 
 def test_a_baseline_is_kept_beside_the_recognition_models_own_parameters():
-    _, recognition = problems.bernoulli_vae()
-    network = networks.linear(6, 1)
-    params = vae.with_baseline(recognition, network).init(jax.random.key(0))
+    model = vae.model(*problems.bernoulli_vae())
+    of_q = vae.with_baseline(model, networks.linear(6, 1)).recognition
+    params = of_q.init(jax.random.key(0))
     assert set(params) == {"encoder", "posterior", "baseline"}
     assert params["baseline"]["output"]["kernel"].shape == (6, 1)
 

@@ -341,9 +341,9 @@ def dense(
     return _affine((num_inputs, num_outputs), scale, lambda kernel, x: of(x, kernel))
 
 
-def convolution(num_inputs: int, num_outputs: int) -> Network:
+def convolution(num_inputs: int, num_outputs: int, *, scale: float = 1.0) -> Network:
     """From [H, W, num_inputs] to [H, W, num_outputs], 3x3 pixels to each."""
-    return _affine((3, 3, num_inputs, num_outputs), 1.0, convolve)
+    return _affine((3, 3, num_inputs, num_outputs), scale, convolve)
 
 
 def block(

@@ -20,7 +20,9 @@ may be a vector or maps with channels last: states, features and what the networ
 are joined on their last axis. q reads theta, through the state that it shares.
 
 Fused, a draw runs the pass once forward and once backward. `Draw.kl` is that of each
-layer given those above, [L] from z_1 up, in closed form where the layer has one.
+layer given those above, [L] from z_1 up, in closed form where the layer has one. What
+the layers say one by one is `Model.hierarchy`: draws that mix q and p, and samples
+below layers that stay.
 """
 
 import math
@@ -38,6 +40,7 @@ from vae_jax.types import (
     Draw,
     Family,
     Generative,
+    Hierarchy,
     Likelihood,
     Model,
     Network,
@@ -81,8 +84,8 @@ def layout(sizes: Sequence[int]) -> factors.Layout:
 def model(layers: Sequence[Layer], top: Generative, encoder: Recognition) -> Model:
     """The ladder of these layers below a top layer of any prior and posterior.
 
-    Without layers it is `vae.model(top, encoder)`. h is what the encoder makes of
-    d_{L-1}, and (d_1, ..., d_{L-1}).
+    Without layers it is `vae.model(top, encoder)`, of one layer. h is what the encoder
+    makes of d_{L-1}, and (d_1, ..., d_{L-1}).
 
     Estimators that hold q's density fixed hold all of it, theta's share in q too.
 
@@ -95,9 +98,10 @@ def model(layers: Sequence[Layer], top: Generative, encoder: Recognition) -> Mod
         ValueError: when traced, for a network that gives another shape than its layer
             reads.
     """
-    closed = vae.model(top, encoder).kl
+    alone, of_layers = vae.model(top, encoder), hierarchy(layers, top, encoder)
+    closed = alone.kl
     if not layers:
-        return vae.model(top, encoder)
+        return Model(top, encoder, alone.draw, closed, of_layers)
 
     def draw(key: PRNGKey, params: Params, x: Array, h: PyTree) -> Draw:
         keys, (h_top, features) = jax.random.split(key, len(layers) + 1), h
@@ -122,7 +126,9 @@ def model(layers: Sequence[Layer], top: Generative, encoder: Recognition) -> Mod
             kl=jnp.stack(kls),
         )
 
-    return Model(generative(layers, top), recognition(layers, encoder), draw, None)
+    return Model(
+        generative(layers, top), recognition(layers, encoder), draw, None, of_layers
+    )
 
 
 def generative(layers: Sequence[Layer], top: Generative) -> Generative:
@@ -271,6 +277,129 @@ def recognition(layers: Sequence[Layer], encoder: Recognition) -> Recognition:
     )
 
 
+def hierarchy(
+    layers: Sequence[Layer], top: Generative, encoder: Recognition
+) -> Hierarchy:
+    """The layers of the ladder one by one, of any number below the top.
+
+    Entries are a group each, but for a top whose KL is in no closed form that is a sum
+    over them. Where `mix` draws all of q or all of p, it draws what
+    `draw` or `sample_prior` draws of that key. Temperatures are of the noise that p is
+    a map of: 0 gives a normal's mean.
+    """
+    closed, ends = vae.model(top, encoder).kl, _ends(layers)
+    lower = tuple(math.prod(layer.shape) for layer in layers)
+
+    def keys_of_layers(key: PRNGKey) -> PRNGKey:
+        return jax.random.split(key, len(layers) + 1) if layers else key[None]
+
+    def groups(params: Params, h: PyTree) -> tuple[int, ...]:
+        if closed is None:
+            return (*lower, 1)
+        of_top = jax.eval_shape(closed, params, h[0] if layers else h)
+        return (*lower, of_top.size)
+
+    def mix(
+        key: PRNGKey, params: Params, h: PyTree, from_q: Array
+    ) -> tuple[Array, Array]:
+        *keys, key_top = keys_of_layers(key)
+        h_top, features = h if layers else (h, ())
+        *of_layers, of_top = jnp.split(from_q, ends)
+
+        def choose(i: int, c: Array) -> tuple[Array, Array]:
+            layer, a, key = layers[i], _a_of(layers[i], c), keys[i]
+            b = _b_of(layers, i, params, c, features[i])
+            z_q = layer.form.sample(key, layer.form.posterior(a, b))
+            z_p = layer.form.sample(jax.random.clone(key), layer.form.prior(a))
+            z = jnp.where(of_layers[i].reshape(layer.shape), z_q, z_p)
+            return z, jax.vmap(layer.form.kl)(_entries(a, layer), _entries(b, layer))
+
+        z_q, log_q = encoder.sample_and_log_prob(key_top, params, h_top)
+        z_p = top.sample_prior(jax.random.clone(key_top), params)
+        if closed is None:
+            kl = (log_q - top.log_prior(params, z_q))[None]
+        else:
+            kl = closed(params, h_top)
+        z_top = jnp.where(jnp.repeat(of_top, z_q.size // kl.size), z_q, z_p)
+        _, zs, kls = _descend(layers, params, z_top, choose)
+        return _join(zs), jnp.concatenate([*kls, kl])
+
+    def redraw(
+        key: PRNGKey,
+        params: Params,
+        z: Array,
+        num_layers: int,
+        temperatures: tuple[float, ...] | None,
+    ) -> Array:
+        depth = len(layers) + 1
+        each = _check_redraw(num_layers, temperatures, depth)
+        keys, zs = keys_of_layers(key), _split(layers, z)
+
+        def choose(i: int, c: Array) -> tuple[Array, None]:
+            form = layers[i].form
+            if i >= num_layers:
+                return zs[i], None
+            p = form.prior(_a_of(layers[i], c))
+            z_p = form.sample(keys[i], p)
+            return _tempered(form.transport, p, z_p, each[i], layer=i + 1), None
+
+        z_top = zs[-1]
+        if num_layers == depth:
+            z_p = top.sample_prior(keys[-1], params)
+            z_top = _tempered(top.transport, params, z_p, each[-1], layer=depth)
+        return _join(_descend(layers, params, z_top, choose)[1])
+
+    def means(params: Params, h: PyTree) -> Array:
+        h_top, features = h if layers else (h, ())
+
+        def choose(i: int, c: Array) -> tuple[Array, None]:
+            form, a = layers[i].form, _a_of(layers[i], c)
+            b = _b_of(layers, i, params, c, features[i])
+            return form.mean(form.posterior(a, b)), None
+
+        assert encoder.moments is not None
+        z_top = encoder.moments(params, h_top)[0]
+        return _join(_descend(layers, params, z_top, choose)[1])
+
+    return Hierarchy(lower, groups, mix, redraw, means if encoder.moments else None)
+
+
+def _check_redraw(
+    num_layers: int, temperatures: tuple[float, ...] | None, depth: int
+) -> tuple[float, ...]:
+    if not 0 <= num_layers <= depth:
+        raise ValueError(
+            f"num_layers must be 0 to the {depth} layers, got {num_layers}"
+        )
+    each = (1.0,) * depth if temperatures is None else temperatures
+    if len(each) != depth or not all(0.0 <= t < math.inf for t in each):
+        raise ValueError(
+            f"temperatures must be one number of each of {depth} layers, 0 or more and "
+            f"finite, got {temperatures}"
+        )
+    return each
+
+
+def _tempered(
+    transport: Transport | None, p: Any, z: Array, temperature: float, *, layer: int
+) -> Array:
+    """z with its noise scaled; p: what the transport takes beside z."""
+    if temperature == 1.0:
+        return z
+    if transport is None:
+        raise ValueError(
+            f"temperatures scale noise, and z_{layer} is no map of noise: its "
+            f"temperature must be 1, got {temperature:g}"
+        )
+    return transport.forward(p, temperature * transport.inverse(p, z))
+
+
+def _entries(numbers: Array, layer: Layer) -> Array:
+    """What a network gives of each entry of z_l, [D_l, W], in the order of z."""
+    apart = numbers.reshape(*layer.shape[:-1], -1, layer.shape[-1])
+    return jnp.moveaxis(apart, -2, -1).reshape(math.prod(layer.shape), -1)
+
+
 def _descend(
     layers: Sequence[Layer],
     params: Params,
@@ -314,10 +443,13 @@ def _names(layers: Sequence[Layer]) -> list[str]:
 
 def _split(layers: Sequence[Layer], z: Array) -> list[Array]:
     """z_1 to z_L in their shapes; what the layers leave is the top's."""
-    ends = np.cumsum([math.prod(layer.shape) for layer in layers])
-    *parts, z_top = jnp.split(z, ends)
+    *parts, z_top = jnp.split(z, _ends(layers))
     below = zip(parts, layers, strict=True)
     return [part.reshape(layer.shape) for part, layer in below] + [z_top]
+
+
+def _ends(layers: Sequence[Layer]) -> np.ndarray:
+    return np.cumsum([math.prod(layer.shape) for layer in layers], dtype=int)
 
 
 def _join(zs: Sequence[Array]) -> Array:
@@ -358,6 +490,7 @@ def mlp(
     likelihood: Likelihood,
     activation: Callable[[Array], Array] = jnp.tanh,
     initializer: networks.Initializer | None = None,
+    product: networks.Product | None = None,
 ) -> Model:
     """A ladder of vectors, its networks fully connected.
 
@@ -376,6 +509,7 @@ def mlp(
         likelihood: p(x | z).
         activation: applied after each hidden layer.
         initializer: `networks.glorot()` where none is given.
+        product: of all networks, as in `networks.mlp`.
 
     Raises:
         ValueError: for no size or one below one, hidden layers that are not one list
@@ -417,6 +551,7 @@ def mlp(
             num_outputs,
             activation=activation,
             initializer=initializer,
+            product=product,
         )
 
     def features(num_inputs: int, units: Sequence[int]) -> Network:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from vae_jax import convolutional, ladder, layer_forms, networks, numerics, vae
-from vae_jax.types import Conditional, Likelihood, Model, Network, PyTree
+from vae_jax.types import Conditional, Likelihood, Model, Network, PRNGKey, PyTree
 
 
 def images(
@@ -20,15 +22,22 @@ def images(
     posterior: Conditional,
     prior: Conditional,
     likelihood: Likelihood,
+    residual: bool = True,
     activation: Callable[[Array], Array] = jax.nn.gelu,
+    product: networks.Product | None = None,
 ) -> Model:
     """A ladder of convolutional layers below a vector z_L.
 
     Features go up and the state goes down at the resolutions of the layers, with
-    `width` channels at each: num_blocks residual blocks (`convolutional.block`) in
-    every `up_l` and `down_l`, one in every posterior, as Vahdat & Kautz 2020
-    (arXiv:2007.03898) and Child 2021 (arXiv:2011.10650) arrange them; several layers
-    may have one resolution. Between resolutions, pixels move into channels and back.
+    `width` channels at each: num_blocks blocks (`convolutional.block`) in every `up_l`
+    and `down_l`, one in every posterior, as Vahdat & Kautz 2020 (arXiv:2007.03898) and
+    Child 2021 (arXiv:2011.10650) arrange them; several layers may have one resolution.
+    Between resolutions, pixels move into channels and back.
+
+    What gives the densities starts at zero, as does the decoder's last layer: before
+    the first step each p(z_l | z_{>l}) and q(z_l | z_{>l}, x) is N(0, I), and the
+    decoder gives its bias, whatever z. (Noise of a thousand latents in a decoder's
+    output costs tens of bits a pixel, and steps that do not come back.)
 
     Args:
         maps: (height, width, channels) of z_1, ..., z_{L-1}, from x upward; each
@@ -40,7 +49,9 @@ def images(
         posterior: q(z_L | x), of a vector.
         prior: p(z_L).
         likelihood: p(x | z), whose width is a multiple of H W.
+        residual: whether the blocks are.
         activation: of the blocks.
+        product: of affine maps and 1x1 convolutions, as in `networks.mlp`.
 
     Raises:
         ValueError: for no maps, a size below one, a resolution that is not reached, or
@@ -59,9 +70,16 @@ def images(
     channels = [x_shape[2] if len(x_shape) == 3 else 1, *(width for _ in maps)]
     total = num_blocks * (len(maps) + 1)  # that follow each other on the way down
     blocks = [
-        convolutional.block(width, activation=activation, variance=1.0 / total)
+        convolutional.block(
+            width,
+            residual=residual,
+            activation=activation,
+            variance=1.0 / total,
+            product=product,
+        )
         for _ in range(num_blocks)
     ]
+    dense = partial(convolutional.dense, product=product)
     layers = []
     for i, shape in enumerate(maps):
         of_a, of_b = form.prior_width * shape[2], form.posterior_width * shape[2]
@@ -69,11 +87,13 @@ def images(
             above = maps[i + 1][2] + width
             start = _between(sides[i + 2], sides[i + 1], above, width)
         else:
-            start = _spread(prior.shape[0], (*shape[:2], width))
-        down = [start, *blocks, convolutional.dense(width, of_a + width)]
+            shaped = (*shape[:2], width)
+            wide = networks.linear(prior.shape[0], math.prod(shaped), product=product)
+            start = _reshaped(wide, shaped)
+        down = [start, *blocks, _with_zeros(of_a, dense(width, of_a + width))]
         up = [_between(sides[i], sides[i + 1], channels[i], width), *blocks]
-        seen = convolutional.dense(of_a + 2 * width, width)
-        read = [seen, blocks[0], convolutional.dense(width, of_b)]
+        seen = dense(of_a + 2 * width, width)
+        read = [seen, blocks[0], dense(width, of_b, scale=0.0)]
         layers.append(
             ladder.Layer(
                 tuple(shape),
@@ -87,17 +107,41 @@ def images(
     size = math.prod(sides[-1]) * width
     first = maps[0][2] + width
     to_image = [
-        convolutional.dense(first, width),
+        dense(first, width),
         *blocks,
-        _between(sides[1], sides[0], width, per_pixel),
+        _between(sides[1], sides[0], width, per_pixel, scale=0.0),
     ]
     decoder = _planes(_in_turn(to_image), likelihood.planes)
-    encoder = networks.linear(size, posterior.width)
+    encoder = networks.linear(size, posterior.width, product=product)
     return ladder.model(
         layers,
         vae.decoder_model(decoder, prior, likelihood),
         vae.encoder_model(encoder, posterior),
     )
+
+
+def shift_decoder(
+    params: PyTree, shift: Array, *, x_shape: tuple[int, ...], planes: int = 1
+) -> PyTree:
+    """As `convolutional.shift_decoder`, of the decoder of `images`.
+
+    Args:
+        params: of the decoder.
+        shift: [likelihood.width], laid out as the decoder's output is.
+        x_shape: of an image.
+        planes: the likelihood's.
+    """
+    per_pixel = shift.reshape(planes, *x_shape[:2], -1).mean((1, 2)).reshape(-1)
+
+    def of_last(params: PyTree) -> PyTree:
+        if "bias" in params:  # of one pixel, or of four side by side
+            bias = params["bias"]
+            added = jnp.tile(per_pixel, len(bias) // len(per_pixel))
+            return {**params, "bias": bias + added.astype(bias.dtype)}
+        last = f"part_{len(params) - 1}"
+        return {**params, last: of_last(params[last])}
+
+    return of_last(params)
 
 
 def _in_turn(parts: Sequence[Network]) -> Network:
@@ -109,6 +153,16 @@ def _in_turn(parts: Sequence[Network]) -> Network:
         return x
 
     return Network(networks.init_each(named), apply)
+
+
+def _with_zeros(num_zeros: int, layer: Network) -> Network:
+    """An affine layer whose first outputs start at zero."""
+
+    def init(key: PRNGKey) -> PyTree:
+        params = layer.init(key)
+        return params | {"kernel": params["kernel"].at[..., :num_zeros].set(0.0)}
+
+    return Network(init, layer.apply)
 
 
 def _of_image(network: Network, x_shape: tuple[int, ...]) -> Network:
@@ -129,15 +183,21 @@ def _planes(network: Network, planes: int) -> Network:
     return Network(network.init, apply)
 
 
-def _spread(num_inputs: int, shape: tuple[int, int, int]) -> Network:
-    layer = networks.linear(num_inputs, math.prod(shape))
+def _reshaped(layer: Network, shape: tuple[int, ...]) -> Network:
     return Network(layer.init, lambda params, z: layer.apply(params, z).reshape(shape))
 
 
 def _between(
-    start: tuple[int, ...], end: tuple[int, ...], num_inputs: int, num_outputs: int
+    start: tuple[int, ...],
+    end: tuple[int, ...],
+    num_inputs: int,
+    num_outputs: int,
+    *,
+    scale: float = 1.0,
 ) -> Network:
     """From maps of one resolution to those of another, halved or doubled in turn.
+
+    `scale` is of the last weights.
 
     Raises:
         ValueError: where halving the greater and rounding up does not reach the other.
@@ -151,13 +211,15 @@ def _between(
             raise ValueError(f"maps of {small} are not those of {great}, halved")
         sides.append(half)
     if len(sides) == 1:
-        return convolutional.convolution(num_inputs, num_outputs)
+        return convolutional.convolution(num_inputs, num_outputs, scale=scale)
     steps, size = [], num_inputs
     for target in sides[1:] if falls else sides[-2::-1]:
+        gain = scale if target == end else 1.0
         if falls:
-            steps.append(_halved(convolutional.convolution(4 * size, num_outputs)))
+            layer = convolutional.convolution(4 * size, num_outputs, scale=gain)
+            steps.append(_halved(layer))
         else:
-            layer = convolutional.convolution(size, 4 * num_outputs)
+            layer = convolutional.convolution(size, 4 * num_outputs, scale=gain)
             steps.append(_doubled(layer, target))
         size = num_outputs
     return _in_turn(steps)

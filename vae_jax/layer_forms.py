@@ -26,9 +26,11 @@ class Form(NamedTuple):
         posterior_width: numbers of b for each entry of z_l.
         prior: a -> the parameters of p(z_l | z_{>l}).
         posterior: a, b -> the parameters of q(z_l | z_{>l}, x).
-        sample: key, parameters -> z_l.
+        sample: key, parameters -> z_l, whose entries are independent.
         log_prob: parameters, z_l -> nats.
-        kl: a, b -> KL(q || p) in nats of the layer, given those above.
+        mean: parameters -> E[z_l].
+        kl: a, b -> KL(q || p) in nats of the layer, given those above, a sum over its
+            entries.
         transport: (parameters, eps) -> z_l and back; None where it is no such map.
     """
 
@@ -39,6 +41,7 @@ class Form(NamedTuple):
     posterior: Callable[[Array, Array], tuple[Array, ...]]
     sample: Callable[[PRNGKey, tuple[Array, ...]], Array]
     log_prob: Callable[[tuple[Array, ...], Array], Scalar]
+    mean: Callable[[tuple[Array, ...]], Array]
     kl: Callable[[Array, Array], Scalar]
     transport: Transport | None = None
 
@@ -141,6 +144,7 @@ def bernoulli(*, residual: bool = False) -> Form:
         posterior=lambda a, b: (logits_of_q(a, b),),
         sample=sample,
         log_prob=log_prob,
+        mean=lambda parameters: jax.nn.sigmoid(parameters[0]),
         kl=lambda a, b: divergences.bernoulli_to_bernoulli(logits_of_q(a, b), a),
     )
 
@@ -182,6 +186,7 @@ def _of_normals(
         posterior=posterior,
         sample=sample,
         log_prob=log_prob,
+        mean=lambda parameters: parameters[0],
         kl=kl,
         transport=Transport(from_noise, to_noise),
     )

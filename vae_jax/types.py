@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 PyTree: TypeAlias = Any
 PRNGKey: TypeAlias = Key[Array, ""]
@@ -212,6 +212,35 @@ class Draw(NamedTuple):
     kl: Float[Array, " G"]
 
 
+class Hierarchy(NamedTuple):
+    """What a model of several layers of z says of each, z_1 next to x.
+
+    Latents come in groups that q may draw or p, in the order of z: an entry each where
+    both factorize given the layers above, else all of a layer.
+
+    Attributes:
+        lower: entries of z_1, ..., z_{L-1}; the rest of z is the top's.
+        groups: params, h -> how many groups each layer has.
+        mix: key, params, h, from_q [G] -> z and KL [G]: from the top down, each group
+            is drawn from q where from_q holds and else from p, given what was drawn
+            above; the KL of each in nats given the same, in closed form but for a top
+            that has none, where it is log q - log p at a draw of q.
+        redraw: key, params, z, num_layers, temperatures -> z with its lowest num_layers
+            layers, a static number, drawn anew from p given those above. Temperatures,
+            one of each layer, scale the noise; they are static too, or None.
+        means: params, h -> z, each layer the mean of q given those above at theirs;
+            None where q(z_L | x) has no mean in closed form.
+    """
+
+    lower: tuple[int, ...]
+    groups: Callable[[Params, PyTree], tuple[int, ...]]
+    mix: Callable[
+        [PRNGKey, Params, PyTree, Bool[Array, " G"]], tuple[Array, Float[Array, " G"]]
+    ]
+    redraw: Callable[[PRNGKey, Params, Array, int, tuple[float, ...] | None], Array]
+    means: Callable[[Params, PyTree], Array] | None
+
+
 class Model(NamedTuple):
     """A joint p(x, z) and a q(z | x), with one fused draw; built by `vae.model`.
 
@@ -221,12 +250,19 @@ class Model(NamedTuple):
         draw: key, params, x, h -> one sample of q(z | h) and its densities.
         kl: params, h -> KL(q(z | h) || p(z)) in nats of each group of latents; None
             where it has no closed form.
+        hierarchy: of a ladder: its layers one by one.
     """
 
     generative: Generative
     recognition: Recognition
     draw: Callable[[PRNGKey, Params, Array, PyTree], Draw]
     kl: Callable[[Params, PyTree], Float[Array, " G"]] | None
+    hierarchy: Hierarchy | None = None
+
+    @property
+    def lower(self) -> tuple[int, ...]:
+        """Entries of each layer of z but the top, from x upward; () of one layer."""
+        return self.hierarchy.lower if self.hierarchy else ()
 
     def init(self, key: PRNGKey) -> Params:
         """Fresh parameters theta and phi."""

@@ -333,21 +333,35 @@ def masked(model: Model, *, fill: float = 0.0) -> Model:
         recognition._replace(encode=encode),
         draw,
         model.kl,
+        model.hierarchy,
     )
 
 
-def with_baseline(recognition: Recognition, network: Network) -> Recognition:
-    """A recognition model that also keeps `network`'s parameters, as `baseline`.
+def with_baseline(model: Model, network: Network) -> Model:
+    """The model whose q also keeps `network`'s parameters, as `baseline`.
 
     For estimators whose baseline is a learned function of x (`score_function.nvil`).
     """
+    return with_parameters(model, "baseline", network.init)
+
+
+def with_parameters(
+    model: Model, name: str, init_own: Callable[[PRNGKey], PyTree]
+) -> Model:
+    """The model whose q also keeps an estimator's own parameters, by a name.
+
+    Args:
+        model: of a q whose parameters are a dictionary; they start as they would alone.
+        name: of the new ones among them.
+        init_own: key -> the new ones.
+    """
+    recognition = model.recognition
 
     def init(key: PRNGKey) -> PyTree:
-        # The recognition model starts as it would without a baseline.
-        key_baseline = jax.random.fold_in(jax.random.clone(key), _APART)
-        return recognition.init(key) | {"baseline": network.init(key_baseline)}
+        key_own = jax.random.fold_in(jax.random.clone(key), _APART)
+        return recognition.init(key) | {name: init_own(key_own)}
 
-    return recognition._replace(init=init)
+    return model._replace(recognition=recognition._replace(init=init))
 
 
 def with_prior(

@@ -19,7 +19,6 @@ from vae_jax.types import (
     Batch,
     Conditional,
     Model,
-    Network,
     Objective,
     Params,
     PRNGKey,
@@ -37,14 +36,14 @@ class Parts(NamedTuple):
         model: p and q, as they are evaluated.
         at_theta: p and q of a given theta: `model`, but for full_vb's mean theta.
         posterior: q(z | h), where the fit is a search for h.
-        baseline: x -> [1], where the estimator learns one.
+        learned: keyword arguments of an estimator that learns more than p and q.
         of_exemplars: the forms of `model`, where rows of the data set are its prior.
     """
 
     model: Model
     at_theta: Model
     posterior: Conditional | None
-    baseline: Network | None
+    learned: Mapping[str, Any]
     of_exemplars: exemplars.ExemplarModel | None = None
 
 
@@ -99,7 +98,7 @@ def _ascent(config: Any, parts: Parts, steps: Steps) -> Algorithm:
         num_data=steps.num_data,
         weight_decay=0.0 if over_theta else config.weight_decay,
         warmup_steps=_warmup(config, steps),
-        network=parts.baseline,
+        learned=parts.learned,
         traced=steps.traced,
         without=without,
     )

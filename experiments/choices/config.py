@@ -3,9 +3,11 @@
 import dataclasses
 import math
 import pathlib
+from typing import Any, ClassVar
 
-from experiments.choices import refusals, rows
+from experiments.choices import ladders, refusals, rows
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
+from experiments.choices.data_flags import DataFlags
 from experiments.choices.densities import (
     ACTIVATIONS,
     INITIALIZERS,
@@ -17,70 +19,20 @@ from experiments.choices.densities import (
 )
 from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli
-from vae_jax.data import batches, ranges, sources
+from vae_jax.data import sources
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Flags):
+class Config(DataFlags):
     """One training run: a function of these flags and of nothing else."""
 
-    workdir: str = cli.flag("", "Where the run is written; runs/DATASET if empty.")
-    dataset: str = cli.flag(
-        "digits",
-        "digits, photos, mnist, fashion_mnist, binarized_mnist, frey_face, images:PATH "
-        "(a folder or .zip of image files), npz:PATH or tfds:NAME.",
-        section="Data",
-    )
-    data_dir: str = cli.flag("", "Folder that holds the original data files.")
-    data_seed: int = cli.flag(
-        0, "Seed of binarization and splits, apart from --seed.", least=0
-    )
-    valid_size: int = cli.flag(
-        -1, "Training rows kept for validation; -1 is the data set's custom.", least=-1
-    )
-    num_train: int = cli.flag(
-        0, "Training rows that are used, from the start; 0 for all of them.", least=0
-    )
-    binarization: str = cli.flag(
-        "auto",
-        "What x is of a stored pixel: its value (none), the stored k of K values as "
-        "k / (K - 1) (grid) or with uniform noise as (k + u) / K (dequantized, for "
-        "densities), or zeros and ones (threshold; static: drawn once; dynamic: at "
-        "each visit). auto: threshold, but grid for likelihoods of stored values, and "
-        "none for photos, images, npz and tfds, which have to be zeros and ones "
-        "already under --likelihood=bernoulli.",
-        choices=("auto", *batches.BINARIZATIONS),
-    )
-    image_size: int = cli.flag(
-        0,
-        "Side of the square that the middle of each image is scaled to; 0: as it is "
-        "(images).",
-        least=0,
-    )
-    channels: str = cli.flag(
-        "auto", "Of images; auto: what the files hold.", choices=sources.CHANNELS
-    )
-    skip_broken: bool = cli.flag(
-        False, "Leave out, and count, files that cannot be read (images)."
-    )
-    data_range: str = cli.flag(
-        "auto",
-        "What numbers of npz and tfds are: unit in [0, 1], byte from 0 to 255, word "
-        "from 0 to 65535, value any; auto: floats are values, integers have to show.",
-        choices=ranges.RANGES,
-    )
-    missing: str = cli.flag(
-        "refuse",
-        "What NaN in the data is: an error, or a missing entry, of which the model "
-        "then takes no notice.",
-        choices=sources.MISSING,
-    )
-    missing_rate: float = cli.flag(
-        0.0,
-        "Share of train and valid made missing at random, once (missing=nan).",
-        least=0,
-        below=1,
-    )
+    GONE: ClassVar = {
+        "top_latents": cli.Gone(
+            "0",
+            "a second layer of N latents is --ladder=NUM_LATENTS,N, with one pass from "
+            "the top down",
+        )
+    }
     model: str = cli.flag(
         "",
         "MODULE:FUNCTION that builds a model of one's own: (config, x_shape) -> "
@@ -136,10 +88,20 @@ class Config(cli.Flags):
     prior_units: int = cli.flag(
         128, "Units of both hidden layers of each of them.", least=1
     )
-    top_latents: int = cli.flag(
-        0, "Latents of a second stochastic layer above --num_latents; 0: none.", least=0
-    )
     num_latents: int = cli.flag(16, "Latent dimensions, N_z.", least=1)
+    ladder: tuple[str, ...] = cli.flag(
+        (),
+        "Several layers of latents, in the place of --num_latents: their sizes from x "
+        "upward, such as 64,32,16 (mlp), or maps below a vector, such as "
+        "14x14x8,7x7x16,32 (conv, resnet). --prior and --posterior are of the top one, "
+        "but bits and normals of all.",
+    )
+    posterior_form: str = cli.flag(
+        "plain",
+        "q of a layer of a ladder below its top: from a network of its own, as what is "
+        "added to the prior's (residual), or the prior times what x says (merged).",
+        choices=ladders.FORMS,
+    )
     network: str = cli.flag(
         "mlp",
         "Encoder and decoder: perceptrons, plain, gated or in residual blocks; or "
@@ -158,8 +120,12 @@ class Config(cli.Flags):
     )
     hidden: tuple[int, ...] = cli.flag(
         (200,),
-        "Units of the encoder's hidden layers; the decoder mirrors them.",
+        "Units of the encoder's hidden layers; the decoder mirrors them. Of a ladder's "
+        "networks: one number for each layer of latents, or for all.",
         least=1,
+    )
+    num_hidden: int = cli.flag(
+        1, "Hidden layers of so many units, of each network of a ladder.", least=1
     )
     encoder_hidden: tuple[int, ...] = cli.flag(
         (), "Units of the encoder's hidden layers, if not those of --hidden.", least=1
@@ -224,16 +190,17 @@ class Config(cli.Flags):
     first_beta: float = cli.flag(
         0.03, "Power of the first of them after 0 (thermodynamic).", above=0, below=1
     )
+    ovis_gamma: float = cli.flag(
+        0.0, "Share of the limit of many weights; biased above 0 (ovis).", least=0
+    )
     jackknife_order: int = cli.flag(1, "Order of the jackknife bound: 0, 1 or 2.")
     free_nats: float = cli.flag(
         0.1, "KL that each latent has for free (free_bits).", least=0
     )
-    capacity: float = cli.flag(
-        20.0, "Nats that the KL is pulled to (capacity).", least=0
-    )
+    capacity: float = cli.flag(20.0, "Nats the KL is pulled to (capacity).", least=0)
     capacity_strength: float = cli.flag(10.0, "How strongly (capacity).", least=0)
     temperature: float = cli.flag(
-        0.5, "Of the relaxed bits (binary_concrete, rebar).", above=0
+        0.5, "Of relaxed bits (binary_concrete, rebar; relax starts there).", above=0
     )
     sleep_share: float = cli.flag(
         0.0, "Share of the sleep phase in phi's gradient (rws).", least=0
@@ -242,9 +209,7 @@ class Config(cli.Flags):
     target_acceptance: float = cli.flag(
         0.9, "Acceptance that HMC's step size is tuned to (mcem).", above=0, below=1
     )
-    num_updates: int = cli.flag(
-        5, "Updates of theta after each E-step (mcem).", least=1
-    )
+    num_updates: int = cli.flag(5, "Updates of theta an E-step (mcem).", least=1)
     e_steps: int = cli.flag(20, "Steps of the search for each q (vem).", least=1)
     e_rate: float = cli.flag(0.1, "Step size of that search (vem).", above=0)
     theta_std: float = cli.flag(0.01, "Initial std of q(theta) (full_vb).", above=0)
@@ -396,17 +361,25 @@ class Config(cli.Flags):
     def settled(self) -> "Config":
         """The same with what --binarization=auto stands for in its place.
 
-        What a run is built of and writes to its workdir. Whether data are fit to be
-        read so, `protocol.load` knows, which is given the flags as they are.
+        And one layer of --ladder as --num_latents. What a run is built of and writes to
+        its workdir. Whether data are fit to be read so, `protocol.load` knows, which is
+        given the flags as they are.
         """
-        if self.binarization != "auto":
-            return self
-        chosen = "threshold"
-        if sources.keeps_values(self.dataset):
-            chosen = "none"
-        elif self.is_of_stored_values:
-            chosen = "grid"
-        return dataclasses.replace(self, binarization=chosen)
+        changes: dict[str, Any] = {}
+        if self.binarization == "auto":
+            changes["binarization"] = "threshold"
+            if sources.keeps_values(self.dataset):
+                changes["binarization"] = "none"
+            elif self.is_of_stored_values:
+                changes["binarization"] = "grid"
+        if len(self.ladder) == 1:
+            changes |= {"num_latents": int(self.ladder[0]), "ladder": ()}
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def layers(self) -> ladders.Shapes:
+        """Shapes of the layers of a ladder, from x upward; () of one layer alone."""
+        return ladders.shapes(self.ladder) if len(self.ladder) > 1 else ()
 
     @property
     def is_of_stored_values(self) -> bool:
@@ -424,7 +397,7 @@ class Config(cli.Flags):
     @property
     def has_standard_prior(self) -> bool:
         """Whether p(z) is N(0, I) over all of z."""
-        return self.prior == "standard_normal" and not self.top_latents
+        return self.prior == "standard_normal" and not self.layers
 
     def directory(self) -> pathlib.Path:
         """The run's workdir, runs/DATASET where none is given."""

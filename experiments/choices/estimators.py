@@ -3,24 +3,28 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments.choices import rows
 from experiments.choices.rows import NO_FLAGS, Traits
-from vae_jax import networks
+from vae_jax import networks, vae
 from vae_jax.estimators import (
     arms,
     disarm,
     gdreg,
     importance,
     multiply_weighted,
+    ovis,
     rebar,
     regularized,
+    relax,
     relaxed,
     running_baseline,
     score_function,
     sgvb,
+    sumo,
     thermodynamic,
     wake_sleep,
 )
@@ -28,7 +32,6 @@ from vae_jax.training import gradient
 from vae_jax.types import (
     ExampleObjective,
     Model,
-    Network,
     Objective,
     Params,
     PRNGKey,
@@ -36,7 +39,7 @@ from vae_jax.types import (
     per_row,
 )
 
-BASELINE_UNITS = 100
+LEARNED_UNITS = 100  # of a network that an estimator learns
 
 
 class Estimator(NamedTuple):
@@ -49,7 +52,9 @@ class Estimator(NamedTuple):
         fits: which q it is of.
         of_elbo: whether its value is an ELBO, so that bound + KL = reconstruction.
         remembers: whether it takes a running baseline and its scale.
-        learns_baseline: whether it takes a network of x as its baseline.
+        learns: flags, model, entries of x -> the model whose q also keeps what the
+            estimator learns, and keyword arguments of `build` beside it; None where it
+            learns nothing.
         decodings: decoder evaluations of each sample.
     """
 
@@ -59,7 +64,7 @@ class Estimator(NamedTuple):
     fits: Callable[[Traits], bool] = lambda q: q.continuous
     of_elbo: bool = False
     remembers: bool = False
-    learns_baseline: bool = False
+    learns: Callable[[Any, Model, int], tuple[Model, dict[str, Any]]] | None = None
     decodings: int = 1
 
 
@@ -69,15 +74,37 @@ def _any(q: Traits) -> bool:
 
 
 def _with_closed_kl(q: Traits) -> bool:
-    return q.continuous and q.closed_kl
+    return q.continuous and (q.closed_kl or q.layered)
 
 
 def _factorized(q: Traits) -> bool:
-    return q.continuous and q.factorizes
+    return q.continuous and (q.factorizes or q.layered)
 
 
 def _bits(q: Traits) -> bool:
-    return not q.continuous
+    return not q.continuous and not q.layered
+
+
+def _baseline(
+    config: Any, model: Model, num_entries: int
+) -> tuple[Model, dict[str, Any]]:
+    """A network of x."""
+    del config
+    network = networks.mlp(num_entries, (LEARNED_UNITS,), 1)
+    return vae.with_baseline(model, network), {"network": network}
+
+
+def _control(
+    config: Any, model: Model, num_entries: int
+) -> tuple[Model, dict[str, Any]]:
+    """A control variate of x and z."""
+    key = jax.random.key(0)
+    params = jax.eval_shape(model.init, key)
+    z = jax.eval_shape(model.generative.sample_prior, key, params)
+    network = networks.mlp(num_entries + z.size, (LEARNED_UNITS,), 1)
+    temperature = config.temperature
+    model = relax.with_control(model, network, temperature=temperature)
+    return model, {"network": network}
 
 
 ESTIMATORS = {
@@ -120,14 +147,17 @@ ESTIMATORS = {
         fits=_any,
         of_elbo=True,
         remembers=True,
-        learns_baseline=True,
+        learns=_baseline,
     ),
     "thermodynamic": Estimator(
         thermodynamic.thermodynamic,
         {"num_terms": "num_terms", "first_beta": "first_beta"},
         fits=_any,
     ),
+    "sumo": Estimator(sumo.sumo, remembers=True),
     "vimco": Estimator(score_function.vimco, fits=_any),
+    "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=_any),
+    "ovis_monte_carlo": Estimator(ovis.ovis_monte_carlo, fits=_any, decodings=2),
     "wake_sleep": Estimator(
         wake_sleep.wake_sleep, fits=_any, of_elbo=True, decodings=2
     ),
@@ -150,6 +180,14 @@ ESTIMATORS = {
         of_elbo=True,
         decodings=3,
     ),
+    "relax": Estimator(
+        relax.relax,
+        reads=("temperature",),
+        fits=_bits,
+        of_elbo=True,
+        learns=_control,
+        decodings=3,
+    ),
     "arms": Estimator(arms.arms, fits=_bits, of_elbo=True),
 }
 
@@ -166,7 +204,7 @@ def objective(
     num_data: int,
     weight_decay: float = 0.0,
     warmup_steps: int | Array = 0,
-    network: Network | None = None,
+    learned: Mapping[str, Any] = NO_FLAGS,
     traced: Mapping[str, Any] = NO_FLAGS,
     without: Callable[[Array], Model] | None = None,
 ) -> Objective:
@@ -178,7 +216,7 @@ def objective(
         num_data: rows of the training split, for the prior on theta.
         weight_decay: the precision of that prior; none at 0.
         warmup_steps: over which beta rises to its value.
-        network: the baseline that nvil learns.
+        learned: the keyword arguments of `with_learned`.
         traced: numbers that take the place of flags of the same names.
         without: row -> the model that an example of this row is trained on, in the
             place of `model`.
@@ -187,9 +225,7 @@ def objective(
         ValueError: where a number does not fit the estimator.
     """
     row = ESTIMATORS[config.gradient]
-    settings = rows.numbers(row, config, traced)
-    if row.learns_baseline:
-        settings["network"] = network
+    settings = rows.numbers(row, config, traced) | dict(learned)
 
     def of_model(model: Model, **changed: Any) -> ExampleObjective:
         function = row.build(
@@ -226,6 +262,18 @@ def objective(
     return gradient.scheduled(lambda s: build(**s), at_step)
 
 
-def baseline(num_entries: int) -> Network:
-    """The network of a baseline that is learned from x."""
-    return networks.mlp(num_entries, (BASELINE_UNITS,), 1)
+def with_learned(
+    config: Any, model: Model, *, num_entries: int
+) -> tuple[Model, Mapping[str, Any]]:
+    """The model whose q also keeps what the estimator learns beside it.
+
+    Args:
+        config: the flags.
+        model: p and q.
+        num_entries: of one x.
+
+    Returns:
+        The model, and the keyword arguments by which `objective` knows what is learned.
+    """
+    learns = ESTIMATORS[config.gradient].learns
+    return (model, NO_FLAGS) if learns is None else learns(config, model, num_entries)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.choices import estimators, rows
+from experiments.choices import estimators, ladders, rows
 from experiments.choices.algorithms import ALGORITHMS, Parts
 from experiments.choices.config import Config
 from experiments.choices.densities import (
@@ -23,10 +23,9 @@ from experiments.choices.densities import (
     NETWORKS,
     POSTERIORS,
     PRIORS,
-    style,
     traits,
 )
-from vae_jax import exemplars, factors, networks, posteriors, priors, vae
+from vae_jax import exemplars, networks, priors, vae
 from vae_jax.inference import full_vb, mcem, variational_em
 from vae_jax.types import (
     Batch,
@@ -34,9 +33,9 @@ from vae_jax.types import (
     Generative,
     Likelihood,
     Model,
-    Network,
     Params,
     PRNGKey,
+    PyTree,
     Recognition,
 )
 
@@ -65,15 +64,15 @@ def build(
         ValueError: for a --model that does not import, builds no `Model`, or one that
             does not fit x or the flags.
     """
+    config = config.settled
     if config.model:
         at_theta = _of_function(config, x_shape)
     else:
         at_theta = _of_flags(config, x_shape)
-    baseline = None
-    if estimators.ESTIMATORS[config.gradient].learns_baseline:
-        baseline = estimators.baseline(math.prod(x_shape))
-        recognition = vae.with_baseline(at_theta.recognition, baseline)
-        at_theta = vae.model(at_theta.generative, recognition, kl=at_theta.kl)
+    num_entries = math.prod(x_shape)
+    at_theta, learned = estimators.with_learned(
+        config, at_theta, num_entries=num_entries
+    )
     if config.missing == "nan":
         at_theta = vae.masked(at_theta)
     of_rows = None
@@ -94,7 +93,7 @@ def build(
     model = at_theta
     if config.algorithm == "full_vb":
         model = full_vb.at_mean(at_theta, initial_std=config.theta_std)
-    return Parts(model, at_theta, density, baseline, of_rows)
+    return Parts(model, at_theta, density, learned, of_rows)
 
 
 def quantity(config: Config, x_shape: tuple[int, ...]) -> Callable[[np.ndarray], str]:
@@ -115,15 +114,17 @@ def quantity(config: Config, x_shape: tuple[int, ...]) -> Callable[[np.ndarray],
 
 
 def _of_flags(config: Config, x_shape: tuple[int, ...]) -> Model:
-    """Two networks between the densities that the flags name."""
+    """Two networks, or a ladder, between the densities that the flags name."""
     observed, density = likelihood(config, x_shape), posterior(config)
+    prior = _prior(config)
+    if config.layers:
+        return ladders.model(
+            config, x_shape, posterior=density, prior=prior, likelihood=observed
+        )
     row = NETWORKS[config.network]
     coders = row.build(**rows.numbers(row, config))
     encoder = coders.encoder(x_shape, density.width)
     decoder = coders.decoder(config.num_latents, x_shape, observed)
-    prior = _prior(config)
-    if config.top_latents:
-        density, prior, decoder = _two_layers(config, density, decoder)
     generative = vae.decoder_model(decoder, prior, observed)
     if config.prior == "vamp":
         generative = vae.with_vamp_prior(
@@ -258,10 +259,8 @@ def started(
     start = LIKELIHOODS[config.likelihood].h_of_mean
     if config.init_bias == "data" and start is not None:
         observed = likelihood(config, x_shape)
-        shift = _filled(start(jnp.asarray(mean), config.squash_mean), observed.width)
-        row = NETWORKS[config.network]
-        coders = row.build(**rows.numbers(row, config))
-        decoder = coders.shift_decoder(theta["decoder"], shift, x_shape, observed)
+        shift = _filled(start(jnp.asarray(mean), config), observed.width)
+        decoder = _shifted(config, theta["decoder"], shift, x_shape, observed)
         theta = {**theta, "decoder": decoder}
     narrow = POSTERIORS[config.posterior].h_of_std
     if config.posterior_std != 1.0 and narrow is not None:
@@ -269,6 +268,20 @@ def started(
         shift = _filled(h, posterior(config).width)
         phi = {**phi, "encoder": networks.shift_output(phi["encoder"], shift)}
     return Params(theta, phi)
+
+
+def _shifted(
+    config: Config,
+    decoder: PyTree,
+    shift: Array,
+    x_shape: tuple[int, ...],
+    observed: Likelihood,
+) -> PyTree:
+    if config.layers:
+        return ladders.shift_decoder(config, decoder, shift, x_shape, observed)
+    row = NETWORKS[config.network]
+    coders = row.build(**rows.numbers(row, config))
+    return coders.shift_decoder(decoder, shift, x_shape, observed)
 
 
 def _filled(first: Array, size: int) -> Array:
@@ -279,7 +292,7 @@ def _filled(first: Array, size: int) -> Array:
 def posterior(config: Config) -> Conditional:
     """q(z | h), as the flags choose it."""
     row = POSTERIORS[config.posterior]
-    return row.build(config.num_latents, config.hidden, **rows.numbers(row, config))
+    return row.build(_top_size(config), config.hidden, **rows.numbers(row, config))
 
 
 def likelihood(config: Config, x_shape: tuple[int, ...]) -> Likelihood:
@@ -291,37 +304,14 @@ def likelihood(config: Config, x_shape: tuple[int, ...]) -> Likelihood:
 def _prior(config: Config) -> Conditional:
     """p(z); one that is made of the encoder later takes its place."""
     if not POSTERIORS[config.posterior].traits.continuous:
-        return priors.bernoulli(config.num_latents)
+        return priors.bernoulli(_top_size(config))
     row = PRIORS[config.prior]
-    return row.build(config.num_latents, **rows.numbers(row, config))
+    return row.build(_top_size(config), **rows.numbers(row, config))
 
 
-def _two_layers(
-    config: Config, density: Conditional, decoder: Network
-) -> tuple[Conditional, Conditional, Network]:
-    """q(z1 | x) q(z2 | z1), p(z2) p(z1 | z2), and the decoder of z1 alone.
-
-    Burda et al. 2016 (arXiv:1509.00519): two hidden layers of twice z2's size between
-    the two, in both directions.
-    """
-    low, high = config.num_latents, config.top_latents
-    hidden = (2 * high, 2 * high)
-    layers = style(activation=config.activation, init=config.init)
-    up = networks.mlp(low, hidden, 2 * high, **layers)
-    down = networks.mlp(high, hidden, 2 * low, **layers)
-    z, of_top = factors.layout({"z1": low, "z2": high}), posteriors.diag_normal(high)
-    upwards = [
-        factors.Factor("z1", density),
-        factors.Factor("z2", of_top, parent="z1", network=up),
-    ]
-    downwards = [
-        factors.Factor("z2", priors.standard_normal(high)),
-        factors.Factor("z1", density, parent="z2", network=down),
-    ]
-    of_z1 = Network(
-        decoder.init, lambda params, both: decoder.apply(params, z.split(both)["z1"])
-    )
-    return factors.joint(z, upwards), factors.joint(z, downwards), of_z1
+def _top_size(config: Config) -> int:
+    """Entries of z, or of the top layer of a ladder."""
+    return config.layers[-1][0] if config.layers else config.num_latents
 
 
 def _without_encoder(

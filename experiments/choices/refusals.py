@@ -3,11 +3,13 @@
 import dataclasses
 from typing import Any
 
-from experiments.choices import estimators, rows
+from experiments.choices import estimators, ladders, rows
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from experiments.choices.densities import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 from experiments.choices.estimators import ESTIMATORS
 
+OF_ONE_LAYER = ("encoder_hidden", "posterior_std", "num_latents")
+OF_LADDERS = ("posterior_form", "num_hidden")
 CODED = ("diag_normal", "full_normal")  # posteriors with moments of real z
 
 
@@ -19,6 +21,7 @@ def check(config: Any) -> None:
     """
     for refuse in (
         _missing,
+        _ladder,
         _prior,
         _choices,
         _readers,
@@ -42,13 +45,73 @@ def _missing(config: Any) -> None:
         )
 
 
+def _ladder(config: Any) -> None:
+    """Refuses what is no ladder, and flags that one does not read, or it alone."""
+    shapes, written = ladders.shapes(config.ladder), _written(config)
+    if config.model:
+        return  # whose function may read any
+    changed = {
+        name
+        for name in (*OF_ONE_LAYER, *OF_LADDERS)
+        if getattr(config, name) != config.default(name)
+    }
+    if shapes and "num_latents" in changed:
+        raise ValueError(
+            f"--num_latents={config.num_latents} says nothing to {written}, whose "
+            "numbers stand in its place"
+        )
+    if len(shapes) < 2:
+        for name in OF_LADDERS:
+            if name in changed:
+                raise ValueError(f"--{name} is read by --ladder of two layers or more")
+        return
+    for name in OF_ONE_LAYER:
+        if name in changed:
+            raise ValueError(f"--{name} says nothing to {written}: it is of one layer")
+    kind = ladders.kind(shapes)
+    fitting = ladders.NETWORKS[kind]
+    if config.network not in fitting:
+        raise ValueError(
+            f"--network={config.network} does not go with {written}: {kind} have "
+            f"--network={' or '.join(fitting)}"
+        )
+    if kind == "maps" and "num_hidden" in changed:
+        raise ValueError(
+            f"--num_hidden says nothing to {written}: maps have --num_blocks"
+        )
+    if kind == "vectors" and len(config.hidden) not in (1, len(shapes)):
+        raise ValueError(
+            f"--hidden={','.join(map(str, config.hidden))} must be one number, or one "
+            f"for each of the {len(shapes)} layers of {written}"
+        )
+    if not config.has_encoder:
+        raise ValueError(
+            f"{written} needs the encoder that --algorithm={config.algorithm} has not"
+        )
+    if config.prior in ("vamp", "exemplar"):
+        raise ValueError(
+            f"--prior={config.prior} is made of codes of x, which the top of {written} "
+            "does not see: take another"
+        )
+    is_real = POSTERIORS[config.posterior].traits.continuous
+    if not is_real and ladders.FORMS[config.posterior_form].of_bits is None:
+        raise ValueError(
+            f"--posterior_form={config.posterior_form} is of real latents, not of "
+            f"--posterior={config.posterior}: take plain or residual"
+        )
+
+
+def _written(config: Any) -> str:
+    return f"--ladder={','.join(config.ladder)}"
+
+
 def _prior(config: Any) -> None:
-    if config.has_standard_prior or config.model:
+    if config.prior == "standard_normal" or config.model:
         return
     if not POSTERIORS[config.posterior].traits.continuous:
         raise ValueError(
-            "--prior and --top_latents are of continuous latents, "
-            "--posterior=bernoulli has its own prior"
+            f"--prior={config.prior} is of continuous latents, --posterior="
+            f"{config.posterior} has its own prior"
         )
     if config.prior in ("vamp", "exemplar") and not config.has_encoder:
         raise ValueError(
@@ -57,15 +120,6 @@ def _prior(config: Any) -> None:
         )
     if config.prior == "exemplar":
         _exemplars(config)
-    if config.top_latents and (
-        config.prior != "standard_normal"
-        or config.posterior != "diag_normal"
-        or not config.has_encoder
-    ):
-        raise ValueError(
-            "--top_latents goes with an encoder, --prior=standard_normal and "
-            "--posterior=diag_normal, which hold for each of its layers"
-        )
 
 
 def _exemplars(config: Any) -> None:
@@ -90,6 +144,10 @@ def _exemplars(config: Any) -> None:
 def _choices(config: Any) -> None:
     """Refuses an algorithm or an estimator that is not of the q or the prior."""
     algorithm, q = ALGORITHMS[config.algorithm], POSTERIORS[config.posterior].traits
+    of_layers = ""
+    if config.layers:
+        q = q._replace(closed_kl=False, factorizes=False, layered=True)
+        of_layers = f" {_written(config)}"
     if config.model and config.has_encoder:
         return  # its own q says what fits, once it is built
     if not algorithm.fits(q):
@@ -103,15 +161,15 @@ def _choices(config: Any) -> None:
     if config.gradient not in (fitting := estimators.fitting(q)):
         raise ValueError(
             f"--estimator={config.gradient} does not fit --posterior="
-            f"{config.posterior}; what fits: {', '.join(fitting)}"
+            f"{config.posterior}{of_layers}; what fits: {', '.join(fitting)}"
         )
-    if not config.has_standard_prior:
+    if config.prior != "standard_normal" and not config.layers:
         q = q._replace(closed_kl=False, factorizes=False)
     if config.gradient not in (fitting := estimators.fitting(q)):
         raise ValueError(
             f"--estimator={config.gradient} needs the closed-form KL of a normal to "
-            f"N(0, I), which --prior={config.prior} --top_latents="
-            f"{config.top_latents} have not; what fits: {', '.join(fitting)}"
+            f"N(0, I), which --prior={config.prior} has not; what fits: "
+            f"{', '.join(fitting)}"
         )
 
 

@@ -33,12 +33,14 @@ class Traits(NamedTuple):
         own_parameters: whether q has any beside h.
         closed_kl: whether its KL to the prior has a closed form.
         factorizes: whether that is a sum over latents, one number each.
+        layered: whether it is of several layers, each given those above.
     """
 
     continuous: bool = True
     own_parameters: bool = False
     closed_kl: bool = False
     factorizes: bool = False
+    layered: bool = False
 
 
 class Row(Protocol):

@@ -16,7 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 from absl import flags
 
@@ -79,8 +79,26 @@ def flag(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+class Gone(NamedTuple):
+    """A flag that there was.
+
+    Attributes:
+        default: its text in a flag file that does not use it.
+        instead: what there is in its place, as the end of a sentence.
+    """
+
+    default: str
+    instead: str
+
+
 class Flags:
-    """What every dataclass of flags is: its values are checked when it is made."""
+    """What every dataclass of flags is: its values are checked when it is made.
+
+    Attributes:
+        GONE: flags that there were, by name.
+    """
+
+    GONE: ClassVar[Mapping[str, Gone]] = {}
 
     def __post_init__(self) -> None:
         """Refuses what `check_values` does, then what `check` does.
@@ -153,6 +171,18 @@ def _out_of_bounds(
             return "hold positive sizes" if isinstance(value, tuple) else "be positive"
         return "not be negative" if least == 0 else f"{hold} {least:g} or more"
     return ""
+
+
+def without_gone(config_cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags by name but for those that are gone, as workdirs and cards may have them.
+
+    Raises:
+        ValueError: for one that was used, naming what there is instead.
+    """
+    for name, gone in config_cls.GONE.items():
+        if name in values and str(values[name]) != gone.default:
+            raise ValueError(f"--{name}={values[name]} is gone: {gone.instead}")
+    return {name: x for name, x in values.items() if name not in config_cls.GONE}
 
 
 def display_flags(config_cls: Any) -> set[str]:
@@ -273,6 +303,8 @@ def _read(config_cls: Any, argv: Sequence[str]) -> dict[str, Any]:
             default = [str(item) for item in default]
         text, define = f.metadata["help"], DEFINE[types[f.name]]
         define(f.name, default, text, flag_values=values)
+    for name, gone in config_cls.GONE.items():
+        flags.DEFINE_string(name, gone.default, "", flag_values=values)
     try:
         leftover = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
@@ -282,7 +314,8 @@ def _read(config_cls: Any, argv: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"--{error.flagname} is no flag{meant}") from error
     if leftover:
         raise ValueError(f"unexpected arguments: {' '.join(leftover)}")
-    read: dict[str, Any] = {f.name: values[f.name].value for f in fields}
+    read = without_gone(config_cls, {name: values[name].value for name in values})
+    read = {f.name: read[f.name] for f in fields}
     for name, value in read.items():
         if types[name] == tuple[int, ...]:
             read[name] = _integers(name, value)

@@ -141,6 +141,10 @@ def _config(path: str | os.PathLike[str], flags: dict[str, Any]) -> Config:
     Raises:
         ValueError: if one is unknown, or has a value that it cannot have.
     """
+    try:
+        flags = cli.without_gone(Config, flags)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     fields = {field.name: field for field in dataclasses.fields(Config)}
     unknown = sorted(flags.keys() - fields.keys())
     if unknown:

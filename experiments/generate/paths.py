@@ -65,8 +65,7 @@ def along(
 
     Of the `num` latents with the greatest mean KL on the reported split, the greatest
     first; by the variance of their codes where q has no KL per latent. Values run from
-    the 1st to the 99th percentile of the prior's draws; bits take 0 and 1. Of two
-    stochastic layers those of the lower one, which alone the decoder reads.
+    the 1st to the 99th percentile of the prior's draws; bits take 0 and 1.
 
     Returns latents [L], their kl or variance [L], z [L, T, D] and mean [L, T, *X].
     """
@@ -109,13 +108,11 @@ def draw_along(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
 
 
 def _scores(key: PRNGKey, trained: trained_runs.Trained) -> tuple[np.ndarray, str]:
-    """What the latents that the decoder reads are ordered by, and its name."""
+    """What the latents are ordered by, and its name."""
     split = trained_runs.test_split(trained)
     size = min(measure.DECODED_ROWS, len(trained.stored(split)))
     latents = measure.latents(trained, split=split, num_images=size)
     if "kl_per_latent" in latents:
         return np.asarray(latents["kl_per_latent"]), "kl"
     data = trained_runs.rows(trained, split=split, num_images=size)
-    codes = measure.codes(key, trained, data)
-    codes = codes[:, : codes.shape[1] - trained.config.top_latents]
-    return codes.var(axis=0), "variance"
+    return measure.codes(key, trained, data).var(axis=0), "variance"

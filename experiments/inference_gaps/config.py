@@ -62,10 +62,10 @@ def train_configs(config: Config) -> dict[str, TrainConfig]:
     """
     taken = ("workdir", "data_dir", "posterior")
     shared = config.base(taken=taken)
-    if shared.top_latents or shared.algorithm not in ("aevb", "wake_sleep", "rws"):
+    if shared.ladder or shared.algorithm not in ("aevb", "wake_sleep", "rws"):
         raise ValueError(
-            "local fits need one layer of latents and an encoder: --top_latents="
-            f"{shared.top_latents} --algorithm={shared.algorithm} do not fit"
+            "local fits need one layer of latents and an encoder: --ladder="
+            f"{','.join(shared.ladder)} --algorithm={shared.algorithm} do not fit"
         )
     changes: dict[str, dict[str, Any]] = {
         "diagonal": {},

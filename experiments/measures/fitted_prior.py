@@ -85,10 +85,10 @@ def check(trained: Trained) -> None:
             f"--workdir holds a run of --algorithm={config.algorithm}: a prior is "
             "fitted to the codes of an encoder at one theta (aevb, wake_sleep, rws)"
         )
-    if config.top_latents:
+    if config.ladder:
         raise ValueError(
-            f"--workdir holds a run of --top_latents={config.top_latents}, whose prior "
-            "is a layer of the model"
+            f"--workdir holds a run of --ladder={','.join(config.ladder)}, whose top "
+            "alone has a prior of its own, and no codes that are x's alone"
         )
 
 

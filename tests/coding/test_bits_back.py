@@ -143,6 +143,7 @@ def _vae(likelihood, x_shape, prior=None, posterior=None):
     )
 
 
+@pytest.mark.slow
 def test_real_latents_cost_minus_the_bound_of_the_model():
     model = _vae(likelihoods.bernoulli, (2, 3))
     params = model.init(jax.random.key(0))
@@ -165,6 +166,7 @@ def test_real_latents_cost_minus_the_bound_of_the_model():
     assert abs(bits.mean() + elbo.mean()) < 5.0 * error
 
 
+@pytest.mark.slow
 def test_a_latent_that_the_prior_has_no_place_for_comes_back():
     model = _vae(likelihoods.bernoulli, (4,))
     params = model.init(jax.random.key(0))

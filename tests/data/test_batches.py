@@ -95,6 +95,7 @@ def test_thresholds_of_bytes_are_the_probability_rounded_to_16_bits(scale):
     np.testing.assert_allclose(exact, 65536 * (raw + offset) / divisor, atol=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_dynamic_entries_are_on_with_probability_their_value(dtype):
     raw = np.arange(256).astype(dtype)[None]  # one example with every shade

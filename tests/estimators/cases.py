@@ -7,6 +7,7 @@ import jax
 
 from tests import problems
 from vae_jax import networks, vae
+from vae_jax.estimators import relax
 
 NAN = float("nan")
 
@@ -23,11 +24,24 @@ BASELINE = networks.linear(5, 1, initializer=networks.normal(std=0.5))
 
 def _with_baseline():
     problem = problems.binary_model()
-    recognition = vae.with_baseline(problem.recognition, BASELINE)
+    recognition = vae.with_baseline(problem.model, BASELINE).recognition
     baseline = recognition.init(jax.random.key(7))["baseline"]
     phi = problem.params.recognition | {"baseline": baseline}
     params = problem.params._replace(recognition=phi)
     return problem._replace(recognition=recognition, params=params)
+
+
+CONTROL = networks.mlp(6, (3,), 1, initializer=networks.normal(std=0.8))
+
+
+def _with_control():
+    problem = problems.binary_model(num_latents=1)
+    model = relax.with_control(problem.model, CONTROL, temperature=0.7)
+    control = model.recognition.init(jax.random.key(8))["control"]
+    control["strength"] = 0.6 * control["strength"]
+    phi = problem.params.recognition | {"control": control}
+    params = problem.params._replace(recognition=phi)
+    return problem._replace(recognition=model.recognition, params=params)
 
 
 PAIRS = [[0.4, -1.0], [-0.7, 0.2], [1.1, 0.3]]
@@ -45,5 +59,6 @@ HOLES = Case(
 BINARY = Case(problems.binary_model, BITS)
 TWO_BITS = Case(lambda: problems.binary_model(num_latents=2), BITS)
 WITH_BASELINE = Case(_with_baseline, BITS)
+WITH_CONTROL = Case(_with_control, BITS)
 LEARNED_PRIOR = Case(problems.learned_prior, PAIRS)
 CLASSES = Case(lambda: problems.categorical_model(num_latents=1), BITS)

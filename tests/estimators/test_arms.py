@@ -9,6 +9,7 @@ from vae_jax.estimators import arms, disarm, score_function
 LOGITS = np.array([-4.0, -0.6, 0.0, 0.3, 2.5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [2, 3, 5])
 def test_bits_are_draws_of_q_with_the_correlation_that_is_stated(x64, num_samples):
     logits = jnp.asarray(LOGITS)
@@ -32,6 +33,7 @@ def test_bits_are_draws_of_q_with_the_correlation_that_is_stated(x64, num_sample
     testing.assert_mean_equals(across, jnp.zeros(4))
 
 
+@pytest.mark.slow
 def test_two_samples_are_disarms_pair(x64):
     """The same law of a pair, and the same slope at each pair of it."""
     logits = jnp.asarray(LOGITS)

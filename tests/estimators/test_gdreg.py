@@ -12,6 +12,7 @@ from vae_jax.types import Params
 PAIR = np.array([0.4, -1.0])
 
 
+@pytest.mark.slow
 def test_the_value_and_the_gradient_of_phi_are_those_of_dreg(x64):
     problem, x = problems.learned_prior(), jnp.asarray(PAIR)
     both = [
@@ -59,6 +60,7 @@ def test_the_identity_holds_by_quadrature_for_another_function_of_z(x64):
     assert float(jnp.abs(sides[0]).min()) > 0.01
 
 
+@pytest.mark.slow
 def test_where_q_is_the_prior_and_nothing_is_seen_theta_has_no_noise(x64):
     """At K = 1 along z with a flat likelihood; the ordinary gradient has noise."""
     problem, x = problems.learned_prior(), jnp.asarray(PAIR)

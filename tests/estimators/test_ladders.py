@@ -17,6 +17,7 @@ PAIR, BITS = [0.4, -1.0], [1.0, 0.0, 1.0, 1.0, 0.0]
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "num_samples"),
     [
@@ -36,6 +37,7 @@ def test_normals_get_unbiased_gradients_in_both(x64, build, num_samples):
     )
 
 
+@pytest.mark.slow
 def test_for_more_samples_sticking_the_landing_is_biased_in_theta_too(x64):
     problem, x = ladders.two_scalars(), jnp.asarray(PAIR)
     objective = importance.stick_the_landing(problem.model, num_samples=3)
@@ -46,6 +48,7 @@ def test_for_more_samples_sticking_the_landing_is_biased_in_theta_too(x64):
     testing.assert_mean_equals(grads.generative["decoder"], exact.generative["decoder"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "settings", "bound"),
     [
@@ -75,6 +78,7 @@ def test_bits_get_unbiased_gradients_in_both(x64, build, settings, bound):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sleep_share", [0.25, pytest.param(1.0, marks=SLOW)])
 def test_what_fits_q_moves_phi_alone(x64, sleep_share):
     problem = ladders.bits_problem()

@@ -20,12 +20,11 @@ def _build(name, problem, **settings):
 def _nvil(problem, **settings):
     """NVIL's objective and parameters with a baseline that is not constant."""
     network = networks.linear(len(X), 1, initializer=networks.normal(std=0.5))
-    recognition = vae.with_baseline(problem.recognition, network)
-    baseline = recognition.init(jax.random.key(7))["baseline"]
+    model = vae.with_baseline(problem.model, network)
+    baseline = model.recognition.init(jax.random.key(7))["baseline"]
     params = problem.params._replace(
         recognition=problem.params.recognition | {"baseline": baseline}
     )
-    model = vae.model(problem.generative, recognition)
     objective = score_function.nvil(model, network=network, **settings)
     return objective, params, network
 

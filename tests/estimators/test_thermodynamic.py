@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests import problems
 from vae_jax.estimators import score_function, thermodynamic
@@ -24,6 +25,7 @@ def test_the_integral_over_beta_is_log_p(x64):
     np.testing.assert_allclose(integral, problem.log_p(problem.params, x), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_more_terms_rise_from_the_elbo_to_log_p(x64):
     problem, x = problems.binary_model(), jnp.asarray(X)
     values = []
@@ -60,6 +62,7 @@ def test_the_gradient_of_many_samples_is_that_of_the_sum_of_exact_means(x64):
         np.testing.assert_allclose(one, other, atol=0.01)
 
 
+@pytest.mark.slow
 def test_one_term_is_leave_one_out(x64):
     problem, x = problems.binary_model(), jnp.asarray(X)
     both = [

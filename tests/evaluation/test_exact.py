@@ -190,6 +190,7 @@ def test_nodes_on_the_prior_miss_a_narrow_posterior_that_placed_nodes_meet(x64):
 # The bound and the gap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_latents", [1, 2])
 def test_the_bound_has_the_closed_form_of_a_linear_model_and_its_gradient(
     x64, num_latents

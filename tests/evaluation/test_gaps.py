@@ -138,6 +138,7 @@ def test_a_local_flow_reaches_a_correlated_posterior(x64):
     np.testing.assert_allclose(got.change, 0.0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learning_rate", [3.0, 1e3])  # too far, and to infinity
 def test_a_search_that_does_not_rest_is_not_converged(learning_rate):
     problem = problem_of_two()

@@ -105,6 +105,7 @@ def test_the_posterior_as_proposal_gives_log_p_without_error(x64):
 # Statistical
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [3, 12])
 def test_p_hat_is_unbiased_and_its_log_lies_below_log_p(x64, chunk_size):
     problem = _problem()

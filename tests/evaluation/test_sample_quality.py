@@ -138,6 +138,7 @@ def test_compiled_and_eager_agree():
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_comparison_holds_each_measure_beside_that_of_fresh_data():
     train, test, samples = normals(0, 60, 2), normals(1, 40, 2), 0.5 * normals(2, 40, 2)
     got = sample_quality.compare(train, test, samples)

@@ -34,6 +34,7 @@ def _with_normal(problem):
     return model, prior_fit.with_prior(problem.params, start)
 
 
+@pytest.mark.slow
 @pytest.mark.uses_optax
 def test_a_normal_is_fitted_to_the_moments_of_the_aggregate_posterior(x64):
     """The KL then falls by what the closed forms of both priors say."""

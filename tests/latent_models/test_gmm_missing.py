@@ -57,6 +57,7 @@ def test_the_observed_factor_is_the_submatrix_with_ones_between(x64):
     np.testing.assert_allclose(factor, wanted, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_float32_keeps_the_thin_directions_of_incomplete_rows():
     # Standard deviations 10 and 0.001: the covariance itself would lose the second.
     generator = np.random.default_rng(0)

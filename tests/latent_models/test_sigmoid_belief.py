@@ -240,9 +240,12 @@ def test_a_z_of_another_length_is_refused():
 
 def test_a_baseline_starts_from_noise_of_its_own():
     """fold_in(key, i) is split(key, n)[i]: the layers of q are made of such keys."""
-    recognition = sigmoid_belief.recognition((5, 5), (5,), hidden=(7,))
-    network = networks.mlp(5, (7,), 1)
-    params = vae.with_baseline(recognition, network).init(jax.random.key(0))
+    model = vae.model(
+        sigmoid_belief.generative((5, 5), (5,)),
+        sigmoid_belief.recognition((5, 5), (5,), hidden=(7,)),
+    )
+    of_q = vae.with_baseline(model, networks.mlp(5, (7,), 1)).recognition
+    params = of_q.init(jax.random.key(0))
     alone = params["baseline"]["hidden_0"]["kernel"]
     for name in set(params) - {"baseline"}:
         for leaf in jax.tree.leaves(params[name]):

@@ -24,7 +24,8 @@ def free_bits(
     the ELBO's in phi; unbiased for theta.
 
     Args:
-        model: with a closed-form KL.
+        model: with a closed-form KL, or a ladder, whose layers are the groups: see
+            `sgvb.closed_elbo`.
         num_samples: L.
         min_nats: lambda, the KL that each group has for free; it may be traced.
 
@@ -51,7 +52,7 @@ def capacity(
     unbiased for theta.
 
     Args:
-        model: with a closed-form KL.
+        model: with a closed-form KL, or a ladder.
         num_samples: L.
         nats: C; it may be traced.
         strength: gamma; it may be traced.

@@ -77,7 +77,7 @@ def sgvb_b(
     and, at beta=1, in gradient; typically less noisy than A, as the KL is exact.
 
     Args:
-        model: with a closed-form KL.
+        model: with a closed-form KL, or a ladder: see `closed_elbo`.
         num_samples: L.
         beta: weight of the KL in the gradient alone, for KL warm-up; it may be traced.
             The value stays the ELBO.
@@ -112,10 +112,13 @@ def closed_elbo(
 ) -> ExampleObjective:
     """`elbo` of a model whose KL is without noise.
 
+    A ladder's layers each have a closed form given those above, but a top that has
+    none is sampled.
+
     Raises:
         ValueError: if num_samples is below one, or the model's KL has no closed form.
     """
-    if model.kl is None:
+    if model.kl is None and not model.lower:
         raise ValueError(
             f"the KL of a {model.recognition.family.name} q to "
             f"{model.generative.prior_family.name} has no closed form; sgvb_a and elbo "

@@ -16,6 +16,7 @@ from vae_jax.types import (
     Batch,
     Family,
     Generative,
+    Hierarchy,
     Model,
     Objective,
     Params,
@@ -81,7 +82,7 @@ def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
     """
     if not 0.0 < initial_std < math.inf:
         raise ValueError(f"initial_std must be positive and finite, got {initial_std}")
-    generative, recognition, kl = model.generative, model.recognition, model.kl
+    generative, recognition, draw, kl, hierarchy = model
 
     def init(key: PRNGKey) -> PyTree:
         mean = generative.init(key)
@@ -118,8 +119,16 @@ def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
             recognition.moments and params_first(recognition.moments),
             family(recognition.family),
         ),
-        params_second(model.draw),
+        params_second(draw),
         kl and params_first(kl),
+        hierarchy
+        and Hierarchy(
+            hierarchy.lower,
+            params_first(hierarchy.groups),
+            params_second(hierarchy.mix),
+            params_second(hierarchy.redraw),
+            hierarchy.means and params_first(hierarchy.means),
+        ),
     )
 
 

@@ -1,0 +1,305 @@
+"""Ladders from flags: what they build, what they refuse, and a run from end to end."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import evaluate, reconstruct, train
+from experiments.choices import models
+from experiments.choices.config import Config
+from experiments.command import cli
+from experiments.export import cards
+from experiments.generate import command as generate
+from experiments.runs import runs
+from tests.tiny import metrics, saved_arrays, tiny
+from vae_jax import (
+    ladder,
+    ladder_of_maps,
+    layer_forms,
+    likelihoods,
+    networks,
+    posteriors,
+    priors,
+)
+from vae_jax.estimators import sgvb
+
+TINY_LADDER = {"num_latents": 16, "ladder": ("3", "2")}
+X = (8, 8)
+
+
+def _program(model):
+    """What a step differentiates, as a text."""
+    objective = sgvb.sgvb_b(model, num_samples=1)
+    key = jax.eval_shape(jax.random.key, 0)
+    params, x = jax.eval_shape(model.init, key), jax.ShapeDtypeStruct(X, jnp.float32)
+    return str(jax.make_jaxpr(objective)(key, params, x))
+
+
+def _top(size):
+    return {
+        "posterior": posteriors.diag_normal(size),
+        "prior": priors.standard_normal(size),
+        "likelihood": likelihoods.bernoulli(X),
+    }
+
+
+def test_one_number_is_the_usual_model():
+    plain, one = Config(num_latents=3), Config(ladder=("3",))
+    assert one.settled == plain.settled
+    texts = [_program(models.build(config, X).model) for config in (plain, one)]
+    assert texts[0] == texts[1]
+
+
+def test_vectors_are_the_librarys_ladder():
+    config = Config(
+        ladder=("4", "3", "2"),
+        hidden=(9, 7, 5),
+        num_hidden=2,
+        posterior_form="residual",
+        activation="elu",
+        init="normal_0.1",
+        precision="bfloat16",
+    )
+    wanted = ladder.mlp(
+        (4, 3, 2),
+        X,
+        hidden=((9, 9), (7, 7), (5, 5)),
+        form=layer_forms.residual_normal(),
+        activation=jax.nn.elu,
+        initializer=networks.normal(std=0.1),
+        product=networks.bfloat16_product,
+        **_top(2),
+    )
+    model = models.build(config, X).model
+    assert _program(model) == _program(wanted)
+    assert model.lower == (4, 3)
+    one = models.build(Config(ladder=("4", "3", "2"), hidden=(9,)), X).model
+    each = models.build(Config(ladder=("4", "3", "2"), hidden=(9, 9, 9)), X).model
+    assert _program(one) == _program(each)
+
+
+def test_maps_are_the_librarys_ladder():
+    config = Config(
+        ladder=("8x8x1", "4x4x3", "2"),
+        network="resnet",
+        width=4,
+        num_blocks=2,
+        posterior_form="merged",
+        activation="gelu",
+    )
+    wanted = ladder_of_maps.images(
+        ((8, 8, 1), (4, 4, 3)),
+        X,
+        width=4,
+        num_blocks=2,
+        form=layer_forms.merged_normal(),
+        activation=jax.nn.gelu,
+        **_top(2),
+    )
+    model = models.build(config, X).model
+    assert _program(model) == _program(wanted)
+    assert model.lower == (64, 48)
+
+
+@pytest.mark.parametrize(
+    ("posterior_form", "residual"), [("plain", False), ("residual", True)]
+)
+def test_bits_are_a_sigmoid_belief_network_and_learn_a_baseline(
+    posterior_form, residual
+):
+    config = Config(
+        ladder=("3", "2"),
+        posterior="bernoulli",
+        estimator="nvil",
+        posterior_form=posterior_form,
+        hidden=(5,),
+    )
+    wanted = ladder.mlp(
+        (3, 2),
+        X,
+        hidden=((5,), (5,)),
+        form=layer_forms.bernoulli(residual=residual),
+        posterior=posteriors.bernoulli(2),
+        prior=priors.bernoulli(2),
+        likelihood=likelihoods.bernoulli(X),
+    )
+    model = models.build(config, X).model
+    key, x = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct(X, jnp.float32)
+    assert "baseline" in jax.eval_shape(model.init, key).recognition
+
+    def draw(model):
+        params = jax.eval_shape(wanted.init, key)
+        h = jax.eval_shape(model.recognition.encode, params, x)
+        return str(jax.make_jaxpr(model.draw)(key, params, x, h))
+
+    assert draw(model) == draw(wanted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ladder": ("4", "x")}, r"--ladder=4,x is no ladder: give the sizes"),
+        ({"ladder": ("4", "0")}, r"--ladder=4,0 is no ladder"),
+        ({"ladder": ("4x4", "2")}, r"--ladder=4x4,2 is no ladder"),
+        ({"ladder": ("4", "4x4x1")}, r"--ladder=4,4x4x1 is no ladder"),
+        ({"ladder": ("4x4x1",)}, r"--ladder=4x4x1 is no ladder"),
+        ({"ladder": ("4x4x1", "3", "2")}, r"--ladder=4x4x1,3,2 is no ladder"),
+        ({"num_latents": 3, "ladder": ("3",)}, "--num_latents=3 says nothing to"),
+        ({"posterior_form": "merged"}, "--posterior_form is read by --ladder of two"),
+        ({"ladder": ("3",), "num_hidden": 2}, "--num_hidden is read by --ladder of"),
+        (
+            {"ladder": ("3", "2"), "network": "conv"},
+            "--network=conv does not go with --ladder=3,2: vectors have --network=mlp",
+        ),
+        (
+            {"ladder": ("4x4x1", "2")},
+            "--network=mlp does not go with --ladder=4x4x1,2: maps have "
+            "--network=conv or resnet",
+        ),
+        (
+            {"ladder": ("4x4x1", "2"), "network": "conv", "num_hidden": 2},
+            "--num_hidden says nothing to --ladder=4x4x1,2: maps have --num_blocks",
+        ),
+        ({"ladder": ("3", "2"), "hidden": (4, 4, 4)}, "--hidden=4,4,4 must be one"),
+        ({"ladder": ("3", "2"), "encoder_hidden": (4,)}, "--encoder_hidden says noth"),
+        ({"ladder": ("3", "2"), "posterior_std": 0.1}, "--posterior_std says nothing"),
+        (
+            {"ladder": ("3", "2"), "algorithm": "mcem"},
+            "--ladder=3,2 needs the encoder that --algorithm=mcem has not",
+        ),
+        (
+            {"ladder": ("3", "2"), "prior": "vamp", "estimator": "iwae"},
+            "--prior=vamp is made of codes of x, which the top of --ladder=3,2",
+        ),
+        (
+            {
+                "ladder": ("3", "2"),
+                "posterior": "bernoulli",
+                "estimator": "vimco",
+                "posterior_form": "merged",
+            },
+            "--posterior_form=merged is of real latents",
+        ),
+        (
+            {"ladder": ("3", "2"), "posterior": "bernoulli"},
+            "--estimator=sgvb_b does not fit --posterior=bernoulli --ladder=3,2; what "
+            "fits: score_function, .*nvil",
+        ),
+        (
+            {"ladder": ("3", "2"), "estimator": "disarm"},
+            "--estimator=disarm does not fit --posterior=diag_normal",
+        ),
+        (
+            {"ladder": ("3", "2"), "posterior": "bernoulli", "estimator": "disarm"},
+            "--estimator=disarm does not fit --posterior=bernoulli --ladder=3,2",
+        ),
+    ],
+)
+def test_what_is_no_ladder_is_refused_in_a_line_that_names_the_flag(changes, said):
+    with pytest.raises(ValueError, match=said):
+        Config(**changes)
+
+
+def test_maps_that_do_not_follow_from_x_are_refused_by_their_flag(tmp_path):
+    config = tiny(
+        tmp_path / "run", num_latents=16, ladder=("3x3x1", "2"), network="conv"
+    )
+    with pytest.raises(cli.UsageError, match=r"--ladder=3x3x1,2: maps of \(3, 3\)"):
+        runs.build(config)
+
+
+def test_the_flag_that_ladders_replace_is_refused_where_it_was_used():
+    assert cli.parse(Config, ["train", "--top_latents=0"]) == Config()
+    with pytest.raises(cli.UsageError, match=r"--top_latents=3 is gone: .*--ladder="):
+        cli.parse(Config, ["train", "--top_latents=3"])
+    with pytest.raises(cli.UsageError, match="--top_latent is no flag"):
+        cli.parse(Config, ["train", "--top_latent=3"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "planes"),
+    [
+        ({"ladder": ("3", "2"), "hidden": (4,)}, 1),
+        ({"ladder": ("8x8x1", "2"), "network": "conv", "width": 2}, 1),
+        (
+            {
+                "ladder": ("2x2x1", "2"),
+                "network": "resnet",
+                "width": 2,
+                "likelihood": "normal_learned_std",
+            },
+            2,
+        ),
+    ],
+    ids=["vectors", "maps of x's resolution", "two halvings, two planes"],
+)
+def test_a_decoder_starts_at_the_mean_of_the_data(flags, planes):
+    config = Config(init_bias="data", binarization="none", **flags)
+    model = models.build(config, X).model
+    mean = np.full(X, 0.2)
+
+    @jax.jit
+    def means(key):
+        params = model.init(key)
+        other = models.started(config, params, X, mean)
+        z = model.generative.sample_prior(jax.random.clone(key), params)
+        return [model.generative.mean_observation(of, z) for of in (params, other)]
+
+    plain, shifted = means(jax.random.key(0))
+    wanted = mean
+    if planes == 1:
+        plain, shifted, wanted = map(jax.scipy.special.logit, (plain, shifted, mean))
+    np.testing.assert_allclose(shifted - plain, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"average_decay": 0.9, "missing": "nan", "missing_rate": 0.1},
+        {
+            "ladder": ("4x4x1", "2"),
+            "network": "resnet",
+            "width": 2,
+            "prior": "flow",
+            "prior_layers": 2,
+            "prior_units": 4,
+        },
+        {"posterior": "bernoulli", "estimator": "vimco", "num_samples": 2},
+        {"num_seeds": 2, "estimator": "gdreg", "num_samples": 2},
+    ],
+    ids=["vectors, averaged, holes", "maps below a flow", "bits", "two seeds"],
+)
+@pytest.mark.slow
+def test_a_ladder_trains_resumes_and_is_measured_as_any_model(tmp_path, changes):
+    changes = TINY_LADDER | changes
+    whole = tiny(tmp_path / "whole", **changes)
+    train.main(whole)
+    for num_epochs in (1, 2):
+        parts = tiny(tmp_path / "parts", num_epochs=num_epochs, **changes)
+        train.main(parts)
+    assert all(map(np.array_equal, *map(saved_arrays, (whole, parts))))
+    assert metrics(whole.workdir) == metrics(parts.workdir)
+    member: dict[str, Any] = {"member": 0} if whole.num_seeds > 1 else {}
+    which = evaluate.Config(
+        workdir=whole.workdir,
+        num_images=20,
+        eval_samples=10,
+        importance_samples=20,
+        **member,
+    )
+    result = evaluate.evaluate(which)
+    assert result["elbo"] < result["log_p"] + 1.0
+    made = generate.Config(workdir=whole.workdir, num=4, **member)
+    assert generate.main(made) == 0
+    pictures = reconstruct.Config(workdir=whole.workdir, num=4, **member)
+    assert reconstruct.main(pictures) == 0
+
+
+def test_a_card_of_a_run_without_a_second_layer_is_read(tmp_path):
+    flags = {"top_latents": 0, "num_latents": 3}
+    assert cards._config("model", flags) == Config(num_latents=3)
+    with pytest.raises(ValueError, match="model: --top_latents=2 is gone"):
+        cards._config("model", flags | {"top_latents": 2})
