@@ -35,7 +35,7 @@ import numpy as np
 import scipy
 
 from experiments.command import cli, report
-from experiments.measures import evidence, measure
+from experiments.measures import evidence, measure, stored_values
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax import writing
@@ -101,8 +101,8 @@ def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, 
     raw = trained_runs.spread_rows(
         trained, split=config.measured_split(trained), num_images=config.num_images
     )
-    num_values = _num_values(trained)
-    rows = _symbols(trained, raw, num_values)
+    num_values = stored_values.num_values(trained)
+    rows = stored_values.symbols(trained, raw)
     quantization = bits_back.Quantization(latent_bits=config.latent_bits)
     header = {
         **_decoder(trained),
@@ -247,39 +247,6 @@ def _bar(unit: str) -> bits_back.Watch:
         progress.close()
 
     return watch
-
-
-def _num_values(trained: Trained) -> int:
-    """How many values an entry of x has.
-
-    Raises:
-        ValueError: where it may have any.
-    """
-    if trained.data.quantity != "log-likelihood":
-        raise ValueError(
-            f"a {trained.data.quantity} of {trained.config.observation} has no code of "
-            "finite length: train with --binarization=static or dynamic, or with a "
-            "likelihood of values, such as --likelihood=discretized_logistic"
-        )
-    if trained.config.likelihood == "bernoulli" or trained.config.model:
-        return 2
-    return trained.config.num_values
-
-
-def _symbols(trained: Trained, raw: Any, num_values: int) -> np.ndarray:
-    """Stored rows -> k of x = k / (K - 1), [N, entries].
-
-    Raises:
-        ValueError: for a value that is not on that grid.
-    """
-    x = np.asarray(jax.jit(trained.data.prepared.value)(jnp.asarray(raw)), np.float64)
-    exact = x.reshape(len(x), -1) * (num_values - 1)
-    symbols = np.rint(exact)
-    if not (np.abs(exact - symbols) < 1e-3).all():  # NaN is not, either
-        raise ValueError(
-            f"some entries are none of the {num_values} values that p(x | z) is of"
-        )
-    return symbols.astype(np.int64)
 
 
 def _decoder(trained: Trained) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import functools
+import math
 
 import chex
 import jax
@@ -92,6 +93,21 @@ def test_bins_sum_to_one_in_float32(log_scale):
             jnp.float32(mean), jnp.float32(log_scale), x, num_values=256
         )
         np.testing.assert_allclose(np.exp(log_p).sum(dtype=np.float64), 1.0, atol=2e-5)
+
+
+@pytest.mark.parametrize("x_shape", [(2, 2), (2, 2, 3)])
+def test_a_mixture_around_a_mean_has_it_and_room_for_each_value(x_shape):
+    mean = jnp.linspace(0.3, 0.7, math.prod(x_shape)).reshape(x_shape)
+    of = discretized.logistic_mixture(x_shape, num_values=256, num_components=5)
+    first = discretized.mixture_around(mean, num_components=5)
+    h = jnp.pad(first, (0, of.width - first.size))
+    np.testing.assert_allclose(of.mean((), h), mean, atol=0.03)
+
+    def of_value(k):
+        return of.log_prob_terms((), h, jnp.full(x_shape, k / 255)).mean()
+
+    nats = jax.jit(jax.vmap(of_value))(jnp.arange(256.0))
+    assert float(nats.min()) > math.prod(x_shape[2:]) * -8.5
 
 
 # Against SciPy

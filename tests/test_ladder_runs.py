@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import evaluate, reconstruct, train
-from experiments.choices import models
+from experiments.choices import estimators, models
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.export import cards
@@ -26,7 +27,7 @@ from vae_jax import (
     priors,
 )
 from vae_jax.estimators import sgvb
-from vae_jax.types import Params
+from vae_jax.types import Batch, Params
 
 TINY_LADDER = {"num_latents": 16, "ladder": ("3", "2")}
 X = (8, 8)
@@ -166,6 +167,12 @@ def test_bits_are_a_sigmoid_belief_network_and_learn_a_baseline(
             "--num_hidden says nothing to --ladder=4x4x1,2: maps have --num_blocks",
         ),
         ({"ladder": ("3", "2"), "hidden": (4, 4, 4)}, "--hidden=4,4,4 must be one"),
+        ({"ladder": ("3", "2"), "kl_balancing": True}, "and --kl_warmup above 0"),
+        ({"kl_warmup": 3, "kl_balancing": True}, "--ladder of two layers or more"),
+        (
+            {"kl_balancing": True, "kl_warmup": 3, "estimator": "sgvb_a"},
+            "--kl_balancing says nothing to --estimator=sgvb_a",
+        ),
         ({"ladder": ("3", "2"), "encoder_hidden": (4,)}, "--encoder_hidden says noth"),
         ({"ladder": ("3", "2"), "posterior_std": 0.1}, "--posterior_std says nothing"),
         (
@@ -376,3 +383,38 @@ def test_units_of_a_layer_are_active_by_their_kl():
     )
     np.testing.assert_allclose(terms["kl_z1"], 0.5 + 0.00125, rtol=1e-5)
     assert terms["kl_z2"] == 0.0
+
+
+@pytest.mark.uses_optax  # as the steps of any run
+def test_layers_are_balanced_as_long_as_the_kl_warms_up():
+    config = Config(ladder=("3", "2"), hidden=(4,), kl_warmup=2, kl_balancing=True)
+    model = models.build(config, X).model
+    batch = Batch(jnp.ones((1, *X)), jnp.zeros(1, int), jnp.ones(1))
+    objective = estimators.objective(config, model, num_data=1, warmup_steps=2)
+    each = [
+        sgvb.sgvb_b(model, num_samples=1, beta=beta, balance=balance)
+        for beta, balance in ((0.5, 1.0), (1.0, 0.0))
+    ]
+
+    @jax.jit
+    def slopes(key):
+        params = model.init(key)
+        memory = objective.init(params)
+
+        def of_batch(params, memory):
+            nats, memory, _ = objective.value(
+                jax.random.clone(key), params, memory, batch
+            )
+            return nats.sum(), memory
+
+        got = []
+        for _ in each:
+            grads, memory = jax.grad(of_batch, has_aux=True)(params, memory)
+            got.append(grads)
+        one = jax.random.split(jax.random.clone(key), 1)[0]
+        return got, [
+            jax.grad(f, 1)(jax.random.clone(one), params, batch.x[0]) for f in each
+        ]
+
+    got, wanted = slopes(jax.random.key(0))
+    chex.assert_trees_all_close(got, wanted, rtol=1e-4, atol=1e-6)

@@ -101,6 +101,7 @@ OBSERVED = [
     ("laplace", "none", {}),
     ("student_t", "none", {}),
     ("discretized_logistic", "none", {"num_values": 17}),
+    ("discretized_logistic_mixture", "none", {"num_values": 17}),
 ]
 
 
@@ -134,6 +135,10 @@ def test_a_decoder_starts_at_the_mean_of_the_training_rows(tmp_path, name, data,
     got = run.model.generative.mean_observation(theta, z)
     if name == "discretized_logistic":  # whose scale, one, reaches over both ends
         got = (decoder["output"]["bias"][: mean.size].reshape(mean.shape) + 1.0) / 2.0
+    if name == "discretized_logistic_mixture":  # of components on both sides of it
+        m = run.config.num_logistics
+        means = decoder["output"]["bias"].reshape(-1, *mean.shape)[m : 2 * m]
+        got = (means.mean(0) + 1.0) / 2.0
     np.testing.assert_allclose(got, mean, atol=2e-3)
 
     for x, y in zip(

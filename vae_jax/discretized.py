@@ -275,6 +275,34 @@ def logistic_mixture(
     )
 
 
+def mixture_around(
+    mean: Float[Array, "*X"], *, num_components: int
+) -> Float[Array, " H"]:
+    """The first planes of an h of `logistic_mixture` around a mean; the others are 0.
+
+    Of equal components, of scale e^-2 each, at equal quantiles of a logistic density of
+    scale e^-1 around u = 2 mean - 1: where all start at scale 1, as of h = 0, half
+    of their mass lies beyond the range of x, and no component differs from
+    another. Its mean is that of x but for what is cut off at the ends of the range.
+
+    Args:
+        mean: [H, W] or [H, W, 3], in [0, 1].
+        num_components: M.
+
+    Raises:
+        ValueError: for num_components below one.
+    """
+    numerics.check_positive(num_components=num_components)
+    u = 2.0 * mean - 1.0
+    channels = jnp.moveaxis(u, -1, 0) if u.ndim == 3 else u[None]
+    quantiles = (np.arange(num_components) + 0.5) / num_components
+    apart = math.exp(-1.0) * np.log(quantiles / (1.0 - quantiles))
+    means = channels[:, None] + apart.astype(u.dtype)[None, :, None, None]
+    logits = jnp.zeros(means.shape[1:], u.dtype)
+    log_scales = jnp.full_like(means, -2.0)
+    return jnp.concatenate([x.ravel() for x in (logits, means, log_scales)])
+
+
 def _upper_edge(k: Array, num_values: int) -> Array:
     """Of value k's bin, in u."""
     return (2.0 * k + 1.0) / (num_values - 1) - 1.0

@@ -50,14 +50,14 @@ class Observed(NamedTuple):
         build: shape of x, own numbers -> the likelihood.
         flags: as a `Choice`'s.
         reads: as a `Choice`'s.
-        h_of_mean: E[x], whether means are squashed -> the first entries of an h of that
-            mean, the others being zero; None where there is no simple one.
+        h_of_mean: E[x], the flags -> the first entries of an h around that mean, the
+            others being zero; None where there is no simple one.
     """
 
     build: Callable[..., Likelihood]
     flags: Mapping[str, str] = NO_FLAGS
     reads: tuple[str, ...] = ()
-    h_of_mean: Callable[[Array, bool], Array] | None = None
+    h_of_mean: Callable[[Array, Any], Array] | None = None
 
 
 def traits(model: Model) -> Traits:
@@ -182,18 +182,22 @@ def _squashed(
     return of_flag
 
 
-def _logit(mean: Array, is_squashed: bool) -> Array:
-    del is_squashed
+def _logit(mean: Array, config: Any) -> Array:
+    del config
     return likelihoods.logit_of_mean(mean)
 
 
-def _location(mean: Array, is_squashed: bool) -> Array:
-    return likelihoods.logit_of_mean(mean) if is_squashed else mean
+def _location(mean: Array, config: Any) -> Array:
+    return likelihoods.logit_of_mean(mean) if config.squash_mean else mean
 
 
-def _on_grid(mean: Array, is_squashed: bool) -> Array:
-    del is_squashed
+def _on_grid(mean: Array, config: Any) -> Array:
+    del config
     return 2.0 * mean - 1.0  # of u, which lies in [-1, 1]
+
+
+def _mixture(mean: Array, config: Any) -> Array:
+    return discretized.mixture_around(mean, num_components=config.num_logistics)
 
 
 _SQUASH, _GRID = {"squash": "squash_mean"}, {"num_values": "num_values"}
@@ -228,7 +232,10 @@ LIKELIHOODS = {
     "categorical": Observed(discretized.categorical, _GRID),
     "discretized_logistic": Observed(discretized.logistic, _GRID, _STARTS, _on_grid),
     "discretized_logistic_mixture": Observed(
-        discretized.logistic_mixture, {"num_components": "num_logistics", **_GRID}
+        discretized.logistic_mixture,
+        {"num_components": "num_logistics", **_GRID},
+        _STARTS,
+        _mixture,
     ),
 }
 

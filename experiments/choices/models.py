@@ -259,7 +259,7 @@ def started(
     start = LIKELIHOODS[config.likelihood].h_of_mean
     if config.init_bias == "data" and start is not None:
         observed = likelihood(config, x_shape)
-        shift = _filled(start(jnp.asarray(mean), config.squash_mean), observed.width)
+        shift = _filled(start(jnp.asarray(mean), config), observed.width)
         decoder = _shifted(config, theta["decoder"], shift, x_shape, observed)
         theta = {**theta, "decoder": decoder}
     narrow = POSTERIORS[config.posterior].h_of_std

@@ -273,14 +273,25 @@ def posterior_density(
     return _summarized(_checked(log_p), doubts=doubts)
 
 
+def transitions(
+    trained: Trained, *, num_leapfrog: int, num_temperatures: int
+) -> tuple[annealing.Kernel, int]:
+    """What moves the chains of a model's latents, and how long their pilot run is."""
+    if not trained.has_real_latents:
+        return annealing.gibbs_kernel(num_updates=trained.num_latents), 0
+    kernel = annealing.hmc_kernel(num_leapfrog=num_leapfrog)
+    return kernel, min(200, num_temperatures)
+
+
 def _annealed(
     build: Callable[..., Any], trained: Trained, chains: ChainFlags
 ) -> Callable[..., Any]:
     """An estimate by annealing the model from where the chains start."""
-    kernel, num_pilot = annealing.gibbs_kernel(num_updates=trained.num_latents), 0
-    if trained.has_real_latents:
-        kernel = annealing.hmc_kernel(num_leapfrog=chains.num_leapfrog)
-        num_pilot = min(200, chains.num_temperatures)
+    kernel, num_pilot = transitions(
+        trained,
+        num_leapfrog=chains.num_leapfrog,
+        num_temperatures=chains.num_temperatures,
+    )
     annealing_chains = annealing.chains(
         kernel=kernel,
         num_pilot=num_pilot,

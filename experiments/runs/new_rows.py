@@ -1,6 +1,7 @@
-"""Rows of a file, other than a run's own, that its model is applied to: --input."""
+"""Rows other than a run's own that its model is applied to: a file's, a data set's."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +15,11 @@ WIDTHS = 10.0  # of the run's range, beyond which rows are on another scale
 
 
 class NewRows(NamedTuple):
-    """Rows of a file as the test rows of a run are stored.
+    """Rows as the test rows of a run are stored.
 
     Attributes:
-        path: of the file.
-        sha256: of the file.
+        path: of the file, or the name of the data set.
+        sha256: of the file, or of the data set.
         rows: [N, *X], read by the run's `Prepared.value`.
         labels: [N], or None.
     """
@@ -53,13 +54,70 @@ def read(path: str, config: Config, data: protocol.Dataset) -> NewRows:
         UsageError: naming the file and the run, where the rows do not fit the run's
             protocol.
     """
-    file, binarization = pathlib.Path(path).expanduser(), config.settled.binarization
+    file = pathlib.Path(path).expanduser()
+
+    def load() -> sources.Source:
+        return sources.load_rows(file, data_range=config.data_range)
+
+    source = _fitting(f"--input={path}", str(file), load, config, data)
+    rows, labels = _stored(path, source, config, data)
+    return NewRows(file, formats.file_digest(file), rows, labels)
+
+
+def of_dataset(name: str, config: Config, data: protocol.Dataset) -> NewRows:
+    """The test rows of a data set by name, all of its rows where it has none, likewise.
+
+    Its path is the name. What --dataset of the run heeds of the run's flags
+    (`data_dir`, `data_seed`) it heeds.
+
+    Raises:
+        UsageError: as `read`, naming the data set.
+    """
+
+    def load() -> sources.Source:
+        source = sources.load(
+            name,
+            data_dir=config.data_dir or None,
+            missing=config.missing,
+            data_seed=config.data_seed,
+        )
+        split = "test" if len(source.test) else "train"
+        labels = {"test": source.labels[split]} if split in source.labels else {}
+        none = source.train[:0]
+        test = getattr(source, split)
+        return source._replace(train=none, valid=none, test=test, labels=labels)
+
+    source = _fitting(f"--outlier_dataset={name}", name, load, config, data)
+    rows, labels = _stored(name, source, config, data)
+    return NewRows(pathlib.Path(name), sources.digest(source), rows, labels)
+
+
+def _fitting(
+    flag: str,
+    place: str,
+    load: Callable[[], sources.Source],
+    config: Config,
+    data: protocol.Dataset,
+) -> sources.Source:
+    """A source that the model of a run was made for.
+
+    Raises:
+        UsageError: naming the flag and what the run has instead.
+    """
     try:
-        source = sources.load_rows(file, data_range=config.data_range)
+        source = load()
         _check(source, config, data)
     except (ValueError, OSError) as error:
-        reason = str(error).removeprefix(f"{file}: ")
-        raise cli.UsageError(f"--input={path}: {reason}") from error
+        reason = str(error).removeprefix(f"{place}: ")
+        raise cli.UsageError(f"{flag}: {reason}") from error
+    return source
+
+
+def _stored(
+    place: str, source: sources.Source, config: Config, data: protocol.Dataset
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Its rows on the scale of the run's test rows, and their labels; says so."""
+    binarization = config.settled.binarization
     prepared = batches.prepare(
         source, binarization=binarization, data_seed=config.data_seed
     )
@@ -70,12 +128,11 @@ def read(path: str, config: Config, data: protocol.Dataset) -> NewRows:
         rows = (values * run.divisor - run.offset).astype(np.float32)
     low, high = protocol.value_ranges(source)["test"]
     print(
-        f"{path}: {len(rows)} rows, stored as {source.test.dtype}, values {low:g} to "
+        f"{place}: {len(rows)} rows, stored as {source.test.dtype}, values {low:g} to "
         f"{high:g}; --binarization={binarization}: {protocol.reading(config, source)}",
         flush=True,
     )
-    labels, sha256 = prepared.labels.get("test"), formats.file_digest(file)
-    return NewRows(file, sha256, rows, labels)
+    return rows, prepared.labels.get("test")
 
 
 def _check(source: sources.Source, config: Config, data: protocol.Dataset) -> None:

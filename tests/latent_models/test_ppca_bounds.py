@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax import posteriors
+from vae_jax import divergences, posteriors
 from vae_jax.latent_models import ppca, ppca_bounds
 from vae_jax.types import Params
 
@@ -156,3 +156,94 @@ def test_rows_under_vmap_are_as_one_by_one(x64):
 def test_a_factor_of_another_size_is_refused():
     with pytest.raises((ValueError, TypeError)):
         ppca_bounds.bound(_params(), jnp.asarray(X), jnp.zeros(2), jnp.eye(3))
+
+
+BETAS = (0.01, 0.1, 0.5, 1.0, 4.0, 100.0)
+
+
+def _curve(params, x):
+    """Rates and distortions at BETAS by the library."""
+    points = [ppca_bounds.rate_distortion(params, x, beta=beta) for beta in BETAS]
+    return np.array([[float(n) for n in point] for point in points]).T
+
+
+def _log_z(params, beta):
+    """log of the integral of p(z) p(x | z)^beta, from the covariance of x."""
+    w, mu, s2, _, _ = _matrices(params)
+    size = len(mu)
+    covariance = w @ w.T + s2 / beta * np.eye(size)
+    r = X.reshape(-1) - mu
+    log_p = -0.5 * (
+        np.linalg.slogdet(covariance)[1] + r @ np.linalg.solve(covariance, r)
+    )
+    log_p -= 0.5 * size * np.log(2.0 * np.pi)
+    of_power = (
+        0.5 * size * (np.log(2 * np.pi * s2 / beta) - beta * np.log(2 * np.pi * s2))
+    )
+    return log_p + of_power
+
+
+def test_rate_and_distortion_are_those_of_the_algebra(x64):
+    params = _params()
+    rates, distortions = _curve(params, jnp.asarray(X))
+    w, mu, s2, _, _ = _matrices(params)
+    r = X.reshape(-1) - mu
+    for beta, rate, distortion in zip(BETAS, rates, distortions, strict=True):
+        s = np.linalg.inv(np.eye(2) + beta * w.T @ w / s2)
+        m = beta * s @ w.T @ r / s2
+        wanted = 0.5 * (np.trace(s) + m @ m - 2 - np.linalg.slogdet(s)[1])
+        np.testing.assert_allclose(rate, wanted, rtol=1e-9)
+        error = np.sum((r - w @ m) ** 2) + np.trace(w @ s @ w.T)
+        wanted = 0.5 * error / s2 + 2.0 * np.log(2.0 * np.pi * s2)
+        np.testing.assert_allclose(distortion, wanted, rtol=1e-9)
+
+
+def test_the_curve_passes_through_log_p_with_slope_minus_beta(x64):
+    params, x = _params(), jnp.asarray(X)
+    rates, distortions = _curve(params, x)
+    at_one = BETAS.index(1.0)
+    log_p = float(ppca.log_evidence(params, x))
+    np.testing.assert_allclose(rates[at_one] + distortions[at_one], -log_p, rtol=1e-12)
+    for i, beta in enumerate(BETAS):
+        log_z = _log_z(params, beta)
+        np.testing.assert_allclose(-rates[i] - beta * distortions[i], log_z, rtol=1e-9)
+        h = 1e-4 * beta
+        derivative = (_log_z(params, beta + h) - _log_z(params, beta - h)) / (2.0 * h)
+        np.testing.assert_allclose(distortions[i], -derivative, rtol=1e-6)
+        near = [
+            ppca_bounds.rate_distortion(params, x, beta=beta + step) for step in (h, -h)
+        ]
+        change = near[0].rate - near[1].rate, near[0].distortion - near[1].distortion
+        np.testing.assert_allclose(change[0] / change[1], -beta, rtol=1e-5)
+    assert (np.diff(rates) > 0).all()
+    assert (np.diff(distortions) < 0).all()
+    slopes = np.diff(rates) / np.diff(distortions)
+    assert (np.diff(slopes) < 0).all()  # convex: steeper toward small distortions
+
+
+@pytest.mark.parametrize("beta", [0.2, 5.0])
+def test_a_normal_q_that_minimizes_rate_and_distortion_is_on_the_curve(x64, beta):
+    params, x = _params(), jnp.asarray(X)
+    point = ppca_bounds.rate_distortion(params, x, beta=beta)
+    w, mu, s2, _, _ = _matrices(params)
+    s = np.linalg.inv(np.eye(2) + beta * w.T @ w / s2)
+    q = jnp.asarray(beta * s @ w.T @ (X.reshape(-1) - mu) / s2), np.linalg.cholesky(s)
+
+    def loss(mean, tril):
+        """What a beta-VAE minimizes, its beta being one over ours."""
+        rate = divergences.full_normal_to_standard_normal(mean, tril)
+        elbo = ppca_bounds.bound(params, x, mean, tril)
+        return rate + beta * -(elbo + rate)
+
+    value, gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(
+        q[0], jnp.asarray(q[1])
+    )
+    np.testing.assert_allclose(value, point.rate + beta * point.distortion, rtol=1e-10)
+    np.testing.assert_allclose(gradient[0], 0.0, atol=1e-9)
+    np.testing.assert_allclose(np.tril(gradient[1]), 0.0, atol=1e-9)
+
+
+def test_a_beta_without_a_curve_is_refused():
+    for beta in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="beta must be positive and finite"):
+            ppca_bounds.rate_distortion(_params(), jnp.asarray(X), beta=beta)

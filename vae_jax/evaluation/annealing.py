@@ -61,6 +61,25 @@ class Path(NamedTuple):
     log_ratio: hmc.LogDensity
 
 
+class Trace(NamedTuple):
+    r"""What C chains have gathered at each temperature of a walk.
+
+    Row t has the chains at z_t. Walked up, the weights w_t make them draws of
+    $f_{\beta_t}$, and E[w_t] is its integral, that of the base being one. Walked down
+    from a draw of $f_{\beta_T}$, so do the weights 1 / w_t, whose mean is the ratio of
+    its integral to that of $f_{\beta_T}$.
+
+    Attributes:
+        log_w: nats.
+        log_ratio: of the path, at z_t.
+        acceptance: mean acceptance probability of the walk.
+    """
+
+    log_w: Float[Array, "T+1 C"]
+    log_ratio: Float[Array, "T+1 C"]
+    acceptance: Scalar
+
+
 class Chains(NamedTuple):
     """What C chains do on a path, with kernels frozen after a pilot run.
 
@@ -68,11 +87,15 @@ class Chains(NamedTuple):
         step_sizes: key, path -> the pilot's step size at each temperature.
         forward: key, path, step sizes -> the evidence, from below.
         reverse: key, path, step sizes, z of the posterior -> the evidence, from above.
+        trace: key, path, step sizes -> what `forward` has gathered on the way.
+        reverse_trace: key, path, step sizes, z of the posterior -> likewise `reverse`.
     """
 
     step_sizes: Callable[[PRNGKey, Path], Float[Array, " T+1"]]
     forward: Callable[[PRNGKey, Path, Array], AnnealedEvidence]
     reverse: Callable[[PRNGKey, Path, Array, Array], AnnealedEvidence]
+    trace: Callable[[PRNGKey, Path, Array], Trace]
+    reverse_trace: Callable[[PRNGKey, Path, Array, Array], Trace]
 
 
 def linear(num_temperatures: int) -> Float[np.ndarray, " T+1"]:
@@ -256,18 +279,17 @@ def chains(
 
     def walk(
         key: PRNGKey, path: Path, sizes: Array, z: Array, *, backwards: bool
-    ) -> tuple[Float[Array, " C"], Scalar]:
-        """log w of every chain, and the mean acceptance."""
+    ) -> Trace:
         weigh = jax.vmap(path.log_ratio)
 
         def step(
             carry: tuple[Array, Array], stop: tuple[Array, Array, Array, Array]
-        ) -> tuple[tuple[Array, Array], Scalar]:
+        ) -> tuple[tuple[Array, Array], tuple[Array, Array, Scalar]]:
             (z, log_w), (t, rise, beta, size) = carry, stop
-            log_w = log_w + rise * weigh(z)
+            log_ratio = weigh(z)
             key_t = jax.random.fold_in(key, t)
-            z, acceptance = advance(key_t, path, z, beta, size)
-            return (z, log_w), acceptance
+            moved, acceptance = advance(key_t, path, z, beta, size)
+            return (moved, log_w + rise * log_ratio), (log_w, log_ratio, acceptance)
 
         # Backwards, the kernel of a temperature follows the rise above it, so that
         # both walks give a sequence of z the same log w.
@@ -280,26 +302,37 @@ def chains(
         )
         start = z, jnp.zeros((num_chains,), z.dtype)
         with jax.default_matmul_precision("highest"):
-            (_, log_w), acceptance = numerics.scan(
+            (z, log_w), (*before, acceptance) = numerics.scan(
                 step, start, stops, reverse=backwards
             )
-        return log_w, acceptance.mean()
+            end = log_w[None], weigh(z)[None]
+        log_w, log_ratio = (
+            jnp.concatenate([last, rows] if backwards else [rows, last])
+            for rows, last in zip(before, end, strict=True)
+        )
+        return Trace(log_w, log_ratio, acceptance.mean())
 
-    def forward(key: PRNGKey, path: Path, sizes: Array) -> AnnealedEvidence:
+    def trace(key: PRNGKey, path: Path, sizes: Array) -> Trace:
         key_base, key_walk = jax.random.split(key)
         z = base(key_base, path)
-        log_w, acceptance = walk(key_walk, path, sizes, z, backwards=False)
-        return _summary(log_w, acceptance, sizes[-1])
+        return walk(key_walk, path, sizes, z, backwards=False)
+
+    def forward(key: PRNGKey, path: Path, sizes: Array) -> AnnealedEvidence:
+        whole = trace(key, path, sizes)
+        return _summary(whole.log_w[-1], whole.acceptance, sizes[-1])
+
+    def reverse_trace(key: PRNGKey, path: Path, sizes: Array, z: Array) -> Trace:
+        z = jnp.broadcast_to(z, (num_chains, *z.shape))
+        return walk(key, path, sizes, z, backwards=True)
 
     def reverse(key: PRNGKey, path: Path, sizes: Array, z: Array) -> AnnealedEvidence:
-        z = jnp.broadcast_to(z, (num_chains, *z.shape))
-        log_w, acceptance = walk(key, path, sizes, z, backwards=True)
-        above = _summary(-log_w, acceptance, sizes[-1])
+        whole = reverse_trace(key, path, sizes, z)
+        above = _summary(-whole.log_w[0], whole.acceptance, sizes[-1])
         return above._replace(
             log_p=-above.log_p, mean_log_weight=-above.mean_log_weight
         )
 
-    return Chains(step_sizes, forward, reverse)
+    return Chains(step_sizes, forward, reverse, trace, reverse_trace)
 
 
 def _summary(

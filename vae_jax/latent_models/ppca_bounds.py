@@ -8,6 +8,7 @@ from the prior, the gap is a divergence from the posterior, and log p(x) is
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,18 @@ from jaxtyping import Array, Float
 from vae_jax import divergences, posteriors
 from vae_jax.latent_models import ppca
 from vae_jax.types import Params, Scalar
+
+
+class RateDistortion(NamedTuple):
+    """Rate and distortion of one x, nats.
+
+    Attributes:
+        rate: KL(q || p(z)).
+        distortion: E_q[-log p(x | z)].
+    """
+
+    rate: Scalar
+    distortion: Scalar
 
 
 def bound(
@@ -75,6 +88,33 @@ def posterior_divergence(
     sides = jnp.concatenate([(mean - exact_mean)[:, None], tril], axis=1)
     whitened = jax.scipy.linalg.solve_triangular(exact_tril, sides, lower=True)
     return divergences.full_normal_to_standard_normal(whitened[:, 0], whitened[:, 1:])
+
+
+def rate_distortion(
+    params: Params, x: Float[Array, "*X"], *, beta: float, min_std: float = 1e-3
+) -> RateDistortion:
+    r"""Rate and distortion of the q that minimizes R + beta D, in closed form.
+
+    $q_\beta(z) \propto p(z)\, p(x | z)^\beta$ (Huang et al. 2020, arXiv:2008.06653) is
+    the posterior of the same model with the variance s2 / beta. At beta = 1 the two sum
+    to -log p(x), and along beta the rate changes by -beta times what the distortion
+    does.
+
+    Raises:
+        ValueError: if beta is not positive and finite, or as `bound`.
+    """
+    if not 0.0 < beta < math.inf:
+        raise ValueError(f"beta must be positive and finite, got {beta}")
+    w, mu, log_std = _read(params, min_std)
+    num_latents = w.shape[1]
+    shift = 0.5 * math.log(beta)
+    sharper = params._replace(generative=ppca.parameters(w, mu, log_std - shift))
+    floor = min_std * math.exp(-shift)
+    h = ppca.recognition(num_latents, min_std=floor).encode(sharper, x)
+    mean, scale_tril = posteriors.mean_and_scale_tril(h, num_latents)
+    rate = divergences.full_normal_to_standard_normal(mean, scale_tril)
+    elbo = bound(params, x, mean, scale_tril, min_std=min_std)
+    return RateDistortion(rate, -(elbo + rate))
 
 
 def best_diagonal(

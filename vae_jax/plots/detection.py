@@ -1,0 +1,101 @@
+"""How well a score tells two kinds of rows apart."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_MAX_COLUMNS = 4
+_NUM_BINS = 50
+_TAIL = 0.5  # percent of the rows on either side that the bins need not reach
+
+
+def roc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Share of outliers flagged against share of inliers flagged, and the diagonal.
+
+    Args:
+        curves: name -> both shares of each threshold, of inliers first.
+
+    Raises:
+        ValueError: no curves.
+    """
+    _check("curves", curves)
+    figure = Figure(figsize=(6.4, 4.4), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0.0, 1.0], [0.0, 1.0], color="0.7", linewidth=1.0)
+    for i, (name, (of_inliers, of_outliers)) in enumerate(curves.items()):
+        dashes = "-" if i < 10 else "--"  # the colors repeat after ten
+        style: dict[str, Any] = {"color": f"C{i % 10}", "linewidth": 1.4}
+        axes.plot(of_inliers, of_outliers, dashes, label=name, **style)
+    axes.set(
+        xlabel="share of inliers flagged",
+        ylabel="share of outliers flagged",
+        aspect="equal",
+    )
+    axes.grid(alpha=0.25)
+    figure.legend(loc="outside right upper", fontsize="x-small", frameon=False)
+    return figure
+
+
+def histograms(
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    thresholds: Mapping[str, float],
+) -> Figure:
+    """The scores of kinds of rows, each kind with an area of one, in a panel a score.
+
+    The bins reach over all but the outermost half of a percent of each kind; what lies
+    beyond is in the outermost bins.
+
+    Args:
+        panels: score -> kind of rows -> scores [N], the same kinds in each.
+        thresholds: of the scores that have one, above which rows are flagged: a line.
+
+    Raises:
+        ValueError: no panels.
+    """
+    _check("panels", panels)
+    columns = min(_MAX_COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(
+        figsize=(max(5.0, 3.2 * columns), 2.6 * lines + 0.3),
+        dpi=120,
+        layout="constrained",
+    )
+    for place, (score, kinds) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(lines, columns, place)
+        finite = {kind: x[np.isfinite(x)] for kind, x in kinds.items()}
+        ends = [
+            np.percentile(x, [_TAIL, 100 - _TAIL]) for x in finite.values() if x.size
+        ]
+        low, high = np.min(ends, initial=np.inf), np.max(ends, initial=-np.inf)
+        if not low < high:
+            low, high = (low - 0.5, low + 0.5) if low == high else (0.0, 1.0)
+        bins = np.linspace(low, high, _NUM_BINS + 1)
+        for i, (kind, x) in enumerate(kinds.items()):
+            axes.hist(
+                np.clip(x[~np.isnan(x)], low, high),
+                bins=bins.tolist(),
+                density=True,
+                alpha=0.5,
+                color=f"C{i}",
+                label=kind,
+            )
+        if score in thresholds:
+            style = {"color": "0.3", "linestyle": ":", "linewidth": 1.2}
+            axes.axvline(float(np.clip(thresholds[score], low, high)), **style)
+        axes.set_title(score, fontsize="small")
+        axes.set_yticks([])
+        axes.tick_params(labelsize="x-small")
+        axes.locator_params(axis="x", nbins=5)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=len(labels), frameon=False
+    )
+    return figure
+
+
+def _check(name: str, mapping: Mapping) -> None:
+    if not mapping:
+        raise ValueError(f"{name} must hold at least one")
