@@ -6,11 +6,14 @@ r"""Scores how strange rows are to a trained model, and raises alarms at a known
 
 A row is flagged where its p-value among the run's validation rows is at most
 --false_alarm_rate: for rows that are exchangeable with those the rate is then at most
-that, whatever the score (`vae_jax.evaluation.anomaly`). The table says for each score
-what rate the run's test rows have, with its exact 95% interval, what share of the rows
-to score is flagged and, where it is known which of them are outliers, AUROC with
-DeLong's 95% interval and the false-alarm rate at which 95% of the outliers are flagged.
-Scores are larger for stranger rows: an AUROC below 1/2 takes outliers for usual.
+that, whatever the score (`vae_jax.evaluation.anomaly`). Where early stopping chose the
+weights by the validation rows, test rows are not quite exchangeable with them.
+
+The table says for each score what rate the run's test rows have, with its exact 95%
+interval, what share of the rows to score is flagged and, where it is known which of
+them are outliers, AUROC with DeLong's 95% interval and the false-alarm rate at which
+95% of the outliers are flagged. Scores are larger for stranger rows: an AUROC below 1/2
+takes outliers for usual.
 
 Writes to the workdir (anomaly_ROWS.json, .txt, .npz and .csv) the table, scores and
 p-values, and pictures: ROC curves, histograms, the least and the most strange rows.
