@@ -94,7 +94,6 @@ def elbo_terms(
     def by_name(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
         reconstruction, kl = terms(key, params, x)
         of_layers = estimators.kl_of_layers(model, kl)
-        # In this order, though a compiled function sorts them.
         return {"reconstruction": reconstruction, "kl": kl.sum(), **of_layers}
 
     return by_name
@@ -118,8 +117,9 @@ def bound(
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     of_each = of_rows(key, trained, terms, data, num_decoded=num_samples)
     each = {name: np.asarray(term, np.float64) for name, term in of_each.items()}
-    elbo = each["reconstruction"] - each["kl"]
-    nats = {"elbo": elbo, **each}
+    reconstruction, kl = each["reconstruction"], each["kl"]
+    elbo = reconstruction - kl
+    nats = {"elbo": elbo, "reconstruction": reconstruction, "kl": kl, **each}
     (name, _), *_ = labeled = [*trained.data.labeled(nats).items()]
     means = {name: float(values.mean()) for name, values in labeled}
     return {

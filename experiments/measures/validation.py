@@ -51,7 +51,10 @@ def build(run: Run) -> Validate | None:
 
     def validate(key: PRNGKey, params: Params) -> dict[str, float]:
         nats = {name: _mean(x) for name, x in terms(key, params, valid).items()}
-        measured = {"bound": nats["reconstruction"] - nats["kl"], **nats}
+        reconstruction, kl = nats["reconstruction"], nats["kl"]
+        elbo = reconstruction - kl
+        two = {"bound": elbo, "reconstruction": reconstruction, "kl": kl}
+        measured = two | nats
         if codes is not None:
             means = codes(jax.random.clone(key), params, valid)
             measured["active_units"] = float(representation.active_units(means))
