@@ -13,6 +13,10 @@ some --num_images, of one --member alone, of another --checkpoint or of the rows
 --evidence names more estimators of log p(x), printed side by side with what speaks
 against them: annealed importance sampling (from below), bidirectional Monte Carlo (both
 sides, on images that the model draws) and appendix D of the AEVB paper.
+
+Of a ladder also what each layer is worth: its KL, its active units, and the bound with
+draws of the prior in the place of its posterior; and the bound as the latents of the
+least KL are replaced so, first of all.
 """
 
 import dataclasses
@@ -24,9 +28,10 @@ import jax
 from experiments.choices import sweep
 from experiments.command import cli, report
 from experiments.measures import evidence as estimates
-from experiments.measures import measure
+from experiments.measures import layers, measure
 from experiments.runs import rundir, trained_runs
 
+MOST_LISTED = 200  # latents whose KL stands in a line
 OF_IS = (  # named without their method, which has been the default's from the start
     *("log_p", "log_p_standard_error", "log_p_sampling_error"),
     "log_p_bits_per_dimension",
@@ -65,6 +70,12 @@ class Config(trained_runs.SplitFlags):
         500,
         "Draws of the chain that hmc_density fits to; as many before and after.",
         least=1,
+    )
+    ablation_samples: int = cli.flag(
+        10,
+        "Samples per image of the bound without one layer of a ladder; 0 leaves it "
+        "out.",
+        least=0,
     )
     num_images: int = cli.flag(
         0, "Images of the split, at equal distances; 0 for all.", least=0
@@ -154,7 +165,16 @@ def _measured(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:
     if config.methods and trained.data.quantity != "cross-entropy":
         evidence = estimates.side_by_side(keys, trained, config.methods, **which)
         result |= {k: v for k, v in evidence.get("is", {}).items() if k in OF_IS}
-    return {**result, **measure.latents(trained, **which), "evidence": evidence}
+    result |= measure.latents(trained, **which)
+    if trained.model.hierarchy is not None and config.ablation_samples:
+        # A key of its own, so that what other figures draw stays as it was.
+        result["ablation"] = layers.measured(
+            jax.random.fold_in(root, 1 + len(estimates.METHODS)),
+            trained,
+            num_samples=config.ablation_samples,
+            **which,
+        )
+    return {**result, "evidence": evidence}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -174,19 +194,26 @@ def _of_many(result: dict[str, Any]) -> list[str]:
     for run in result["runs"]:
         if run["evidence"]:
             lines.extend(["", f"{run['name']}:", *estimates.table(run["evidence"])])
+        if "ablation" in run:
+            lines.extend(["", f"{run['name']}:", *layers.table(run["ablation"])])
     return lines
 
 
 def _of_one(result: dict[str, Any]) -> list[str]:
     lines = report.numbers({n: x for n, x in result.items() if isinstance(x, float)})
     if "kl_per_latent" in result:
-        per_latent = " ".join(f"{kl:.3f}" for kl in result["kl_per_latent"])
-        lines.append(f"  kl_per_latent: {per_latent}")
-    else:
+        kls = result["kl_per_latent"]
+        per_latent = " ".join(f"{kl:.3f}" for kl in kls[:MOST_LISTED])
+        more = len(kls) - MOST_LISTED
+        rest = f" and {more} more, of which the .json tells" if more > 0 else ""
+        lines.append(f"  kl_per_latent: {per_latent}{rest}")
+    elif "active_units" not in result:
         lines.append("  no KL per latent: q does not factorize over the latents")
     lines.append("")
     if result["evidence"]:
         lines.extend([*estimates.table(result["evidence"]), ""])
+    if "ablation" in result:
+        lines.extend([*layers.table(result["ablation"]), ""])
     return lines
 
 

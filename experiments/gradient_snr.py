@@ -2,12 +2,15 @@ r"""Signal-to-noise ratio of the K-sample bound's gradients, against K.
 
     python -m experiments.gradient_snr
     python -m experiments.gradient_snr --setting=data_set --std=0.01 --num_draws=400
+    python -m experiments.gradient_snr --estimators=dreg,gdreg,ovis
 
 Rainforth et al. 2018 (arXiv:1802.04537) on their toy: z ~ N(mu, I), x | z ~ N(z, I),
 q(z | x) = N(A x + b, 2/3 I) in D = 20, whose optimum is known: mu is the mean of x,
 A = I / 2, b = mu / 2. At mu and b perturbed from it the slope of log SNR against log K
-is -1/2 for the encoder's b and +1/2 for the decoder's mu under IWAE. Prints fitted
-slopes with their standard errors beside theory; writes snr.json and snr.png.
+is -1/2 for the encoder's b and +1/2 for the decoder's mu under IWAE, and +1/2 for b
+under OVIS (Lievin et al. 2020, arXiv:2010.15524). mu is the prior's, so that GDReG has
+its own gradient for it. Prints fitted slopes with their standard errors beside theory;
+writes snr.json and snr.png.
 
 `--setting=one` takes the gradient at one x, `data_set` its mean over all x, as the
 paper does. The squared SNR is corrected for the noise of its own mean, which near the
@@ -15,6 +18,7 @@ optimum is most of it: (mean^2 - variance / n) / variance, averaged over dimensi
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -27,7 +31,13 @@ from jaxtyping import Array, Float
 from experiments.command import cli, report
 from experiments.command.report import Column, field
 from vae_jax import likelihoods, posteriors, vae
-from vae_jax.estimators import importance
+from vae_jax.estimators import (
+    gdreg,
+    importance,
+    ovis,
+    score_function,
+    thermodynamic,
+)
 from vae_jax.evaluation import gradient_noise
 from vae_jax.plots import curves
 from vae_jax.types import (
@@ -37,6 +47,7 @@ from vae_jax.types import (
     Network,
     Params,
     PRNGKey,
+    Transport,
     conditional,
 )
 
@@ -47,11 +58,25 @@ ESTIMATORS = {
     "iwae": importance.iwae,
     "dreg": importance.dreg,
     "stick_the_landing": importance.stick_the_landing,
+    "gdreg": gdreg.gdreg,
+    "vimco": score_function.vimco,
+    "ovis": ovis.ovis,
+    "ovis_gamma_1": functools.partial(ovis.ovis, gamma=1.0),
+    "ovis_monte_carlo": ovis.ovis_monte_carlo,
+    "thermodynamic_4_terms": functools.partial(
+        thermodynamic.thermodynamic, num_terms=4
+    ),
 }
 PARTS = {"encoder": "recognition", "decoder": "generative"}
-THEORY = {("iwae", "encoder"): -0.5, ("iwae", "decoder"): 0.5}
+THEORY = {
+    ("iwae", "encoder"): -0.5,
+    ("iwae", "decoder"): 0.5,
+    ("ovis", "encoder"): 0.5,
+    ("ovis_gamma_1", "encoder"): 0.5,
+    ("ovis_monte_carlo", "encoder"): 0.5,
+}
 COLUMNS = [
-    Column("log SNR against log K", lambda r: f"{r.estimator}, {r.part}", width=28),
+    Column("log SNR against log K", lambda r: f"{r.estimator}, {r.part}", width=32),
     field("slope", "slope", ".3f", 7),
     field("s.e.", "standard_error", ".3f", 7),
     field("theory", "theory", "g", 7),
@@ -65,6 +90,9 @@ class Config(cli.Flags):
     workdir: str = cli.flag("runs/gradient_snr", "Where the results are written.")
     setting: str = cli.flag(
         "one", "Gradients at one x or their mean over all.", choices=("one", "data_set")
+    )
+    estimators: tuple[str, ...] = cli.flag(
+        (), "Their names; all if empty.", choices=ESTIMATORS
     )
     num_latents: int = cli.flag(20, "D.", least=1)
     num_data: int = cli.flag(1024, "Rows x, N.", least=1)
@@ -106,6 +134,10 @@ def toy(key: PRNGKey, config: Config) -> Toy:
         width=0,
         sample=lambda key, mu, h: mu + jax.random.normal(key, shape),
         log_prob=log_prior,
+        transport=Transport(
+            lambda mu, h, eps: mu + eps,
+            lambda mu, h, z: z - mu,
+        ),
     )
     model = vae.model(
         vae.decoder_model(
@@ -164,6 +196,8 @@ def slopes(config: Config) -> Iterator[Slope]:
         return float(np.polyfit(np.log(config.num_samples), points, 1)[0])
 
     for i, (name, build) in enumerate(ESTIMATORS.items()):
+        if config.estimators and name not in config.estimators:
+            continue
         key = jax.random.fold_in(key_draws, i)
         sampled = [
             moments(

@@ -144,6 +144,53 @@ def elbo_and_baseline(network, *, offset, scale):
     return of
 
 
+def uha(problem):
+    """The bound of one chain: E of a quadratic of normals that move affinely.
+
+    Means and covariances of position and momentum together, step by step.
+    """
+    std = 0.8  # of p(x | z)
+
+    def surrogate(params, x):
+        layer, path = params.generative["decoder"]["output"], params.recognition["path"]
+        w, residual = layer["kernel"].T, x - layer["bias"]
+        mean, log_std = jnp.split(problem.recognition.encode(params, x), 2)
+        size, one = mean.size, jnp.eye(mean.size)
+        zero, precision = jnp.zeros_like(one), jnp.diag(jnp.exp(-2.0 * log_std))
+        center = jnp.concatenate([mean, jnp.zeros(size)])
+        spread = jnp.block([[jnp.diag(jnp.exp(2.0 * log_std)), zero], [zero, one]])
+        eta, total = jax.nn.sigmoid(path["logit_eta"]), 0.0
+
+        def square_of_momentum():
+            return (center[size:] ** 2).sum() + jnp.trace(spread[size:, size:])
+
+        betas = jnp.cumsum(jax.nn.softmax(path["logits"]))
+        for beta, step in zip(betas, jnp.exp(path["log_step_size"]), strict=True):
+            refresh = jnp.block([[one, zero], [zero, eta * one]])
+            noise = jnp.block([[zero, zero], [zero, (1.0 - eta**2) * one]])
+            center, spread = refresh @ center, refresh @ spread @ refresh.T + noise
+            total += 0.5 * square_of_momentum()
+            curvature = (1.0 - beta) * precision + beta * (one + w.T @ w / std**2)
+            pull = (1.0 - beta) * precision @ mean + beta * w.T @ residual / std**2
+            drift = jnp.block([[one, 0.5 * step * one], [zero, one]])
+            kick = jnp.block([[one, zero], [-step * curvature, one]])
+            center = kick @ drift @ center
+            center = drift @ (center + jnp.append(jnp.zeros(size), step * pull))
+            move = drift @ kick @ drift
+            spread = move @ spread @ move.T
+            total -= 0.5 * square_of_momentum()
+        z, cov = center[:size], spread[:size, :size]
+        gap = residual - w @ z
+        error = (gap @ gap + jnp.trace(w @ cov @ w.T)) / std**2
+        log_2pi = jnp.log(2.0 * jnp.pi)
+        log_p = -0.5 * (error + x.size * (log_2pi + 2.0 * jnp.log(std)))
+        log_p -= 0.5 * (z @ z + jnp.trace(cov) + size * log_2pi)
+        log_q = -0.5 * size * (log_2pi + 1.0) - log_std.sum()
+        return total + log_p - log_q
+
+    return surrogate
+
+
 def sumo(*, baseline, scale):
     """Minus half the mean square of SUMO's distance: one sample and one or two terms.
 

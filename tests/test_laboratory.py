@@ -141,6 +141,7 @@ def test_a_learned_prior_trains(tmp_path, changes, size):
             r"of continuous latents",
         ),
         ({"estimator": "renyi", "alpha": float("nan")}, "--alpha must be below inf"),
+        ({"estimator": "sumo", "prior": "vamp"}, "log p.* --prior=vamp is made of"),
     ],
 )
 def test_what_does_not_fit_is_named_with_what_does(changes, message):
@@ -153,6 +154,7 @@ def test_what_does_not_fit_is_named_with_what_does(changes, message):
     [
         {"estimator": "leave_one_out", "num_samples": 1},
         {"estimator": "jackknife", "num_samples": 1},
+        {"estimator": "ovis", "num_samples": 2, "ovis_gamma": 1.5},
     ],
 )
 def test_numbers_that_an_estimator_refuses_are_one_line_errors(tmp_path, changes):
@@ -166,11 +168,16 @@ def test_numbers_that_an_estimator_refuses_are_one_line_errors(tmp_path, changes
 @pytest.mark.slow
 def test_gradient_snr_fits_slopes_and_writes_them(tmp_path, capsys):
     config = gradient_snr.Config(
-        workdir=str(tmp_path), num_samples=(1, 8), num_draws=400, num_latents=3
+        workdir=str(tmp_path),
+        estimators=("iwae", "gdreg", "ovis_monte_carlo"),
+        num_samples=(2, 16),
+        num_draws=400,
+        num_latents=3,
     )
     assert gradient_snr.main(config) == 0
     assert "iwae, encoder" in capsys.readouterr().out
     slopes = read(tmp_path / "snr.json")["slopes"]
+    assert list(slopes) == list(config.estimators)
     assert slopes["iwae"]["decoder"]["slope"] > 0.2  # theory: 0.5
     assert (tmp_path / "snr.png").stat().st_size > 0
 
@@ -203,6 +210,34 @@ def test_estimator_variance_compares_and_writes(tmp_path, capsys):
     assert np.isfinite([row["phi_variance"], row["test_elbo"]]).all()
     for name in ("variance.png", "bounds.png"):
         assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"posterior": "bernoulli"}, "relax|rebar|ovis"),
+        ({"prior": "flow"}, "gdreg|uha|sumo"),
+    ],
+)
+@pytest.mark.slow
+def test_estimator_variance_knows_bits_and_learned_priors(tmp_path, changes, names):
+    config = estimator_variance.Config(
+        workdir=str(tmp_path),
+        epochs=(1,),
+        batch_size=10,
+        num_samples=4,
+        num_draws=10,
+        reference_draws=10,
+        estimators=names,
+        **changes,
+    )
+    assert estimator_variance.main(config) == 0
+    result = read(tmp_path / "variance.json")
+    rows = result["points"]["1"]["estimators"]
+    assert set(rows) == {config.table.unit, *names.split("|")}
+    assert all(0.0 < row["phi"]["variance"] < np.inf for row in rows.values())
+    assert rows[config.table.unit]["phi"]["relative_variance"] == 1.0
+    assert not result["against_batch"]
 
 
 @pytest.mark.slow

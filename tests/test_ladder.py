@@ -9,7 +9,7 @@ import pytest
 
 from tests import ladders, laws, testing
 from vae_jax import ladder, layer_forms, likelihoods, networks, posteriors, priors, vae
-from vae_jax.estimators import importance, sgvb
+from vae_jax.estimators import importance, regularized, sgvb
 from vae_jax.types import log_joint, log_weight
 
 IMAGE = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
@@ -208,22 +208,56 @@ def test_free_bits_leave_a_layer_below_its_budget_without_a_gradient(x64):
     budget, above = float(jnp.sort(kl)[1]) * 1.0001, int(jnp.argmax(kl))
     assert float(kl[above]) > budget
 
+    def penalized(penalty):
+        return sgvb.elbo(model, num_samples=1, penalty=penalty)
+
     @jax.jit
     def of_each(params):
         return [
-            jax.value_and_grad(sgvb.elbo(model, num_samples=1, penalty=penalty), 1)(
-                jax.random.clone(key), params, x
-            )
-            for penalty in (
-                lambda kl: jnp.maximum(kl, budget).sum(),
-                jnp.sum,
-                lambda kl: kl[above],
+            jax.value_and_grad(objective, 1)(jax.random.clone(key), params, x)
+            for objective in (
+                regularized.free_bits(model, num_samples=1, min_nats=budget, beta=0.3),
+                sgvb.sgvb_b(model, num_samples=1),
+                penalized(lambda kl: 0.3 * kl[above]),
+                regularized.free_bits(model, num_samples=1, min_nats=1e3),
+                penalized(lambda kl: 0.0 * kl[above]),
             )
         ]
 
-    (value, free), (bound, _), (_, alone) = of_each(params)
+    (value, free), (bound, _), (_, alone), (_, all_free), (_, none) = of_each(params)
     np.testing.assert_allclose(value, bound, rtol=1e-12)
     chex.assert_trees_all_close(free, alone, rtol=1e-12)
+    chex.assert_trees_all_equal(all_free, none)
+
+
+def test_balanced_layers_weigh_by_their_kl_for_their_size(x64):
+    model = ladders.normals(layer_forms.residual_normal())
+    params, h = _made(model)
+    key, x = jax.random.key(4), jnp.asarray(IMAGE)
+    kl = model.draw(jax.random.clone(key), params, x, h).kl
+    dense = (np.asarray(kl) + 0.01) / np.array([3.0, 2.0, 1.0])
+    weights = dense / dense.mean()
+    assert weights.max() > 1.5 * weights.min()
+
+    @jax.jit
+    def of_each(params):
+        return [
+            jax.value_and_grad(objective, 1)(jax.random.clone(key), params, x)
+            for objective in (
+                sgvb.sgvb_b(model, num_samples=1, beta=0.5, balance=jnp.asarray(1.0)),
+                sgvb.elbo(
+                    model, num_samples=1, penalty=lambda kl: 0.5 * (weights @ kl)
+                ),
+                sgvb.sgvb_b(model, num_samples=1, balance=jnp.asarray(0.0)),
+                sgvb.sgvb_b(model, num_samples=1),
+            )
+        ]
+
+    balanced, wanted, off, plain = of_each(params)
+    chex.assert_trees_all_close(balanced, wanted, rtol=1e-9)
+    chex.assert_trees_all_close(off, plain, rtol=1e-12)
+    with pytest.raises(ValueError, match="balance weighs layers of a ladder"):
+        sgvb.sgvb_b(ladders.normals(None, sizes=(2,)), num_samples=1, balance=1.0)
 
 
 def test_z_has_named_parts_from_x_upward(x64):

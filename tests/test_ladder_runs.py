@@ -2,18 +2,20 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import evaluate, reconstruct, train
-from experiments.choices import models
+from experiments.choices import estimators, models
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.export import cards
 from experiments.generate import command as generate
-from experiments.runs import runs
+from experiments.measures import measure
+from experiments.runs import fit, protocol, runs, trained_runs
 from tests.tiny import metrics, saved_arrays, tiny
 from vae_jax import (
     ladder,
@@ -25,6 +27,7 @@ from vae_jax import (
     priors,
 )
 from vae_jax.estimators import sgvb
+from vae_jax.types import Batch, Params
 
 TINY_LADDER = {"num_latents": 16, "ladder": ("3", "2")}
 X = (8, 8)
@@ -164,6 +167,12 @@ def test_bits_are_a_sigmoid_belief_network_and_learn_a_baseline(
             "--num_hidden says nothing to --ladder=4x4x1,2: maps have --num_blocks",
         ),
         ({"ladder": ("3", "2"), "hidden": (4, 4, 4)}, "--hidden=4,4,4 must be one"),
+        ({"ladder": ("3", "2"), "kl_balancing": True}, "and --kl_warmup above 0"),
+        ({"kl_warmup": 3, "kl_balancing": True}, "--ladder of two layers or more"),
+        (
+            {"kl_balancing": True, "kl_warmup": 3, "estimator": "sgvb_a"},
+            "--kl_balancing says nothing to --estimator=sgvb_a",
+        ),
         ({"ladder": ("3", "2"), "encoder_hidden": (4,)}, "--encoder_hidden says noth"),
         ({"ladder": ("3", "2"), "posterior_std": 0.1}, "--posterior_std says nothing"),
         (
@@ -281,7 +290,12 @@ def test_a_ladder_trains_resumes_and_is_measured_as_any_model(tmp_path, changes)
         parts = tiny(tmp_path / "parts", num_epochs=num_epochs, **changes)
         train.main(parts)
     assert all(map(np.array_equal, *map(saved_arrays, (whole, parts))))
-    assert metrics(whole.workdir) == metrics(parts.workdir)
+    rows = metrics(whole.workdir)
+    assert rows == metrics(parts.workdir)
+    for split in ("", "valid_"):
+        for row in rows:
+            of_layers = row[f"{split}kl_z1"] + row[f"{split}kl_z2"]
+            np.testing.assert_allclose(of_layers, row[f"{split}kl"], rtol=1e-5)
     member: dict[str, Any] = {"member": 0} if whole.num_seeds > 1 else {}
     which = evaluate.Config(
         workdir=whole.workdir,
@@ -292,6 +306,10 @@ def test_a_ladder_trains_resumes_and_is_measured_as_any_model(tmp_path, changes)
     )
     result = evaluate.evaluate(which)
     assert result["elbo"] < result["log_p"] + 1.0
+    np.testing.assert_allclose(result["kl_z1"] + result["kl_z2"], result["kl"])
+    active = [result[f"active_units{name}"] for name in ("", "_z1", "_z2")]
+    assert active[0] == active[1] + active[2]
+    assert 0.0 <= active[2] <= 2.0
     made = generate.Config(workdir=whole.workdir, num=4, **member)
     assert generate.main(made) == 0
     pictures = reconstruct.Config(workdir=whole.workdir, num=4, **member)
@@ -303,3 +321,100 @@ def test_a_card_of_a_run_without_a_second_layer_is_read(tmp_path):
     assert cards._config("model", flags) == Config(num_latents=3)
     with pytest.raises(ValueError, match="model: --top_latents=2 is gone"):
         cards._config("model", flags | {"top_latents": 2})
+
+
+def test_layers_that_die_are_named_once_after_the_warm_up(tmp_path, capsys):
+    config = tiny(tmp_path / "run", kl_warmup=2, eval_every=2, **TINY_LADDER)
+    run = fit.claim(config)
+    per_epoch = run.steps_per_epoch
+    capsys.readouterr()
+
+    def said(note, epoch, **nats):
+        note({"step": epoch * per_epoch, "epoch": float(epoch), **nats})
+        return capsys.readouterr().out
+
+    with fit._diary(run, step=0, total=per_epoch, started=0.0) as note:
+        assert not said(note, 2, kl=1.0, kl_z1=1.0, kl_z2=0.0)  # it warms up
+        assert not said(note, 3, kl=1.0, kl_z1=1.0, kl_z2=0.0)  # no validation
+        assert said(note, 4, kl=1.0, kl_z1=1.0, kl_z2=0.002).startswith(
+            "warning: dead layers at epoch 4: z2, KL 0.0020 nats per image; --kl_warm"
+        )
+        assert not said(note, 6, kl=1.0, kl_z1=1.0, kl_z2=0.003)
+        # Where there is a validation split it is what counts.
+        both = {"valid_kl": 1.0, "valid_kl_z1": 0.001, "valid_kl_z2": 0.0}
+        assert "z1, z2, KL 0.0010, 0.0000 " in said(note, 8, kl_z1=1.0, **both)
+        # Of two runs one is enough.
+        assert "layers at epoch 10: z1, KL 0.0050 nats" in said(
+            note,
+            10,
+            each_kl=[1.0, 1.0],
+            each_kl_z1=[0.005, 1.0],
+            each_kl_z2=[1.0, 1.0],
+        )
+        alive = {"kl": 1.0, "kl_z1": 0.01, "kl_z2": 0.5}
+        assert said(note, 12, **alive) == "no dead layer any more at epoch 12\n"
+
+
+def test_units_of_a_layer_are_active_by_their_kl():
+    """Those of z1 whose q is moved are; of z2, whose q is the prior, none."""
+    digits = protocol.load(Config())
+    config = Config(ladder=("3", "2"), hidden=(4,), posterior_form="residual")
+    model = models.build(config, X).model
+
+    def params(key):
+        theta, phi = jax.tree.map(jnp.zeros_like, model.init(key))
+        moved = jnp.array([1.0, 0.0, 0.05, 0.0, 0.0, 0.0])  # KL 0.5, 0 and 0.00125
+        phi["layer_1"]["posterior"]["output"]["bias"] = moved
+        return Params(theta, phi)
+
+    trained = trained_runs.Trained(
+        config, digits, model, jax.jit(params)(jax.random.key(0)), 1
+    )
+    latents = measure.latents(trained, split="test", num_images=7)
+    per_latent = [0.5, 0.0, 0.00125, 0.0, 0.0]
+    np.testing.assert_allclose(latents.pop("kl_per_latent"), per_latent, rtol=1e-5)
+    assert latents == {
+        "active_units": 1.0,
+        "active_units_z1": 1.0,
+        "active_units_z2": 0.0,
+    }
+    terms = measure.bound(
+        jax.random.key(0), trained, split="test", num_samples=2, num_images=7
+    )
+    np.testing.assert_allclose(terms["kl_z1"], 0.5 + 0.00125, rtol=1e-5)
+    assert terms["kl_z2"] == 0.0
+
+
+@pytest.mark.uses_optax  # as the steps of any run
+def test_layers_are_balanced_as_long_as_the_kl_warms_up():
+    config = Config(ladder=("3", "2"), hidden=(4,), kl_warmup=2, kl_balancing=True)
+    model = models.build(config, X).model
+    batch = Batch(jnp.ones((1, *X)), jnp.zeros(1, int), jnp.ones(1))
+    objective = estimators.objective(config, model, num_data=1, warmup_steps=2)
+    each = [
+        sgvb.sgvb_b(model, num_samples=1, beta=beta, balance=balance)
+        for beta, balance in ((0.5, 1.0), (1.0, 0.0))
+    ]
+
+    @jax.jit
+    def slopes(key):
+        params = model.init(key)
+        memory = objective.init(params)
+
+        def of_batch(params, memory):
+            nats, memory, _ = objective.value(
+                jax.random.clone(key), params, memory, batch
+            )
+            return nats.sum(), memory
+
+        got = []
+        for _ in each:
+            grads, memory = jax.grad(of_batch, has_aux=True)(params, memory)
+            got.append(grads)
+        one = jax.random.split(jax.random.clone(key), 1)[0]
+        return got, [
+            jax.grad(f, 1)(jax.random.clone(one), params, batch.x[0]) for f in each
+        ]
+
+    got, wanted = slopes(jax.random.key(0))
+    chex.assert_trees_all_close(got, wanted, rtol=1e-4, atol=1e-6)

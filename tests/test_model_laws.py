@@ -26,7 +26,7 @@ from vae_jax import (
     types,
     vae,
 )
-from vae_jax.estimators import enumerated, relax
+from vae_jax.estimators import enumerated, relax, uha
 from vae_jax.evaluation import laplace
 from vae_jax.factors import Factor
 from vae_jax.inference import full_vb, mcem, variational_em
@@ -146,7 +146,8 @@ def _exemplars():
 def _with_baseline():
     bits = _pair(posteriors.bernoulli(3), priors.bernoulli(3))
     with_control = relax.with_control(bits, networks.linear(9, 1), temperature=0.5)
-    return vae.with_baseline(with_control, networks.linear(6, 1))
+    with_path = uha.with_path(with_control, num_temperatures=2)
+    return vae.with_baseline(with_path, networks.linear(6, 1))
 
 
 def _belief(sizes):
@@ -192,7 +193,7 @@ ROWS = [
     Row("two layers", set(), _two_layers, IMAGE),
     Row(
         "bits",
-        {vae.with_baseline, vae.with_parameters, relax.with_control},
+        {vae.with_baseline, vae.with_parameters, relax.with_control, uha.with_path},
         _with_baseline,
         IMAGE,
         3,

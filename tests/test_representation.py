@@ -136,7 +136,8 @@ def test_any_posterior_has_codes(tmp_path, changes, capsys):
     result = read(tmp_path / "run" / name)
     width = sum(map(int, config.ladder)) or config.num_latents
     assert result["sizes"]["codes"] == width
-    assert ("active_units" in result["latents"]) == (config.posterior == "bernoulli")
+    has_units = config.posterior == "bernoulli" or bool(config.ladder)
+    assert ("active_units" in result["latents"]) == has_units
 
 
 @pytest.mark.slow

@@ -293,14 +293,21 @@ def _monitor(config: Any, model: Model) -> gradient.Monitor:
     """The KL where it has a closed form or the bound is an ELBO, else both terms of it.
 
     A closed form draws no noise, so the step already holds all it needs. Noise drawn
-    twice is computed twice, and a second decoding with it: not for the KL alone.
+    twice is computed twice, and a second decoding with it: not for the KL alone. Of a
+    ladder, the KL of each layer too.
     """
     closed = model.kl
     if closed is None:
-        terms = sgvb.elbo_terms(model, num_samples=config.num_samples)
-        if estimators.ESTIMATORS[config.gradient].of_elbo:
-            return lambda key, params, x: {"kl": terms(key, params, x).kl}
-        return lambda key, params, x: terms(key, params, x)._asdict()
+        terms = sgvb.grouped_terms(model, num_samples=config.num_samples)
+        of_elbo = estimators.ESTIMATORS[config.gradient].of_elbo
+
+        def both(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
+            reconstruction, kl = terms(key, params, x)
+            decoded = {} if of_elbo else {"reconstruction": reconstruction}
+            of_layers = estimators.kl_of_layers(model, kl)
+            return {**decoded, "kl": kl.sum(), **of_layers}
+
+        return both
 
     def kl_alone(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
         del key

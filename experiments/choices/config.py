@@ -175,7 +175,8 @@ class Config(DataFlags):
     num_outer: int = cli.flag(1, "Outer samples of miwae and piwae, M.", least=1)
     beta: float = cli.flag(
         1.0,
-        "Weight of the KL (sgvb_b); the ELBO's share of the bound (ciwae).",
+        "Weight of the KL (sgvb_a, sgvb_b, free_bits); the ELBO's share of the bound "
+        "(ciwae).",
         least=0,
     )
     alpha: float = cli.flag(
@@ -185,7 +186,7 @@ class Config(DataFlags):
         infinite=True,
     )
     num_terms: int = cli.flag(
-        2, "Terms between the ELBO and log p(x) (thermodynamic).", least=1
+        2, "Terms from the ELBO to log p(x) (thermodynamic, uha).", least=1
     )
     first_beta: float = cli.flag(
         0.03, "Power of the first of them after 0 (thermodynamic).", above=0, below=1
@@ -195,7 +196,9 @@ class Config(DataFlags):
     )
     jackknife_order: int = cli.flag(1, "Order of the jackknife bound: 0, 1 or 2.")
     free_nats: float = cli.flag(
-        0.1, "KL that each latent has for free (free_bits).", least=0
+        0.1,
+        "KL that each latent, or each layer of a ladder, has for free (free_bits).",
+        least=0,
     )
     capacity: float = cli.flag(20.0, "Nats the KL is pulled to (capacity).", least=0)
     capacity_strength: float = cli.flag(10.0, "How strongly (capacity).", least=0)
@@ -221,8 +224,14 @@ class Config(DataFlags):
     )
     kl_warmup: int = cli.flag(
         0,
-        "Epochs over which the KL's weight in the gradient rises to 1 (sgvb_b).",
+        "Epochs over which the KL's weight in the gradient rises to 1 (sgvb_a, sgvb_b, "
+        "free_bits).",
         least=0,
+    )
+    kl_balancing: bool = cli.flag(
+        False,
+        "Until then, weigh the KL of each layer of a ladder by its nats per latent, so "
+        "that layers of little are not lost (sgvb_b, free_bits).",
     )
     optimizer: str = cli.flag(
         "adam",

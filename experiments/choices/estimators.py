@@ -26,6 +26,7 @@ from vae_jax.estimators import (
     sgvb,
     sumo,
     thermodynamic,
+    uha,
     wake_sleep,
 )
 from vae_jax.training import gradient
@@ -107,18 +108,25 @@ def _control(
     return model, {"network": network}
 
 
+def _path(config: Any, model: Model, num_entries: int) -> tuple[Model, dict[str, Any]]:
+    """As many temperatures as terms."""
+    del num_entries
+    return uha.with_path(model, num_temperatures=config.num_terms), {}
+
+
 ESTIMATORS = {
     "sgvb_a": Estimator(sgvb.sgvb_a, {"beta": "beta"}, ("kl_warmup",), of_elbo=True),
     "sgvb_b": Estimator(
         sgvb.sgvb_b,
         {"beta": "beta"},
-        ("kl_warmup",),
+        ("kl_warmup", "kl_balancing"),
         fits=_with_closed_kl,
         of_elbo=True,
     ),
     "free_bits": Estimator(
         regularized.free_bits,
-        {"min_nats": "free_nats"},
+        {"min_nats": "free_nats", "beta": "beta"},
+        ("kl_warmup", "kl_balancing"),
         fits=_factorized,
         of_elbo=True,
     ),
@@ -154,6 +162,7 @@ ESTIMATORS = {
         {"num_terms": "num_terms", "first_beta": "first_beta"},
         fits=_any,
     ),
+    "uha": Estimator(uha.uha, reads=("num_terms",), learns=_path),
     "sumo": Estimator(sumo.sumo, remembers=True),
     "vimco": Estimator(score_function.vimco, fits=_any),
     "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=_any),
@@ -246,7 +255,8 @@ def objective(
 
         return per_row(of_row)
 
-    of_model(model)  # so that what does not fit is said before anything runs
+    # So that what does not fit is said before anything runs.
+    of_model(model, **({"balance": 1.0} if config.kl_balancing else {}))
     if row.remembers:
         return running_baseline.running_baseline(
             lambda baseline, scale: build(baseline=baseline, scale=scale)
@@ -257,9 +267,24 @@ def objective(
     def at_step(step: Array) -> gradient.Settings:
         # A traced warm-up of no steps is over at the first.
         share = jnp.minimum(1.0, (step + 1.0) / jnp.maximum(warmup_steps, 1))
-        return {"beta": settings["beta"] * share}
+        rises = {"beta": settings["beta"] * share}
+        if config.kl_balancing:  # as long as it rises
+            rises["balance"] = jnp.where(share < 1.0, 1.0, 0.0)
+        return rises
 
     return gradient.scheduled(lambda s: build(**s), at_step)
+
+
+def kl_of_layers(model: Model, kl: Array) -> dict[str, Array]:
+    """The KL of each layer of a ladder, from x upward, by the names in reports.
+
+    Args:
+        model: any; one of a single layer has no such numbers.
+        kl: [G], as a draw has it.
+    """
+    if not model.lower:
+        return {}
+    return {f"kl_z{i}": kl[i - 1] for i in range(1, len(model.lower) + 2)}
 
 
 def with_learned(

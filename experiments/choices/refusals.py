@@ -202,10 +202,22 @@ def _readers(config: Any) -> None:
 
 
 def _estimator(config: Any) -> None:
+    if config.kl_balancing and not (
+        config.kl_warmup and (config.layers or config.model)
+    ):
+        raise ValueError(
+            "--kl_balancing weighs the layers of a ladder while its KL warms up: give "
+            "--ladder of two layers or more, and --kl_warmup above 0"
+        )
     if config.estimator == "ciwae" and not config.beta < 1.0:
         raise ValueError(
             f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
             f"ELBO alone), got {config.beta}"
+        )
+    if config.estimator == "sumo" and config.prior in ("vamp", "exemplar"):
+        raise ValueError(
+            f"--estimator=sumo lowers the variance of log p(x) in phi, which "
+            f"--prior={config.prior} is made of: choose another prior, or iwae"
         )
     decays = "decoupled_decay" in rows.read_by(OPTIMIZERS[config.optimizer])
     if config.algorithm == "full_vb" and decays:

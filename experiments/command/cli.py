@@ -21,12 +21,14 @@ from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 from absl import flags
 
 C = TypeVar("C")
+N = TypeVar("N", int, float)
 DEFINE: dict[Any, Callable[..., Any]] = {  # absl's, by the type of the field
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
     bool: flags.DEFINE_bool,
     tuple[int, ...]: flags.DEFINE_list,
+    tuple[float, ...]: flags.DEFINE_list,
     tuple[str, ...]: flags.DEFINE_list,
 }
 
@@ -53,7 +55,8 @@ def flag(
 
     Args:
         default: the flag's default; its field's type is int, float, str, bool,
-            tuple[int, ...] or tuple[str, ...] (comma-separated lists).
+            tuple[int, ...], tuple[float, ...] or tuple[str, ...] (comma-separated
+            lists).
         text: what --help says.
         choices: the only values allowed, if given; of a list, the only items.
         least: the least value allowed, of a list of each item.
@@ -318,7 +321,9 @@ def _read(config_cls: Any, argv: Sequence[str]) -> dict[str, Any]:
     read = {f.name: read[f.name] for f in fields}
     for name, value in read.items():
         if types[name] == tuple[int, ...]:
-            read[name] = _integers(name, value)
+            read[name] = _numbers(name, value, int, "integers")
+        elif types[name] == tuple[float, ...]:
+            read[name] = _numbers(name, value, float, "numbers")
         elif types[name] == tuple[str, ...]:
             read[name] = tuple(value)
         elif types[name] is int and not -(2**31) <= value < 2**31:
@@ -326,12 +331,14 @@ def _read(config_cls: Any, argv: Sequence[str]) -> dict[str, Any]:
     return read
 
 
-def _integers(name: str, value: Sequence[str]) -> tuple[int, ...]:
+def _numbers(
+    name: str, value: Sequence[str], kind: Callable[[str], N], what: str
+) -> tuple[N, ...]:
     try:
-        return tuple(int(item) for item in value if item.strip())
+        return tuple(kind(item) for item in value if item.strip())
     except ValueError:
         raise ValueError(
-            f"flag --{name}={','.join(value)}: a comma-separated list of integers"
+            f"flag --{name}={','.join(value)}: a comma-separated list of {what}"
         ) from None
 
 

@@ -3,57 +3,53 @@ r"""Bias, variance, signal and cost of every estimator on one model as it trains
     python -m experiments.estimator_variance
     python -m experiments.estimator_variance --dataset=mnist --data_dir=DIR \
         --binarization=static --hidden=500 --epochs=1,5
+    python -m experiments.estimator_variance --posterior=bernoulli
+    python -m experiments.estimator_variance --prior=flow
 
-Trains a VAE by SGVB B and stops after each of `--epochs`. At each stop every estimator
-that fits draws gradients of one minibatch with `--num_samples` samples of z per image,
-so all see as many decoder evaluations. Printed and written for theta and phi apart:
+Trains a VAE by SGVB B (A where the prior is learned, RELAX where latents are binary)
+and stops after each of `--epochs`. At each stop every estimator that fits draws
+gradients of one minibatch with as many samples of z per image as make `--num_samples`
+decoder evaluations. Printed and written for theta and phi apart:
 
-  variance   trace of the covariance of a gradient; for phi also relative to SGVB B's,
-             the first line; the second is the naive score function's
+  variance   trace of the covariance of a gradient, without what one estimator alone
+             learns; for phi also relative to the first line's
   snr        |mean| / sqrt(variance), corrected for the noise of the mean
   bias       |mean - reference| / |reference|, corrected likewise; the reference is the
              estimator's own bound by a long run of an unbiased estimator of it
   ms         milliseconds for each gradient of the minibatch
 
-A second table spends L x M = `--budget` decoder evaluations in each step as L samples
-of M images: the variance of the step's gradient, and the bounds after equal time.
+Where SGVB B is the first line, a second table spends L x M = `--budget` decoder
+evaluations in each step as L samples of M images: the variance of the step's gradient,
+and the bounds after equal time.
 Writes variance.json, variance.png and bounds.png.
 """
 
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from experiments.choices.algorithms import Parts
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
 from experiments.command.report import Column, field
-from experiments.estimator_variance import equal_budget
+from experiments.estimator_variance import cases, equal_budget
 from experiments.runs import protocol, runs
-from vae_jax import bounds
 from vae_jax.data import batches
-from vae_jax.estimators import (
-    importance,
-    multiply_weighted,
-    score_function,
-    sgvb,
-    wake_sleep,
-)
 from vae_jax.evaluation import gradient_noise
 from vae_jax.plots import curves
 from vae_jax.training import loop
-from vae_jax.types import ExampleObjective, Model, Params, PRNGKey, each_example
+from vae_jax.types import ExampleObjective, Params, PRNGKey, each_example
 
-OURS = "sgvb_b"
-BASELINE = "score_function, constant baseline"
 PARTS = {"theta": "generative", "phi": "recognition"}
 OF_TRAIN = (  # flags that train has too
-    *("dataset", "data_dir", "binarization", "num_latents", "hidden"),
+    *("dataset", "data_dir", "binarization", "posterior", "prior"),
+    *("num_latents", "hidden"),
     *("learning_rate", "batch_size", "seed"),
 )
 TIMED_DRAWS = 30
@@ -96,51 +92,6 @@ class Measured(NamedTuple):
     phi: gradient_noise.Noise
 
 
-class Case(NamedTuple):
-    """An estimator, and what its gradients are compared with.
-
-    Attributes:
-        build: model, num_samples, numbers -> its function of one example.
-        numbers: of its own.
-        theta: the bounds whose gradient it should have on average, name -> weight; None
-            where no unbiased estimator of it is at hand.
-        phi: as theta.
-    """
-
-    build: Callable[..., ExampleObjective]
-    numbers: dict[str, Any]
-    theta: dict[str, float] | None
-    phi: dict[str, float] | None
-
-
-REFERENCES = {  # an unbiased estimator of each bound, and the share of K it takes
-    "elbo": (sgvb.sgvb_b, 1),
-    "l_k": (importance.iwae, 1),
-    "l_half": (importance.iwae, 2),
-}
-ELBO, L_K, L_HALF = {"elbo": 1.0}, {"l_k": 1.0}, {"l_half": 1.0}
-MIXED = {"elbo": 0.5, "l_k": 0.5}
-PATH = {"bound": bounds.elbo, "with_score": False}
-CASES = {
-    "score_function": Case(score_function.score_function, {}, ELBO, ELBO),
-    BASELINE: Case(score_function.score_function, {}, ELBO, ELBO),
-    "leave_one_out": Case(score_function.leave_one_out, {}, ELBO, ELBO),
-    "sgvb_a": Case(sgvb.sgvb_a, {}, ELBO, ELBO),
-    OURS: Case(sgvb.sgvb_b, {}, ELBO, ELBO),
-    "sgvb_a, path gradient": Case(importance.of_bound, PATH, ELBO, ELBO),
-    "iwae": Case(importance.iwae, {}, L_K, L_K),
-    "stick_the_landing": Case(importance.stick_the_landing, {}, L_K, L_K),
-    "dreg": Case(importance.dreg, {}, L_K, L_K),
-    "vimco": Case(score_function.vimco, {}, L_K, L_K),
-    "ciwae, beta = 0.5": Case(importance.ciwae, {"beta": 0.5}, MIXED, MIXED),
-    "miwae, M = 2": Case(multiply_weighted.miwae, {"num_outer": 2}, L_HALF, L_HALF),
-    "piwae, M = 2": Case(multiply_weighted.piwae, {"num_outer": 2}, L_K, L_HALF),
-    "renyi, alpha = 0.5": Case(importance.renyi, {"alpha": 0.5}, None, None),
-    "jackknife, order 1": Case(importance.jackknife, {"order": 1}, None, None),
-    "reweighted_wake_sleep": Case(wake_sleep.reweighted_wake_sleep, {}, L_K, None),
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class Config(cli.Flags):
     """One experiment; every field is a flag."""
@@ -152,6 +103,16 @@ class Config(cli.Flags):
         "auto",
         "Pixels, as in experiments.train.",
         choices=("auto", "threshold", "static"),
+    )
+    posterior: str = cli.flag(
+        "diag_normal",
+        "Of q; bernoulli has binary latents.",
+        choices=("diag_normal", "bernoulli"),
+    )
+    prior: str = cli.flag(
+        "standard_normal",
+        "Of real latents; flow is learned.",
+        choices=("standard_normal", "flow"),
     )
     num_latents: int = cli.flag(16, "Latent dimensions.")
     hidden: tuple[int, ...] = cli.flag((200,), "Units of the hidden layers.")
@@ -172,20 +133,27 @@ class Config(cli.Flags):
         """Refuses stops that do not rise, and unknown estimators."""
         if sorted(set(self.epochs)) != list(self.epochs):
             raise ValueError(f"--epochs must rise, got {self.epochs}")
-        unknown = [name for name in self.names if name not in CASES]
+        known = self.table.cases
+        unknown = [name for name in self.names if name not in known]
         if unknown:
             raise ValueError(
                 f"--estimators: unknown {', '.join(unknown)}; known: "
-                f"{' | '.join(CASES)}"
+                f"{' | '.join(known)}"
             )
 
     @property
+    def table(self) -> cases.Table:
+        """What fits the posterior and the prior."""
+        return cases.table(self.posterior, self.prior)
+
+    @property
     def names(self) -> list[str]:
-        """The estimators of the first table, SGVB B among them."""
+        """The estimators of the first table, that of its unit among them."""
+        known = self.table.cases
         if not self.estimators:
-            return list(CASES)
-        chosen = {OURS, *self.estimators.split("|")}
-        return [n for n in CASES if n in chosen] + sorted(chosen - CASES.keys())
+            return list(known)
+        chosen = {self.table.unit, *self.estimators.split("|")}
+        return [n for n in known if n in chosen] + sorted(chosen - known.keys())
 
 
 class Stop(NamedTuple):
@@ -196,29 +164,43 @@ class Stop(NamedTuple):
 
 
 def at_one_point(
-    key: PRNGKey, config: Config, model: Model, params: Params, x: Array
+    key: PRNGKey, config: Config, parts: Parts, params: Params, x: Array
 ) -> Stop:
     """The minibatch's ELBO and every estimator's row, printed when it is known."""
+    model, learned = parts.model, parts.learned
     key_elbo, key_references, key_draws = jax.random.split(key, 3)
+    table = config.table
     references = {
         name: build(model, num_samples=config.num_samples // divisor)
-        for name, (build, divisor) in REFERENCES.items()
+        for name, (build, divisor) in table.references.items()
     }
     elbo = float(each_example(references["elbo"])(key_elbo, params, x).mean())
     print(f"ELBO {elbo:.2f}")
 
     def moments(
-        key: PRNGKey, objective: ExampleObjective, num_draws: int
+        key: PRNGKey, objective: ExampleObjective, params: Params, num_draws: int
     ) -> dict[str, gradient_noise.Moments]:
         gradient = gradient_noise.of_batch(objective)
-        run = gradient_noise.moments(gradient, num_draws=num_draws)
+
+        def of_the_model(key: PRNGKey, params: Params, x: Array) -> Params:
+            theta, phi = gradient(key, params, x)
+            return Params(theta, {n: phi[n] for n in phi if n not in cases.LEARNED})
+
+        run = gradient_noise.moments(of_the_model, num_draws=num_draws)
         sampled = jax.jit(run)(key, params, x)
         return {p: gradient_noise.part(sampled, name) for p, name in PARTS.items()}
 
-    mixtures = [mixture or {} for name in config.names for mixture in CASES[name][2:]]
+    mixtures = [
+        mixture or {}
+        for name in config.names
+        for mixture in (table.cases[name].theta, table.cases[name].phi)
+    ]
     expected = {
         name: moments(
-            jax.random.fold_in(key_references, i), objective, config.reference_draws
+            jax.random.fold_in(key_references, i),
+            objective,
+            params,
+            config.reference_draws,
         )
         for i, (name, objective) in enumerate(references.items())
         if any(name in mixture for mixture in mixtures)
@@ -226,16 +208,23 @@ def at_one_point(
 
     def rows() -> Iterator[Measured]:
         ours: dict[str, gradient_noise.Moments] = {}
-        for name in sorted(config.names, key=lambda name: name != OURS):
-            build, numbers, *mixtures = CASES[name]
-            objective = build(
-                model,
-                num_samples=config.num_samples // numbers.get("num_outer", 1),
-                **numbers,
-                **({"baseline": elbo} if name == BASELINE else {}),
+        for name in sorted(config.names, key=lambda name: name != table.unit):
+            case = table.cases[name]
+            num_samples = config.num_samples // case.decodings
+            of_case, at = model, params
+            if case.extend is not None:
+                of_case = case.extend(model, num_samples)
+                start = of_case.init(jax.random.clone(key_draws)).recognition
+                at = params._replace(recognition=start | params.recognition)
+            objective = case.build(
+                of_case,
+                num_samples=num_samples,
+                **case.numbers,
+                **({"network": learned["network"]} if name == "relax" else {}),
+                **({"baseline": elbo} if case.has_baseline else {}),
             )
             key = jax.random.fold_in(key_draws, config.names.index(name))
-            sampled = moments(key, objective, config.num_draws)
+            sampled = moments(key, objective, at, config.num_draws)
             ours = ours or sampled
             noise = {
                 part: gradient_noise.noise(
@@ -245,12 +234,12 @@ def at_one_point(
                     if mixture is None
                     else [(w, expected[name][part]) for name, w in mixture.items()],
                 )
-                for part, mixture in zip(PARTS, mixtures, strict=True)
+                for part, mixture in zip(PARTS, (case.theta, case.phi), strict=True)
             }
             timed = gradient_noise.seconds_per_draw(
                 gradient_noise.of_batch(objective), num_draws=TIMED_DRAWS
             )
-            seconds = timed(jax.random.clone(key_draws), params, x)
+            seconds = timed(jax.random.clone(key_draws), at, x)
             yield Measured(name, 1e3 * seconds, **noise)
 
     return Stop(elbo, {row.name: row for row in report.printed(POINT, rows())})
@@ -259,7 +248,10 @@ def at_one_point(
 def run_all(config: Config) -> dict[str, Any]:
     """Trains, stops, measures and prints."""
     with cli.user_errors():
-        flags = TrainConfig(**{name: getattr(config, name) for name in OF_TRAIN})
+        flags = TrainConfig(
+            estimator=config.table.trained_by,
+            **{name: getattr(config, name) for name in OF_TRAIN},
+        )
     run = runs.build(flags)
     print(protocol.opening(run.config, run.data), flush=True)
     key_measure, key_rows, key_batch = jax.random.split(run.keys.evaluation, 3)
@@ -275,18 +267,22 @@ def run_all(config: Config) -> dict[str, Any]:
             state, _ = scan(state, data, order)
         print(f"\nepoch {last}, ", end="")
         key, params = jax.random.fold_in(key_measure, last), state.inner.params
-        points[last] = at_one_point(key, config, run.model, params, x)
+        points[last] = at_one_point(key, config, run.parts, params, x)
     print()
-    against_batch = report.printed(
-        BUDGET,
-        equal_budget.against_batch(
-            key_batch,
-            run,
-            state.inner.params,
-            budget=config.budget,
-            num_draws=config.num_draws,
-            seconds=config.seconds,
-        ),
+    against_batch = (
+        []
+        if config.table.unit != "sgvb_b"
+        else report.printed(
+            BUDGET,
+            equal_budget.against_batch(
+                key_batch,
+                run,
+                state.inner.params,
+                budget=config.budget,
+                num_draws=config.num_draws,
+                seconds=config.seconds,
+            ),
+        )
     )
     stamp = protocol.stamp(run.config, run.data)
     return {"points": points, "against_batch": against_batch, "protocol": stamp}

@@ -8,6 +8,10 @@ x from the decoder: z, mean, x), with two latents the manifold, interpolation (l
 and spherical, between the codes of pairs of --images) and traversal (the latents of
 greatest KL, each moved by itself).
 
+--temperature=0.7 scales the noise of the prior; of a ladder a number for each layer may
+stand there, from x upward. --by_layer adds a picture of what each layer draws: its rows
+have none of one sample's layers in common, then the top one, then one more.
+
 --sampler=mixture draws z from a mixture of normals fitted to the codes of training rows
 instead, and adds _mixture to the names of samples.
 
@@ -27,7 +31,7 @@ import jax
 from jaxtyping import Array
 
 from experiments.command import cli, report
-from experiments.generate import paths, quality, samplers
+from experiments.generate import layers, paths, quality, samplers
 from experiments.measures import pictures
 from experiments.runs import trained_runs
 from vae_jax.types import PRNGKey
@@ -49,6 +53,15 @@ class Config(trained_runs.WorkdirFlags):
     num_fitted: int = cli.flag(
         10_000, "Training rows that it is fitted to; 0: all.", least=0
     )
+    temperature: tuple[float, ...] = cli.flag(
+        (),
+        "What the noise of p(z) is multiplied by; for a ladder one number, or one for "
+        "each layer from x upward. Empty: 1.",
+        least=0,
+    )
+    by_layer: bool = cli.flag(
+        False, "Of a ladder: samples below one layer that stays, two, and so on."
+    )
     manifold_size: int = cli.flag(20, "Tiles a side of the manifold.", least=1)
     split: str = cli.flag(
         "",
@@ -68,7 +81,11 @@ class Config(trained_runs.WorkdirFlags):
     seed: int = cli.flag(0, "Seed of the samples.")
 
     def check(self) -> None:
-        """Refuses images that are no pairs."""
+        """Refuses images that are no pairs, and a temperature of no prior."""
+        if self.temperature and self.sampler != "prior":
+            raise ValueError(
+                f"--temperature is of --sampler=prior, not of {self.sampler}"
+            )
         if len(self.images) % 2:
             raise ValueError(
                 f"--images must be pairs of rows, got {len(self.images)} of them"
@@ -86,9 +103,8 @@ def main(config: Config) -> int:
     """Samples, draws and writes."""
     trained = config.load()
     pairs = images_to_join(config, trained)
-    key_fit, key_samples, key_paths, key_quality = jax.random.split(
-        jax.random.key(config.seed), 4
-    )
+    root = jax.random.key(config.seed)
+    key_fit, key_samples, key_paths, key_quality = jax.random.split(root, 4)
     sample_z, source, mixture = None, "the prior", ""
     if config.sampler == "mixture":
         sample_z = samplers.of_mixture(
@@ -98,12 +114,26 @@ def main(config: Config) -> int:
             num_rows=config.num_fitted,
         )
         source, mixture = "a mixture fitted to codes", "mixture"
+    warmth = ""
+    if config.temperature:
+        sample_z = samplers.tempered(trained, config.temperature)
+        listed = [f"{number:g}" for number in config.temperature]
+        source = f"the prior at temperature {', '.join(listed)}"
+        warmth = "_".join(["temperature", *listed])
+    parts = "samples", mixture, warmth, config.part("num")
     drawings = {
-        config.result_path(trained, "samples", mixture, config.part("num")): Drawing(
+        config.result_path(trained, *parts): Drawing(
             pictures.samples(key_samples, trained, num=config.num, sample_z=sample_z),
             partial(pictures.draw_samples, source=source),
         )
     }
+    if config.by_layer:
+        # A key of its own, so that all else draws what it drew.
+        of_layers = layers.sampled(
+            jax.random.fold_in(root, 4), trained, config.temperature
+        )
+        path = config.result_path(trained, "by_layer", warmth)
+        drawings[path] = Drawing(of_layers, partial(layers.draw, source=source))
     if pictures.has_manifold(trained):
         plane = pictures.manifold(trained, size=config.manifold_size)
         path = config.result_path(trained, "manifold")
@@ -131,7 +161,7 @@ def main(config: Config) -> int:
             num_neighbors=config.num_neighbors,
         )
         print(quality.table(result, source=source))
-        parts = "quality", mixture, config.part("quality_rows")
+        parts = "quality", mixture, warmth, config.part("quality_rows")
         path = config.result_path(trained, *parts).with_suffix(".json")
         report.write(path, config, result._asdict())
     return 0

@@ -67,7 +67,8 @@ def along(
     first; by the variance of their codes where q has no KL per latent. Values run from
     the 1st to the 99th percentile of the prior's draws; bits take 0 and 1.
 
-    Returns latents [L], their kl or variance [L], z [L, T, D] and mean [L, T, *X].
+    Returns latents [L], their kl or variance [L], z [L, T, D] and mean [L, T, *X], and
+    the sizes of the layers of z, of which the i-th latent of layer l is called z_l[i].
     """
     key_code, key_order, key_prior = jax.random.split(key, 3)
     scores, what = _scores(key_order, trained)
@@ -86,6 +87,7 @@ def along(
         "z": np.asarray(z),
         "mean": pictures.decoded(trained, z),
         "x": np.asarray(trained.data.prepared.value(row)),
+        "layer_sizes": np.array(trained.layer_sizes),
     }
 
 
@@ -102,7 +104,12 @@ def draw_between(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
 def draw_along(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
     """A row of means for each latent, that of the greatest KL at the top."""
     by = "KL" if "kl" in arrays else "variance of the code"
-    names = ", ".join(f"z_{latent + 1}" for latent in arrays["latents"])
+    ends, places = np.cumsum(arrays["layer_sizes"]), arrays["latents"]
+    layers = np.searchsorted(ends, places, side="right")
+    starts = ends - arrays["layer_sizes"]
+    pairs = zip(layers + 1, places - starts[layers] + 1, strict=True)
+    of_one = len(ends) == 1
+    names = ", ".join(f"z_{i}" if of_one else f"z_{layer}[{i}]" for layer, i in pairs)
     title = f"One latent moves, greatest {by} at the top: {names}"
     files.save(images.groups([arrays["mean"]], title=title, limits=limits), path)
 

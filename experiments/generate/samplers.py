@@ -1,4 +1,4 @@
-"""Samples whose z comes from a mixture fitted to the codes."""
+"""Where z comes from: the prior, its noise scaled, layer by layer, or a mixture."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -72,3 +72,50 @@ def of_mixture(
         return mixture.sample_observation(key_z, fitted, component)
 
     return sample
+
+
+def tempered(trained: trained_runs.Trained, temperatures: tuple[float, ...]) -> Sampler:
+    """z from the prior with the noise of each layer, from x upward, times a number.
+
+    Raises:
+        UsageError: for another number of them than `of_each_layer` takes, or a prior
+            that is no map of noise.
+    """
+    each = of_each_layer(trained, temperatures)
+    model, params = trained.model, trained.params
+
+    def sample(key: PRNGKey) -> Array:
+        if model.hierarchy is not None:
+            nothing = jnp.zeros(trained.num_latents)  # as all layers are drawn
+            return model.hierarchy.redraw(key, params, nothing, len(each), each)
+        transport, z = model.generative.transport, model.generative.sample_prior
+        if transport is None:
+            raise ValueError(
+                f"--temperature={each[0]:g} scales noise, and this prior is no map of "
+                "noise"
+            )
+        eps = transport.inverse(params, z(key, params))
+        return transport.forward(params, each[0] * eps)
+
+    with cli.user_errors():
+        jax.eval_shape(sample, jax.eval_shape(jax.random.key, 0))
+    return sample
+
+
+def of_each_layer(
+    trained: trained_runs.Trained, temperatures: tuple[float, ...]
+) -> tuple[float, ...]:
+    """A temperature of each layer: 1 where there is none, one number for all.
+
+    Raises:
+        UsageError: for another number of them.
+    """
+    depth = len(trained.layer_sizes)
+    if len(temperatures) not in (0, 1, depth):
+        raise cli.UsageError(
+            f"--temperature={','.join(map(str, temperatures))} must be one number, or "
+            f"one for each of the {depth} layers of latents"
+        )
+    return (
+        temperatures if len(temperatures) == depth else (*temperatures, 1.0)[:1] * depth
+    )

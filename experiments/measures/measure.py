@@ -3,21 +3,23 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments.choices import densities
+from experiments.choices import densities, estimators
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax.data import batches
 from vae_jax.estimators import sgvb
-from vae_jax.evaluation import examples, marginal, representation, weights
+from vae_jax.evaluation import ablation, examples, marginal, representation, weights
 from vae_jax.types import Model, Params, PRNGKey, PyTree
 
 DECODED_ROWS = 1000  # samples decoded side by side
 IMPORTANCE_CHUNK = 500  # importance samples decoded at a time
 MEAN_SAMPLES = 100  # of a code, where q has no mean in closed form
+KL_SAMPLES = 10  # of the layers above one, whose KL depends on them
 
 
 def check_importance_samples(number: int, flag: str = "importance_samples") -> None:
@@ -83,6 +85,21 @@ def log_evidence(
     )
 
 
+def elbo_terms(
+    model: Model, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array], dict[str, Array]]:
+    """(key, params, x) -> reconstruction and KL, and that of each layer of a ladder."""
+    terms = sgvb.grouped_terms(model, num_samples=num_samples)
+
+    def by_name(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
+        reconstruction, kl = terms(key, params, x)
+        of_layers = estimators.kl_of_layers(model, kl)
+        # In this order, though a compiled function sorts them.
+        return {"reconstruction": reconstruction, "kl": kl.sum(), **of_layers}
+
+    return by_name
+
+
 def bound(
     key: PRNGKey,
     trained: Trained,
@@ -94,14 +111,15 @@ def bound(
     """ELBO, reconstruction and KL of a split in nats, with the ELBO's standard error.
 
     Under the names that are true of them (`protocol.Dataset.labeled`). The standard
-    error is that of the mean over the images as a sample of their kind.
+    error is that of the mean over the images as a sample of their kind. Of a ladder,
+    the KL of each layer too.
     """
-    terms = sgvb.elbo_terms(trained.model, num_samples=num_samples)
+    terms = elbo_terms(trained.model, num_samples=num_samples)
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     of_each = of_rows(key, trained, terms, data, num_decoded=num_samples)
-    reconstruction, kl = (np.asarray(term, np.float64) for term in of_each)
-    elbo = reconstruction - kl
-    nats = {"elbo": elbo, "reconstruction": reconstruction, "kl": kl}
+    each = {name: np.asarray(term, np.float64) for name, term in of_each.items()}
+    elbo = each["reconstruction"] - each["kl"]
+    nats = {"elbo": elbo, **each}
     (name, _), *_ = labeled = [*trained.data.labeled(nats).items()]
     means = {name: float(values.mean()) for name, values in labeled}
     return {
@@ -116,8 +134,13 @@ def latents(
 ) -> dict[str, list[float] | float]:
     """KL of each latent in nats, averaged over a split, and the active units.
 
-    Empty for a q that does not factorize: its latents have no KL of their own.
+    Those of a ladder are given the layers above, as draws of q have them, and units are
+    active by their KL (`ablation.active`), which is said of each layer as well. Empty
+    for another q that does not factorize: its latents have no KL of their own.
     """
+    data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
+    if trained.model.hierarchy is not None:
+        return _of_layers(trained, data)
     recognition, kl = trained.model.recognition, trained.model.kl
     moments = recognition.moments
     if kl is None or moments is None or not densities.traits(trained.model).factorizes:
@@ -128,11 +151,37 @@ def latents(
         h = recognition.encode(params, x)
         return moments(params, h)[0], kl(params, h)
 
-    data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     means, kls = of_rows(jax.random.key(0), trained, evaluator, data, num_decoded=1)
     per_latent = np.asarray(kls, np.float64).mean(axis=0)
     active = representation.active_units(means) if len(means) > 1 else np.nan
     return {"kl_per_latent": per_latent.tolist(), "active_units": float(active)}
+
+
+def group_counts(trained: Trained) -> tuple[int, ...]:
+    """How many groups of latents each layer of a ladder has, from x upward."""
+    x = jax.ShapeDtypeStruct(trained.data.x_shape, jnp.result_type(float))
+    return ablation.group_counts(trained.model, trained.params, x)
+
+
+def _of_layers(trained: Trained, data: Array) -> dict[str, list[float] | float]:
+    counts = group_counts(trained)
+    evaluate = ablation.ablated(trained.model, num_samples=KL_SAMPLES)
+    from_q = jnp.ones(sum(counts), bool)
+    kls = of_rows(
+        jax.random.key(0),
+        trained,
+        lambda key, params, x: evaluate(key, params, x, from_q).kl,
+        data,
+        num_decoded=KL_SAMPLES,
+    )
+    kl = np.asarray(kls, np.float64).mean(axis=0)
+    active = ablation.active(kl, counts)
+    per_latent = {"kl_per_latent": kl.tolist()}
+    return {
+        **(per_latent if counts == trained.layer_sizes else {}),
+        "active_units": float(sum(active)),
+        **{f"active_units_z{i}": float(n) for i, n in enumerate(active, 1)},
+    }
 
 
 def codes(
@@ -140,8 +189,9 @@ def codes(
 ) -> np.ndarray:
     """The code of each row: the mean of q(z | x), or one draw of it.
 
-    In closed form, where the key is not read, or the mean of 100 draws: a code is noisy
-    only where it is asked to be.
+    In closed form, where the key is not read (of a ladder the mean of each layer, given
+    those above at theirs), or the mean of 100 draws: a code is noisy only where it is
+    asked to be.
     """
     value = trained.data.prepared.value
     evaluate = codes_over_rows(trained.model, value, sampled=sampled, mesh=trained.mesh)
@@ -156,17 +206,25 @@ def codes_over_rows(
     mesh: Mesh | None = None,
 ) -> Callable[[PRNGKey, Params, Array], Array]:
     """Compiles (key, params, rows [N, *X]) -> the codes [N, D], as `codes` has them."""
-    recognition, moments = model.recognition, model.recognition.moments
-    if sampled or moments is None:
+    recognition, means = model.recognition, _means(model)
+    if sampled or means is None:
         number = 1 if sampled else MEAN_SAMPLES
         estimate = representation.sampled_mean(recognition, num_samples=number)
         return over_rows(estimate, value, num_decoded=number, mesh=mesh)
 
     def mean(key: PRNGKey, params: Params, x: Array) -> Array:
         del key
-        return moments(params, recognition.encode(params, x))[0]
+        return means(params, recognition.encode(params, x))
 
     return over_rows(mean, value, num_decoded=1, mesh=mesh)
+
+
+def _means(model: Model) -> Callable[[Params, PyTree], Array] | None:
+    """(params, h) -> the code, where it has a closed form."""
+    if model.hierarchy is not None:
+        return model.hierarchy.means
+    moments = model.recognition.moments
+    return moments and (lambda params, h: moments(params, h)[0])
 
 
 def standard_error(values: np.ndarray) -> float:

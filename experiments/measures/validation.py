@@ -8,7 +8,7 @@ from experiments.choices.config import Config
 from experiments.measures import measure
 from experiments.runs.fit import Validate
 from experiments.runs.runs import Run
-from vae_jax.estimators import importance, sgvb
+from vae_jax.estimators import importance
 from vae_jax.evaluation import representation
 from vae_jax.types import Params, PRNGKey
 
@@ -42,7 +42,7 @@ def build(run: Run) -> Validate | None:
             num_decoded=size,
             mesh=run.mesh,
         )
-        for estimate in (sgvb.elbo_terms, importance.iwae)
+        for estimate in (measure.elbo_terms, importance.iwae)
     )
     codes = None  # they are cheap where an encoder gives them without samples
     has_codes = run.config.has_encoder and run.model.recognition.moments is not None
@@ -50,18 +50,14 @@ def build(run: Run) -> Validate | None:
         codes = measure.codes_over_rows(run.model, prepared.value, mesh=run.mesh)
 
     def validate(key: PRNGKey, params: Params) -> dict[str, float]:
-        reconstruction, kl = map(_mean, terms(key, params, valid))
-        measured = {
-            "bound": reconstruction - kl,
-            "reconstruction": reconstruction,
-            "kl": kl,
-        }
+        nats = {name: _mean(x) for name, x in terms(key, params, valid).items()}
+        measured = {"bound": nats["reconstruction"] - nats["kl"], **nats}
         if codes is not None:
             means = codes(jax.random.clone(key), params, valid)
             measured["active_units"] = float(representation.active_units(means))
         if run.config.watch == "importance":
-            nats = bounds(jax.random.clone(key), params, valid)
-            measured["importance_bound"] = _mean(nats)
+            each = bounds(jax.random.clone(key), params, valid)
+            measured["importance_bound"] = _mean(each)
         return measured
 
     return validate

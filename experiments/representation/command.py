@@ -9,6 +9,8 @@ components of these: a linear probe, k nearest neighbors, k-means and a mixture 
 normals against the labels, and the probe from a few labels. Classifiers and clusters
 are fitted to training rows and judged on test rows. Without labels these are left out.
 
+--layer=2 judges the codes of one layer of a ladder, the second from x.
+
 Of the latents: KL of each, active units, and the mean KL in its two parts, the
 information of z about the row and the divergence of all rows' q(z) from the prior
 (Hoffman & Johnson 2016, ELBO surgery).
@@ -35,6 +37,7 @@ from experiments.representation.config import Config
 from experiments.runs import rundir, trained_runs
 from vae_jax.evaluation import aggregate, clustering, probes
 
+MOST_LISTED = 100  # latents whose KL stands in a line
 BATCH = 16  # rows whose samples are weighed against all others side by side
 COLUMNS = {  # of the table, by the name of a metric
     "linear_probe": "linear probe",
@@ -65,6 +68,16 @@ def surgery(
     return rows_of_all | parts._asdict()
 
 
+def of_layer(latents: dict[str, Any], number: int, entries: slice) -> dict[str, Any]:
+    """What `measure.latents` says of one layer of a ladder; of all of z for 0."""
+    if f"active_units_z{number}" not in latents:
+        return latents
+    of_one = {"active_units": latents[f"active_units_z{number}"]}
+    if "kl_per_latent" in latents:
+        of_one["kl_per_latent"] = latents["kl_per_latent"][entries]
+    return of_one
+
+
 def measured(
     config: Config, trained: trained_runs.Trained, folder: str, *, seed: int
 ) -> dict[str, Any]:
@@ -79,9 +92,13 @@ def measured(
         "num_train": len(rows.train),
         "num_test": num_test,
         "sizes": {name: pair.train.shape[1] for name, pair in spaces.items()},
-        "latents": measure.latents(trained, split=rows.split, num_images=num_test),
+        "latents": of_layer(
+            measure.latents(trained, split=rows.split, num_images=num_test),
+            config.layer,
+            trained.layer(config.layer),
+        ),
     }
-    if config.surgery_rows:
+    if config.surgery_rows and not config.layer:
         result["latents"] |= surgery(config, trained, rows)
     if rows.unlabeled:
         result["skipped"] = rows.unlabeled
@@ -117,7 +134,7 @@ def result_path(
     config: Config, trained: trained_runs.Trained, kind: str
 ) -> pathlib.Path:
     """Of a file without its ending; of other settings by names of their own."""
-    parts = config.part("codes"), config.part("num_train")
+    parts = (config.part(flag) for flag in ("codes", "layer", "num_train"))
     return config.result_path(
         trained, kind, *parts, config.rows_part(trained, "num_test")
     )
@@ -130,7 +147,8 @@ def draw(
     codes: features.Features,
 ) -> None:
     """The latent space, and nearest neighbors in it."""
-    what = "E[z | x]" if config.codes == "mean" else "z drawn from q(z | x)"
+    what = "mean of q(z | x)" if config.codes == "mean" else "z drawn from q(z | x)"
+    what += f", z_{config.layer}" * (config.layer > 0)
     latents, neighbors = (
         result_path(config, trained, kind).with_suffix(".png")
         for kind in ("latents", "neighbors")
@@ -158,7 +176,7 @@ def table(config: Config, results: list[dict[str, Any]]) -> str:
     kind = "means" if config.codes == "mean" else "draws"
     lines = [
         *trained_runs.heading(first | {"num_images": first["num_test"]}),
-        f"codes: {kind} of q(z | x)",
+        f"codes: {kind} of q(z | x)" + (f", z_{config.layer}" * (config.layer > 0)),
         f"fitted to the first {first['num_train']} training rows, judged on the first "
         f"{first['num_test']} rows of {first['split']}"
         + (f"; mean ± spread of {num_runs} runs" if num_runs > 1 else ""),
@@ -233,7 +251,7 @@ def _latents(results: list[dict[str, Any]]) -> list[str]:
     else:
         lines.append("no KL per latent: q does not factorize over the latents")
     if "kl_per_latent" in first and len(results) == 1:
-        greatest_first = sorted(first["kl_per_latent"])[::-1]
+        greatest_first = sorted(first["kl_per_latent"])[: -MOST_LISTED - 1 : -1]
         kls = " ".join(f"{kl:.3f}" for kl in greatest_first)
         lines.append(f"KL per latent, greatest first: {kls}")
     if "mean_kl" in first:

@@ -16,6 +16,9 @@ class Config(trained_runs.InputFlags):
     codes: str = cli.flag(
         "mean", "The mean of q(z | x), or one draw of it.", choices=("mean", "sample")
     )
+    layer: int = cli.flag(
+        0, "Layer of a ladder that codes are of, 1 next to x; 0: all of z.", least=0
+    )
     num_train: int = cli.flag(
         10_000, "Training rows that are fitted to, from the start; 0 for all.", least=0
     )

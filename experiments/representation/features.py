@@ -97,8 +97,9 @@ def of_rows(
             "codes are compared with pixels, and pixels are missing in these rows"
         )
     keys = jax.random.split(jax.random.key(config.seed))
+    entries = trained.layer(config.layer)
     codes = [
-        measure.codes(key, trained, part, sampled=config.codes == "sample")
+        measure.codes(key, trained, part, sampled=config.codes == "sample")[:, entries]
         for key, part in zip(keys, stored, strict=True)
     ]
     size = min(codes[0].shape[1], *pixels[0].shape)

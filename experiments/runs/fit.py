@@ -170,14 +170,33 @@ def collapse(run: Run, row: Row) -> Row:
     so that z tells at most that of x. Of the validation split, or the training rows' KL
     alone where there is none; not during --kl_warmup.
     """
-    due = row["step"] % run.steps_per_validation == 0
     kl = _each(row, "valid_kl") or _each(row, "kl")
-    warmup = max(config.kl_warmup for config in run.configs)
-    if not due or not kl or row["epoch"] <= warmup:
+    if not kl or not _is_looked_at(run, row):
         return {}
     active = _each(row, "valid_active_units") or [1.0] * len(kl)
     collapsed = [k < COLLAPSED or a < 1.0 for k, a in zip(kl, active, strict=True)]
     return {"collapsed": float(np.mean(collapsed))}
+
+
+def dead_layers(run: Run, row: Row) -> dict[str, float] | None:
+    """Layers of a ladder that tell next to nothing of x, with their mean KL in nats.
+
+    Of the runs that train together, the least; looked at when `collapse` is, else None.
+    """
+    if not _is_looked_at(run, row):
+        return None
+    nats: dict[str, float] = {}
+    for i in range(1, len(run.model.lower) + 2):
+        of_runs = _each(row, f"valid_kl_z{i}") or _each(row, f"kl_z{i}")
+        if of_runs and min(of_runs) < COLLAPSED:
+            nats[f"z{i}"] = min(of_runs)
+    return nats
+
+
+def _is_looked_at(run: Run, row: Row) -> bool:
+    """Whether a validation is due there, and the KL no longer warms up."""
+    due = row["step"] % run.steps_per_validation == 0
+    return due and row["epoch"] > max(config.kl_warmup for config in run.configs)
 
 
 def _row(run: Run, first: int, info: NamedTuple, *, seconds: float) -> Row:
@@ -292,10 +311,10 @@ def _diary(
         if run.config.progress:
             progress = journal.progress(total, initial=step, unit="step")
             opened.callback(progress.close)
-        reported = 0.0  # share of collapsed runs
+        reported, dead = 0.0, set()  # share of collapsed runs, and layers
 
         def note(row: Row) -> None:
-            nonlocal reported
+            nonlocal reported, dead
             row = row | collapse(run, row)
             log.write(row | {"elapsed": time.monotonic() - started})
             if progress is not None:
@@ -303,7 +322,10 @@ def _diary(
             share = row.get("collapsed", reported)
             if share != reported:
                 print(_change_of_collapse(row, share), flush=True)
-            reported = share
+            reported, layers = share, dead_layers(run, row)
+            if layers is not None and share < 1.0 and layers.keys() != dead:
+                print(_change_of_layers(row, layers), flush=True)
+                dead = set(layers)
 
         yield note
 
@@ -333,6 +355,19 @@ def _change_of_collapse(row: Row, share: float) -> str:
     return (
         f"warning: posterior collapse at {where}; z tells next to nothing of x; "
         "--kl_warmup, a smaller --beta or --estimator=free_bits may help"
+    )
+
+
+def _change_of_layers(row: Row, dead: dict[str, float]) -> str:
+    """The line that names the layers that are dead now."""
+    where = f"epoch {row['epoch']:g}"
+    if not dead:
+        return f"no dead layer any more at {where}"
+    nats = ", ".join(f"{kl:.4f}" for kl in dead.values())
+    return (
+        f"warning: dead layers at {where}: {', '.join(dead)}, KL {nats} nats per "
+        "image; --kl_warmup, --posterior_form=residual or --estimator=free_bits may "
+        "help"
     )
 
 

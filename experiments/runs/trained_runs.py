@@ -103,6 +103,28 @@ class Trained(NamedTuple):
         prior = self.model.generative.sample_prior
         return jax.eval_shape(prior, key, self.params).shape[0]
 
+    @property
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Entries of each layer of z, from x upward."""
+        lower = self.model.lower
+        return (*lower, self.num_latents - sum(lower))
+
+    def layer(self, number: int) -> slice:
+        """Where a layer lies in z, from 1 for that next to x; all of z for 0.
+
+        Raises:
+            UsageError: if there is no such layer.
+        """
+        sizes = self.layer_sizes
+        if not 0 <= number <= len(sizes):
+            raise cli.UsageError(
+                f"--layer={number} is none of the {len(sizes)} layers of latents, 1 to "
+                f"{len(sizes)} from x upward"
+            )
+        if not number:
+            return slice(None)
+        return slice(sum(sizes[: number - 1]), sum(sizes[:number]))
+
 
 @dataclasses.dataclass(frozen=True)
 class WorkdirFlags(cli.Flags):

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from tests import problems
 from vae_jax import networks, vae
-from vae_jax.estimators import relax
+from vae_jax.estimators import relax, uha
 
 NAN = float("nan")
 
@@ -44,9 +45,21 @@ def _with_control():
     return problem._replace(recognition=model.recognition, params=params)
 
 
+def _with_path():
+    problem = problems.linear_gaussian(num_latents=2)
+    model = uha.with_path(problem.model, num_temperatures=3, step_size=0.4, eta=0.7)
+    path = model.recognition.init(jax.random.key(0))["path"]
+    path["logits"] += jnp.array([0.3, -0.5, 0.1])
+    path["log_step_size"] += jnp.array([-0.4, 0.1, 0.3])
+    phi = problem.params.recognition | {"path": path}
+    params = problem.params._replace(recognition=phi)
+    return problem._replace(recognition=model.recognition, params=params)
+
+
 PAIRS = [[0.4, -1.0], [-0.7, 0.2], [1.1, 0.3]]
 BITS = [[1.0, 0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 0.0, 0.0]]
 NORMAL = Case(problems.linear_gaussian, PAIRS)
+WITH_PATH = Case(_with_path, PAIRS)
 NORMALS = Case(lambda: problems.linear_gaussian(num_latents=2), PAIRS)
 SAMPLED_KL = Case(
     lambda: problems.without_closed_forms(problems.linear_gaussian(num_latents=2)),

@@ -33,6 +33,7 @@ from vae_jax.estimators import (
     sgvb,
     sumo,
     thermodynamic,
+    uha,
     wake_sleep,
 )
 from vae_jax.types import ExampleObjective
@@ -98,6 +99,15 @@ ROWS = [
         ),
     ),
     Row(sgvb.sgvb_b, {"num_samples": 1}, NORMALS, estimands.elbo, slow=True),
+    Row(
+        sgvb.balanced,
+        {"num_samples": 1, "penalty": lambda kl: 2.0 * kl},
+        NORMALS,
+        estimands.elbo,
+        phi=LESS_DOUBLE,
+        refused=NONE,
+        slow=True,
+    ),
     Row(
         sgvb.closed_elbo,
         {"num_samples": 1, "penalty": _double},
@@ -315,6 +325,7 @@ ROWS = [
         phi=estimands.sumo(baseline=-2.0, scale=2.0),
         refused=(*SCALES, ({"max_terms": 0}, "max_terms .*0")),
     ),
+    Row(uha.uha, {"num_samples": 1}, cases.WITH_PATH, estimands.uha, refused=NONE),
     Row(
         rebar.rebar,
         {"num_samples": 2, "temperature": 0.7, "strength": 0.8},

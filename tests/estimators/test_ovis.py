@@ -9,6 +9,7 @@ from vae_jax.estimators import ovis, score_function
 X = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
 
 
+@pytest.mark.slow
 def test_many_further_samples_leave_what_is_left_of_the_exact_mean(x64):
     """The signal of each sample against the mean over its own bits, by enumeration."""
     problem, x = problems.binary_model(), jnp.asarray(X)

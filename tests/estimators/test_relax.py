@@ -23,6 +23,7 @@ def _silent(temperature):
     return problem, problem.params._replace(recognition=phi)
 
 
+@pytest.mark.slow
 def test_it_starts_as_rebar_of_the_same_noise(x64):
     problem, params = _silent(0.7)
     both = [

@@ -11,6 +11,7 @@ from vae_jax.evaluation import debiased
 X = np.array([0.4, -1.0])
 
 
+@pytest.mark.slow
 def test_it_is_unbiased_for_log_p_where_the_elbo_is_not(x64):
     """Of a q around the posterior, whose weights are bounded."""
     problem, x = problems.linear_gaussian(), jnp.asarray(X)

@@ -13,7 +13,12 @@ from vae_jax.types import ExampleObjective, Model, Scalar
 
 
 def free_bits(
-    model: Model, *, num_samples: int, min_nats: float | Scalar
+    model: Model,
+    *,
+    num_samples: int,
+    min_nats: float | Scalar,
+    beta: float | Scalar = 1.0,
+    balance: float | Scalar = 0.0,
 ) -> ExampleObjective:
     r"""The ELBO, with no gradient from a group of latents whose KL is below min_nats.
 
@@ -28,17 +33,20 @@ def free_bits(
             `sgvb.closed_elbo`.
         num_samples: L.
         min_nats: lambda, the KL that each group has for free; it may be traced.
+        beta: weight of the sum of maxima, as `sgvb.sgvb_b`'s.
+        balance: as `sgvb.sgvb_b`'s.
 
     Raises:
-        ValueError: if num_samples is below one, min_nats is a negative number or the
-            model's KL has no closed form.
+        ValueError: if num_samples is below one, a weight or min_nats is a negative
+            number or the model's KL has no closed form.
     """
-    numerics.check_not_negative(min_nats=min_nats)
-
-    def penalty(kl: Float[Array, " G"]) -> Scalar:
-        return jnp.maximum(kl, min_nats).sum()
-
-    return sgvb.closed_elbo(model, num_samples=num_samples, penalty=penalty)
+    numerics.check_not_negative(min_nats=min_nats, beta=beta, balance=balance)
+    return sgvb.balanced(
+        model,
+        num_samples=num_samples,
+        penalty=lambda kl: beta * jnp.maximum(kl, min_nats),
+        balance=balance,
+    )
 
 
 def capacity(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vae_jax import bounds, numerics
@@ -69,7 +70,11 @@ def sgvb_a(
 
 
 def sgvb_b(
-    model: Model, *, num_samples: int, beta: float | Scalar = 1.0
+    model: Model,
+    *,
+    num_samples: int,
+    beta: float | Scalar = 1.0,
+    balance: float | Scalar = 0.0,
 ) -> ExampleObjective:
     """Estimator B: the sampled reconstruction minus the closed-form KL.
 
@@ -81,10 +86,11 @@ def sgvb_b(
         num_samples: L.
         beta: weight of the KL in the gradient alone, for KL warm-up; it may be traced.
             The value stays the ELBO.
+        balance: share of `balanced` weights of a ladder's layers in it, likewise.
 
     Raises:
-        ValueError: if num_samples is below one, beta is a negative number or the
-            model's KL has no closed form.
+        ValueError: if num_samples is below one, beta or balance is a negative number
+            or the model's KL has no closed form.
 
     Examples:
         >>> from vae_jax import likelihoods, networks, posteriors, priors, vae
@@ -101,9 +107,12 @@ def sgvb_b(
         >>> jax.tree.structure(gradient) == jax.tree.structure(params)
         True
     """
-    numerics.check_not_negative(beta=beta)
-    return closed_elbo(
-        model, num_samples=num_samples, penalty=lambda kl: beta * kl.sum()
+    numerics.check_not_negative(beta=beta, balance=balance)
+    return balanced(
+        model,
+        num_samples=num_samples,
+        penalty=lambda kl: beta * kl,
+        balance=balance,
     )
 
 
@@ -125,6 +134,58 @@ def closed_elbo(
             "need none"
         )
     return elbo(model, num_samples=num_samples, penalty=penalty)
+
+
+def balanced(
+    model: Model,
+    *,
+    num_samples: int,
+    penalty: Callable[[Float[Array, " G"]], Float[Array, " G"]],
+    balance: float | Scalar = 0.0,
+) -> ExampleObjective:
+    r"""`closed_elbo` of a penalty by group, in which a ladder's layers are weighed.
+
+    Layers of much KL for their size are held back while others are found: the weight of
+    z_l is 1 + balance (gamma_l - 1), gamma_l proportional to $(KL_l + 0.01) / D_l$, of
+    mean 1 over the layers and without a gradient, for each example, where Vahdat &
+    Kautz 2020 (arXiv:2007.03898), appendix A, take the minibatch's mean. It is meant
+    for the KL's warm-up: what is climbed is no bound.
+
+    Args:
+        model: as `closed_elbo`'s; a ladder, where there is a balance.
+        num_samples: L.
+        penalty: the KL of each group -> nats of each.
+        balance: 1 for those weights, 0 for none; it may be traced.
+
+    Raises:
+        ValueError: if num_samples is below one, the model's KL has no closed form, or
+            a balance is asked of a model of one layer.
+    """
+
+    def total(kl: Float[Array, " G"]) -> Scalar:
+        return penalty(kl).sum()
+
+    plain = closed_elbo(model, num_samples=num_samples, penalty=total)
+    if isinstance(balance, float | int) and not balance:
+        return plain
+    if not model.lower:
+        raise ValueError("balance weighs layers of a ladder, and this model has one")
+
+    def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
+        sample_prior = model.generative.sample_prior
+        size = jax.eval_shape(sample_prior, jax.random.key(0), params).size
+        sizes = np.array([*model.lower, size - sum(model.lower)])
+
+        def weighed(kl: Float[Array, " G"]) -> Scalar:
+            fixed = jnp.abs(jax.lax.stop_gradient(kl))
+            dense = (fixed + 0.01) / jnp.asarray(sizes, fixed.dtype)
+            weights = 1.0 + balance * (dense / dense.mean() - 1.0)
+            return weights @ penalty(kl)
+
+        of_weights = closed_elbo(model, num_samples=num_samples, penalty=weighed)
+        return of_weights(key, params, x)
+
+    return objective
 
 
 def elbo(
@@ -155,13 +216,22 @@ def elbo_terms(
     Raises:
         ValueError: if num_samples is below one.
     """
-    draw = _draws(model, num_samples=num_samples)
+    draw = grouped_terms(model, num_samples=num_samples)
 
     def terms(key: PRNGKey, params: Params, x: Array) -> Terms:
         reconstruction, kl = draw(key, params, x)
         return Terms(reconstruction, kl.sum())
 
     return terms
+
+
+def grouped_terms(model: Model, *, num_samples: int) -> Draws:
+    """(key, params, x) -> the same, with the KL [G] of each group (`Draw.kl`).
+
+    Raises:
+        ValueError: if num_samples is below one.
+    """
+    return _draws(model, num_samples=num_samples)
 
 
 def with_normal_prior_on_theta(

@@ -94,7 +94,9 @@ def ablated(model: Model, *, num_samples: int) -> Evaluate:
     return evaluate
 
 
-def group_counts(model: Model, params: Params, x: Array) -> tuple[int, ...]:
+def group_counts(
+    model: Model, params: Params, x: Array | jax.ShapeDtypeStruct
+) -> tuple[int, ...]:
     """How many groups of latents each layer has, from z_1 up; from shapes alone.
 
     Raises:
