@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.command import cli, report
 from experiments.measures import measure
-from vae_jax.data import codecs, image_files, sources
+from vae_jax.data import batches, codecs, image_files, sources
 
 COLUMNS = (
     report.field("codec", "codec", width=20),
@@ -61,7 +61,7 @@ def main(config: Config) -> int:
                 f"--num_images={config.num_images}: the {config.split} split of "
                 f"{source.name} has {len(whole)} rows"
             )
-        images = whole[np.arange(number) * len(whole) // number]
+        images = whole[batches.at_equal_distances(len(whole), number)]
         print(
             f"{source.name} ({source.origin}): {number} of {len(whole)} {config.split} "
             f"images of {'x'.join(map(str, images.shape[1:]))}, each a file of its own"

@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import INPUT, Trained
+from vae_jax.data import batches
 
 REFERENCE = "train"  # says what is usual, and is not scored
 CALIBRATION = "valid"
@@ -119,4 +120,4 @@ def _outlier(
 def _spread(size: int, number: int) -> np.ndarray:
     """So many places at equal distances; all for 0, or where there are fewer."""
     number = min(number or size, size)
-    return np.arange(number) * size // number
+    return batches.at_equal_distances(size, number)

@@ -25,6 +25,7 @@ import numpy as np
 from experiments.benchmark import contenders, parts, process, rounds
 from experiments.command import cli
 from experiments.measures import measure
+from vae_jax.data import batches
 
 SHAPE = (28, 28)
 EVALUATORS = ("ours", "torch", "pythae")
@@ -96,7 +97,7 @@ def timed(config: Config, names: list[str]) -> rounds.Race:
         dataset=config.dataset, data_dir=config.data_dir, binarization="dynamic"
     )
     test, means = contenders.problem(flags).test, {}
-    images = test[np.arange(config.num_timed) * len(test) // config.num_timed]
+    images = test[batches.at_equal_distances(len(test), config.num_timed)]
 
     def run_of(name: str) -> Callable[[], float]:
         evaluate = _evaluator(config, name, images[0].size)

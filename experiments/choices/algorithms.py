@@ -11,7 +11,6 @@ from jaxtyping import Array
 from experiments.choices import estimators, rows
 from experiments.choices.rows import NO_FLAGS, Choice, Traits
 from vae_jax import exemplars
-from vae_jax.estimators import sgvb
 from vae_jax.inference import full_vb, mcem, variational_em
 from vae_jax.training import gradient
 from vae_jax.types import (
@@ -298,16 +297,16 @@ def _monitor(config: Any, model: Model) -> gradient.Monitor:
     """
     closed = model.kl
     if closed is None:
-        terms = sgvb.grouped_terms(model, num_samples=config.num_samples)
-        of_elbo = estimators.ESTIMATORS[config.gradient].of_elbo
+        terms = estimators.elbo_terms(model, num_samples=config.num_samples)
+        if not estimators.ESTIMATORS[config.gradient].of_elbo:
+            return terms
 
-        def both(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
-            reconstruction, kl = terms(key, params, x)
-            decoded = {} if of_elbo else {"reconstruction": reconstruction}
-            of_layers = estimators.kl_of_layers(model, kl)
-            return {**decoded, "kl": kl.sum(), **of_layers}
+        def of_kl(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
+            both = terms(key, params, x)
+            del both["reconstruction"]
+            return both
 
-        return both
+        return of_kl
 
     def kl_alone(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
         del key

@@ -275,16 +275,22 @@ def objective(
     return gradient.scheduled(lambda s: build(**s), at_step)
 
 
-def kl_of_layers(model: Model, kl: Array) -> dict[str, Array]:
-    """The KL of each layer of a ladder, from x upward, by the names in reports.
+def elbo_terms(
+    model: Model, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array], dict[str, Array]]:
+    """(key, params, x) -> reconstruction and KL, and that of each layer of a ladder.
 
-    Args:
-        model: any; one of a single layer has no such numbers.
-        kl: [G], as a draw has it.
+    By their names in reports, layers from x upward.
     """
-    if not model.lower:
-        return {}
-    return {f"kl_z{i}": kl[i - 1] for i in range(1, len(model.lower) + 2)}
+    terms = sgvb.grouped_terms(model, num_samples=num_samples)
+
+    def by_name(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
+        reconstruction, kl = terms(key, params, x)
+        depth = len(model.lower) + 1
+        of_layers = {f"kl_z{i + 1}": kl[i] for i in range(depth)} if depth > 1 else {}
+        return {"reconstruction": reconstruction, "kl": kl.sum(), **of_layers}
+
+    return by_name
 
 
 def with_learned(

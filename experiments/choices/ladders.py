@@ -50,11 +50,16 @@ def shapes(items: tuple[str, ...]) -> Shapes:
     below = {len(shape) for shape in read[:-1]}
     if len(read) < len(items) or len(below) > 1 or any(len(s) == 3 for s in read[-1:]):
         raise ValueError(
-            f"--ladder={','.join(items)} is no ladder: give the sizes of vectors from "
+            f"{written(items)} is no ladder: give the sizes of vectors from "
             "x upward, such as 64,32,16, or maps (height x width x channels) below a "
             "vector, such as 14x14x8,7x7x16,32"
         )
     return read
+
+
+def written(items: tuple[str, ...]) -> str:
+    """The flag as it is given."""
+    return f"--ladder={','.join(items)}"
 
 
 def _is_shape(item: str) -> bool:
@@ -111,7 +116,7 @@ def model(
             **densities,
         )
     except ValueError as error:
-        raise ValueError(f"--ladder={','.join(config.ladder)}: {error}") from error
+        raise ValueError(f"{written(config.ladder)}: {error}") from error
 
 
 def hidden(config: Any) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ def _missing(config: Any) -> None:
 
 def _ladder(config: Any) -> None:
     """Refuses what is no ladder, and flags that one does not read, or it alone."""
-    shapes, written = ladders.shapes(config.ladder), _written(config)
+    shapes, written = ladders.shapes(config.ladder), ladders.written(config.ladder)
     if config.model:
         return  # whose function may read any
     changed = {
@@ -101,10 +101,6 @@ def _ladder(config: Any) -> None:
         )
 
 
-def _written(config: Any) -> str:
-    return f"--ladder={','.join(config.ladder)}"
-
-
 def _prior(config: Any) -> None:
     if config.prior == "standard_normal" or config.model:
         return
@@ -147,7 +143,7 @@ def _choices(config: Any) -> None:
     of_layers = ""
     if config.layers:
         q = q._replace(closed_kl=False, factorizes=False, layered=True)
-        of_layers = f" {_written(config)}"
+        of_layers = f" {ladders.written(config.ladder)}"
     if config.model and config.has_encoder:
         return  # its own q says what fits, once it is built
     if not algorithm.fits(q):

@@ -25,6 +25,7 @@ from experiments.completion import methods, scores
 from experiments.completion.config import METHODS, Config
 from experiments.measures import pictures
 from experiments.runs import trained_runs
+from vae_jax.data import batches
 from vae_jax.evaluation import masks
 from vae_jax.plots import completions, files
 
@@ -128,7 +129,7 @@ def draw(arrays: pictures.Arrays, path: pathlib.Path, *, num: int) -> None:
     """Some images, what is hidden, and of each method the mean and three draws."""
     whole = len(arrays["x"])
     num = min(num, whole)
-    rows = np.arange(num) * whole // num
+    rows = batches.at_equal_distances(whole, num)
     groups = {}
     for name in METHODS:
         if f"{name}_mean" in arrays:

@@ -38,6 +38,7 @@ class Case(NamedTuple):
         phi: as theta.
         decodings: what each of its samples costs, so that it has fewer.
         has_baseline: whether it takes the minibatch's ELBO as its baseline.
+        takes_learned: whether it takes what training has learned beside p and q.
         extend: model, samples -> the model whose q keeps what the estimator learns, at
             its start; None where the trained q has all.
     """
@@ -48,6 +49,7 @@ class Case(NamedTuple):
     phi: dict[str, float] | None
     decodings: int = 1
     has_baseline: bool = False
+    takes_learned: bool = False
     extend: Callable[[Model, int], Model] | None = None
 
 
@@ -143,7 +145,7 @@ BITS = {
     "disarm": Case(disarm.disarm, {}, ELBO, ELBO),
     "arms": Case(arms.arms, {}, ELBO, ELBO),
     "rebar": Case(rebar.rebar, {"temperature": 0.5}, ELBO, ELBO, decodings=3),
-    "relax": Case(relax.relax, {}, ELBO, ELBO, decodings=3),
+    "relax": Case(relax.relax, {}, ELBO, ELBO, decodings=3, takes_learned=True),
     "straight_through": Case(relaxed.straight_through, {}, ELBO, ELBO),
     "binary_concrete": Case(
         relaxed.binary_concrete, {"temperature": 0.5}, ELBO, ELBO, decodings=2

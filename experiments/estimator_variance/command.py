@@ -220,7 +220,7 @@ def at_one_point(
                 of_case,
                 num_samples=num_samples,
                 **case.numbers,
-                **({"network": learned["network"]} if name == "relax" else {}),
+                **(learned if case.takes_learned else {}),
                 **({"baseline": elbo} if case.has_baseline else {}),
             )
             key = jax.random.fold_in(key_draws, config.names.index(name))

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from experiments.choices import ladders
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli
 from experiments.measures import measure
@@ -64,8 +65,9 @@ def train_configs(config: Config) -> dict[str, TrainConfig]:
     shared = config.base(taken=taken)
     if shared.ladder or shared.algorithm not in ("aevb", "wake_sleep", "rws"):
         raise ValueError(
-            "local fits need one layer of latents and an encoder: --ladder="
-            f"{','.join(shared.ladder)} --algorithm={shared.algorithm} do not fit"
+            "local fits need one layer of latents and an encoder: "
+            f"{ladders.written(shared.ladder)} --algorithm={shared.algorithm} do not "
+            "fit"
         )
     changes: dict[str, dict[str, Any]] = {
         "diagonal": {},

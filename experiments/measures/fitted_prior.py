@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.choices import rows
+from experiments.choices import ladders, rows
 from experiments.choices.algorithms import ALGORITHMS
 from experiments.choices.config import Config
 from experiments.choices.densities import PRIORS
@@ -87,7 +87,7 @@ def check(trained: Trained) -> None:
         )
     if config.ladder:
         raise ValueError(
-            f"--workdir holds a run of --ladder={','.join(config.ladder)}, whose top "
+            f"--workdir holds a run of {ladders.written(config.ladder)}, whose top "
             "alone has a prior of its own, and no codes that are x's alone"
         )
 

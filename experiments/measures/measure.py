@@ -12,7 +12,6 @@ from experiments.choices import densities, estimators
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax.data import batches
-from vae_jax.estimators import sgvb
 from vae_jax.evaluation import ablation, examples, marginal, representation, weights
 from vae_jax.types import Model, Params, PRNGKey, PyTree
 
@@ -85,20 +84,6 @@ def log_evidence(
     )
 
 
-def elbo_terms(
-    model: Model, *, num_samples: int
-) -> Callable[[PRNGKey, Params, Array], dict[str, Array]]:
-    """(key, params, x) -> reconstruction and KL, and that of each layer of a ladder."""
-    terms = sgvb.grouped_terms(model, num_samples=num_samples)
-
-    def by_name(key: PRNGKey, params: Params, x: Array) -> dict[str, Array]:
-        reconstruction, kl = terms(key, params, x)
-        of_layers = estimators.kl_of_layers(model, kl)
-        return {"reconstruction": reconstruction, "kl": kl.sum(), **of_layers}
-
-    return by_name
-
-
 def bound(
     key: PRNGKey,
     trained: Trained,
@@ -113,7 +98,7 @@ def bound(
     error is that of the mean over the images as a sample of their kind. Of a ladder,
     the KL of each layer too.
     """
-    terms = elbo_terms(trained.model, num_samples=num_samples)
+    terms = estimators.elbo_terms(trained.model, num_samples=num_samples)
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     of_each = of_rows(key, trained, terms, data, num_decoded=num_samples)
     each = {name: np.asarray(term, np.float64) for name, term in of_each.items()}

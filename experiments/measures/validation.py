@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.choices import estimators
 from experiments.choices.config import Config
 from experiments.measures import measure
 from experiments.runs.fit import Validate
@@ -42,7 +43,7 @@ def build(run: Run) -> Validate | None:
             num_decoded=size,
             mesh=run.mesh,
         )
-        for estimate in (measure.elbo_terms, importance.iwae)
+        for estimate in (estimators.elbo_terms, importance.iwae)
     )
     codes = None  # they are cheap where an encoder gives them without samples
     has_codes = run.config.has_encoder and run.model.recognition.moments is not None

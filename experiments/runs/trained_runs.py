@@ -421,7 +421,7 @@ def spread_rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
     """
     num = _num_rows(trained, split, num_images)
     whole = rows(trained, split=split)
-    return whole[np.arange(num) * len(whole) // num]
+    return whole[batches.at_equal_distances(len(whole), num)]
 
 
 def _num_rows(trained: Trained, split: str, num: int, flag: str = "num_images") -> int:

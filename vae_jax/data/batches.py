@@ -55,6 +55,11 @@ class Prepared(NamedTuple):
     value: Value
 
 
+def at_equal_distances(num_rows: int, number: int) -> Int[np.ndarray, " M"]:
+    """So many places among the rows, in order, at equal distances but for rounding."""
+    return np.arange(number) * num_rows // number
+
+
 def order(key: PRNGKey, num_rows: int, *, batch_size: int) -> Int[Array, "S B"]:
     """A fresh order of the rows in S = num_rows // batch_size batches, drawn on device.
 

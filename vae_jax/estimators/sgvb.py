@@ -65,7 +65,7 @@ def sgvb_a(
     def sampled_kl(draw: Draw) -> Float[Array, " 1"]:
         return (draw.log_posterior - draw.log_prior)[None]
 
-    draws = _draws(model, num_samples=num_samples, kl=sampled_kl)
+    draws = grouped_terms(model, num_samples=num_samples, kl=sampled_kl)
     return _penalized(draws, lambda kl: beta * kl.sum())
 
 
@@ -205,7 +205,7 @@ def elbo(
     Raises:
         ValueError: if num_samples is below one.
     """
-    return _penalized(_draws(model, num_samples=num_samples), penalty)
+    return _penalized(grouped_terms(model, num_samples=num_samples), penalty)
 
 
 def elbo_terms(
@@ -225,13 +225,37 @@ def elbo_terms(
     return terms
 
 
-def grouped_terms(model: Model, *, num_samples: int) -> Draws:
-    """(key, params, x) -> the same, with the KL [G] of each group (`Draw.kl`).
+def grouped_terms(
+    model: Model,
+    *,
+    num_samples: int,
+    kl: Callable[[Draw], Float[Array, " G"]] = lambda draw: draw.kl,
+) -> Draws:
+    """(key, params, x) -> log p(x | z) and the KL [G] of each group, over L draws.
+
+    Args:
+        model: the joint p(x, z) and q.
+        num_samples: L.
+        kl: what of a draw counts as the KL of each group; its own, by default.
 
     Raises:
         ValueError: if num_samples is below one.
     """
-    return _draws(model, num_samples=num_samples)
+    numerics.check_positive(num_samples=num_samples)
+
+    def means(
+        key: PRNGKey, params: Params, x: Array
+    ) -> tuple[Scalar, Float[Array, " G"]]:
+        h = model.recognition.encode(params, x)
+
+        def one(key: PRNGKey) -> tuple[Scalar, Float[Array, " G"]]:
+            sample = model.draw(key, params, x, h)
+            return sample.log_likelihood.sum(), kl(sample)
+
+        reconstruction, kls = numerics.over_samples(key, one, num_samples=num_samples)
+        return reconstruction.mean(), kls.mean(0)
+
+    return means
 
 
 def with_normal_prior_on_theta(
@@ -291,30 +315,6 @@ def _penalized(draws: Draws, penalty: Penalty) -> ExampleObjective:
         )
 
     return objective
-
-
-def _draws(
-    model: Model,
-    *,
-    num_samples: int,
-    kl: Callable[[Draw], Float[Array, " G"]] = lambda draw: draw.kl,
-) -> Draws:
-    """(key, params, x) -> log p(x | z) and the KL of each group, means over L draws."""
-    numerics.check_positive(num_samples=num_samples)
-
-    def means(
-        key: PRNGKey, params: Params, x: Array
-    ) -> tuple[Scalar, Float[Array, " G"]]:
-        h = model.recognition.encode(params, x)
-
-        def one(key: PRNGKey) -> tuple[Scalar, Float[Array, " G"]]:
-            sample = model.draw(key, params, x, h)
-            return sample.log_likelihood.sum(), kl(sample)
-
-        reconstruction, kls = numerics.over_samples(key, one, num_samples=num_samples)
-        return reconstruction.mean(), kls.mean(0)
-
-    return means
 
 
 def _sum_of_squares(tree: PyTree) -> Scalar:
