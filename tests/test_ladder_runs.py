@@ -92,6 +92,7 @@ def test_maps_are_the_librarys_ladder():
         num_blocks=2,
         posterior_form="merged",
         activation="gelu",
+        remat=True,
     )
     wanted = ladder_of_maps.images(
         ((8, 8, 1), (4, 4, 3)),
@@ -100,6 +101,7 @@ def test_maps_are_the_librarys_ladder():
         num_blocks=2,
         form=layer_forms.merged_normal(),
         activation=jax.nn.gelu,
+        remat=True,
         **_top(2),
     )
     model = models.build(config, X).model

@@ -118,6 +118,11 @@ class Config(DataFlags):
     num_blocks: int = cli.flag(
         1, "Blocks, at each resolution (conv, resnet) or in all.", least=1
     )
+    remat: bool = cli.flag(
+        False,
+        "Compute each block anew in the backward pass: less memory, more time (conv, "
+        "resnet).",
+    )
     hidden: tuple[int, ...] = cli.flag(
         (200,),
         "Units of the encoder's hidden layers; the decoder mirrors them. Of a ladder's "

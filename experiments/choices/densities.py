@@ -329,12 +329,12 @@ def style(*, activation: str, init: str) -> dict[str, Any]:
 
 
 def _convolutions(residual: bool) -> Callable[..., Coders]:
-    def build(*, activation: str, precision: str, **sizes: int) -> Coders:
+    def build(*, activation: str, precision: str, **others: Any) -> Coders:
         style: dict[str, Any] = {
             "residual": residual,
             "activation": ACTIVATIONS[activation],
             "product": PRODUCTS[precision],
-            **sizes,
+            **others,
         }
 
         def encoder(x_shape: tuple[int, ...], num_outputs: int) -> Network:
@@ -376,8 +376,12 @@ NETWORKS = {
     "gated_mlp": Choice(_gated, _OF_LAYERS),
     "residual_mlp": Choice(_residual, {**_OF_MAPS, "init": "init"}, ("hidden",)),
     # Those of flows stay perceptrons of float32.
-    "conv": Choice(_convolutions(residual=False), _OF_MAPS, ("hidden",)),
-    "resnet": Choice(_convolutions(residual=True), _OF_MAPS, ("hidden",)),
+    **{
+        name: Choice(
+            _convolutions(residual), {**_OF_MAPS, "remat": "remat"}, ("hidden",)
+        )
+        for name, residual in (("conv", False), ("resnet", True))
+    },
 }
 ACTIVATIONS = {
     "tanh": jnp.tanh,
