@@ -298,6 +298,11 @@ def test_a_ladder_trains_resumes_and_is_measured_as_any_model(tmp_path, changes)
         for row in rows:
             of_layers = row[f"{split}kl_z1"] + row[f"{split}kl_z2"]
             np.testing.assert_allclose(of_layers, row[f"{split}kl"], rtol=1e-5)
+    assert all(
+        row["valid_active_units"]
+        == row["valid_active_units_z1"] + row["valid_active_units_z2"]
+        for row in rows
+    )
     member: dict[str, Any] = {"member": 0} if whole.num_seeds > 1 else {}
     which = evaluate.Config(
         workdir=whole.workdir,

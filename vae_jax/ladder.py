@@ -288,7 +288,8 @@ def hierarchy(
     a map of: 0 gives a normal's mean.
     """
     closed, ends = vae.model(top, encoder).kl, _ends(layers)
-    lower = tuple(math.prod(layer.shape) for layer in layers)
+    shapes = tuple(layer.shape for layer in layers)
+    lower = tuple(math.prod(shape) for shape in shapes)
 
     def keys_of_layers(key: PRNGKey) -> PRNGKey:
         return jax.random.split(key, len(layers) + 1) if layers else key[None]
@@ -361,7 +362,13 @@ def hierarchy(
         z_top = encoder.moments(params, h_top)[0]
         return _join(_descend(layers, params, z_top, choose)[1])
 
-    return Hierarchy(lower, groups, mix, redraw, means if encoder.moments else None)
+    return Hierarchy(
+        shapes,
+        groups,
+        mix,
+        redraw,
+        means if encoder.moments else None,
+    )
 
 
 def _check_redraw(

@@ -1,6 +1,6 @@
 """Measurements of a trained model over a split."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -144,26 +144,49 @@ def latents(
 
 def group_counts(trained: Trained) -> tuple[int, ...]:
     """How many groups of latents each layer of a ladder has, from x upward."""
-    x = jax.ShapeDtypeStruct(trained.data.x_shape, jnp.result_type(float))
-    return ablation.group_counts(trained.model, trained.params, x)
+    return groups_of(trained.model, trained.params, trained.data.x_shape)
+
+
+def groups_of(
+    model: Model, params: Params, x_shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """As `group_counts`, of any parameters; from shapes alone."""
+    x = jax.ShapeDtypeStruct(x_shape, jnp.result_type(float))
+    return ablation.group_counts(model, params, x)
 
 
 def _of_layers(trained: Trained, data: Array) -> dict[str, list[float] | float]:
-    counts = group_counts(trained)
-    evaluate = ablation.ablated(trained.model, num_samples=KL_SAMPLES)
-    from_q = jnp.ones(sum(counts), bool)
-    kls = of_rows(
-        jax.random.key(0),
-        trained,
-        lambda key, params, x: evaluate(key, params, x, from_q).kl,
-        data,
-        num_decoded=KL_SAMPLES,
-    )
+    estimate, counts = kl_of_groups(trained.model), group_counts(trained)
+    kls = of_rows(jax.random.key(0), trained, estimate, data, num_decoded=KL_SAMPLES)
     kl = np.asarray(kls, np.float64).mean(axis=0)
-    active = ablation.active(kl, counts)
     per_latent = {"kl_per_latent": kl.tolist()}
     return {
         **(per_latent if counts == trained.layer_sizes else {}),
+        **active_units(kl, counts),
+    }
+
+
+def kl_of_groups(
+    model: Model, *, num_samples: int = KL_SAMPLES
+) -> Callable[[PRNGKey, Params, Array], Array]:
+    """(key, params, x) -> the KL [G] of each group of latents of a ladder, in nats."""
+    hierarchy = model.hierarchy
+    assert hierarchy is not None
+
+    def estimate(key: PRNGKey, params: Params, x: Array) -> Array:
+        h = model.recognition.encode(params, x)
+        from_q = jnp.ones(sum(hierarchy.groups(params, h)), bool)
+        keys = jax.random.split(key, num_samples)
+        each = jax.vmap(lambda key: hierarchy.mix(key, params, h, from_q)[1])(keys)
+        return each.mean(axis=0)
+
+    return estimate
+
+
+def active_units(kl: np.ndarray, counts: Sequence[int]) -> dict[str, float]:
+    """By the KL of each group, averaged over data: in all, and of each layer."""
+    active = ablation.active(kl, counts)
+    return {
         "active_units": float(sum(active)),
         **{f"active_units_z{i}": float(n) for i, n in enumerate(active, 1)},
     }
