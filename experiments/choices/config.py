@@ -60,8 +60,13 @@ class Config(DataFlags):
     )
     posterior: str = cli.flag(
         "diag_normal",
-        "q(z | x); bernoulli has binary latents with a learned prior.",
+        "q(z | x); bernoulli has binary latents with a learned prior, finite_scalar "
+        "codes, which are rounded numbers, with a uniform one (standard_normal) or "
+        "--prior=autoregressive.",
         choices=POSTERIORS,
+    )
+    num_levels: int = cli.flag(
+        5, "Values that each latent of --posterior=finite_scalar has.", least=2
     )
     flow_layers: int = cli.flag(
         4, "Flows of --posterior=planar, coupling or iaf.", least=1

@@ -9,8 +9,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from experiments.choices import densities, estimators
+from experiments.command import cli
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
+from vae_jax import finite_scalar
 from vae_jax.data import batches
 from vae_jax.evaluation import ablation, examples, marginal, representation, weights
 from vae_jax.types import Model, Params, PRNGKey, PyTree
@@ -77,7 +79,17 @@ def of_rows(
 def log_evidence(
     model: Model, *, num_samples: int
 ) -> Callable[[PRNGKey, Params, Array], weights.LogEvidence]:
-    """(key, params, x) -> log p(x) by importance samples from q, some at a time."""
+    """(key, params, x) -> log p(x) by importance samples from q, some at a time.
+
+    Raises:
+        UsageError: for a q that is a point mass, whose samples tell no more than one.
+    """
+    if densities.traits(model).rounded:
+        raise cli.UsageError(
+            "log p(x) by importance sampling needs a q that covers p(z | x), and "
+            f"{model.recognition.family.name} is a point mass: its ELBO is exact, and "
+            "all that it says"
+        )
     chunk = min(IMPORTANCE_CHUNK, num_samples)
     return marginal.importance_sampling(
         model, num_samples=num_samples, chunk_size=chunk
@@ -120,12 +132,19 @@ def latents(
     """KL of each latent in nats, averaged over a split, and the active units.
 
     Those of a ladder are given the layers above, as draws of q have them, and units are
-    active by their KL (`ablation.active`), which is said of each layer as well. Empty
-    for another q that does not factorize: its latents have no KL of their own.
+    active by their KL (`ablation.active`), which is said of each layer as well. Codes
+    have no KL but the perplexity of their values, its mean over latents. Empty for
+    another q that does not factorize: its latents have no KL of their own.
     """
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     if trained.model.hierarchy is not None:
         return _of_layers(trained, data)
+    if densities.traits(trained.model).rounded:
+        z = codes(jax.random.key(0), trained, data)
+        return {
+            "perplexity": float(finite_scalar.perplexity(z).mean()),
+            "active_units": float(representation.active_units(jnp.asarray(z))),
+        }
     recognition, kl = trained.model.recognition, trained.model.kl
     moments = recognition.moments
     if kl is None or moments is None or not densities.traits(trained.model).factorizes:
