@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests import problems, testing
-from vae_jax.estimators import mmd
+from vae_jax.estimators import mmd, sgvb
+from vae_jax.types import Batch, per_example
 
 M, STD = np.array([0.7, -0.4, 0.2]), 0.6  # of the one normal; the other is N(0, I)
 
@@ -55,6 +56,43 @@ def test_the_inverse_quadratic_has_its_expectation_by_quadrature(x64):
     exact -= 2.0 * expected(0.9, 1.0 + STD**2)
     kernel = mmd.imq(scales=(1.0,))
     testing.assert_mean_equals(_samples(kernel, num_latents=1, mean=0.9), exact)
+
+
+def test_what_is_climbed_weighs_the_kl_less_and_the_mmd_more(x64):
+    """(1 - alpha) KL and (alpha + lambda - 1) MMD^2, with z and the prior's draws."""
+    problem = problems.linear_gaussian(num_latents=2)
+    model, kernel = problem.model, mmd.rbf(scales=(1.0,))
+    rows = jnp.array([[0.4, -1.0], [-0.7, 0.2], [1.1, 0.3]])
+    key = jax.random.key(8)
+    objective = mmd.mmd(
+        model, num_samples=1, num_data=9, alpha=0.6, strength=2.4, kernel=kernel
+    )
+    less = per_example(sgvb.sgvb_b(model, num_samples=1, beta=0.4))
+
+    def mean(objective, params):
+        batch = Batch(rows, jnp.arange(3), jnp.ones(3))
+        return objective.value(jax.random.clone(key), params, (), batch)[0].mean()
+
+    def squared(params):
+        draw = jax.vmap(model.recognition.sample, (0, None, 0))
+        h = jax.vmap(model.recognition.encode, (None, 0))(params, rows)
+        z = draw(jax.random.split(jax.random.clone(key), 3), params, h)
+        keys = jax.random.split(jax.random.fold_in(jax.random.clone(key), 2**31), 1)
+        y = jax.vmap(lambda key: jax.random.normal(key, (2,)))(
+            jax.random.split(keys[0], 3)
+        )
+        k = [[jnp.exp(-jnp.sum((a - b) ** 2) / 4.0) for b in (*z, *y)] for a in z]
+        within = sum(k[i][j] for i in range(3) for j in range(3) if i != j) / 6.0
+        return within - 2.0 * sum(k[i][3 + j] for i in range(3) for j in range(3)) / 9.0
+
+    @jax.jit
+    def slopes(params):
+        got = jax.grad(lambda params: mean(objective, params))(params)
+        exact = jax.grad(lambda params: mean(less, params) - 2.0 * squared(params))
+        return got, exact(params)
+
+    got, exact = slopes(problem.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), got, exact)
 
 
 @pytest.mark.parametrize(
