@@ -44,18 +44,15 @@ def test_mmd_of_two_normals_is_their_closed_form(x64):
     testing.assert_mean_equals(_samples(kernel, num_latents=3, mean=M[None]), exact)
 
 
-def test_the_inverse_quadratic_has_its_expectation_by_quadrature(x64):
-    t = np.linspace(-12.0, 12.0, 4001)
-
-    def expected(difference, variance):
-        p = np.exp(-0.5 * t**2)
-        k = 2.0 / (2.0 + (difference + np.sqrt(variance) * t) ** 2)
-        return (p / p.sum()) @ k
-
-    exact = expected(0.0, 2 * STD**2) + expected(0.0, 2.0)
-    exact -= 2.0 * expected(0.9, 1.0 + STD**2)
-    kernel = mmd.imq(scales=(1.0,))
-    testing.assert_mean_equals(_samples(kernel, num_latents=1, mean=0.9), exact)
+def test_kernels_have_their_scales_in_units_of_the_prior(x64):
+    """C = 2 D s^2, by hand."""
+    squared = jnp.array([0.0, 3.0])
+    got = mmd.imq(scales=(0.5,))(squared, 2)
+    np.testing.assert_allclose(got, [1.0, 1.0 / 4.0], rtol=1e-12)
+    got = mmd.imq(scales=(0.5, 2.0))(squared, 2)
+    np.testing.assert_allclose(got, [1.0, 0.5 * (1.0 / 4.0 + 16.0 / 19.0)], rtol=1e-12)
+    got = mmd.rbf(scales=(0.5,))(squared, 2)
+    np.testing.assert_allclose(got, [1.0, np.exp(-3.0)], rtol=1e-12)
 
 
 def test_what_is_climbed_weighs_the_kl_less_and_the_mmd_more(x64):
