@@ -337,4 +337,6 @@ class Config(ObjectiveFlags):
         """The run's workdir, runs/DATASET where none is given."""
         kind, _, rest = self.dataset.partition(":")
         stem = pathlib.Path(rest or kind).stem
+        if kind == "sprites" and rest:
+            stem = f"{kind}_{rest}"
         return pathlib.Path(self.workdir or f"runs/{stem}").expanduser()
