@@ -222,6 +222,19 @@ def _estimator(config: Any) -> None:
             f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
             f"ELBO alone), got {config.beta}"
         )
+    if config.estimator == "mmd" and not config.info_alpha <= 1.0:
+        raise ValueError(f"--info_alpha must be at most 1, got {config.info_alpha}")
+    if config.estimator == "mmd" and config.penalty < 1.0 - config.info_alpha:
+        raise ValueError(
+            f"--penalty={config.penalty} must be at least 1 - info_alpha = "
+            f"{1.0 - config.info_alpha:g}, where the MMD has no weight (mmd)"
+        )
+    sees_batch = ESTIMATORS[config.gradient].sees_batch
+    if sees_batch and config.weight_decay and config.algorithm != "full_vb":
+        raise ValueError(
+            f"--weight_decay does not go with --estimator={config.gradient}, which is "
+            "no sum over examples: take --optimizer=adamw with --decoupled_decay"
+        )
     if config.estimator == "sumo" and config.prior in ("vamp", "exemplar"):
         raise ValueError(
             f"--estimator=sumo lowers the variance of log p(x) in phi, which "
