@@ -19,7 +19,7 @@ LAYERS = [  # a module imports only from rows above its own
     {"numerics"},
     {"reparameterize", "divergences", "bounds", "flows", "networks"},
     {"likelihoods", "convolutional"},
-    {"discretized"},
+    {"discretized", "counts"},
     {"posteriors", "priors", "factors"},
     {"vae", "layer_forms"},
     {"exemplars", "ladder"},
