@@ -39,7 +39,7 @@ from experiments.measures import evidence, measure, stored_values
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax import writing
-from vae_jax.coding import bits_back, files, rans
+from vae_jax.coding import bits_back, files, models, rans, tables
 from vae_jax.training import journal
 
 GENERIC: dict[str, Callable[[bytes], bytes]] = {
@@ -103,7 +103,7 @@ def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, 
     )
     num_values = stored_values.num_values(trained)
     rows = stored_values.symbols(trained, raw)
-    quantization = bits_back.Quantization(latent_bits=config.latent_bits)
+    quantization = models.Quantization(latent_bits=config.latent_bits)
     header = {
         **_decoder(trained),
         "shape": list(trained.data.x_shape),
@@ -174,24 +174,22 @@ def _batch_size(num_rows: int) -> int:
     return min(1 + num_rows // 100, 100)
 
 
-def _coder(
-    trained: Trained, header: dict[str, Any]
-) -> Callable[[int], bits_back.Coder]:
-    def build(num_lanes: int) -> bits_back.Coder:
-        return bits_back.coder(
+def _coder(trained: Trained, header: dict[str, Any]) -> Callable[[int], tables.Codec]:
+    def build(num_lanes: int) -> tables.Codec:
+        return models.coder(
             trained.model,
             trained.params,
             x_shape=tuple(header["shape"]),
             num_values=header["num_values"],
             num_lanes=num_lanes,
-            quantization=bits_back.Quantization(**header["quantization"]),
+            quantization=models.Quantization(**header["quantization"]),
         )
 
     return build
 
 
 def _encoded(
-    build: Callable[[int], bits_back.Coder], rows: np.ndarray, header: dict[str, Any]
+    build: Callable[[int], tables.Codec], rows: np.ndarray, header: dict[str, Any]
 ) -> tuple[rans.Stack, rans.Stack, np.ndarray]:
     """The stack before and after, and the bits of each row by the bound.
 
@@ -214,7 +212,7 @@ def _encoded(
 
 
 def _decoded(
-    build: Callable[[int], bits_back.Coder], stack: rans.Stack, header: dict[str, Any]
+    build: Callable[[int], tables.Codec], stack: rans.Stack, header: dict[str, Any]
 ) -> np.ndarray:
     """The rows of a stack, which are those that it was made of.
 
