@@ -229,7 +229,9 @@ def logistic_mixture(
 
     h is [H, W] planes: M logits, then C M means, C M log scales, and in color 3 M
     coefficients. The terms are nats a pixel, [H, W]: in color they are not of an entry,
-    and holes in single channels are refused (`vae.masked`). `mean` is exact for one
+    and holes in single channels are refused (`vae.masked`). Where the last channels of
+    x are NaN the terms are of those before, which do not read them; there is no
+    gradient then. `mean` is exact for one
     channel and for red; green's and blue's are sums over a lattice of quantiles.
 
     Raises:
@@ -271,9 +273,8 @@ def logistic_mixture(
         for c, one in enumerate(channels):
             mean = channel_mean(of, c, u)
             every = jnp.broadcast_to(one, mean.shape)
-            joint += logistic_terms(
-                mean, of.log_scales[c], every, num_values=num_values
-            )
+            terms = logistic_terms(mean, of.log_scales[c], every, num_values=num_values)
+            joint += jnp.where(jnp.isnan(one), 0.0, terms)
         return jax.nn.logsumexp(joint, axis=0)
 
     def draw(of: _Mixture, noise: Array) -> Array:

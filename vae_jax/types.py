@@ -213,6 +213,10 @@ class Draw(NamedTuple):
     kl: Float[Array, " G"]
 
 
+Densities: TypeAlias = tuple[tuple[tuple[Array, ...], tuple[Array, ...]], ...]
+"""Of each layer the parameters of p and those of q, each of them flat."""
+
+
 class Hierarchy(NamedTuple):
     """What a model of several layers of z says of each, z_1 next to x.
 
@@ -231,6 +235,10 @@ class Hierarchy(NamedTuple):
             one of each layer, scale the noise; they are static too, or None.
         means: params, h -> z, each layer the mean of q given those above at theirs;
             None where q(z_L | x) has no mean in closed form.
+        top: the model of z_L by itself, of the first part of h where layers lie below.
+        densities: params, h, noise -> z, and of each layer below the top the parameters
+            of p and those of q given what is above. Noise is of the size of z, and of
+            each layer what p makes z_l of, or z_l where p is no map of noise.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -240,6 +248,8 @@ class Hierarchy(NamedTuple):
     ]
     redraw: Callable[[PRNGKey, Params, Array, int, tuple[float, ...] | None], Array]
     means: Callable[[Params, PyTree], Array] | None
+    top: "Model"
+    densities: Callable[[Params, PyTree, Array], tuple[Array, Densities]]
 
 
 class Model(NamedTuple):

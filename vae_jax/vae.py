@@ -474,10 +474,19 @@ def with_vamp_prior(
         posterior_params = params.recognition["posterior"]
         return mixture.log_prob(posterior_params, components(params), z)
 
+    of_component = posterior.family.parameters
+
+    def parameters(params: Params) -> tuple[Array, ...]:
+        assert of_component is not None
+        each = jax.vmap(of_component, in_axes=(None, 0))
+        of_each = each(params.recognition["posterior"], components(params))
+        return jnp.zeros(num_components), *of_each
+
+    of_normals = posterior.family.name == "diag_normal"
     return with_prior(
         generative,
         init=init,
         sample=sample_prior,
         log_prob=log_prior,
-        family=Family("vamp"),
+        family=Family("vamp", parameters if of_normals else None),
     )

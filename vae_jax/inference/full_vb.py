@@ -128,6 +128,8 @@ def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
             params_second(hierarchy.mix),
             params_second(hierarchy.redraw),
             hierarchy.means and params_first(hierarchy.means),
+            at_mean(hierarchy.top),
+            params_first(hierarchy.densities),
         ),
     )
 
