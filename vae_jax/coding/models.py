@@ -143,7 +143,7 @@ def _channels(
     before = np.zeros(1)
     for channel in channels:
         of_values = np.asarray(log_probs(z, x, channel), np.float64)
-        mass = np.exp(special.logsumexp(of_values, axis=1) - before)
+        mass = np.exp(np.asarray(special.logsumexp(of_values, axis=1)) - before)
         if not np.allclose(mass, 1.0, atol=1e-3):
             raise ValueError(
                 "p(x | z) gives an entry's values a mass of "

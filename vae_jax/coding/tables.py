@@ -67,7 +67,7 @@ def categorical(log_probs: Float[np.ndarray, "L N K"], *, precision: int = 18) -
     """
     log_probs = np.asarray(log_probs, np.float64)
     num_lanes, num_entries, num_symbols = log_probs.shape
-    total = special.logsumexp(log_probs, axis=-1, keepdims=True)
+    total = np.asarray(special.logsumexp(log_probs, axis=-1, keepdims=True))
     if not np.isfinite(total).all():
         raise ValueError("log_probs of an entry sum to no probability")
     log_probs = log_probs - total
