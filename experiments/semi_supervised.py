@@ -192,9 +192,9 @@ def _order(
     has_label = seen != semi_supervised.NO_LABEL
     plain = generator.permutation(np.flatnonzero(~has_label))
     with_label = np.flatnonzero(has_label)
-    drawn = [generator.permutation(with_label)[:num_labeled] for _ in range(steps)]
+    batches = [generator.permutation(with_label)[:num_labeled] for _ in range(steps)]
     return np.concatenate(
-        [plain[: steps * num_plain].reshape(steps, num_plain), np.stack(drawn)], axis=1
+        [plain[: steps * num_plain].reshape(steps, num_plain), np.stack(batches)], axis=1
     )
 
 
