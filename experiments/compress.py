@@ -49,6 +49,8 @@ GENERIC: dict[str, Callable[[bytes], bytes]] = {
     "lzma": lzma.compress,
 }
 IMAGES = {"png": "PNG, a file of each", "webp": "WebP without loss, a file of each"}
+MAX_ROWS = 10**7  # of a file: more is a header believed
+MAX_LATENT_BITS = 20
 COLUMNS = (
     report.Column("", lambda row: row["name"], width=44),
     report.Column("bits / dim", lambda row: row["bits_per_dimension"], ".4f", 12),
@@ -75,7 +77,10 @@ class Config(trained_runs.SplitFlags):
         least=0,
     )
     latent_bits: int = cli.flag(
-        12, "log2 of the bins of a real latent, of equal mass under p(z).", least=1
+        12,
+        "log2 of the bins of a real latent, of equal mass under p(z).",
+        least=1,
+        below=MAX_LATENT_BITS + 1,
     )
     importance_samples: int = cli.flag(
         500, "Samples per row of log p(x); 0 leaves it out.", least=0
@@ -116,6 +121,8 @@ def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, 
         "rows_sha256": _digest(rows),
         "seed": config.seed,
     }
+    if not _is_sound(header):
+        raise ValueError(f"{len(rows)} rows are more than the {MAX_ROWS} of a file")
     build = _coder(trained, header)
     started = time.monotonic()
     start, end, bits = _encoded(build, rows, header)
@@ -160,16 +167,48 @@ def decompress(path: str, trained: Trained) -> np.ndarray:
         OSError: the file cannot be read.
     """
     header, words = files.read(path)
-    for name, mine in _decoder(trained).items():
-        if header.get(name) != mine:
+    mine = {
+        **_decoder(trained),
+        "shape": list(trained.data.x_shape),
+        "num_values": stored_values.num_values(trained),
+    }
+    for name, value in mine.items():
+        if header.get(name) != value:
             raise ValueError(
                 f"{path} was written with another {name.replace('_', ' ')} "
-                f"({header.get(name)}, and this is {mine}): its bits mean nothing here"
+                f"({header.get(name)!r:.300}, and this is {value!r}): its bits mean "
+                "nothing here"
             )
-    stack = rans.from_words(words, num_lanes=header["batch_size"])
-    rows = _decoded(_coder(trained, header), stack, header)
+    if not _is_sound(header):
+        raise ValueError(
+            f"{path} has a header with numbers of rows or bits that none is written "
+            "with: it was made by something else"
+        )
+    header |= mine
+    try:
+        stack = rans.from_words(words, num_lanes=header["batch_size"])
+        rows = _decoded(_coder(trained, header), stack, header)
+    except ValueError as error:
+        raise ValueError(f"{path} has not the words of its rows: {error}") from error
     kind = np.uint8 if header["num_values"] <= 256 else np.uint16
     return rows.reshape(-1, *header["shape"]).astype(kind)
+
+
+def _is_sound(header: files.Header) -> bool:
+    """Whether the numbers are such as `compress` writes: whole, and not beyond it."""
+    lanes, number = header.get("batch_size", 0), header.get("num_rows", 0)
+    bits = header.get("quantization")
+    if not isinstance(bits, dict) or {*bits} != {*models.Quantization._fields}:
+        return False
+    if not isinstance(header.get("rows_sha256"), str):
+        return False
+    if any(type(n) is not int for n in (lanes, number, *bits.values())):
+        return False
+    return (
+        1 <= lanes <= number <= MAX_ROWS
+        and 1 <= bits["latent_bits"] <= MAX_LATENT_BITS
+        and all(1 <= n <= rans.MAX_PRECISION for n in bits.values())
+    )
 
 
 def _batch_size(num_rows: int) -> int:

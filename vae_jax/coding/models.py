@@ -140,17 +140,17 @@ def _channels(
             f"p(x | z) has terms of shape {shape} for x of shape {x_shape}: entries "
             "that depend on each other given z cannot be coded"
         )
-    before = np.zeros(1)
+    before = 0.0
     for channel in channels:
-        of_values = np.asarray(log_probs(z, x, channel), np.float64)
-        mass = np.exp(special.logsumexp(of_values, axis=1) - before)
+        log_p = log_probs(z, x, channel)
+        mass = np.exp(np.asarray(jax.nn.logsumexp(log_p, axis=1) - before))
         if not np.allclose(mass, 1.0, atol=1e-3):
             raise ValueError(
                 "p(x | z) gives an entry's values a mass of "
                 f"{mass.flat[np.abs(mass - 1.0).argmax()]:.4g}, not 1: a density on "
                 "real x has no code of finite length"
             )
-        before = of_values[:, 0]
+        before = log_p[:, 0]
     return channels
 
 
