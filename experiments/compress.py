@@ -123,11 +123,11 @@ def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, 
     }
     if not _is_sound(header):
         raise ValueError(f"{len(rows)} rows are more than the {MAX_ROWS} of a file")
-    build = _coder(trained, header)
+    codec = _coder(trained, header)
     started = time.monotonic()
-    start, end, bits = _encoded(build, rows, header)
+    start, end, bits = _encoded(codec, rows, header)
     encoded = time.monotonic()
-    _decoded(build, end, header)
+    _decoded(codec, end, header)
     decoded = time.monotonic()
     size = files.write(
         path,
@@ -215,58 +215,47 @@ def _batch_size(num_rows: int) -> int:
     return min(1 + num_rows // 100, 100)
 
 
-def _coder(trained: Trained, header: dict[str, Any]) -> Callable[[int], tables.Codec]:
-    def build(num_lanes: int) -> tables.Codec:
-        return models.coder(
-            trained.model,
-            trained.params,
-            x_shape=tuple(header["shape"]),
-            num_values=header["num_values"],
-            num_lanes=num_lanes,
-            quantization=models.Quantization(**header["quantization"]),
-        )
-
-    return build
+def _coder(trained: Trained, header: dict[str, Any]) -> tables.Codec:
+    return models.coder(
+        trained.model,
+        trained.params,
+        x_shape=tuple(header["shape"]),
+        num_values=header["num_values"],
+        num_lanes=header["batch_size"],
+        quantization=models.Quantization(**header["quantization"]),
+    )
 
 
 def _encoded(
-    build: Callable[[int], tables.Codec], rows: np.ndarray, header: dict[str, Any]
+    codec: tables.Codec, rows: np.ndarray, header: dict[str, Any]
 ) -> tuple[rans.Stack, rans.Stack, np.ndarray]:
     """The stack before and after, and the bits of each row by the bound.
 
-    It starts from as few words as do, which are found by doubling.
+    It starts from few words beside those of the lanes: ever more are tried.
     """
-    num_lanes = header["batch_size"]
-    number = 2 * num_lanes
+    num_lanes, more = header["batch_size"], 0
     while True:
         random = np.random.default_rng(header["seed"])
-        words = random.integers(0, 2**32, number, dtype=np.uint32)
+        words = random.integers(0, 2**32, 2 * num_lanes + more, dtype=np.uint32)
         start = rans.start(words, num_lanes=num_lanes)
         try:
-            end, bits = bits_back.encode(
-                build, start, rows, num_lanes=num_lanes, watch=_bar("encoded")
-            )
+            end, bits = bits_back.encode(codec, start, rows, watch=_bar("encoded"))
         except rans.Exhausted:
-            number += max(num_lanes, number - 2 * num_lanes)
+            more += 1 + more // 4
             continue
         return start, end, bits
 
 
 def _decoded(
-    build: Callable[[int], tables.Codec], stack: rans.Stack, header: dict[str, Any]
+    codec: tables.Codec, stack: rans.Stack, header: dict[str, Any]
 ) -> np.ndarray:
     """The rows of a stack, which are those that it was made of.
 
     Raises:
         ValueError: if they are not.
     """
-    rows, _ = bits_back.decode(
-        build,
-        stack,
-        num_rows=header["num_rows"],
-        num_lanes=header["batch_size"],
-        watch=_bar("decoded"),
-    )
+    number = header["num_rows"]
+    rows, _ = bits_back.decode(codec, stack, num_rows=number, watch=_bar("decoded"))
     if _digest(rows) != header["rows_sha256"]:
         raise ValueError(
             "the decoded rows are not those that were encoded: this device does not "
@@ -276,12 +265,12 @@ def _decoded(
 
 
 def _bar(unit: str) -> bits_back.Watch:
-    def watch(batches: Sequence[bits_back.Batch]) -> Any:
-        total = sum(at.stop - at.start for _, at in batches)
+    def watch(batches: Sequence[slice]) -> Any:
+        total = sum(at.stop - at.start for at in batches)
         progress, done = journal.progress(total, unit=f"rows {unit}"), 0
-        for batch in batches:
-            yield batch
-            done += batch[1].stop - batch[1].start
+        for at in batches:
+            yield at
+            done += at.stop - at.start
             progress.update(done)
         progress.close()
 

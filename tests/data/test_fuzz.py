@@ -81,7 +81,7 @@ def read_bits(path):
     """Of a file whose digest is right, whatever it holds."""
     body = (len(BITS) - 12).to_bytes(4, "little") + path.read_bytes()
     digest = hashlib.sha256(body).digest()
-    path.write_bytes(b"vae_jax bits-back 1\n" + digest + body)
+    path.write_bytes(b"vae_jax bits-back 2\n" + digest + body)
     coded_files.read(path)
 
 

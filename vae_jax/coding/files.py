@@ -18,7 +18,7 @@ from vae_jax.coding import rans
 Header: TypeAlias = dict[str, Any]
 """What JSON holds: text, numbers, lists and dictionaries."""
 
-_MAGIC = b"vae_jax bits-back 1\n"
+_MAGIC = b"vae_jax bits-back 2\n"
 _DIGEST = hashlib.sha256().digest_size
 
 

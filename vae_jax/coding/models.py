@@ -10,7 +10,9 @@ as that of any q, and is small where q is narrow. A mixture of normals is no suc
 it is coded by its CDFs, in units of its mean and variance.
 
 Both directions run the same compiled programs, of `num_lanes` rows, on one device: any
-other program may round its last bits differently, and then nothing is decoded.
+other program may round its last bits differently, and then nothing is decoded. Fewer
+rows are coded with others beside them that mean nothing, and change nothing: programs
+are of each row by itself.
 """
 
 import functools
