@@ -8,6 +8,7 @@ from scipy import stats
 
 from tests import ladders, laws
 from vae_jax import layer_forms, posteriors, priors, vae
+from vae_jax.evaluation import ablation
 from vae_jax.inference import full_vb
 
 IMAGE = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
@@ -75,7 +76,15 @@ def test_what_mixes_nothing_draws_what_q_or_the_prior_draws(x64, name):
     z, _ = mix(jax.random.clone(key), params, h, jnp.zeros(num, bool))
     dreamt = jax.jit(model.generative.sample_prior)(key, params)
     np.testing.assert_allclose(z, dreamt, rtol=1e-12)
-    assert hierarchy.lower == counts[:-1]
+    assert model.lower == counts[:-1]
+
+
+def test_the_kl_of_each_map_is_that_of_its_pixels():
+    of_maps = ablation.of_maps(ladders.maps(), np.arange(14.0))
+    assert of_maps[1] is None
+    np.testing.assert_array_equal(of_maps[0], [30.0, 36.0])  # even and odd entries
+    vectors = ladders.normals(layer_forms.merged_normal())
+    assert ablation.of_maps(vectors, np.ones(6)) == (None, None, None)
 
 
 def test_a_mix_draws_each_group_from_its_source_given_those_above(x64):
@@ -106,7 +115,7 @@ def test_layers_below_those_that_stay_are_drawn_from_the_prior(x64, name):
     )(key, z)
     np.testing.assert_array_equal(redrawn[0], z)
     np.testing.assert_allclose(redrawn[depth], prior(key, params), rtol=1e-12)
-    ends = np.cumsum(hierarchy.lower)
+    ends = np.cumsum(model.lower)
     for num, lower in zip(range(1, depth), ends, strict=False):
         np.testing.assert_array_equal(redrawn[num][lower:], z[lower:])
         if name != "bits":

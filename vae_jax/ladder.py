@@ -289,8 +289,8 @@ def hierarchy(
     a map of: 0 gives a normal's mean.
     """
     alone, ends = vae.model(top, encoder), _ends(layers)
-    closed = alone.kl
-    lower = tuple(math.prod(layer.shape) for layer in layers)
+    closed, shapes = alone.kl, tuple(layer.shape for layer in layers)
+    lower = tuple(math.prod(shape) for shape in shapes)
 
     def keys_of_layers(key: PRNGKey) -> PRNGKey:
         return jax.random.split(key, len(layers) + 1) if layers else key[None]
@@ -378,7 +378,7 @@ def hierarchy(
         return _join(zs), tuple(of_layers)
 
     of_means = means if encoder.moments else None
-    return Hierarchy(lower, groups, mix, redraw, of_means, alone, densities)
+    return Hierarchy(shapes, groups, mix, redraw, of_means, alone, densities)
 
 
 def _check_redraw(

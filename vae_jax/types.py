@@ -9,6 +9,7 @@ here, `likelihoods.likelihood`, `vae.recognition`, `vae.model`), never by positi
 that the next field breaks nobody.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -223,7 +224,7 @@ class Hierarchy(NamedTuple):
     both factorize given the layers above, else all of a layer.
 
     Attributes:
-        lower: entries of z_1, ..., z_{L-1}; the rest of z is the top's.
+        shapes: of z_1, ..., z_{L-1}, channels last; the rest of z is the top's.
         groups: params, h -> how many groups each layer has.
         mix: key, params, h, from_q [G] -> z and KL [G]: from the top down, each group
             is drawn from q where from_q holds and else from p, given what was drawn
@@ -240,7 +241,7 @@ class Hierarchy(NamedTuple):
             each layer what p makes z_l of, or z_l where p is no map of noise.
     """
 
-    lower: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     groups: Callable[[Params, PyTree], tuple[int, ...]]
     mix: Callable[
         [PRNGKey, Params, PyTree, Bool[Array, " G"]], tuple[Array, Float[Array, " G"]]
@@ -272,7 +273,8 @@ class Model(NamedTuple):
     @property
     def lower(self) -> tuple[int, ...]:
         """Entries of each layer of z but the top, from x upward; () of one layer."""
-        return self.hierarchy.lower if self.hierarchy else ()
+        shapes = self.hierarchy.shapes if self.hierarchy else ()
+        return tuple(math.prod(shape) for shape in shapes)
 
     def init(self, key: PRNGKey) -> Params:
         """Fresh parameters theta and phi."""

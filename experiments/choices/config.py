@@ -1,13 +1,11 @@
 """The flags of a training run."""
 
 import dataclasses
-import math
 import pathlib
 from typing import Any, ClassVar
 
 from experiments.choices import ladders, refusals, rows
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
-from experiments.choices.data_flags import DataFlags
 from experiments.choices.densities import (
     ACTIVATIONS,
     INITIALIZERS,
@@ -17,13 +15,13 @@ from experiments.choices.densities import (
     PRIORS,
     PRODUCTS,
 )
-from experiments.choices.estimators import ESTIMATORS
+from experiments.choices.objective_flags import ObjectiveFlags
 from experiments.command import cli
 from vae_jax.data import sources
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DataFlags):
+class Config(ObjectiveFlags):
     """One training run: a function of these flags and of nothing else."""
 
     GONE: ClassVar = {
@@ -60,8 +58,13 @@ class Config(DataFlags):
     )
     posterior: str = cli.flag(
         "diag_normal",
-        "q(z | x); bernoulli has binary latents with a learned prior.",
+        "q(z | x); bernoulli has binary latents with a learned prior, finite_scalar "
+        "codes, which are rounded numbers, with a uniform one (standard_normal) or "
+        "--prior=autoregressive.",
         choices=POSTERIORS,
+    )
+    num_levels: int = cli.flag(
+        5, "Values that each latent of --posterior=finite_scalar has.", least=2
     )
     flow_layers: int = cli.flag(
         4, "Flows of --posterior=planar, coupling or iaf.", least=1
@@ -118,6 +121,11 @@ class Config(DataFlags):
     num_blocks: int = cli.flag(
         1, "Blocks, at each resolution (conv, resnet) or in all.", least=1
     )
+    remat: bool = cli.flag(
+        False,
+        "Compute each block anew in the backward pass: less memory, more time (conv, "
+        "resnet).",
+    )
     hidden: tuple[int, ...] = cli.flag(
         (200,),
         "Units of the encoder's hidden layers; the decoder mirrors them. Of a ladder's "
@@ -159,79 +167,6 @@ class Config(DataFlags):
         "sums, 3x3 convolutions, parameters and densities are float32. The end's test "
         "bound and other commands compute in float32, or as their own flag says.",
         choices=PRODUCTS,
-    )
-    algorithm: str = cli.flag(
-        "aevb",
-        "What fits the model: aevb ascends --estimator; wake_sleep and rws "
-        "(reweighted) fit q to the posterior; mcem (Monte Carlo EM) and vem "
-        "(variational EM) have no encoder; full_vb has a q over theta too.",
-        choices=ALGORITHMS,
-        section="Objective",
-    )
-    estimator: str = cli.flag("sgvb_b", "Gradient estimator.", choices=ESTIMATORS)
-    num_samples: int = cli.flag(
-        1, "Samples of z per example: L of SGVB, K of IWAE.", least=1
-    )
-    num_outer: int = cli.flag(1, "Outer samples of miwae and piwae, M.", least=1)
-    beta: float = cli.flag(
-        1.0,
-        "Weight of the KL (sgvb_a, sgvb_b, free_bits); the ELBO's share of the bound "
-        "(ciwae).",
-        least=0,
-    )
-    alpha: float = cli.flag(
-        0.5,
-        "Order of the Renyi bound; -inf is the largest log weight.",
-        below=math.inf,
-        infinite=True,
-    )
-    num_terms: int = cli.flag(
-        2, "Terms from the ELBO to log p(x) (thermodynamic, uha).", least=1
-    )
-    first_beta: float = cli.flag(
-        0.03, "Power of the first of them after 0 (thermodynamic).", above=0, below=1
-    )
-    ovis_gamma: float = cli.flag(
-        0.0, "Share of the limit of many weights; biased above 0 (ovis).", least=0
-    )
-    jackknife_order: int = cli.flag(1, "Order of the jackknife bound: 0, 1 or 2.")
-    free_nats: float = cli.flag(
-        0.1,
-        "KL that each latent, or each layer of a ladder, has for free (free_bits).",
-        least=0,
-    )
-    capacity: float = cli.flag(20.0, "Nats the KL is pulled to (capacity).", least=0)
-    capacity_strength: float = cli.flag(10.0, "How strongly (capacity).", least=0)
-    temperature: float = cli.flag(
-        0.5, "Of relaxed bits (binary_concrete, rebar; relax starts there).", above=0
-    )
-    sleep_share: float = cli.flag(
-        0.0, "Share of the sleep phase in phi's gradient (rws).", least=0
-    )
-    num_leapfrog: int = cli.flag(10, "Leapfrog steps of each E-step (mcem).", least=1)
-    target_acceptance: float = cli.flag(
-        0.9, "Acceptance that HMC's step size is tuned to (mcem).", above=0, below=1
-    )
-    num_updates: int = cli.flag(5, "Updates of theta an E-step (mcem).", least=1)
-    e_steps: int = cli.flag(20, "Steps of the search for each q (vem).", least=1)
-    e_rate: float = cli.flag(0.1, "Step size of that search (vem).", above=0)
-    theta_std: float = cli.flag(0.01, "Initial std of q(theta) (full_vb).", above=0)
-    weight_decay: float = cli.flag(
-        0.0,
-        "Precision of the normal prior on theta (MAP, or full_vb's prior); 1 is the "
-        "AEVB paper's.",
-        least=0,
-    )
-    kl_warmup: int = cli.flag(
-        0,
-        "Epochs over which the KL's weight in the gradient rises to 1 (sgvb_a, sgvb_b, "
-        "free_bits).",
-        least=0,
-    )
-    kl_balancing: bool = cli.flag(
-        False,
-        "Until then, weigh the KL of each layer of a ladder by its nats per latent, so "
-        "that layers of little are not lost (sgvb_b, free_bits).",
     )
     optimizer: str = cli.flag(
         "adam",
@@ -299,8 +234,8 @@ class Config(DataFlags):
     )
     sweep: str = cli.flag(
         "",
-        "NAME=V1,V2,...: runs that differ in --learning_rate, --beta or --kl_warmup "
-        "train together too.",
+        "NAME=V1,V2,...: runs that differ in --learning_rate, --beta, --penalty or "
+        "--kl_warmup train together too.",
     )
     num_devices: int = cli.flag(
         1,
@@ -412,4 +347,6 @@ class Config(DataFlags):
         """The run's workdir, runs/DATASET where none is given."""
         kind, _, rest = self.dataset.partition(":")
         stem = pathlib.Path(rest or kind).stem
+        if kind == "sprites" and rest:
+            stem = f"{kind}_{rest}"
         return pathlib.Path(self.workdir or f"runs/{stem}").expanduser()

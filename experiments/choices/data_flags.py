@@ -13,8 +13,9 @@ class DataFlags(cli.Flags):
     workdir: str = cli.flag("", "Where the run is written; runs/DATASET if empty.")
     dataset: str = cli.flag(
         "digits",
-        "digits, photos, mnist, fashion_mnist, binarized_mnist, frey_face, images:PATH "
-        "(a folder or .zip of image files), npz:PATH or tfds:NAME.",
+        "digits, photos, sprites, sprites:64 and sprites:color (of known factors), "
+        "mnist, fashion_mnist, binarized_mnist, frey_face, images:PATH (a folder or "
+        ".zip of image files), npz:PATH or tfds:NAME.",
         section="Data",
     )
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
@@ -33,8 +34,8 @@ class DataFlags(cli.Flags):
         "k / (K - 1) (grid) or with uniform noise as (k + u) / K (dequantized, for "
         "densities), or zeros and ones (threshold; static: drawn once; dynamic: at "
         "each visit). auto: threshold, but grid for likelihoods of stored values, and "
-        "none for photos, images, npz and tfds, which have to be zeros and ones "
-        "already under --likelihood=bernoulli.",
+        "none for photos, sprites, images, npz and tfds, which have to be zeros and "
+        "ones already under --likelihood=bernoulli.",
         choices=("auto", *batches.BINARIZATIONS),
     )
     image_size: int = cli.flag(

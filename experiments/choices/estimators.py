@@ -1,5 +1,6 @@
 """The estimators that flags can name, a row each, and the objective of one."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,9 +13,12 @@ from experiments.choices.rows import NO_FLAGS, Traits
 from vae_jax import networks, vae
 from vae_jax.estimators import (
     arms,
+    dip,
     disarm,
+    factor,
     gdreg,
     importance,
+    mmd,
     multiply_weighted,
     ovis,
     rebar,
@@ -26,6 +30,7 @@ from vae_jax.estimators import (
     sgvb,
     sumo,
     thermodynamic,
+    total_correlation,
     uha,
     wake_sleep,
 )
@@ -47,31 +52,34 @@ class Estimator(NamedTuple):
     """An estimator of the gradient of a bound.
 
     Attributes:
-        build: model, num_samples, own numbers -> its function of one example.
+        build: model, num_samples, own numbers -> its function of one example; where it
+            sees the batch, num_data too -> its objective.
         flags: keyword of `build` -> the flag that fills it.
         reads: further flags that mean something under this choice.
         fits: which q it is of.
         of_elbo: whether its value is an ELBO, so that bound + KL = reconstruction.
         remembers: whether it takes a running baseline and its scale.
+        sees_batch: whether it is of a batch's codes, and no sum of functions of one
+            example.
         learns: flags, model, entries of x -> the model whose q also keeps what the
             estimator learns, and keyword arguments of `build` beside it; None where it
             learns nothing.
         decodings: decoder evaluations of each sample.
     """
 
-    build: Callable[..., ExampleObjective]
+    build: Callable[..., Any]
     flags: Mapping[str, str] = NO_FLAGS
     reads: tuple[str, ...] = ()
     fits: Callable[[Traits], bool] = lambda q: q.continuous
     of_elbo: bool = False
     remembers: bool = False
+    sees_batch: bool = False
     learns: Callable[[Any, Model, int], tuple[Model, dict[str, Any]]] | None = None
     decodings: int = 1
 
 
-def _any(q: Traits) -> bool:
-    del q
-    return True
+def _sampled(q: Traits) -> bool:
+    return not q.rounded
 
 
 def _with_closed_kl(q: Traits) -> bool:
@@ -82,8 +90,12 @@ def _factorized(q: Traits) -> bool:
     return q.continuous and (q.factorizes or q.layered)
 
 
+def _independent(q: Traits) -> bool:
+    return q.continuous and q.factorizes and not q.layered
+
+
 def _bits(q: Traits) -> bool:
-    return not q.continuous and not q.layered
+    return not q.continuous and not q.layered and not q.rounded
 
 
 def _baseline(
@@ -114,8 +126,42 @@ def _path(config: Any, model: Model, num_entries: int) -> tuple[Model, dict[str,
     return uha.with_path(model, num_temperatures=config.num_terms), {}
 
 
+def _discriminator(
+    config: Any, model: Model, num_entries: int
+) -> tuple[Model, dict[str, Any]]:
+    """A network of z with an optimizer of its own, as Kim & Mnih 2018 set it."""
+    del num_entries
+    key = jax.random.key(config.seed)
+    params = jax.eval_shape(model.init, jax.random.clone(key))
+    z = jax.eval_shape(model.generative.sample_prior, jax.random.clone(key), params)
+    network = networks.mlp(
+        z.size, config.discriminator_hidden, 1, activation=jax.nn.leaky_relu
+    )
+    return model, {
+        "network": network,
+        "optimizer": gradient.adam(config.discriminator_rate, b1=0.5, b2=0.9),
+        "start": network.init(key),
+    }
+
+
+KERNELS = {"imq": mmd.imq, "rbf": mmd.rbf}
+
+
+def _mmd(
+    model: Model, *, kernel: str, scales: tuple[float, ...], **numbers: Any
+) -> Objective:
+    return mmd.mmd(model, kernel=KERNELS[kernel](scales=scales), **numbers)
+
+
+_DIP = {"off_diagonal": "penalty", "diagonal": "dip_diagonal"}
 ESTIMATORS = {
-    "sgvb_a": Estimator(sgvb.sgvb_a, {"beta": "beta"}, ("kl_warmup",), of_elbo=True),
+    "sgvb_a": Estimator(
+        sgvb.sgvb_a,
+        {"beta": "beta"},
+        ("kl_warmup",),
+        fits=lambda q: q.continuous or q.rounded,
+        of_elbo=True,
+    ),
     "sgvb_b": Estimator(
         sgvb.sgvb_b,
         {"beta": "beta"},
@@ -136,6 +182,48 @@ ESTIMATORS = {
         fits=_with_closed_kl,
         of_elbo=True,
     ),
+    "beta_tc": Estimator(
+        total_correlation.beta_tc,
+        {"beta": "beta", "sampling": "sampling"},
+        fits=_independent,
+        of_elbo=True,
+        sees_batch=True,
+    ),
+    "factor": Estimator(
+        factor.factor,
+        {"gamma": "penalty"},
+        ("discriminator_hidden", "discriminator_rate"),
+        fits=_independent,
+        of_elbo=True,
+        sees_batch=True,
+        learns=_discriminator,
+    ),
+    "dip_i": Estimator(
+        functools.partial(dip.dip, of_samples=False),
+        _DIP,
+        fits=_independent,
+        of_elbo=True,
+        sees_batch=True,
+    ),
+    "dip_ii": Estimator(
+        functools.partial(dip.dip, of_samples=True),
+        _DIP,
+        fits=_independent,
+        of_elbo=True,
+        sees_batch=True,
+    ),
+    "mmd": Estimator(
+        _mmd,
+        {
+            "alpha": "info_alpha",
+            "strength": "penalty",
+            "kernel": "kernel",
+            "scales": "kernel_scales",
+        },
+        fits=_independent,
+        of_elbo=True,
+        sees_batch=True,
+    ),
     "iwae": Estimator(importance.iwae),
     "stick_the_landing": Estimator(importance.stick_the_landing),
     "dreg": Estimator(importance.dreg),
@@ -145,14 +233,18 @@ ESTIMATORS = {
     "jackknife": Estimator(importance.jackknife, {"order": "jackknife_order"}),
     "miwae": Estimator(multiply_weighted.miwae, {"num_outer": "num_outer"}),
     "piwae": Estimator(multiply_weighted.piwae, {"num_outer": "num_outer"}),
-    "score_function": Estimator(score_function.score_function, fits=_any, of_elbo=True),
-    "running_baseline": Estimator(
-        score_function.score_function, fits=_any, of_elbo=True, remembers=True
+    "score_function": Estimator(
+        score_function.score_function, fits=_sampled, of_elbo=True
     ),
-    "leave_one_out": Estimator(score_function.leave_one_out, fits=_any, of_elbo=True),
+    "running_baseline": Estimator(
+        score_function.score_function, fits=_sampled, of_elbo=True, remembers=True
+    ),
+    "leave_one_out": Estimator(
+        score_function.leave_one_out, fits=_sampled, of_elbo=True
+    ),
     "nvil": Estimator(
         score_function.nvil,
-        fits=_any,
+        fits=_sampled,
         of_elbo=True,
         remembers=True,
         learns=_baseline,
@@ -160,18 +252,18 @@ ESTIMATORS = {
     "thermodynamic": Estimator(
         thermodynamic.thermodynamic,
         {"num_terms": "num_terms", "first_beta": "first_beta"},
-        fits=_any,
+        fits=_sampled,
     ),
     "uha": Estimator(uha.uha, reads=("num_terms",), learns=_path),
     "sumo": Estimator(sumo.sumo, remembers=True),
-    "vimco": Estimator(score_function.vimco, fits=_any),
-    "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=_any),
-    "ovis_monte_carlo": Estimator(ovis.ovis_monte_carlo, fits=_any, decodings=2),
+    "vimco": Estimator(score_function.vimco, fits=_sampled),
+    "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=_sampled),
+    "ovis_monte_carlo": Estimator(ovis.ovis_monte_carlo, fits=_sampled, decodings=2),
     "wake_sleep": Estimator(
-        wake_sleep.wake_sleep, fits=_any, of_elbo=True, decodings=2
+        wake_sleep.wake_sleep, fits=_sampled, of_elbo=True, decodings=2
     ),
     "reweighted_wake_sleep": Estimator(
-        wake_sleep.reweighted_wake_sleep, {"sleep_share": "sleep_share"}, fits=_any
+        wake_sleep.reweighted_wake_sleep, {"sleep_share": "sleep_share"}, fits=_sampled
     ),
     "straight_through": Estimator(relaxed.straight_through, fits=_bits, of_elbo=True),
     "binary_concrete": Estimator(
@@ -235,6 +327,10 @@ def objective(
     """
     row = ESTIMATORS[config.gradient]
     settings = rows.numbers(row, config, traced) | dict(learned)
+    if row.sees_batch:
+        return row.build(
+            model, num_samples=config.num_samples, num_data=num_data, **settings
+        )
 
     def of_model(model: Model, **changed: Any) -> ExampleObjective:
         function = row.build(

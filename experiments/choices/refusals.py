@@ -93,6 +93,10 @@ def _ladder(config: Any) -> None:
             f"--prior={config.prior} is made of codes of x, which the top of {written} "
             "does not see: take another"
         )
+    if POSTERIORS[config.posterior].traits.rounded:
+        raise ValueError(
+            f"--posterior={config.posterior} is of one layer, not of {written}"
+        )
     is_real = POSTERIORS[config.posterior].traits.continuous
     if not is_real and ladders.FORMS[config.posterior_form].of_bits is None:
         raise ValueError(
@@ -104,11 +108,16 @@ def _ladder(config: Any) -> None:
 def _prior(config: Any) -> None:
     if config.prior == "standard_normal" or config.model:
         return
-    if not POSTERIORS[config.posterior].traits.continuous:
+    fitting = POSTERIORS[config.posterior].priors
+    if fitting and config.prior not in fitting:
+        others = [name for name in fitting if name != "standard_normal"]
+        instead = f"; what fits: {', '.join(others)}" if others else ""
         raise ValueError(
             f"--prior={config.prior} is of continuous latents, --posterior="
-            f"{config.posterior} has its own prior"
+            f"{config.posterior} has its own prior{instead}"
         )
+    if fitting:
+        return
     if config.prior in ("vamp", "exemplar") and not config.has_encoder:
         raise ValueError(
             f"--prior={config.prior} is made of the encoder, which --algorithm="
@@ -185,7 +194,10 @@ def _readers(config: Any) -> None:
     if not config.model:  # whose function may read any
         chosen |= {
             "posterior": (config.posterior, POSTERIORS),
-            "prior": (config.prior, PRIORS),
+            "prior": (
+                config.prior,
+                PRIORS | dict(POSTERIORS[config.posterior].priors),
+            ),
             "likelihood": (config.likelihood, LIKELIHOODS),
             "network": (config.network, NETWORKS),
         }
@@ -209,6 +221,19 @@ def _estimator(config: Any) -> None:
         raise ValueError(
             f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
             f"ELBO alone), got {config.beta}"
+        )
+    if config.estimator == "mmd" and not config.info_alpha <= 1.0:
+        raise ValueError(f"--info_alpha must be at most 1, got {config.info_alpha}")
+    if config.estimator == "mmd" and config.penalty < 1.0 - config.info_alpha:
+        raise ValueError(
+            f"--penalty={config.penalty} must be at least 1 - info_alpha = "
+            f"{1.0 - config.info_alpha:g}, where the MMD has no weight (mmd)"
+        )
+    sees_batch = ESTIMATORS[config.gradient].sees_batch
+    if sees_batch and config.weight_decay and config.algorithm != "full_vb":
+        raise ValueError(
+            f"--weight_decay does not go with --estimator={config.gradient}, which is "
+            "no sum over examples: take --optimizer=adamw with --decoupled_decay"
         )
     if config.estimator == "sumo" and config.prior in ("vamp", "exemplar"):
         raise ValueError(

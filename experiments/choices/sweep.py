@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from experiments.choices.config import Config
 
-SWEPT = {"learning_rate": float, "beta": float, "kl_warmup": int}
+SWEPT = {"learning_rate": float, "beta": float, "penalty": float, "kl_warmup": int}
 
 
 def expand(config: Config) -> tuple[Config, ...]:

@@ -13,7 +13,8 @@ are fitted to training rows and judged on test rows. Without labels these are le
 
 Of the latents: KL of each, active units, and the mean KL in its two parts, the
 information of z about the row and the divergence of all rows' q(z) from the prior
-(Hoffman & Johnson 2016, ELBO surgery).
+(Hoffman & Johnson 2016, ELBO surgery). Of independent normals the second is the total
+correlation of the latents and the KL of each (Chen et al. 2018).
 
 Prints a table and writes representation.json and .txt, latents.png (two latents, or the
 first two principal components of more) and neighbors.png to the workdir. Several
@@ -65,7 +66,7 @@ def surgery(
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     parts = aggregate.parts(run(key, trained.params, rows.test[:size]))
     rows_of_all = {"surgery_rows": size, "log_rows": float(np.log(size))}
-    return rows_of_all | parts._asdict()
+    return rows_of_all | parts
 
 
 def of_layer(latents: dict[str, Any], number: int, entries: slice) -> dict[str, Any]:
@@ -263,6 +264,11 @@ def _latents(results: list[dict[str, Any]]) -> list[str]:
             f"{rows} = {first['log_rows']:.2f}; standard error over z {error:.3f}",
             f"  KL(q(z) || p(z)) {of('marginal_kl')}, q(z) the mixture of these rows'",
         ]
+        if "total_correlation" in first:
+            lines.append(
+                f"    of which the total correlation {of('total_correlation')}, and "
+                f"the KL of each latent's q(z_d) {of('dimension_wise_kl')}"
+            )
         if first["mutual_information"] > first["log_rows"] - 0.1:
             lines.append(
                 "  I(n; z) is at its limit: these rows are told apart, and I(x; z) of "

@@ -76,6 +76,7 @@ def test_bits_have_the_information_of_a_table(x64):
     p = np.prod(np.where(bits == 1.0, on, 1.0 - on), axis=-1)
     mixture = q.mean(0)
     information = (q * np.log(q / mixture)).sum(1)
+    assert got.total_correlation is None
     # Each row's samples are independent: the mean over rows within five errors.
     testing.assert_mean_equals(got.mutual_information.T, information)
     marginal = (q * np.log(mixture / p)).sum(1)
@@ -145,18 +146,53 @@ def test_numbers_below_one_are_refused(changes):
 
 
 def test_the_parts_of_the_mean_kl_add_up_and_have_the_errors_of_their_terms():
-    key_first, key_second = jax.random.split(jax.random.key(0))
-    terms = aggregate.Surgery(
-        jax.random.normal(key_first, (4, 3)), jax.random.normal(key_second, (4, 3))
-    )
+    keys = jax.random.split(jax.random.key(0), 3)
+    terms = aggregate.Surgery(*(jax.random.normal(key, (4, 3)) for key in keys))
+    assert terms.total_correlation is not None
     got = aggregate.parts(terms)
-    total = terms.mutual_information + terms.marginal_kl
     each = {
         "mutual_information": terms.mutual_information,
         "marginal_kl": terms.marginal_kl,
-        "mean_kl": total,
+        "mean_kl": terms.mutual_information + terms.marginal_kl,
+        "total_correlation": terms.total_correlation,
+        "dimension_wise_kl": terms.marginal_kl - terms.total_correlation,
     }
+    assert set(got) == {*each, *(f"{name}_error" for name in each)}
     for name, values in each.items():
-        np.testing.assert_allclose(getattr(got, name), values.mean(), rtol=1e-6)
+        np.testing.assert_allclose(got[name], values.mean(), rtol=1e-5)
         error = aggregate.sampling_error(values)
-        np.testing.assert_allclose(getattr(got, f"{name}_error"), error, rtol=1e-6)
+        np.testing.assert_allclose(got[f"{name}_error"], error, rtol=1e-5)
+    assert "total_correlation" not in aggregate.parts(
+        terms._replace(total_correlation=None)
+    )
+
+
+def test_the_three_parts_are_those_of_quadrature_and_sum_to_the_closed_kl(x64):
+    """Four rows of two latents, on a grid; the terms are within five errors of it."""
+    means, log_stds = jax.random.normal(jax.random.key(1), (2, 4, 2))
+    hs = np.asarray(jnp.concatenate([1.5 * means, 0.2 * log_stds - 0.5], axis=1))
+    line = np.linspace(-9.0, 9.0, 361)
+    z = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1)  # [G, G, 2]
+    cell = (line[1] - line[0]) ** 2
+    scale = np.exp(hs[:, None, None, 2:])
+    eps = (z - hs[:, None, None, :2]) / scale
+    q = np.exp(-0.5 * eps**2) / (scale * math.sqrt(2.0 * math.pi))  # [4, G, G, 2]
+    rows, each = q.prod(-1), np.log(q.mean(0)).sum(-1)
+    joint = np.log(rows.mean(0))
+    prior = -0.5 * (z**2).sum(-1) - math.log(2.0 * math.pi)
+
+    def mean(log_ratio):
+        return (rows * log_ratio).sum((1, 2)).mean() * cell
+
+    exact = {
+        "mutual_information": mean(np.log(rows) - joint),
+        "total_correlation": mean(joint - each),
+        "dimension_wise_kl": mean(each - prior),
+    }
+    kl = jax.vmap(lambda h: KL(*jnp.split(h, 2)))(jnp.asarray(hs)).mean()
+    np.testing.assert_allclose(sum(exact.values()), kl, rtol=1e-8)
+    terms = surgery(4000)(jax.random.key(2), params_of_prior(), jnp.asarray(hs))
+    got = aggregate.parts(terms)
+    for name, value in exact.items():
+        assert abs(got[name] - value) < 5.0 * got[f"{name}_error"], name
+    assert exact["total_correlation"] > 20.0 * got["total_correlation_error"]

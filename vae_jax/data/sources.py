@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from vae_jax.data import files, formats, originals, ranges
+from vae_jax.data import files, formats, originals, ranges, splits
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -97,16 +97,18 @@ def load(
 ) -> Source:
     """Loads a data set by name.
 
-    `digits` and `photos` (embedded), `mnist`, `fashion_mnist`, `binarized_mnist` and
-    `frey_face` (original files from `data_dir`, else fetched once into the user's
-    cache), `images:PATH` (a folder or .zip of image files), `npz:PATH` (arrays train
-    and optionally valid, test, train_labels, valid_labels, test_labels) and `tfds:NAME`
-    (TensorFlow Datasets). The validation split is the last `valid_size` training rows
-    where the source does not fix it: 10,000 of MNIST and Fashion-MNIST, none of an npz
-    file, a tenth of a TensorFlow data set and of images. With `valid_size` 0 all
-    training rows train. What numbers of npz and tfds stand for is said by
-    `data_range`, or found by `ranges.understand`. NaN is refused, or with `missing`
-    "nan" taken for a missing entry.
+    `digits` and `photos` (embedded), `sprites`, `sprites:64` and `sprites:color`
+    (computed from their factors: `sprites.GRIDS`; labels are shapes), `mnist`,
+    `fashion_mnist`, `binarized_mnist` and `frey_face` (original files from `data_dir`,
+    else fetched once into the user's cache), `images:PATH` (a folder or .zip of image
+    files), `npz:PATH` (arrays train and optionally valid, test, train_labels,
+    valid_labels, test_labels) and `tfds:NAME` (TensorFlow Datasets). The validation
+    split is the last `valid_size` training rows where the source does not fix it:
+    10,000 of MNIST and Fashion-MNIST, none of an npz file, a tenth of a TensorFlow data
+    set, of images and of sprites. With `valid_size` 0 all training rows train. What
+    numbers of npz and tfds stand for is said by `data_range`, or found by
+    `ranges.understand`. NaN is refused, or with `missing` "nan" taken for a missing
+    entry.
 
     Images of `images:PATH` are uint8, [N, H, W] if all files are gray and else
     [N, H, W, 3], or as `channels` says; with an `image_size` the square in their middle
@@ -129,8 +131,8 @@ def load(
         ((1000, 8, 8), (447, 8, 8), 16.0)
     """
     kind, _, rest = name.partition(":")
-    row = _REGISTRY.get(kind)
-    if row is None or bool(rest) != bool(row.rest):
+    row = _REGISTRY.get(name, _REGISTRY.get(kind))
+    if row is None or bool(rest and name not in _REGISTRY) != bool(row.rest):
         known = (f"{key}:{row.rest}".rstrip(":") for key, row in _REGISTRY.items())
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(known)}")
     if valid_size is not None and valid_size < 0:
@@ -275,45 +277,14 @@ def digest(source: Source) -> str:
     return sha256.hexdigest()
 
 
-def held_out(
-    name: str,
-    arrays: Mapping[str, np.ndarray],
-    labels: Mapping[str, np.ndarray],
-    *,
-    valid_size: int,
-    test_size: int = 0,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Splits the last training rows, and their labels, off as valid and then test.
-
-    With a `test_size` of 0, a test split that is there stays.
-
-    Raises:
-        ValueError: fewer training rows than that, or none left.
-    """
-    num_rows = len(arrays["train"]) - test_size
-    if not 0 <= valid_size < max(num_rows, 1):
-        raise ValueError(
-            f"{name}: valid_size={valid_size} leaves none of {num_rows} training rows"
-        )
-    rest = num_rows - valid_size
-
-    def split(named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if "train" not in named:
-            return dict(named)
-        train = named["train"]
-        test = {"test": train[num_rows:]} if test_size else {}
-        return {**named, "train": train[:rest], "valid": train[rest:num_rows], **test}
-
-    return split(arrays), split(labels)
-
-
 def keeps_values(name: str) -> bool:
     """Whether values stay as they are where no binarization is asked for.
 
-    So it is of the user's own data (images:PATH, npz:PATH, tfds:NAME) and of `photos`.
+    So it is of the user's own data (images:PATH, npz:PATH, tfds:NAME), of `photos` and
+    of sprites, whose values are zeros and ones but for those of `sprites:color`.
     The others have a custom: they are published as zeros and ones.
     """
-    return ":" in name or name == "photos"
+    return ":" in name or name in ("photos", "sprites")
 
 
 def refuse_valid_size(name: str, valid_size: int | None) -> None:
@@ -414,7 +385,7 @@ def _idx(name: str, asked: _Asked) -> Source:
     train, train_labels, test, test_labels = files.read_all(
         name, originals.FILES[name], data_dir=asked.data_dir
     )
-    arrays, labels = held_out(
+    arrays, labels = splits.held_out(
         name,
         {"train": train, "test": test},
         {"train": train_labels, "test": test_labels},
@@ -473,7 +444,9 @@ def _npz(name: str, asked: _Asked) -> Source:
     if "valid" in arrays:
         refuse_valid_size(name, asked.valid_size)
     elif asked.valid_size:
-        arrays, labels = held_out(name, arrays, labels, valid_size=asked.valid_size)
+        arrays, labels = splits.held_out(
+            name, arrays, labels, valid_size=asked.valid_size
+        )
     origin = _origin(path, asked.data_range)
     return checked(name, arrays, labels, offset=0.0, divisor=divisor, origin=origin)
 
@@ -507,7 +480,7 @@ def _tfds(name: str, asked: _Asked) -> Source:
     else:
         size = asked.valid_size
         size = len(arrays["train"]) // 10 if size is None else size
-        arrays, labels = held_out(name, arrays, labels, valid_size=size)
+        arrays, labels = splits.held_out(name, arrays, labels, valid_size=size)
     return checked(
         name,
         arrays,
@@ -537,7 +510,7 @@ def _images(name: str, asked: _Asked) -> Source:
         test_size = 0 if "test" in arrays else num_rows // 10
         size = asked.valid_size
         size = (num_rows - test_size) // 10 if size is None else size
-        arrays, labels = held_out(
+        arrays, labels = splits.held_out(
             name, arrays, labels, valid_size=size, test_size=test_size
         )
         origin += f", its last {test_size} test" if test_size else ""
@@ -568,9 +541,33 @@ def _photos(name: str, asked: _Asked) -> Source:
     )
 
 
+def _sprites(name: str, asked: _Asked) -> Source:
+    from vae_jax.data import sprites
+
+    images, factors = sprites.rows(name)
+    tenth = len(images) // 10
+    arrays, labels = splits.held_out(
+        name,
+        {"train": images},
+        {"train": factors[:, list(sprites.GRIDS[name].sizes).index("shape")]},
+        valid_size=tenth if asked.valid_size is None else asked.valid_size,
+        test_size=tenth,
+    )
+    return checked(
+        name,
+        arrays,
+        labels,
+        offset=0.0,
+        divisor=255.0 if images.ndim == 4 else 1.0,
+        origin=f"{name} of vae_jax, a grid of factors permuted by numpy default_rng(0)",
+        classes=sprites.SHAPES,
+    )
+
+
 _REGISTRY: dict[str, _Row] = {
     "digits": _Row(_digits),
     "photos": _Row(_photos),
+    **dict.fromkeys(("sprites", "sprites:64", "sprites:color"), _Row(_sprites)),
     "mnist": _Row(_idx),
     "fashion_mnist": _Row(_idx),
     "binarized_mnist": _Row(_binarized),

@@ -7,9 +7,13 @@ carve up the variational evidence lower bound):
 $$\frac1N\sum_n KL(q(z|x_n)\,||\,p(z)) = I_q(n; z) + KL(q(z)\,||\,p(z)),$$
 
 the first the mutual information of z and the row's index n, the second what keeps draws
-of the prior apart from the codes of data. Everything here is about those N rows.
+of the prior apart from the codes of data. Where q is a normal of independent latents
+and the prior factorizes, the second is the total correlation of the latents and the sum
+of the KL of each from its prior (Chen et al. 2018, arXiv:1802.04942). Everything here
+is about those N rows.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -18,19 +22,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vae_jax import numerics
+from vae_jax.estimators import aggregate_density
 from vae_jax.types import Model, Params, PRNGKey, Scalar
+
+FACTORIZED_PRIORS = ("standard_normal", "diag_normal")
 
 
 class Surgery(NamedTuple):
-    """Terms in nats of every row and sample; their means are the two divergences.
+    """Terms in nats of every row and sample; their means are the divergences.
 
     Attributes:
         mutual_information: log q(z | x_n) - log q(z).
         marginal_kl: log q(z) - log p(z).
+        total_correlation: log q(z) - sum_d log q(z_d), the part of the marginal KL that
+            is no KL of one latent; None unless q is `diag_normal` and the prior
+            `standard_normal` or `diag_normal`.
     """
 
     mutual_information: Float[Array, "N S"]
     marginal_kl: Float[Array, "N S"]
+    total_correlation: Float[Array, "N S"] | None = None
 
 
 Evaluate: TypeAlias = Callable[[PRNGKey, Params, Float[Array, "N *X"]], Surgery]
@@ -50,7 +61,8 @@ def elbo_surgery(
     evaluated at it, x_n's own component among them: N^2 num_samples densities of q, of
     which batch_size num_samples N are held at a time. The terms are unbiased for the
     two divergences of these N rows; they add up to log q(z | x_n) - log p(z), sample
-    by sample.
+    by sample. The latents' own mixtures, for the total correlation, are evaluated at
+    the same z.
 
     I_q(n; z) never exceeds log N, and comes close to it wherever the rows' posteriors
     hardly overlap: it then says no more than that. With fresh rows in mind, its mean
@@ -69,6 +81,12 @@ def elbo_surgery(
     """
     numerics.check_positive(num_samples=num_samples, batch_size=batch_size)
     generative, recognition = model.generative, model.recognition
+    of_q = recognition.family.parameters
+    is_split = (
+        recognition.family.name == "diag_normal"
+        and of_q is not None
+        and generative.prior_family.name in FACTORIZED_PRIORS
+    )
 
     def run(key: PRNGKey, params: Params, data: Float[Array, "N *X"]) -> Surgery:
         num_rows = data.shape[0]
@@ -81,11 +99,22 @@ def elbo_surgery(
 
             def of_sample(key: PRNGKey) -> Surgery:
                 z = recognition.sample(key, params, h)
-                each = jax.vmap(recognition.log_prob, in_axes=(None, 0, None))
-                log_mixture = numerics.log_mean_exp(each(params, hs, z))
-                log_q = recognition.log_prob(params, h, z)
+                log_q, total_correlation = recognition.log_prob(params, h, z), None
+                if is_split:
+                    assert of_q is not None
+                    mean, log_std = jax.vmap(of_q, in_axes=(None, 0))(params, hs)
+                    log_n = jnp.full_like(mean, -math.log(num_rows), shape=num_rows)
+                    log_mixture, separate = aggregate_density.log_density(
+                        z, mean, log_std, log_n
+                    )
+                    total_correlation = log_mixture - separate.sum()
+                else:
+                    each = jax.vmap(recognition.log_prob, in_axes=(None, 0, None))
+                    log_mixture = numerics.log_mean_exp(each(params, hs, z))
                 return Surgery(
-                    log_q - log_mixture, log_mixture - generative.log_prior(params, z)
+                    log_q - log_mixture,
+                    log_mixture - generative.log_prior(params, z),
+                    total_correlation,
                 )
 
             key_row = jax.random.fold_in(key, n)
@@ -98,38 +127,27 @@ def elbo_surgery(
     return jax.jit(run)
 
 
-class Parts(NamedTuple):
-    """The mean KL over rows in its two parts, nats, with standard errors over z.
+def parts(terms: Surgery) -> dict[str, float]:
+    """The mean KL over rows and its parts, nats, with standard errors over z.
 
-    Attributes:
-        mutual_information: I(n; z).
-        marginal_kl: KL(q(z) || p(z)).
-        mean_kl: their sum.
-        mutual_information_error: of I(n; z).
-        marginal_kl_error: of KL(q(z) || p(z)).
-        mean_kl_error: of the sum, whose parts have the same draws.
-    """
-
-    mutual_information: float
-    marginal_kl: float
-    mean_kl: float
-    mutual_information_error: float
-    marginal_kl_error: float
-    mean_kl_error: float
-
-
-def parts(terms: Surgery) -> Parts:
-    """Means and errors of the terms of all rows, on the host.
+    On the host, by name: mutual_information, marginal_kl and mean_kl, their sum; where
+    it is known total_correlation and dimension_wise_kl, whose sum is marginal_kl; and
+    each again with _error behind it, of one mean: all are of the same draws.
 
     Raises:
         ValueError: for fewer than two samples of each row.
     """
-    mean_kl = terms.mutual_information + terms.marginal_kl
-    each = (terms.mutual_information, terms.marginal_kl, mean_kl)
-    return Parts(
-        *(float(values.mean()) for values in each),
-        *(float(sampling_error(values)) for values in each),
-    )
+    each = {
+        "mutual_information": terms.mutual_information,
+        "marginal_kl": terms.marginal_kl,
+        "mean_kl": terms.mutual_information + terms.marginal_kl,
+    }
+    if terms.total_correlation is not None:
+        each["total_correlation"] = terms.total_correlation
+        each["dimension_wise_kl"] = terms.marginal_kl - terms.total_correlation
+    means = {name: float(values.mean()) for name, values in each.items()}
+    errors = {f"{n}_error": float(sampling_error(v)) for n, v in each.items()}
+    return means | errors
 
 
 def sampling_error(terms: Float[Array, "N S"]) -> Scalar:

@@ -123,7 +123,7 @@ def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
         kl and params_first(kl),
         hierarchy
         and Hierarchy(
-            hierarchy.lower,
+            hierarchy.shapes,
             params_first(hierarchy.groups),
             params_second(hierarchy.mix),
             params_second(hierarchy.redraw),
