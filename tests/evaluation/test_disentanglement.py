@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from vae_jax.evaluation import disentanglement
-from vae_jax.evaluation.disentanglement import Rows
 
+Rows = disentanglement.Rows
 SIZES = (3, 4, 5)
 FACTORS = np.array(list(itertools.product(*map(range, SIZES))))
 EVERY = Rows(FACTORS.astype(float), FACTORS)
@@ -80,17 +80,26 @@ def test_information_is_that_of_a_table():
     assert disentanglement.mig_of_means(rows) == pytest.approx(0.75)
 
 
+def test_modularity_is_lost_by_the_squares_of_what_else_is_known():
+    """A latent that knows two of three bits: 1 - (1 + 0) / 2."""
+    factors = np.array(list(itertools.product(range(2), repeat=3)))
+    rows = Rows(2.0 * factors[:, :1] + factors[:, 1:2], factors)
+    assert disentanglement.modularity(rows) == pytest.approx(0.5)
+
+
 def test_the_gap_of_samples_is_that_of_two_normals_by_quadrature():
-    """Two values, z of N(+-1, 1): I = log 2 less the mean entropy of the value."""
-    mean, factors = np.array([[-1.0], [1.0]]), np.array([[0], [1]])
+    """Two values of two rows each, z of N(-1, 1) and N(1, 1/4); a share of log 2."""
+    mean, std = np.array([[-1.0], [1.0]]), np.array([[1.0], [0.5]])
+    twice = [np.repeat(rows, 2, axis=0) for rows in (mean, np.log(std))]
     got = disentanglement.mig_of_samples(
-        mean, np.zeros((2, 1)), factors, num_samples=40_000, random_state=0
+        *twice, np.array([[0], [0], [1], [1]]), num_samples=40_000, random_state=0
     )
     z = np.linspace(-9.0, 9.0, 2001)
-    p = np.exp(-0.5 * (z - 1.0) ** 2)
-    ratio = np.log(2.0) - np.log1p(np.exp(-2.0 * z))
-    exact = (p / p.sum()) @ ratio / math.log(2.0)
-    spread = math.sqrt((p / p.sum()) @ (ratio / math.log(2.0) - exact) ** 2)
+    p = np.exp(-0.5 * ((z - mean) / std) ** 2) / std
+    p /= p.sum(axis=1, keepdims=True)
+    ratio = np.log((p + 1e-300) / p.mean(axis=0)) / math.log(2.0)
+    exact = (p * ratio).sum() / 2.0
+    spread = math.sqrt((p * ratio**2).sum() / 2.0 - exact**2)
     assert abs(got - exact) < 5.0 * spread / 200.0
 
 

@@ -99,7 +99,7 @@ def mig_of_samples(
     index = random.integers(len(mean), size=num_samples)
     eps = random.normal(size=(num_samples, mean.shape[1]))
     z = mean[index] + np.exp(log_std[index]) * eps
-    members = [factor[:, None] == np.unique(factor) for factor in factors.T]
+    has_value = [factor[:, None] == np.unique(factor) for factor in factors.T]
     information = np.zeros((mean.shape[1], factors.shape[1]))
     for d in range(mean.shape[1]):
         for part in np.array_split(np.arange(num_samples), -(-num_samples // 256)):
@@ -108,7 +108,7 @@ def mig_of_samples(
             top = log_q.max(axis=1, keepdims=True)
             q = np.exp(log_q - top)  # [S, N]
             every = np.log(q.mean(axis=1))
-            for f, of_value in enumerate(members):
+            for f, of_value in enumerate(has_value):
                 means = q @ (of_value / of_value.sum(axis=0))  # [S, V]
                 its = of_value[index[part]].argmax(axis=1)
                 of_its = np.log(means[np.arange(len(part)), its])
