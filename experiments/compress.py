@@ -11,8 +11,8 @@ file that this model alone decodes, bit for bit; they are decoded once before it
 written. The table says what the file costs in bits per dimension: with and without the
 random bits that it starts from, which come back; what the bound says at the same bins
 of z; importance sampling's log p(x), which exact inference would cost; and what generic
-compressors make of the same rows. It is written to the workdir too (compressed*.json
-and .txt).
+compressors make of the same rows, and codecs of images of each. It is written to the
+workdir too (compressed*.json and .txt).
 
 Decoding computes the same probabilities to the last bit, so it needs the same
 parameters, versions, device and batch size: the file says which.
@@ -39,7 +39,8 @@ from experiments.measures import evidence, measure, stored_values
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax import writing
-from vae_jax.coding import bits_back, files, rans
+from vae_jax.coding import bits_back, files, models, rans, tables
+from vae_jax.data import codecs
 from vae_jax.training import journal
 
 GENERIC: dict[str, Callable[[bytes], bytes]] = {
@@ -47,6 +48,7 @@ GENERIC: dict[str, Callable[[bytes], bytes]] = {
     "bz2": bz2.compress,
     "lzma": lzma.compress,
 }
+IMAGES = {"png": "PNG, a file of each", "webp": "WebP without loss, a file of each"}
 COLUMNS = (
     report.Column("", lambda row: row["name"], width=44),
     report.Column("bits / dim", lambda row: row["bits_per_dimension"], ".4f", 12),
@@ -103,7 +105,7 @@ def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, 
     )
     num_values = stored_values.num_values(trained)
     rows = stored_values.symbols(trained, raw)
-    quantization = bits_back.Quantization(latent_bits=config.latent_bits)
+    quantization = models.Quantization(latent_bits=config.latent_bits)
     header = {
         **_decoder(trained),
         "shape": list(trained.data.x_shape),
@@ -130,7 +132,7 @@ def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, 
         ("  without its first bits, which come back", _net(start, end)),
         ("minus the bound, at the same bins of z", float(bits.sum())),
         *_evidence(config, trained, raw),
-        *_generic(rows, num_values),
+        *_generic(rows.reshape(-1, *trained.data.x_shape), num_values),
     ]
     return {
         "table": [
@@ -174,24 +176,22 @@ def _batch_size(num_rows: int) -> int:
     return min(1 + num_rows // 100, 100)
 
 
-def _coder(
-    trained: Trained, header: dict[str, Any]
-) -> Callable[[int], bits_back.Coder]:
-    def build(num_lanes: int) -> bits_back.Coder:
-        return bits_back.coder(
+def _coder(trained: Trained, header: dict[str, Any]) -> Callable[[int], tables.Codec]:
+    def build(num_lanes: int) -> tables.Codec:
+        return models.coder(
             trained.model,
             trained.params,
             x_shape=tuple(header["shape"]),
             num_values=header["num_values"],
             num_lanes=num_lanes,
-            quantization=bits_back.Quantization(**header["quantization"]),
+            quantization=models.Quantization(**header["quantization"]),
         )
 
     return build
 
 
 def _encoded(
-    build: Callable[[int], bits_back.Coder], rows: np.ndarray, header: dict[str, Any]
+    build: Callable[[int], tables.Codec], rows: np.ndarray, header: dict[str, Any]
 ) -> tuple[rans.Stack, rans.Stack, np.ndarray]:
     """The stack before and after, and the bits of each row by the bound.
 
@@ -214,7 +214,7 @@ def _encoded(
 
 
 def _decoded(
-    build: Callable[[int], bits_back.Coder], stack: rans.Stack, header: dict[str, Any]
+    build: Callable[[int], tables.Codec], stack: rans.Stack, header: dict[str, Any]
 ) -> np.ndarray:
     """The rows of a stack, which are those that it was made of.
 
@@ -287,10 +287,20 @@ def _evidence(config: Config, trained: Trained, raw: Any) -> list[tuple[str, flo
 
 
 def _generic(rows: np.ndarray, num_values: int) -> list[tuple[str, float]]:
-    """What compressors that know no model make of all rows, bits packed into bytes."""
-    plain = np.packbits(rows.astype(np.uint8)) if num_values == 2 else rows
-    plain = plain.astype(np.uint8 if num_values <= 256 else np.uint16).tobytes()
-    return [(name, 8.0 * len(pack(plain))) for name, pack in GENERIC.items()]
+    """What codecs that know no model make of the rows.
+
+    Compressors see all rows at once, bits packed into bytes. Images are files of their
+    own, headers and all.
+    """
+    stored = rows.astype(np.uint8 if num_values <= 256 else np.uint16)
+    plain = (np.packbits(stored) if num_values == 2 else stored).tobytes()
+    sizes = [(name, len(pack(plain))) for name, pack in GENERIC.items()]
+    is_color = rows.ndim == 4 and rows.shape[3] == 3
+    if num_values <= 256 and (rows.ndim == 3 or is_color):
+        images = stored.astype(bool) if num_values == 2 and not is_color else stored
+        for name, said in IMAGES.items():
+            sizes.append((said, int(codecs.sizes(images, name).sum())))
+    return [(name, 8.0 * size) for name, size in sizes]
 
 
 def main(config: Config) -> int:

@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from experiments.choices import sweep
+from experiments.choices import densities, sweep
 from experiments.command import cli, report
 from experiments.measures import evidence as estimates
 from experiments.measures import layers, measure
@@ -161,9 +161,11 @@ def _measured(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:
     result: dict[str, Any] = measure.bound(
         key_bound, trained, num_samples=config.eval_samples, **which
     )
-    evidence = {}
-    if config.methods and trained.data.quantity != "cross-entropy":
-        evidence = estimates.side_by_side(keys, trained, config.methods, **which)
+    evidence, methods = {}, config.methods
+    if densities.traits(trained.model).rounded:
+        methods.pop("is", None)  # of a point mass it is the ELBO
+    if methods and trained.data.quantity != "cross-entropy":
+        evidence = estimates.side_by_side(keys, trained, methods, **which)
         result |= {k: v for k, v in evidence.get("is", {}).items() if k in OF_IS}
     result |= measure.latents(trained, **which)
     if trained.model.hierarchy is not None and config.ablation_samples:
@@ -207,6 +209,8 @@ def _of_one(result: dict[str, Any]) -> list[str]:
         more = len(kls) - MOST_LISTED
         rest = f" and {more} more, of which the .json tells" if more > 0 else ""
         lines.append(f"  kl_per_latent: {per_latent}{rest}")
+    elif "perplexity" in result:
+        lines.append("  q is a point mass: the ELBO is exact, and all that it says")
     elif "active_units" not in result:
         lines.append("  no KL per latent: q does not factorize over the latents")
     lines.append("")

@@ -19,6 +19,11 @@ ARCHITECTURES = {
     "coupling": {"posterior": "coupling", "estimator": "dreg"},
     "iaf": {"posterior": "iaf", "estimator": "iwae"},
     "bernoulli": {"posterior": "bernoulli", "estimator": "nvil"},
+    "finite_scalar": {
+        "posterior": "finite_scalar",
+        "prior": "autoregressive",
+        "estimator": "sgvb_a",
+    },
     "normal_mixture": {"prior": "normal_mixture", "estimator": "sgvb_a"},
     "vamp": {"prior": "vamp", "num_components": 3, "estimator": "sgvb_a"},
     "exemplar": {"prior": "exemplar", "num_exemplars": 3, "estimator": "sgvb_a"},

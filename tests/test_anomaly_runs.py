@@ -69,7 +69,9 @@ def measured(folder):
     }
     with jax.numpy_dtype_promotion("standard"):
         assert command.main(_config(folder, **FLAGS | flags)) == 0
-    (path,) = (folder / "run").glob("anomaly_rows_*_labels_3_7_num_images_40.json")
+    (path,) = (folder / "run").glob(
+        "anomaly_rows_*_labels_3_7_num_images_40_elbo_*.json"
+    )
     return json.loads(path.read_text()), path.with_suffix("")
 
 

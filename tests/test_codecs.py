@@ -6,6 +6,7 @@ from PIL import Image
 
 from experiments import codecs
 from experiments.command import cli
+from vae_jax.data import codecs as formats
 
 
 @pytest.fixture
@@ -40,6 +41,15 @@ def test_each_codec_has_a_line_and_so_have_the_files_themselves(folder, capsys):
 def test_files_that_are_not_what_is_coded_have_no_line(folder, capsys, flags):
     assert codecs.main(codecs.Config(dataset=f"images:{folder}", **flags)) == 0
     assert [*lines(capsys)] == ["png", "webp", "zlib"]
+
+
+def test_png_makes_files_of_bits_of_bits():
+    bits = np.random.default_rng(0).integers(0, 2, (3, 64, 64)).astype(bool)
+    sizes = formats.sizes(bits, "png")
+    assert (sizes > 64 * 64 / 8).all()
+    assert (sizes < formats.sizes(bits.astype(np.uint8), "png")).all()
+    with pytest.raises(ValueError, match="or bits of"):
+        formats.sizes(bits[..., None], "png")
 
 
 def test_what_cannot_be_coded_is_one_line(folder):

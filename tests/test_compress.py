@@ -12,6 +12,7 @@ from experiments.command import cli
 from experiments.runs import trained_runs
 from tests.tiny import tiny
 from vae_jax.coding import files
+from vae_jax.data import codecs
 
 pytestmark = pytest.mark.uses_optax
 
@@ -58,7 +59,11 @@ def test_the_table_is_of_the_file(workdir):
     assert net["bytes"] < whole["bytes"]
     np.testing.assert_allclose(net["bytes"], bound["bytes"], rtol=0.005)
     assert 0.9 * bound["bytes"] < evidence["bytes"] < bound["bytes"]
-    assert [row["name"] for row in generic] == ["gzip", "bz2", "lzma"]
+    names = [*compress.GENERIC, *compress.IMAGES.values()]
+    assert [row["name"] for row in generic] == names
+    images = _rows(workdir).reshape(-1, 8, 8).astype(bool)
+    for row, codec in zip(generic[3:], compress.IMAGES, strict=True):
+        assert row["bytes"] == codecs.sizes(images, codec).sum()
     packed = np.packbits(_rows(workdir).astype(np.uint8)).tobytes()
     assert generic[1]["bytes"] == len(compress.GENERIC["bz2"](packed))
     for row in result["table"]:

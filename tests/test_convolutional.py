@@ -172,6 +172,25 @@ def test_networks_read_and_give_images_of_any_size(shape, residual):
     assert np.all(np.any(reached != 0.0, axis=1))
 
 
+def test_blocks_in_a_loop_are_those_one_after_the_other():
+    def slope(remat):
+        style = {"width": 2, "num_blocks": 3, "remat": remat}
+        encoder = convolutional.encoder((4, 4), 2, **style)
+        decoder = convolutional.decoder(2, (4, 4), 16, **style)
+
+        @jax.jit
+        def of_start(key, x):
+            key_encoder, key_decoder = jax.random.split(key)
+            params = encoder.init(key_encoder), decoder.init(key_decoder)
+            return jax.value_and_grad(
+                lambda both: decoder.apply(both[1], encoder.apply(both[0], x)).sum()
+            )(params)
+
+        return of_start(jax.random.key(0), jnp.arange(16.0).reshape(4, 4))
+
+    chex.assert_trees_all_close(slope(remat=True), slope(remat=False), rtol=1e-5)
+
+
 def test_each_number_of_the_decoder_is_of_its_own_pixel():
     """A change of the maps near one corner changes the numbers of that corner."""
     shape, planes = (12, 12, 3), 2

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
+from tests import testing
 from vae_jax import discretized, networks, posteriors, priors, vae
 
 NUM_DRAWS = 40_000
@@ -111,6 +112,26 @@ def test_a_mixture_around_a_mean_has_it_and_room_for_each_value(x_shape):
 
 
 # Against SciPy
+
+
+def test_an_ordinal_is_a_logistic_density_cut_at_its_edges(x64):
+    likelihood = discretized.ordinal((2,), num_values=4)
+    start = likelihood.init(jax.random.key(0))
+    edges = np.array([[-1.0, 0.2], [-0.3, 0.3], [2.5, 0.4]])
+    parts = np.concatenate([edges[:1], np.log(np.diff(edges, axis=0))])
+    params, h = {"edges": jnp.asarray(parts)}, np.array([0.4, -3.0])
+    cdf = np.concatenate([np.zeros((1, 2)), special.expit(edges - h), np.ones((1, 2))])
+    x, exact = jnp.arange(4.0) / 3.0, np.diff(cdf, axis=0)
+    terms = jax.vmap(likelihood.log_prob_terms, (None, None, 0))
+    each = np.broadcast_to(x[:, None], (4, 2))
+    np.testing.assert_allclose(np.exp(terms(params, h, each)), exact, rtol=1e-9)
+    np.testing.assert_allclose(np.exp(terms(start, 0.0 * h, each)), 0.25, rtol=1e-9)
+    mean = likelihood.mean(params, jnp.asarray(h))
+    np.testing.assert_allclose(mean, np.asarray(x) @ exact, rtol=1e-9)
+    keys = jax.random.split(jax.random.key(1), NUM_DRAWS)
+    sample = jax.jit(jax.vmap(likelihood.sample, (0, None, None)))
+    draws = np.asarray(sample(keys, params, jnp.asarray(h)))
+    testing.assert_mean_equals(draws[..., None] == np.asarray(x), exact.T)
 
 
 @pytest.mark.parametrize("log_scale", [-6.5, -2.0, 1.0])

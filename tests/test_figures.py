@@ -373,3 +373,21 @@ def test_the_curves_of_a_run_mark_the_epoch_that_early_stopping_took(
     pictures.draw_curves(trained, tmp_path)
     assert marks == [chosen]
     assert (tmp_path / "training_curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("reported", "panels"),
+    [
+        ({"valid_kl", "kl_z1"}, {}),
+        ({"valid_active_units"}, {"active units": ["valid_active_units"]}),
+        (
+            {f"valid_{name}_z{i}" for name in ("kl", "active_units") for i in (1, 2)},
+            {
+                "KL of each layer, nats per example": ["valid_kl_z1", "valid_kl_z2"],
+                "active units": ["valid_active_units_z1", "valid_active_units_z2"],
+            },
+        ),
+    ],
+)
+def test_the_curves_of_a_run_show_what_its_layers_hold(reported, panels):
+    assert pictures._of_latents(reported) == panels

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from tests import ladders, laws
 from vae_jax import layer_forms, posteriors, priors, vae
+from vae_jax.evaluation import ablation
+from vae_jax.inference import full_vb
 
 IMAGE = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
 BITS = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
@@ -73,7 +76,15 @@ def test_what_mixes_nothing_draws_what_q_or_the_prior_draws(x64, name):
     z, _ = mix(jax.random.clone(key), params, h, jnp.zeros(num, bool))
     dreamt = jax.jit(model.generative.sample_prior)(key, params)
     np.testing.assert_allclose(z, dreamt, rtol=1e-12)
-    assert hierarchy.lower == counts[:-1]
+    assert model.lower == counts[:-1]
+
+
+def test_the_kl_of_each_map_is_that_of_its_pixels():
+    of_maps = ablation.of_maps(ladders.maps(), np.arange(14.0))
+    assert of_maps[1] is None
+    np.testing.assert_array_equal(of_maps[0], [30.0, 36.0])  # even and odd entries
+    vectors = ladders.normals(layer_forms.merged_normal())
+    assert ablation.of_maps(vectors, np.ones(6)) == (None, None, None)
 
 
 def test_a_mix_draws_each_group_from_its_source_given_those_above(x64):
@@ -104,7 +115,7 @@ def test_layers_below_those_that_stay_are_drawn_from_the_prior(x64, name):
     )(key, z)
     np.testing.assert_array_equal(redrawn[0], z)
     np.testing.assert_allclose(redrawn[depth], prior(key, params), rtol=1e-12)
-    ends = np.cumsum(hierarchy.lower)
+    ends = np.cumsum(model.lower)
     for num, lower in zip(range(1, depth), ends, strict=False):
         np.testing.assert_array_equal(redrawn[num][lower:], z[lower:])
         if name != "bits":
@@ -170,3 +181,55 @@ def test_what_cannot_be_redrawn_is_refused(num_layers, temperatures, message):
 
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(redraw, params)
+
+
+@pytest.mark.parametrize("name", SLOW_MODELS)
+def test_densities_of_layers_and_of_the_top_make_up_those_of_the_whole(x64, name):
+    model, hierarchy, params, _, h, _ = _made(name)
+    prior = jax.jit(model.generative.sample_prior)
+    noise = prior(jax.random.key(3), params)  # bits, where z is
+    h_top = h[0] if model.lower else h
+
+    @jax.jit
+    def of_both(params, h, noise):
+        z, layers = hierarchy.densities(params, h, noise)
+        z_top, top = z[sum(model.lower) :], hierarchy.top
+        return (
+            z,
+            layers,
+            top.generative.log_prior(params, z_top),
+            top.recognition.log_prob(params, h_top, z_top),
+            model.generative.log_prior(params, z),
+            model.recognition.log_prob(params, h, z),
+        )
+
+    z, layers, log_p, log_q, whole_p, whole_q = of_both(params, h, noise)
+    parts = np.split(np.asarray(z), np.cumsum(model.lower))[:-1]
+    for part, (p, q) in zip(parts, layers, strict=True):
+        log_p, log_q = log_p + _log_prob(part, *p), log_q + _log_prob(part, *q)
+    np.testing.assert_allclose([log_p, log_q], [whole_p, whole_q], rtol=1e-9)
+    if (transport := model.generative.transport) is not None:
+        made = jax.jit(transport.forward)(params, noise)
+        np.testing.assert_allclose(z, made, rtol=1e-12)
+
+
+def _log_prob(z, first, log_std=None):
+    """Of a normal's mean and log_std, or of the logits of bits."""
+    if log_std is None:
+        return -np.logaddexp(0.0, np.where(z == 1.0, -first, first)).sum()
+    return stats.norm.logpdf(z, first, np.exp(log_std)).sum()
+
+
+def test_at_the_mean_of_theta_a_ladder_has_the_layers_that_it_has_there(x64):
+    _, hierarchy, params, _, h, _ = _made("normals")
+    wrapped = full_vb.at_mean(ladders.normals(layer_forms.merged_normal()))
+    at_mean = params._replace(generative={"mean": params.generative})
+    noise = jnp.arange(6.0) / 6.0
+    exact = jax.jit(hierarchy.densities)(params, h, noise)
+    of_mean = jax.jit(_of(wrapped).densities)(at_mean, h, noise)
+    jax.tree.map(np.testing.assert_array_equal, of_mean, exact)
+    top = _of(wrapped).top.recognition
+    np.testing.assert_array_equal(
+        top.log_prob(at_mean, h[0], noise[-1:]),
+        hierarchy.top.recognition.log_prob(params, h[0], noise[-1:]),
+    )

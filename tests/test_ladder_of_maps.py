@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from tests import laws
 from vae_jax import ladder_of_maps, layer_forms, likelihoods, posteriors, priors
 from vae_jax.estimators import sgvb
-from vae_jax.types import log_joint, log_weight
+from vae_jax.types import each_example, log_joint, log_weight
 
 MAPS = ((7, 6, 2), (4, 3, 3), (4, 3, 1))  # two layers at one resolution
 
@@ -54,6 +55,30 @@ def test_before_the_first_step_every_layer_is_a_standard_normal_and_x_is_not_rea
     top = -0.5 * (np.log(2 * np.pi) + sampled.z[-2:] ** 2).sum()
     np.testing.assert_allclose(sampled.log_prior, log_prob + top, rtol=1e-5)
     np.testing.assert_allclose(sampled.log_likelihood, -np.log(2.0), rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("residual", "share"), [(True, 0.6), (False, 0.8)])
+def test_blocks_computed_anew_give_the_same_gradient_in_less_memory(residual, share):
+    x, key = jnp.ones((8, 14, 12)), jax.random.key(1)
+
+    def compiled(remat):
+        model = _images(num_blocks=6, width=16, residual=residual, remat=remat)
+        params = jax.jit(model.init)(jax.random.key(0))
+        params = jax.tree.map(lambda leaf: leaf + 0.01, params)  # no zeros at the start
+
+        def bound(params):
+            elbo = sgvb.sgvb_b(model, num_samples=1)
+            return each_example(elbo)(jax.random.clone(key), params, x).mean()
+
+        gradient = jax.jit(jax.grad(bound)).lower(params).compile()
+        memory = gradient.memory_analysis()
+        assert memory is not None
+        return gradient(params), memory.temp_size_in_bytes
+
+    (slope, size), (slope_anew, size_anew) = compiled(False), compiled(True)
+    chex.assert_trees_all_close(slope_anew, slope, rtol=1e-3, atol=1e-5)
+    assert size_anew < share * size
 
 
 @pytest.mark.slow

@@ -92,6 +92,7 @@ def test_maps_are_the_librarys_ladder():
         num_blocks=2,
         posterior_form="merged",
         activation="gelu",
+        remat=True,
     )
     wanted = ladder_of_maps.images(
         ((8, 8, 1), (4, 4, 3)),
@@ -100,6 +101,7 @@ def test_maps_are_the_librarys_ladder():
         num_blocks=2,
         form=layer_forms.merged_normal(),
         activation=jax.nn.gelu,
+        remat=True,
         **_top(2),
     )
     model = models.build(config, X).model
@@ -296,6 +298,11 @@ def test_a_ladder_trains_resumes_and_is_measured_as_any_model(tmp_path, changes)
         for row in rows:
             of_layers = row[f"{split}kl_z1"] + row[f"{split}kl_z2"]
             np.testing.assert_allclose(of_layers, row[f"{split}kl"], rtol=1e-5)
+    assert all(
+        row["valid_active_units"]
+        == row["valid_active_units_z1"] + row["valid_active_units_z2"]
+        for row in rows
+    )
     member: dict[str, Any] = {"member": 0} if whole.num_seeds > 1 else {}
     which = evaluate.Config(
         workdir=whole.workdir,

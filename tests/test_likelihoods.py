@@ -392,6 +392,10 @@ REALS = {
         lambda: likelihoods.student_t((3,), degrees=4.5, min_scale=0.05),
         np.array([0.3, -1.0, 2.0, -5.0, 0.2, 1.0]),
     ),
+    "log-normal": (
+        lambda: likelihoods.log_normal((3,), min_std=0.05),
+        np.array([0.3, -1.0, 2.0, -2.0, -1.5, -0.9]),
+    ),
 }
 EACH_REAL = pytest.mark.parametrize("name", REALS)
 
@@ -406,6 +410,9 @@ def _of_scipy(name, h):
         log_pdf = lambda x: falling.logpdf(np.where(rising, 1 - x, x))  # noqa: E731
         return log_pdf, mean, falling.std()
     mean, scale = h[:3], 0.05 + np.exp(h[3:])
+    if name == "log-normal":
+        law = stats.lognorm(scale, scale=np.exp(mean))
+        return law.logpdf, law.mean(), law.std()
     of_t = name == "student t"
     law: Any = stats.t(4.5, mean, scale) if of_t else stats.laplace(mean, scale)
     return law.logpdf, law.mean(), law.std()
@@ -442,8 +449,8 @@ def test_gradients_of_densities_of_reals_are_those_of_finite_differences(name, x
 @EACH_REAL
 def test_the_number_of_reals_is_a_log_density(name):
     likelihood = REALS[name][0]()
-    assert likelihood.quantity(np.array([0.0, 0.5, 1.0])) == "log-density"
-    with pytest.raises(ValueError, match=r"needs (finite x|x in \[0, 1\])"):
+    assert likelihood.quantity(np.array([1e-3, 0.5, 1.0])) == "log-density"
+    with pytest.raises(ValueError, match=r"needs (finite x|x in \[0, 1\]|x > 0)"):
         likelihood.quantity(np.array([0.5, np.inf]))
 
 

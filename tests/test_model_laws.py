@@ -143,6 +143,10 @@ def _exemplars():
     return exemplars.with_exemplar_prior(_normal_pair(), images, jnp.arange(3))
 
 
+def _masked():
+    return vae.masked(vae.with_reading(_normal_pair(), jnp.tanh), fill=0.5)
+
+
 def _with_baseline():
     bits = _pair(posteriors.bernoulli(3), priors.bernoulli(3))
     with_control = relax.with_control(bits, networks.linear(9, 1), temperature=0.5)
@@ -205,7 +209,7 @@ ROWS = [
         IMAGE,
         2,
     ),
-    Row("masked", {vae.masked}, lambda: vae.masked(_normal_pair(), fill=0.5), HOLES, 2),
+    Row("masked", {vae.masked, vae.with_reading}, _masked, HOLES, 2),
     Row(
         "masked, KL by samples",
         set(),

@@ -151,6 +151,7 @@ def encoder(
     residual: bool = True,
     activation: Callable[[Array], Array] = jax.nn.gelu,
     product: networks.Product | None = None,
+    remat: bool = False,
 ) -> Network:
     """From an image, [H, W] or [H, W, C], to [num_outputs].
 
@@ -165,6 +166,7 @@ def encoder(
     of blocks; without `residual` it is one 3x3 convolution and its activation. There
     is no batch normalization: each example is on its own. `product` is of the affine
     maps and 1x1 convolutions, as in `networks.mlp`; those of 3x3 stay as they are.
+    `remat` is as in `in_turn`.
 
     Raises:
         ValueError: for a shape that is no image, or a size below one.
@@ -192,9 +194,8 @@ def encoder(
         for i, (height, breadth, _) in enumerate(sizes):
             x = space_to_depth(padded(x, 2 * height, 2 * breadth))
             x = layers[f"down_{i}"].apply(params[f"down_{i}"], x)
-            for j in range(num_blocks):
-                name = f"block_{i}_{j}"
-                x = layers[name].apply(params[name], x)
+            of_blocks = [params[f"block_{i}_{j}"] for j in range(num_blocks)]
+            x = in_turn(layers[f"block_{i}_0"], of_blocks, x, remat=remat)
         return layers["output"].apply(params["output"], activation(x).reshape(-1))
 
     return Network(networks.init_each(layers), apply)
@@ -211,6 +212,7 @@ def decoder(
     residual: bool = True,
     activation: Callable[[Array], Array] = jax.nn.gelu,
     product: networks.Product | None = None,
+    remat: bool = False,
 ) -> Network:
     """From [num_inputs] to the h of a likelihood of images, `encoder` in reverse.
 
@@ -224,6 +226,7 @@ def decoder(
         residual: as in `encoder`.
         activation: as in `encoder`.
         product: as in `encoder`.
+        remat: as in `in_turn`.
 
     Raises:
         ValueError: for a shape that is no image, a size below one, or outputs that are
@@ -258,9 +261,8 @@ def decoder(
         x = x.reshape(height, breadth, sizes[-1][2])
         cropped = [of[:2] for of in sizes[-2::-1]] + [x_shape[:2]]
         for i, (rows, columns) in enumerate(cropped):
-            for j in range(num_blocks):
-                name = f"block_{i}_{j}"
-                x = layers[name].apply(params[name], x)
+            of_blocks = [params[f"block_{i}_{j}"] for j in range(num_blocks)]
+            x = in_turn(layers[f"block_{i}_0"], of_blocks, x, remat=remat)
             x = layers[f"up_{i}"].apply(params[f"up_{i}"], activation(x))
             x = depth_to_space(x)[:rows, :columns]
         x = x.reshape(*x_shape[:2], planes, per_pixel // planes)
@@ -307,6 +309,29 @@ def padded(x: Float[Array, "H W C"], height: int, breadth: int) -> Array:
     """[height, breadth, C]: zeros below and to the right of x."""
     missing = (0, height - x.shape[0]), (0, breadth - x.shape[1]), (0, 0)
     return jnp.pad(x, missing) if any(end for _, end in missing) else x
+
+
+def in_turn(
+    block: Network, params: Sequence[PyTree], x: Array, *, remat: bool
+) -> Array:
+    """x through equal blocks, one after the other.
+
+    Args:
+        block: from some shape to the same.
+        params: of each.
+        x: what the first reads.
+        remat: whether to run them as one loop whose backward pass computes what is
+            inside a block anew, from the block's input, instead of keeping it: memory
+            for a second forward pass, and programs that do not grow with the number of
+            blocks. (Out of a loop, XLA for CPUs merges what is computed twice.)
+    """
+    if not remat:
+        for of_block in params:
+            x = block.apply(of_block, x)
+        return x
+    anew = jax.checkpoint(block.apply, prevent_cse=False)  # a scan needs no barrier
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    return jax.lax.scan(lambda x, params: (anew(params, x), None), x, stacked)[0]
 
 
 def _affine(

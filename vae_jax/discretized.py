@@ -140,6 +140,65 @@ def categorical(x_shape: tuple[int, ...], *, num_values: int) -> Likelihood:
     )
 
 
+def ordinal(x_shape: tuple[int, ...], *, num_values: int) -> Likelihood:
+    r"""Independent entries of K ordered values; h holds their locations.
+
+    The cumulative logit of McCullagh 1980: $P(k \le j) = \sigma(c_j - h)$, the
+    logistic density around h in bins whose K - 1 edges are parameters of each entry:
+    the first, and the logarithms of the widths of the others' bins. All values are
+    equally probable at first, at h = 0.
+
+    Raises:
+        ValueError: if num_values is below two.
+    """
+    _check_num_values(num_values)
+    shares = np.arange(1, num_values) / num_values
+    edges = np.log(shares) - np.log1p(-shares)
+
+    def init(key: PRNGKey) -> PyTree:
+        del key
+        start = np.concatenate([edges[:1], np.log(np.diff(edges))])
+        planes = start.reshape(-1, *(1 for _ in x_shape))
+        dtype = jnp.result_type(float)
+        return {
+            "edges": jnp.asarray(
+                np.broadcast_to(planes, (*start.shape, *x_shape)), dtype
+            )
+        }
+
+    def log_probs(params: PyTree, h: Array) -> Float[Array, "K *X"]:
+        first, log_widths = jnp.split(params["edges"].astype(h.dtype), [1])
+        widths = jnp.cumsum(jnp.exp(log_widths), axis=0)
+        places = jnp.concatenate([first, first + widths]) - h.reshape(x_shape)[None]
+        none = jnp.zeros((1, *x_shape), h.dtype)
+        below = jnp.concatenate([-numerics.softplus(-places), none])
+        above = jnp.concatenate([none, -numerics.softplus(places)])
+        inner = _log1m_exp_of_exp(log_widths)
+        return below + above + jnp.concatenate([none, inner, none])
+
+    def sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
+        k = jax.random.categorical(key, log_probs(params, h), axis=0)
+        return k.astype(h.dtype) / (num_values - 1)
+
+    def mean(params: PyTree, h: Array) -> Array:
+        values = jnp.linspace(0.0, 1.0, num_values, dtype=h.dtype)
+        return jnp.tensordot(values, jnp.exp(log_probs(params, h)), axes=1)
+
+    def log_prob_terms(params: PyTree, h: Array, x: Array) -> Array:
+        k = jnp.round(x * (num_values - 1)).astype(int)
+        return jnp.take_along_axis(log_probs(params, h), k[None], axis=0)[0]
+
+    return likelihoods.likelihood(
+        x_shape,
+        width=math.prod(x_shape),
+        init=init,
+        sample=sample,
+        mean=mean,
+        log_prob_terms=log_prob_terms,
+        quantity=_quantity(num_values),
+    )
+
+
 class _Mixture(NamedTuple):
     """The numbers of M components at every pixel, each of C channels.
 
@@ -170,7 +229,9 @@ def logistic_mixture(
 
     h is [H, W] planes: M logits, then C M means, C M log scales, and in color 3 M
     coefficients. The terms are nats a pixel, [H, W]: in color they are not of an entry,
-    and holes in single channels are refused (`vae.masked`). `mean` is exact for one
+    and holes in single channels are refused (`vae.masked`). Where the last channels of
+    x are NaN the terms are of those before, which do not read them; there is no
+    gradient then. `mean` is exact for one
     channel and for red; green's and blue's are sums over a lattice of quantiles.
 
     Raises:
@@ -212,9 +273,8 @@ def logistic_mixture(
         for c, one in enumerate(channels):
             mean = channel_mean(of, c, u)
             every = jnp.broadcast_to(one, mean.shape)
-            joint += logistic_terms(
-                mean, of.log_scales[c], every, num_values=num_values
-            )
+            terms = logistic_terms(mean, of.log_scales[c], every, num_values=num_values)
+            joint += jnp.where(jnp.isnan(one), 0.0, terms)
         return jax.nn.logsumexp(joint, axis=0)
 
     def draw(of: _Mixture, noise: Array) -> Array:

@@ -37,6 +37,7 @@ from jaxtyping import Array
 from vae_jax import factors, layer_forms, networks, vae
 from vae_jax.types import (
     Conditional,
+    Densities,
     Draw,
     Family,
     Generative,
@@ -287,8 +288,9 @@ def hierarchy(
     `draw` or `sample_prior` draws of that key. Temperatures are of the noise that p is
     a map of: 0 gives a normal's mean.
     """
-    closed, ends = vae.model(top, encoder).kl, _ends(layers)
-    lower = tuple(math.prod(layer.shape) for layer in layers)
+    alone, ends = vae.model(top, encoder), _ends(layers)
+    closed, shapes = alone.kl, tuple(layer.shape for layer in layers)
+    lower = tuple(math.prod(shape) for shape in shapes)
 
     def keys_of_layers(key: PRNGKey) -> PRNGKey:
         return jax.random.split(key, len(layers) + 1) if layers else key[None]
@@ -361,7 +363,22 @@ def hierarchy(
         z_top = encoder.moments(params, h_top)[0]
         return _join(_descend(layers, params, z_top, choose)[1])
 
-    return Hierarchy(lower, groups, mix, redraw, means if encoder.moments else None)
+    def densities(params: Params, h: PyTree, noise: Array) -> tuple[Array, Densities]:
+        features, eps = h[1] if layers else (), _split(layers, noise)
+
+        def choose(i: int, c: Array) -> tuple[Array, Any]:
+            form, a = layers[i].form, _a_of(layers[i], c)
+            b = _b_of(layers, i, params, c, features[i])
+            p, q = form.prior(a), form.posterior(a, b)
+            z = form.transport.forward(p, eps[i]) if form.transport else eps[i]
+            return z, jax.tree.map(jnp.ravel, (p, q))
+
+        z_top = top.transport.forward(params, eps[-1]) if top.transport else eps[-1]
+        _, zs, of_layers = _descend(layers, params, z_top, choose)
+        return _join(zs), tuple(of_layers)
+
+    of_means = means if encoder.moments else None
+    return Hierarchy(shapes, groups, mix, redraw, of_means, alone, densities)
 
 
 def _check_redraw(

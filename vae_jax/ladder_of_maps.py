@@ -1,5 +1,6 @@
 """Ladders of maps: latents at several resolutions of an image, below a vector."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +26,7 @@ def images(
     residual: bool = True,
     activation: Callable[[Array], Array] = jax.nn.gelu,
     product: networks.Product | None = None,
+    remat: bool = False,
 ) -> Model:
     """A ladder of convolutional layers below a vector z_L.
 
@@ -52,6 +54,7 @@ def images(
         residual: whether the blocks are.
         activation: of the blocks.
         product: of affine maps and 1x1 convolutions, as in `networks.mlp`.
+        remat: of the blocks, as in `convolutional.in_turn`.
 
     Raises:
         ValueError: for no maps, a size below one, a resolution that is not reached, or
@@ -69,16 +72,15 @@ def images(
     sides = [tuple(x_shape[:2]), *(shape[:2] for shape in maps)]
     channels = [x_shape[2] if len(x_shape) == 3 else 1, *(width for _ in maps)]
     total = num_blocks * (len(maps) + 1)  # that follow each other on the way down
-    blocks = [
-        convolutional.block(
-            width,
-            residual=residual,
-            activation=activation,
-            variance=1.0 / total,
-            product=product,
-        )
-        for _ in range(num_blocks)
-    ]
+    block = convolutional.block(
+        width,
+        residual=residual,
+        activation=activation,
+        variance=1.0 / total,
+        product=product,
+    )
+    blocks = [block] * num_blocks
+    in_turn = partial(_in_turn, remat=remat)
     dense = partial(convolutional.dense, product=product)
     layers = []
     for i, shape in enumerate(maps):
@@ -93,14 +95,14 @@ def images(
         down = [start, *blocks, _with_zeros(of_a, dense(width, of_a + width))]
         up = [_between(sides[i], sides[i + 1], channels[i], width), *blocks]
         seen = dense(of_a + 2 * width, width)
-        read = [seen, blocks[0], dense(width, of_b, scale=0.0)]
+        read = [seen, block, dense(width, of_b, scale=0.0)]
         layers.append(
             ladder.Layer(
                 tuple(shape),
                 form,
-                down=_in_turn(down),
-                up=_in_turn(up),
-                posterior=_in_turn(read),
+                down=in_turn(down),
+                up=in_turn(up),
+                posterior=in_turn(read),
             )
         )
     layers[0] = layers[0]._replace(up=_of_image(layers[0].up, x_shape))
@@ -111,7 +113,7 @@ def images(
         *blocks,
         _between(sides[1], sides[0], width, per_pixel, scale=0.0),
     ]
-    decoder = _planes(_in_turn(to_image), likelihood.planes)
+    decoder = _planes(in_turn(to_image), likelihood.planes)
     encoder = networks.linear(size, posterior.width, product=product)
     return ladder.model(
         layers,
@@ -144,12 +146,15 @@ def shift_decoder(
     return of_last(params)
 
 
-def _in_turn(parts: Sequence[Network]) -> Network:
+def _in_turn(parts: Sequence[Network], *, remat: bool = False) -> Network:
+    """One after the other; `remat` is of those that follow their equals."""
     named = {f"part_{i}": part for i, part in enumerate(parts)}
 
     def apply(params: PyTree, x: Array) -> Array:
-        for name, part in named.items():
-            x = part.apply(params[name], x)
+        for part, equals in itertools.groupby(named, named.__getitem__):
+            of_each = [params[name] for name in equals]
+            anew = remat and len(of_each) > 1
+            x = convolutional.in_turn(part, of_each, x, remat=anew)
         return x
 
     return Network(networks.init_each(named), apply)

@@ -151,7 +151,10 @@ def normal_mixture(num_latents: int, num_components: int) -> Conditional:
         return jax.nn.logsumexp(jax.nn.log_softmax(params["logits"]) + log_p)
 
     return conditional(
-        Family("normal_mixture"),
+        Family(
+            "normal_mixture",
+            lambda params, h: (params["logits"], params["mean"], params["log_std"]),
+        ),
         (num_latents,),
         width=0,
         init=init,

@@ -9,6 +9,7 @@ here, `likelihoods.likelihood`, `vae.recognition`, `vae.model`), never by positi
 that the next field breaks nobody.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -212,6 +213,10 @@ class Draw(NamedTuple):
     kl: Float[Array, " G"]
 
 
+Densities: TypeAlias = tuple[tuple[tuple[Array, ...], tuple[Array, ...]], ...]
+"""Of each layer the parameters of p and those of q, each of them flat."""
+
+
 class Hierarchy(NamedTuple):
     """What a model of several layers of z says of each, z_1 next to x.
 
@@ -219,7 +224,7 @@ class Hierarchy(NamedTuple):
     both factorize given the layers above, else all of a layer.
 
     Attributes:
-        lower: entries of z_1, ..., z_{L-1}; the rest of z is the top's.
+        shapes: of z_1, ..., z_{L-1}, channels last; the rest of z is the top's.
         groups: params, h -> how many groups each layer has.
         mix: key, params, h, from_q [G] -> z and KL [G]: from the top down, each group
             is drawn from q where from_q holds and else from p, given what was drawn
@@ -230,15 +235,21 @@ class Hierarchy(NamedTuple):
             one of each layer, scale the noise; they are static too, or None.
         means: params, h -> z, each layer the mean of q given those above at theirs;
             None where q(z_L | x) has no mean in closed form.
+        top: the model of z_L by itself, of the first part of h where layers lie below.
+        densities: params, h, noise -> z, and of each layer below the top the parameters
+            of p and those of q given what is above. Noise is of the size of z, and of
+            each layer what p makes z_l of, or z_l where p is no map of noise.
     """
 
-    lower: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     groups: Callable[[Params, PyTree], tuple[int, ...]]
     mix: Callable[
         [PRNGKey, Params, PyTree, Bool[Array, " G"]], tuple[Array, Float[Array, " G"]]
     ]
     redraw: Callable[[PRNGKey, Params, Array, int, tuple[float, ...] | None], Array]
     means: Callable[[Params, PyTree], Array] | None
+    top: "Model"
+    densities: Callable[[Params, PyTree, Array], tuple[Array, Densities]]
 
 
 class Model(NamedTuple):
@@ -262,7 +273,8 @@ class Model(NamedTuple):
     @property
     def lower(self) -> tuple[int, ...]:
         """Entries of each layer of z but the top, from x upward; () of one layer."""
-        return self.hierarchy.lower if self.hierarchy else ()
+        shapes = self.hierarchy.shapes if self.hierarchy else ()
+        return tuple(math.prod(shape) for shape in shapes)
 
     def init(self, key: PRNGKey) -> Params:
         """Fresh parameters theta and phi."""

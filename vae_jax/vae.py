@@ -281,7 +281,24 @@ def check_latents(model: Model, params: Params, x: Array) -> None:
         )
 
 
-def masked(model: Model, *, fill: float = 0.0) -> Model:
+def with_reading(model: Model, read: Callable[[Array], Array]) -> Model:
+    """The model of x whose q is what the given one's is of read(x): p stays of x.
+
+    So x keeps its units, and log p(x) with them, whatever numbers an encoder needs.
+
+    Args:
+        model: whose encoder takes read(x).
+        read: x -> what q sees of it; nothing of it is learned.
+    """
+    recognition = model.recognition
+
+    def encode(params: Params, x: Array) -> PyTree:
+        return recognition.encode(params, read(x))
+
+    return model._replace(recognition=recognition._replace(encode=encode))
+
+
+def masked(model: Model, *, fill: float | None = 0.0) -> Model:
     r"""The model of partial observations, in which NaN marks a missing entry.
 
     Where the observation model factorizes over the entries of x (a mixture of full
@@ -296,13 +313,14 @@ def masked(model: Model, *, fill: float = 0.0) -> Model:
 
     Args:
         model: of complete x.
-        fill: what the encoder sees in the holes, in the units of x.
+        fill: what the encoder sees in the holes, in the units of x; None: NaN, for one
+            that reads holes itself.
 
     Raises:
         ValueError: if fill is not finite; when traced, if the terms of the likelihood
             are not one for each entry of x.
     """
-    if not math.isfinite(fill):
+    if fill is not None and not math.isfinite(fill):
         raise ValueError(f"fill must be finite, got {fill}")
     generative, recognition = model.generative, model.recognition
 
@@ -322,7 +340,9 @@ def masked(model: Model, *, fill: float = 0.0) -> Model:
         return observed(terms, x)
 
     def encode(params: Params, x: Array) -> PyTree:
-        return recognition.encode(params, jnp.where(jnp.isnan(x), fill, x))
+        if fill is not None:
+            x = jnp.where(jnp.isnan(x), fill, x)
+        return recognition.encode(params, x)
 
     def draw(key: PRNGKey, params: Params, x: Array, h: PyTree) -> Draw:
         whole = model.draw(key, params, without_holes(x), h)
@@ -454,10 +474,19 @@ def with_vamp_prior(
         posterior_params = params.recognition["posterior"]
         return mixture.log_prob(posterior_params, components(params), z)
 
+    of_component = posterior.family.parameters
+
+    def parameters(params: Params) -> tuple[Array, ...]:
+        assert of_component is not None
+        each = jax.vmap(of_component, in_axes=(None, 0))
+        of_each = each(params.recognition["posterior"], components(params))
+        return jnp.zeros(num_components), *of_each
+
+    of_normals = posterior.family.name == "diag_normal"
     return with_prior(
         generative,
         init=init,
         sample=sample_prior,
         log_prob=log_prior,
-        family=Family("vamp"),
+        family=Family("vamp", parameters if of_normals else None),
     )

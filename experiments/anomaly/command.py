@@ -189,10 +189,12 @@ def _heading(config: Config, trained: Trained, rows: Rows) -> list[str]:
 def _path(config: Config, trained: Trained) -> pathlib.Path:
     assert trained.input is not None
     labels = "_".join(map(str, config.outlier_labels))
+    others = config.scores != config.default("scores")
     return config.result_path(
         trained,
         "anomaly",
         trained.input.label.removeprefix("input_"),
         labels and f"labels_{labels}",
         config.part("num_images"),
+        "_".join(config.scores) if others else "",
     )

@@ -155,8 +155,18 @@ _WITH_ENCODER = (
 _OF_A_THETA = (*_WITH_ENCODER, "init_bias")
 ALGORITHMS = {
     "aevb": Fit(_ascent, reads=(*_OF_A_THETA, "estimator")),
-    "wake_sleep": Fit(_ascent, reads=_OF_A_THETA, estimator="wake_sleep"),
-    "rws": Fit(_ascent, reads=_OF_A_THETA, estimator="reweighted_wake_sleep"),
+    "wake_sleep": Fit(
+        _ascent,
+        reads=_OF_A_THETA,
+        estimator="wake_sleep",
+        fits=lambda q: not q.rounded,
+    ),
+    "rws": Fit(
+        _ascent,
+        reads=_OF_A_THETA,
+        estimator="reweighted_wake_sleep",
+        fits=lambda q: not q.rounded,
+    ),
     "mcem": Fit(
         _mcem,
         {

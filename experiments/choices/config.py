@@ -58,8 +58,13 @@ class Config(ObjectiveFlags):
     )
     posterior: str = cli.flag(
         "diag_normal",
-        "q(z | x); bernoulli has binary latents with a learned prior.",
+        "q(z | x); bernoulli has binary latents with a learned prior, finite_scalar "
+        "codes, which are rounded numbers, with a uniform one (standard_normal) or "
+        "--prior=autoregressive.",
         choices=POSTERIORS,
+    )
+    num_levels: int = cli.flag(
+        5, "Values that each latent of --posterior=finite_scalar has.", least=2
     )
     flow_layers: int = cli.flag(
         4, "Flows of --posterior=planar, coupling or iaf.", least=1
@@ -115,6 +120,11 @@ class Config(ObjectiveFlags):
     )
     num_blocks: int = cli.flag(
         1, "Blocks, at each resolution (conv, resnet) or in all.", least=1
+    )
+    remat: bool = cli.flag(
+        False,
+        "Compute each block anew in the backward pass: less memory, more time (conv, "
+        "resnet).",
     )
     hidden: tuple[int, ...] = cli.flag(
         (200,),

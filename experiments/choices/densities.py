@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from experiments.choices.rows import NO_FLAGS, Choice, Traits
 from vae_jax import (
     convolutional,
     discretized,
+    finite_scalar,
     flows,
     likelihoods,
     networks,
@@ -21,7 +23,8 @@ from vae_jax import (
 )
 from vae_jax.types import Conditional, Likelihood, Model, Network, PyTree
 
-DISCRETE = {"bernoulli", "categorical", "layers of bits"}  # families of latents
+ROUNDED = "finite_scalar"
+DISCRETE = {"bernoulli", "categorical", "layers of bits", ROUNDED}  # families of z
 
 
 class Posterior(NamedTuple):
@@ -34,6 +37,7 @@ class Posterior(NamedTuple):
         traits: of the family, its KL being that to N(0, I).
         h_of_std: num_latents, std= -> the first entries of an h of mean zero and that
             standard deviation, the others being zero; None where z has no scale.
+        priors: those of z that is not real, by the names that --prior has for them.
     """
 
     build: Callable[..., Conditional]
@@ -41,6 +45,7 @@ class Posterior(NamedTuple):
     reads: tuple[str, ...] = ("posterior_std",)
     traits: Traits = Traits()
     h_of_std: Callable[..., Array] | None = posteriors.diag_normal_h
+    priors: Mapping[str, Choice] = MappingProxyType({})
 
 
 class Observed(NamedTuple):
@@ -69,6 +74,7 @@ def traits(model: Model) -> Traits:
         closed_kl=closed,
         factorizes=closed and q in ("diag_normal", "bernoulli"),
         layered=bool(model.lower) or q == "layers of bits",
+        rounded=q == ROUNDED,
     )
 
 
@@ -97,6 +103,25 @@ def _autoregressive(size: int, hidden: tuple[int, ...], index: int) -> flows.Flo
     return flows.chain(autoregressive, flows.reverse(size))
 
 
+def _uniform(num_latents: int, *, num_levels: int) -> Conditional:
+    return finite_scalar.uniform_prior((num_levels,) * num_latents)
+
+
+def _autoregressive_codes(
+    num_latents: int, *, num_levels: int, units: int
+) -> Conditional:
+    """A masked network of the levels before; it starts uniform."""
+    network = networks.made(
+        num_latents,
+        (units, units),
+        outputs_per_input=num_levels,
+        activation=jax.nn.elu,
+    )
+    return finite_scalar.autoregressive_prior(
+        (num_levels,) * num_latents, networks.from_zero(network)
+    )
+
+
 _LAYERS, _OF_FLOWS = {"num_layers": "flow_layers"}, Traits(own_parameters=True)
 POSTERIORS = {
     "diag_normal": Posterior(
@@ -120,6 +145,23 @@ POSTERIORS = {
         reads=(),
         traits=Traits(continuous=False),
         h_of_std=None,
+        priors={"standard_normal": Choice(priors.bernoulli)},
+    ),
+    "finite_scalar": Posterior(
+        lambda size, hidden, *, num_levels: finite_scalar.posterior(
+            (num_levels,) * size
+        ),
+        {"num_levels": "num_levels"},
+        reads=(),
+        traits=Traits(continuous=False, rounded=True),
+        h_of_std=None,
+        priors={
+            "standard_normal": Choice(_uniform, {"num_levels": "num_levels"}),
+            "autoregressive": Choice(
+                _autoregressive_codes,
+                {"num_levels": "num_levels", "units": "prior_units"},
+            ),
+        },
     ),
 }
 
@@ -329,12 +371,12 @@ def style(*, activation: str, init: str) -> dict[str, Any]:
 
 
 def _convolutions(residual: bool) -> Callable[..., Coders]:
-    def build(*, activation: str, precision: str, **sizes: int) -> Coders:
+    def build(*, activation: str, precision: str, **others: Any) -> Coders:
         style: dict[str, Any] = {
             "residual": residual,
             "activation": ACTIVATIONS[activation],
             "product": PRODUCTS[precision],
-            **sizes,
+            **others,
         }
 
         def encoder(x_shape: tuple[int, ...], num_outputs: int) -> Network:
@@ -376,8 +418,12 @@ NETWORKS = {
     "gated_mlp": Choice(_gated, _OF_LAYERS),
     "residual_mlp": Choice(_residual, {**_OF_MAPS, "init": "init"}, ("hidden",)),
     # Those of flows stay perceptrons of float32.
-    "conv": Choice(_convolutions(residual=False), _OF_MAPS, ("hidden",)),
-    "resnet": Choice(_convolutions(residual=True), _OF_MAPS, ("hidden",)),
+    **{
+        name: Choice(
+            _convolutions(residual), {**_OF_MAPS, "remat": "remat"}, ("hidden",)
+        )
+        for name, residual in (("conv", False), ("resnet", True))
+    },
 }
 ACTIVATIONS = {
     "tanh": jnp.tanh,

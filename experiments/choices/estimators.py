@@ -78,9 +78,8 @@ class Estimator(NamedTuple):
     decodings: int = 1
 
 
-def _any(q: Traits) -> bool:
-    del q
-    return True
+def _sampled(q: Traits) -> bool:
+    return not q.rounded
 
 
 def _with_closed_kl(q: Traits) -> bool:
@@ -96,7 +95,7 @@ def _independent(q: Traits) -> bool:
 
 
 def _bits(q: Traits) -> bool:
-    return not q.continuous and not q.layered
+    return not q.continuous and not q.layered and not q.rounded
 
 
 def _baseline(
@@ -156,7 +155,13 @@ def _mmd(
 
 _DIP = {"off_diagonal": "penalty", "diagonal": "dip_diagonal"}
 ESTIMATORS = {
-    "sgvb_a": Estimator(sgvb.sgvb_a, {"beta": "beta"}, ("kl_warmup",), of_elbo=True),
+    "sgvb_a": Estimator(
+        sgvb.sgvb_a,
+        {"beta": "beta"},
+        ("kl_warmup",),
+        fits=lambda q: q.continuous or q.rounded,
+        of_elbo=True,
+    ),
     "sgvb_b": Estimator(
         sgvb.sgvb_b,
         {"beta": "beta"},
@@ -228,14 +233,18 @@ ESTIMATORS = {
     "jackknife": Estimator(importance.jackknife, {"order": "jackknife_order"}),
     "miwae": Estimator(multiply_weighted.miwae, {"num_outer": "num_outer"}),
     "piwae": Estimator(multiply_weighted.piwae, {"num_outer": "num_outer"}),
-    "score_function": Estimator(score_function.score_function, fits=_any, of_elbo=True),
-    "running_baseline": Estimator(
-        score_function.score_function, fits=_any, of_elbo=True, remembers=True
+    "score_function": Estimator(
+        score_function.score_function, fits=_sampled, of_elbo=True
     ),
-    "leave_one_out": Estimator(score_function.leave_one_out, fits=_any, of_elbo=True),
+    "running_baseline": Estimator(
+        score_function.score_function, fits=_sampled, of_elbo=True, remembers=True
+    ),
+    "leave_one_out": Estimator(
+        score_function.leave_one_out, fits=_sampled, of_elbo=True
+    ),
     "nvil": Estimator(
         score_function.nvil,
-        fits=_any,
+        fits=_sampled,
         of_elbo=True,
         remembers=True,
         learns=_baseline,
@@ -243,18 +252,18 @@ ESTIMATORS = {
     "thermodynamic": Estimator(
         thermodynamic.thermodynamic,
         {"num_terms": "num_terms", "first_beta": "first_beta"},
-        fits=_any,
+        fits=_sampled,
     ),
     "uha": Estimator(uha.uha, reads=("num_terms",), learns=_path),
     "sumo": Estimator(sumo.sumo, remembers=True),
-    "vimco": Estimator(score_function.vimco, fits=_any),
-    "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=_any),
-    "ovis_monte_carlo": Estimator(ovis.ovis_monte_carlo, fits=_any, decodings=2),
+    "vimco": Estimator(score_function.vimco, fits=_sampled),
+    "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=_sampled),
+    "ovis_monte_carlo": Estimator(ovis.ovis_monte_carlo, fits=_sampled, decodings=2),
     "wake_sleep": Estimator(
-        wake_sleep.wake_sleep, fits=_any, of_elbo=True, decodings=2
+        wake_sleep.wake_sleep, fits=_sampled, of_elbo=True, decodings=2
     ),
     "reweighted_wake_sleep": Estimator(
-        wake_sleep.reweighted_wake_sleep, {"sleep_share": "sleep_share"}, fits=_any
+        wake_sleep.reweighted_wake_sleep, {"sleep_share": "sleep_share"}, fits=_sampled
     ),
     "straight_through": Estimator(relaxed.straight_through, fits=_bits, of_elbo=True),
     "binary_concrete": Estimator(

@@ -113,6 +113,7 @@ def model(
             num_blocks=config.num_blocks,
             residual=config.network == "resnet",
             activation=ACTIVATIONS[config.activation],
+            remat=config.remat,
             **densities,
         )
     except ValueError as error:

@@ -25,7 +25,7 @@ from experiments.choices.densities import (
     PRIORS,
     traits,
 )
-from vae_jax import exemplars, networks, priors, vae
+from vae_jax import exemplars, networks, vae
 from vae_jax.inference import full_vb, mcem, variational_em
 from vae_jax.types import (
     Batch,
@@ -303,9 +303,7 @@ def likelihood(config: Config, x_shape: tuple[int, ...]) -> Likelihood:
 
 def _prior(config: Config) -> Conditional:
     """p(z); one that is made of the encoder later takes its place."""
-    if not POSTERIORS[config.posterior].traits.continuous:
-        return priors.bernoulli(_top_size(config))
-    row = PRIORS[config.prior]
+    row = (POSTERIORS[config.posterior].priors or PRIORS)[config.prior]
     return row.build(_top_size(config), **rows.numbers(row, config))
 
 

@@ -93,6 +93,10 @@ def _ladder(config: Any) -> None:
             f"--prior={config.prior} is made of codes of x, which the top of {written} "
             "does not see: take another"
         )
+    if POSTERIORS[config.posterior].traits.rounded:
+        raise ValueError(
+            f"--posterior={config.posterior} is of one layer, not of {written}"
+        )
     is_real = POSTERIORS[config.posterior].traits.continuous
     if not is_real and ladders.FORMS[config.posterior_form].of_bits is None:
         raise ValueError(
@@ -104,11 +108,16 @@ def _ladder(config: Any) -> None:
 def _prior(config: Any) -> None:
     if config.prior == "standard_normal" or config.model:
         return
-    if not POSTERIORS[config.posterior].traits.continuous:
+    fitting = POSTERIORS[config.posterior].priors
+    if fitting and config.prior not in fitting:
+        others = [name for name in fitting if name != "standard_normal"]
+        instead = f"; what fits: {', '.join(others)}" if others else ""
         raise ValueError(
             f"--prior={config.prior} is of continuous latents, --posterior="
-            f"{config.posterior} has its own prior"
+            f"{config.posterior} has its own prior{instead}"
         )
+    if fitting:
+        return
     if config.prior in ("vamp", "exemplar") and not config.has_encoder:
         raise ValueError(
             f"--prior={config.prior} is made of the encoder, which --algorithm="
@@ -185,7 +194,10 @@ def _readers(config: Any) -> None:
     if not config.model:  # whose function may read any
         chosen |= {
             "posterior": (config.posterior, POSTERIORS),
-            "prior": (config.prior, PRIORS),
+            "prior": (
+                config.prior,
+                PRIORS | dict(POSTERIORS[config.posterior].priors),
+            ),
             "likelihood": (config.likelihood, LIKELIHOODS),
             "network": (config.network, NETWORKS),
         }

@@ -34,6 +34,7 @@ class Traits(NamedTuple):
         closed_kl: whether its KL to the prior has a closed form.
         factorizes: whether that is a sum over latents, one number each.
         layered: whether it is of several layers, each given those above.
+        rounded: whether it is a point mass at a code, with a gradient all the same.
     """
 
     continuous: bool = True
@@ -41,6 +42,7 @@ class Traits(NamedTuple):
     closed_kl: bool = False
     factorizes: bool = False
     layered: bool = False
+    rounded: bool = False
 
 
 class Row(Protocol):

@@ -37,7 +37,7 @@ def check(config: Config, trained: trained_runs.Trained) -> None:
 
     Raises:
         ValueError: for steps of a model without an encoder, or a fitted normal of
-            binary latents or of fewer draws than latents.
+            latents that are not real or of fewer draws than latents.
     """
     flags, by_chain = trained.config, config.proposal == "chain"
     num_latents = trained.num_latents
@@ -50,7 +50,7 @@ def check(config: Config, trained: trained_runs.Trained) -> None:
         )
     if by_chain and not trained.has_real_latents:
         raise ValueError(
-            "--proposal=chain fits a normal, and this model has binary latents: give "
+            "--proposal=chain fits a normal, and this model has no real latents: give "
             "--proposal=encoder"
         )
     if by_chain and config.chain <= num_latents:

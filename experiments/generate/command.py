@@ -191,7 +191,7 @@ def explore(
     along = paths.along(key_along, trained, pairs[0], num=num, num_steps=num_steps)
     drawings = {"traversal": Drawing(along, paths.draw_along)}
     if not trained.has_real_latents:
-        print("codes of bits have nothing between them: no interpolation")
+        print("codes that are not real have nothing between them: no interpolation")
         return drawings
     between = paths.between(key_between, trained, pairs, num_steps=num_steps)
     return drawings | {"interpolation": Drawing(between, paths.draw_between)}

@@ -37,8 +37,8 @@ def of_mixture(
     """
     if not trained.has_real_latents:
         raise cli.UsageError(
-            "--sampler=mixture fits normals to real-valued codes, and this model has "
-            "bits: use --sampler=prior"
+            "--sampler=mixture fits normals to real-valued codes, which this model "
+            "has not: use --sampler=prior"
         )
     size = len(trained.data.prepared.train)
     num_rows = min(num_rows or size, size)

@@ -70,7 +70,7 @@ def check(trained: Trained, methods: tuple[str, ...]) -> None:
     family = trained.model.recognition.family.name
     if trained.has_real_latents or set(methods) <= {"is"}:
         return
-    if "hmc_density" in methods or family == "categorical":
+    if "hmc_density" in methods or family in ("categorical", "finite_scalar"):
         raise cli.UsageError(
             f"--evidence={','.join(methods)}: hmc_density needs real latents, ais and "
             f"bdmc real or binary ones, and q(z | x) is {family}"

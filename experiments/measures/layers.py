@@ -50,6 +50,7 @@ def measured(
     parts = np.split(kl, np.cumsum(counts)[:-1])
     numbered = zip(trained.layer_sizes, counts, parts, without, strict=True)
     active = ablation.active(kl, counts)
+    of_maps = ablation.of_maps(trained.model, kl)
     layers = [
         {
             "layer": i + 1,
@@ -58,6 +59,7 @@ def measured(
             "groups": groups,
             "kl": float(part.sum()),
             **replaced._asdict(),
+            **({} if (maps := of_maps[i]) is None else {"kl_of_maps": maps.tolist()}),
         }
         for i, (size, groups, part, replaced) in enumerate(numbered)
     ]
@@ -136,6 +138,12 @@ def table(measured: dict[str, Any]) -> list[str]:
         f"{measured['bound']:.3f} with none; lost by mean p(x|z): for many draws at "
         "most the KL",
         report.table(LAYERS, measured["layers"]),
+        *(
+            f"KL of each map of z_{row['layer']}: "
+            + " ".join(f"{kl:.3f}" for kl in row["kl_of_maps"])
+            for row in measured["layers"]
+            if "kl_of_maps" in row
+        ),
         "",
         "latents of the least KL drawn from the prior first",
         report.table(PRUNING, measured["pruning"]),

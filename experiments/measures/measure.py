@@ -1,6 +1,6 @@
 """Measurements of a trained model over a split."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from experiments.choices import densities, estimators
+from experiments.command import cli
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
+from vae_jax import finite_scalar
 from vae_jax.data import batches
 from vae_jax.evaluation import ablation, examples, marginal, representation, weights
 from vae_jax.types import Model, Params, PRNGKey, PyTree
@@ -77,7 +79,17 @@ def of_rows(
 def log_evidence(
     model: Model, *, num_samples: int
 ) -> Callable[[PRNGKey, Params, Array], weights.LogEvidence]:
-    """(key, params, x) -> log p(x) by importance samples from q, some at a time."""
+    """(key, params, x) -> log p(x) by importance samples from q, some at a time.
+
+    Raises:
+        UsageError: for a q that is a point mass, whose samples tell no more than one.
+    """
+    if densities.traits(model).rounded:
+        raise cli.UsageError(
+            "log p(x) by importance sampling needs a q that covers p(z | x), and "
+            f"{model.recognition.family.name} is a point mass: its ELBO is exact, and "
+            "all that it says"
+        )
     chunk = min(IMPORTANCE_CHUNK, num_samples)
     return marginal.importance_sampling(
         model, num_samples=num_samples, chunk_size=chunk
@@ -120,12 +132,19 @@ def latents(
     """KL of each latent in nats, averaged over a split, and the active units.
 
     Those of a ladder are given the layers above, as draws of q have them, and units are
-    active by their KL (`ablation.active`), which is said of each layer as well. Empty
-    for another q that does not factorize: its latents have no KL of their own.
+    active by their KL (`ablation.active`), which is said of each layer as well. Codes
+    have no KL but the perplexity of their values, its mean over latents. Empty for
+    another q that does not factorize: its latents have no KL of their own.
     """
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     if trained.model.hierarchy is not None:
         return _of_layers(trained, data)
+    if densities.traits(trained.model).rounded:
+        z = codes(jax.random.key(0), trained, data)
+        return {
+            "perplexity": float(finite_scalar.perplexity(z).mean()),
+            "active_units": float(representation.active_units(jnp.asarray(z))),
+        }
     recognition, kl = trained.model.recognition, trained.model.kl
     moments = recognition.moments
     if kl is None or moments is None or not densities.traits(trained.model).factorizes:
@@ -144,26 +163,49 @@ def latents(
 
 def group_counts(trained: Trained) -> tuple[int, ...]:
     """How many groups of latents each layer of a ladder has, from x upward."""
-    x = jax.ShapeDtypeStruct(trained.data.x_shape, jnp.result_type(float))
-    return ablation.group_counts(trained.model, trained.params, x)
+    return groups_of(trained.model, trained.params, trained.data.x_shape)
+
+
+def groups_of(
+    model: Model, params: Params, x_shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """As `group_counts`, of any parameters; from shapes alone."""
+    x = jax.ShapeDtypeStruct(x_shape, jnp.result_type(float))
+    return ablation.group_counts(model, params, x)
 
 
 def _of_layers(trained: Trained, data: Array) -> dict[str, list[float] | float]:
-    counts = group_counts(trained)
-    evaluate = ablation.ablated(trained.model, num_samples=KL_SAMPLES)
-    from_q = jnp.ones(sum(counts), bool)
-    kls = of_rows(
-        jax.random.key(0),
-        trained,
-        lambda key, params, x: evaluate(key, params, x, from_q).kl,
-        data,
-        num_decoded=KL_SAMPLES,
-    )
+    estimate, counts = kl_of_groups(trained.model), group_counts(trained)
+    kls = of_rows(jax.random.key(0), trained, estimate, data, num_decoded=KL_SAMPLES)
     kl = np.asarray(kls, np.float64).mean(axis=0)
-    active = ablation.active(kl, counts)
     per_latent = {"kl_per_latent": kl.tolist()}
     return {
         **(per_latent if counts == trained.layer_sizes else {}),
+        **active_units(kl, counts),
+    }
+
+
+def kl_of_groups(
+    model: Model, *, num_samples: int = KL_SAMPLES
+) -> Callable[[PRNGKey, Params, Array], Array]:
+    """(key, params, x) -> the KL [G] of each group of latents of a ladder, in nats."""
+    hierarchy = model.hierarchy
+    assert hierarchy is not None
+
+    def estimate(key: PRNGKey, params: Params, x: Array) -> Array:
+        h = model.recognition.encode(params, x)
+        from_q = jnp.ones(sum(hierarchy.groups(params, h)), bool)
+        keys = jax.random.split(key, num_samples)
+        each = jax.vmap(lambda key: hierarchy.mix(key, params, h, from_q)[1])(keys)
+        return each.mean(axis=0)
+
+    return estimate
+
+
+def active_units(kl: np.ndarray, counts: Sequence[int]) -> dict[str, float]:
+    """By the KL of each group, averaged over data: in all, and of each layer."""
+    active = ablation.active(kl, counts)
+    return {
         "active_units": float(sum(active)),
         **{f"active_units_z{i}": float(n) for i, n in enumerate(active, 1)},
     }

@@ -208,8 +208,20 @@ def draw_curves(trained: trained_runs.Trained, workdir: pathlib.Path) -> None:
             if reported & set(shown):
                 of = "" if "bits" in name else f", {unit}"
                 panels[f"{name.replace('_', ' ')}{of}"] = shown
+    panels |= _of_latents(reported)
     figure = curves.training_curves(rows, panels=panels, chosen=chosen)
     files.save(figure, workdir / "training_curves.png")
+
+
+def _of_latents(reported: set[str]) -> dict[str, list[str]]:
+    """The panels of the validation split's latents, of each layer of a ladder."""
+    layers = range(1, 1 + sum(name.startswith("valid_kl_z") for name in reported))
+    units = [f"valid_active_units_z{i}" for i in layers] or ["valid_active_units"]
+    panels = {
+        "KL of each layer, nats per example": [f"valid_kl_z{i}" for i in layers],
+        "active units": [name for name in units if name in reported],
+    }
+    return {label: names for label, names in panels.items() if names}
 
 
 def of_run(

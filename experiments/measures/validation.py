@@ -45,9 +45,12 @@ def build(run: Run) -> Validate | None:
         )
         for estimate in (estimators.elbo_terms, importance.iwae)
     )
-    codes = None  # they are cheap where an encoder gives them without samples
+    codes = kls = None  # of latents: cheap where an encoder gives them without decoding
     has_codes = run.config.has_encoder and run.model.recognition.moments is not None
-    if has_codes and len(valid) > 1:
+    if run.model.hierarchy is not None:
+        of_groups = measure.kl_of_groups(run.model, num_samples=1)
+        kls = measure.over_rows(of_groups, prepared.value, num_decoded=1, mesh=run.mesh)
+    elif has_codes and len(valid) > 1:
         codes = measure.codes_over_rows(run.model, prepared.value, mesh=run.mesh)
 
     def validate(key: PRNGKey, params: Params) -> dict[str, float]:
@@ -59,6 +62,10 @@ def build(run: Run) -> Validate | None:
         if codes is not None:
             means = codes(jax.random.clone(key), params, valid)
             measured["active_units"] = float(representation.active_units(means))
+        if kls is not None:
+            each = np.asarray(kls(jax.random.clone(key), params, valid))
+            counts = measure.groups_of(run.model, params, run.data.x_shape)
+            measured |= measure.active_units(each.mean(0, np.float64), counts)
         if run.config.watch == "importance":
             each = bounds(jax.random.clone(key), params, valid)
             measured["importance_bound"] = _mean(each)

@@ -49,7 +49,7 @@ def test_a_categorical_gives_its_symbols_back(seed, shape):
     codec = tables.categorical(20.0 * rng.normal(size=shape), precision=14)
     symbols = rng.integers(0, shape[2], shape[:2])
     before = _stack(shape[0])
-    after, popped = codec.pop(codec.push(before, symbols))
+    after, popped, _ = codec.pop(codec.push(before, symbols)[0])
     np.testing.assert_array_equal(popped, symbols)
     np.testing.assert_array_equal(rans.to_words(after), rans.to_words(before))
 
@@ -69,17 +69,17 @@ def test_a_normal_gives_its_bins_back_also_where_they_have_no_mass(
     codec = tables.normal(mean, std, num_bins=2**num_bits, precision=20)
     symbols = rng.integers(0, 2**num_bits, (3, 4))
     before = _stack(3)
-    after, popped = codec.pop(codec.push(before, symbols))
+    after, popped, _ = codec.pop(codec.push(before, symbols)[0])
     np.testing.assert_array_equal(popped, symbols)
     np.testing.assert_array_equal(rans.to_words(after), rans.to_words(before))
-    assert (codec.num_bits(symbols) >= -1e-9).all()
+    assert (codec.push(before, symbols)[1] >= -1e-9).all()
 
 
 def test_symbols_popped_of_random_bits_have_the_density_pushed():
     lanes, entries = 500, 40
     mean, std = np.full((lanes, entries), 0.7), np.full((lanes, entries), 0.3)
     codec = tables.normal(mean, std, num_bins=8)
-    _, symbols = codec.pop(_stack(lanes, spare=20_000))
+    _, symbols, _ = codec.pop(_stack(lanes, spare=20_000))
     at = special.ndtri(np.arange(9) / 8)
     mass = np.diff(stats.norm(0.7, 0.3).cdf(at))
     seen = np.bincount(symbols.ravel(), minlength=8)
@@ -96,13 +96,76 @@ def test_the_bits_of_a_normal_are_those_of_scipys():
     for symbol in range(16):
         exact = stats.norm(mean, std)
         mass = exact.cdf(at[symbol + 1]) - exact.cdf(at[symbol])
-        bits = codec.num_bits(np.full((1, 2), symbol))
+        bits = codec.push(_stack(1), np.full((1, 2), symbol))[1]
         np.testing.assert_allclose(bits, [-np.log2(mass).sum()], rtol=1e-6)
+
+
+def _bits_of_all(codec, shape):
+    """Those of every vector of symbols, one a lane."""
+    symbols = np.array(list(np.ndindex(*shape)))
+    return symbols, codec(len(symbols)).push(_stack(len(symbols)), symbols)[1]
+
+
+def test_a_full_normal_is_each_entry_given_those_before_it():
+    mean, factor = np.array([0.3, -0.4]), np.array([[0.7, 0.4], [-0.2, 0.5]])
+
+    def codec(lanes):
+        repeated = np.tile(mean, (lanes, 1)), np.tile(factor, (lanes, 1, 1))
+        return tables.full_normal(*repeated, num_bins=16)
+
+    symbols, bits = _bits_of_all(codec, (16, 16))
+    first = np.sqrt((factor[0] ** 2).sum())
+    ratio = factor[0] @ factor[1] / first**2
+    std = abs(np.linalg.det(factor)) / first
+    gap = tables.centers(16)[symbols[:, 0]] - mean[0]
+    at = special.ndtri(np.arange(17) / 16)
+    mass = np.ones(len(symbols))
+    for i, normal in enumerate(
+        (stats.norm(mean[0], first), stats.norm(mean[1] + ratio * gap, std))
+    ):
+        mass *= normal.cdf(at[symbols[:, i] + 1]) - normal.cdf(at[symbols[:, i]])
+    np.testing.assert_allclose(2.0**-bits, mass, rtol=1e-6)
+
+
+def test_a_mixture_is_that_of_its_components_bins():
+    weights, mean = np.array([0.2, 0.5, 0.3]), np.array([[-2.0, 1], [0, 0.1], [4, -9]])
+    std = np.array([[0.1, 0.5], [1.0, 2.0], [0.02, 0.5]])
+
+    def codec(lanes):
+        return tables.normal_mixture(weights, mean, std, num_lanes=lanes, num_bins=8)
+
+    symbols, bits = _bits_of_all(codec, (8, 8))
+    at = special.ndtri(np.arange(9) / 8)
+    each = np.diff(stats.norm(mean, std).cdf(at[:, None, None]), axis=0)
+    mass = (weights * each[symbols[:, 0], :, 0] * each[symbols[:, 1], :, 1]).sum(axis=1)
+    np.testing.assert_allclose(mass.sum(), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(2.0**-bits, mass, rtol=1e-6, atol=1e-12)
+
+
+def test_groups_in_turn_read_those_before_them_alone():
+    """Their order is that of popping; the last group has the first entries."""
+    tables_of = np.random.default_rng(4).normal(size=(5, 3, 4))
+
+    def codec(i, symbols):
+        if i == 0:
+            return tables.categorical(np.tile(tables_of[0], (20, 1, 1)))
+        assert symbols[:, 3:].any()
+        return tables.categorical(tables_of[symbols[:, 3:]].sum(axis=1))
+
+    in_turn = tables.in_turn(20, [slice(3, 6), slice(0, 3)], codec)
+    before = _stack(20)
+    _, symbols, _ = in_turn.pop(before)
+    after, bits = in_turn.push(before, symbols)
+    paid = rans.num_bits(after) - rans.num_bits(before)
+    np.testing.assert_allclose(paid, bits.sum(), atol=0.05)
+    end, popped, _ = in_turn.pop(after)
+    np.testing.assert_array_equal(popped, symbols)
+    np.testing.assert_array_equal(rans.to_words(end), rans.to_words(before))
 
 
 def test_the_bits_of_a_far_bin_are_finite():
     codec = tables.normal(np.array([[60.0]]), np.array([[0.1]]), num_bins=16)
-    assert np.isfinite(codec.num_bits(np.array([[0]])))
+    assert np.isfinite(codec.push(_stack(1), np.array([[0]]))[1])
 
 
 def test_centers_are_the_medians_of_bins_of_equal_mass():
@@ -116,14 +179,26 @@ def test_centers_are_the_medians_of_bins_of_equal_mass():
         tables.categorical(2.0 * np.random.default_rng(3).normal(size=(20, 50, 5))),
         tables.normal(np.full((20, 50), 0.4), np.full((20, 50), 0.8), num_bins=16),
         tables.uniform(20, 50, num_bits=4),
+        tables.full_normal(
+            np.full((20, 50), 0.4), np.tile(0.8 * np.eye(50), (20, 1, 1)), num_bins=16
+        ),
+        tables.normal_mixture(
+            np.array([0.3, 0.7]),
+            np.array([[-1.0], [0.5]]) * np.ones(50),
+            np.array([[0.4], [0.9]]) * np.ones(50),
+            num_lanes=20,
+            num_bins=16,
+        ),
     ],
-    ids=["categorical", "normal", "uniform"],
+    ids=["categorical", "normal", "uniform", "full normal", "mixture"],
 )
 def test_symbols_of_the_density_cost_the_bits_that_it_says(codec):
     before = _stack(20, spare=1000)
-    _, symbols = codec.pop(before)
-    paid = rans.num_bits(codec.push(before, symbols)) - rans.num_bits(before)
-    assert abs(paid - codec.num_bits(symbols).sum()) < 0.05
+    _, symbols, of_pop = codec.pop(before)
+    after, bits = codec.push(before, symbols)
+    paid = rans.num_bits(after) - rans.num_bits(before)
+    np.testing.assert_allclose(of_pop, bits, rtol=1e-12)
+    assert abs(paid - bits.sum()) < 0.05
     assert 500.0 < paid < 4001.0
 
 
@@ -144,6 +219,18 @@ def test_symbols_of_the_density_cost_the_bits_that_it_says(codec):
         (
             lambda: tables.normal(np.full((1, 1), np.nan), np.ones((1, 1)), num_bins=4),
             "not finite",
+        ),
+        (
+            lambda: tables.full_normal(
+                np.zeros((1, 2)), np.ones((1, 2, 2)) * [1.0, 0.0], num_bins=4
+            ),
+            "without full rank",
+        ),
+        (
+            lambda: tables.full_normal(
+                np.zeros((1, 1)), np.full((1, 1, 1), np.inf), num_bins=4
+            ),
+            "covariance is not finite",
         ),
     ],
 )

@@ -6,8 +6,8 @@ symbol can be coded: those are the two things that a float cannot promise.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
@@ -15,20 +15,21 @@ from scipy import special
 
 from vae_jax.coding import rans
 
+Symbols: TypeAlias = Int[np.ndarray, "L N"]
+Bits: TypeAlias = Float64[np.ndarray, " L"]
+"""-log2 of the probability of each row's symbols, before it was rounded."""
+
 
 class Codec(NamedTuple):
-    """How the symbols [L, N] of L rows are put on a stack.
+    """How the symbols of L rows are put on a stack.
 
     Attributes:
-        push: stack, symbols -> stack.
-        pop: stack -> stack, symbols: what `push` undoes.
-        num_bits: symbols -> [L], -log2 of the probability of each row's, before it was
-            rounded to frequencies.
+        push: stack, symbols -> stack, bits.
+        pop: stack -> stack, symbols, bits: what `push` undoes.
     """
 
-    push: Callable[[rans.Stack, Int[np.ndarray, "L N"]], rans.Stack]
-    pop: Callable[[rans.Stack], tuple[rans.Stack, Int[np.ndarray, "L N"]]]
-    num_bits: Callable[[Int[np.ndarray, "L N"]], Float64[np.ndarray, " L"]]
+    push: Callable[[rans.Stack, Symbols], tuple[rans.Stack, Bits]]
+    pop: Callable[[rans.Stack], tuple[rans.Stack, Symbols, Bits]]
 
 
 def edges(
@@ -66,7 +67,7 @@ def categorical(log_probs: Float[np.ndarray, "L N K"], *, precision: int = 18) -
     """
     log_probs = np.asarray(log_probs, np.float64)
     num_lanes, num_entries, num_symbols = log_probs.shape
-    total = special.logsumexp(log_probs, axis=-1, keepdims=True)
+    total = np.asarray(special.logsumexp(log_probs, axis=-1, keepdims=True))
     if not np.isfinite(total).all():
         raise ValueError("log_probs of an entry sum to no probability")
     log_probs = log_probs - total
@@ -126,20 +127,6 @@ def normal(
         cdf = special.ndtr((at[index] - mean[:, entry]) / std[:, entry])
         return index + np.rint(cdf * room).astype(np.int64)
 
-    def interval(entry: int, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        starts = edge(entry, symbols)
-        return starts, edge(entry, symbols + 1) - starts
-
-    def lookup(entry: int, positions: np.ndarray) -> np.ndarray:
-        """The last bin that starts at the position or before it, by bisection."""
-        positions = positions.astype(np.int64)
-        low, high = np.zeros_like(positions), np.full_like(positions, num_bins)
-        while (high - low).max() > 1:
-            middle = (low + high) // 2
-            before = edge(entry, middle) <= positions
-            low, high = np.where(before, middle, low), np.where(before, high, middle)
-        return low
-
     def num_bits(symbols: np.ndarray) -> np.ndarray:
         low, high = ((at[symbols + i] - mean) / std for i in (0, 1))
         right = low + high > 0.0  # the side where neither CDF is near one
@@ -148,7 +135,98 @@ def normal(
         mass = log_high + np.log1p(-np.exp(log_low - log_high))
         return -mass.sum(axis=1) / np.log(2.0)
 
-    return _of_entries(num_lanes, num_entries, precision, interval, lookup, num_bits)
+    return _of_bins(num_lanes, num_entries, num_bins, precision, edge, num_bits)
+
+
+def full_normal(
+    mean: Float[np.ndarray, "L N"],
+    factor: Float[np.ndarray, "L N N"],
+    *,
+    num_bins: int,
+    precision: int = 24,
+) -> Codec:
+    """N(mean, A A^T) in the bins of `normal`, each entry given those before it.
+
+    Args:
+        mean: of each entry.
+        factor: A, of full rank.
+        num_bins: as in `normal`.
+        precision: as in `normal`.
+
+    Raises:
+        ValueError: as `normal`.
+    """
+    mean, factor = np.asarray(mean, np.float64), np.asarray(factor, np.float64)
+    if not np.isfinite(factor).all():
+        raise ValueError("the factor of a normal's covariance is not finite")
+    # A^T = Q R, so that A A^T = R^T R: W = R^-T makes white noise of the entries.
+    root = np.swapaxes(np.linalg.qr(factor.swapaxes(1, 2)).R, 1, 2)
+    if not np.diagonal(root, axis1=1, axis2=2).all():
+        raise ValueError("a normal has a covariance without full rank")
+    white, values = np.linalg.inv(root), centers(num_bins)
+
+    def of_entry(entry: int, symbols: np.ndarray) -> Codec:
+        rows = white[:, entry, :entry] / white[:, entry, entry, None]
+        gaps = values[symbols[:, :entry]] - mean[:, :entry]
+        return normal(
+            (mean[:, entry] - (rows * gaps).sum(axis=1))[:, None],
+            np.abs(1.0 / white[:, entry, entry])[:, None],
+            num_bins=num_bins,
+            precision=precision,
+        )
+
+    groups = [slice(i, i + 1) for i in range(mean.shape[1])]
+    return in_turn(len(mean), groups, of_entry)
+
+
+def normal_mixture(
+    weights: Float[np.ndarray, " C"],
+    mean: Float[np.ndarray, "C N"],
+    std: Float[np.ndarray, "C N"],
+    *,
+    num_lanes: int,
+    num_bins: int,
+    precision: int = 24,
+) -> Codec:
+    r"""A mixture of normals in the bins of `normal`, each entry given those before it.
+
+    $P(k_i | k_{<i}) = \sum_c w_c P_c(k_i)$ with $w_c \propto \pi_c \prod_{j<i}
+    P_c(k_j)$: exact for the bins, by the components' CDFs.
+
+    Args:
+        weights: pi, positive; they sum to one.
+        mean: of each component's entries.
+        std: their standard deviations.
+        num_lanes: rows at a time.
+        num_bins: as in `normal`.
+        precision: as in `normal`.
+
+    Raises:
+        ValueError: as `edges`.
+    """
+    _check(num_bins, precision)
+    room = float(2**precision - num_bins)
+    at = _normal_edges(num_bins)[:, None]
+    cdf = [special.ndtr((at - m) / s) for m, s in zip(mean.T, std.T, strict=True)]
+    cdf = np.maximum.accumulate(cdf, axis=1)  # [N, K + 1, C]
+    mass = np.maximum(np.diff(cdf, axis=1), np.finfo(float).tiny)
+
+    def of_entry(entry: int, symbols: np.ndarray) -> Codec:
+        seen = np.log(mass[np.arange(entry), symbols[:, :entry]]).sum(axis=1)
+        w = special.softmax(np.log(weights) + seen, axis=1)
+
+        def edge(_: int, index: np.ndarray) -> np.ndarray:
+            # A sum of terms that do not fall, in one order, does not fall either.
+            shares = (w * cdf[entry, index]).sum(axis=1)
+            return index + np.rint(shares * room).astype(np.int64)
+
+        def num_bits(symbols: np.ndarray) -> np.ndarray:
+            return -np.log2((w * mass[entry, symbols[:, 0]]).sum(axis=1))
+
+        return _of_bins(num_lanes, 1, num_bins, precision, edge, num_bits)
+
+    groups = [slice(i, i + 1) for i in range(mean.shape[1])]
+    return in_turn(num_lanes, groups, of_entry)
 
 
 def uniform(num_lanes: int, num_entries: int, *, num_bits: int) -> Codec:
@@ -178,6 +256,68 @@ def centers(num_bins: int) -> Float64[np.ndarray, " K"]:
     return special.ndtri((np.arange(num_bins) + 0.5) / num_bins)
 
 
+def in_turn(
+    num_lanes: int,
+    groups: Sequence[slice],
+    codec: Callable[[int, Symbols], Codec],
+) -> Codec:
+    """Groups of entries, each of a codec that may read those before it.
+
+    Popped from the first group to the last, and so pushed from the last to the first.
+
+    Args:
+        num_lanes: rows at a time.
+        groups: every entry is in one.
+        codec: a group's number, symbols -> that of its entries. It must not read the
+            symbols of the group itself nor of later ones, which are not known when it
+            is popped.
+    """
+    num_entries = max(at.stop for at in groups)
+
+    def push(stack: rans.Stack, symbols: np.ndarray) -> tuple[rans.Stack, np.ndarray]:
+        bits = np.zeros(num_lanes)
+        for i, at in reversed(list(enumerate(groups))):
+            stack, of_group = codec(i, symbols).push(stack, symbols[:, at])
+            bits += of_group
+        return stack, bits
+
+    def pop(stack: rans.Stack) -> tuple[rans.Stack, np.ndarray, np.ndarray]:
+        bits, symbols = np.zeros(num_lanes), np.zeros((num_lanes, num_entries), int)
+        for i, at in enumerate(groups):
+            stack, symbols[:, at], of_group = codec(i, symbols).pop(stack)
+            bits += of_group
+        return stack, symbols, bits
+
+    return Codec(push, pop)
+
+
+def _of_bins(
+    num_lanes: int,
+    num_entries: int,
+    num_bins: int,
+    precision: int,
+    edge: Callable[[int, np.ndarray], np.ndarray],
+    num_bits: Callable[[np.ndarray], np.ndarray],
+) -> Codec:
+    """Entries whose intervals lie between the edges (entry, index [L]) -> [L]."""
+
+    def interval(entry: int, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        starts = edge(entry, symbols)
+        return starts, edge(entry, symbols + 1) - starts
+
+    def lookup(entry: int, positions: np.ndarray) -> np.ndarray:
+        """The last bin that starts at the position or before it, by bisection."""
+        positions = positions.astype(np.int64)
+        low, high = np.zeros_like(positions), np.full_like(positions, num_bins)
+        while (high - low).max() > 1:
+            middle = (low + high) // 2
+            before = edge(entry, middle) <= positions
+            low, high = np.where(before, middle, low), np.where(before, high, middle)
+        return low
+
+    return _of_entries(num_lanes, num_entries, precision, interval, lookup, num_bits)
+
+
 def _of_entries(
     num_lanes: int,
     num_entries: int,
@@ -188,13 +328,13 @@ def _of_entries(
 ) -> Codec:
     """Entry after entry: pushed from the last to the first, popped from the first."""
 
-    def push(stack: rans.Stack, symbols: np.ndarray) -> rans.Stack:
+    def push(stack: rans.Stack, symbols: np.ndarray) -> tuple[rans.Stack, np.ndarray]:
         for entry in reversed(range(num_entries)):
             starts, frequencies = interval(entry, symbols[:, entry])
             stack = rans.push(stack, starts, frequencies, precision=precision)
-        return stack
+        return stack, num_bits(symbols)
 
-    def pop(stack: rans.Stack) -> tuple[rans.Stack, np.ndarray]:
+    def pop(stack: rans.Stack) -> tuple[rans.Stack, np.ndarray, np.ndarray]:
         symbols = np.zeros((num_lanes, num_entries), np.int64)
 
         def of_entry(
@@ -210,9 +350,9 @@ def _of_entries(
                 num_lanes=num_lanes,
                 precision=precision,
             )
-        return stack, symbols
+        return stack, symbols, num_bits(symbols)
 
-    return Codec(push, pop, num_bits)
+    return Codec(push, pop)
 
 
 @functools.cache

@@ -28,14 +28,15 @@ CODECS: Mapping[str, Callable[[np.ndarray], int]] = MappingProxyType(
         "zlib": lambda image: len(zlib.compress(image.tobytes(), level=9)),
     }
 )
-"""Image [H, W] or [H, W, 3] of bytes -> bytes of a file of it alone, header and all."""
+"""Image -> bytes of a file of it alone, header and all."""
 
 
 def sizes(images: np.ndarray, codec: str) -> np.ndarray:
     """Bytes [N] that a codec makes of each image by itself.
 
     Args:
-        images: [N, H, W] or [N, H, W, 3], uint8.
+        images: [N, H, W] or [N, H, W, 3], uint8; or bool, [N, H, W], of which PNG makes
+            files of bits.
         codec: one of CODECS.
 
     Raises:
@@ -43,11 +44,12 @@ def sizes(images: np.ndarray, codec: str) -> np.ndarray:
     """
     if codec not in CODECS:
         raise ValueError(f"codec={codec!r}: choose one of {', '.join(CODECS)}")
-    is_image = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
-    if not is_image or images.dtype != np.uint8:
+    is_color = images.ndim == 4 and images.shape[3] == 3
+    of_bytes = images.dtype == np.uint8 and (images.ndim == 3 or is_color)
+    if not of_bytes and not (images.dtype == bool and images.ndim == 3):
         raise ValueError(
             f"images are {images.dtype} of shape {images.shape}: give bytes of [N, H, "
-            "W] or [N, H, W, 3]"
+            "W] or [N, H, W, 3], or bits of [N, H, W]"
         )
     made: list[int] = []
     image_files.in_threads(

@@ -155,6 +155,30 @@ def active(
     return tuple(int((part > threshold).sum()) for part in parts)
 
 
+def of_maps(
+    model: Model, kl: Float[np.ndarray, " G"]
+) -> tuple[Float[np.ndarray, " C"] | None, ...]:
+    """The KL of each map of a layer, summed over its pixels; None of a vector.
+
+    Args:
+        model: a ladder.
+        kl: of each group, averaged over data.
+
+    Raises:
+        ValueError: for a model without a hierarchy.
+    """
+    hierarchy = _hierarchy(model)
+    parts = np.split(np.asarray(kl), np.cumsum(model.lower))
+    below = zip(parts, hierarchy.shapes, strict=False)
+    return (
+        *(
+            part.reshape(shape).sum((0, 1)) if len(shape) == 3 else None
+            for part, shape in below
+        ),
+        None,
+    )
+
+
 def _hierarchy(model: Model) -> Hierarchy:
     if model.hierarchy is None:
         raise ValueError(

@@ -123,11 +123,13 @@ def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
         kl and params_first(kl),
         hierarchy
         and Hierarchy(
-            hierarchy.lower,
+            hierarchy.shapes,
             params_first(hierarchy.groups),
             params_second(hierarchy.mix),
             params_second(hierarchy.redraw),
             hierarchy.means and params_first(hierarchy.means),
+            at_mean(hierarchy.top),
+            params_first(hierarchy.densities),
         ),
     )
 

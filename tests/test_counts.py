@@ -1,0 +1,219 @@
+"""Counts: laws of SciPy in double precision, limits and gradients in single."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from tests import testing
+from vae_jax import counts
+
+POISSON, NEGATIVE = counts.poisson_terms, counts.negative_binomial_terms
+LOGIT = 0.4  # of a certain zero
+KINDS: dict[str, Any] = {  # a likelihood of one entry, and the SciPy law of the same h
+    "poisson": (counts.poisson((1,)), [1.1], stats.poisson(np.exp(1.1))),
+    "negative_binomial": (
+        counts.negative_binomial((1,), dispersion="entry"),
+        [1.1, 0.6],
+        stats.nbinom(np.exp(0.6), 1 / (1 + np.exp(0.5))),
+    ),
+    "zero_inflated": (
+        counts.zero_inflated_negative_binomial((1,), dispersion="entry"),
+        [1.1, LOGIT, 0.6],
+        stats.nbinom(np.exp(0.6), 1 / (1 + np.exp(0.5))),
+    ),
+    "beta_binomial": (
+        counts.beta_binomial((1,), num_trials=12),
+        [0.3, 0.7],
+        stats.betabinom(
+            12, np.exp(0.7) * special.expit(0.3), np.exp(0.7) * special.expit(-0.3)
+        ),
+    ),
+}
+EACH = pytest.mark.parametrize("kind", KINDS)
+
+
+def _pmf(kind, x):
+    """SciPy's, with the share of certain zeros where there are any."""
+    pmf = KINDS[kind][2].pmf(x)
+    if kind != "zero_inflated":
+        return pmf
+    return special.expit(LOGIT) * (x == 0) + special.expit(-LOGIT) * pmf
+
+
+@EACH
+def test_a_pmf_is_scipys_sums_to_one_and_has_its_mean(x64, kind):
+    likelihood, h, _ = KINDS[kind]
+    h, x = jnp.asarray(h), np.arange(13.0 if kind == "beta_binomial" else 400.0)
+    terms = jax.vmap(lambda x: likelihood.log_prob_terms((), h, x[None]))
+    pmf = np.exp(terms(jnp.asarray(x))[:, 0])
+    np.testing.assert_allclose(pmf, _pmf(kind, x), rtol=1e-9)
+    np.testing.assert_allclose(pmf.sum(), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(likelihood.mean((), h)[0], pmf @ x, rtol=1e-9)
+
+
+@EACH
+@pytest.mark.slow
+def test_samples_have_their_pmf(kind):
+    likelihood, h, _ = KINDS[kind]
+    keys = jax.random.split(jax.random.key(0), 100_000)
+    sample = jax.jit(jax.vmap(lambda key: likelihood.sample(key, (), jnp.asarray(h))))
+    x = np.asarray(sample(keys))[:, 0]
+    assert x.dtype == np.float32
+    assert likelihood.quantity(x) == "log-likelihood"
+    cells = np.arange(12.0)
+    seen = np.array([*((x == k).sum() for k in cells), (x >= 12).sum()])
+    p = _pmf(kind, cells)
+    expected = len(x) * np.append(p, 1 - p.sum())
+    assert stats.chisquare(seen, expected).pvalue > 1e-3
+
+
+MEANS, DISPERSIONS = np.geomspace(1e-6, 1e6, 13), np.geomspace(1e-3, 1e8, 12)
+COUNTS = np.array([0.0, 1.0, 2.0, 9.0, 130.0, 20_000.0, 1e6])
+
+
+def _exact_negative_binomial(mean, dispersion, x):
+    """As a sum over k < x, without gamma functions of the dispersion."""
+    k = np.arange(x)
+    urn = np.log1p(k / dispersion).sum() + x * np.log(mean) - special.gammaln(x + 1)
+    return urn - (x + dispersion) * np.log1p(mean / dispersion)
+
+
+@functools.cache
+def _everywhere():
+    """All means, dispersions and counts, and there the exact log-probability."""
+    grid = np.stack(np.meshgrid(MEANS, DISPERSIONS, COUNTS, indexing="ij"), -1)
+    grid = grid.reshape(-1, 3)
+    return grid, np.array([_exact_negative_binomial(*row) for row in grid])
+
+
+def test_a_negative_binomial_is_exact_over_its_whole_range(x64):
+    grid, exact = _everywhere()
+    mean, dispersion, x = grid.T
+    got = NEGATIVE(jnp.log(mean), jnp.log(dispersion), jnp.asarray(x))
+    np.testing.assert_allclose(got, exact, rtol=2e-8, atol=1e-9)
+
+
+def test_in_single_precision_a_count_costs_its_nats_to_a_few_digits():
+    grid, exact = _everywhere()
+    log_mean, log_r = (np.log(n).astype(np.float32) for n in grid.T[:2])
+    x = grid.T[2].astype(np.float32)
+    got = NEGATIVE(*map(jnp.asarray, (log_mean, log_r, x)))
+    # What the logarithms themselves are rounded by stays: 1e-6 times the slope in them.
+    slope = np.abs(x - grid.T[0]) * grid.T[1] / (grid.T[0] + grid.T[1])
+    assert np.all(np.abs(got - exact) <= 3e-6 * (1 + np.abs(exact) + slope))
+
+
+def test_gradients_are_finite_and_right_over_the_whole_range():
+    grid, _ = _everywhere()
+    log_mean, log_r = np.log(grid.T[0]), np.log(grid.T[1])
+    each = jax.jit(jax.vmap(jax.grad(NEGATIVE, (0, 1))))
+
+    def slopes(dtype):
+        args = (jnp.asarray(n, dtype) for n in (log_mean, log_r, grid.T[2]))
+        return [np.asarray(slope, np.float64) for slope in each(*args)]
+
+    single = slopes(np.float32)
+    with jax.enable_x64(True):
+        in_mean, in_dispersion = slopes(np.float64)
+        exact = (grid.T[2] - grid.T[0]) * grid.T[1] / (grid.T[0] + grid.T[1])
+    np.testing.assert_allclose(in_mean, exact, rtol=1e-9, atol=1e-9)
+    # The rounding of its logarithm moves the mean itself.
+    allowed = 1e-5 + 3e-7 * grid.T[0], 2e-3
+    for got, want, most in zip(single, (in_mean, in_dispersion), allowed, strict=True):
+        assert np.all(np.abs(got - want) <= most * np.maximum(1.0, np.abs(want)))
+
+
+@pytest.mark.parametrize("mean", [0.01, 3.0, 50.0, 40_000.0])
+def test_a_great_dispersion_is_a_poisson_in_single_precision(mean):
+    x = np.unique(np.round(mean + np.sqrt(mean) * np.linspace(-4, 4, 9)).clip(0))
+    log_mean, x32 = jnp.float32(np.log(mean)), jnp.asarray(x, jnp.float32)
+    poisson = POISSON(log_mean, x32)
+    # The mean that float32 has, so that its rounding is left out.
+    exact = stats.poisson.logpmf(x, np.exp(np.float64(log_mean)))
+    np.testing.assert_allclose(poisson, exact, atol=1e-6, rtol=2e-5)
+    got = NEGATIVE(log_mean, jnp.float32(np.log(1e8)), x32)
+    # What is left of them at this dispersion is no error.
+    between = ((x - mean) ** 2 - x) / 2e8
+    np.testing.assert_allclose(got - between, poisson, atol=1e-5, rtol=2e-6)
+
+
+def test_a_negative_binomial_is_a_gamma_mixture_of_poissons(x64):
+    mean, r, x = 2.3, 0.8, np.arange(6.0)
+    # Gauss-Laguerre with the weight rate^(r - 1) exp(-rate).
+    nodes, weights = special.roots_genlaguerre(120, r - 1.0)
+    rates = mean / r * nodes
+    pmf = np.exp(POISSON(jnp.log(rates)[:, None], jnp.asarray(x)[None]))
+    mixed = weights @ pmf / special.gamma(r)
+    got = np.exp(NEGATIVE(jnp.log(mean), jnp.log(r), jnp.asarray(x)))
+    np.testing.assert_allclose(got, mixed, rtol=1e-9)
+
+
+def test_a_beta_binomial_of_great_concentration_is_a_binomial():
+    terms = functools.partial(counts.beta_binomial_terms, num_trials=20)
+    x = jnp.arange(21.0)
+    for logit in (-3.0, 0.7):
+        got = terms(jnp.full(21, logit), jnp.full(21, 18.0), x)
+        exact = stats.binom.logpmf(np.arange(21), 20, special.expit(logit))
+        np.testing.assert_allclose(got, exact, rtol=1e-5, atol=1e-5)
+    slopes = jax.vmap(jax.grad(terms, (0, 1)), (None, None, 0))
+    for ends in ((-90.0, -10.0), (90.0, 20.0)):
+        assert np.all(np.isfinite(slopes(*map(jnp.float32, ends), x)))
+
+
+def test_the_rate_of_zeros_has_the_slope_of_its_log_probability(x64):
+    def log_p(logit, x):
+        terms = NEGATIVE(jnp.asarray(1.1), jnp.asarray(0.6), x)
+        return counts.zero_inflated_terms(logit, terms, x)
+
+    none = KINDS["zero_inflated"][2].pmf(0)
+    p = special.expit(LOGIT)
+    slopes = [jax.grad(log_p)(LOGIT, x) for x in (0.0, 2.0)]
+    exact = p * (1 - p) * (1 - none) / (p + (1 - p) * none)
+    np.testing.assert_allclose(slopes, [exact, -p], rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", counts.DISPERSIONS)
+def test_a_dispersion_is_of_all_of_each_or_of_h(kind):
+    likelihood = counts.negative_binomial((2, 3), dispersion=kind)
+    params = likelihood.init(jax.random.key(0))
+    shapes = {"shared": [()], "column": [(2, 3)], "entry": []}
+    assert [leaf.shape for leaf in jax.tree.leaves(params)] == shapes[kind]
+    h = jnp.linspace(-1.0, 1.0, likelihood.width)
+    assert likelihood.width == 6 * likelihood.planes == 6 * (1 + (kind == "entry"))
+    x = jnp.arange(6.0).reshape(2, 3)
+    log_r = h[6:].reshape(2, 3) if kind == "entry" else jnp.zeros((2, 3))
+    expected = NEGATIVE(h[:6].reshape(2, 3), log_r, x)
+    got = likelihood.log_prob_terms(params, h, x)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_moments_of_samples_are_those_of_mean_and_dispersion():
+    likelihood = counts.negative_binomial((1,), dispersion="entry")
+    keys, h = jax.random.split(jax.random.key(1), 20_000), jnp.log(jnp.array([40.0, 5]))
+    sample = jax.jit(jax.vmap(lambda key: likelihood.sample(key, (), h)))
+    x = np.asarray(sample(keys), np.float64)
+    testing.assert_mean_equals(x, [40.0])
+    testing.assert_mean_equals((x - 40.0) ** 2, [40.0 + 40.0**2 / 5])
+
+
+def test_what_is_no_count_is_refused():
+    likelihood = counts.poisson((2,))
+    assert likelihood.quantity(np.array([[0.0, 3.0], [np.nan, 1.0]])) == (
+        "log-likelihood"
+    )
+    for bad in (-1.0, 0.5, np.inf):
+        with pytest.raises(ValueError, match=f"Poisson .* counts 0, 1, 2, .*{bad:g}"):
+            likelihood.quantity(np.array([[0.0, bad]]))
+    with pytest.raises(
+        ValueError, match="12 trials needs x of at most as many, got 13"
+    ):
+        counts.beta_binomial((1,), num_trials=12).quantity(np.array([[13.0]]))
+    with pytest.raises(ValueError, match=r"dispersion must be one of shared.*'gene'"):
+        counts.negative_binomial((2,), dispersion="gene")
+    with pytest.raises(ValueError, match="num_trials must be positive, got 0"):
+        counts.beta_binomial((2,), num_trials=0)

@@ -1,0 +1,224 @@
+"""Mixed tables: parts and their sum, the units of x, what q sees."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests import problems
+from vae_jax import likelihoods, networks, posteriors, priors, tables, vae
+from vae_jax.types import Params
+
+SETTINGS = {"min_std": 0.05, "degrees": 4.0, "dispersion": "column"}
+NAN = float("nan")
+
+
+def _rows(num_rows=400, seed=0):
+    """A column of each family, in the order of `tables.FAMILIES`."""
+    rng = np.random.default_rng(seed)
+    level = rng.choice(3, size=num_rows, p=[0.2, 0.5, 0.3]) / 2
+    return np.stack(
+        [
+            1000.0 + 30.0 * rng.normal(size=num_rows),
+            -0.02 + 0.001 * rng.standard_t(4, size=num_rows),
+            np.exp(2.0 + 0.7 * rng.normal(size=num_rows)),
+            rng.poisson(700.0, size=num_rows),
+            rng.poisson(rng.gamma(2.0, 3.0, size=num_rows)),
+            rng.poisson(4.0, size=num_rows) * rng.integers(0, 2, size=num_rows),
+            rng.random(num_rows) < 0.9,
+            level,
+            1.0 - level,
+        ],
+        axis=1,
+    )
+
+
+def _columns(rows):
+    families = enumerate(tables.FAMILIES)
+    return [tables.fit(f, rows[:, i], num_levels=_levels(f)) for i, f in families]
+
+
+def _levels(family):
+    return {"bernoulli": 2, "categorical": 3, "ordinal": 3}.get(family, 0)
+
+
+def test_at_zero_every_column_has_its_own_law(x64):
+    rows = _rows()
+    table = tables.likelihood(_columns(rows), **SETTINGS)
+    params = table.init(jax.random.key(0))
+    terms = jax.vmap(lambda x: table.log_prob_terms(params, jnp.zeros(table.width), x))
+    got = np.asarray(terms(jnp.asarray(rows)))
+    reals, t, logs, counts = rows[:, 0], rows[:, 1], np.log(rows[:, 2]), rows[:, 3]
+    scale = np.exp(np.log(0.05) + np.log1p(1 / 0.05))  # where min_std puts one
+    exact = {
+        0: stats.norm.logpdf(reals, reals.mean(), reals.std()),
+        1: stats.t.logpdf(t, 4.0, t.mean(), t.std() * scale),
+        2: stats.lognorm.logpdf(
+            rows[:, 2], 0.05 + logs.std(), scale=np.exp(logs.mean())
+        ),
+        3: stats.poisson.logpmf(counts, counts.mean()),
+        4: stats.nbinom.logpmf(rows[:, 4], 1.0, 1 / (1 + rows[:, 4].mean())),
+        6: stats.bernoulli.logpmf(rows[:, 6], (rows[:, 6].sum() + 0.5) / 401),
+        8: np.full(400, -np.log(3.0)),
+    }
+    for place, expected in exact.items():
+        np.testing.assert_allclose(got[:, place], expected, rtol=1e-7, err_msg=place)
+    shares = [((rows[:, 7] == k / 2).sum() + 0.5) / 401.5 for k in range(3)]
+    expected = np.log(shares)[(2 * rows[:, 7]).astype(int)]
+    np.testing.assert_allclose(got[:, 7], expected, rtol=1e-9)
+    # The number of the whole is their sum, and a density as soon as one of them is.
+    assert table.quantity(rows) == "log-density"
+    assert table.quantity(np.where(rows > 20.0, NAN, rows)) == "log-density"
+
+
+def test_a_row_costs_what_its_columns_cost_one_by_one():
+    """Families of several columns, between one another."""
+    all_rows, places = _rows(), [0, 3, 7, 0, 4, 7, 3, 1]
+    columns = [_columns(all_rows)[i] for i in places]
+    x = jnp.asarray(all_rows[np.arange(8), places], jnp.float32)
+    table = tables.likelihood(columns, **SETTINGS)
+    params, h = table.init(jax.random.key(0)), jnp.zeros(table.width)
+    terms, means = table.log_prob_terms(params, h, x), table.mean(params, h)
+    assert table.quantity(table.sample(jax.random.key(1), params, h)[None])
+    for place, column in enumerate(columns):
+        one = tables.likelihood([column], **SETTINGS)
+        params, h = one.init(jax.random.key(0)), jnp.zeros(one.width)
+        got = one.log_prob_terms(params, h, x[place : place + 1])
+        np.testing.assert_allclose(got[0], terms[place], rtol=1e-5)
+        np.testing.assert_allclose(one.mean(params, h)[0], means[place], rtol=1e-5)
+
+
+def test_standardizing_changes_no_log_p_of_the_same_model(x64):
+    """x in units of its own and y = (x - center) / scale, of one linear model."""
+    problem = problems.linear_gaussian(num_features=2, std=0.8)
+    center, scale = np.array([1000.0, -3.0]), np.array([50.0, 0.01])
+    observed = likelihoods.rescaled(
+        likelihoods.normal((2,), std=0.8), center=center, scale=scale
+    )
+    decoder = networks.linear(1, 2)
+    generative = vae.decoder_model(decoder, priors.standard_normal(1), observed)
+    y, z = jnp.array([0.3, -1.2]), jnp.array([0.5])
+    x = jnp.asarray(center + scale * y)
+    terms = generative.log_likelihood_terms(problem.params, x, z)
+    standardized = problem.generative.log_likelihood_terms(problem.params, y, z)
+    # The mean and std of x, in its own units, without any scaling.
+    mean = center + scale * problem.generative.mean_observation(problem.params, z)
+    np.testing.assert_allclose(terms, stats.norm.logpdf(x, mean, 0.8 * scale))
+    np.testing.assert_allclose(terms + np.log(scale), standardized)
+    key = jax.random.key(0)
+    draws = [
+        p.sample_observation(jax.random.clone(key), problem.params, z)
+        for p in (generative, problem.generative)
+    ]
+    np.testing.assert_allclose(draws[0], center + scale * draws[1])
+
+
+def test_a_table_of_normal_columns_is_imputed_as_the_exact_conditional(x64):
+    """Importance sampling of the holes against mean and variance in closed form."""
+    rng = np.random.default_rng(3)
+    rows = np.array([10.0, -200.0, 3.0]) + rng.normal(size=(50, 3)) * [2.0, 40.0, 0.1]
+    columns = [tables.fit("normal", column) for column in rows.T]
+    observed = tables.likelihood(columns, **SETTINGS)
+    weights = np.array([[0.9, -0.6, 0.4]])
+    theta = {
+        "decoder": {"output": {"kernel": jnp.asarray(weights), "bias": jnp.zeros(3)}},
+        "prior": (),
+        "likelihood": ({"log_std": jnp.log(jnp.array([0.5, 0.3, 0.8]))},),
+    }
+    generative = vae.decoder_model(
+        networks.linear(1, 3), priors.standard_normal(1), observed
+    )
+    encoder = networks.mlp(tables.num_features(columns), (), 2)
+    recognition = vae.encoder_model(encoder, posteriors.diag_normal(1))
+    model = vae.with_reading(
+        vae.model(generative, recognition), tables.reading(columns)
+    )
+    masked = vae.masked(model, fill=None)
+    phi = recognition.init(jax.random.key(0))
+    phi["encoder"]["output"]["kernel"] = jnp.zeros((3, 2))
+    params, x = Params(theta, phi), jnp.array([12.0, NAN, 3.05])
+    # q is N(0, 1), the prior: plain importance sampling on a grid of z.
+    z = jnp.linspace(-8.0, 8.0, 4001)[:, None]
+    log_p = jax.vmap(
+        lambda z: masked.generative.log_likelihood_terms(params, x, z).sum()
+    )(z) + stats.norm.logpdf(np.asarray(z[:, 0]))
+    w = np.exp(log_p - log_p.max())
+    w = w / w.sum()
+    means = jax.vmap(masked.generative.mean_observation, (None, 0))(params, z)[:, 1]
+    center, scale = (np.array([c.numbers[i] for c in columns]) for i in (0, 1))
+    std = scale * np.array([0.5, 0.3, 0.8])
+    loading = (weights * scale)[0]
+    cov = np.outer(loading, loading) + np.diag(std**2)
+    there = [0, 2]
+    gain = cov[1, there] @ np.linalg.inv(cov[np.ix_(there, there)])
+    mean = center[1] + gain @ (np.asarray(x)[there] - center[there])
+    variance = cov[1, 1] - gain @ cov[there, 1]
+    got = w @ means
+    np.testing.assert_allclose(got, mean, rtol=1e-9)
+    np.testing.assert_allclose(w @ (means - got) ** 2 + std[1] ** 2, variance)
+    normal: Any = stats.multivariate_normal(center[there], cov[np.ix_(there, there)])
+    exact = normal.logpdf(np.asarray(x)[there])
+    evidence = np.log(np.exp(log_p).sum() * (z[1, 0] - z[0, 0]))
+    np.testing.assert_allclose(evidence, exact, rtol=1e-9)
+    # What q sees of the hole is the training mean, and no NaN reaches anything.
+    h = [masked.recognition.encode(params, x.at[1].set(v)) for v in (NAN, center[1])]
+    np.testing.assert_allclose(*h)
+
+
+def test_q_sees_standardized_columns_and_zeros_in_the_holes(x64):
+    rows = _rows()
+    columns = _columns(rows)
+    read = jax.vmap(tables.reading(columns))
+    seen = np.asarray(read(jnp.asarray(rows)))
+    assert seen.shape == (400, tables.num_features(columns))
+    np.testing.assert_allclose(seen.mean(0), 0.0, atol=5e-3)
+    np.testing.assert_allclose(seen[:, :6].std(0), 1.0, rtol=1e-9)
+    holes = np.asarray(read(jnp.full_like(rows, NAN)))
+    np.testing.assert_array_equal(holes, 0.0)
+
+
+def test_gradients_are_finite_for_holes_and_for_what_no_family_is_of():
+    columns = _columns(_rows())
+    table = tables.likelihood(columns, **SETTINGS)
+    params = table.init(jax.random.key(0))
+
+    def log_p(h, x):
+        return table.log_prob_terms(params, h, x).sum()
+
+    for h in (-40.0, 0.0, 40.0):
+        slope = jax.grad(log_p)(jnp.full(table.width, h), jnp.zeros(9))
+        assert np.all(np.isfinite(slope))
+
+
+def test_what_says_nothing_of_a_column_is_refused():
+    for values in ([NAN, NAN], [3.0, 3.0, NAN]):
+        with pytest.raises(ValueError, match=r"hold (nothing|only 3): leave it out"):
+            tables.fit("normal", np.array(values))
+    normal = likelihoods.normal((2,), std=1.0)
+    for parts in ([], [(normal, (0, 2))], [(normal, (0, 1)), (normal, (1, 2))]):
+        with pytest.raises(ValueError, match="parts must have every column"):
+            likelihoods.columns(parts)
+    with pytest.raises(ValueError, match="scale must be positive and finite"):
+        likelihoods.rescaled(normal, center=0.0, scale=[1.0, 0.0])
+    scaled = likelihoods.rescaled(likelihoods.bernoulli((2,)), center=0, scale=2)
+    with pytest.raises(ValueError, match="a log-likelihood has no scale"):
+        scaled.quantity(np.array([[0.0, 2.0]]))
+    with pytest.raises(ValueError, match=r"start must have the 2 entries .* \(3,\)"):
+        likelihoods.around(normal, np.zeros(3))
+
+
+def test_a_part_that_does_not_factorize_is_refused():
+    pair = likelihoods.likelihood(
+        (2,),
+        width=1,
+        sample=lambda key, params, h: jnp.zeros(2),
+        mean=lambda params, h: jnp.zeros(2),
+        log_prob_terms=lambda params, h, x: x.sum(keepdims=True),
+        quantity=lambda x: "log-density",
+    )
+    table = likelihoods.columns([(pair, (0, 1))])
+    with pytest.raises(ValueError, match=r"part of 2 columns has terms of \(1,\)"):
+        table.log_prob_terms(((),), jnp.zeros(1), jnp.zeros(2))
