@@ -21,6 +21,7 @@ def _saved(path, **changes) -> str:
     return str(run.workdir)
 
 
+@pytest.mark.slow
 def test_rows_of_the_table_are_what_was_swept_over_its_seeds(tmp_path, capsys):
     together = {"num_seeds": 2, "sweep": "beta=1,4", "estimator": "beta_tc"}
     folder = _saved(tmp_path / "tc", dataset="sprites", **together)

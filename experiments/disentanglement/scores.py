@@ -79,7 +79,7 @@ def encoded(trained: trained_runs.Trained) -> Codes:
 def split(
     codes: Codes, config: Any
 ) -> tuple[disentanglement.Rows, disentanglement.Rows]:
-    """disentanglement.Rows to fit to and others to judge on, drawn without replacement."""
+    """Rows to fit to and others to judge on, drawn without replacement."""
     order = np.random.default_rng(config.seed).permutation(len(codes.mean))
     num_train = min(config.num_train, 2 * len(order) // 3)
     train, test = order[:num_train], order[num_train:][: config.num_test]
