@@ -4,14 +4,13 @@ import dataclasses
 import math
 
 from experiments.choices.algorithms import ALGORITHMS
-from experiments.choices.data_flags import DataFlags
 from experiments.choices.estimators import ESTIMATORS, KERNELS
 from experiments.command import cli
 from vae_jax.estimators import aggregate_density
 
 
 @dataclasses.dataclass(frozen=True)
-class ObjectiveFlags(DataFlags):
+class ObjectiveFlags(cli.Flags):
     """An objective with its numbers, and what fits the model to it."""
 
     algorithm: str = cli.flag(
@@ -56,38 +55,6 @@ class ObjectiveFlags(DataFlags):
     )
     capacity: float = cli.flag(20.0, "Nats the KL is pulled to (capacity).", least=0)
     capacity_strength: float = cli.flag(10.0, "How strongly (capacity).", least=0)
-    penalty: float = cli.flag(
-        10.0,
-        "Weight of what is added of a batch's codes: gamma (factor), lambda of the "
-        "covariances (dip_i, dip_ii), lambda (mmd, of which 1 - info_alpha is none).",
-        least=0,
-    )
-    dip_diagonal: float = cli.flag(
-        10.0, "The same of the variances (dip_i, dip_ii).", least=0
-    )
-    sampling: str = cli.flag(
-        "stratified",
-        "Estimator of log q(z) from a batch (beta_tc).",
-        choices=aggregate_density.SAMPLING,
-    )
-    info_alpha: float = cli.flag(
-        0.0, "1 less the KL's weight; 1 is WAE-MMD (mmd).", least=0
-    )
-    kernel: str = cli.flag(
-        "imq", "Inverse quadratic, or Gaussian (mmd).", choices=KERNELS
-    )
-    kernel_scales: tuple[float, ...] = cli.flag(
-        (1.0,),
-        "Scales of the kernel, 1 that of the prior; the mean over them (mmd).",
-        above=0,
-        empty=False,
-    )
-    discriminator_hidden: tuple[int, ...] = cli.flag(
-        (200, 200), "Units of the discriminator's hidden layers (factor).", least=1
-    )
-    discriminator_rate: float = cli.flag(
-        1e-4, "Step size of its Adam (factor).", above=0
-    )
     temperature: float = cli.flag(
         0.5, "Of relaxed bits (binary_concrete, rebar; relax starts there).", above=0
     )
@@ -118,4 +85,37 @@ class ObjectiveFlags(DataFlags):
         False,
         "Until then, weigh the KL of each layer of a ladder by its nats per latent, so "
         "that layers of little are not lost (sgvb_b, free_bits).",
+    )
+    penalty: float = cli.flag(
+        10.0,
+        "Weight of what is added of a batch's codes: gamma (factor), lambda of the "
+        "covariances (dip_i, dip_ii), lambda (mmd, of which 1 - info_alpha is none).",
+        least=0,
+        section="Objectives of a batch's codes",
+    )
+    dip_diagonal: float = cli.flag(
+        10.0, "The same of the variances (dip_i, dip_ii).", least=0
+    )
+    sampling: str = cli.flag(
+        "stratified",
+        "Estimator of log q(z) from a batch (beta_tc).",
+        choices=aggregate_density.SAMPLING,
+    )
+    info_alpha: float = cli.flag(
+        0.0, "1 less the KL's weight; 1 is WAE-MMD (mmd).", least=0
+    )
+    kernel: str = cli.flag(
+        "imq", "Inverse quadratic, or Gaussian (mmd).", choices=KERNELS
+    )
+    kernel_scales: tuple[float, ...] = cli.flag(
+        (1.0,),
+        "Scales of the kernel, 1 that of the prior; the mean over them (mmd).",
+        above=0,
+        empty=False,
+    )
+    discriminator_hidden: tuple[int, ...] = cli.flag(
+        (200, 200), "Units of the discriminator's hidden layers (factor).", least=1
+    )
+    discriminator_rate: float = cli.flag(
+        1e-4, "Step size of its Adam (factor).", above=0
     )
