@@ -194,7 +194,8 @@ def _order(
     with_label = np.flatnonzero(has_label)
     batches = [generator.permutation(with_label)[:num_labeled] for _ in range(steps)]
     return np.concatenate(
-        [plain[: steps * num_plain].reshape(steps, num_plain), np.stack(batches)], axis=1
+        [plain[: steps * num_plain].reshape(steps, num_plain), np.stack(batches)],
+        axis=1,
     )
 
 
