@@ -19,6 +19,7 @@ from experiments.choices.densities import (
 )
 from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli
+from vae_jax import counts
 from vae_jax.data import sources
 
 
@@ -55,6 +56,13 @@ class Config(DataFlags):
         "stored values (categorical, discretized_...).",
         least=2,
     )
+    dispersion: str = cli.flag(
+        "column",
+        "Of negative binomials, r in the variance m + m^2 / r: one number, one of each "
+        "entry, or the decoder's.",
+        choices=counts.DISPERSIONS,
+    )
+    num_trials: int = cli.flag(1, "Most of a count (beta_binomial).", least=1)
     num_logistics: int = cli.flag(
         10, "Components of --likelihood=discretized_logistic_mixture.", least=1
     )
@@ -381,9 +389,22 @@ class Config(DataFlags):
                 changes["binarization"] = "none"
             elif self.is_of_stored_values:
                 changes["binarization"] = "grid"
+        if self.is_table:
+            changes |= {"missing": "nan", "likelihood": self.observed}
         if len(self.ladder) == 1:
             changes |= {"num_latents": int(self.ladder[0]), "ladder": ()}
         return dataclasses.replace(self, **changes)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether x is a row of a table."""
+        return self.dataset.startswith("csv:")
+
+    @property
+    def observed(self) -> str:
+        """The row of p(x | z): of a table columns, where no other is named."""
+        is_named = self.likelihood != self.default("likelihood")
+        return "columns" if self.is_table and not is_named else self.likelihood
 
     @property
     def layers(self) -> ladders.Shapes:
