@@ -43,6 +43,42 @@ def understand(
     return said, float(_TOPS.get(kind, 1))
 
 
+def stored(where: str, array: np.ndarray) -> np.ndarray:
+    """Rows as they are kept: uint8 or float32, without a single trailing channel.
+
+    Raises:
+        ValueError: for another dtype, integers beyond bytes, a single axis or infinity.
+    """
+    kind = array.dtype.kind
+    if kind not in "buif":
+        raise ValueError(
+            f"{where} is {array.dtype}: store bool, float, or integers in 0..255"
+        )
+    if array.ndim < 2:
+        raise ValueError(
+            f"{where} has shape {array.shape}: reshape it to [rows, ...], one example "
+            "a row"
+        )
+    if kind in "ui" and array.size and (array.min() < 0 or array.max() > 255):
+        raise ValueError(
+            f"{where} holds integers from {array.min()} to {array.max()}: scale them "
+            "to 0..255, or store floats"
+        )
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    with np.errstate(over="ignore"):  # an overflow is found just below
+        dtype = np.float32 if kind == "f" else np.uint8
+        array = array.astype(dtype, order="C", copy=False)
+    if kind == "f" and (row := first_row(np.isinf(array))) is not None:
+        raise ValueError(f"{where} row {row} holds infinity: remove the row or mend it")
+    return array
+
+
+def first_row(bad: np.ndarray) -> int | None:
+    """The first row that holds a bad entry, if any does."""
+    return int(bad.reshape(len(bad), -1).any(1).argmax()) if bad.any() else None
+
+
 def _named(name: str, arrays: Mapping[str, np.ndarray]) -> str:
     """The range of numbers that nobody has named.
 

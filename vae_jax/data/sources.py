@@ -194,7 +194,7 @@ def load_rows(path: PathLike, *, data_range: str = "auto") -> Source:
     arrays, divisor = ranges.understand(
         str(path), splits | {name: stored[name]}, data_range=data_range
     )
-    rows = _normal(f"{path}: {name}", arrays[name])
+    rows = ranges.stored(f"{path}: {name}", arrays[name])
     if not rows.size:
         raise ValueError(f"{path}: {name} of shape {rows.shape} holds no rows")
     labels, known = {}, stored.get(f"{name}_labels")
@@ -234,17 +234,18 @@ def checked(
             shapes or dtypes, an infinite entry (split and row), labels that are not one
             integer a row.
     """
-    splits = {
-        split: _normal(f"{name}: {split}", array) for split, array in arrays.items()
+    by_split = {
+        split: ranges.stored(f"{name}: {split}", array)
+        for split, array in arrays.items()
     }
-    train = splits["train"]
+    train = by_split["train"]
     if not train.size:
         raise ValueError(
             f"{name}: train has shape {train.shape}: give at least one row with at "
             "least one entry"
         )
     for split in SPLITS:
-        array = splits.setdefault(split, np.zeros((0, *train.shape[1:]), train.dtype))
+        array = by_split.setdefault(split, np.zeros((0, *train.shape[1:]), train.dtype))
         if array.shape[1:] != train.shape[1:]:
             raise ValueError(
                 f"{name}: rows of {split} have shape {array.shape[1:]}, rows of train "
@@ -258,10 +259,10 @@ def checked(
     return Source(
         name=name,
         train=train,
-        valid=splits["valid"],
-        test=splits["test"],
+        valid=by_split["valid"],
+        test=by_split["test"],
         labels={
-            split: _labels(name, split, array, len(splits[split]))
+            split: _labels(name, split, array, len(by_split[split]))
             for split, array in labels.items()
         },
         offset=offset,
@@ -304,33 +305,6 @@ def keeps_values(name: str) -> bool:
     return ":" in name or name in ("photos", "sprites")
 
 
-def _normal(where: str, array: np.ndarray) -> np.ndarray:
-    """uint8 or finite float32, without a single trailing channel."""
-    kind = array.dtype.kind
-    if kind not in "buif":
-        raise ValueError(
-            f"{where} is {array.dtype}: store bool, float, or integers in 0..255"
-        )
-    if array.ndim < 2:
-        raise ValueError(
-            f"{where} has shape {array.shape}: reshape it to [rows, ...], one example "
-            "a row"
-        )
-    if kind in "ui" and array.size and (array.min() < 0 or array.max() > 255):
-        raise ValueError(
-            f"{where} holds integers from {array.min()} to {array.max()}: scale them "
-            "to 0..255, or store floats"
-        )
-    if array.ndim == 4 and array.shape[3] == 1:
-        array = array[..., 0]
-    with np.errstate(over="ignore"):  # an overflow is found just below
-        dtype = np.float32 if kind == "f" else np.uint8
-        array = array.astype(dtype, order="C", copy=False)
-    if kind == "f" and (row := _first_row(np.isinf(array))) is not None:
-        raise ValueError(f"{where} row {row} holds infinity: remove the row or mend it")
-    return array
-
-
 def _refuse_unheeded(name: str, asked: _Asked, heeds: tuple[str, ...]) -> None:
     """Raises ValueError where an argument is given that the source does not read."""
     for argument, left_out in (
@@ -352,17 +326,12 @@ def _refuse_unheeded(name: str, asked: _Asked, heeds: tuple[str, ...]) -> None:
 
 def _refuse_nan(source: Source) -> None:
     for split in SPLITS:
-        row = _first_row(missing_entries(getattr(source, split)))
+        row = ranges.first_row(missing_entries(getattr(source, split)))
         if row is not None:
             raise ValueError(
                 f"{source.name}: {split} row {row} holds NaN: remove the row, mend it, "
                 "or take NaN for a missing entry (missing=nan)"
             )
-
-
-def _first_row(bad: np.ndarray) -> int | None:
-    """The first row that holds a bad entry, if any does."""
-    return int(bad.reshape(len(bad), -1).any(1).argmax()) if bad.any() else None
 
 
 def _labels(name: str, split: str, array: np.ndarray, num_rows: int) -> np.ndarray:
