@@ -175,8 +175,9 @@ def test_rows_without_a_code_are_refused(tmp_path):
             "binarization": "none",
         },
         {"posterior": "bernoulli", "estimator": "vimco", "num_samples": 2},
+        {"ladder": ("3", "2"), "num_latents": 16},
     ],
-    ids=["categorical", "mixture", "bits"],
+    ids=["categorical", "mixture", "bits", "ladder"],
 )
 def test_values_and_latents_of_other_kinds_come_back(tmp_path, flags):
     path = _trained(tmp_path / "run", num_epochs=1, **flags)
