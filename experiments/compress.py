@@ -49,6 +49,8 @@ GENERIC: dict[str, Callable[[bytes], bytes]] = {
     "lzma": lzma.compress,
 }
 IMAGES = {"png": "PNG, a file of each", "webp": "WebP without loss, a file of each"}
+MAX_ROWS = 10**7  # of a file: more is a header believed
+MAX_LATENT_BITS = 20
 COLUMNS = (
     report.Column("", lambda row: row["name"], width=44),
     report.Column("bits / dim", lambda row: row["bits_per_dimension"], ".4f", 12),
@@ -75,7 +77,10 @@ class Config(trained_runs.SplitFlags):
         least=0,
     )
     latent_bits: int = cli.flag(
-        12, "log2 of the bins of a real latent, of equal mass under p(z).", least=1
+        12,
+        "log2 of the bins of a real latent, of equal mass under p(z).",
+        least=1,
+        below=MAX_LATENT_BITS + 1,
     )
     importance_samples: int = cli.flag(
         500, "Samples per row of log p(x); 0 leaves it out.", least=0
@@ -116,11 +121,13 @@ def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, 
         "rows_sha256": _digest(rows),
         "seed": config.seed,
     }
-    build = _coder(trained, header)
+    if not _is_sound(header):
+        raise ValueError(f"{len(rows)} rows are more than the {MAX_ROWS} of a file")
+    codec = _coder(trained, header)
     started = time.monotonic()
-    start, end, bits = _encoded(build, rows, header)
+    start, end, bits = _encoded(codec, rows, header)
     encoded = time.monotonic()
-    _decoded(build, end, header)
+    _decoded(codec, end, header)
     decoded = time.monotonic()
     size = files.write(
         path,
@@ -160,74 +167,95 @@ def decompress(path: str, trained: Trained) -> np.ndarray:
         OSError: the file cannot be read.
     """
     header, words = files.read(path)
-    for name, mine in _decoder(trained).items():
-        if header.get(name) != mine:
+    mine = {
+        **_decoder(trained),
+        "shape": list(trained.data.x_shape),
+        "num_values": stored_values.num_values(trained),
+    }
+    for name, value in mine.items():
+        if header.get(name) != value:
             raise ValueError(
                 f"{path} was written with another {name.replace('_', ' ')} "
-                f"({header.get(name)}, and this is {mine}): its bits mean nothing here"
+                f"({header.get(name)!r:.300}, and this is {value!r}): its bits mean "
+                "nothing here"
             )
-    stack = rans.from_words(words, num_lanes=header["batch_size"])
-    rows = _decoded(_coder(trained, header), stack, header)
+    if not _is_sound(header):
+        raise ValueError(
+            f"{path} has a header with numbers of rows or bits that none is written "
+            "with: it was made by something else"
+        )
+    header |= mine
+    try:
+        stack = rans.from_words(words, num_lanes=header["batch_size"])
+        rows = _decoded(_coder(trained, header), stack, header)
+    except ValueError as error:
+        raise ValueError(f"{path} has not the words of its rows: {error}") from error
     kind = np.uint8 if header["num_values"] <= 256 else np.uint16
     return rows.reshape(-1, *header["shape"]).astype(kind)
+
+
+def _is_sound(header: files.Header) -> bool:
+    """Whether the numbers are such as `compress` writes: whole, and not beyond it."""
+    lanes, number = header.get("batch_size", 0), header.get("num_rows", 0)
+    bits = header.get("quantization")
+    if not isinstance(bits, dict) or {*bits} != {*models.Quantization._fields}:
+        return False
+    if not isinstance(header.get("rows_sha256"), str):
+        return False
+    if any(type(n) is not int for n in (lanes, number, *bits.values())):
+        return False
+    return (
+        1 <= lanes <= number <= MAX_ROWS
+        and 1 <= bits["latent_bits"] <= MAX_LATENT_BITS
+        and all(1 <= n <= rans.MAX_PRECISION for n in bits.values())
+    )
 
 
 def _batch_size(num_rows: int) -> int:
     return min(1 + num_rows // 100, 100)
 
 
-def _coder(trained: Trained, header: dict[str, Any]) -> Callable[[int], tables.Codec]:
-    def build(num_lanes: int) -> tables.Codec:
-        return models.coder(
-            trained.model,
-            trained.params,
-            x_shape=tuple(header["shape"]),
-            num_values=header["num_values"],
-            num_lanes=num_lanes,
-            quantization=models.Quantization(**header["quantization"]),
-        )
-
-    return build
+def _coder(trained: Trained, header: dict[str, Any]) -> tables.Codec:
+    return models.coder(
+        trained.model,
+        trained.params,
+        x_shape=tuple(header["shape"]),
+        num_values=header["num_values"],
+        num_lanes=header["batch_size"],
+        quantization=models.Quantization(**header["quantization"]),
+    )
 
 
 def _encoded(
-    build: Callable[[int], tables.Codec], rows: np.ndarray, header: dict[str, Any]
+    codec: tables.Codec, rows: np.ndarray, header: dict[str, Any]
 ) -> tuple[rans.Stack, rans.Stack, np.ndarray]:
     """The stack before and after, and the bits of each row by the bound.
 
-    It starts from as few words as do, which are found by doubling.
+    It starts from few words beside those of the lanes: ever more are tried.
     """
-    num_lanes = header["batch_size"]
-    number = 2 * num_lanes
+    num_lanes, more = header["batch_size"], 0
     while True:
         random = np.random.default_rng(header["seed"])
-        words = random.integers(0, 2**32, number, dtype=np.uint32)
+        words = random.integers(0, 2**32, 2 * num_lanes + more, dtype=np.uint32)
         start = rans.start(words, num_lanes=num_lanes)
         try:
-            end, bits = bits_back.encode(
-                build, start, rows, num_lanes=num_lanes, watch=_bar("encoded")
-            )
+            end, bits = bits_back.encode(codec, start, rows, watch=_bar("encoded"))
         except rans.Exhausted:
-            number += max(num_lanes, number - 2 * num_lanes)
+            more += 1 + more // 4
             continue
         return start, end, bits
 
 
 def _decoded(
-    build: Callable[[int], tables.Codec], stack: rans.Stack, header: dict[str, Any]
+    codec: tables.Codec, stack: rans.Stack, header: dict[str, Any]
 ) -> np.ndarray:
     """The rows of a stack, which are those that it was made of.
 
     Raises:
         ValueError: if they are not.
     """
-    rows, _ = bits_back.decode(
-        build,
-        stack,
-        num_rows=header["num_rows"],
-        num_lanes=header["batch_size"],
-        watch=_bar("decoded"),
-    )
+    number = header["num_rows"]
+    rows, _ = bits_back.decode(codec, stack, num_rows=number, watch=_bar("decoded"))
     if _digest(rows) != header["rows_sha256"]:
         raise ValueError(
             "the decoded rows are not those that were encoded: this device does not "
@@ -237,12 +265,12 @@ def _decoded(
 
 
 def _bar(unit: str) -> bits_back.Watch:
-    def watch(batches: Sequence[bits_back.Batch]) -> Any:
-        total = sum(at.stop - at.start for _, at in batches)
+    def watch(batches: Sequence[slice]) -> Any:
+        total = sum(at.stop - at.start for at in batches)
         progress, done = journal.progress(total, unit=f"rows {unit}"), 0
-        for batch in batches:
-            yield batch
-            done += batch[1].stop - batch[1].start
+        for at in batches:
+            yield at
+            done += at.stop - at.start
             progress.update(done)
         progress.close()
 

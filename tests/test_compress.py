@@ -85,16 +85,47 @@ def _changed(workdir, tmp_path, **changes):
     return compress.Config(workdir=str(workdir), verify=str(tmp_path / "a.bits"))
 
 
-@pytest.mark.parametrize("name", ["model", "versions", "device"])
+@pytest.mark.parametrize("name", ["model", "versions", "device", "shape", "num_values"])
 def test_a_file_of_another_decoder_is_refused(workdir, tmp_path, name):
     config = _changed(workdir, tmp_path, **{name: "another"})
-    with pytest.raises(cli.UsageError, match=f"with another {name} .*another"):
+    with pytest.raises(
+        cli.UsageError, match=f"with another {name.replace('_', ' ')} .*another"
+    ):
+        compress.main(config)
+
+
+SOUND = {"latent_bits": 12, "latent_precision": 24, "precision": 18}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_rows": 10**12},
+        {"num_rows": -1},
+        {"num_rows": None},
+        {"num_rows": "250"},
+        {"rows_sha256": None},
+        {"batch_size": 0},
+        {"batch_size": 251},
+        {"batch_size": True},
+        {"quantization": None},
+        {"quantization": SOUND | {"latent_bits": 24}},
+        {"quantization": SOUND | {"latent_bits": 0}},
+        {"quantization": SOUND | {"precision": 29}},
+        {"quantization": SOUND | {"precision": 18.0}},
+        {"quantization": SOUND | {"other": 1}},
+    ],
+    ids=str,
+)
+def test_a_header_that_none_is_written_with_is_not_believed(workdir, tmp_path, changes):
+    config = _changed(workdir, tmp_path, **changes)
+    with pytest.raises(cli.UsageError, match="made by something else"):
         compress.main(config)
 
 
 def test_words_of_other_rows_are_not_taken_for_them(workdir, tmp_path):
     config = _changed(workdir, tmp_path, rows_sha256="0")
-    with pytest.raises(cli.UsageError, match="not those that were encoded"):
+    with pytest.raises(cli.UsageError, match=r"a\.bits .* not those that were encoded"):
         compress.main(config)
 
 

@@ -22,7 +22,7 @@ LAYERS = [  # a module imports only from rows above its own
     {"discretized", "counts"},
     {"posteriors", "priors", "factors", "finite_scalar", "tables"},
     {"vae", "layer_forms"},
-    {"exemplars", "ladder"},
+    {"exemplars", "ladder", "conditional"},
     {"latent_models", "ladder_of_maps"},
     {"estimators"},
     {"inference"},

@@ -54,7 +54,7 @@ RECORDS = {
         "family",
     ),
     types.Draw: ("z", "log_likelihood", "log_prior", "log_posterior", "kl"),
-    types.Hierarchy: ("lower", "groups", "mix", "redraw", "means", "top", "densities"),
+    types.Hierarchy: ("shapes", "groups", "mix", "redraw", "means", "top", "densities"),
     types.Model: ("generative", "recognition", "draw", "kl", "hierarchy"),
     types.Objective: ("init", "value"),
     types.Algorithm: ("init", "step"),

@@ -175,9 +175,22 @@ class Config(ObjectiveFlags, ModelFlags, DataFlags):  # fields in reverse order
                 changes["binarization"] = "none"
             elif self.is_of_stored_values:
                 changes["binarization"] = "grid"
+        if self.is_table:
+            changes |= {"missing": "nan", "likelihood": self.observed}
         if len(self.ladder) == 1:
             changes |= {"num_latents": int(self.ladder[0]), "ladder": ()}
         return dataclasses.replace(self, **changes)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether x is a row of a table."""
+        return self.dataset.startswith("csv:")
+
+    @property
+    def observed(self) -> str:
+        """The row of p(x | z): of a table columns, where no other is named."""
+        is_named = self.likelihood != self.default("likelihood")
+        return "columns" if self.is_table and not is_named else self.likelihood
 
     @property
     def layers(self) -> ladders.Shapes:

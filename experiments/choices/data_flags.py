@@ -3,7 +3,7 @@
 import dataclasses
 
 from experiments.command import cli
-from vae_jax.data import batches, ranges, sources
+from vae_jax.data import batches, csv_tables, ranges, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +15,14 @@ class DataFlags(cli.Flags):
         "digits",
         "digits, photos, sprites, sprites:64 and sprites:color (of known factors), "
         "mnist, fashion_mnist, binarized_mnist, frey_face, images:PATH (a folder or "
-        ".zip of image files), npz:PATH or tfds:NAME.",
+        ".zip of image files), csv:PATH (a table, or a folder with a train.csv), "
+        "npz:PATH or tfds:NAME.",
         section="Data",
+    )
+    columns: tuple[str, ...] = cli.flag(
+        (),
+        "NAME:FAMILY,... of a table's columns that are not what is guessed: "
+        f"{', '.join(csv_tables.KINDS)} (csv).",
     )
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
     data_seed: int = cli.flag(
@@ -59,7 +65,7 @@ class DataFlags(cli.Flags):
     missing: str = cli.flag(
         "refuse",
         "What NaN in the data is: an error, or a missing entry, of which the model "
-        "then takes no notice.",
+        "then takes no notice; always so of empty cells (csv).",
         choices=sources.MISSING,
     )
     missing_rate: float = cli.flag(

@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array
 from experiments.choices.rows import NO_FLAGS, Choice, Traits
 from vae_jax import (
     convolutional,
+    counts,
     discretized,
     finite_scalar,
     flows,
@@ -20,8 +21,12 @@ from vae_jax import (
     networks,
     posteriors,
     priors,
+    tables,
 )
 from vae_jax.types import Conditional, Likelihood, Model, Network, PyTree
+
+Reading: TypeAlias = tuple[Callable[[Array], Array], int]
+"""x -> what q sees of it, and how many numbers that is."""
 
 ROUNDED = "finite_scalar"
 DISCRETE = {"bernoulli", "categorical", "layers of bits", ROUNDED}  # families of z
@@ -57,12 +62,15 @@ class Observed(NamedTuple):
         reads: as a `Choice`'s.
         h_of_mean: E[x], the flags -> the first entries of an h around that mean, the
             others being zero; None where there is no simple one.
+        reading: the flags, shape of x -> what q sees of x, NaN where it is missing, and
+            how many numbers; None: x itself, holes filled with zeros.
     """
 
     build: Callable[..., Likelihood]
     flags: Mapping[str, str] = NO_FLAGS
     reads: tuple[str, ...] = ()
     h_of_mean: Callable[[Array, Any], Array] | None = None
+    reading: Callable[[Any, tuple[int, ...]], Reading] | None = None
 
 
 def traits(model: Model) -> Traits:
@@ -242,8 +250,45 @@ def _mixture(mean: Array, config: Any) -> Array:
     return discretized.mixture_around(mean, num_components=config.num_logistics)
 
 
+def table_columns(texts: tuple[str, ...]) -> list[tables.Column]:
+    """Those of --columns of a run, NAME:FAMILY:NUMBER:..., that x is made of."""
+    parsed = [text.split(":")[1:] for text in texts]
+    return [
+        tables.Column(family, tuple(map(float, numbers)))
+        for family, *numbers in parsed
+        if family in tables.FAMILIES
+    ]
+
+
+def _table(
+    x_shape: tuple[int, ...], *, columns: tuple[str, ...], **settings: Any
+) -> Likelihood:
+    of_table = table_columns(columns)
+    if x_shape != (len(of_table),):
+        raise ValueError(
+            f"--likelihood=columns is of --dataset=csv:PATH, not of x of {x_shape}"
+        )
+    return tables.likelihood(of_table, **settings)
+
+
+def _read_table(config: Any, x_shape: tuple[int, ...]) -> Reading:
+    del x_shape
+    of_table = table_columns(config.columns)
+    return tables.reading(of_table), tables.num_features(of_table)
+
+
+def _read_counts(config: Any, x_shape: tuple[int, ...]) -> Reading:
+    del config
+    return tables.log1p_reading, math.prod(x_shape)
+
+
+def _log(mean: Array, config: Any) -> Array:
+    del config
+    return jnp.log(jnp.maximum(mean, 1e-3))
+
+
 _SQUASH, _GRID = {"squash": "squash_mean"}, {"num_values": "num_values"}
-_STARTS = ("init_bias",)
+_STARTS, _DISPERSION = ("init_bias",), {"dispersion": "dispersion"}
 LIKELIHOODS = {
     "bernoulli": Observed(likelihoods.bernoulli, NO_FLAGS, _STARTS, _logit),
     "normal": Observed(
@@ -271,7 +316,33 @@ LIKELIHOODS = {
         _STARTS,
         _location,
     ),
+    "log_normal": Observed(likelihoods.log_normal, {"min_std": "min_std"}),
+    "poisson": Observed(counts.poisson, NO_FLAGS, _STARTS, _log, _read_counts),
+    "negative_binomial": Observed(
+        counts.negative_binomial, _DISPERSION, _STARTS, _log, _read_counts
+    ),
+    "zero_inflated_negative_binomial": Observed(
+        counts.zero_inflated_negative_binomial,
+        _DISPERSION,
+        _STARTS,
+        _log,
+        _read_counts,
+    ),
+    "beta_binomial": Observed(
+        counts.beta_binomial, {"num_trials": "num_trials"}, reading=_read_counts
+    ),
+    "columns": Observed(
+        _table,
+        {
+            "columns": "columns",
+            "min_std": "min_std",
+            "degrees": "degrees",
+            **_DISPERSION,
+        },
+        reading=_read_table,
+    ),
     "categorical": Observed(discretized.categorical, _GRID),
+    "ordinal": Observed(discretized.ordinal, _GRID),
     "discretized_logistic": Observed(discretized.logistic, _GRID, _STARTS, _on_grid),
     "discretized_logistic_mixture": Observed(
         discretized.logistic_mixture,

@@ -13,6 +13,7 @@ from experiments.choices.densities import (
     PRODUCTS,
 )
 from experiments.command import cli
+from vae_jax import counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,13 @@ class ModelFlags(cli.Flags):
         "stored values (categorical, discretized_...).",
         least=2,
     )
+    dispersion: str = cli.flag(
+        "column",
+        "Of negative binomials, r in the variance m + m^2 / r: one number, one of each "
+        "entry, or the decoder's.",
+        choices=counts.DISPERSIONS,
+    )
+    num_trials: int = cli.flag(1, "Most of a count (beta_binomial).", least=1)
     num_logistics: int = cli.flag(
         10, "Components of --likelihood=discretized_logistic_mixture.", least=1
     )

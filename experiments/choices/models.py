@@ -23,6 +23,7 @@ from experiments.choices.densities import (
     NETWORKS,
     POSTERIORS,
     PRIORS,
+    Reading,
     traits,
 )
 from vae_jax import exemplars, networks, vae
@@ -74,7 +75,7 @@ def build(
         config, at_theta, num_entries=num_entries
     )
     if config.missing == "nan":
-        at_theta = vae.masked(at_theta)
+        at_theta = masked(config, at_theta)
     of_rows = None
     if exemplar_rows is not None:
         x, index, _ = exemplar_rows
@@ -94,6 +95,17 @@ def build(
     if config.algorithm == "full_vb":
         model = full_vb.at_mean(at_theta, initial_std=config.theta_std)
     return Parts(model, at_theta, density, learned, of_rows)
+
+
+def masked(config: Config, model: Model) -> Model:
+    """The model of partial x; q sees zeros in the holes of what it sees."""
+    return vae.masked(model, fill=None if _reading(config) else 0.0)
+
+
+def _reading(
+    config: Config,
+) -> Callable[[Config, tuple[int, ...]], Reading] | None:
+    return None if config.model else LIKELIHOODS[config.likelihood].reading
 
 
 def quantity(config: Config, x_shape: tuple[int, ...]) -> Callable[[np.ndarray], str]:
@@ -121,9 +133,12 @@ def _of_flags(config: Config, x_shape: tuple[int, ...]) -> Model:
         return ladders.model(
             config, x_shape, posterior=density, prior=prior, likelihood=observed
         )
-    row = NETWORKS[config.network]
-    coders = row.build(**rows.numbers(row, config))
-    encoder = coders.encoder(x_shape, density.width)
+    row, reading = NETWORKS[config.network], _reading(config)
+    coders, seen, read = row.build(**rows.numbers(row, config)), x_shape, None
+    if reading is not None:
+        read, size = reading(config, x_shape)
+        seen = x_shape if math.prod(x_shape) == size else (size,)
+    encoder = coders.encoder(seen, density.width)
     decoder = coders.decoder(config.num_latents, x_shape, observed)
     generative = vae.decoder_model(decoder, prior, observed)
     if config.prior == "vamp":
@@ -134,7 +149,8 @@ def _of_flags(config: Config, x_shape: tuple[int, ...]) -> Model:
             num_components=config.num_components,
             x_shape=x_shape,
         )
-    return vae.model(generative, vae.encoder_model(encoder, density))
+    model = vae.model(generative, vae.encoder_model(encoder, density))
+    return model if read is None else vae.with_reading(model, read)
 
 
 def _of_function(config: Config, x_shape: tuple[int, ...]) -> Model:

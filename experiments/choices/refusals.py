@@ -21,6 +21,7 @@ def check(config: Any) -> None:
     """
     for refuse in (
         _missing,
+        _table,
         _ladder,
         _prior,
         _choices,
@@ -42,6 +43,23 @@ def _missing(config: Any) -> None:
         raise ValueError(
             "--missing=nan does not go with --algorithm=wake_sleep, whose q is fitted "
             "to whole dreams alone"
+        )
+
+
+def _table(config: Any) -> None:
+    """Refuses columns without a table, and what does not see what q sees of x."""
+    if config.columns and not config.is_table:
+        raise ValueError("--columns are of --dataset=csv:PATH: leave them out")
+    if config.likelihood == "columns" and not config.is_table:
+        raise ValueError(
+            f"--likelihood=columns is of --dataset=csv:PATH, not of {config.dataset}"
+        )
+    read = config.is_table or LIKELIHOODS[config.likelihood].reading is not None
+    if read and not config.model and (config.layers or config.prior == "vamp"):
+        chosen = ladders.written(config.ladder) if config.layers else "--prior=vamp"
+        raise ValueError(
+            f"{chosen} is of x as it is, and q sees counts and columns on other "
+            "scales: take one layer of --num_latents, and another prior"
         )
 
 
@@ -198,7 +216,7 @@ def _readers(config: Any) -> None:
                 config.prior,
                 PRIORS | dict(POSTERIORS[config.posterior].priors),
             ),
-            "likelihood": (config.likelihood, LIKELIHOODS),
+            "likelihood": (config.observed, LIKELIHOODS),
             "network": (config.network, NETWORKS),
         }
     for chooser, (name, table) in chosen.items():

@@ -10,6 +10,10 @@ Writes completion_MASK.json, .txt, .npz and .png to the workdir: the error besid
 of the training mean, the log-likelihood of the truth, calibration or coverage. What is
 of another --split, another number of images or the rows of an --input file has that in
 its files' names.
+
+Of a table also METHOD.csv behind that name: its rows with every hole filled (the median
+of the draws, the level most often drawn) and 90% intervals; --mask=none fills those
+that are missing and hides no more.
 """
 
 import pathlib
@@ -21,13 +25,15 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.command import cli, report
-from experiments.completion import methods, scores
+from experiments.completion import columns, methods, scores
 from experiments.completion.config import METHODS, Config
 from experiments.measures import pictures
 from experiments.runs import trained_runs
-from vae_jax.data import batches
+from vae_jax.data import batches, csv_tables
 from vae_jax.evaluation import masks
 from vae_jax.plots import completions, files
+
+OF_TABLES = "Errors and widths are in units of each column's deviation in training."
 
 
 def hidden_entries(config: Config, x: Array) -> np.ndarray:
@@ -46,6 +52,8 @@ def hidden_entries(config: Config, x: Array) -> np.ndarray:
             raise ValueError(f"--mask={config.mask}: {error}") from error
     if config.mask == "random":
         mask = masks.random_fraction(shape, fraction=config.fraction)
+    elif config.mask == "none":
+        return np.zeros(x.shape, bool)
     elif config.mask == "block":
         mask = masks.block(shape, height=config.block, width=config.block)
     else:
@@ -64,7 +72,9 @@ def complete(
         rows = trained_runs.spread_rows(trained, split=split, num_images=num_images)
         x = trained.data.prepared.value(rows)
         hidden = hidden_entries(config, x)
-        if not (hidden & ~np.isnan(x)).any():
+        if config.mask == "none" and not np.isnan(x).any():
+            raise ValueError("--mask=none, and nothing is missing in these rows")
+        if config.mask != "none" and not (hidden & ~np.isnan(x)).any():
             raise ValueError(
                 f"--mask={config.mask} hides no entry of these {len(x)} images whose "
                 "value is known: there is nothing to compare a completion with"
@@ -73,17 +83,26 @@ def complete(
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 2)
     results = methods.complete(keys[0], config, trained, partial, x)
     truth, quantity, log_p_truth = np.asarray(x), trained.data.quantity, {}
-    if quantity != "cross-entropy":
+    if quantity != "cross-entropy" and hidden.any():
         log_p_truth = methods.log_likelihood(
             keys[1], config, trained, partial, x, results
         )._asdict()
     training = scores.training_values(trained)
+    table = csv_tables.observed(trained.data.source.columns)
+    scored: dict[str, Any] = {"methods": {}, "differences": {}, "columns": []}
+    if hidden.any():
+        parts = truth, hidden, results, training
+        units = {"units": columns.units(training)} if table else {}
+        scored["methods"] = scores.scores(*parts, quantity, **units)
+        if table:
+            scored["columns"] = columns.scores(table, *parts)
+        else:
+            scored["differences"] = scores.differences(truth, hidden, results)
     result = {
         "mask": config.mask,
         "share_hidden": float(hidden.mean()),
-        "notes": _notes(hidden, quantity),
-        "methods": scores.scores(truth, hidden, results, training, quantity),
-        "differences": scores.differences(truth, hidden, results),
+        "notes": _notes(hidden, quantity) + ([OF_TABLES] if table else []),
+        **scored,
         "log_p_truth": log_p_truth,
         "split": split,
         "num_images": num_images,
@@ -93,6 +112,10 @@ def complete(
         "protocol": trained.stamp(),
     }
     arrays = {"x": truth, "hidden": hidden}
+    if table:
+        for name, completed in results.items():
+            filled = columns.imputed(table, np.asarray(partial), completed)
+            arrays |= {f"{name}_imputed{end}": rows for end, rows in filled.items()}
     for name, (draws, _) in results.items():
         arrays[f"{name}_mean"] = np.asarray(draws.mean)
         arrays[f"{name}_x"] = np.asarray(draws.x[:, :10])
@@ -103,15 +126,23 @@ def main(config: Config) -> int:
     """Completes, prints, writes and draws."""
     trained = config.load()
     result, arrays = complete(config, trained)
-    text, drawable = scores.table(result), pictures.is_image(trained)
+    text = scores.table(result, columns.table(result["columns"]))
+    drawable = pictures.is_image(trained)
     path = result_path(config, trained)
     report.write_both(path, config, result, text)
     with cli.user_errors():
         pictures.save_arrays(path.with_suffix(".npz"), arrays)
+        table = csv_tables.observed(trained.data.source.columns)
+        for name in METHODS:
+            if f"{name}_imputed" in arrays:
+                rows = {e: arrays[f"{name}_imputed{e}"] for e in ("", "_low", "_high")}
+                file = path.with_name(f"{path.name}_{name}.csv")
+                csv_tables.write(file, table, rows)
         if drawable:
             draw(arrays, path.with_suffix(".png"), num=config.num_shown)
     print(text)
-    print(f"written to {path}.json, .txt, .npz{' and .png' if drawable else ''}")
+    others = ", .png" if drawable else ", _METHOD.csv" if table else ""
+    print(f"written to {path}.json, .txt, .npz{others}")
     return 0
 
 

@@ -8,7 +8,8 @@ from experiments.measures import measure
 from experiments.runs import trained_runs
 from vae_jax.evaluation import masks
 
-MASKS = (*masks.SIDES, "random", "block")
+MASKS = (*masks.SIDES, "random", "block", "none")
+NOMINAL = 0.9  # of predictive intervals
 METHODS = ("pseudo_gibbs", "metropolis_within_gibbs", "importance")
 
 
@@ -18,8 +19,9 @@ class Config(trained_runs.SplitFlags):
 
     mask: str = cli.flag(
         "left",
-        "What is hidden: left, right, top, bottom (halves), random, block, or npy:PATH "
-        "of an array that is true where hidden, of one image or of all.",
+        "What is hidden: left, right, top, bottom (halves), random, block, none (but "
+        "what is missing), or npy:PATH of an array that is true where hidden, of one "
+        "image or of all.",
     )
     fraction: float = cli.flag(
         0.5, "Share of entries hidden (random); 1: all.", above=0

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.choices import models
 from experiments.choices.algorithms import ALGORITHMS
 from experiments.completion.config import METHODS, Config
 from experiments.measures import measure
@@ -71,7 +72,9 @@ def complete(
 
     Both chains take the same number of steps before and between their draws.
     """
-    score = completion.log_likelihood_of_truth(vae.masked(trained.model).generative)
+    score = completion.log_likelihood_of_truth(
+        models.masked(trained.config, trained.model).generative
+    )
     pairs, results = jnp.stack([partial, truth], axis=1), {}
     for name in config.chosen:
         method = _method(name, config, trained)
@@ -99,7 +102,8 @@ def _method(
             num_draws=config.num_draws,
             chunk_size=measure.IMPORTANCE_CHUNK,
         )
-    model, warmup = vae.masked(trained.model), config.num_warmup
+    model = models.masked(trained.config, trained.model)
+    warmup = config.num_warmup
     steps = {"num_draws": config.num_draws, "thin": config.thin}
     if name == "pseudo_gibbs":
         num_warmup = warmup + config.num_burn_in
@@ -134,7 +138,7 @@ def log_likelihood(
 
 def _proposal(config: Config, trained: trained_runs.Trained) -> Model:
     """The joint of partial x, and the q that importance sampling draws from."""
-    masked = vae.masked(trained.model)
+    masked = models.masked(trained.config, trained.model)
     if config.proposal == "encoder":
         return masked
     flags = trained.config

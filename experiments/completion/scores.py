@@ -6,13 +6,13 @@ import numpy as np
 
 from experiments.command import report
 from experiments.command.report import field
+from experiments.completion.config import NOMINAL
 from experiments.completion.methods import Completed
 from experiments.measures import measure
 from experiments.runs import trained_runs
 from vae_jax.data import batches
 from vae_jax.evaluation import calibration
 
-NOMINAL = 0.9  # of predictive intervals
 BASELINE = "training_mean"
 MEANINGS = {
     "rmse": "root mean squared error of the mean completion, on hidden entries",
@@ -49,10 +49,13 @@ def scores(
     results: dict[str, Completed],
     training: np.ndarray,
     quantity: str,
+    *,
+    units: np.ndarray | float = 1.0,
 ) -> dict[str, dict[str, Any]]:
     """The figures of each method, and of the training mean, on the hidden entries.
 
-    Entries whose truth is not known are left out.
+    Entries whose truth is not known are left out. Errors and widths are in `units` of
+    each entry.
     """
     scored = hidden & ~np.isnan(truth)
     observed = ~np.isnan(training)
@@ -63,7 +66,7 @@ def scores(
     figures: dict[str, dict[str, Any]] = {}
     for name, mean in means.items():
         row: dict[str, Any] = {
-            "rmse": float(np.sqrt(((mean - truth)[scored] ** 2).mean()))
+            "rmse": float(np.sqrt((((mean - truth) / units)[scored] ** 2).mean()))
         }
         figures[name], result = row, results.get(name)
         if name == "metropolis_within_gibbs" and result is not None:
@@ -85,6 +88,8 @@ def scores(
             for end in calibration.intervals(draws, nominal=NOMINAL)
         )
         row |= calibration.coverage(low, high, truth[scored])._asdict()
+        of_each = np.broadcast_to(units, truth.shape)[scored]
+        row["interval_width"] = float(((high - low) / of_each).mean())
     return figures
 
 
@@ -124,8 +129,8 @@ def _mean(name: str, values: Any) -> dict[str, float]:
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """The report as lines of text."""
+def table(result: dict[str, Any], of_columns: list[str]) -> str:
+    """The report as lines of text, with those of a table's columns."""
     methods = result["methods"]
     lines = [
         *trained_runs.heading(result),
@@ -137,6 +142,7 @@ def table(result: dict[str, Any]) -> str:
         figures = {m: row[name] for m, row in methods.items() if name in row}
         if figures:
             lines += [f"{name}: {meaning}", *report.numbers(figures, ".5f")]
+    lines += of_columns
     if result["log_p_truth"]:
         log_p = result["log_p_truth"]
         numbers = {n: x for n, x in log_p.items() if isinstance(x, float)}

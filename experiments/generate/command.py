@@ -3,7 +3,8 @@ r"""Draws from a trained model, and what it makes of the space between its codes
     python -m experiments.generate --workdir=runs/digits
     python -m experiments.generate --workdir=runs/digits --sampler=mixture --quality
 
-Writes to the workdir, as .npz and, for images, as .png: samples (z from the prior, then
+Writes to the workdir, as .npz and, for images, as .png (samples of a table as .csv of
+its own types): samples (z from the prior, then
 x from the decoder: z, mean, x), with two latents the manifold, interpolation (linear
 and spherical, between the codes of pairs of --images) and traversal (the latents of
 greatest KL, each moved by itself).
@@ -34,6 +35,7 @@ from experiments.command import cli, report
 from experiments.generate import layers, paths, quality, samplers
 from experiments.measures import pictures
 from experiments.runs import trained_runs
+from vae_jax.data import csv_tables
 from vae_jax.types import PRNGKey
 
 DEFAULT_IMAGES = 10
@@ -147,6 +149,10 @@ def main(config: Config) -> int:
             pictures.save_arrays(path.with_suffix(".npz"), arrays)
             if drawable:
                 draw(arrays, path.with_suffix(".png"), limits=limits)
+        if table := csv_tables.observed(trained.data.source.columns):
+            path, (arrays, _) = next(iter(drawings.items()))
+            csv_tables.write(path.with_suffix(".csv"), table, arrays["x"])
+            print(f"written to {path}.csv: the draws of x as rows of the table")
     kinds = ".npz and .png" if drawable else ".npz: no images, not drawn"
     names = ", ".join(path.name for path in drawings)
     print(

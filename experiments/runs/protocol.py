@@ -1,6 +1,7 @@
 """What a number means: the stamp that every result carries, and its names."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import numpy as np
 
 from experiments.choices import models
 from experiments.choices.config import Config
+from experiments.runs import column_tables
 from vae_jax import numerics
 from vae_jax.data import batches, sources
 
@@ -63,12 +65,14 @@ class Dataset(NamedTuple):
         prepared: as prepared for training.
         quantity: what log p(x | z) is on them, as the likelihood itself says.
         bits: how it is told in bits; None where there are none.
+        columns: of a table, its --columns with the numbers of the training rows.
     """
 
     source: sources.Source
     prepared: batches.Prepared
     quantity: str
     bits: Bits | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -120,26 +124,32 @@ def load(config: Config) -> Dataset:
         config.dataset,
         data_dir=config.data_dir or None,
         valid_size=None if config.valid_size < 0 else config.valid_size,
-        missing=config.missing,
+        missing=config.settled.missing,
         data_seed=config.data_seed,
         image_size=config.image_size or None,
         channels=config.channels,
         skip_broken=config.skip_broken,
         data_range=config.data_range,
+        columns=column_tables.said(config.columns),
     )
     if config.num_train:
         source = _first_rows(source, config.num_train)
     if sources.missing_entries(source.train).all():
         raise ValueError(f"{source.name}: every entry of the train split is missing")
-    of_data = quantity(config, source)
-    _check_scale(config, source, of_data)
     prepared = batches.prepare(
         source,
         binarization=config.settled.binarization,
         data_seed=config.data_seed,
         missing_rate=config.missing_rate,
     )
-    return Dataset(source, prepared, of_data, _bits(config, source, of_data))
+    columns = ()
+    if config.observed == "columns":
+        columns = column_tables.fitted(config.columns, source.columns, prepared.train)
+        config = dataclasses.replace(config.settled, columns=columns)
+    of_data = quantity(config, source)
+    _check_scale(config, source, of_data)
+    bits = _bits(config, source, of_data)
+    return Dataset(source, prepared, of_data, bits, columns)
 
 
 def mean_x(config: Config, data: Dataset) -> np.ndarray:
@@ -218,12 +228,14 @@ def opening(config: Config, data: Dataset) -> str:
     holes = f", up to {100 * share:.0f}% of a split missing" if share else ""
     shape = "x".join(map(str, data.x_shape))
     bits = f"; {data.bits}" if data.bits else ""
-    return (
+    line = (
         f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored {stored}"
         f"{holes}; --binarization={config.settled.binarization}: "
         f"{reading(config, source)}; {config.observation}: a row's number "
         f"is a {data.quantity} in nats{bits}"
     )
+    of_columns = column_tables.lines(source.columns, data.prepared.train)
+    return "\n".join([line, *of_columns])
 
 
 def quantity(config: Config, source: sources.Source) -> str:

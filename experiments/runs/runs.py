@@ -97,7 +97,9 @@ def build(config: Config) -> Run:
         UsageError: for data, sizes or flags that do not fit together.
     """
     with cli.user_errors():
-        return of_data(config.settled, protocol.load(config))
+        data = protocol.load(config)
+        settled = dataclasses.replace(config.settled, columns=data.columns)
+        return of_data(settled, data)
 
 
 def of_data(config: Config, data: protocol.Dataset) -> Run:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests import problems
-from tests.stacks import compressed, start
+from tests.stacks import compressed, pushed_at_once, start
 from vae_jax.coding import bits_back, rans, tables
 from vae_jax.types import sample_joint
 
@@ -52,7 +52,7 @@ def _of_tables(rows, probabilities):
 def test_with_the_exact_posterior_the_file_is_the_evidence():
     _, x, _, joint = _binary()
     build, symbols = _of_tables(x, joint / joint.sum(axis=1, keepdims=True))
-    paid, bits = compressed(build, symbols)
+    paid, bits = compressed(build(40), symbols)
     evidence = -np.log2(joint.sum(axis=1))
     np.testing.assert_allclose(bits, evidence, rtol=1e-5)
     assert abs(paid - evidence.sum()) < 64 + len(x) / 1024
@@ -61,7 +61,7 @@ def test_with_the_exact_posterior_the_file_is_the_evidence():
 def test_another_q_costs_its_divergence_from_the_posterior():
     _, x, q, joint = _binary()
     build, symbols = _of_tables(x, q)
-    paid, bits = compressed(build, symbols, lanes=len(x))
+    paid, bits = pushed_at_once(build(len(x)), symbols)
     assert abs(paid - bits.sum()) < 64 + len(x) / 1024
     evidence = joint.sum(axis=1)
     excess = bits + np.log2(evidence)
@@ -78,7 +78,7 @@ def test_a_models_own_draws_cost_its_entropy():
     log_p = np.asarray(jax.vmap(problem.log_p, (None, 0))(problem.params, every))
     entropy = -(np.exp(log_p) * log_p).sum() / np.log(2.0)
     build, symbols = _of_tables(x, joint / joint.sum(axis=1, keepdims=True))
-    paid, _ = compressed(build, symbols)
+    paid, _ = compressed(build(40), symbols)
     assert abs(paid / len(x) - entropy) < 5.0 * evidence.std() / np.sqrt(len(x))
 
 
@@ -141,11 +141,11 @@ def _chain():
     return one, swapped, from_the_top, rows, -np.log2(p)[rows].sum(axis=1)
 
 
-def _words_to_start(build, rows):
-    """The fewest in the tail that rows of a lane each can be pushed with."""
+def _words_to_start(push, *, lanes):
+    """The fewest in the tail that a stack of random bits can be pushed with."""
     for number in range(1000):
         try:
-            build(len(rows)).push(start(number, lanes=len(rows)), rows)
+            push(start(number, lanes=lanes))
         except rans.Exhausted:
             continue
         return number
@@ -155,11 +155,35 @@ def _words_to_start(build, rows):
 def test_layers_in_any_order_cost_the_evidence_and_swapped_ones_start_as_one_does():
     one, swapped, from_the_top, rows, evidence = _chain()
     for build in (one, swapped, from_the_top):
-        paid, bits = compressed(build, rows)
+        paid, bits = compressed(build(40), rows)
         np.testing.assert_allclose(bits, evidence, rtol=1e-9)
         assert abs(paid - evidence.sum()) < 64
     of_one, of_swapped, of_all = (
-        _words_to_start(build, rows[:10]) for build in (one, swapped, from_the_top)
+        _words_to_start(
+            lambda stack, build=build: build(10).push(stack, rows[:10]), lanes=10
+        )
+        for build in (one, swapped, from_the_top)
     )
     assert of_swapped == of_one
     assert of_all > 2 * of_one > 0
+
+
+def test_rows_in_batches_start_from_the_bits_of_few_rows():
+    *_, from_the_top, rows, _ = _chain()
+    codec = from_the_top(40)
+    of_rows = _words_to_start(
+        lambda stack: bits_back.encode(codec, stack, rows), lanes=40
+    )
+    of_lanes = _words_to_start(lambda stack: codec.push(stack, rows[:40]), lanes=40)
+    of_a_row = _words_to_start(
+        lambda stack: codec.push(rans.narrowed(stack, 1), rows[:40]), lanes=40
+    )
+    assert of_a_row <= of_rows < 4 * of_a_row < 0.2 * of_lanes
+
+
+def test_any_number_of_rows_comes_back():
+    one, *_, rows, evidence = _chain()
+    for number in (1, 2, 7, 60):
+        paid, bits = compressed(one(9), rows[:number], lanes=9)
+        np.testing.assert_allclose(bits, evidence[:number], rtol=1e-9)
+        assert abs(paid - evidence[:number].sum()) < 64

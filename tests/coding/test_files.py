@@ -1,5 +1,7 @@
 """A file of bits is read back whole, or refused in one line."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -52,10 +54,29 @@ def test_a_file_with_any_bit_changed_is_refused(path):
     [
         (b"", "no such file"),
         (b"\x89PNG", "no such file"),
-        (b"vae_jax bits-back 2\n" + bytes(99), "another version"),
+        (b"vae_jax bits-back 1\n" + bytes(99), "another version"),
     ],
 )
 def test_another_format_is_refused(tmp_path, content, said):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ValueError, match=said):
         files.read(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("header", "words", "said"),
+    [
+        (b"{", b"", "no header and words"),
+        (b"[" * 100_000, b"", "no header and words"),
+        (b"\xff", b"", "no header and words"),
+        (b"{}", b"123", "no header and words"),
+        (b"[1]", b"", "a list for a header"),
+    ],
+    ids=["cut", "deep", "no text", "no words", "no header"],
+)
+def test_what_another_writer_sealed_is_refused(path, header, words, said):
+    body = len(header).to_bytes(4, "little") + header + words
+    digest = hashlib.sha256(body).digest()
+    path.write_bytes(b"vae_jax bits-back 2\n" + digest + body)
+    with pytest.raises(ValueError, match=said):
+        files.read(path)

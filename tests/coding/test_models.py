@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from tests import ladders, laws, problems
-from tests.stacks import compressed, start
+from tests.stacks import compressed, pushed_at_once, start
 from vae_jax import (
     discretized,
     flows,
@@ -27,8 +27,8 @@ SLOW = pytest.mark.slow
 
 
 def _build(model, params, x_shape, num_values=2):
-    return lambda size: models.coder(
-        model, params, x_shape=x_shape, num_values=num_values, num_lanes=size
+    return functools.partial(
+        models.coder, model, params, x_shape=x_shape, num_values=num_values
     )
 
 
@@ -88,12 +88,13 @@ def test_rows_of_real_latents_cost_minus_their_bound_at_the_z_they_take(name):
     start_at = laws.jiggled(jax.jit(model.init)(jax.random.key(0)))
     params = jax.tree.map(lambda leaf: 0.4 * leaf, start_at)  # q is not far from p
     num_values = 4 if name in ("shades", "colors") else 2
-    lanes, build = 50, _build(model, params, x_shape, num_values)
+    lanes = 50
+    codec = _build(model, params, x_shape, num_values)(num_lanes=lanes)
     rows = np.random.default_rng(0).integers(0, num_values, (lanes, np.prod(x_shape)))
-    paid, bits = compressed(build, rows, lanes=lanes)
+    paid, bits = pushed_at_once(codec, rows)
     assert abs(paid - bits.sum()) < 64
 
-    stack, _ = build(lanes).push(start(lanes=lanes), rows)  # z lies on the top
+    stack, _ = codec.push(start(lanes=lanes), rows)  # z lies on the top
     ends = np.cumsum(sizes)
     groups = [slice(e - n, e) for e, n in zip(ends, sizes, strict=True)][::-1]
     noise = tables.in_turn(
@@ -148,7 +149,7 @@ def test_rows_of_bits_cost_minus_their_bound_at_a_z_of_the_table(name):
     problem = problems.binary_model() if name == "a layer" else ladders.bits_problem()
     x = np.random.default_rng(0).integers(0, 2, (100, 5))
     model = problem.model if name == "a layer" else ladders.bits()
-    paid, bits = compressed(_build(model, problem.params, (5,)), x, lanes=100)
+    paid, bits = pushed_at_once(_build(model, problem.params, (5,))(num_lanes=100), x)
     assert abs(paid - bits.sum()) < 64
     of_rows = jax.jit(jax.vmap(problem.table, in_axes=(None, 0)))
     _, q, joint = of_rows(problem.params, jnp.asarray(x, jnp.float32))
@@ -184,7 +185,7 @@ def test_below_a_mixture_rows_cost_minus_the_bound(name):
         )
     params = laws.jiggled(jax.jit(model.init)(jax.random.key(0)))
     rows = np.random.default_rng(0).integers(0, 2, (300, 6))
-    paid, bits = compressed(_build(model, params, x_shape), rows, lanes=300)
+    paid, bits = pushed_at_once(_build(model, params, x_shape)(num_lanes=300), rows)
     assert abs(paid - bits.sum()) < 64
 
     def weight(key, row):
@@ -207,7 +208,7 @@ def test_a_latent_that_the_prior_has_no_place_for_comes_back():
     encoder = jax.tree.map(lambda leaf: 200.0 * leaf, params.recognition)
     params = params._replace(recognition=encoder)  # means far beyond the last bin
     rows = np.random.default_rng(0).integers(0, 2, (45, 4))
-    _, bits = compressed(_build(model, params, (4,)), rows)
+    _, bits = compressed(_build(model, params, (4,))(num_lanes=40), rows)
     assert np.isfinite(bits).all()
 
 
@@ -218,10 +219,9 @@ def test_a_stack_without_bits_to_take_z_from_is_an_error():
     words = np.random.default_rng(0).integers(0, 2**32, 2, dtype=np.uint32)
     with pytest.raises(rans.Exhausted):
         bits_back.encode(
-            _build(model, params, (4,)),
+            _build(model, params, (4,))(num_lanes=1),
             rans.start(words, num_lanes=1),
             np.ones((9, 4), int),
-            num_lanes=1,
         )
 
 
@@ -275,4 +275,4 @@ def test_a_model_without_a_code_is_refused_when_it_is_built(build, said):
     model = build()
     params = model.init(jax.random.key(0))
     with pytest.raises(ValueError, match=said):
-        _build(model, params, X_SHAPE)(2)
+        _build(model, params, X_SHAPE)(num_lanes=2)

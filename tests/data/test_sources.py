@@ -59,7 +59,7 @@ def test_a_valid_size_is_refused_where_the_splits_are_fixed(name):
 def test_an_unknown_name_lists_the_known_ones(name):
     with pytest.raises(
         ValueError,
-        match=r"choose one of digits, photos, .*images:PATH, npz:PATH, tfds:NAME",
+        match=r"choose one of digits, photos, .*csv:PATH, npz:PATH, tfds:NAME",
     ):
         sources.load(name)
 

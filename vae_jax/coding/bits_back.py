@@ -15,10 +15,10 @@ chain, a code of z_1 by z_2 is the prior of a code of x by z_1: Bit-Swap (Kingma
 about those of one layer. Where each factor of q reads x, as in a ladder, that order is
 impossible: to undo a pop of q the decoder needs x, and for x every z. So whatever the
 order of its layers, q is popped whole before x is pushed, and the first bits are those
-of all layers. They come back as before: the file's length without them is the same.
+of all layers of a row. They come back as before: a file's length without them is the
+same. `encode` keeps them few by pushing few rows first, whatever q is.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
@@ -26,8 +26,7 @@ import numpy as np
 
 from vae_jax.coding import rans, tables
 
-Batch: TypeAlias = "tuple[tables.Codec, slice]"
-Watch: TypeAlias = Callable[[Sequence[Batch]], Iterable[Batch]]
+Watch: TypeAlias = Callable[[Sequence[slice]], Iterable[slice]]
 
 
 def code(
@@ -62,38 +61,37 @@ def code(
 
 
 def encode(
-    build: Callable[[int], tables.Codec],
+    codec: tables.Codec,
     stack: rans.Stack,
     rows: tables.Symbols,
     *,
-    num_lanes: int,
     watch: Watch = iter,
 ) -> tuple[rans.Stack, tables.Bits]:
     """Pushes any number of rows, and says the bits of each by the bound.
 
     Args:
-        build: rows at a time -> their code.
-        stack: of `num_lanes` heads, with bits to take the first z from.
+        codec: of as many rows as the stack has lanes.
+        stack: with bits to take the first z from.
         rows: symbols of x.
-        num_lanes: rows at a time; the last ones are fewer, where it does not divide N.
         watch: is handed the batches, and hands them on: a bar of progress.
 
     Raises:
         Exhausted: as `code`.
     """
-    bits = []
-    for codec, at in watch(_batches(build, len(rows), num_lanes)):
-        stack, of_batch = codec.push(stack, rows[at])
-        bits.append(of_batch)
-    return stack, np.concatenate(bits)
+    bits, num_lanes = [], len(stack.heads)
+    for at in watch(_batches(len(rows), num_lanes)):
+        batch = np.resize(rows[at], (num_lanes, rows.shape[1]))
+        stack = rans.narrowed(stack, at.stop - at.start)
+        stack, of_batch = codec.push(stack, batch)
+        bits.append(of_batch[: stack.num_active])
+    return rans.narrowed(stack, num_lanes), np.concatenate(bits)
 
 
 def decode(
-    build: Callable[[int], tables.Codec],
+    codec: tables.Codec,
     stack: rans.Stack,
     *,
     num_rows: int,
-    num_lanes: int,
     watch: Watch = iter,
 ) -> tuple[tables.Symbols, rans.Stack]:
     """The rows that `encode` pushed, and the stack that it started from.
@@ -101,19 +99,22 @@ def decode(
     Raises:
         Exhausted: if the stack is of fewer rows.
     """
-    rows = []
-    for codec, _ in watch(_batches(build, num_rows, num_lanes)[::-1]):
+    rows, num_lanes = [], len(stack.heads)
+    for at in watch(_batches(num_rows, num_lanes)[::-1]):
+        stack = rans.narrowed(stack, at.stop - at.start)
         stack, of_batch, _ = codec.pop(stack)
-        rows.insert(0, of_batch)
-    return np.concatenate(rows), stack
+        rows.insert(0, of_batch[: stack.num_active])
+    return np.concatenate(rows), rans.narrowed(stack, num_lanes)
 
 
-def _batches(
-    build: Callable[[int], tables.Codec], num_rows: int, num_lanes: int
-) -> list[Batch]:
-    of_size = functools.cache(build)
-    sizes = [min(num_lanes, num_rows - at) for at in range(0, num_rows, num_lanes)]
-    return [
-        (of_size(size), slice(i * num_lanes, i * num_lanes + size))
-        for i, size in enumerate(sizes)
-    ]
+def _batches(num_rows: int, num_lanes: int) -> list[slice]:
+    """Few rows at first, so that their z are taken from few seed words.
+
+    Each time a quarter more than were pushed before pay for, and at last a row a lane.
+    """
+    batches, end = [], 0
+    while end < num_rows:
+        size = min(1 + end // 4, num_lanes, num_rows - end)
+        batches.append(slice(end, end + size))
+        end += size
+    return batches

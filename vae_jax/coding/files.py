@@ -18,7 +18,7 @@ from vae_jax.coding import rans
 Header: TypeAlias = dict[str, Any]
 """What JSON holds: text, numbers, lists and dictionaries."""
 
-_MAGIC = b"vae_jax bits-back 1\n"
+_MAGIC = b"vae_jax bits-back 2\n"
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -40,8 +40,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Header, rans.Words]:
     """What `write` wrote.
 
     Raises:
-        ValueError: a file of another format or version, or one that is cut or changed
-            in any bit.
+        ValueError: a file of another format or version, one that is cut or changed in
+            any bit, or one that another writer made of something else.
         OSError: the file cannot be read.
     """
     content = Path(path).read_bytes()
@@ -54,5 +54,11 @@ def read(path: str | os.PathLike[str]) -> tuple[Header, rans.Words]:
     if hashlib.sha256(body).digest() != digest:
         raise ValueError(f"{path} is damaged: it is not what was written")
     start = 4 + int.from_bytes(body[:4], "little")
-    words = np.frombuffer(body[start:], "<u4").astype(np.uint32)
-    return json.loads(body[4:start]), words
+    try:
+        header = json.loads(body[4:start])
+        words = np.frombuffer(body[start:], "<u4").astype(np.uint32)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} holds no header and words: {error}") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} has a {type(header).__name__} for a header")
+    return header, words

@@ -10,7 +10,9 @@ as that of any q, and is small where q is narrow. A mixture of normals is no suc
 it is coded by its CDFs, in units of its mean and variance.
 
 Both directions run the same compiled programs, of `num_lanes` rows, on one device: any
-other program may round its last bits differently, and then nothing is decoded.
+other program may round its last bits differently, and then nothing is decoded. Fewer
+rows are coded with others beside them that mean nothing, and change nothing: programs
+are of each row by itself.
 """
 
 import functools
@@ -140,17 +142,17 @@ def _channels(
             f"p(x | z) has terms of shape {shape} for x of shape {x_shape}: entries "
             "that depend on each other given z cannot be coded"
         )
-    before = np.zeros(1)
+    before = 0.0
     for channel in channels:
-        of_values = np.asarray(log_probs(z, x, channel), np.float64)
-        mass = np.exp(np.asarray(special.logsumexp(of_values, axis=1)) - before)
+        log_p = log_probs(z, x, channel)
+        mass = np.exp(np.asarray(jax.nn.logsumexp(log_p, axis=1) - before))
         if not np.allclose(mass, 1.0, atol=1e-3):
             raise ValueError(
                 "p(x | z) gives an entry's values a mass of "
                 f"{mass.flat[np.abs(mass - 1.0).argmax()]:.4g}, not 1: a density on "
                 "real x has no code of finite length"
             )
-        before = of_values[:, 0]
+        before = log_p[:, 0]
     return channels
 
 

@@ -40,10 +40,18 @@ class Stack(NamedTuple):
     Attributes:
         heads: of each lane, in [2^31, 2^63).
         tail: () or (words, the tail below them).
+        num_active: the first lanes, which symbols are put on and taken off; those of
+            the others are not looked at, and what is taken off them means nothing.
     """
 
     heads: Heads
-    tail: tuple[Any, ...] = ()
+    tail: tuple[Any, ...]
+    num_active: int
+
+
+def narrowed(stack: Stack, num_active: int) -> Stack:
+    """The stack with its first lanes alone active, or more of them than before."""
+    return Stack(stack.heads, stack.tail, num_active)
 
 
 def start(words: Words, *, num_lanes: int) -> Stack:
@@ -63,27 +71,30 @@ def start(words: Words, *, num_lanes: int) -> Stack:
         )
     low, high = words[: 2 * num_lanes].astype(np.uint64).reshape(2, num_lanes)
     heads = _SEEDED | (high >> np.uint64(2)) << _WORD | low
-    return Stack(heads, _above((), words[2 * num_lanes :]))
+    return Stack(heads, _above((), words[2 * num_lanes :]), num_lanes)
 
 
 def push(stack: Stack, starts: Heads, frequencies: Heads, *, precision: int) -> Stack:
-    """Puts one symbol on each of the first lanes, as many as there are.
+    """Puts one symbol on each active lane.
 
     Args:
         stack: the bits so far.
-        starts: of each symbol's interval in [0, 2^precision).
+        starts: of each symbol's interval in [0, 2^precision), of the first lanes.
         frequencies: its length, one at least.
         precision: bits; at most MAX_PRECISION.
     """
     bits, heads = np.uint64(precision), stack.heads.copy()
+    starts, frequencies = (
+        of_lanes[: stack.num_active].astype(np.uint64)
+        for of_lanes in (starts, frequencies)
+    )
     active = heads[: len(starts)]
-    starts, frequencies = starts.astype(np.uint64), frequencies.astype(np.uint64)
     full = active >= ((_LEAST >> bits) << _WORD) * frequencies
     tail = _above(stack.tail, active[full].astype(np.uint32))
     active = np.where(full, active >> _WORD, active)
     quotients, remainders = np.divmod(active, frequencies)
     heads[: len(starts)] = (quotients << bits) + remainders + starts
-    return Stack(heads, tail)
+    return Stack(heads, tail, stack.num_active)
 
 
 def pop(
@@ -91,20 +102,25 @@ def pop(
 ) -> tuple[Stack, Any]:
     """Takes one symbol of each of the first lanes, as `push` put it there.
 
+    Active lanes lose it; the others stay as they are, whatever it is.
+
     Raises:
         Exhausted: if the tail holds fewer words than that takes.
     """
     bits, heads = np.uint64(precision), stack.heads.copy()
-    active = heads[:num_lanes]
-    positions = active & ((np.uint64(1) << bits) - np.uint64(1))
+    positions = heads[:num_lanes] & ((np.uint64(1) << bits) - np.uint64(1))
     symbols, starts, frequencies = lookup(positions)
-    starts, frequencies = starts.astype(np.uint64), frequencies.astype(np.uint64)
+    positions, starts, frequencies = (
+        of_lanes[: stack.num_active].astype(np.uint64)
+        for of_lanes in (positions, starts, frequencies)
+    )
+    active = heads[: len(positions)]
     active = frequencies * (active >> bits) + positions - starts
     empty = active < _LEAST
     words, tail = _below(stack.tail, int(empty.sum()))
     active[empty] = active[empty] << _WORD | words
-    heads[:num_lanes] = active
-    return Stack(heads, tail), symbols
+    heads[: len(positions)] = active
+    return Stack(heads, tail, stack.num_active), symbols
 
 
 def num_bits(stack: Stack) -> float:
@@ -133,7 +149,7 @@ def from_words(words: Words, *, num_lanes: int) -> Stack:
     heads = high << _WORD | low
     if not ((heads >= _LEAST) & (heads < _LEAST << _WORD)).all():
         raise ValueError("a head lies outside [2^31, 2^63): these are no stack's words")
-    return Stack(heads, _above((), words[2 * num_lanes :]))
+    return Stack(heads, _above((), words[2 * num_lanes :]), num_lanes)
 
 
 def _above(tail: tuple[Any, ...], words: Words) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from scipy import special
 
 from vae_jax.coding import rans
 
+_BLOCK = 2**17  # entries of tables that are made at a time
 Symbols: TypeAlias = Int[np.ndarray, "L N"]
 Bits: TypeAlias = Float64[np.ndarray, " L"]
 """-log2 of the probability of each row's symbols, before it was rounded."""
@@ -65,19 +66,24 @@ def categorical(log_probs: Float[np.ndarray, "L N K"], *, precision: int = 18) -
     Raises:
         ValueError: as `edges`; for probabilities that are not finite.
     """
-    log_probs = np.asarray(log_probs, np.float64)
     num_lanes, num_entries, num_symbols = log_probs.shape
-    total = np.asarray(special.logsumexp(log_probs, axis=-1, keepdims=True))
-    if not np.isfinite(total).all():
-        raise ValueError("log_probs of an entry sum to no probability")
-    log_probs = log_probs - total
-    inner = np.cumsum(np.exp(log_probs[..., :-1]), axis=-1).clip(0.0, 1.0)
-    ends = np.zeros((*inner.shape[:-1], 1)), np.ones((*inner.shape[:-1], 1))
-    at = edges(
-        np.concatenate([ends[0], inner, ends[1]], axis=-1),
-        num_symbols,
-        precision=precision,
-    )
+    at = np.zeros((num_lanes, num_entries, num_symbols + 1), np.int64)
+    log_total = np.zeros((num_lanes, num_entries))
+    some = max(1, _BLOCK // max(1, num_entries * num_symbols))  # rows that stay cached
+    for first in range(0, num_lanes, some):
+        rows = slice(first, first + some)
+        block = np.array(log_probs[rows], np.float64)
+        highest = block.max(axis=-1, keepdims=True)
+        if not np.isfinite(highest).all():
+            raise ValueError("log_probs of an entry sum to no probability")
+        cdf = np.cumsum(np.exp(block - highest), axis=-1)
+        total = cdf[..., -1].copy()
+        cdf /= total[..., None]
+        start = np.zeros((*total.shape, 1))
+        at[rows] = edges(
+            np.concatenate([start, cdf], axis=-1), num_symbols, precision=precision
+        )
+        log_total[rows] = highest[..., 0] + np.log(total)
     lanes = np.arange(num_lanes)
 
     def interval(entry: int, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -89,8 +95,8 @@ def categorical(log_probs: Float[np.ndarray, "L N K"], *, precision: int = 18) -
         return (inner <= positions[:, None].astype(np.int64)).sum(axis=1)
 
     def num_bits(symbols: np.ndarray) -> np.ndarray:
-        of_each = np.take_along_axis(log_probs, symbols[..., None], axis=-1)
-        return -of_each.sum(axis=(1, 2)) / np.log(2.0)
+        of_each = np.take_along_axis(log_probs, symbols[..., None], axis=-1)[..., 0]
+        return (log_total - of_each).sum(axis=1) / np.log(2.0)
 
     return _of_entries(num_lanes, num_entries, precision, interval, lookup, num_bits)
 

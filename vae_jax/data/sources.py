@@ -4,11 +4,12 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from vae_jax.data import files, formats, originals, ranges, splits
+from vae_jax.data import csv_tables, files, formats, originals, ranges, splits
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -34,6 +35,8 @@ class Source(NamedTuple):
         divisor: of the sum.
         origin: where the data came from, the same on every machine.
         classes: names of labels 0, 1, ..., where they have any.
+        columns: of a table, all of those in its file; those that x is made of are
+            `csv_tables.observed`.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Source(NamedTuple):
     divisor: float
     origin: str
     classes: tuple[str, ...] = ()
+    columns: tuple[csv_tables.Column, ...] = ()
 
 
 class _Asked(NamedTuple):
@@ -58,6 +62,7 @@ class _Asked(NamedTuple):
         channels: auto, gray or color.
         skip_broken: whether to leave out what cannot be read.
         data_range: what stored numbers stand for.
+        columns: of a table, the families that are said, by name.
     """
 
     data_dir: PathLike | None
@@ -67,6 +72,7 @@ class _Asked(NamedTuple):
     channels: str
     skip_broken: bool
     data_range: str
+    columns: Mapping[str, str]
 
 
 class _Row(NamedTuple):
@@ -94,6 +100,7 @@ def load(
     channels: str = "auto",
     skip_broken: bool = False,
     data_range: str = "auto",
+    columns: Mapping[str, str] = MappingProxyType({}),
 ) -> Source:
     """Loads a data set by name.
 
@@ -101,7 +108,8 @@ def load(
     (computed from their factors: `sprites.GRIDS`; labels are shapes), `mnist`,
     `fashion_mnist`, `binarized_mnist` and `frey_face` (original files from `data_dir`,
     else fetched once into the user's cache), `images:PATH` (a folder or .zip of image
-    files), `npz:PATH` (arrays train and optionally valid, test, train_labels,
+    files), `csv:PATH` (a table, or a folder of train.csv and optionally valid.csv,
+    test.csv), `npz:PATH` (arrays train and optionally valid, test, train_labels,
     valid_labels, test_labels) and `tfds:NAME` (TensorFlow Datasets). The validation
     split is the last `valid_size` training rows where the source does not fix it:
     10,000 of MNIST and Fashion-MNIST, none of an npz file, a tenth of a TensorFlow data
@@ -116,6 +124,8 @@ def load(
     (`image_arrays.read`), in an order drawn by `data_seed`. Folders or archives of the
     names train, valid (validation, val) and test are the splits; where there is neither
     valid nor test, the last tenth is test, and the tenth of the rest before it valid.
+    So too of a table's rows, in an order drawn by `data_seed`; `columns` says of what
+    family its columns are, by name, where `csv_tables.read` is not to guess.
     A file that cannot be read is refused, or left out with `skip_broken`, which warns.
 
     Raises:
@@ -145,7 +155,14 @@ def load(
             choices = ", ".join(choices)
             raise ValueError(f"{argument}={value!r}: choose one of {choices}")
     asked = _Asked(
-        data_dir, valid_size, data_seed, image_size, channels, skip_broken, data_range
+        data_dir,
+        valid_size,
+        data_seed,
+        image_size,
+        channels,
+        skip_broken,
+        data_range,
+        columns,
     )
     _refuse_unheeded(name, asked, row.heeds)
     source = row.read(name, asked)
@@ -287,15 +304,6 @@ def keeps_values(name: str) -> bool:
     return ":" in name or name in ("photos", "sprites")
 
 
-def refuse_valid_size(name: str, valid_size: int | None) -> None:
-    """Raises ValueError where a source that fixes its splits is given a valid_size."""
-    if valid_size is not None:
-        raise ValueError(
-            f"{name}: valid_size={valid_size}, but this source fixes its splits: "
-            "leave valid_size out"
-        )
-
-
 def _normal(where: str, array: np.ndarray) -> np.ndarray:
     """uint8 or finite float32, without a single trailing channel."""
     kind = array.dtype.kind
@@ -330,6 +338,7 @@ def _refuse_unheeded(name: str, asked: _Asked, heeds: tuple[str, ...]) -> None:
         ("channels", "auto"),
         ("skip_broken", False),
         ("data_range", "auto"),
+        ("columns", {}),
     ):
         if getattr(asked, argument) != left_out and argument not in heeds:
             readers = [
@@ -366,7 +375,7 @@ def _labels(name: str, split: str, array: np.ndarray, num_rows: int) -> np.ndarr
 
 
 def _digits(name: str, asked: _Asked) -> Source:
-    refuse_valid_size(name, asked.valid_size)
+    splits.refuse_valid_size(name, asked.valid_size)
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -396,7 +405,7 @@ def _idx(name: str, asked: _Asked) -> Source:
 
 
 def _binarized(name: str, asked: _Asked) -> Source:
-    refuse_valid_size(name, asked.valid_size)
+    splits.refuse_valid_size(name, asked.valid_size)
     rows = files.read_all(name, originals.FILES[name], data_dir=asked.data_dir)
     images = [array.reshape(-1, 28, 28) for array in rows]
     return checked(
@@ -410,7 +419,7 @@ def _binarized(name: str, asked: _Asked) -> Source:
 
 
 def _frey_face(name: str, asked: _Asked) -> Source:
-    refuse_valid_size(name, asked.valid_size)
+    splits.refuse_valid_size(name, asked.valid_size)
     (columns,) = files.read_all(name, originals.FILES[name], data_dir=asked.data_dir)
     frames = columns.T.reshape(1965, 28, 20)
     frames = frames[np.random.default_rng(0).permutation(1965)]
@@ -442,7 +451,7 @@ def _npz(name: str, asked: _Asked) -> Source:
         raise ValueError(f"{path}: labels without rows for {sorted(missing)}")
     arrays, divisor = ranges.understand(name, arrays, data_range=asked.data_range)
     if "valid" in arrays:
-        refuse_valid_size(name, asked.valid_size)
+        splits.refuse_valid_size(name, asked.valid_size)
     elif asked.valid_size:
         arrays, labels = splits.held_out(
             name, arrays, labels, valid_size=asked.valid_size
@@ -476,7 +485,7 @@ def _tfds(name: str, asked: _Asked) -> Source:
     )
     labels = prepared.labels
     if "valid" in arrays:
-        refuse_valid_size(name, asked.valid_size)
+        splits.refuse_valid_size(name, asked.valid_size)
     else:
         size = asked.valid_size
         size = len(arrays["train"]) // 10 if size is None else size
@@ -502,18 +511,10 @@ def _images(name: str, asked: _Asked) -> Source:
         skip_broken=asked.skip_broken,
         data_seed=asked.data_seed,
     )
-    arrays, labels, origin = images.arrays, images.labels, images.origin
-    if "valid" in arrays:
-        refuse_valid_size(name, asked.valid_size)
-    else:
-        num_rows = len(arrays["train"])
-        test_size = 0 if "test" in arrays else num_rows // 10
-        size = asked.valid_size
-        size = (num_rows - test_size) // 10 if size is None else size
-        arrays, labels = splits.held_out(
-            name, arrays, labels, valid_size=size, test_size=test_size
-        )
-        origin += f", its last {test_size} test" if test_size else ""
+    arrays, labels, test_size = splits.with_test(
+        name, images.arrays, images.labels, valid_size=asked.valid_size
+    )
+    origin = images.origin + (f", its last {test_size} test" if test_size else "")
     return checked(
         name,
         arrays,
@@ -525,10 +526,32 @@ def _images(name: str, asked: _Asked) -> Source:
     )
 
 
+def _csv(name: str, asked: _Asked) -> Source:
+    path = Path(name.partition(":")[2]).expanduser()
+    table = csv_tables.read(path, asked.columns)
+    arrays, labels = splits.for_seed(
+        name,
+        table.arrays,
+        table.labels,
+        valid_size=asked.valid_size,
+        data_seed=asked.data_seed,
+    )
+    source = checked(
+        name,
+        arrays,
+        labels,
+        offset=0.0,
+        divisor=1.0,
+        origin=f"table {path.name}, rows in the order of data seed {asked.data_seed}",
+        classes=table.classes,
+    )
+    return source._replace(columns=table.columns)
+
+
 def _photos(name: str, asked: _Asked) -> Source:
     from vae_jax.data import photos
 
-    refuse_valid_size(name, asked.valid_size)
+    splits.refuse_valid_size(name, asked.valid_size)
     arrays, labels = photos.patches()
     return checked(
         name,
@@ -573,6 +596,7 @@ _REGISTRY: dict[str, _Row] = {
     "binarized_mnist": _Row(_binarized),
     "frey_face": _Row(_frey_face),
     "images": _Row(_images, ("image_size", "channels", "skip_broken"), rest="PATH"),
+    "csv": _Row(_csv, ("columns",), rest="PATH"),
     "npz": _Row(_npz, ("data_range",), rest="PATH"),
     "tfds": _Row(_tfds, ("data_range",), rest="NAME"),
 }

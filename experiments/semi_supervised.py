@@ -1,0 +1,328 @@
+r"""Few labels and many rows: M2 of Kingma et al. 2014, over draws of the labels.
+
+    python -m experiments.semi_supervised --num_labels=100
+
+Of the training split so many rows keep their labels, equally many of each class, drawn
+anew for every one of --num_draws; the models of all draws train side by side, on all
+rows. What is reported is the share of test rows whose class is wrong, with mean and
+standard deviation over the draws: which labels are drawn matters more than the method.
+Beside it, of the same labeled rows: nearest neighbors and logistic regression on
+pixels, and on the codes of a VAE that saw all rows and no label (M1). Writes
+semi_supervised.json, .txt and a picture: a row of samples each with the same z, a
+column a class.
+
+Every step takes --batch_size rows without labels and as many labeled ones, at most all
+there are, whose weight is such that each counts once an epoch.
+"""
+
+import dataclasses
+import pathlib
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments.choices.config import Config as TrainConfig
+from experiments.command import cli, report
+from experiments.command.report import Column
+from experiments.measures import measure, whole_run
+from experiments.runs import protocol, runs, trained_runs
+from experiments.runs.trained_runs import Trained
+from vae_jax import conditional, likelihoods, networks, posteriors, priors
+from vae_jax.estimators import semi_supervised, sgvb
+from vae_jax.evaluation import probes
+from vae_jax.plots import images
+from vae_jax.training import gradient, loop
+from vae_jax.types import Algorithm, Batch, Network, Params, PRNGKey, per_row
+
+NUM_SHOWN = 8  # z of the picture
+NEIGHBORS = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(cli.Flags):
+    """One comparison; every field is a flag."""
+
+    workdir: str = cli.flag("runs/semi_supervised", "Where the results are written.")
+    dataset: str = cli.flag("digits", "Data set with labels, as in experiments.train.")
+    data_dir: str = cli.flag("", "Folder that holds the original data files.")
+    num_labels: int = cli.flag(100, "Labels, of all classes together.", least=2)
+    num_draws: int = cli.flag(10, "Draws of the labeled rows, 0, 1, ...", least=1)
+    num_latents: int = cli.flag(10, "Latent dimensions.", least=1)
+    hidden: tuple[int, ...] = cli.flag((200,), "Units of hidden layers.", least=1)
+    alpha: float = cli.flag(
+        0.1, "Weight of the classifier's loss, times rows over labels.", least=0
+    )
+    num_epochs: int = cli.flag(100, "Passes over the rows without labels.", least=1)
+    batch_size: int = cli.flag(100, "Rows without labels a step.", least=1)
+    learning_rate: float = cli.flag(1e-3, "Of Adam.", above=0)
+    seed: int = cli.flag(0, "Seed of weights, order, noise and labels.", least=0)
+
+
+class Errors(NamedTuple):
+    """Shares of the test rows that one draw of the labels leaves wrong."""
+
+    neighbors_of_pixels: float
+    regression_on_pixels: float
+    neighbors_of_codes: float
+    regression_on_codes: float
+    m2: float
+
+
+class Nets(NamedTuple):
+    """M2 of rows of one shape.
+
+    Attributes:
+        at: one-hot class -> the model given it.
+        classifier: x -> logits of the classes.
+        num_classes: of the data.
+    """
+
+    at: conditional.ConditionalModel
+    classifier: Network
+    num_classes: int
+
+
+def nets(config: Config, x_shape: tuple[int, ...], num_classes: int) -> Nets:
+    """The networks of the flags, between bits of pixels and normal latents."""
+    size, units = int(np.prod(x_shape)), config.hidden
+    observed = likelihoods.bernoulli(x_shape)
+    q = posteriors.diag_normal(config.num_latents)
+    at = conditional.model(
+        networks.mlp(size + num_classes, units, q.width),
+        networks.mlp(config.num_latents + num_classes, units[::-1], observed.width),
+        posterior=q,
+        prior=priors.standard_normal(config.num_latents),
+        likelihood=observed,
+    )
+    classifier = networks.mlp(size, units, num_classes)
+    return Nets(
+        semi_supervised.with_classifier(at, classifier), classifier, num_classes
+    )
+
+
+def labeled_rows(labels: np.ndarray, number: int, *, seed: int) -> np.ndarray:
+    """Rows [number] drawn without replacement, equally many of each class.
+
+    Raises:
+        UsageError: where the number does not divide, or a class has too few rows.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    each, rest = divmod(number, len(classes))
+    if rest or not 0 < each <= counts.min():
+        raise cli.UsageError(
+            f"--num_labels={number} must be a multiple of the {len(classes)} classes, "
+            f"of which the smallest has {counts.min()} rows"
+        )
+    generator = np.random.default_rng(seed)
+    rows = [
+        generator.choice(np.flatnonzero(labels == c), each, replace=False)
+        for c in classes
+    ]
+    return np.concatenate(rows)
+
+
+def trained(
+    config: Config, nets: Nets, data: protocol.Dataset, draws: np.ndarray
+) -> Params:
+    """The parameters [R] of M2 for each draw of labeled rows [R, N_l]."""
+    prepared = data.prepared
+    num_rows, num_labels = len(prepared.train), draws.shape[1]
+    labels = jnp.asarray(prepared.labels["train"])
+    seen = np.full((len(draws), num_rows), semi_supervised.NO_LABEL)
+    for of_draw, rows in zip(seen, draws, strict=True):
+        of_draw[rows] = labels[rows]
+    num_plain = min(config.batch_size, num_rows - num_labels)
+    num_labeled = min(config.batch_size, num_labels)
+    steps = (num_rows - num_labels) // num_plain
+    weight = num_labels / (steps * num_labeled)
+
+    def take(key: PRNGKey, rows: Array, index: Array) -> Batch:
+        batch = prepared.take(key, rows, index)
+        place = jnp.arange(index.shape[0])
+        return batch._replace(weight=jnp.where(place < num_plain, 1.0, weight))
+
+    def build(settings: Any) -> Algorithm:
+        objective = semi_supervised.m2(
+            nets.at,
+            nets.classifier,
+            num_classes=nets.num_classes,
+            bound=partial(sgvb.sgvb_b, num_samples=1),
+            alpha=config.alpha * num_rows / num_labels,
+        )
+
+        def of_row(key: PRNGKey, params: Params, x: Array, row: Array) -> Array:
+            return objective(key, params, (x, settings["seen"][row]))
+
+        return gradient.ascent(per_row(of_row), gradient.adam(config.learning_rate))
+
+    def start(key: PRNGKey, seen: Array) -> loop.RunState:
+        key_init, key_start = jax.random.split(key)
+        params = nets.at(jnp.zeros(nets.num_classes)).init(key_init)
+        return loop.start(key_start, build({"seen": seen}), params)
+
+    settings = {"seen": jnp.asarray(seen)}
+    keys = jax.random.split(jax.random.key(config.seed), len(draws))
+    states = jax.jit(jax.vmap(start))(keys, settings["seen"])
+    run = loop.scan_together(build, take)
+    rows = jnp.asarray(prepared.train)
+    for epoch in range(config.num_epochs):
+        generator = np.random.default_rng((config.seed, epoch))
+        orders = [
+            _order(generator, of_draw, steps, num_plain, num_labeled)
+            for of_draw in seen
+        ]
+        states, info = run(settings, states, rows, jnp.asarray(np.stack(orders)))
+        if epoch in (0, config.num_epochs - 1) or (epoch + 1) % 20 == 0:
+            print(f"epoch {epoch + 1}: bound {info.bound.mean():.3f}", flush=True)
+    return states.inner.params
+
+
+def _order(
+    generator: np.random.Generator,
+    seen: np.ndarray,
+    steps: int,
+    num_plain: int,
+    num_labeled: int,
+) -> np.ndarray:
+    """Rows [S, B] of an epoch: without labels first, each at most once."""
+    has_label = seen != semi_supervised.NO_LABEL
+    plain = generator.permutation(np.flatnonzero(~has_label))
+    with_label = np.flatnonzero(has_label)
+    batches = [generator.permutation(with_label)[:num_labeled] for _ in range(steps)]
+    return np.concatenate(
+        [plain[: steps * num_plain].reshape(steps, num_plain), np.stack(batches)],
+        axis=1,
+    )
+
+
+def _unlabeled(config: Config) -> TrainConfig:
+    return TrainConfig(
+        workdir=str(pathlib.Path(config.workdir) / "m1"),
+        dataset=config.dataset,
+        data_dir=config.data_dir,
+        num_latents=config.num_latents,
+        hidden=config.hidden,
+        learning_rate=config.learning_rate,
+        num_epochs=config.num_epochs,
+        seed=config.seed,
+        progress=False,
+    )
+
+
+def unsupervised(config: Config) -> Trained:
+    """M1: the VAE of the same rows without labels, in a workdir of its own."""
+    with cli.user_errors():
+        run, saved = whole_run.train(_unlabeled(config))
+    return trained_runs.of_run(run, saved, checkpoint="auto")
+
+
+def main(config: Config) -> int:
+    """Trains, judges, prints, writes and draws."""
+    folder = report.claim(config.workdir)
+    with cli.user_errors():
+        labels = protocol.load(_unlabeled(config)).prepared.labels
+    if not {"train", "test"} <= labels.keys():
+        raise cli.UsageError(f"--dataset={config.dataset} has no labels")
+    seeds = range(config.seed, config.seed + config.num_draws)
+    draws = np.stack(
+        [labeled_rows(labels["train"], config.num_labels, seed=seed) for seed in seeds]
+    )
+    m1 = unsupervised(config)
+    of_m2 = nets(config, m1.data.x_shape, len(np.unique(labels["train"])))
+    params = trained(config, of_m2, m1.data, draws)
+    wrong = m2_errors(of_m2, params, m1)
+    errors = [
+        Errors._make([*plain, float(m2)])
+        for plain, m2 in zip(plain_errors(m1, draws), wrong, strict=True)
+    ]
+    table = report.table(COLUMNS, _over_draws(errors))
+    print(table)
+    result = {"draws": [of_draw._asdict() for of_draw in errors]}
+    report.write_both(folder / "semi_supervised", config, result, table)
+    figure = images.groups(
+        [by_class(of_m2, runs.one_of(params, 0))],
+        title=f"one z a row, a class a column; {config.num_labels} labels",
+    )
+    report.draw(folder, {"semi_supervised": figure})
+    return 0
+
+
+def plain_errors(m1: Trained, draws: np.ndarray) -> list[tuple[float, ...]]:
+    """Of each draw: nearest neighbors and regression, on pixels and on M1's codes."""
+    rows = {n: trained_runs.spread_rows(m1, split=n) for n in ("train", "test")}
+    value, labels = m1.data.prepared.value, m1.data.prepared.labels
+    spaces = [
+        {n: np.asarray(value(x)).reshape(len(x), -1) for n, x in rows.items()},
+        {n: measure.codes(jax.random.key(0), m1, x) for n, x in rows.items()},
+    ]
+    errors = []
+    for of_draw in draws:
+        wrong = []
+        for space in spaces:
+            train = probes.Labeled(space["train"][of_draw], labels["train"][of_draw])
+            test = probes.Labeled(space["test"], labels["test"])
+            near = probes.nearest_neighbors(train, test, num_neighbors=NEIGHBORS)
+            wrong.extend([1.0 - near, 1.0 - probes.linear_probe(train, test).accuracy])
+        errors.append(tuple(wrong))
+    return errors
+
+
+def m2_errors(nets: Nets, params: Params, m1: Trained) -> np.ndarray:
+    """Share of test rows whose likeliest class is another, of each draw [R]."""
+    rows = m1.data.prepared.value(trained_runs.spread_rows(m1, split="test"))
+
+    def predict(params: Params, x: Array) -> Array:
+        return semi_supervised.log_classes(nets.classifier, params, x).argmax()
+
+    each = jax.vmap(jax.vmap(predict, (None, 0)), (0, None))
+    predicted = np.asarray(jax.jit(each)(params, rows))
+    return (predicted != m1.data.prepared.labels["test"][None]).mean(axis=1)
+
+
+def by_class(nets: Nets, params: Params) -> np.ndarray:
+    """E[x | z, y], [NUM_SHOWN, C, *X]: one z of the prior for all classes."""
+    keys = jax.random.split(jax.random.key(0), NUM_SHOWN)
+
+    def mean(key: PRNGKey, c: Array) -> Array:
+        generative = nets.at(c).generative
+        z = generative.sample_prior(key, params)
+        return generative.mean_observation(params, z)
+
+    classes = jnp.eye(nets.num_classes)
+    each = jax.vmap(jax.vmap(mean, (None, 0)), (0, None))
+    return np.asarray(jax.jit(each)(keys, classes))
+
+
+class Row(NamedTuple):
+    """A method over the draws of the labels, in percent."""
+
+    name: str
+    percent: np.ndarray
+
+
+def _over_draws(errors: list[Errors]) -> list[Row]:
+    return [
+        Row(
+            name.replace("_", " "), 100.0 * np.array([getattr(e, name) for e in errors])
+        )
+        for name in Errors._fields
+    ]
+
+
+COLUMNS = [
+    Column("wrong test rows, %", lambda row: row.name, width=24),
+    Column("mean", lambda row: row.percent.mean(), ".2f", 8),
+    Column(
+        "std", lambda row: row.percent.std(ddof=min(1, len(row.percent) - 1)), ".2f", 8
+    ),
+    Column("least", lambda row: row.percent.min(), ".2f", 8),
+    Column("most", lambda row: row.percent.max(), ".2f", 8),
+]
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)

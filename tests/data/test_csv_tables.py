@@ -1,0 +1,139 @@
+"""Tables in .csv files: what is guessed of them, what is refused, and the way back."""
+
+import re
+
+import numpy as np
+import pytest
+
+from vae_jax.data import csv_tables, sources
+
+TEXT = """age,income,visits,smoker,city,grade,group
+31,1200.5,0,no,Rome,2,b
+?,-3,7,yes,"Bern, old town",1,a
+44,NA,1,no,Rome,3,b
+28,88.25,0,,Paris,2,a
+"""
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(text=TEXT, name="people.csv"):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return save
+
+
+def test_types_are_guessed_and_cells_are_numbers_or_places_among_levels(save):
+    table = csv_tables.read(save(), {"grade": "ordinal", "group": "label"})
+    families = {c.name: c.family for c in table.columns}
+    assert families == {
+        "age": "negative_binomial",
+        "income": "normal",
+        "visits": "negative_binomial",
+        "smoker": "bernoulli",
+        "city": "categorical",
+        "grade": "ordinal",
+        "group": "label",
+    }
+    assert table.columns[4].levels == ("Bern, old town", "Paris", "Rome")
+    nan = np.nan
+    expected = [
+        [31, 1200.5, 0, 0, 1, 0.5],
+        [nan, -3, 7, 1, 0, 0],
+        [44, nan, 1, 0, 1, 1],
+        [28, 88.25, 0, nan, 0.5, 0.5],
+    ]
+    np.testing.assert_array_equal(table.arrays["train"], np.float32(expected))
+    assert table.classes == ("a", "b")
+    assert table.labels["train"].tolist() == [1, 0, 1, 0]
+
+
+def test_rows_are_written_as_they_were_read(save, tmp_path):
+    said = {"group": "skip", "income": "student_t"}
+    first = csv_tables.read(save(), said)
+    columns = csv_tables.observed(first.columns)
+    csv_tables.write(tmp_path / "again.csv", columns, first.arrays["train"])
+    families = {c.name: c.family for c in columns}
+    again = csv_tables.read(tmp_path / "again.csv", families)
+    np.testing.assert_array_equal(again.arrays["train"], first.arrays["train"])
+    assert again.columns == columns
+    rows = {"": first.arrays["train"], "_low": np.full((4, 6), np.nan)}
+    csv_tables.write(tmp_path / "ends.csv", columns, rows)
+    lines = (tmp_path / "ends.csv").read_text().splitlines()
+    assert lines[0].startswith("age,age_low,income,income_low")
+    assert lines[2] == ',,-3,,7,,yes,,"Bern, old town",,1,'
+
+
+def test_a_folder_holds_the_splits_and_the_levels_are_of_all(save, tmp_path):
+    save("a,b\n1.5,x\n2.5,y\n", "train.csv")
+    save("a,b\n0.5,z\n", "test.csv")
+    source = sources.load(f"csv:{tmp_path}", missing="nan", valid_size=0)
+    assert (len(source.train), len(source.valid), len(source.test)) == (2, 0, 1)
+    assert source.test.tolist() == [[0.5, 1.0]]
+    assert source.columns[1].levels == ("x", "y", "z")
+    save("a,c\n0.5,z\n", "test.csv")
+    with pytest.raises(ValueError, match=r"test\.csv: its header is not that of"):
+        sources.load(f"csv:{tmp_path}")
+
+
+REFUSED = {
+    "a text among numbers": (
+        TEXT.replace("44", "forty"),
+        {},
+        "people.csv row 3, column age: 'forty' is no number",
+    ),
+    "half a count": (
+        TEXT.replace(",7,", ",7.5,"),
+        {"visits": "poisson"},
+        "row 2, column visits: 7.5 is no count number, which poisson needs",
+    ),
+    "a logarithm of nothing": (
+        TEXT,
+        {"income": "log_normal"},
+        "row 2, column income: -3 is no positive number, which log_normal needs",
+    ),
+    "infinity": (TEXT.replace("-3", "inf"), {}, "row 2, column income: inf is no real"),
+    "an order of texts": (TEXT, {"city": "ordinal"}, "has no place in an order"),
+    "bits of three": (TEXT, {"city": "bernoulli"}, "needs two levels, and has 3"),
+    "a short row": (TEXT + "1,2\n", {}, "people.csv row 5 has 2 cells, the header 7"),
+    "no header": (
+        "1,2\n3,4\n",
+        {},
+        "its first row holds '1': give every column a name",
+    ),
+    "a name with a comma": ('"a, b",c\n1,2\n', {}, "first row holds 'a, b'"),
+    "twice a name": ("a,a\n1,2\n", {}, "two columns are named 'a'"),
+    "no rows": ("a,b\n", {}, "give a header and at least one row"),
+    "an unknown name": (TEXT, {"wage": "normal"}, "no column is named 'wage': choose"),
+    "an unknown family": (TEXT, {"age": "gauss"}, "age cannot be 'gauss': choose of"),
+    "nothing left": ("a\n1\n", {"a": "skip"}, "no column is left"),
+    "one level": ("a,b\nx,1\nx,2\n", {}, "column a as categorical needs 2 levels"),
+    "too many levels": (
+        "a\n" + "\n".join(f"name {i}" for i in range(60)),
+        {},
+        "column a has 60 levels, more than 50: say a:skip",
+    ),
+    "more digits than float32": (
+        "a\n1000000000.5\n1000000001.5\n1000000003\n",
+        {},
+        "column a lies around 1e+09 and varies by 1",
+    ),
+    "no label": (TEXT, {"smoker": "label"}, "row 4, column smoker: no label is there"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_cell_is_named_in_one_line(save, case):
+    text, families, said = REFUSED[case]
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        csv_tables.read(save(text), families)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.csv"):
+        csv_tables.read(tmp_path / "none.csv", {})
+    (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ValueError, match=r"is no \.csv file of UTF-8 text"):
+        csv_tables.read(tmp_path / "a.csv", {})

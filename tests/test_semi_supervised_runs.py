@@ -1,0 +1,60 @@
+"""Few labels: what is drawn, what is trained, what is told."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import semi_supervised
+from experiments.command import cli
+
+
+def _config(path, **flags):
+    return semi_supervised.Config(workdir=str(path), **flags)
+
+
+@pytest.mark.slow
+@pytest.mark.uses_optax
+def test_every_method_is_judged_on_the_same_draws_of_the_labels(tmp_path, capsys):
+    config = _config(
+        tmp_path, num_labels=40, num_draws=2, num_latents=3, hidden=(30,), num_epochs=4
+    )
+    assert semi_supervised.main(config) == 0
+    said = capsys.readouterr().out
+    result = json.loads((tmp_path / "semi_supervised.json").read_text())
+    assert len(result["draws"]) == 2
+    for name in semi_supervised.Errors._fields:
+        each = np.array([of_draw[name] for of_draw in result["draws"]])
+        assert ((each > 0.0) & (each < 0.8)).all()  # chance is 0.9
+        assert f"{100.0 * each.mean():.2f}" in said
+    assert (tmp_path / "semi_supervised.png").stat().st_size > 0
+
+
+def test_labels_are_as_many_of_each_class_and_others_at_each_seed():
+    labels = np.repeat(np.arange(3), (5, 9, 7))
+    rows = semi_supervised.labeled_rows(labels, 12, seed=0)
+    assert len(set(rows)) == 12
+    np.testing.assert_array_equal(np.bincount(labels[rows]), 4)
+    again = semi_supervised.labeled_rows(labels, 12, seed=0)
+    np.testing.assert_array_equal(rows, again)
+    assert set(rows) != set(semi_supervised.labeled_rows(labels, 12, seed=1))
+    for number in (10, 18):
+        with pytest.raises(cli.UsageError, match=f"--num_labels={number} must be a"):
+            semi_supervised.labeled_rows(labels, number, seed=0)
+
+
+def test_an_epoch_has_every_row_without_a_label_once_and_labeled_ones_at_each_step():
+    seen = np.full(11, -1)
+    seen[[2, 5, 7]] = (0, 1, 2)
+    order = semi_supervised._order(np.random.default_rng(0), seen, 2, 4, 2)
+    assert order.shape == (2, 6)
+    plain, labeled = np.split(order, [4], axis=1)
+    assert set(plain.ravel()) == set(range(11)) - {2, 5, 7}
+    assert all(len(set(step)) == 2 and set(step) <= {2, 5, 7} for step in labeled)
+
+
+def test_a_data_set_without_labels_is_refused(tmp_path):
+    np.savez(tmp_path / "own.npz", train=np.zeros((40, 4), np.uint8))
+    config = _config(tmp_path / "run", dataset=f"npz:{tmp_path / 'own.npz'}")
+    with pytest.raises(cli.UsageError, match="has no labels"):
+        semi_supervised.main(config)

@@ -1,0 +1,170 @@
+"""Runs on tables, as a new user would start them."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import train
+from experiments.choices import models
+from experiments.choices.config import Config
+from experiments.command import cli
+from experiments.completion import command as completion
+from experiments.completion.config import Config as CompletionConfig
+from experiments.export import cards
+from experiments.generate import command as generate
+from experiments.runs import protocol, runs, trained_runs
+from tests.tiny import ROOT, tiny
+from vae_jax.data import csv_tables
+
+pytestmark = pytest.mark.uses_optax
+ROOMS = f"csv:{ROOT / 'tests' / 'rooms.csv'}"
+SAID = ("rent:log_normal", "stars:ordinal")
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory):
+    """A run on a table with holes, in one command."""
+    config = tiny(tmp_path_factory.mktemp("run"), dataset=ROOMS, columns=SAID)
+    assert train.main(config) == 0
+    return config
+
+
+def _cells(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_keeps_its_columns_and_is_rebuilt_from_them(rooms, capsys):
+    (trained,) = trained_runs.load(rooms.workdir, checkpoint="last")
+    written = trained.config.columns
+    assert [text.split(":")[:2] for text in written] == [
+        ["area", "normal"],
+        ["rent", "log_normal"],
+        ["people", "negative_binomial"],
+        ["balcony", "bernoulli"],
+        ["kind", "categorical"],
+        ["stars", "ordinal"],
+    ]
+    # The numbers are those of training rows alone.
+    area = trained.data.prepared.train[:, 0]
+    center, scale = map(float, written[0].split(":")[2:])
+    np.testing.assert_allclose(center, np.nanmean(area), rtol=1e-5)
+    np.testing.assert_allclose(scale, np.nanstd(area), rtol=1e-5)
+    assert trained.data.quantity == "log-density"
+    # The same command again takes the run up; flags alone make the model of the card.
+    assert train.main(rooms) == 0
+    flags: dict[str, Any] = cards.of_trained(trained)["flags"]
+    config = Config(**flags)
+    shapes = [
+        jax.tree.map(np.shape, model.init(jax.random.key(0)))
+        for model in (models.build(config, (6,)).model, trained.model)
+    ]
+    assert shapes[0] == shapes[1]
+    capsys.readouterr()
+
+
+def test_samples_are_rows_of_the_table(rooms):
+    config = generate.Config(workdir=rooms.workdir, num=12, num_steps=2)
+    assert generate.main(config) == 0
+    rows = _cells(pathlib.Path(rooms.workdir) / "samples_num_12.csv")
+    assert len(rows) == 12
+    for row in rows:
+        assert list(row) == ["area", "rent", "people", "balcony", "kind", "stars"]
+        assert (row["balcony"], row["kind"]) < ("z", "z")
+        assert row["balcony"] in ("yes", "no")
+        assert row["kind"] in ("flat", "house", "studio")
+        assert row["stars"] in "12345"
+        assert row["people"].isdigit()
+        assert float(row["rent"]) > 0
+
+
+def test_holes_are_filled_and_the_rest_stays(rooms):
+    flags: dict[str, Any] = {
+        "workdir": rooms.workdir,
+        "methods": "importance",
+        "proposal": "encoder",
+        "importance_samples": 50,
+        "num_draws": 20,
+        "num_images": 12,
+    }
+    assert completion.main(CompletionConfig(**flags, mask="none")) == 0
+    folder = pathlib.Path(rooms.workdir)
+    (path,) = folder.glob("completion_none*_importance.csv")
+    (trained,) = trained_runs.load(rooms.workdir, checkpoint="last")
+    x = np.asarray(trained_runs.spread_rows(trained, split="test", num_images=12))
+    names = [c.name for c in csv_tables.observed(trained.data.source.columns)]
+    for row, values in zip(_cells(path), x, strict=True):
+        for name, value in zip(names, values, strict=True):
+            assert row[name]
+            is_hole_of_number = np.isnan(value) and name in ("area", "rent", "people")
+            assert bool(row[f"{name}_low"]) == is_hole_of_number
+            if name == "area" and not is_hole_of_number:
+                np.testing.assert_allclose(float(row[name]), value, rtol=1e-6)
+    assert completion.main(CompletionConfig(**flags, mask="random")) == 0
+    result = json.loads((folder / "completion_random_12_images.json").read_text())
+    scored = {row["column"]: row for row in result["columns"]}
+    assert sum(row["num_cells"] for row in scored.values()) > 20
+    assert 0.0 <= scored["kind"]["error"] <= 1.0
+
+
+def test_the_number_of_a_table_does_not_depend_on_a_columns_unit(tmp_path):
+    """Rows in meters and in millimeters: log p(x) differs by log 1000 a column."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 2)) + 3.0
+    bounds = []
+    for unit in (1.0, 1000.0):
+        path = tmp_path / f"rows_{unit:g}.csv"
+        lines = ["a,b", *(f"{a * unit:.9g},{b:.9g}" for a, b in rows)]
+        path.write_text("\n".join(lines) + "\n")
+        run = runs.build(tiny(tmp_path / "run", dataset=f"csv:{path}", batch_size=10))
+        params = run.model.init(jax.random.key(0))
+        x = run.data.prepared.test[0]
+        h = run.model.recognition.encode(params, x)
+        draw = run.model.draw(jax.random.key(1), params, x, h)
+        bounds.append(draw.log_likelihood.sum() + draw.log_prior - draw.log_posterior)
+    np.testing.assert_allclose(bounds[0] - bounds[1], np.log(1000.0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dataset": "digits", "columns": SAID}, "--columns"),
+        ({"dataset": "digits", "likelihood": "columns"}, "--likelihood=columns is of"),
+        ({"prior": "vamp"}, "--prior=vamp is of x as it is"),
+        ({"ladder": ("4", "2")}, "--ladder=4,2 is of x as it is"),
+        ({"columns": ("rent",)}, "--columns=rent: write NAME:FAMILY"),
+        ({"columns": ("rent:skip", "wage:normal")}, "no column is named 'wage'"),
+        ({"likelihood": "poisson"}, "needs counts"),
+    ],
+)
+def test_what_does_not_go_with_a_table_is_refused(tmp_path, changes, said):
+    flags = dataclasses.asdict(Config()) | {"dataset": ROOMS} | changes
+    with pytest.raises((ValueError, cli.UsageError), match=said) as error:
+        runs.build(Config(**flags | {"workdir": str(tmp_path)}))
+    assert "\n" not in str(error.value)
+
+
+def test_counts_of_any_array_have_their_likelihoods(tmp_path):
+    rows = np.random.default_rng(0).poisson(40.0, size=(60, 4)).astype(np.float32)
+    np.savez(tmp_path / "own.npz", train=rows)
+    config = Config(
+        dataset=f"npz:{tmp_path / 'own.npz'}",
+        likelihood="negative_binomial",
+        dispersion="shared",
+        init_bias="data",
+        batch_size=20,
+    )
+    data = protocol.load(config)
+    assert data.quantity == "log-likelihood"
+    run = runs.of_data(config.settled, data)
+    params = runs.initial(run).best
+    z = jnp.zeros(config.num_latents)
+    mean = run.model.generative.mean_observation(params, z)
+    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-4)

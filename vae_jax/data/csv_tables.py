@@ -1,0 +1,322 @@
+"""Tables in .csv files: a header, one row an example, columns of several kinds.
+
+A cell becomes a float32: a number as it is, one of K levels as k / (K - 1) in their
+order, an empty one (or NA, NaN, null, none, ?) NaN.
+"""
+
+import csv
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vae_jax import writing
+
+MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
+KINDS: Mapping[str, str] = {  # family -> what its cells are
+    **dict.fromkeys(("normal", "student_t"), "real"),
+    "log_normal": "positive",
+    **dict.fromkeys(("poisson", "negative_binomial"), "count"),
+    "zero_inflated_negative_binomial": "count",
+    **dict.fromkeys(("bernoulli", "categorical", "ordinal"), "level"),
+    "label": "level",
+    "skip": "nothing",
+}
+"""Families of columns: two more than of likelihoods, a label and what is left out."""
+
+MOST_LEVELS = 50  # of a column of text that nobody has named
+_DIGITS = 1e5  # a mean may be so many times its column's spread in float32
+_FORBIDDEN = set(',:"\n')  # in names: they part the items of --columns
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        name: in the header.
+        family: one of `KINDS`.
+        levels: texts of its cells in order, where it has any.
+    """
+
+    name: str
+    family: str
+    levels: tuple[str, ...] = ()
+
+
+class Table(NamedTuple):
+    """What files of one header hold.
+
+    Attributes:
+        columns: all of them, in order.
+        arrays: by split, the cells [N, D] of those that are no label and not left out.
+        labels: by split, of the column that is one, if any: int32 [N].
+    """
+
+    columns: tuple[Column, ...]
+    arrays: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Levels of the label."""
+        return next((c.levels for c in self.columns if c.family == "label"), ())
+
+
+def observed(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """Those that x is made of."""
+    return tuple(c for c in columns if c.family not in ("label", "skip"))
+
+
+def read(path: Path, families: Mapping[str, str]) -> Table:
+    """A .csv file, as the split train, or a folder of train.csv, valid.csv, test.csv.
+
+    Families that are not said are guessed from the cells of all files: bernoulli for
+    two levels, categorical for texts, negative_binomial for whole numbers from 0 on
+    that vary at least half as much as a Poisson's, else normal.
+
+    Args:
+        path: of the file or the folder.
+        families: by name of column, those that are said.
+
+    Raises:
+        ValueError: with the file, and of a bad cell its row and column: no header, a
+            row of another length, a number among texts or a text among numbers, cells
+            that a family is not of, a name or a family that is unknown.
+        FileNotFoundError: if there is no such file.
+    """
+    files = {"train": path}
+    if path.is_dir():
+        names = {split: path / f"{split}.csv" for split in ("train", "valid", "test")}
+        files = {split: file for split, file in names.items() if file.is_file()}
+        files = files if "train" in files else {"train": path / "train.csv"}
+    texts = {split: _rows(file) for split, file in files.items()}
+    header = texts["train"][0]
+    for split, rows in texts.items():
+        if rows[0] != header:
+            raise ValueError(f"{files[split]}: its header is not that of train.csv")
+    unknown = [name for name in families if name not in header]
+    if unknown:
+        raise ValueError(
+            f"{path}: no column is named {unknown[0]!r}: choose of {', '.join(header)}"
+        )
+    places = [(files[s], i) for s in texts for i in range(1, len(texts[s]))]
+    together = list(itertools.chain(*(rows[1:] for rows in texts.values())))
+    columns, cells, label = [], [], None
+    for at, name in enumerate(header):
+        column, values = _column(
+            name, [row[at] for row in together], families.get(name, ""), places
+        )
+        columns.append(column)
+        if column.family == "label":
+            label = _labels(column, values, places)
+        elif column.family != "skip":
+            cells.append(values)
+    if not cells:
+        raise ValueError(f"{path}: no column is left to be modeled")
+    whole, cuts = np.stack(cells, axis=1).astype(np.float32), {}
+    sizes = np.cumsum([len(rows) - 1 for rows in texts.values()])[:-1]
+    cuts = dict(zip(texts, np.split(whole, sizes), strict=True))
+    labels = {}
+    if label is not None:
+        labels = dict(zip(texts, np.split(label, sizes), strict=True))
+    return Table(tuple(columns), cuts, labels)
+
+
+def write(
+    path: Path, columns: Sequence[Column], rows: Mapping[str, np.ndarray] | np.ndarray
+) -> None:
+    """Rows [N, D] as a .csv of the columns' own types, NaN as an empty cell.
+
+    Args:
+        path: of the file, written whole or not at all.
+        columns: those that x is made of.
+        rows: [N, D], or more of the same shape by the ending of their columns' names.
+    """
+    blocks = rows if isinstance(rows, Mapping) else {"": rows}
+    header = [c.name + ending for c in columns for ending in blocks]
+    with writing.atomically(path) as file:
+        lines = [_line(header)]
+        for row in range(len(next(iter(blocks.values())))):
+            cells = (
+                _text(column, block[row, at])
+                for at, column in enumerate(columns)
+                for block in blocks.values()
+            )
+            lines.append(_line(cells))
+        file.write("".join(lines).encode())
+
+
+def _line(cells: Any) -> str:
+    quoted = (
+        '"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\n\r') else cell
+        for cell in cells
+    )
+    return ",".join(quoted) + "\n"
+
+
+def _text(column: Column, value: float) -> str:
+    if np.isnan(value):
+        return ""
+    if column.levels:
+        return column.levels[round(float(value) * (len(column.levels) - 1))]
+    return f"{value:.0f}" if KINDS[column.family] == "count" else f"{value:.7g}"
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The header and all rows, as text."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [[c.strip() for c in row] for row in csv.reader(file) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no .csv file of UTF-8 text: {error}") from error
+    if len(rows) < 2:
+        raise ValueError(f"{path}: give a header and at least one row")
+    header = rows[0]
+    for name in header:
+        if not name or _number(name) is not None or _FORBIDDEN & set(name):
+            raise ValueError(
+                f"{path}: its first row holds {name!r}: give every column a "
+                "name there, no number and without commas and colons"
+            )
+        if header.count(name) > 1:
+            raise ValueError(f"{path}: two columns are named {name!r}: rename one")
+    for number, row in enumerate(rows[1:], 1):
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path} row {number} has {len(row)} cells, the header {len(header)}"
+            )
+    return rows
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _column(
+    name: str, texts: list[str], family: str, places: list[tuple[Path, int]]
+) -> tuple[Column, np.ndarray]:
+    """The column and its values, of a family that is said or guessed."""
+    if family and family not in KINDS:
+        raise ValueError(
+            f"column {name} cannot be {family!r}: choose of {', '.join(KINDS)}"
+        )
+    if family == "skip":
+        return Column(name, family), np.zeros(0)
+    is_there = np.array([text.lower() not in MISSING for text in texts])
+    numbers = [_number(text) for text in texts]
+    are_numbers = np.array([number is not None for number in numbers])
+    kind = KINDS.get(family, "")
+    if kind == "level" or (not kind and not (are_numbers & is_there).any()):
+        column = _of_levels(name, texts, is_there, family, places)
+        return column, _of(column, texts, is_there)
+    bad = is_there & ~are_numbers
+    if bad.any():
+        file, row = places[int(bad.argmax())]
+        raise ValueError(
+            f"{file} row {row}, column {name}: {texts[int(bad.argmax())]!r} is no "
+            f"number: mend it, leave it empty, or say {name}:categorical (--columns)"
+        )
+    values = np.array(
+        [x if ok else np.nan for x, ok in zip(numbers, is_there, strict=True)], float
+    )
+    family = family or _guessed(values)
+    if family == "bernoulli":
+        column = _of_levels(name, texts, is_there, family, places)
+        return column, _of(column, texts, is_there)
+    _check(name, values, family, places)
+    return Column(name, family), values
+
+
+def _guessed(values: np.ndarray) -> str:
+    there = values[~np.isnan(values)]
+    if len(np.unique(there)) == 2:
+        return "bernoulli"
+    counts = there.size and np.all((there >= 0) & (there == np.floor(there)))
+    if counts and there.var() >= 0.5 * there.mean():
+        return "negative_binomial"
+    return "normal"
+
+
+def _of_levels(
+    name: str,
+    texts: list[str],
+    is_there: np.ndarray,
+    family: str,
+    places: list[tuple[Path, int]],
+) -> Column:
+    """A column of levels, in the order of their numbers or else of their texts."""
+    levels = {text for text, ok in zip(texts, is_there, strict=True) if ok}
+    numbers = {level: _number(level) for level in levels}
+    if all(number is not None for number in numbers.values()):
+        ordered = sorted(levels, key=lambda level: (numbers[level], level))
+    elif family == "ordinal":
+        first = next(level for level, number in numbers.items() if number is None)
+        file, row = places[texts.index(first)]
+        raise ValueError(
+            f"{file} row {row}, column {name}: {first!r} has no place in an order: "
+            f"write its levels as numbers, or say {name}:categorical"
+        )
+    else:
+        ordered = sorted(levels)
+    family = family or ("bernoulli" if len(ordered) == 2 else "categorical")
+    least = 1 if family == "label" else 2
+    if len(ordered) < least or (family == "bernoulli" and len(ordered) > 2):
+        needed = "two levels" if family == "bernoulli" else f"{least} levels or more"
+        raise ValueError(
+            f"column {name} as {family} needs {needed}, and has {len(ordered)}: say "
+            f"{name}:skip (--columns) or another family"
+        )
+    if len(ordered) > MOST_LEVELS:
+        raise ValueError(
+            f"column {name} has {len(ordered)} levels, more than {MOST_LEVELS}: say "
+            f"{name}:skip (--columns), or join some"
+        )
+    return Column(name, family, tuple(ordered))
+
+
+def _of(column: Column, texts: list[str], is_there: np.ndarray) -> np.ndarray:
+    """k / (K - 1) of each cell; of a label, whose K may be one, k."""
+    top = 1 if column.family == "label" else len(column.levels) - 1
+    values = {level: k / top for k, level in enumerate(column.levels)}
+    pairs = zip(texts, is_there, strict=True)
+    return np.array([values[text] if ok else np.nan for text, ok in pairs])
+
+
+def _labels(
+    column: Column, values: np.ndarray, places: list[tuple[Path, int]]
+) -> np.ndarray:
+    if np.isnan(values).any():
+        file, row = places[int(np.isnan(values).argmax())]
+        raise ValueError(f"{file} row {row}, column {column.name}: no label is there")
+    return values.astype(np.int32)
+
+
+def _check(
+    name: str, values: np.ndarray, family: str, places: list[tuple[Path, int]]
+) -> None:
+    """Refuses numbers that the family is not of, and those that float32 cannot hold."""
+    kind = KINDS[family]
+    bad = np.isinf(values)
+    if kind == "count":
+        bad |= (values < 0) | (values != np.floor(values)) & ~np.isnan(values)
+    elif kind == "positive":
+        bad |= values <= 0
+    if bad.any():
+        file, row = places[int(bad.argmax())]
+        raise ValueError(
+            f"{file} row {row}, column {name}: {values[int(bad.argmax())]:g} is no "
+            f"{kind} number, which {family} needs: mend it, or say another family"
+        )
+    there = values[~np.isnan(values)]
+    if there.size and kind == "real" and 0 < _DIGITS * there.std() < abs(there.mean()):
+        raise ValueError(
+            f"column {name} lies around {there.mean():g} and varies by "
+            f"{there.std():g}, which float32 does not resolve: subtract a constant"
+        )
