@@ -152,7 +152,8 @@ def test_a_factor_without_a_latent_loses_its_votes_but_not_its_place_in_pairs():
 
 def test_a_support_vector_machine_judges_values_without_an_order():
     factors = np.array(list(itertools.product(range(2), range(2))) * 50)
-    rows = Rows(factors * 2.0 - 1.0, factors)
+    constant = np.full((len(factors), 1), 0.7)
+    rows = Rows(np.hstack([constant, factors * 2.0 - 1.0]), factors)
     got = disentanglement.sap(rows, rows, is_ordered=False)
     assert got == pytest.approx(0.5)  # of two values the other latent has half
 

@@ -66,5 +66,5 @@ def heat_map(
             axes.text(f, d, f"{share:.2f}", ha="center", va="center", color=color)
     axes.set_xticks(range(len(factors)), factors)
     axes.set_yticks(range(len(latents)), latents)
-    figure.colorbar(shades, label="information, share of the factor's entropy")
+    figure.colorbar(shades, label="share of the entropy")
     return figure
