@@ -115,13 +115,13 @@ def read(path: Path, families: Mapping[str, str]) -> Table:
             cells.append(values)
     if not cells:
         raise ValueError(f"{path}: no column is left to be modeled")
-    whole, cuts = np.stack(cells, axis=1).astype(np.float32), {}
+    whole = np.stack(cells, axis=1).astype(np.float32)
     sizes = np.cumsum([len(rows) - 1 for rows in texts.values()])[:-1]
-    cuts = dict(zip(texts, np.split(whole, sizes), strict=True))
+    arrays = dict(zip(texts, np.split(whole, sizes), strict=True))
     labels = {}
     if label is not None:
         labels = dict(zip(texts, np.split(label, sizes), strict=True))
-    return Table(tuple(columns), cuts, labels)
+    return Table(tuple(columns), arrays, labels)
 
 
 def write(
