@@ -159,7 +159,8 @@ def test_a_table_of_normal_columns_is_imputed_as_the_exact_conditional(x64):
     got = w @ means
     np.testing.assert_allclose(got, mean, rtol=1e-9)
     np.testing.assert_allclose(w @ (means - got) ** 2 + std[1] ** 2, variance)
-    normal: Any = stats.multivariate_normal(center[there], cov[np.ix_(there, there)])
+    of_two: Any = cov[np.ix_(there, there)]
+    normal: Any = stats.multivariate_normal(center[there], of_two)
     exact = normal.logpdf(np.asarray(x)[there])
     evidence = np.log(np.exp(log_p).sum() * (z[1, 0] - z[0, 0]))
     np.testing.assert_allclose(evidence, exact, rtol=1e-9)

@@ -44,7 +44,7 @@ def test_types_are_guessed_and_cells_are_numbers_or_places_among_levels(save):
         [44, nan, 1, 0, 1, 1],
         [28, 88.25, 0, nan, 0.5, 0.5],
     ]
-    np.testing.assert_array_equal(table.arrays["train"], np.float32(expected))
+    np.testing.assert_array_equal(table.arrays["train"], np.array(expected, np.float32))
     assert table.classes == ("a", "b")
     assert table.labels["train"].tolist() == [1, 0, 1, 0]
 

@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,8 @@ def test_the_total_correlation_of_a_correlated_normal_is_that_of_its_correlation
         return aggregate_density.log_density(z, mean, log_std, log_weights)
 
     log_q, each = jax.jit(jax.vmap(at))(z)
-    normal = stats.multivariate_normal(np.zeros(2), covariance)
+    of_z: Any = covariance
+    normal = stats.multivariate_normal(np.zeros(2), of_z)
     near = np.abs(nodes).max(axis=1) < 4
     np.testing.assert_allclose(log_q[near], normal.logpdf(z)[near], atol=1e-8)
     got = np.exp(log_weights) @ np.asarray(log_q - each.sum(axis=1))

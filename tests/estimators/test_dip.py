@@ -40,7 +40,10 @@ def test_the_penalty_of_a_linear_encoder_is_that_of_its_matrix(x64, of_samples):
         return batch.weight @ nats / 8.0
 
     plain = batch_penalty.penalized(
-        problem.model, num_samples=1, num_data=50, penalty=lambda *_: (0.0, (), {})
+        problem.model,
+        num_samples=1,
+        num_data=50,
+        penalty=lambda *_: (jnp.zeros(()), (), {}),
     )
     slope = jax.jit(jax.grad(lambda p: climbed(plain, p) - climbed(objective, p)))
     jax.tree.map(

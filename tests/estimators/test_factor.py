@@ -104,7 +104,7 @@ def test_the_codes_climb_the_discriminator_of_the_step_before(x64):
         start=start,
     )
     plain = batch_penalty.penalized(
-        _model(), num_samples=1, num_data=9, penalty=lambda *_: (0.0, (), {})
+        _model(), num_samples=1, num_data=9, penalty=lambda *_: (jnp.zeros(()), (), {})
     )
     rows = jnp.array([[0.4, -1.0], [-0.7, 0.2], [1.1, 0.3]])
 

@@ -1,5 +1,6 @@
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,6 +113,8 @@ def test_results_do_not_depend_on_the_batch_size_nor_rows_on_how_they_are_stored
     hs = jax.random.normal(jax.random.key(1), (7, 4))
     first = surgery(2)(jax.random.key(2), params_of_prior(), hs)
     other = surgery(2, batch_size=3)(jax.random.key(2), params_of_prior(), hs)
+    a: Any
+    b: Any
     for a, b in zip(first, other, strict=True):
         assert a.dtype == jnp.float32
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

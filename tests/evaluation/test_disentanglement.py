@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,12 @@ SIZES = (3, 4, 5)
 FACTORS = np.array(list(itertools.product(*map(range, SIZES))))
 EVERY = Rows(FACTORS.astype(float), FACTORS)
 CONSTANT = np.full((60, 1), 0.7)
-VOTES = {"sizes": SIZES, "batch_size": 16, "num_train": 200, "num_test": 100}
+VOTES: dict[str, Any] = {
+    "sizes": SIZES,
+    "batch_size": 16,
+    "num_train": 200,
+    "num_test": 100,
+}
 VOTES |= {"random_state": 0}
 
 
@@ -92,7 +98,11 @@ def test_the_gap_of_samples_is_that_of_two_normals_by_quadrature():
     mean, std = np.array([[-1.0], [1.0]]), np.array([[1.0], [0.5]])
     twice = [np.repeat(rows, 2, axis=0) for rows in (mean, np.log(std))]
     got = disentanglement.mig_of_samples(
-        *twice, np.array([[0], [0], [1], [1]]), num_samples=40_000, random_state=0
+        twice[0],
+        twice[1],
+        np.array([[0], [0], [1], [1]]),
+        num_samples=40_000,
+        random_state=0,
     )
     z = np.linspace(-9.0, 9.0, 2001)
     p = np.exp(-0.5 * ((z - mean) / std) ** 2) / std
@@ -142,7 +152,8 @@ def test_a_factor_without_a_latent_loses_its_votes_but_not_its_place_in_pairs():
 
     Kim & Mnih 2018 hold the second against the metric of Higgins et al.
     """
-    two, numbers = EVERY.codes[:, :2], VOTES | {"num_test": 3000}
+    two = EVERY.codes[:, :2]
+    numbers: dict[str, Any] = VOTES | {"num_test": 3000}
     got = disentanglement.factor_vae_score(two, min_std=0.05, **numbers)
     assert abs(got - 2.0 / 3.0) < 5.0 * math.sqrt(2.0 / 9.0 / 3000)
     assert disentanglement.beta_vae_score(two, **VOTES) > 0.95
