@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from tests import laws, testing
-from vae_jax import factors, flows, networks, posteriors, priors, types
+from vae_jax import (
+    conditional,
+    factors,
+    finite_scalar,
+    flows,
+    networks,
+    posteriors,
+    priors,
+    types,
+)
 from vae_jax.evaluation import gaps
 from vae_jax.factors import Factor
 from vae_jax.latent_models import gmm
@@ -78,6 +87,26 @@ def _down():
     )
 
 
+def _conditioned():
+    """p(z | c) at one c."""
+    net = networks.linear(2, 4, initializer=networks.normal(std=0.5))
+
+    def of_c(params, c):
+        return net.apply(params, c.astype(jax.tree.leaves(params)[0].dtype))
+
+    network, c = types.Network(net.init, of_c), jnp.array([0.3, -1.2])
+    return conditional._at(posteriors.diag_normal(2), network, c)
+
+
+LEVELS = (2, 3, 5)
+
+
+def _codes():
+    start = networks.normal(std=0.5)
+    net = networks.made(3, (4,), outputs_per_input=5, initializer=start)
+    return finite_scalar.autoregressive_prior(LEVELS, net)
+
+
 ROWS = [
     Row(posteriors.diag_normal, lambda: posteriors.diag_normal(3), moments=True),
     Row(posteriors.full_normal, lambda: posteriors.full_normal(3), moments=True),
@@ -98,6 +127,10 @@ ROWS = [
     Row(factors.joint, _up),
     Row(factors.joint, _down),
     Row(gaps.with_parameters_in_h, lambda: gaps.with_parameters_in_h(_coupling())),
+    Row(conditional._at, _conditioned, moments=True),
+    Row(finite_scalar.posterior, lambda: finite_scalar.posterior(LEVELS), moments=True),
+    Row(finite_scalar.uniform_prior, lambda: finite_scalar.uniform_prior(LEVELS)),
+    Row(finite_scalar.autoregressive_prior, _codes),
     Row(gmm._one_of, lambda: gmm._one_of(3), moments=True),
     Row(gmm._one_of, lambda: gmm._one_of(1)),
 ]

@@ -13,6 +13,7 @@ from experiments.choices.config import Config
 from experiments.runs import fit, protocol, runs
 from tests.tiny import tiny
 from vae_jax import convolutional, likelihoods, networks, posteriors
+from vae_jax.data import sources
 
 pytestmark = pytest.mark.uses_optax
 
@@ -88,7 +89,11 @@ def _initial(path, **flags):
     return run, runs.initial(run).run.inner.params
 
 
-DATA = {"none": {"binarization": "none"}, "zeros and ones": {}}
+DATA = {
+    "none": {"binarization": "none"},
+    "zeros and ones": {},
+    "counts": {"binarization": "none", "data_range": "value"},
+}
 MAPS = {"network": "conv", "width": 4, "activation": "elu"}
 OBSERVED = [
     ("bernoulli", "zeros and ones", {}),
@@ -102,6 +107,9 @@ OBSERVED = [
     ("student_t", "none", {}),
     ("discretized_logistic", "none", {"num_values": 17}),
     ("discretized_logistic_mixture", "none", {"num_values": 17}),
+    ("poisson", "counts", {}),
+    ("negative_binomial", "counts", {}),
+    ("zero_inflated_negative_binomial", "counts", {}),
 ]
 
 
@@ -109,6 +117,10 @@ OBSERVED = [
 @pytest.mark.parametrize(("name", "data", "flags"), OBSERVED)
 def test_a_decoder_starts_at_the_mean_of_the_training_rows(tmp_path, name, data, flags):
     flags = {"likelihood": name, **DATA[data], **flags}
+    if data == "counts":
+        rows = sources.load("digits").train.astype(np.float32)
+        np.savez(tmp_path / "counts.npz", train=rows)
+        flags |= {"dataset": f"npz:{tmp_path / 'counts.npz'}"}
     run, params = _initial(tmp_path, init_bias="data", **flags)
     _, plain = _initial(tmp_path, **flags)
     prepared = run.data.prepared
@@ -139,6 +151,8 @@ def test_a_decoder_starts_at_the_mean_of_the_training_rows(tmp_path, name, data,
         m = run.config.num_logistics
         means = decoder["output"]["bias"].reshape(-1, *mean.shape)[m : 2 * m]
         got = (means.mean(0) + 1.0) / 2.0
+    if name == "zero_inflated_negative_binomial":  # half of which is zero
+        got = 2.0 * got
     np.testing.assert_allclose(got, mean, atol=2e-3)
 
     for x, y in zip(

@@ -14,14 +14,13 @@ from jaxtyping import Array, Float
 from vae_jax import networks, vae
 from vae_jax.types import (
     Conditional,
-    Family,
     Likelihood,
     Model,
     Network,
     Params,
     PRNGKey,
     PyTree,
-    Scalar,
+    Transport,
     conditional,
 )
 
@@ -106,21 +105,18 @@ def _at(prior: Conditional, network: Network, c: Array) -> Conditional:
         del h
         return prior.sample(key, params["density"], h_of(params))
 
-    def log_prob(params: PyTree, h: Array, z: Array) -> Scalar:
-        del h
-        return prior.log_prob(params["density"], h_of(params), z)
+    def at_c(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Of params, h and more: h is that of c."""
+        return lambda params, h, *rest: function(params["density"], h_of(params), *rest)
 
-    def of_family(params: PyTree, h: Array) -> tuple[Array, ...]:
-        del h
-        assert prior.family.parameters is not None
-        return prior.family.parameters(params["density"], h_of(params))
-
-    known = prior.family.parameters is not None
+    family, mapped = prior.family, prior.transport
     return conditional(
-        Family(prior.family.name, of_family if known else None),
+        family._replace(parameters=family.parameters and at_c(family.parameters)),
         prior.shape,
         width=0,
         init=init,
         sample=sample,
-        log_prob=log_prob,
+        log_prob=at_c(prior.log_prob),
+        moments=prior.moments and at_c(prior.moments),
+        transport=mapped and Transport(at_c(mapped.forward), at_c(mapped.inverse)),
     )
