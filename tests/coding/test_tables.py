@@ -89,6 +89,16 @@ def test_symbols_popped_of_random_bits_have_the_density_pushed():
     assert statistic.sum() < stats.chi2(likely.sum() - 1).isf(1e-6)
 
 
+@pytest.mark.parametrize("std", [1e3, 1e9, 1e13])
+def test_a_bin_far_narrower_than_the_normal_costs_what_its_density_says(std):
+    mean, symbol, at = 3.0 * std, 5, stats.norm.ppf(np.array([5, 6]) / 16)
+    codec = tables.normal(np.array([[mean]]), np.array([[std]]), num_bins=16)
+    bits = codec.push(_stack(1), np.full((1, 1), symbol))[1]
+    log_density = stats.norm.logpdf(0.5 * at.sum(), mean, std)
+    exact = -(np.log(at[1] - at[0]) + log_density) / np.log(2.0)
+    np.testing.assert_allclose(bits, exact, rtol=1e-3 if std == 1e3 else 1e-4)
+
+
 def test_the_bits_of_a_normal_are_those_of_scipys():
     mean, std = np.array([[0.3, -1.0]]), np.array([[0.5, 2.0]])
     codec = tables.normal(mean, std, num_bins=16)

@@ -138,7 +138,13 @@ def normal(
         right = low + high > 0.0  # the side where neither CDF is near one
         low, high = np.where(right, -high, low), np.where(right, -low, high)
         log_low, log_high = special.log_ndtr(low), special.log_ndtr(high)
-        mass = log_high + np.log1p(-np.exp(log_low - log_high))
+        fall = log_low - log_high
+        narrow = fall > -1e-6  # the density's, as the difference has lost its digits
+        wide = log_high + np.log(-np.expm1(np.where(narrow, -1.0, fall)))
+        width = np.where(narrow, (at[symbols + 1] - at[symbols]) / std, 1.0)
+        middle = np.where(narrow, 0.5 * (low + high), 0.0)
+        of_density = np.log(width) - 0.5 * (middle**2 + np.log(2.0 * np.pi))
+        mass = np.where(narrow, of_density, wide)
         return -mass.sum(axis=1) / np.log(2.0)
 
     return _of_bins(num_lanes, num_entries, num_bins, precision, edge, num_bits)
