@@ -277,7 +277,7 @@ def test_regret_is_of_normal_posteriors_and_not_below_zero_but_for_noise(
 ):
     flags: dict[str, Any] = {"scores": ("regret",), "member": 0, "eval_samples": 200}
     assert command.main(_config(folder, **FLAGS | flags)) == 0
-    (path,) = (folder / "run").glob("anomaly_rows_*40_member_0.npz")
+    (path,) = (folder / "run").glob("anomaly_rows_*40_regret_*member_0.npz")
     regret = np.load(path)["regret_input"]
     assert regret.shape == (60,)
     assert np.median(regret) > 0.1  # the encoder has not been trained
