@@ -159,13 +159,13 @@ ALGORITHMS = {
         _ascent,
         reads=_OF_A_THETA,
         estimator="wake_sleep",
-        fits=lambda q: not q.rounded,
+        fits=estimators.sampled,
     ),
     "rws": Fit(
         _ascent,
         reads=_OF_A_THETA,
         estimator="reweighted_wake_sleep",
-        fits=lambda q: not q.rounded,
+        fits=estimators.sampled,
     ),
     "mcem": Fit(
         _mcem,

@@ -7,9 +7,7 @@ from typing import Any, ClassVar
 from experiments.choices import ladders, refusals, rows
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
 from experiments.choices.data_flags import DataFlags
-from experiments.choices.densities import (
-    LIKELIHOODS,
-)
+from experiments.choices.densities import LIKELIHOODS
 from experiments.choices.model_flags import ModelFlags
 from experiments.choices.objective_flags import ObjectiveFlags
 from experiments.command import cli

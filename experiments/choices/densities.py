@@ -478,6 +478,7 @@ _OF_MAPS = {
     "activation": "activation",
     "precision": "precision",
 }
+_OF_IMAGES = {**_OF_MAPS, "remat": "remat"}
 _OF_LAYERS = {
     "hidden": "hidden",
     "encoder_hidden": "encoder_hidden",
@@ -489,12 +490,8 @@ NETWORKS = {
     "gated_mlp": Choice(_gated, _OF_LAYERS),
     "residual_mlp": Choice(_residual, {**_OF_MAPS, "init": "init"}, ("hidden",)),
     # Those of flows stay perceptrons of float32.
-    **{
-        name: Choice(
-            _convolutions(residual), {**_OF_MAPS, "remat": "remat"}, ("hidden",)
-        )
-        for name, residual in (("conv", False), ("resnet", True))
-    },
+    "conv": Choice(_convolutions(residual=False), _OF_IMAGES, ("hidden",)),
+    "resnet": Choice(_convolutions(residual=True), _OF_IMAGES, ("hidden",)),
 }
 ACTIVATIONS = {
     "tanh": jnp.tanh,

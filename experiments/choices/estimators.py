@@ -78,7 +78,8 @@ class Estimator(NamedTuple):
     decodings: int = 1
 
 
-def _sampled(q: Traits) -> bool:
+def sampled(q: Traits) -> bool:
+    """Whether q has draws of its own: all but a point mass."""
     return not q.rounded
 
 
@@ -234,17 +235,17 @@ ESTIMATORS = {
     "miwae": Estimator(multiply_weighted.miwae, {"num_outer": "num_outer"}),
     "piwae": Estimator(multiply_weighted.piwae, {"num_outer": "num_outer"}),
     "score_function": Estimator(
-        score_function.score_function, fits=_sampled, of_elbo=True
+        score_function.score_function, fits=sampled, of_elbo=True
     ),
     "running_baseline": Estimator(
-        score_function.score_function, fits=_sampled, of_elbo=True, remembers=True
+        score_function.score_function, fits=sampled, of_elbo=True, remembers=True
     ),
     "leave_one_out": Estimator(
-        score_function.leave_one_out, fits=_sampled, of_elbo=True
+        score_function.leave_one_out, fits=sampled, of_elbo=True
     ),
     "nvil": Estimator(
         score_function.nvil,
-        fits=_sampled,
+        fits=sampled,
         of_elbo=True,
         remembers=True,
         learns=_baseline,
@@ -252,18 +253,18 @@ ESTIMATORS = {
     "thermodynamic": Estimator(
         thermodynamic.thermodynamic,
         {"num_terms": "num_terms", "first_beta": "first_beta"},
-        fits=_sampled,
+        fits=sampled,
     ),
     "uha": Estimator(uha.uha, reads=("num_terms",), learns=_path),
     "sumo": Estimator(sumo.sumo, remembers=True),
-    "vimco": Estimator(score_function.vimco, fits=_sampled),
-    "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=_sampled),
-    "ovis_monte_carlo": Estimator(ovis.ovis_monte_carlo, fits=_sampled, decodings=2),
+    "vimco": Estimator(score_function.vimco, fits=sampled),
+    "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=sampled),
+    "ovis_monte_carlo": Estimator(ovis.ovis_monte_carlo, fits=sampled, decodings=2),
     "wake_sleep": Estimator(
-        wake_sleep.wake_sleep, fits=_sampled, of_elbo=True, decodings=2
+        wake_sleep.wake_sleep, fits=sampled, of_elbo=True, decodings=2
     ),
     "reweighted_wake_sleep": Estimator(
-        wake_sleep.reweighted_wake_sleep, {"sleep_share": "sleep_share"}, fits=_sampled
+        wake_sleep.reweighted_wake_sleep, {"sleep_share": "sleep_share"}, fits=sampled
     ),
     "straight_through": Estimator(relaxed.straight_through, fits=_bits, of_elbo=True),
     "binary_concrete": Estimator(
