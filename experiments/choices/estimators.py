@@ -154,6 +154,9 @@ def _mmd(
     return mmd.mmd(model, kernel=KERNELS[kernel](scales=scales), **numbers)
 
 
+_of_batch = functools.partial(
+    Estimator, fits=_independent, of_elbo=True, sees_batch=True
+)
 _DIP = {"off_diagonal": "penalty", "diagonal": "dip_diagonal"}
 ESTIMATORS = {
     "sgvb_a": Estimator(
@@ -183,37 +186,18 @@ ESTIMATORS = {
         fits=_with_closed_kl,
         of_elbo=True,
     ),
-    "beta_tc": Estimator(
-        total_correlation.beta_tc,
-        {"beta": "beta", "sampling": "sampling"},
-        fits=_independent,
-        of_elbo=True,
-        sees_batch=True,
+    "beta_tc": _of_batch(
+        total_correlation.beta_tc, {"beta": "beta", "sampling": "sampling"}
     ),
-    "factor": Estimator(
+    "factor": _of_batch(
         factor.factor,
         {"gamma": "penalty"},
         ("discriminator_hidden", "discriminator_rate"),
-        fits=_independent,
-        of_elbo=True,
-        sees_batch=True,
         learns=_discriminator,
     ),
-    "dip_i": Estimator(
-        functools.partial(dip.dip, of_samples=False),
-        _DIP,
-        fits=_independent,
-        of_elbo=True,
-        sees_batch=True,
-    ),
-    "dip_ii": Estimator(
-        functools.partial(dip.dip, of_samples=True),
-        _DIP,
-        fits=_independent,
-        of_elbo=True,
-        sees_batch=True,
-    ),
-    "mmd": Estimator(
+    "dip_i": _of_batch(functools.partial(dip.dip, of_samples=False), _DIP),
+    "dip_ii": _of_batch(functools.partial(dip.dip, of_samples=True), _DIP),
+    "mmd": _of_batch(
         _mmd,
         {
             "alpha": "info_alpha",
@@ -221,9 +205,6 @@ ESTIMATORS = {
             "kernel": "kernel",
             "scales": "kernel_scales",
         },
-        fits=_independent,
-        of_elbo=True,
-        sees_batch=True,
     ),
     "iwae": Estimator(importance.iwae),
     "stick_the_landing": Estimator(importance.stick_the_landing),
