@@ -24,6 +24,13 @@ ARCHITECTURES = {
         "prior": "autoregressive",
         "estimator": "sgvb_a",
     },
+    "vector_quantized": {
+        "posterior": "vector_quantized",
+        "prior": "autoregressive",
+        "code_width": 2,
+        "residual_levels": 2,
+        "estimator": "codebook_averages",
+    },
     "normal_mixture": {"prior": "normal_mixture", "estimator": "sgvb_a"},
     "vamp": {"prior": "vamp", "num_components": 3, "estimator": "sgvb_a"},
     "exemplar": {"prior": "exemplar", "num_exemplars": 3, "estimator": "sgvb_a"},

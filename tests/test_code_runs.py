@@ -72,6 +72,72 @@ def test_what_does_not_go_with_codes_is_refused(flags, message):
         Config(**CODES | flags).check()
 
 
+BOOKS = {"posterior": "vector_quantized", "num_latents": 6, "code_width": 3}
+
+
+@pytest.mark.slow
+def test_codebooks_train_end_where_an_unbroken_run_does_and_are_measured(
+    tmp_path, capsys
+):
+    changes = {
+        "estimator": "codebook_averages",
+        "codebook_rows": 4,
+        "residual_levels": 2,
+        "rotate": True,
+        "min_code_uses": 0.5,
+        "average_decay": 0.9,
+        **BOOKS,
+    }
+    config = tiny(tmp_path / "run", num_epochs=4, **changes)
+    assert train.main(config) == 0
+    half = tiny(tmp_path / "half", num_epochs=2, **changes)
+    assert train.main(half) == 0
+    assert train.main(dataclasses.replace(half, num_epochs=4)) == 0
+    whole, halves = (
+        trained_runs.load(tmp_path / name, checkpoint="last", weights="raw")[0]
+        for name in ("run", "half")
+    )
+    jax.tree.map(np.testing.assert_array_equal, whole.params, halves.params)
+    assert all("codebook_perplexity" in row for row in metrics(config.workdir))
+    which = evaluate.Config(workdir=config.workdir, num_images=40, eval_samples=2)
+    capsys.readouterr()
+    assert evaluate.main(which) == 0
+    assert "used_rows" in capsys.readouterr().out
+    path = pathlib.Path(config.workdir, "evaluation_test_40_images.json")
+    result = json.loads(path.read_text())
+    assert 1.0 <= result["perplexity"] <= 4.0
+    assert result["used_rows"] * 8 == round(result["used_rows"] * 8)
+    np.testing.assert_allclose(result["kl"], 4 * np.log(4.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"estimator": "sgvb_a"}, "what fits: codebook_gradient, codebook_averages$"),
+        (
+            {"estimator": "codebook_gradient", "codebook_decay": 0.5},
+            "--codebook_decay says nothing to --estimator=codebook_gradient",
+        ),
+        (
+            {"estimator": "codebook_averages", "num_levels": 3},
+            "--num_levels says nothing to --posterior=vector_quantized",
+        ),
+    ],
+)
+def test_what_does_not_go_with_codebooks_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**BOOKS | flags).check()
+
+
+def test_num_latents_are_whole_vectors_and_maps_whole_pixels():
+    books = BOOKS | {"estimator": "codebook_averages"}
+    with pytest.raises(ValueError, match="--num_latents=6 must be a multiple of --co"):
+        models.build(Config(**books | {"code_width": 4}), (8, 8))
+    maps = {"network": "conv", "latent_maps": True, "num_latents": 20}
+    with pytest.raises(ValueError, match=r"--latent_maps with --num_latents=20: 40 en"):
+        models.build(Config(**maps), (8, 8))
+
+
 def test_levels_are_of_codes_alone():
     with pytest.raises(ValueError, match="--num_levels says nothing to --posterior"):
         Config(num_levels=3).check()
@@ -82,6 +148,7 @@ def test_flags_build_codes_whose_prior_starts_uniform(prior):
     config = Config(prior=prior, num_levels=4, **CODES)
     model = models.build(config, (8, 8)).model
     params = jax.jit(model.init)(jax.random.key(0))
-    z = finite_scalar.value(jnp.array([3, 0, 1]), (4, 4, 4), jnp.dtype("float32"))
+    grid = finite_scalar.grid((4, 4, 4))
+    z = grid.value((), jnp.array([3, 0, 1]), jnp.dtype("float32"))
     log_p = model.generative.log_prior(params, z)
     np.testing.assert_allclose(log_p, -3 * np.log(4.0), rtol=1e-6)
