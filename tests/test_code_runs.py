@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,11 @@ from tests.tiny import metrics, tiny
 from vae_jax import finite_scalar
 
 pytestmark = pytest.mark.uses_optax
-CODES = {"posterior": "finite_scalar", "estimator": "sgvb_a", "num_latents": 3}
+CODES: dict[str, Any] = {
+    "posterior": "finite_scalar",
+    "estimator": "sgvb_a",
+    "num_latents": 3,
+}
 
 
 @pytest.mark.slow
@@ -72,14 +77,18 @@ def test_what_does_not_go_with_codes_is_refused(flags, message):
         Config(**CODES | flags).check()
 
 
-BOOKS = {"posterior": "vector_quantized", "num_latents": 6, "code_width": 3}
+BOOKS: dict[str, Any] = {
+    "posterior": "vector_quantized",
+    "num_latents": 6,
+    "code_width": 3,
+}
 
 
 @pytest.mark.slow
 def test_codebooks_train_end_where_an_unbroken_run_does_and_are_measured(
     tmp_path, capsys
 ):
-    changes = {
+    changes: dict[str, Any] = {
         "estimator": "codebook_averages",
         "codebook_rows": 4,
         "residual_levels": 2,
@@ -129,13 +138,22 @@ def test_what_does_not_go_with_codebooks_is_refused(flags, message):
         Config(**BOOKS | flags).check()
 
 
-def test_num_latents_are_whole_vectors_and_maps_whole_pixels():
-    books = BOOKS | {"estimator": "codebook_averages"}
-    with pytest.raises(ValueError, match="--num_latents=6 must be a multiple of --co"):
-        models.build(Config(**books | {"code_width": 4}), (8, 8))
-    maps = {"network": "conv", "latent_maps": True, "num_latents": 20}
-    with pytest.raises(ValueError, match=r"--latent_maps with --num_latents=20: 40 en"):
-        models.build(Config(**maps), (8, 8))
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            BOOKS | {"estimator": "codebook_averages", "code_width": 4},
+            "--num_latents=6 must be a multiple of --code_width=4",
+        ),
+        (
+            {"network": "conv", "latent_maps": True, "num_latents": 20},
+            "--latent_maps with --num_latents=20: 40 entries are not 2 planes of 4x4",
+        ),
+    ],
+)
+def test_num_latents_are_whole_vectors_and_maps_whole_pixels(flags, message):
+    with pytest.raises(ValueError, match=message):
+        models.build(Config(**flags), (8, 8))
 
 
 def test_levels_are_of_codes_alone():
