@@ -15,8 +15,10 @@ from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.generate import command as generate
+from experiments.generate import paths
 from experiments.measures import measure
-from experiments.runs import trained_runs
+from experiments.runs import protocol, trained_runs
+from tests.architectures import ARCHITECTURES, TINY, untrained
 from tests.tiny import metrics, tiny
 from vae_jax import finite_scalar
 
@@ -117,6 +119,24 @@ def test_codebooks_train_end_where_an_unbroken_run_does_and_are_measured(
     assert 1.0 <= result["perplexity"] <= 4.0
     assert result["used_rows"] * 8 == round(result["used_rows"] * 8)
     np.testing.assert_allclose(result["kl"], 4 * np.log(4.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vector_quantized", "finite_scalar"])
+def test_a_traversal_moves_one_symbol_among_those_in_use(name):
+    flags = ARCHITECTURES[name] | {"num_latents": 4}
+    trained = untrained(protocol.load(TINY), **flags)
+    rows = jnp.asarray(trained.data.prepared.test[:20])
+    got = paths.along(jax.random.key(0), trained, rows[3], num_steps=5, num=3)
+    width = measure.symbol_width(trained)
+    key, every = jax.random.key(0), jnp.asarray(trained.data.prepared.test)
+    codes = measure.codes(key, trained, every).reshape(len(every), -1, width)
+    for place, z in zip(got["latents"], got["z"], strict=True):
+        moved = z.reshape(5, -1, width)
+        others = np.delete(np.arange(codes.shape[1]), place)
+        expected = np.broadcast_to(codes[3, others], moved[:, others].shape)
+        np.testing.assert_array_equal(moved[:, others], expected)
+        in_use = {tuple(symbol) for symbol in codes[:, place]}
+        assert {tuple(symbol) for symbol in moved[:, place]} <= in_use
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,13 @@ def active_units(kl: np.ndarray, counts: Sequence[int]) -> dict[str, float]:
     }
 
 
+def symbol_width(trained: Trained) -> int:
+    """Entries of z that are one symbol of a code."""
+    if trained.model.recognition.family.name != densities.CODEBOOK:
+        return 1
+    return vector_quantized.read(trained.params).shape[-1]
+
+
 def _of_symbols(trained: Trained, z: np.ndarray) -> dict[str, list[float] | float]:
     if trained.model.recognition.family.name != densities.CODEBOOK:
         return {
