@@ -24,6 +24,7 @@ ARCHITECTURES = {
         "prior": "autoregressive",
         "estimator": "sgvb_a",
     },
+    "power_spherical": {"posterior": "power_spherical"},
     "normal_mixture": {"prior": "normal_mixture", "estimator": "sgvb_a"},
     "vamp": {"prior": "vamp", "num_components": 3, "estimator": "sgvb_a"},
     "exemplar": {"prior": "exemplar", "num_exemplars": 3, "estimator": "sgvb_a"},

@@ -20,7 +20,7 @@ LAYERS = [  # a module imports only from rows above its own
     {"reparameterize", "divergences", "bounds", "flows", "networks"},
     {"likelihoods", "convolutional"},
     {"discretized", "counts"},
-    {"posteriors", "priors", "factors", "finite_scalar", "tables"},
+    {"posteriors", "priors", "factors", "finite_scalar", "power_spherical", "tables"},
     {"vae", "layer_forms"},
     {"exemplars", "ladder", "conditional"},
     {"latent_models", "ladder_of_maps"},

@@ -18,6 +18,7 @@ from vae_jax import (
     flows,
     networks,
     posteriors,
+    power_spherical,
     priors,
     types,
 )
@@ -131,6 +132,8 @@ ROWS = [
     Row(finite_scalar.posterior, lambda: finite_scalar.posterior(LEVELS), moments=True),
     Row(finite_scalar.uniform_prior, lambda: finite_scalar.uniform_prior(LEVELS)),
     Row(finite_scalar.autoregressive_prior, _codes),
+    Row(power_spherical.posterior, lambda: power_spherical.posterior(4), moments=True),
+    Row(power_spherical.uniform_prior, lambda: power_spherical.uniform_prior(3)),
     Row(gmm._one_of, lambda: gmm._one_of(3), moments=True),
     Row(gmm._one_of, lambda: gmm._one_of(1)),
 ]

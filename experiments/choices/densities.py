@@ -20,6 +20,7 @@ from vae_jax import (
     likelihoods,
     networks,
     posteriors,
+    power_spherical,
     priors,
     tables,
 )
@@ -30,6 +31,7 @@ Reading: TypeAlias = tuple[Callable[[Array], Array], int]
 
 ROUNDED = "finite_scalar"
 DISCRETE = {"bernoulli", "categorical", "layers of bits", ROUNDED}  # families of z
+SPHERICAL = {"power_spherical", "uniform_sphere"}
 
 
 class Posterior(NamedTuple):
@@ -42,7 +44,8 @@ class Posterior(NamedTuple):
         traits: of the family, its KL being that to N(0, I).
         h_of_std: num_latents, std= -> the first entries of an h of mean zero and that
             standard deviation, the others being zero; None where z has no scale.
-        priors: those of z that is not real, by the names that --prior has for them.
+        priors: those of z that is no real vector, by the names that --prior has for
+            them.
     """
 
     build: Callable[..., Conditional]
@@ -79,6 +82,7 @@ def traits(model: Model) -> Traits:
     closed = model.kl is not None
     return Traits(
         continuous=DISCRETE.isdisjoint({q, p}),
+        spherical=not SPHERICAL.isdisjoint({q, p}),
         closed_kl=closed,
         factorizes=closed and q in ("diag_normal", "bernoulli"),
         layered=bool(model.lower) or q == "layers of bits",
@@ -170,6 +174,13 @@ POSTERIORS = {
                 {"num_levels": "num_levels", "units": "prior_units"},
             ),
         },
+    ),
+    "power_spherical": Posterior(
+        lambda size, hidden: power_spherical.posterior(size),
+        reads=(),
+        traits=Traits(spherical=True, closed_kl=True),
+        h_of_std=None,
+        priors={"standard_normal": Choice(power_spherical.uniform_prior)},
     ),
 }
 

@@ -56,7 +56,7 @@ class ModelFlags(cli.Flags):
         "diag_normal",
         "q(z | x); bernoulli has binary latents with a learned prior, finite_scalar "
         "codes, which are rounded numbers, with a uniform one (standard_normal) or "
-        "--prior=autoregressive.",
+        "--prior=autoregressive, power_spherical a unit vector with a uniform one.",
         choices=POSTERIORS,
     )
     num_levels: int = cli.flag(

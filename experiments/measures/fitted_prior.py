@@ -77,8 +77,8 @@ def check(trained: Trained) -> None:
         )
     if not trained.has_real_latents:
         raise ValueError(
-            f"--workdir holds a run of --posterior={config.posterior}: its latents are "
-            "discrete, and the priors that are fitted are of real ones"
+            f"--workdir holds a run of --posterior={config.posterior}: the priors that "
+            "are fitted are of latents that are any real vector"
         )
     if not ALGORITHMS[config.algorithm].has_encoder or config.algorithm == "full_vb":
         raise ValueError(
