@@ -25,6 +25,13 @@ ARCHITECTURES = {
         "estimator": "sgvb_a",
     },
     "power_spherical": {"posterior": "power_spherical"},
+    "vector_quantized": {
+        "posterior": "vector_quantized",
+        "prior": "autoregressive",
+        "code_width": 2,
+        "residual_levels": 2,
+        "estimator": "codebook_averages",
+    },
     "normal_mixture": {"prior": "normal_mixture", "estimator": "sgvb_a"},
     "vamp": {"prior": "vamp", "num_components": 3, "estimator": "sgvb_a"},
     "exemplar": {"prior": "exemplar", "num_exemplars": 3, "estimator": "sgvb_a"},

@@ -51,8 +51,8 @@ def test_a_sphere_trains_and_what_moves_through_all_of_space_is_refused(
     with pytest.raises(cli.UsageError, match=r"power_spherical .* has no code"):
         compress.main(compress.Config(workdir=config.workdir))
     trained = trained_runs.load(tmp_path / "run", checkpoint="last")[0]
-    with pytest.raises(ValueError, match="fitted are of latents that are any real"):
-        fitted_prior.check(trained)
+    with pytest.raises(ValueError, match="with priors of its own"):
+        fitted_prior.check(trained, "flow")
     with pytest.raises(ValueError, match="give --proposal=encoder"):
         check(Completion(workdir=config.workdir, proposal="chain"), trained)
 

@@ -296,6 +296,8 @@ class Objective(NamedTuple):
             of the data set's rows. No gradient reaches it.
         value: key, params, memory, batch -> nats [B], the memory after this batch, and
             a dictionary of scalars to be logged.
+        project: params after a step, memory -> the params to go on with: where some of
+            them are a function of the memory and not climbed.
     """
 
     init: Callable[[Params], PyTree]
@@ -303,6 +305,7 @@ class Objective(NamedTuple):
         [PRNGKey, Params, PyTree, Batch],
         tuple[Float[Array, " B"], PyTree, dict[str, Scalar]],
     ]
+    project: Callable[[Params, PyTree], Params] = lambda params, memory: params
 
 
 class Algorithm(NamedTuple):

@@ -171,11 +171,22 @@ def decoder_model(
     )
 
 
-def encoder_model(encoder: Network, posterior: Conditional) -> Recognition:
+def encoder_model(
+    encoder: Network,
+    posterior: Conditional,
+    *,
+    read: Callable[[Params], PyTree] | None = None,
+) -> Recognition:
     """q(z | x) from an encoder that feeds an approximate posterior.
 
     The encoder's output may have any shape of as many entries as the posterior reads.
     Its parameters are a dictionary with `encoder` and `posterior`.
+
+    Args:
+        encoder: x -> h.
+        posterior: q(z | h).
+        read: params -> the posterior's own parameters, where they are p's, such as the
+            codebooks of `vector_quantized.read`: phi has no `posterior` then.
 
     Raises:
         ValueError: when traced, if the encoder gives more or fewer entries than that.
@@ -192,10 +203,8 @@ def encoder_model(encoder: Network, posterior: Conditional) -> Recognition:
 
     def init(key: PRNGKey) -> PyTree:
         key_encoder, key_posterior = jax.random.split(key)
-        return {
-            "encoder": encoder.init(key_encoder),
-            "posterior": posterior.init(key_posterior),
-        }
+        phi = {"encoder": encoder.init(key_encoder)}
+        return phi if read else phi | {"posterior": posterior.init(key_posterior)}
 
     def encode(params: Params, x: Array) -> Array:
         h = encoder.apply(params.recognition["encoder"], x)
@@ -205,7 +214,7 @@ def encoder_model(encoder: Network, posterior: Conditional) -> Recognition:
         encode,
         posterior,
         init=init,
-        read=lambda params: params.recognition["posterior"],
+        read=read or (lambda params: params.recognition["posterior"]),
     )
 
 

@@ -295,7 +295,7 @@ def _watched(
         }
         return nats, memory, logged | means
 
-    return Objective(objective.init, value)
+    return objective._replace(value=value)
 
 
 def _monitor(config: Any, model: Model) -> gradient.Monitor:

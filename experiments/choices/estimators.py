@@ -13,6 +13,7 @@ from experiments.choices.rows import NO_FLAGS, Traits
 from vae_jax import networks, vae
 from vae_jax.estimators import (
     arms,
+    codebook,
     dip,
     disarm,
     factor,
@@ -59,7 +60,7 @@ class Estimator(NamedTuple):
         fits: which q it is of.
         of_elbo: whether its value is an ELBO, so that bound + KL = reconstruction.
         remembers: whether it takes a running baseline and its scale.
-        sees_batch: whether it is of a batch's codes, and no sum of functions of one
+        sees_batch: whether its objective is of a batch, and no sum of functions of one
             example.
         learns: flags, model, entries of x -> the model whose q also keeps what the
             estimator learns, and keyword arguments of `build` beside it; None where it
@@ -145,6 +146,18 @@ def _discriminator(
     }
 
 
+def _of_codebooks(build: Callable[..., Objective]) -> Callable[..., Objective]:
+    """Of a point mass, which one sample tells all of, and of any number of rows."""
+
+    def of_flags(
+        model: Model, *, num_samples: int, num_data: int, **numbers: Any
+    ) -> Objective:
+        del num_samples, num_data
+        return build(model, **numbers)
+
+    return of_flags
+
+
 KERNELS = {"imq": mmd.imq, "rbf": mmd.rbf}
 
 
@@ -157,13 +170,16 @@ def _mmd(
 _of_batch = functools.partial(
     Estimator, fits=_independent, of_elbo=True, sees_batch=True
 )
+_of_codebook = functools.partial(
+    Estimator, fits=lambda q: q.codebook, of_elbo=True, sees_batch=True
+)
 _DIP = {"off_diagonal": "penalty", "diagonal": "dip_diagonal"}
 ESTIMATORS = {
     "sgvb_a": Estimator(
         sgvb.sgvb_a,
         {"beta": "beta"},
         ("kl_warmup",),
-        fits=lambda q: q.continuous or q.rounded,
+        fits=lambda q: q.continuous or (q.rounded and not q.codebook),
         of_elbo=True,
     ),
     "sgvb_b": Estimator(
@@ -204,6 +220,17 @@ ESTIMATORS = {
             "strength": "penalty",
             "kernel": "kernel",
             "scales": "kernel_scales",
+        },
+    ),
+    "codebook_gradient": _of_codebook(
+        _of_codebooks(codebook.by_gradient), {"commitment": "commitment"}
+    ),
+    "codebook_averages": _of_codebook(
+        _of_codebooks(codebook.by_averages),
+        {
+            "commitment": "commitment",
+            "decay": "codebook_decay",
+            "min_uses": "min_code_uses",
         },
     ),
     "iwae": Estimator(importance.iwae),

@@ -17,10 +17,10 @@ from jaxtyping import Array
 
 from experiments.choices import estimators, ladders, rows
 from experiments.choices.algorithms import ALGORITHMS, Parts
+from experiments.choices.coders import NETWORKS
 from experiments.choices.config import Config
 from experiments.choices.densities import (
     LIKELIHOODS,
-    NETWORKS,
     POSTERIORS,
     PRIORS,
     Reading,
@@ -138,8 +138,10 @@ def _of_flags(config: Config, x_shape: tuple[int, ...]) -> Model:
     if reading is not None:
         read, size = reading(config, x_shape)
         seen = x_shape if math.prod(x_shape) == size else (size,)
-    encoder = coders.encoder(seen, density.width)
+    encoder = coders.encoder(seen, density.width, config.num_latents)
     decoder = coders.decoder(config.num_latents, x_shape, observed)
+    row = POSTERIORS[config.posterior]
+    decoder = row.decoder_of(decoder, **rows.numbers(row, config))
     generative = vae.decoder_model(decoder, prior, observed)
     if config.prior == "vamp":
         generative = vae.with_vamp_prior(
@@ -149,7 +151,8 @@ def _of_flags(config: Config, x_shape: tuple[int, ...]) -> Model:
             num_components=config.num_components,
             x_shape=x_shape,
         )
-    model = vae.model(generative, vae.encoder_model(encoder, density))
+    recognition = vae.encoder_model(encoder, density, read=row.read)
+    model = vae.model(generative, recognition)
     return model if read is None else vae.with_reading(model, read)
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 from experiments.choices import estimators, ladders, rows
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
-from experiments.choices.densities import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
+from experiments.choices.coders import NETWORKS
+from experiments.choices.densities import LIKELIHOODS, POSTERIORS, PRIORS
 from experiments.choices.estimators import ESTIMATORS
 
-OF_ONE_LAYER = ("encoder_hidden", "posterior_std", "num_latents")
+OF_ONE_LAYER = ("encoder_hidden", "posterior_std", "latent_maps", "num_latents")
 OF_LADDERS = ("posterior_form", "num_hidden")
 CODED = ("diag_normal", "full_normal")  # posteriors with moments of real z
 

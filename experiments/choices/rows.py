@@ -36,6 +36,7 @@ class Traits(NamedTuple):
         factorizes: whether that is a sum over latents, one number each.
         layered: whether it is of several layers, each given those above.
         rounded: whether it is a point mass at a code, with a gradient all the same.
+        codebook: whether those codes are learned, which the bound's gradient does not.
     """
 
     continuous: bool = True
@@ -45,6 +46,7 @@ class Traits(NamedTuple):
     factorizes: bool = False
     layered: bool = False
     rounded: bool = False
+    codebook: bool = False
 
     @property
     def unconstrained(self) -> bool:
