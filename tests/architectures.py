@@ -24,6 +24,7 @@ ARCHITECTURES = {
         "prior": "autoregressive",
         "estimator": "sgvb_a",
     },
+    "power_spherical": {"posterior": "power_spherical"},
     "vector_quantized": {
         "posterior": "vector_quantized",
         "prior": "autoregressive",

@@ -22,7 +22,7 @@ LAYERS = [  # a module imports only from rows above its own
     {"discretized", "counts"},
     {
         *{"posteriors", "priors", "factors", "tables"},
-        *{"finite_scalar", "vector_quantized"},
+        *{"finite_scalar", "vector_quantized", "power_spherical"},
     },
     {"vae", "layer_forms"},
     {"exemplars", "ladder", "conditional"},

@@ -176,7 +176,7 @@ ALGORITHMS = {
         },
         ("init_bias",),
         has_encoder=False,
-        fits=lambda q: q.continuous,
+        fits=lambda q: q.unconstrained,
         splits_bound=False,
     ),
     "vem": Fit(

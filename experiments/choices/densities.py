@@ -19,6 +19,7 @@ from vae_jax import (
     likelihoods,
     networks,
     posteriors,
+    power_spherical,
     priors,
     tables,
     vector_quantized,
@@ -31,6 +32,7 @@ Reading: TypeAlias = tuple[Callable[[Array], Array], int]
 CODEBOOK = "vector_quantized"
 ROUNDED = {"finite_scalar", CODEBOOK}  # families of q that are point masses
 DISCRETE = {"bernoulli", "categorical", "layers of bits", *ROUNDED}  # families of z
+SPHERICAL = {"power_spherical", "uniform_sphere"}
 
 
 class Posterior(NamedTuple):
@@ -43,7 +45,8 @@ class Posterior(NamedTuple):
         traits: of the family, its KL being that to N(0, I).
         h_of_std: num_latents, std= -> the first entries of an h of mean zero and that
             standard deviation, the others being zero; None where z has no scale.
-        priors: those of z that is not real, by the names that --prior has for them.
+        priors: those of z that is no real vector, by the names that --prior has for
+            them.
         read: params -> q's own parameters, where they are p's.
         decoder_of: decoder of num_latents, own numbers -> that of z, where z is not of
             num_latents.
@@ -85,6 +88,7 @@ def traits(model: Model) -> Traits:
     closed = model.kl is not None
     return Traits(
         continuous=DISCRETE.isdisjoint({q, p}),
+        spherical=not SPHERICAL.isdisjoint({q, p}),
         closed_kl=closed,
         factorizes=closed and q in ("diag_normal", "bernoulli"),
         layered=bool(model.lower) or q == "layers of bits",
@@ -227,6 +231,13 @@ POSTERIORS = {
         priors=_of_codes(_rows, _CODEBOOKS),
         read=vector_quantized.read,
         decoder_of=_summed,
+    ),
+    "power_spherical": Posterior(
+        lambda size, hidden: power_spherical.posterior(size),
+        reads=(),
+        traits=Traits(spherical=True, closed_kl=True),
+        h_of_std=None,
+        priors={"standard_normal": Choice(power_spherical.uniform_prior)},
     ),
 }
 

@@ -263,7 +263,9 @@ ESTIMATORS = {
         {"num_terms": "num_terms", "first_beta": "first_beta"},
         fits=sampled,
     ),
-    "uha": Estimator(uha.uha, reads=("num_terms",), learns=_path),
+    "uha": Estimator(
+        uha.uha, reads=("num_terms",), fits=lambda q: q.unconstrained, learns=_path
+    ),
     "sumo": Estimator(sumo.sumo, remembers=True),
     "vimco": Estimator(score_function.vimco, fits=sampled),
     "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=sampled),

@@ -49,7 +49,8 @@ class ModelFlags(cli.Flags):
         "diag_normal",
         "q(z | x); bernoulli has binary latents with a learned prior, finite_scalar "
         "and vector_quantized codes, rounded numbers or rows of a codebook, with a "
-        "uniform one (standard_normal) or --prior=autoregressive.",
+        "uniform one (standard_normal) or --prior=autoregressive, power_spherical a "
+        "unit vector with a uniform one.",
         choices=POSTERIORS,
     )
     num_levels: int = cli.flag(

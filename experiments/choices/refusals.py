@@ -112,12 +112,12 @@ def _ladder(config: Any) -> None:
             f"--prior={config.prior} is made of codes of x, which the top of {written} "
             "does not see: take another"
         )
-    if POSTERIORS[config.posterior].traits.rounded:
+    q = POSTERIORS[config.posterior].traits
+    if q.rounded or q.spherical:
         raise ValueError(
             f"--posterior={config.posterior} is of one layer, not of {written}"
         )
-    is_real = POSTERIORS[config.posterior].traits.continuous
-    if not is_real and ladders.FORMS[config.posterior_form].of_bits is None:
+    if not q.continuous and ladders.FORMS[config.posterior_form].of_bits is None:
         raise ValueError(
             f"--posterior_form={config.posterior_form} is of real latents, not of "
             f"--posterior={config.posterior}: take plain or residual"
@@ -132,7 +132,7 @@ def _prior(config: Any) -> None:
         others = [name for name in fitting if name != "standard_normal"]
         instead = f"; what fits: {', '.join(others)}" if others else ""
         raise ValueError(
-            f"--prior={config.prior} is of continuous latents, --posterior="
+            f"--prior={config.prior} is of any real vector, and --posterior="
             f"{config.posterior} has its own prior{instead}"
         )
     if fitting:

@@ -71,10 +71,12 @@ def check(trained: Trained, methods: tuple[str, ...]) -> None:
     family = trained.model.recognition.family.name
     if trained.has_real_latents or set(methods) <= {"is"}:
         return
-    if "hmc_density" in methods or family in {"categorical", *densities.ROUNDED}:
+    if "hmc_density" in methods or family not in ("bernoulli", "layers of bits"):
+        instead = "" if densities.traits(trained.model).rounded else ": give is"
         raise cli.UsageError(
-            f"--evidence={','.join(methods)}: hmc_density needs real latents, ais and "
-            f"bdmc real or binary ones, and q(z | x) is {family}"
+            f"--evidence={','.join(methods)}: hmc_density needs latents that are any "
+            "real vector, ais and bdmc such or binary ones, and q(z | x) is "
+            f"{family}{instead}"
         )
 
 

@@ -93,8 +93,8 @@ class Trained(NamedTuple):
 
     @property
     def has_real_latents(self) -> bool:
-        """Whether z is real: else it is bits, or of categories."""
-        return densities.traits(self.model).continuous
+        """Whether z is any real vector: else bits, of categories or on a sphere."""
+        return densities.traits(self.model).unconstrained
 
     @property
     def num_latents(self) -> int:
