@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from experiments.choices.rows import NO_FLAGS, Choice, Traits
 from vae_jax import (
+    conditional,
     convolutional,
     counts,
     discretized,
@@ -357,13 +358,14 @@ class Coders(NamedTuple):
     """The networks of a model of x.
 
     Attributes:
-        encoder: shape of x, number of outputs -> x to them.
+        encoder: shape of x, numbers of outputs and of entries of a context -> [x, c],
+            flattened, to them; x itself to them without a context.
         decoder: number of inputs, shape of x, p(x | h) -> z to h.
         shift_decoder: its parameters, a shift of h, shape of x, p(x | h) -> those with
             the shift in the output's bias. An encoder's output is always affine.
     """
 
-    encoder: Callable[[tuple[int, ...], int], Network]
+    encoder: Callable[[tuple[int, ...], int, int], Network]
     decoder: Callable[[int, tuple[int, ...], Likelihood], Network]
     shift_decoder: Callable[[PyTree, Array, tuple[int, ...], Likelihood], PyTree]
 
@@ -417,8 +419,10 @@ def _of_vectors(
 ) -> Coders:
     """Networks of numbers of inputs and outputs, for x as one vector."""
 
-    def encoder(x_shape: tuple[int, ...], num_outputs: int) -> Network:
-        return up(math.prod(x_shape), num_outputs)
+    def encoder(
+        x_shape: tuple[int, ...], num_outputs: int, num_context: int
+    ) -> Network:
+        return up(math.prod(x_shape) + num_context, num_outputs)
 
     def decoder(size: int, x_shape: tuple[int, ...], observed: Likelihood) -> Network:
         del x_shape
@@ -450,8 +454,16 @@ def _convolutions(residual: bool) -> Callable[..., Coders]:
             **others,
         }
 
-        def encoder(x_shape: tuple[int, ...], num_outputs: int) -> Network:
-            return convolutional.encoder(x_shape, num_outputs, **style)
+        def encoder(
+            x_shape: tuple[int, ...], num_outputs: int, num_context: int
+        ) -> Network:
+            if not num_context:
+                return convolutional.encoder(x_shape, num_outputs, **style)
+            planes = math.prod(x_shape[2:]) + num_context
+            network = convolutional.encoder(
+                (*x_shape[:2], planes), num_outputs, **style
+            )
+            return conditional.as_planes(network, x_shape)
 
         def decoder(
             size: int, x_shape: tuple[int, ...], observed: Likelihood
