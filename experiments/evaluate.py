@@ -21,7 +21,7 @@ least KL are replaced so, first of all.
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -43,6 +43,7 @@ OF_IS = (  # named without their method, which has been the default's from the s
 class Config(trained_runs.SplitFlags):
     """One evaluation; every field is a flag."""
 
+    TAKES_CONTEXT: ClassVar = True
     member: int = cli.flag(
         -1,
         "Which of the runs that trained together (--num_seeds, --sweep), from 0; -1: "
@@ -127,6 +128,11 @@ def _load(config: Config) -> list[trained_runs.Trained]:
 
 def _evaluate(config: Config, trained: list[trained_runs.Trained]) -> dict[str, Any]:
     first = trained[0]
+    if first.at_context is not None and "bdmc" in config.methods:
+        raise cli.UsageError(
+            "--evidence=bdmc measures images that the model draws, and this run's ask "
+            "for a context: take is, ais or hmc_density"
+        )
     with cli.user_errors():
         num_images = config.num_rows(first, "num_images")
     measured = []

@@ -8,6 +8,7 @@ of other rows than --num of the test split has that in its files' names.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 
@@ -20,6 +21,7 @@ from experiments.runs import trained_runs
 class Config(trained_runs.SplitFlags):
     """One set of reconstructions; every field is a flag."""
 
+    TAKES_CONTEXT: ClassVar = True
     num: int = cli.flag(50, "Images, at equal distances in the split.", least=1)
     seed: int = cli.flag(0, "Seed of z.", least=0)
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests import conditional_models, laws
 from tests.conditional_models import NUM_CLASSES, X_SIZE
-from vae_jax import conditional, likelihoods, networks, posteriors, priors, vae
-from vae_jax.estimators import sgvb
+from vae_jax import conditional, likelihoods, networks, posteriors, priors, types, vae
+from vae_jax.estimators import importance, sgvb
 from vae_jax.types import Batch, Network, per_example
 
 GENERATOR = np.random.default_rng(1)
@@ -99,6 +99,10 @@ def test_a_prior_given_c_has_its_kl_in_closed_form_and_is_drawn_from(x64):
     log_ratios = jax.vmap(log_ratio)(jax.random.split(jax.random.key(2), 4000))
     error = log_ratios.mean() - model.kl(params, h).sum()
     assert abs(error) < 5.0 * log_ratios.std() / np.sqrt(4000)
+    rows = conditional.of_rows(at, (3,), num_context=2)  # whose z has no row to read
+    assert rows.kl is not None
+    assert np.isnan(rows.generative.log_prior(params, z[0]))
+    assert np.isnan(rows.kl(params, h)).all()
 
 
 def test_a_conditional_prior_without_a_network_is_refused():
@@ -110,3 +114,32 @@ def test_a_conditional_prior_without_a_network_is_refused():
             prior=posteriors.diag_normal(2),
             likelihood=likelihoods.bernoulli((3,)),
         )
+
+
+def test_a_model_of_rows_is_the_model_at_each_rows_context(x64):
+    at, x = conditional_models.linear(), jnp.asarray(GENERATOR.normal(size=X_SIZE))
+    model = conditional.of_rows(at, (X_SIZE,), num_context=NUM_CLASSES)
+    params = model.init(jax.random.key(0))
+    for c in jnp.eye(NUM_CLASSES):
+        row = jnp.concatenate([x, c])
+        for bound in (importance.iwae, sgvb.sgvb_a):
+            nats = bound(model, num_samples=3)(jax.random.key(1), params, row)
+            np.testing.assert_allclose(nats, conditional_models.log_p(x, c), rtol=1e-10)
+        z = model.generative.sample_prior(jax.random.key(2), params)
+        log_joint = types.log_joint(model.generative, params, row, z)
+        expected = types.log_joint(at(c).generative, params, x, z)
+        np.testing.assert_allclose(log_joint, expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="x is drawn given a context c"):
+        types.sample_joint(jax.random.key(1), model.generative, params)
+
+
+def test_images_have_a_context_as_constant_planes_behind_their_channels():
+    x, c = jnp.asarray(GENERATOR.normal(size=(2, 3))), jnp.array([5.0, 7.0])
+    seen = Network(lambda key: "own", lambda params, image: image)
+    network = conditional.as_planes(seen, (2, 3))
+    image = network.apply((), jnp.concatenate([x.ravel(), c]))
+    np.testing.assert_array_equal(image[..., 0], x)
+    np.testing.assert_array_equal(image[..., 1:], np.broadcast_to(c, (2, 3, 2)))
+    of_colors = conditional.as_planes(seen, (1, 2, 3))
+    image = of_colors.apply((), jnp.arange(8.0))
+    np.testing.assert_array_equal(image, [[[0, 1, 2, 6, 7], [3, 4, 5, 6, 7]]])

@@ -2,11 +2,13 @@
 
 A conditional model is a function of its context, c -> `Model`, so that within a traced
 function every bound, estimator and evaluator serves it as it is: `of_pairs` lifts them
-to pairs (x, c). All models of one have the same parameters.
+to pairs (x, c), and `of_rows` makes one model of rows that hold both. All models of one
+have the same parameters.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -14,6 +16,8 @@ from jaxtyping import Array, Float
 from vae_jax import networks, vae
 from vae_jax.types import (
     Conditional,
+    Draw,
+    Generative,
     Likelihood,
     Model,
     Network,
@@ -84,6 +88,78 @@ def of_pairs(
         return build(at(c))(key, params, x)
 
     return of_pair
+
+
+def of_rows(
+    at: ConditionalModel, x_shape: tuple[int, ...], *, num_context: int
+) -> Model:
+    """The model of rows [D + C], x flattened and c behind it: of log p(x | c).
+
+    What trains, bounds or evaluates a model of x does so of x given c where it is
+    handed this model and such rows. Draws of x ask for a context: they are at(c)'s.
+
+    Args:
+        at: the conditional model, whose p(z) does not read c. Of one that does, all
+            numbers of p(z) are NaN: z is drawn and weighed without a row.
+        x_shape: of one x, D entries.
+        num_context: C, entries of c.
+
+    Raises:
+        ValueError: when x is drawn, or its mean asked for.
+    """
+    generative, recognition, _, kl, _ = at(jnp.full(num_context, jnp.nan))
+
+    def log_likelihood_terms(params: Params, row: Array, z: Array) -> Array:
+        x, c = parted(row, x_shape)
+        return at(c).generative.log_likelihood_terms(params, x, z)
+
+    def encode(params: Params, row: Array) -> PyTree:
+        x, c = parted(row, x_shape)
+        return at(c).recognition.encode(params, x)
+
+    def draw(key: PRNGKey, params: Params, row: Array, h: PyTree) -> Draw:
+        x, c = parted(row, x_shape)
+        return at(c).draw(key, params, x, h)
+
+    def refuse(*arguments: Any) -> NoReturn:
+        del arguments
+        raise ValueError("x is drawn given a context c: take the model at it, at(c)")
+
+    joint = Generative(
+        generative.init,
+        generative.sample_prior,
+        generative.log_prior,
+        log_likelihood_terms,
+        sample_observation=refuse,
+        mean_observation=refuse,
+        prior_family=generative.prior_family,
+        quantity=generative.quantity,
+        transport=generative.transport,
+    )
+    return Model(joint, recognition._replace(encode=encode), draw, kl)
+
+
+def parted(row: Array, x_shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """x [..., *X] and c [..., C] of rows [..., D + C]."""
+    size = math.prod(x_shape)
+    return row[..., :size].reshape(*row.shape[:-1], *x_shape), row[..., size:]
+
+
+def as_planes(network: Network, x_shape: tuple[int, ...]) -> Network:
+    """The network of [x, c] of one of images, behind whose channels c lies.
+
+    Args:
+        network: of [H, W, K + C], each of the last C planes one entry of c everywhere.
+        x_shape: of one image, [H, W] or [H, W, K].
+    """
+
+    def apply(params: PyTree, x_and_c: Array) -> Array:
+        x, c = parted(x_and_c, x_shape)
+        image = x.reshape(*x_shape[:2], -1)
+        planes = jnp.broadcast_to(c, (*x_shape[:2], c.size))
+        return network.apply(params, jnp.concatenate([image, planes], axis=-1))
+
+    return Network(network.init, apply)
 
 
 def _beside(network: Network, c: Array) -> Network:

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from experiments.choices import estimators, rows
 from experiments.choices.rows import NO_FLAGS, Choice, Traits
-from vae_jax import exemplars
+from vae_jax import conditional, exemplars
 from vae_jax.inference import full_vb, mcem, variational_em
 from vae_jax.training import gradient
 from vae_jax.types import (
@@ -37,6 +37,8 @@ class Parts(NamedTuple):
         posterior: q(z | h), where the fit is a search for h.
         learned: keyword arguments of an estimator that learns more than p and q.
         of_exemplars: the forms of `model`, where rows of the data set are its prior.
+        at_context: of --condition, c -> the model of x given it; `model` is then of
+            rows that hold both (`conditional.of_rows`).
     """
 
     model: Model
@@ -44,6 +46,7 @@ class Parts(NamedTuple):
     posterior: Conditional | None
     learned: Mapping[str, Any]
     of_exemplars: exemplars.ExemplarModel | None = None
+    at_context: conditional.ConditionalModel | None = None
 
 
 class Steps(NamedTuple):

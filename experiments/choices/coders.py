@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments.choices.rows import Choice
-from vae_jax import convolutional, networks
+from vae_jax import conditional, convolutional, networks
 from vae_jax.types import Likelihood, Network, PyTree
 
 
@@ -18,13 +18,14 @@ class Coders(NamedTuple):
     """The networks of a model of x.
 
     Attributes:
-        encoder: shape of x, number of outputs, num_latents -> x to them.
+        encoder: shape of x, numbers of outputs, of latents and of entries of a context
+            -> [x, c], flattened, to outputs; x itself to them without a context.
         decoder: number of inputs, shape of x, p(x | h) -> z to h.
         shift_decoder: its parameters, a shift of h, shape of x, p(x | h) -> those with
             the shift in the output's bias. An encoder's output is always affine.
     """
 
-    encoder: Callable[[tuple[int, ...], int, int], Network]
+    encoder: Callable[[tuple[int, ...], int, int, int], Network]
     decoder: Callable[[int, tuple[int, ...], Likelihood], Network]
     shift_decoder: Callable[[PyTree, Array, tuple[int, ...], Likelihood], PyTree]
 
@@ -78,9 +79,11 @@ def _of_vectors(
 ) -> Coders:
     """Networks of numbers of inputs and outputs, for x as one vector."""
 
-    def encoder(x_shape: tuple[int, ...], num_outputs: int, size: int) -> Network:
+    def encoder(
+        x_shape: tuple[int, ...], num_outputs: int, size: int, num_context: int
+    ) -> Network:
         del size
-        return up(math.prod(x_shape), num_outputs)
+        return up(math.prod(x_shape) + num_context, num_outputs)
 
     def decoder(size: int, x_shape: tuple[int, ...], observed: Likelihood) -> Network:
         del x_shape
@@ -118,16 +121,23 @@ def _convolutions(residual: bool) -> Callable[..., Coders]:
             **others,
         }
 
-        def encoder(x_shape: tuple[int, ...], num_outputs: int, size: int) -> Network:
-            planes = num_outputs // size if latent_maps else 0
+        def encoder(
+            x_shape: tuple[int, ...], num_outputs: int, size: int, num_context: int
+        ) -> Network:
+            maps, shape = num_outputs // size if latent_maps else 0, x_shape
+            if num_context:
+                shape = (*x_shape[:2], math.prod(x_shape[2:]) + num_context)
             try:
-                return convolutional.encoder(
-                    x_shape, num_outputs, map_planes=planes, **style
+                network = convolutional.encoder(
+                    shape, num_outputs, map_planes=maps, **style
                 )
             except ValueError as error:
+                if not latent_maps:
+                    raise
                 raise ValueError(
                     f"--latent_maps with --num_latents={size}: {error}"
                 ) from error
+            return conditional.as_planes(network, x_shape) if num_context else network
 
         def decoder(
             size: int, x_shape: tuple[int, ...], observed: Likelihood

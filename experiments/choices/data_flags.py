@@ -24,6 +24,12 @@ class DataFlags(cli.Flags):
         "NAME:FAMILY,... of a table's columns that are not what is guessed: "
         f"{', '.join(csv_tables.KINDS)} (csv).",
     )
+    condition: str = cli.flag(
+        "",
+        "What p and q are given beside x: labels, one of as many as the training rows "
+        "have. All bounds are then of log p(x | c), and p(z) does not read c.",
+        choices=("", "labels"),
+    )
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
     data_seed: int = cli.flag(
         0, "Seed of binarization and splits, apart from --seed.", least=0

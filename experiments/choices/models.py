@@ -26,7 +26,7 @@ from experiments.choices.densities import (
     Reading,
     traits,
 )
-from vae_jax import exemplars, networks, vae
+from vae_jax import conditional, exemplars, networks, vae
 from vae_jax.inference import full_vb, mcem, variational_em
 from vae_jax.types import (
     Batch,
@@ -34,6 +34,7 @@ from vae_jax.types import (
     Generative,
     Likelihood,
     Model,
+    Network,
     Params,
     PRNGKey,
     PyTree,
@@ -51,7 +52,10 @@ CHAIN_OF_FITTED_NORMAL = {  # MCEM's q of an x is a normal fitted to such a chai
 
 
 def build(
-    config: Config, x_shape: tuple[int, ...], exemplar_rows: Batch | None = None
+    config: Config,
+    x_shape: tuple[int, ...],
+    exemplar_rows: Batch | None = None,
+    num_context: int = 0,
 ) -> Parts:
     """The model of a configuration for observations of that shape.
 
@@ -60,21 +64,25 @@ def build(
         x_shape: of one observation.
         exemplar_rows: of --prior=exemplar, to train with; without them their codes are
             parameters, as of a model that was trained.
+        num_context: of --condition, entries of what p and q are given beside x.
 
     Raises:
         ValueError: for a --model that does not import, builds no `Model`, or one that
             does not fit x or the flags.
     """
-    config = config.settled
+    config, at_context = config.settled, None
     if config.model:
         at_theta = _of_function(config, x_shape)
+    elif num_context:
+        at_context = _at_context(config, x_shape, num_context)
+        at_theta = conditional.of_rows(at_context, x_shape, num_context=num_context)
     else:
         at_theta = _of_flags(config, x_shape)
-    num_entries = math.prod(x_shape)
+    num_entries = math.prod(x_shape) + num_context
     at_theta, learned = estimators.with_learned(
         config, at_theta, num_entries=num_entries
     )
-    if config.missing == "nan":
+    if config.missing == "nan" and at_context is None:
         at_theta = masked(config, at_theta)
     of_rows = None
     if exemplar_rows is not None:
@@ -94,7 +102,7 @@ def build(
     model = at_theta
     if config.algorithm == "full_vb":
         model = full_vb.at_mean(at_theta, initial_std=config.theta_std)
-    return Parts(model, at_theta, density, learned, of_rows)
+    return Parts(model, at_theta, density, learned, of_rows, at_context)
 
 
 def masked(config: Config, model: Model) -> Model:
@@ -133,15 +141,7 @@ def _of_flags(config: Config, x_shape: tuple[int, ...]) -> Model:
         return ladders.model(
             config, x_shape, posterior=density, prior=prior, likelihood=observed
         )
-    row, reading = NETWORKS[config.network], _reading(config)
-    coders, seen, read = row.build(**rows.numbers(row, config)), x_shape, None
-    if reading is not None:
-        read, size = reading(config, x_shape)
-        seen = x_shape if math.prod(x_shape) == size else (size,)
-    encoder = coders.encoder(seen, density.width, config.num_latents)
-    decoder = coders.decoder(config.num_latents, x_shape, observed)
-    row = POSTERIORS[config.posterior]
-    decoder = row.decoder_of(decoder, **rows.numbers(row, config))
+    encoder, decoder, read = _networks(config, x_shape, density, observed)
     generative = vae.decoder_model(decoder, prior, observed)
     if config.prior == "vamp":
         generative = vae.with_vamp_prior(
@@ -151,9 +151,56 @@ def _of_flags(config: Config, x_shape: tuple[int, ...]) -> Model:
             num_components=config.num_components,
             x_shape=x_shape,
         )
-    recognition = vae.encoder_model(encoder, density, read=row.read)
+    recognition = vae.encoder_model(
+        encoder, density, read=POSTERIORS[config.posterior].read
+    )
     model = vae.model(generative, recognition)
     return model if read is None else vae.with_reading(model, read)
+
+
+def _networks(
+    config: Config,
+    x_shape: tuple[int, ...],
+    density: Conditional,
+    observed: Likelihood,
+    num_context: int = 0,
+) -> tuple[Network, Network, Callable[[Array], Array] | None]:
+    """Encoder and decoder, and x -> what the encoder sees of it; None: x itself."""
+    row, reading = NETWORKS[config.network], _reading(config)
+    coders, seen, read = row.build(**rows.numbers(row, config)), x_shape, None
+    if reading is not None:
+        read, size = reading(config, x_shape)
+        seen = x_shape if math.prod(x_shape) == size else (size,)
+    size = config.num_latents
+    encoder = coders.encoder(seen, density.width, size, num_context)
+    decoder = coders.decoder(size + num_context, x_shape, observed)
+    row = POSTERIORS[config.posterior]
+    return encoder, row.decoder_of(decoder, **rows.numbers(row, config)), read
+
+
+def _at_context(
+    config: Config, x_shape: tuple[int, ...], num_context: int
+) -> conditional.ConditionalModel:
+    """c -> the model of x, which may have holes, given it; p(z) does not read c.
+
+    A normal p(z | c) would say no more: z in its units is an affine map of a z of
+    N(0, I) that reads c, as the decoder does.
+    """
+    observed, density = likelihood(config, x_shape), posterior(config)
+    encoder, decoder, read = _networks(config, x_shape, density, observed, num_context)
+    at = conditional.model(
+        encoder,
+        decoder,
+        posterior=density,
+        prior=_prior(config),
+        likelihood=observed,
+    )
+
+    def with_holes(c: Array) -> Model:
+        model = at(c) if read is None else vae.with_reading(at(c), read)
+        return masked(config, model) if config.missing == "nan" else model
+
+    return with_holes
 
 
 def _of_function(config: Config, x_shape: tuple[int, ...]) -> Model:

@@ -11,6 +11,7 @@ from experiments.choices.estimators import ESTIMATORS
 
 OF_ONE_LAYER = ("encoder_hidden", "posterior_std", "latent_maps", "num_latents")
 OF_LADDERS = ("posterior_form", "num_hidden")
+WITH_CONTEXT = ("aevb", "rws")  # which neither dream of x nor search for a q of it
 CODED = ("diag_normal", "full_normal")  # posteriors with moments of real z
 
 
@@ -23,6 +24,7 @@ def check(config: Any) -> None:
     for refuse in (
         _missing,
         _table,
+        _condition,
         _ladder,
         _prior,
         _choices,
@@ -61,6 +63,35 @@ def _table(config: Any) -> None:
         raise ValueError(
             f"{chosen} is of x as it is, and q sees counts and columns on other "
             "scales: take one layer of --num_latents, and another prior"
+        )
+
+
+def _condition(config: Any) -> None:
+    """Refuses what is not built of two networks that may read a context beside x."""
+    if not config.condition:
+        return
+    named = f"--condition={config.condition}"
+    if config.model:
+        raise ValueError(f"{named} is of the flags' own models, not of --model")
+    if config.layers:
+        raise ValueError(
+            f"{named} does not go with {ladders.written(config.ladder)}: take one "
+            "layer of --num_latents"
+        )
+    if config.latent_maps or POSTERIORS[config.posterior].traits.codebook:
+        raise ValueError(
+            f"{named} stands beside a vector z: leave out --latent_maps and "
+            "--posterior=vector_quantized"
+        )
+    if config.prior in ("vamp", "exemplar"):
+        raise ValueError(
+            f"{named} does not go with --prior={config.prior}, which is made of codes "
+            "of x without it: take another"
+        )
+    if config.algorithm not in WITH_CONTEXT:
+        raise ValueError(
+            f"{named} does not go with --algorithm={config.algorithm}; what fits: "
+            f"{', '.join(WITH_CONTEXT)}"
         )
 
 

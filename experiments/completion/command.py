@@ -61,6 +61,14 @@ def hidden_entries(config: Config, x: Array) -> np.ndarray:
     return np.asarray(masks.of_images(key, mask, num_images=len(x)))
 
 
+def _behind(hidden: np.ndarray, rows: Array) -> np.ndarray:
+    """What is hidden of x, and of rows nothing else that they hold behind it."""
+    if hidden.shape == rows.shape:
+        return hidden
+    flat = hidden.reshape(len(hidden), -1)
+    return np.pad(flat, ((0, 0), (0, rows.shape[1] - flat.shape[1])))
+
+
 def complete(
     config: Config, trained: trained_runs.Trained
 ) -> tuple[dict[str, Any], pictures.Arrays]:
@@ -70,7 +78,8 @@ def complete(
         methods.check(config, trained)
         num_images = config.num_rows(trained, "num_images")
         rows = trained_runs.spread_rows(trained, split=split, num_images=num_images)
-        x = trained.data.prepared.value(rows)
+        rows = trained.data.prepared.value(rows)
+        x = trained.data.observed(rows)
         hidden = hidden_entries(config, x)
         if config.mask == "none" and not np.isnan(x).any():
             raise ValueError("--mask=none, and nothing is missing in these rows")
@@ -79,13 +88,14 @@ def complete(
                 f"--mask={config.mask} hides no entry of these {len(x)} images whose "
                 "value is known: there is nothing to compare a completion with"
             )
-        partial = jax.vmap(masks.hide)(x, jnp.asarray(hidden))
+        hide = jax.vmap(masks.hide)
+        partial = hide(rows, jnp.asarray(_behind(hidden, rows)))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 2)
-    results = methods.complete(keys[0], config, trained, partial, x)
+    results = methods.complete(keys[0], config, trained, partial, rows)
     truth, quantity, log_p_truth = np.asarray(x), trained.data.quantity, {}
     if quantity != "cross-entropy" and hidden.any():
         log_p_truth = methods.log_likelihood(
-            keys[1], config, trained, partial, x, results
+            keys[1], config, trained, partial, rows, results
         )._asdict()
     training = scores.training_values(trained)
     table = csv_tables.observed(trained.data.source.columns)
@@ -113,8 +123,9 @@ def complete(
     }
     arrays = {"x": truth, "hidden": hidden}
     if table:
+        observed = np.asarray(trained.data.observed(partial))
         for name, completed in results.items():
-            filled = columns.imputed(table, np.asarray(partial), completed)
+            filled = columns.imputed(table, observed, completed)
             arrays |= {f"{name}_imputed{end}": rows for end, rows in filled.items()}
     for name, (draws, _) in results.items():
         arrays[f"{name}_mean"] = np.asarray(draws.mean)

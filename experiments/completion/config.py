@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import ClassVar
 
 from experiments.command import cli
 from experiments.measures import measure
@@ -17,6 +18,7 @@ METHODS = ("pseudo_gibbs", "metropolis_within_gibbs", "importance")
 class Config(trained_runs.SplitFlags):
     """One set of completions; every field is a flag."""
 
+    TAKES_CONTEXT: ClassVar = True
     mask: str = cli.flag(
         "left",
         "What is hidden: left, right, top, bottom (halves), random, block, none (but "

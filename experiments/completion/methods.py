@@ -13,7 +13,7 @@ from experiments.completion.config import METHODS, Config
 from experiments.measures import measure
 from experiments.runs import trained_runs
 from vae_jax import vae
-from vae_jax.evaluation import completion, examples
+from vae_jax.evaluation import completion, examples, weights
 from vae_jax.inference import mcem
 from vae_jax.types import Model, Params, PRNGKey
 
@@ -68,22 +68,20 @@ def complete(
     partial: Array,
     truth: Array,
 ) -> dict[str, Completed]:
-    """Completions of partial images [N, *X] by each method.
+    """Completions of partial rows, images [N, *X] or those with a context behind them.
 
     Both chains take the same number of steps before and between their draws.
     """
-    score = completion.log_likelihood_of_truth(
-        models.masked(trained.config, trained.model).generative
-    )
     pairs, results = jnp.stack([partial, truth], axis=1), {}
     for name in config.chosen:
-        method = _method(name, config, trained)
 
         def of_image(
-            key: PRNGKey, params: Params, pair: Array, method=method
+            key: PRNGKey, params: Params, pair: Array, name: str = name
         ) -> Completed:
-            draws = method(key, params, pair[0])
-            return Completed(draws, score(params, pair[0], pair[1], draws.z))
+            (x, model), (whole, _) = (_masked(trained, row) for row in pair)
+            draws = _method(name, config, trained, model)(key, params, x)
+            score = completion.log_likelihood_of_truth(model.generative)
+            return Completed(draws, score(params, x, whole, draws.z))
 
         over = examples.over_examples(of_image, batch_size=AT_ONCE.get(name, 25))
         key_method = jax.random.fold_in(key, METHODS.index(name))
@@ -92,17 +90,22 @@ def complete(
     return results
 
 
+def _masked(trained: trained_runs.Trained, row: Array) -> tuple[Array, Model]:
+    """x of a row, and the model of x with holes, given what the row has beside it."""
+    x, model = trained.of_row(row)
+    return x, models.masked(trained.config, model)
+
+
 def _method(
-    name: str, config: Config, trained: trained_runs.Trained
+    name: str, config: Config, trained: trained_runs.Trained, model: Model
 ) -> completion.Complete:
     if name == "importance":
         return completion.importance(
-            _proposal(config, trained),
+            _proposal(config, trained, model),
             num_samples=config.importance_samples,
             num_draws=config.num_draws,
             chunk_size=measure.IMPORTANCE_CHUNK,
         )
-    model = models.masked(trained.config, trained.model)
     warmup = config.num_warmup
     steps = {"num_draws": config.num_draws, "thin": config.thin}
     if name == "pseudo_gibbs":
@@ -122,9 +125,13 @@ def log_likelihood(
     results: dict[str, Completed],
 ) -> completion.LogLikelihood:
     """log p(x_mis | x_obs) by importance estimates of both, with the same proposal."""
-    estimate = measure.log_evidence(
-        _proposal(config, trained), num_samples=config.importance_samples
-    )
+
+    def estimate(key: PRNGKey, params: Params, row: Array) -> weights.LogEvidence:
+        x, model = _masked(trained, row)
+        proposal = _proposal(config, trained, model)
+        size = config.importance_samples
+        return measure.log_evidence(proposal, num_samples=size)(key, params, x)
+
     over = examples.over_examples(estimate, batch_size=AT_ONCE["importance"])
     key_whole, key_observed = jax.random.split(key)
     whole: Any = over(key_whole, trained.params, truth)
@@ -136,9 +143,8 @@ def log_likelihood(
     return completion.log_likelihood(whole, observed)
 
 
-def _proposal(config: Config, trained: trained_runs.Trained) -> Model:
+def _proposal(config: Config, trained: trained_runs.Trained, masked: Model) -> Model:
     """The joint of partial x, and the q that importance sampling draws from."""
-    masked = models.masked(trained.config, trained.model)
     if config.proposal == "encoder":
         return masked
     flags = trained.config

@@ -38,9 +38,9 @@ def training_values(trained: trained_runs.Trained) -> np.ndarray:
     """Up to 10,000 training observations [N, *X]; NaN where they have holes."""
     size = min(len(trained.stored("train")), 10_000)
     rows = trained_runs.rows(trained, split="train", num_images=size)
-    if trained.config.binarization in batches.REDRAWN:
-        return np.asarray(rows)
-    return np.asarray(trained.data.prepared.value(rows))
+    if trained.config.binarization not in batches.REDRAWN:
+        rows = trained.data.prepared.value(rows)
+    return np.asarray(trained.data.observed(rows))
 
 
 def scores(

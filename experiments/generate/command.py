@@ -9,6 +9,9 @@ x from the decoder: z, mean, x), with two latents the manifold, interpolation (l
 and spherical, between the codes of pairs of --images) and traversal (the latents of
 greatest KL, each moved by itself).
 
+Of a run of --condition=labels, samples have a label a row and one z a column, or are of
+--label alone; what goes between rows is left out.
+
 --temperature=0.7 scales the noise of the prior; of a ladder a number for each layer may
 stand there, from x upward. --by_layer adds a picture of what each layer draws: its rows
 have none of one sample's layers in common, then the top one, then one more.
@@ -26,7 +29,7 @@ discrepancy with a Gaussian kernel as wide as the median distance (Gretton et al
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 from jaxtyping import Array
@@ -46,7 +49,13 @@ DEFAULT_IMAGES = 10
 class Config(trained_runs.WorkdirFlags):
     """One set of samples; every field is a flag."""
 
-    num: int = cli.flag(100, "Samples.", least=1)
+    TAKES_CONTEXT: ClassVar = True
+    num: int = cli.flag(
+        100, "Samples; of a run given labels shared out among them.", least=1
+    )
+    label: int = cli.flag(
+        -1, "Of a run given labels: of all samples; -1: a row of each.", least=-1
+    )
     sampler: str = cli.flag(
         "prior",
         "Where z comes from: p(z), or a mixture fitted to the codes.",
@@ -105,7 +114,13 @@ class Drawing(NamedTuple):
 def main(config: Config) -> int:
     """Samples, draws and writes."""
     trained = config.load()
-    pairs = images_to_join(config, trained)
+    if trained.at_context is not None or config.label >= 0:
+        _check_context(config, trained)
+        pairs = None
+    else:
+        pairs = images_to_join(config, trained)
+    if config.label >= 0:
+        trained = trained.at_label(config.label)
     root = jax.random.key(config.seed)
     key_fit, key_samples, key_paths, key_quality = jax.random.split(root, 4)
     sample_z, source, mixture = None, "the prior", ""
@@ -123,11 +138,16 @@ def main(config: Config) -> int:
         listed = [f"{number:g}" for number in config.temperature]
         source = f"the prior at temperature {', '.join(listed)}"
         warmth = "_".join(["temperature", *listed])
-    parts = "samples", mixture, warmth, config.part("num")
+    if config.label >= 0:
+        source += f", label {config.label}"
+    parts = "samples", mixture, warmth, config.part("label"), config.part("num")
+    sample, draw = pictures.samples, pictures.draw_samples
+    if trained.at_context is not None:
+        sample, draw = pictures.samples_by_label, pictures.draw_samples_by_label
     drawings = {
         config.result_path(trained, *parts): Drawing(
-            pictures.samples(key_samples, trained, num=config.num, sample_z=sample_z),
-            partial(pictures.draw_samples, source=source),
+            sample(key_samples, trained, num=config.num, sample_z=sample_z),
+            partial(draw, source=source),
         )
     }
     if config.by_layer:
@@ -152,7 +172,8 @@ def main(config: Config) -> int:
                 draw(arrays, path.with_suffix(".png"), limits=limits)
         if table := csv_tables.observed(trained.data.source.columns):
             path, (arrays, _) = next(iter(drawings.items()))
-            csv_tables.write(path.with_suffix(".csv"), table, arrays["x"])
+            rows = arrays["x"].reshape(-1, len(table))
+            csv_tables.write(path.with_suffix(".csv"), table, rows)
             print(f"written to {path}.csv: the draws of x as rows of the table")
     kinds = ".npz and .png" if drawable else ".npz: no images, not drawn"
     names = ", ".join(path.name for path in drawings)
@@ -172,6 +193,24 @@ def main(config: Config) -> int:
         path = config.result_path(trained, *parts).with_suffix(".json")
         report.write(path, config, result._asdict())
     return 0
+
+
+def _check_context(config: Config, trained: trained_runs.Trained) -> None:
+    """Refuses what codes rows, which have labels of their own.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    asked = {
+        "--images": bool(config.images),
+        "--sampler=mixture": config.sampler == "mixture",
+        "--quality": config.quality,
+    }
+    for flag in (name for name, is_asked in asked.items() if is_asked):
+        raise cli.UsageError(
+            f"{flag} codes rows, each with a label of its own, and --workdir="
+            f"{trained.config.workdir} is a run given labels: leave it out"
+        )
 
 
 def images_to_join(config: Config, trained: trained_runs.Trained) -> Array | None:

@@ -53,15 +53,50 @@ def samples(
     return _arrays(jax.jit(jax.vmap(sample))(jax.random.split(key, num)))
 
 
+def samples_by_label(
+    key: PRNGKey,
+    trained: trained_runs.Trained,
+    *,
+    num: int,
+    sample_z: Callable[[PRNGKey], Array] | None = None,
+) -> Arrays:
+    """As `samples`, shared out among the labels: z [N, D], the others [C, N, *X].
+
+    So a column has one z, which is what is left of x beside its label.
+    """
+    at_context, params = trained.at_context, trained.params
+    num_labels = len(trained.data.context)
+    assert at_context is not None
+
+    def sample(key: PRNGKey) -> dict[str, Array]:
+        key_z, key_x = jax.random.split(key)
+        if sample_z is None:
+            z = trained.model.generative.sample_prior(key_z, params)
+        else:
+            z = sample_z(key_z)
+
+        def at(c: Array) -> dict[str, Array]:
+            generative = at_context(c).generative
+            x = generative.sample_observation(jax.random.clone(key_x), params, z)
+            return {"mean": generative.mean_observation(params, z), "x": x}
+
+        return {"z": z, **jax.vmap(at)(jnp.eye(num_labels))}
+
+    keys = jax.random.split(key, max(1, num // num_labels))
+    arrays = jax.jit(jax.vmap(sample))(keys)
+    by_label = {name: jnp.swapaxes(arrays.pop(name), 0, 1) for name in ("mean", "x")}
+    return _arrays(arrays | by_label)
+
+
 def reconstructions(
     key: PRNGKey, trained: trained_runs.Trained, *, split: str, num: int
 ) -> Arrays:
     """x of a split, one z from q(z | x) each, and the mean of p(x | z) there."""
-    generative, recognition = trained.model.generative, trained.model.recognition
     params = trained.params
 
     def reconstruct(key: PRNGKey, row: Array) -> dict[str, Array]:
-        x = trained.data.prepared.value(row)
+        x, model = trained.of_row(trained.data.prepared.value(row))
+        generative, recognition, *_ = model
         z = recognition.sample(key, params, recognition.encode(params, x))
         return {"x": x, "z": z, "mean": generative.mean_observation(params, z)}
 
@@ -127,6 +162,23 @@ def draw_samples(
     """Draws the means of sampled images; the caption follows the title."""
     title = _captioned(f"Samples, z from {source} (means of p(x | z))", caption)
     figure = images.grid(arrays["mean"], num_columns=10, title=title, limits=limits)
+    files.save(figure, path)
+
+
+def draw_samples_by_label(
+    arrays: Arrays,
+    path: pathlib.Path,
+    *,
+    limits: Limits,
+    source: str = "the prior",
+    caption: str = "",
+) -> None:
+    """Draws the means of images given each label; the caption follows the title."""
+    title = f"A label a row, a z a column, from {source} (means of p(x | z, label))"
+    num_columns = arrays["mean"].shape[1]
+    means = np.concatenate([*arrays["mean"]])
+    title = _captioned(title, caption)
+    figure = images.grid(means, num_columns=num_columns, title=title, limits=limits)
     files.save(figure, path)
 
 
@@ -238,9 +290,13 @@ def of_run(
         return
     key_samples, key_reconstructions = jax.random.split(key)
     black_white = limits(trained)
-    arrays = samples(key_samples, trained, num=100)
     said: dict[str, Any] = {"limits": black_white, "caption": caption}
-    draw_samples(arrays, workdir / "samples.png", **said)
+    if trained.at_context is None:
+        arrays = samples(key_samples, trained, num=100)
+        draw_samples(arrays, workdir / "samples.png", **said)
+    else:
+        arrays = samples_by_label(key_samples, trained, num=100)
+        draw_samples_by_label(arrays, workdir / "samples.png", **said)
     split = trained_runs.test_split(trained)
     num = min(50, len(trained.stored(split)))
     arrays = reconstructions(key_reconstructions, trained, split=split, num=num)
@@ -259,4 +315,5 @@ def is_image(trained: trained_runs.Trained) -> bool:
 def has_manifold(trained: trained_runs.Trained) -> bool:
     """Whether the latents are two with a normal prior, below an image."""
     normal = trained.model.generative.prior_family.name == "standard_normal"
-    return normal and trained.num_latents == 2 and is_image(trained)
+    of_x = trained.at_context is None
+    return of_x and normal and trained.num_latents == 2 and is_image(trained)

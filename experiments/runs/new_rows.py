@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.choices.config import Config
 from experiments.command import cli
-from experiments.runs import protocol
+from experiments.runs import contexts, protocol
 from vae_jax.data import batches, formats, sources
 
 WIDTHS = 10.0  # of the run's range, beyond which rows are on another scale
@@ -20,7 +20,7 @@ class NewRows(NamedTuple):
     Attributes:
         path: of the file, or the name of the data set.
         sha256: of the file, or of the data set.
-        rows: [N, *X], read by the run's `Prepared.value`.
+        rows: [N, *X], or with a context behind x, read by the run's `Prepared.value`.
         labels: [N], or None.
     """
 
@@ -126,13 +126,22 @@ def _stored(
     if binarization == "none" and scales[0] != scales[1]:
         values = (rows.astype(np.float32) + source.offset) / source.divisor
         rows = (values * run.divisor - run.offset).astype(np.float32)
+    labels = prepared.labels.get("test")
+    if data.context:
+        if labels is None:
+            raise cli.UsageError(
+                f"{place} has no labels, and the run in {config.workdir} is given them "
+                f"(--condition={config.condition}): store them as test_labels"
+            )
+        with cli.user_errors():
+            rows = batches.packed(rows, contexts.one_hot(labels, data.context, place))
     low, high = protocol.value_ranges(source)["test"]
     print(
         f"{place}: {len(rows)} rows, stored as {source.test.dtype}, values {low:g} to "
         f"{high:g}; --binarization={binarization}: {protocol.reading(config, source)}",
         flush=True,
     )
-    return rows, prepared.labels.get("test")
+    return rows, labels
 
 
 def _check(source: sources.Source, config: Config, data: protocol.Dataset) -> None:

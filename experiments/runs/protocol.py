@@ -10,8 +10,8 @@ import numpy as np
 
 from experiments.choices import models
 from experiments.choices.config import Config
-from experiments.runs import column_tables
-from vae_jax import numerics
+from experiments.runs import column_tables, contexts
+from vae_jax import conditional, numerics
 from vae_jax.data import batches, sources
 
 # Under a Bernoulli likelihood with real-valued targets the reconstruction is minus a
@@ -66,6 +66,8 @@ class Dataset(NamedTuple):
         quantity: what log p(x | z) is on them, as the likelihood itself says.
         bits: how it is told in bits; None where there are none.
         columns: of a table, its --columns with the numbers of the training rows.
+        context: what the entries of a context stand for that lies behind x in every
+            prepared row; () where there is none (`batches.with_context`).
     """
 
     source: sources.Source
@@ -73,6 +75,11 @@ class Dataset(NamedTuple):
     quantity: str
     bits: Bits | None = None
     columns: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
+
+    def observed(self, rows: Any) -> Any:
+        """The x [..., *X] of prepared rows."""
+        return conditional.parted(rows, self.x_shape)[0] if self.context else rows
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -149,7 +156,11 @@ def load(config: Config) -> Dataset:
     of_data = quantity(config, source)
     _check_scale(config, source, of_data)
     bits = _bits(config, source, of_data)
-    return Dataset(source, prepared, of_data, bits, columns)
+    context = ()
+    if config.condition:
+        context, splits = contexts.of_labels(source)
+        prepared = batches.with_context(prepared, splits)
+    return Dataset(source, prepared, of_data, bits, columns, context)
 
 
 def mean_x(config: Config, data: Dataset) -> np.ndarray:
@@ -157,7 +168,10 @@ def mean_x(config: Config, data: Dataset) -> np.ndarray:
 
     Of an entry that is missing everywhere it is that of all others.
     """
-    rows, size = data.prepared.train, 1 << 12  # at a time: they may be on a disk
+    rows, size = (
+        data.observed(data.prepared.train),
+        1 << 12,
+    )  # at a time: they may be on a disk
     total, count = np.zeros(rows.shape[1:]), np.zeros(rows.shape[1:])
     for at in range(0, len(rows), size):
         piece = rows[at : at + size]
@@ -197,6 +211,7 @@ def stamp(config: Config, data: Dataset) -> dict[str, Any]:
         "missing_rate": config.missing_rate,
         "missing_share": {s: _share_missing(data, s) for s in sources.SPLITS},
         "likelihood": config.model or config.likelihood,
+        "condition": config.condition,
         "quantity": data.quantity,
         "units": data.units,
     }
@@ -228,11 +243,12 @@ def opening(config: Config, data: Dataset) -> str:
     holes = f", up to {100 * share:.0f}% of a split missing" if share else ""
     shape = "x".join(map(str, data.x_shape))
     bits = f"; {data.bits}" if data.bits else ""
+    beside = f", given its label of {len(data.context)}" if data.context else ""
     line = (
         f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored {stored}"
         f"{holes}; --binarization={config.settled.binarization}: "
         f"{reading(config, source)}; {config.observation}: a row's number "
-        f"is a {data.quantity} in nats{bits}"
+        f"is a {data.quantity} in nats{beside}{bits}"
     )
     of_columns = column_tables.lines(source.columns, data.prepared.train)
     return "\n".join([line, *of_columns])
@@ -422,7 +438,7 @@ def _first_rows(source: sources.Source, num_train: int) -> sources.Source:
 
 def _share_missing(data: Dataset, split: str) -> float:
     """Entries of a split that are missing, of all of them; zero where it is empty."""
-    array = getattr(data.prepared, split)
+    array = data.observed(getattr(data.prepared, split))
     return float(sources.missing_entries(array).mean()) if array.size else 0.0
 
 

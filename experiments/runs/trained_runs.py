@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from experiments.choices import coders, densities
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import new_rows, protocol, rundir, runs
+from vae_jax import conditional
 from vae_jax.data import batches, sources
 from vae_jax.training import parallel
 from vae_jax.types import Model, Params
@@ -34,6 +35,7 @@ class Trained(NamedTuple):
         member: which of the runs that trained together; None of a run alone.
         input: rows of --input, called the split "input".
         weights: "average" or "raw", as `runs.Saved.weights` calls them.
+        at_context: of --condition, c -> the model of x given it; `model` is of rows.
     """
 
     config: Config
@@ -45,6 +47,31 @@ class Trained(NamedTuple):
     member: int | None = None
     input: new_rows.NewRows | None = None
     weights: str = "raw"
+    at_context: conditional.ConditionalModel | None = None
+
+    def of_row(self, row: Array) -> tuple[Array, Model]:
+        """x of one row as the model reads it, and the model given the row's context."""
+        if self.at_context is None:
+            return row, self.model
+        x, c = conditional.parted(row, self.data.x_shape)
+        return x, self.at_context(c)
+
+    def at_label(self, label: int) -> "Trained":
+        """The same of x given a label, for what reads no rows.
+
+        Raises:
+            UsageError: for a label that no training row has, or a run without.
+        """
+        names = self.data.context
+        if self.at_context is None:
+            raise cli.UsageError(
+                f"--label={label}: the run in {self.config.workdir} is not of x given "
+                "labels: train it with --condition=labels"
+            )
+        if str(label) not in names:
+            raise cli.UsageError(f"--label={label} is none of {', '.join(names)}")
+        c = jnp.asarray(np.asarray(names) == str(label), jnp.float32)
+        return self._replace(model=self.at_context(c), at_context=None)
 
     def stored(self, split: str) -> np.ndarray:
         """All rows of a split as it is stored."""
@@ -128,8 +155,13 @@ class Trained(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class WorkdirFlags(cli.Flags):
-    """The flags of a command that takes a trained model from a workdir."""
+    """The flags of a command that takes a trained model from a workdir.
 
+    Attributes:
+        TAKES_CONTEXT: whether it serves runs of x given something else (--condition).
+    """
+
+    TAKES_CONTEXT: ClassVar = False
     workdir: str = cli.flag("runs/digits", "Folder of a training run.")
     checkpoint: str = cli.flag(
         "auto",
@@ -174,9 +206,10 @@ class WorkdirFlags(cli.Flags):
         """The model of every run that trained together in the workdir.
 
         Raises:
-            UsageError: as `load`.
+            UsageError: as `load`; for a run of x given something else that the command
+                does not serve.
         """
-        return load(
+        trained = load(
             workdir or self.workdir,
             checkpoint=self.checkpoint,
             weights=self.weights,
@@ -184,6 +217,14 @@ class WorkdirFlags(cli.Flags):
             data_dir=self.data_dir,
             num_devices=self.num_devices,
         )
+        condition = trained[0].config.condition
+        if condition and not self.TAKES_CONTEXT:
+            raise cli.UsageError(
+                f"--workdir={workdir or self.workdir} is a run of --condition="
+                f"{condition}, which evaluate, reconstruct, completion and generate "
+                "serve: train one without"
+            )
+        return trained
 
     def result_path(self, trained: Trained, *parts: str) -> pathlib.Path:
         """The path of a result in the workdir, without an ending.
@@ -386,7 +427,7 @@ def of_run(
     if exemplars is not None:  # their codes are all that a trained model reads of them
         model, params = exemplars.fixed, jax.jit(exemplars.fix)(params)
     trained = Trained(run.config, run.data, model, params, int(step), run.mesh)
-    return trained._replace(weights=weights)
+    return trained._replace(weights=weights, at_context=run.parts.at_context)
 
 
 def _usual_checkpoint(config: Config) -> str:
@@ -454,10 +495,11 @@ def heading(result: dict[str, Any]) -> list[str]:
     holes = ""
     if stamp["missing"] != "refuse":
         holes = f", missing={stamp['missing']} rate {stamp['missing_rate']:g}"
+    beside = f" given {stamp['condition']}" if stamp["condition"] else ""
     return [
         f"{stamp['dataset']} ({stamp['origin']})",
         f"train/valid/test {sizes}, binarization {stamp['binarization']}, data seed "
-        f"{stamp['data_seed']}{holes}, likelihood {stamp['likelihood']}",
+        f"{stamp['data_seed']}{holes}, likelihood {stamp['likelihood']}{beside}",
         f"{place}, {result['num_images']} images, "
         f"{_moment(result['step'], stamp['weights'])}; {stamp['quantity']}, "
         f"{stamp['units']}, computed in {stamp['precision']}",

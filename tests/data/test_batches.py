@@ -29,6 +29,35 @@ def noise(num_rows, *shape, seed=0):
     return generator.integers(0, 256, (num_rows, *shape), np.uint8)
 
 
+@pytest.mark.parametrize("binarization", ["dynamic", "dequantized", "grid"])
+def test_a_context_lies_behind_x_and_changes_nothing_of_it(binarization):
+    raw = noise(6, 3, 2)
+    plain = batches.prepare(source(raw, test=raw[:2]), binarization=binarization)
+    contexts = {
+        "train": np.arange(24.0, dtype=np.float32).reshape(6, 4) - 0.5,
+        "valid": np.zeros((0, 4), np.float32),
+        "test": np.full((2, 4), 300.5, np.float32),
+    }
+    both = batches.with_context(plain, contexts)
+    index, key = jnp.array([5, 0, 2]), jax.random.key(0)
+    expected = plain.take(key, jnp.asarray(plain.train), index)
+    taken = both.take(jax.random.clone(key), jnp.asarray(both.train), index)
+    x, c = taken.x[:, :6], taken.x[:, 6:]
+    np.testing.assert_array_equal(x, expected.x.reshape(3, 6))
+    np.testing.assert_array_equal(c, contexts["train"][index])
+    np.testing.assert_array_equal(taken.index, index)
+    value = both.value(jnp.asarray(both.test))
+    expected = plain.value(jnp.asarray(plain.test)).reshape(2, 6)
+    np.testing.assert_array_equal(value[:, :6], expected)
+    np.testing.assert_array_equal(value[:, 6:], contexts["test"])
+    np.testing.assert_array_equal(both.value(jnp.asarray(both.test[1])), value[1])
+
+
+def test_contexts_of_other_rows_are_refused():
+    with pytest.raises(ValueError, match="3 contexts are not those of 4 rows"):
+        batches.packed(np.zeros((4, 2)), np.zeros((3, 1)))
+
+
 def test_an_order_holds_distinct_rows_and_drops_the_remainder():
     rows = batches.order(jax.random.key(0), 103, batch_size=10)
     assert rows.shape == (10, 10)

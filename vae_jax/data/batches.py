@@ -5,7 +5,7 @@ an array of rows, and each batch becomes float32 inside the compiled step. Bytes
 NaN: a split with missing entries is stored as float32, NaN where they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -154,6 +154,50 @@ def prepare(
     holes = _holes(raw, missing_rate, data_seed)
     made = {split: _punched(array, holes[split]) for split, array in made.items()}
     return Prepared(**made, labels=source.labels, take=taker, value=reader)
+
+
+def with_context(prepared: Prepared, contexts: Mapping[str, np.ndarray]) -> Prepared:
+    """Rows [N, D + C] of x, flattened, with a context behind it that nothing changes.
+
+    Their x is what it is without, bit for bit, whatever is drawn with it.
+
+    Args:
+        prepared: of x, D entries.
+        contexts: [N, C] by the name of each split.
+
+    Raises:
+        ValueError: as `packed`.
+    """
+    x_shape = prepared.train.shape[1:]
+    size = int(np.prod(x_shape))
+    splits = {s: packed(getattr(prepared, s), contexts[s]) for s in sources.SPLITS}
+
+    def beside(x: Array, raw: Array) -> Array:
+        context = raw[..., size:].astype(x.dtype)
+        return jnp.concatenate([x.reshape(*raw.shape[:-1], size), context], axis=-1)
+
+    def take_rows(key: PRNGKey, data: Array, index: Int[Array, " B"]) -> Batch:
+        raw = data[index]
+        x = raw[:, :size].reshape(-1, *x_shape)
+        batch = prepared.take(key, x, jnp.arange(len(index)))
+        return batch._replace(x=beside(batch.x, raw), index=index)
+
+    def value(raw: Array) -> Array:
+        return beside(prepared.value(raw[..., :size]), raw)
+
+    return prepared._replace(**splits, take=take_rows, value=value)
+
+
+def packed(rows: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+    """[N, *X] and [N, C] as [N, D + C].
+
+    Raises:
+        ValueError: if there is not one context for every row.
+    """
+    num_rows, size = len(rows), int(np.prod(rows.shape[1:]))
+    if num_rows != len(contexts):
+        raise ValueError(f"{len(contexts)} contexts are not those of {num_rows} rows")
+    return np.concatenate([rows.reshape(num_rows, size), contexts], axis=1)
 
 
 def num_stored_values(source: sources.Source) -> int:

@@ -1,0 +1,205 @@
+"""Models of x given its label, from --condition to what every command gives."""
+
+import dataclasses
+import json
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import evaluate, reconstruct, train
+from experiments.choices import models
+from experiments.choices.config import Config
+from experiments.command import cli
+from experiments.completion import command as completion
+from experiments.generate import command as generate
+from experiments.representation import command as representation
+from experiments.runs import contexts, fit, rundir, runs, trained_runs
+from tests import laws
+from tests.tiny import metrics, saved_arrays, tiny
+from vae_jax.data import sources
+from vae_jax.estimators import importance
+from vae_jax.training import checkpoints
+from vae_jax.types import Params
+
+pytestmark = pytest.mark.uses_optax
+LABELS = {"condition": "labels", "binarization": "dynamic"}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run given labels, saved before its first step."""
+    run = fit.claim(tiny(tmp_path_factory.mktemp("runs") / "run", **LABELS))
+    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
+    return run.workdir
+
+
+def loaded(workdir):
+    return trained_runs.load(workdir, checkpoint="last")[0]
+
+
+def of(workdir) -> dict[str, Any]:
+    return {"workdir": str(workdir)}
+
+
+def at_label(trained, label):
+    """p(x, z | label)."""
+    return trained.at_context(jnp.eye(10)[label]).generative
+
+
+@pytest.mark.slow
+def test_a_run_given_labels_resumes_bit_for_bit(tmp_path):
+    whole, parts = (tiny(tmp_path / name, **LABELS) for name in ("whole", "parts"))
+    for config in (whole, dataclasses.replace(parts, num_epochs=1), parts):
+        assert train.main(config) == 0
+    assert metrics(parts.workdir) == metrics(whole.workdir)
+    arrays = zip(saved_arrays(parts), saved_arrays(whole), strict=True)
+    for ours, theirs in arrays:
+        np.testing.assert_array_equal(ours, theirs)
+    assert (tmp_path / "whole" / "samples.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_given_labels_is_evaluated_given_them(workdir, tmp_path):
+    trained = loaded(workdir)
+    quick: dict[str, Any] = {
+        "eval_samples": 2,
+        "importance_samples": 10,
+        "num_images": 20,
+    }
+    config = evaluate.Config(workdir=str(workdir), **quick)
+    result = evaluate.evaluate(config)
+    assert "given labels" in evaluate.table(result)
+    source = trained.data.source
+    rows, labels = source.test / 16.0, source.labels["test"]
+    for name, of_rows in (("same", labels), ("other", (labels + 1) % 10)):
+        np.savez(tmp_path / f"{name}.npz", test=rows, test_labels=of_rows)
+    same, other = (
+        evaluate.evaluate(
+            dataclasses.replace(config, input=str(tmp_path / f"{name}.npz"))
+        )
+        for name in ("same", "other")
+    )
+    for name in ("elbo", "log_p"):
+        np.testing.assert_allclose(same[name], result[name], rtol=1e-6)
+        assert abs(other[name] - result[name]) > 1e-3
+    np.savez(tmp_path / "none.npz", test=rows)
+    none = dataclasses.replace(config, input=str(tmp_path / "none.npz"))
+    with pytest.raises(cli.UsageError, match="has no labels, and the run in"):
+        evaluate.evaluate(none)
+    with pytest.raises(cli.UsageError, match="--evidence=bdmc measures images that"):
+        evaluate.evaluate(dataclasses.replace(config, evidence="bdmc"))
+
+
+def test_samples_of_a_label_are_the_row_of_it_among_all(workdir):
+    trained, flags = loaded(workdir), of(workdir)
+    assert generate.main(generate.Config(num=20, **flags)) == 0
+    assert generate.main(generate.Config(num=2, label=3, **flags)) == 0
+    whole = np.load(workdir / "samples_num_20.npz")
+    alone = np.load(workdir / "samples_label_3_num_2.npz")
+    assert whole["mean"].shape == (10, 2, 8, 8)
+    for name in ("mean", "x"):
+        np.testing.assert_allclose(whole[name][3], alone[name], rtol=1e-5)
+    np.testing.assert_array_equal(whole["z"], alone["z"])
+    assert np.ptp(whole["mean"], axis=0).max() > 1e-3
+    mean = at_label(trained, 3).mean_observation(trained.params, whole["z"][0])
+    np.testing.assert_allclose(whole["mean"][3, 0], mean, rtol=1e-5)
+    with pytest.raises(cli.UsageError, match="--label=10 is none of 0, 1, 2,"):
+        generate.main(generate.Config(label=10, **flags))
+    with pytest.raises(cli.UsageError, match="--quality codes rows, each with a label"):
+        generate.main(generate.Config(label=1, quality=True, **flags))
+
+
+@pytest.mark.slow
+def test_reconstructions_and_completions_are_given_the_labels_of_their_rows(workdir):
+    trained, flags = loaded(workdir), of(workdir)
+    assert reconstruct.main(reconstruct.Config(num=3, **flags)) == 0
+    arrays = np.load(workdir / "reconstructions_3_images.npz")
+    places = np.arange(3) * 447 // 3
+    labels = trained.data.source.labels["test"][places]
+    assert arrays["x"].shape == (3, 8, 8)
+    for z, mean, label in zip(arrays["z"], arrays["mean"], labels, strict=True):
+        mean_observation = at_label(trained, label).mean_observation
+        expected = mean_observation(trained.params, jnp.asarray(z))
+        np.testing.assert_allclose(mean, expected, rtol=1e-5)
+    config = completion.Config(
+        methods="pseudo_gibbs",
+        num_images=4,
+        num_draws=2,
+        num_warmup=1,
+        num_burn_in=0,
+        thin=1,
+        importance_samples=4,
+        proposal="encoder",
+        **flags,
+    )
+    assert completion.main(config) == 0
+    result = json.loads((workdir / "completion_left_4_images.json").read_text())
+    assert result["share_hidden"] == 0.5
+    arrays = np.load(workdir / "completion_left_4_images.npz")
+    observed = ~arrays["hidden"]
+    np.testing.assert_array_equal(
+        arrays["pseudo_gibbs_mean"][observed], arrays["x"][observed]
+    )
+    with pytest.raises(cli.UsageError, match="which evaluate, reconstruct, completion"):
+        representation.main(representation.Config(**flags))
+
+
+def test_a_label_of_no_weight_leaves_the_model_of_flags_as_it_was():
+    config = Config(hidden=(5,), num_latents=3)
+    plain, parts = (
+        models.build(config, (4, 4)).model,
+        models.build(config, (4, 4), num_context=2),
+    )
+    params = laws.jiggled(jax.jit(plain.init)(jax.random.key(0)))
+
+    def padded(narrow, wide):
+        sizes = zip(narrow.shape, wide.shape, strict=True)
+        return jnp.pad(narrow, [(0, more - size) for size, more in sizes])
+
+    shapes = jax.eval_shape(parts.model.init, jax.random.key(0))
+    wide = Params(*jax.tree.map(padded, params, shapes))
+    x, c = jnp.arange(16.0).reshape(4, 4) % 2, jnp.array([1.0, -2.0])
+    bound = partial(importance.iwae, num_samples=2)
+    expected = bound(plain)(jax.random.key(1), params, x)
+    row = jnp.concatenate([x.ravel(), c])
+    nats = bound(parts.model)(jax.random.key(1), wide, row)
+    np.testing.assert_allclose(nats, expected, rtol=1e-6)
+    of_label = laws.jiggled(wide)
+    others = [
+        bound(parts.model)(jax.random.key(1), of_label, row.at[16:].set(c))
+        for c in jnp.eye(2)
+    ]
+    assert others[0] != others[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"ladder": ("3", "2")}, "does not go with --ladder=3,2: take one layer"),
+        ({"prior": "vamp"}, "does not go with --prior=vamp, which is made of codes"),
+        ({"algorithm": "wake_sleep"}, "--algorithm=wake_sleep; what fits: aevb, rws"),
+        ({"model": "a:b"}, "is of the flags' own models, not of --model"),
+    ],
+)
+def test_what_does_not_read_a_label_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        Config(condition="labels", **flags)
+
+
+def test_labels_that_say_nothing_of_a_row_are_refused():
+    digits = sources.load("digits")
+    none = digits._replace(labels={"train": digits.labels["train"]})
+    with pytest.raises(ValueError, match="the valid split of digits has no labels"):
+        contexts.of_labels(none)
+    for label, message in (
+        (-1, "valid row 0 of digits has the label -1: give every row one from 0 on"),
+        (11, "the valid split of digits has the label 11, which no training row has"),
+    ):
+        valid = np.array([label, *digits.labels["valid"][1:]])
+        odd = digits._replace(labels=digits.labels | {"valid": valid})
+        with pytest.raises(ValueError, match=message):
+            contexts.of_labels(odd)
