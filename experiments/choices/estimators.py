@@ -109,14 +109,18 @@ def _baseline(
     return vae.with_baseline(model, network), {"network": network}
 
 
+def _num_latents(model: Model) -> int:
+    key = jax.eval_shape(jax.random.key, 0)
+    params = jax.eval_shape(model.init, key)
+    return jax.eval_shape(model.generative.sample_prior, key, params).size
+
+
 def _control(
     config: Any, model: Model, num_entries: int
 ) -> tuple[Model, dict[str, Any]]:
     """A control variate of x and z."""
-    key = jax.random.key(0)
-    params = jax.eval_shape(model.init, key)
-    z = jax.eval_shape(model.generative.sample_prior, key, params)
-    network = networks.mlp(num_entries + z.size, (LEARNED_UNITS,), 1)
+    size = num_entries + _num_latents(model)
+    network = networks.mlp(size, (LEARNED_UNITS,), 1)
     temperature = config.temperature
     model = relax.with_control(model, network, temperature=temperature)
     return model, {"network": network}
@@ -133,16 +137,16 @@ def _discriminator(
 ) -> tuple[Model, dict[str, Any]]:
     """A network of z with an optimizer of its own, as Kim & Mnih 2018 set it."""
     del num_entries
-    key = jax.random.key(config.seed)
-    params = jax.eval_shape(model.init, jax.random.clone(key))
-    z = jax.eval_shape(model.generative.sample_prior, jax.random.clone(key), params)
     network = networks.mlp(
-        z.size, config.discriminator_hidden, 1, activation=jax.nn.leaky_relu
+        _num_latents(model),
+        config.discriminator_hidden,
+        1,
+        activation=jax.nn.leaky_relu,
     )
     return model, {
         "network": network,
         "optimizer": gradient.adam(config.discriminator_rate, b1=0.5, b2=0.9),
-        "start": network.init(key),
+        "start": network.init(jax.random.key(config.seed)),
     }
 
 
