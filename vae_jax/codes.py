@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from vae_jax import networks
 from vae_jax.types import (
@@ -28,6 +28,7 @@ from vae_jax.types import (
     PRNGKey,
     PyTree,
     Scalar,
+    Symbols,
     conditional,
 )
 
@@ -123,6 +124,12 @@ def uniform_prior(codes: Codes) -> Conditional:
         init=lambda key: {"codes": codes.init(key)},
         sample=sample,
         log_prob=log_prob,
+        symbols=_symbols(
+            codes,
+            lambda params, z: jnp.where(
+                _exists(codes), -jnp.log(codes.sizes.astype(z.dtype))[:, None], -jnp.inf
+            ),
+        ),
     )
 
 
@@ -170,7 +177,21 @@ def autoregressive_prior(codes: Codes, network: Network) -> Conditional:
         ),
         sample=sample,
         log_prob=log_prob,
+        symbols=_symbols(codes, lambda params, z: of_symbols(params["network"], z)),
     )
+
+
+def _symbols(codes: Codes, log_probs: Callable[[PyTree, Array], Array]) -> Symbols:
+    """Of a prior whose parameters hold those of the codes."""
+    return Symbols(
+        lambda params, h, z: codes.symbols(params["codes"], z),
+        lambda params, h, k: codes.value(params["codes"], k, h.dtype),
+        lambda params, h, z: log_probs(params, z),
+    )
+
+
+def _exists(codes: Codes) -> Bool[np.ndarray, "N K"]:
+    return np.arange(codes.sizes.max()) < codes.sizes[:, None]
 
 
 def log_probs(
@@ -186,7 +207,6 @@ def log_probs(
             n of each a function of the places of z before n.
     """
     most, num_places = int(codes.sizes.max()), len(codes.sizes)
-    exists = np.arange(most) < codes.sizes[:, None]
 
     def of_symbols(params: PyTree, z: Float[Array, " D"]) -> Float[Array, "N K"]:
         output = network.apply(params, jax.lax.stop_gradient(z))
@@ -196,7 +216,7 @@ def log_probs(
                 f"[{most * num_places}] numbers, got {output.shape}"
             )
         logits = output.reshape(most, num_places).T
-        return jax.nn.log_softmax(jnp.where(exists, logits, -jnp.inf))
+        return jax.nn.log_softmax(jnp.where(_exists(codes), logits, -jnp.inf))
 
     return of_symbols
 

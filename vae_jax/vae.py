@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from vae_jax.types import (
     PyTree,
     Recognition,
     Scalar,
+    Symbols,
     Transport,
 )
 
@@ -142,22 +144,13 @@ def decoder_model(
     def mean_observation(params: Params, z: Array) -> Array:
         return likelihood.mean(params.generative["likelihood"], decode(params, z))
 
-    def from_noise(params: Params, eps: Array) -> Array:
-        assert prior.transport is not None
-        of_prior = params.generative["prior"]
-        return prior.transport.forward(of_prior, nothing(params), eps)
+    def of_prior(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Of the parameters of all, and more."""
+        return lambda params, *rest: function(
+            params.generative["prior"], nothing(params), *rest
+        )
 
-    def to_noise(params: Params, z: Array) -> Array:
-        assert prior.transport is not None
-        of_prior = params.generative["prior"]
-        return prior.transport.inverse(of_prior, nothing(params), z)
-
-    of_prior = prior.family.parameters
-
-    def prior_parameters(params: Params) -> tuple[Array, ...]:
-        assert of_prior is not None
-        return of_prior(params.generative["prior"], nothing(params))
-
+    family, mapped, symbols = prior.family, prior.transport, prior.symbols
     return Generative(
         init,
         sample_prior,
@@ -165,9 +158,10 @@ def decoder_model(
         log_likelihood_terms,
         sample_observation,
         mean_observation,
-        Family(prior.family.name, of_prior and prior_parameters),
+        family._replace(parameters=family.parameters and of_prior(family.parameters)),
         likelihood.quantity,
-        prior.transport and Transport(from_noise, to_noise),
+        mapped and Transport(of_prior(mapped.forward), of_prior(mapped.inverse)),
+        symbols and Symbols(*map(of_prior, symbols)),
     )
 
 
@@ -424,6 +418,7 @@ def with_prior(
         log_prior=log_prob,
         prior_family=family,
         transport=None,
+        symbols=None,
     )
 
 
