@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from experiments.command import cli
 from experiments.completion import command as completion
 from experiments.generate import command as generate
 from experiments.representation import command as representation
-from experiments.runs import contexts, fit, rundir, runs, trained_runs
+from experiments.runs import contexts, fit, protocol, rundir, runs, trained_runs
 from tests import laws
 from tests.tiny import metrics, saved_arrays, tiny
 from vae_jax.data import sources
@@ -109,7 +108,7 @@ def test_samples_of_a_label_are_the_row_of_it_among_all(workdir):
     np.testing.assert_allclose(whole["mean"][3, 0], mean, rtol=1e-5)
     with pytest.raises(cli.UsageError, match="--label=10 is none of 0, 1, 2,"):
         generate.main(generate.Config(label=10, **flags))
-    with pytest.raises(cli.UsageError, match="--quality codes rows, each with a label"):
+    with pytest.raises(cli.UsageError, match="--quality codes rows, each with a cont"):
         generate.main(generate.Config(label=1, quality=True, **flags))
 
 
@@ -163,15 +162,16 @@ def test_a_label_of_no_weight_leaves_the_model_of_flags_as_it_was():
     shapes = jax.eval_shape(parts.model.init, jax.random.key(0))
     wide = Params(*jax.tree.map(padded, params, shapes))
     x, c = jnp.arange(16.0).reshape(4, 4) % 2, jnp.array([1.0, -2.0])
-    bound = partial(importance.iwae, num_samples=2)
-    expected = bound(plain)(jax.random.key(1), params, x)
     row = jnp.concatenate([x.ravel(), c])
-    nats = bound(parts.model)(jax.random.key(1), wide, row)
+    without, bound = (
+        jax.jit(importance.iwae(model, num_samples=2)) for model in (plain, parts.model)
+    )
+    expected = without(jax.random.key(1), params, x)
+    nats = bound(jax.random.key(1), wide, row)
     np.testing.assert_allclose(nats, expected, rtol=1e-6)
     of_label = laws.jiggled(wide)
     others = [
-        bound(parts.model)(jax.random.key(1), of_label, row.at[16:].set(c))
-        for c in jnp.eye(2)
+        bound(jax.random.key(1), of_label, row.at[16:].set(c)) for c in jnp.eye(2)
     ]
     assert others[0] != others[1]
 
@@ -203,3 +203,96 @@ def test_labels_that_say_nothing_of_a_row_are_refused():
         odd = digits._replace(labels=digits.labels | {"valid": valid})
         with pytest.raises(ValueError, match=message):
             contexts.of_labels(odd)
+
+
+def table_of(path):
+    """A csv of 40 rows whose x says of what context it is: 2 where big, else 0."""
+    generator = np.random.default_rng(0)
+    size = generator.normal(size=40)
+    kind = np.where(generator.random(40) < 0.5, "big", "small")
+    x = size + 2.0 * (kind == "big")
+    lines = [f"{a:.6f},{b},{c:.6f}" for a, b, c in zip(size, kind, x, strict=True)]
+    path.write_text("\n".join(["size,kind,x", *lines]))
+    return f"csv:{path}"
+
+
+def test_columns_of_a_table_are_a_context_that_stays_with_its_row(tmp_path):
+    config = tiny(
+        tmp_path / "run",
+        dataset=table_of(tmp_path / "table.csv"),
+        columns=("size:context", "kind:context"),
+        condition="context",
+        batch_size=8,
+    )
+    data = protocol.load(config)
+    assert data.context == ("size", "kind=big", "kind=small")
+    train = data.prepared.train[:, 1]
+    np.testing.assert_allclose([train.mean(), train.std()], [0.0, 1.0], atol=1e-6)
+    raw = data.source.contexts["train"][:, 0]
+    for split in sources.SPLITS:
+        x, size, big, small = getattr(data.prepared, split).T
+        np.testing.assert_allclose(
+            x, size * raw.std() + raw.mean() + 2.0 * big, atol=1e-5
+        )
+        np.testing.assert_array_equal(big + small, 1.0)
+    fewer = protocol.load(dataclasses.replace(config, num_train=8))
+    assert len(fewer.prepared.train) == 8
+    run = fit.claim(config)
+    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
+    assert generate.main(generate.Config(num=3, **of(run.workdir))) == 0
+    arrays = np.load(run.workdir / "samples_num_3.npz")
+    test = data.prepared.test
+    np.testing.assert_array_equal(arrays["c"], test[np.arange(3) * 4 // 3, 1:])
+    assert (run.workdir / "samples_num_3.csv").read_text().startswith("x\n")
+    with pytest.raises(cli.UsageError, match="is not of x given labels: train it"):
+        generate.main(generate.Config(label=1, **of(run.workdir)))
+    rows = tmp_path / "rows.npz"
+    np.savez(rows, test=np.zeros((3, 1), np.float32))
+    with pytest.raises(cli.UsageError, match="has no context, and the run in"):
+        reconstruct.main(reconstruct.Config(input=str(rows), **of(run.workdir)))
+
+
+def test_contexts_of_an_npz_are_held_out_with_their_rows_and_are_part_of_the_data(
+    tmp_path,
+):
+    path, generator = tmp_path / "own.npz", np.random.default_rng(0)
+    x = generator.random((30, 4)).astype(np.float32)
+    arrays: dict[str, Any] = {"train": x[:20], "test": x[20:]}
+    arrays |= {"train_context": x[:20, :2]}
+    config = tiny(
+        tmp_path / "run",
+        dataset=f"npz:{path}",
+        likelihood="normal",
+        condition="context",
+        valid_size=5,
+        batch_size=5,
+    )
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match="not every row of the test split of npz:"):
+        protocol.load(config)
+    np.savez(path, test_context=x[20:, :2], **arrays)
+    data = protocol.load(config)
+    for split in sources.SPLITS:
+        rows = getattr(data.prepared, split)
+        scaled = (rows[:, :2] - x[:15, :2].mean(0)) / x[:15, :2].std(0)
+        np.testing.assert_allclose(rows[:, 4:], scaled, atol=1e-5)
+    run = fit.claim(config)
+    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
+    np.savez(path, test_context=x[20:, 2:], **arrays)
+    with pytest.raises(cli.UsageError, match="does not hold the data that the run in"):
+        trained_runs.load(run.workdir, checkpoint="last")
+    arrays["test_context"], arrays["train_context"] = x[20:, :2], 0 * x[:20, :2]
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match="0 is 0 in all training rows of npz:"):
+        protocol.load(config)
+    arrays["train_context"] = x[:20, 0]
+    np.savez(path, **arrays)
+    with pytest.raises(
+        ValueError, match=r"train_context of .*: give finite numbers \["
+    ):
+        protocol.load(config)
+
+
+def test_columns_of_context_without_a_condition_are_refused():
+    with pytest.raises(ValueError, match="--columns=a:context is read by --condition"):
+        Config(dataset="csv:a.csv", columns=("a:context",))

@@ -27,8 +27,10 @@ class DataFlags(cli.Flags):
     condition: str = cli.flag(
         "",
         "What p and q are given beside x: labels, one of as many as the training rows "
-        "have. All bounds are then of log p(x | c), and p(z) does not read c.",
-        choices=("", "labels"),
+        "have, or context, columns of that family (csv) or arrays train_context "
+        "[N, C], ... (npz), standardized. All bounds are then of log p(x | c), and "
+        "p(z) does not read c.",
+        choices=("", "labels", "context"),
     )
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
     data_seed: int = cli.flag(

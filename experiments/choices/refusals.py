@@ -68,6 +68,10 @@ def _table(config: Any) -> None:
 
 def _condition(config: Any) -> None:
     """Refuses what is not built of two networks that may read a context beside x."""
+    families = {text.partition(":")[0]: text.split(":")[1:2] for text in config.columns}
+    for name, family in families.items():
+        if family == ["context"] and config.condition != "context":
+            raise ValueError(f"--columns={name}:context is read by --condition=context")
     if not config.condition:
         return
     named = f"--condition={config.condition}"

@@ -10,7 +10,8 @@ and spherical, between the codes of pairs of --images) and traversal (the latent
 greatest KL, each moved by itself).
 
 Of a run of --condition=labels, samples have a label a row and one z a column, or are of
---label alone; what goes between rows is left out.
+--label alone; of --condition=context each is given that of a test row. What goes
+between rows is left out.
 
 --temperature=0.7 scales the noise of the prior; of a ladder a number for each layer may
 stand there, from x upward. --by_layer adds a picture of what each layer draws: its rows
@@ -141,9 +142,7 @@ def main(config: Config) -> int:
     if config.label >= 0:
         source += f", label {config.label}"
     parts = "samples", mixture, warmth, config.part("label"), config.part("num")
-    sample, draw = pictures.samples, pictures.draw_samples
-    if trained.at_context is not None:
-        sample, draw = pictures.samples_by_label, pictures.draw_samples_by_label
+    sample, draw = pictures.sampler(trained)
     drawings = {
         config.result_path(trained, *parts): Drawing(
             sample(key_samples, trained, num=config.num, sample_z=sample_z),
@@ -172,7 +171,7 @@ def main(config: Config) -> int:
                 draw(arrays, path.with_suffix(".png"), limits=limits)
         if table := csv_tables.observed(trained.data.source.columns):
             path, (arrays, _) = next(iter(drawings.items()))
-            rows = arrays["x"].reshape(-1, len(table))
+            rows = arrays["x"].reshape(-1, len(table))  # of all labels
             csv_tables.write(path.with_suffix(".csv"), table, rows)
             print(f"written to {path}.csv: the draws of x as rows of the table")
     kinds = ".npz and .png" if drawable else ".npz: no images, not drawn"
@@ -196,7 +195,7 @@ def main(config: Config) -> int:
 
 
 def _check_context(config: Config, trained: trained_runs.Trained) -> None:
-    """Refuses what codes rows, which have labels of their own.
+    """Refuses what codes rows, which have contexts of their own.
 
     Raises:
         UsageError: naming the flag.
@@ -208,8 +207,9 @@ def _check_context(config: Config, trained: trained_runs.Trained) -> None:
     }
     for flag in (name for name, is_asked in asked.items() if is_asked):
         raise cli.UsageError(
-            f"{flag} codes rows, each with a label of its own, and --workdir="
-            f"{trained.config.workdir} is a run given labels: leave it out"
+            f"{flag} codes rows, each with a context of its own, and --workdir="
+            f"{trained.config.workdir} is a run of --condition="
+            f"{trained.config.condition}: leave it out"
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.runs import protocol, trained_runs
-from vae_jax import writing
+from vae_jax import conditional, writing
 from vae_jax.plots import curves, files, images, latents
 from vae_jax.training import journal
 from vae_jax.types import PRNGKey
@@ -86,6 +86,45 @@ def samples_by_label(
     arrays = jax.jit(jax.vmap(sample))(keys)
     by_label = {name: jnp.swapaxes(arrays.pop(name), 0, 1) for name in ("mean", "x")}
     return _arrays(arrays | by_label)
+
+
+def samples_by_row(
+    key: PRNGKey,
+    trained: trained_runs.Trained,
+    *,
+    num: int,
+    sample_z: Callable[[PRNGKey], Array] | None = None,
+) -> Arrays:
+    """As `samples`, each given the context of another test row: c [N, C]."""
+    split, params = trained_runs.test_split(trained), trained.params
+    num = min(num, trained.size(split))
+    stored = trained_runs.spread_rows(trained, split=split, num_images=num)
+
+    def sample(key: PRNGKey, row: Array) -> dict[str, Array]:
+        key_z, key_x = jax.random.split(key)
+        value = trained.data.prepared.value(row)
+        generative = trained.of_row(value)[1].generative
+        if sample_z is None:
+            z = generative.sample_prior(key_z, params)
+        else:
+            z = sample_z(key_z)
+        x = generative.sample_observation(key_x, params, z)
+        c = conditional.parted(value, trained.data.x_shape)[1]
+        mean = generative.mean_observation(params, z)
+        return {"z": z, "mean": mean, "x": x, "c": c}
+
+    return _arrays(jax.jit(jax.vmap(sample))(jax.random.split(key, num), stored))
+
+
+def sampler(
+    trained: trained_runs.Trained,
+) -> tuple[Callable[..., Arrays], Callable[..., None]]:
+    """What samples x and what draws it: alone, at each label, or at rows' contexts."""
+    if trained.at_context is None:
+        return samples, draw_samples
+    if trained.config.condition == "labels":
+        return samples_by_label, draw_samples_by_label
+    return samples_by_row, draw_samples
 
 
 def reconstructions(
@@ -291,12 +330,8 @@ def of_run(
     key_samples, key_reconstructions = jax.random.split(key)
     black_white = limits(trained)
     said: dict[str, Any] = {"limits": black_white, "caption": caption}
-    if trained.at_context is None:
-        arrays = samples(key_samples, trained, num=100)
-        draw_samples(arrays, workdir / "samples.png", **said)
-    else:
-        arrays = samples_by_label(key_samples, trained, num=100)
-        draw_samples_by_label(arrays, workdir / "samples.png", **said)
+    sample, draw = sampler(trained)
+    draw(sample(key_samples, trained, num=100), workdir / "samples.png", **said)
     split = trained_runs.test_split(trained)
     num = min(50, len(trained.stored(split)))
     arrays = reconstructions(key_reconstructions, trained, split=split, num=num)

@@ -20,6 +20,63 @@ class Contexts(NamedTuple):
     splits: Mapping[str, np.ndarray]
 
 
+def of(condition: str, source: sources.Source) -> Contexts:
+    """What --condition names, of every row of a data set.
+
+    Raises:
+        ValueError: as `of_labels` and `of_numbers`.
+    """
+    return {"labels": of_labels, "context": of_numbers}[condition](source)
+
+
+def of_numbers(source: sources.Source) -> Contexts:
+    """The stored contexts, less their mean in units of their deviation in training.
+
+    Those of zeros and ones stay as they are.
+
+    Raises:
+        ValueError: for a split whose rows have none, what are no numbers [N, C], or an
+            entry that is the same in all training rows.
+    """
+    for split in sources.SPLITS:
+        num_rows, stored = len(getattr(source, split)), source.contexts.get(split, ())
+        if num_rows and len(stored) != num_rows:
+            raise ValueError(
+                f"--condition=context: not every row of the {split} split of "
+                f"{source.name} has one: name columns so (--columns=NAME:context, of "
+                f"csv), or store {split}_context [N, C] (npz)"
+            )
+        if num_rows and not _are_numbers(stored := np.asarray(stored)):
+            raise ValueError(
+                f"--condition=context: {split}_context of {source.name} is "
+                f"{stored.dtype} of shape {stored.shape}: give finite numbers [N, C]"
+            )
+    train = source.contexts["train"].astype(np.float64)
+    names = source.context_names or tuple(map(str, range(train.shape[1])))
+    for name, low, high in zip(
+        names, train.min(axis=0), train.max(axis=0), strict=True
+    ):
+        if low == high:
+            raise ValueError(
+                f"--condition=context: {name} is {low:g} in all training rows of "
+                f"{source.name}: leave it out"
+            )
+    is_bit = ((train == 0) | (train == 1)).all(axis=0)
+    shift = np.where(is_bit, 0.0, train.mean(axis=0))
+    scale = np.where(is_bit, 1.0, train.std(axis=0))
+    none = np.zeros((0, train.shape[1]))
+    splits = {
+        s: ((source.contexts.get(s, none) - shift) / scale).astype(np.float32)
+        for s in sources.SPLITS
+    }
+    return Contexts(names, splits)
+
+
+def _are_numbers(array: np.ndarray) -> bool:
+    is_table = array.ndim == 2 and array.shape[1] > 0 and array.dtype.kind in "buif"
+    return is_table and bool(np.isfinite(array).all())
+
+
 def of_labels(source: sources.Source) -> Contexts:
     """One entry for each label that a training row has, one where it is the row's.
 

@@ -127,6 +127,11 @@ def _stored(
         values = (rows.astype(np.float32) + source.offset) / source.divisor
         rows = (values * run.divisor - run.offset).astype(np.float32)
     labels = prepared.labels.get("test")
+    if config.condition == "context":
+        raise cli.UsageError(
+            f"{place} has no context, and the run in {config.workdir} is given one "
+            "(--condition=context): other rows are of runs without, or given labels"
+        )
     if data.context:
         if labels is None:
             raise cli.UsageError(

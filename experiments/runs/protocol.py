@@ -88,8 +88,11 @@ class Dataset(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """What tells these rows from any others."""
-        return sources.digest(self.source)
+        """What tells these rows from any others, contexts and all."""
+        of_rows = {s: getattr(self.prepared, s) for s in sources.SPLITS}
+        return sources.digest(
+            self.source._replace(**of_rows) if self.context else self.source
+        )
 
     @property
     def units(self) -> str:
@@ -158,7 +161,7 @@ def load(config: Config) -> Dataset:
     bits = _bits(config, source, of_data)
     context = ()
     if config.condition:
-        context, splits = contexts.of_labels(source)
+        context, splits = contexts.of(config.condition, source)
         prepared = batches.with_context(prepared, splits)
     return Dataset(source, prepared, of_data, bits, columns, context)
 
@@ -241,7 +244,9 @@ def opening(config: Config, data: Dataset) -> str:
     holes = f", up to {100 * share:.0f}% of a split missing" if share else ""
     shape = "x".join(map(str, data.x_shape))
     bits = f"; {data.bits}" if data.bits else ""
-    beside = f", given its label of {len(data.context)}" if data.context else ""
+    beside = ""
+    if data.context:
+        beside = f", given its {config.condition} ({', '.join(data.context)})"
     line = (
         f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored {stored}"
         f"{holes}; --binarization={config.settled.binarization}: "
@@ -428,10 +433,13 @@ def _first_rows(source: sources.Source, num_train: int) -> sources.Source:
             f"--num_train={num_train} is more than the {len(source.train)} training "
             f"rows of {source.name}"
         )
-    labels = dict(source.labels)
-    if "train" in labels:
-        labels["train"] = labels["train"][:num_train]
-    return source._replace(train=source.train[:num_train], labels=labels)
+    labels, contexts = dict(source.labels), dict(source.contexts)
+    for beside in (labels, contexts):
+        if "train" in beside:
+            beside["train"] = beside["train"][:num_train]
+    return source._replace(
+        train=source.train[:num_train], labels=labels, contexts=contexts
+    )
 
 
 def _share_missing(data: Dataset, split: str) -> float:

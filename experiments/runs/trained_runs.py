@@ -63,7 +63,7 @@ class Trained(NamedTuple):
             UsageError: for a label that no training row has, or a run without.
         """
         names = self.data.context
-        if self.at_context is None:
+        if self.at_context is None or self.config.condition != "labels":
             raise cli.UsageError(
                 f"--label={label}: the run in {self.config.workdir} is not of x given "
                 "labels: train it with --condition=labels"

@@ -137,3 +137,19 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ValueError, match=r"is no \.csv file of UTF-8 text"):
         csv_tables.read(tmp_path / "a.csv", {})
+
+
+def test_columns_of_context_are_numbers_and_one_hot_levels_beside_the_rest(save):
+    said = {"income": "skip", "age": "skip", "city": "context", "visits": "context"}
+    table = csv_tables.read(save(), said)
+    names = [column.name for column in csv_tables.observed(table.columns)]
+    assert names == ["smoker", "grade", "group"]
+    assert table.context_names == (
+        "visits",
+        *("city=Bern, old town", "city=Paris", "city=Rome"),
+    )
+    expected = [[0, 0, 0, 1], [7, 1, 0, 0], [1, 0, 0, 1], [0, 0, 1, 0]]
+    np.testing.assert_array_equal(table.contexts["train"], expected)
+    message = "row 2, column age: nothing is there, and a context has no holes"
+    with pytest.raises(ValueError, match=message):
+        csv_tables.read(save(), {"age": "context"})

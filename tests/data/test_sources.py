@@ -168,7 +168,7 @@ def test_nan_is_a_missing_entry_where_that_is_said_and_infinity_never_is(save):
         ),
         (
             {"train": images(5), "test_labels": np.arange(5)},
-            r"labels without rows for \['test'\]",
+            r"labels or context of no rows: \['test'\]",
         ),
     ],
 )

@@ -22,9 +22,11 @@ KINDS: Mapping[str, str] = {  # family -> what its cells are
     "zero_inflated_negative_binomial": "count",
     **dict.fromkeys(("bernoulli", "categorical", "ordinal"), "level"),
     "label": "level",
+    "context": "real",
     "skip": "nothing",
 }
-"""Families of columns: two more than of likelihoods, a label and what is left out."""
+"""Families of columns: three more than of likelihoods, a label, what x may be given (of
+numbers or of levels), and what is left out."""
 
 MOST_LEVELS = 50  # of a column of text that nobody has named
 _DIGITS = 1e5  # a mean may be so many times its column's spread in float32
@@ -50,13 +52,18 @@ class Table(NamedTuple):
 
     Attributes:
         columns: all of them, in order.
-        arrays: by split, the cells [N, D] of those that are no label and not left out.
+        arrays: by split, the cells [N, D] of those that x is made of.
         labels: by split, of the column that is one, if any: int32 [N].
+        contexts: by split, of those that are, if any: [N, C], a number as it is, one of
+            K levels one-hot.
+        context_names: of the C entries.
     """
 
     columns: tuple[Column, ...]
     arrays: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
+    contexts: dict[str, np.ndarray]
+    context_names: tuple[str, ...]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -66,7 +73,7 @@ class Table(NamedTuple):
 
 def observed(columns: Sequence[Column]) -> tuple[Column, ...]:
     """Those that x is made of."""
-    return tuple(c for c in columns if c.family not in ("label", "skip"))
+    return tuple(c for c in columns if c.family not in ("label", "context", "skip"))
 
 
 def read(path: Path, families: Mapping[str, str]) -> Table:
@@ -103,7 +110,7 @@ def read(path: Path, families: Mapping[str, str]) -> Table:
         )
     places = [(files[s], i) for s in texts for i in range(1, len(texts[s]))]
     together = list(itertools.chain(*(rows[1:] for rows in texts.values())))
-    columns, cells, label = [], [], None
+    columns, cells, label, contexts = [], [], None, {}
     for at, name in enumerate(header):
         column, values = _column(
             name, [row[at] for row in together], families.get(name, ""), places
@@ -111,17 +118,24 @@ def read(path: Path, families: Mapping[str, str]) -> Table:
         columns.append(column)
         if column.family == "label":
             label = _labels(column, values, places)
+        elif column.family == "context":
+            contexts |= _entries(column, values, places)
         elif column.family != "skip":
             cells.append(values)
     if not cells:
         raise ValueError(f"{path}: no column is left to be modeled")
     whole = np.stack(cells, axis=1).astype(np.float32)
     sizes = np.cumsum([len(rows) - 1 for rows in texts.values()])[:-1]
-    arrays = dict(zip(texts, np.split(whole, sizes), strict=True))
-    labels = {}
-    if label is not None:
-        labels = dict(zip(texts, np.split(label, sizes), strict=True))
-    return Table(tuple(columns), arrays, labels)
+
+    def by_split(rows: np.ndarray | None) -> dict[str, np.ndarray]:
+        if rows is None:
+            return {}
+        return dict(zip(texts, np.split(rows, sizes), strict=True))
+
+    beside = np.stack([*contexts.values()], axis=1) if contexts else None
+    return Table(
+        tuple(columns), by_split(whole), by_split(label), by_split(beside), (*contexts,)
+    )
 
 
 def write(
@@ -213,7 +227,8 @@ def _column(
     numbers = [_number(text) for text in texts]
     are_numbers = np.array([number is not None for number in numbers])
     kind = KINDS.get(family, "")
-    if kind == "level" or (not kind and not (are_numbers & is_there).any()):
+    is_open = family in ("", "context")
+    if kind == "level" or (is_open and not (are_numbers & is_there).any()):
         column = _of_levels(name, texts, is_there, family, places)
         return column, _of(column, texts, is_there)
     bad = is_there & ~are_numbers
@@ -296,6 +311,25 @@ def _labels(
         file, row = places[int(np.isnan(values).argmax())]
         raise ValueError(f"{file} row {row}, column {column.name}: no label is there")
     return values.astype(np.int32)
+
+
+def _entries(
+    column: Column, values: np.ndarray, places: list[tuple[Path, int]]
+) -> dict[str, np.ndarray]:
+    """The entries of a context that a column makes, by name."""
+    if np.isnan(values).any():
+        file, row = places[int(np.isnan(values).argmax())]
+        raise ValueError(
+            f"{file} row {row}, column {column.name}: nothing is there, and a context "
+            "has no holes: fill it, or leave the row out"
+        )
+    if not column.levels:
+        return {column.name: values.astype(np.float32)}
+    each = np.rint(values * (len(column.levels) - 1))
+    return {
+        f"{column.name}={level}": (each == k).astype(np.float32)
+        for k, level in enumerate(column.levels)
+    }
 
 
 def _check(

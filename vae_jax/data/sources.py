@@ -37,6 +37,8 @@ class Source(NamedTuple):
         classes: names of labels 0, 1, ..., where they have any.
         columns: of a table, all of those in its file; those that x is made of are
             `csv_tables.observed`.
+        contexts: by split, what x may be given: [N, C], as stored and not checked.
+        context_names: of the C entries, where they have any.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Source(NamedTuple):
     origin: str
     classes: tuple[str, ...] = ()
     columns: tuple[csv_tables.Column, ...] = ()
+    contexts: Mapping[str, np.ndarray] = MappingProxyType({})
+    context_names: tuple[str, ...] = ()
 
 
 class _Asked(NamedTuple):
@@ -110,13 +114,13 @@ def load(
     else fetched once into the user's cache), `images:PATH` (a folder or .zip of image
     files), `csv:PATH` (a table, or a folder of train.csv and optionally valid.csv,
     test.csv), `npz:PATH` (arrays train and optionally valid, test, train_labels,
-    valid_labels, test_labels) and `tfds:NAME` (TensorFlow Datasets). The validation
-    split is the last `valid_size` training rows where the source does not fix it:
-    10,000 of MNIST and Fashion-MNIST, none of an npz file, a tenth of a TensorFlow data
-    set, of images and of sprites. With `valid_size` 0 all training rows train. What
-    numbers of npz and tfds stand for is said by `data_range`, or found by
-    `ranges.understand`. NaN is refused, or with `missing` "nan" taken for a missing
-    entry.
+    valid_labels, test_labels, train_context [N, C] and so on) and `tfds:NAME`
+    (TensorFlow Datasets). The validation split is the last `valid_size` training rows
+    where the source does not fix it: 10,000 of MNIST and Fashion-MNIST, none of an npz
+    file, a tenth of a TensorFlow data set, of images and of sprites. With `valid_size`
+    0 all training rows train. What numbers of npz and tfds stand for is said by
+    `data_range`, or found by `ranges.understand`. NaN is refused, or with `missing`
+    "nan" taken for a missing entry.
 
     Images of `images:PATH` are uint8, [N, H, W] if all files are gray and else
     [N, H, W, 3], or as `channels` says; with an `image_size` the square in their middle
@@ -183,7 +187,7 @@ def load_rows(path: PathLike, *, data_range: str = "auto") -> Source:
     """
     path = Path(path).expanduser()
     stored = _stored(path)
-    names = [name for name in stored if not name.endswith("_labels")]
+    names = [n for n in stored if not n.endswith(("_labels", "_context"))]
     if "test" not in names and len(names) != 1:
         raise ValueError(
             f"{path}: it holds {', '.join(sorted(names)) or 'no rows'}: name the array "
@@ -411,22 +415,22 @@ def _npz(name: str, asked: _Asked) -> Source:
             "numpy.savez(path, train=...)"
         )
     arrays = {split: stored[split] for split in SPLITS if split in stored}
-    labels = {
-        split: stored[f"{split}_labels"]
-        for split in SPLITS
-        if f"{split}_labels" in stored
-    }
-    if missing := set(labels) - set(arrays):
-        raise ValueError(f"{path}: labels without rows for {sorted(missing)}")
+    labels, contexts = (
+        {s: stored[f"{s}_{what}"] for s in SPLITS if f"{s}_{what}" in stored}
+        for what in ("labels", "context")
+    )
+    if missing := (labels.keys() | contexts.keys()) - arrays.keys():
+        raise ValueError(f"{path}: labels or context of no rows: {sorted(missing)}")
     arrays, divisor = ranges.understand(name, arrays, data_range=asked.data_range)
     if "valid" in arrays:
         splits.refuse_valid_size(name, asked.valid_size)
     elif asked.valid_size:
-        arrays, labels = splits.held_out(
-            name, arrays, labels, valid_size=asked.valid_size
-        )
+        size = asked.valid_size
+        _, contexts = splits.held_out(name, arrays, contexts, valid_size=size)
+        arrays, labels = splits.held_out(name, arrays, labels, valid_size=size)
     origin = _origin(path, asked.data_range)
-    return checked(name, arrays, labels, offset=0.0, divisor=divisor, origin=origin)
+    source = checked(name, arrays, labels, offset=0.0, divisor=divisor, origin=origin)
+    return source._replace(contexts=contexts)
 
 
 def _stored(path: Path) -> dict[str, np.ndarray]:
@@ -498,12 +502,15 @@ def _images(name: str, asked: _Asked) -> Source:
 def _csv(name: str, asked: _Asked) -> Source:
     path = Path(name.partition(":")[2]).expanduser()
     table = csv_tables.read(path, asked.columns)
-    arrays, labels = splits.for_seed(
-        name,
-        table.arrays,
-        table.labels,
-        valid_size=asked.valid_size,
-        data_seed=asked.data_seed,
+    (arrays, labels), (_, contexts) = (
+        splits.for_seed(
+            name,
+            table.arrays,
+            beside,
+            valid_size=asked.valid_size,
+            data_seed=asked.data_seed,
+        )
+        for beside in (table.labels, table.contexts)
     )
     source = checked(
         name,
@@ -514,7 +521,9 @@ def _csv(name: str, asked: _Asked) -> Source:
         origin=f"table {path.name}, rows in the order of data seed {asked.data_seed}",
         classes=table.classes,
     )
-    return source._replace(columns=table.columns)
+    return source._replace(
+        columns=table.columns, contexts=contexts, context_names=table.context_names
+    )
 
 
 def _photos(name: str, asked: _Asked) -> Source:
