@@ -17,7 +17,13 @@ def _config(path, **flags):
 @pytest.mark.uses_optax
 def test_every_method_is_judged_on_the_same_draws_of_the_labels(tmp_path, capsys):
     config = _config(
-        tmp_path, num_labels=40, num_draws=2, num_latents=3, hidden=(30,), num_epochs=20
+        tmp_path,
+        num_labels=40,
+        num_draws=2,
+        num_latents=5,
+        hidden=(30,),
+        num_epochs=40,
+        alpha=3.0,
     )
     assert semi_supervised.main(config) == 0
     said = capsys.readouterr().out
