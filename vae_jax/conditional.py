@@ -193,6 +193,5 @@ def _at(prior: Conditional, network: Network, c: Array) -> Conditional:
         init=init,
         sample=sample,
         log_prob=at_c(prior.log_prob),
-        moments=prior.moments and at_c(prior.moments),
         transport=mapped and Transport(at_c(mapped.forward), at_c(mapped.inverse)),
     )
