@@ -12,7 +12,8 @@ written. The table says what the file costs in bits per dimension: with and with
 random bits that it starts from, which come back; what the bound says at the same bins
 of z; importance sampling's log p(x), which exact inference would cost; and what generic
 compressors make of the same rows, and codecs of images of each. It is written to the
-workdir too (compressed*.json and .txt).
+workdir too (compressed*.json and .txt). Of codes, whose q is a point mass, no bits have
+to come back, and the bound is all that is known of log p(x).
 
 Decoding computes the same probabilities to the last bit, so it needs the same
 parameters, versions, device and batch size: the file says which.
@@ -34,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
+from experiments.choices import densities
 from experiments.command import cli, report
 from experiments.measures import evidence, measure, stored_values
 from experiments.runs import trained_runs
@@ -304,8 +306,8 @@ def _net(start: rans.Stack, end: rans.Stack) -> float:
 
 
 def _evidence(config: Config, trained: Trained, raw: Any) -> list[tuple[str, float]]:
-    if not config.importance_samples:
-        return []
+    if not config.importance_samples or densities.traits(trained.model).rounded:
+        return []  # of a point mass it is the bound
     key, number = jax.random.key(config.seed), config.importance_samples
     log_p = evidence.importance_sampling(
         key, trained, jnp.asarray(raw), num_samples=number

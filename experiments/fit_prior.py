@@ -77,7 +77,7 @@ def main(config: Config) -> int:
             f"--out={out} holds a run: choose another folder, or remove it"
         )
     with cli.user_errors():
-        fitted_prior.check(old)
+        fitted_prior.check(old, config.prior)
         protocol.check_likelihood(old.config, old.data)
         of_prior = {name: getattr(config, name) for name in ("prior", *OF_PRIOR)}
         flags = fitted_prior.new_config(old.config, str(out), **of_prior)

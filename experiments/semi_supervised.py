@@ -1,4 +1,4 @@
-r"""Few labels and many rows: M2 of Kingma et al. 2014, over draws of the labels.
+r"""Few labels and many rows: M2 and M1+M2 of Kingma et al. 2014, over draws of labels.
 
     python -m experiments.semi_supervised --num_labels=100
 
@@ -6,10 +6,11 @@ Of the training split so many rows keep their labels, equally many of each class
 anew for every one of --num_draws; the models of all draws train side by side, on all
 rows. What is reported is the share of test rows whose class is wrong, with mean and
 standard deviation over the draws: which labels are drawn matters more than the method.
-Beside it, of the same labeled rows: nearest neighbors and logistic regression on
-pixels, and on the codes of a VAE that saw all rows and no label (M1). Writes
-semi_supervised.json, .txt and a picture: a row of samples each with the same z, a
-column a class.
+M2 is a model of the rows; M1+M2 is one of the codes of a VAE that saw all rows and no
+label (M1), drawn anew at each step. Beside them, of the same labeled rows: nearest
+neighbors and logistic regression on pixels, and on the means of M1's codes. Writes
+semi_supervised.json, .txt, with the expected calibration errors of both classifiers,
+and a picture: a row of M2's samples each with the same z, a column a class.
 
 Every step takes --batch_size rows without labels and as many labeled ones, at most all
 there are, whose weight is such that each counts once an epoch.
@@ -32,11 +33,20 @@ from experiments.measures import measure, whole_run
 from experiments.runs import protocol, runs, trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax import conditional, likelihoods, networks, posteriors, priors
+from vae_jax.data import batches
 from vae_jax.estimators import semi_supervised, sgvb
-from vae_jax.evaluation import probes
+from vae_jax.evaluation import calibration, probes
 from vae_jax.plots import images
 from vae_jax.training import gradient, loop
-from vae_jax.types import Algorithm, Batch, Network, Params, PRNGKey, per_row
+from vae_jax.types import (
+    Algorithm,
+    Batch,
+    Likelihood,
+    Network,
+    Params,
+    PRNGKey,
+    per_row,
+)
 
 NUM_SHOWN = 8  # z of the picture
 NEIGHBORS = 1
@@ -70,6 +80,23 @@ class Errors(NamedTuple):
     neighbors_of_codes: float
     regression_on_codes: float
     m2: float
+    m1_m2: float
+
+
+class Space(NamedTuple):
+    """What M2 is a model of.
+
+    Attributes:
+        train: the training rows, as stored.
+        test: the test rows, as a classifier sees them.
+        take: key, stored rows, index -> a batch of x.
+        likelihood: of x.
+    """
+
+    train: Array
+    test: Array
+    take: batches.Take
+    likelihood: Likelihood
 
 
 class Nets(NamedTuple):
@@ -86,10 +113,54 @@ class Nets(NamedTuple):
     num_classes: int
 
 
-def nets(config: Config, x_shape: tuple[int, ...], num_classes: int) -> Nets:
-    """The networks of the flags, between bits of pixels and normal latents."""
-    size, units = int(np.prod(x_shape)), config.hidden
-    observed = likelihoods.bernoulli(x_shape)
+def of_pixels(m1: Trained) -> Space:
+    """The rows themselves, of bits."""
+    prepared = m1.data.prepared
+    return Space(
+        jnp.asarray(prepared.train),
+        prepared.value(trained_runs.spread_rows(m1, split="test")),
+        prepared.take,
+        likelihoods.bernoulli(m1.data.x_shape),
+    )
+
+
+def of_codes(m1: Trained) -> Space:
+    """Codes of M1, drawn anew whenever a row is taken; a classifier sees their means.
+
+    Stored are mean and standard deviation of each row's q, one behind the other.
+    """
+    recognition = m1.model.recognition
+    moments = recognition.moments
+    assert moments is not None
+
+    def of_row(key: PRNGKey, params: Params, x: Array) -> Array:
+        del key
+        return jnp.concatenate(moments(params, recognition.encode(params, x)))
+
+    train, test = (
+        measure.of_rows(
+            jax.random.key(0),
+            m1,
+            of_row,
+            trained_runs.spread_rows(m1, split=split),
+            num_decoded=1,
+        )
+        for split in ("train", "test")
+    )
+
+    def take(key: PRNGKey, rows: Array, index: Array) -> Batch:
+        mean, std = jnp.split(rows[index], 2, axis=1)
+        x = mean + std * jax.random.normal(key, mean.shape)
+        return Batch(x, index, jnp.ones(index.shape))
+
+    means, _ = jnp.split(jnp.asarray(test), 2, axis=1)
+    observed = likelihoods.normal_per_pixel_std(means.shape[1:])
+    return Space(jnp.asarray(train), means, take, observed)
+
+
+def nets(config: Config, space: Space, num_classes: int) -> Nets:
+    """The networks of the flags, between a space and normal latents."""
+    size, units, observed = space.test[0].size, config.hidden, space.likelihood
     q = posteriors.diag_normal(config.num_latents)
     at = conditional.model(
         networks.mlp(size + num_classes, units, q.width),
@@ -126,12 +197,10 @@ def labeled_rows(labels: np.ndarray, number: int, *, seed: int) -> np.ndarray:
 
 
 def trained(
-    config: Config, nets: Nets, data: protocol.Dataset, draws: np.ndarray
+    config: Config, nets: Nets, space: Space, labels: np.ndarray, draws: np.ndarray
 ) -> Params:
     """The parameters [R] of M2 for each draw of labeled rows [R, N_l]."""
-    prepared = data.prepared
-    num_rows, num_labels = len(prepared.train), draws.shape[1]
-    labels = jnp.asarray(prepared.labels["train"])
+    num_rows, num_labels = len(space.train), draws.shape[1]
     seen = np.full((len(draws), num_rows), semi_supervised.NO_LABEL)
     for of_draw, rows in zip(seen, draws, strict=True):
         of_draw[rows] = labels[rows]
@@ -141,7 +210,7 @@ def trained(
     weight = num_labels / (steps * num_labeled)
 
     def take(key: PRNGKey, rows: Array, index: Array) -> Batch:
-        batch = prepared.take(key, rows, index)
+        batch = space.take(key, rows, index)
         place = jnp.arange(index.shape[0])
         return batch._replace(weight=jnp.where(place < num_plain, 1.0, weight))
 
@@ -168,14 +237,13 @@ def trained(
     keys = jax.random.split(jax.random.key(config.seed), len(draws))
     states = jax.jit(jax.vmap(start))(keys, settings["seen"])
     run = loop.scan_together(build, take)
-    rows = jnp.asarray(prepared.train)
     for epoch in range(config.num_epochs):
         generator = np.random.default_rng((config.seed, epoch))
         orders = [
             _order(generator, of_draw, steps, num_plain, num_labeled)
             for of_draw in seen
         ]
-        states, info = run(settings, states, rows, jnp.asarray(np.stack(orders)))
+        states, info = run(settings, states, space.train, jnp.asarray(np.stack(orders)))
         if epoch in (0, config.num_epochs - 1) or (epoch + 1) % 20 == 0:
             print(f"epoch {epoch + 1}: bound {info.bound.mean():.3f}", flush=True)
     return states.inner.params
@@ -232,19 +300,32 @@ def main(config: Config) -> int:
         [labeled_rows(labels["train"], config.num_labels, seed=seed) for seed in seeds]
     )
     m1 = unsupervised(config)
-    of_m2 = nets(config, m1.data.x_shape, len(np.unique(labels["train"])))
-    params = trained(config, of_m2, m1.data, draws)
-    wrong = m2_errors(of_m2, params, m1)
+    judged, shown = {}, np.zeros(0)
+    for name, space in (("M2", of_pixels(m1)), ("M1+M2", of_codes(m1))):
+        of_m2 = nets(config, space, len(np.unique(labels["train"])))
+        print(f"{name}:", flush=True)
+        params = trained(config, of_m2, space, labels["train"], draws)
+        judged[name] = classified(of_m2, params, space, labels["test"])
+        if name == "M2":
+            shown = by_class(of_m2, runs.one_of(params, 0))
     errors = [
-        Errors._make([*plain, float(m2)])
-        for plain, m2 in zip(plain_errors(m1, draws), wrong, strict=True)
+        Errors._make([*plain, *wrong])
+        for plain, *wrong in zip(
+            plain_errors(m1, draws), *(of.error for of in judged.values()), strict=True
+        )
     ]
+    misjudged = {name: of.calibration_error for name, of in judged.items()}
     table = report.table(COLUMNS, _over_draws(errors))
+    for name, each in misjudged.items():
+        table += f"\nexpected calibration error of {name}: {100 * np.mean(each):.2f} %"
     print(table)
-    result = {"draws": [of_draw._asdict() for of_draw in errors]}
+    result = {
+        "draws": [of_draw._asdict() for of_draw in errors],
+        "calibration_error": misjudged,
+    }
     report.write_both(folder / "semi_supervised", config, result, table)
     figure = images.groups(
-        [by_class(of_m2, runs.one_of(params, 0))],
+        [shown],
         title=f"one z a row, a class a column; {config.num_labels} labels",
     )
     report.draw(folder, {"semi_supervised": figure})
@@ -271,16 +352,34 @@ def plain_errors(m1: Trained, draws: np.ndarray) -> list[tuple[float, ...]]:
     return errors
 
 
-def m2_errors(nets: Nets, params: Params, m1: Trained) -> np.ndarray:
-    """Share of test rows whose likeliest class is another, of each draw [R]."""
-    rows = m1.data.prepared.value(trained_runs.spread_rows(m1, split="test"))
+class Judged(NamedTuple):
+    """A classifier on the test rows, for each draw of the labels.
+
+    Attributes:
+        error: share of rows whose likeliest class is another.
+        calibration_error: mean of |confidence - accuracy|, over bins of the likeliest
+            class's probability.
+    """
+
+    error: list[float]
+    calibration_error: list[float]
+
+
+def classified(nets: Nets, params: Params, space: Space, labels: np.ndarray) -> Judged:
+    """q(y | x) of each draw's model on the test rows."""
 
     def predict(params: Params, x: Array) -> Array:
-        return semi_supervised.log_classes(nets.classifier, params, x).argmax()
+        return jnp.exp(semi_supervised.log_classes(nets.classifier, params, x))
 
     each = jax.vmap(jax.vmap(predict, (None, 0)), (0, None))
-    predicted = np.asarray(jax.jit(each)(params, rows))
-    return (predicted != m1.data.prepared.labels["test"][None]).mean(axis=1)
+    judged = Judged([], [])
+    for probabilities in np.asarray(jax.jit(each)(params, space.test)):
+        right = (probabilities.argmax(axis=1) == labels).astype(float)
+        confidence = np.minimum(probabilities.max(axis=1), 1.0)
+        bins = calibration.reliability(confidence, right)
+        judged.error.append(1.0 - float(right.mean()))
+        judged.calibration_error.append(calibration.expected_calibration_error(bins))
+    return judged
 
 
 def by_class(nets: Nets, params: Params) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,19 @@ from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.generate import command as generate
+from experiments.generate import paths
 from experiments.measures import measure
-from experiments.runs import trained_runs
+from experiments.runs import protocol, trained_runs
+from tests.architectures import ARCHITECTURES, TINY, untrained
 from tests.tiny import metrics, tiny
 from vae_jax import finite_scalar
 
 pytestmark = pytest.mark.uses_optax
-CODES = {"posterior": "finite_scalar", "estimator": "sgvb_a", "num_latents": 3}
+CODES: dict[str, Any] = {
+    "posterior": "finite_scalar",
+    "estimator": "sgvb_a",
+    "num_latents": 3,
+}
 
 
 @pytest.mark.slow
@@ -72,6 +79,103 @@ def test_what_does_not_go_with_codes_is_refused(flags, message):
         Config(**CODES | flags).check()
 
 
+BOOKS: dict[str, Any] = {
+    "posterior": "vector_quantized",
+    "num_latents": 6,
+    "code_width": 3,
+}
+
+
+@pytest.mark.slow
+def test_codebooks_train_end_where_an_unbroken_run_does_and_are_measured(
+    tmp_path, capsys
+):
+    changes: dict[str, Any] = {
+        "estimator": "codebook_averages",
+        "codebook_rows": 4,
+        "residual_levels": 2,
+        "rotate": True,
+        "min_code_uses": 0.5,
+        "average_decay": 0.9,
+        **BOOKS,
+    }
+    config = tiny(tmp_path / "run", num_epochs=4, **changes)
+    assert train.main(config) == 0
+    half = tiny(tmp_path / "half", num_epochs=2, **changes)
+    assert train.main(half) == 0
+    assert train.main(dataclasses.replace(half, num_epochs=4)) == 0
+    whole, halves = (
+        trained_runs.load(tmp_path / name, checkpoint="last", weights="raw")[0]
+        for name in ("run", "half")
+    )
+    jax.tree.map(np.testing.assert_array_equal, whole.params, halves.params)
+    assert all("codebook_perplexity" in row for row in metrics(config.workdir))
+    which = evaluate.Config(workdir=config.workdir, num_images=40, eval_samples=2)
+    capsys.readouterr()
+    assert evaluate.main(which) == 0
+    assert "used_rows" in capsys.readouterr().out
+    path = pathlib.Path(config.workdir, "evaluation_test_40_images.json")
+    result = json.loads(path.read_text())
+    assert 1.0 <= result["perplexity"] <= 4.0
+    assert result["used_rows"] * 8 == round(result["used_rows"] * 8)
+    np.testing.assert_allclose(result["kl"], 4 * np.log(4.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vector_quantized", "finite_scalar"])
+def test_a_traversal_moves_one_symbol_among_those_in_use(name):
+    flags = ARCHITECTURES[name] | {"num_latents": 4}
+    trained = untrained(protocol.load(TINY), **flags)
+    rows = jnp.asarray(trained.data.prepared.test[:20])
+    got = paths.along(jax.random.key(0), trained, rows[3], num_steps=5, num=3)
+    width = measure.symbol_width(trained)
+    key, every = jax.random.key(0), jnp.asarray(trained.data.prepared.test)
+    codes = measure.codes(key, trained, every).reshape(len(every), -1, width)
+    for place, z in zip(got["latents"], got["z"], strict=True):
+        moved = z.reshape(5, -1, width)
+        others = np.delete(np.arange(codes.shape[1]), place)
+        expected = np.broadcast_to(codes[3, others], moved[:, others].shape)
+        np.testing.assert_array_equal(moved[:, others], expected)
+        in_use = {tuple(symbol) for symbol in codes[:, place]}
+        assert {tuple(symbol) for symbol in moved[:, place]} <= in_use
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"estimator": "sgvb_a"}, "what fits: codebook_gradient, codebook_averages$"),
+        (
+            {"estimator": "codebook_gradient", "codebook_decay": 0.5},
+            "--codebook_decay says nothing to --estimator=codebook_gradient",
+        ),
+        (
+            {"estimator": "codebook_averages", "num_levels": 3},
+            "--num_levels says nothing to --posterior=vector_quantized",
+        ),
+    ],
+)
+def test_what_does_not_go_with_codebooks_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**BOOKS | flags).check()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            BOOKS | {"estimator": "codebook_averages", "code_width": 4},
+            "--num_latents=6 must be a multiple of --code_width=4",
+        ),
+        (
+            {"network": "conv", "latent_maps": True, "num_latents": 20},
+            "--latent_maps with --num_latents=20: 40 entries are not 2 planes of 4x4",
+        ),
+    ],
+)
+def test_num_latents_are_whole_vectors_and_maps_whole_pixels(flags, message):
+    with pytest.raises(ValueError, match=message):
+        models.build(Config(**flags), (8, 8))
+
+
 def test_levels_are_of_codes_alone():
     with pytest.raises(ValueError, match="--num_levels says nothing to --posterior"):
         Config(num_levels=3).check()
@@ -82,6 +186,7 @@ def test_flags_build_codes_whose_prior_starts_uniform(prior):
     config = Config(prior=prior, num_levels=4, **CODES)
     model = models.build(config, (8, 8)).model
     params = jax.jit(model.init)(jax.random.key(0))
-    z = finite_scalar.value(jnp.array([3, 0, 1]), (4, 4, 4), jnp.dtype("float32"))
+    grid = finite_scalar.grid((4, 4, 4))
+    z = grid.value((), jnp.array([3, 0, 1]), jnp.dtype("float32"))
     log_p = model.generative.log_prior(params, z)
     np.testing.assert_allclose(log_p, -3 * np.log(4.0), rtol=1e-6)

@@ -176,8 +176,15 @@ def test_rows_without_a_code_are_refused(tmp_path):
         },
         {"posterior": "bernoulli", "estimator": "vimco", "num_samples": 2},
         {"ladder": ("3", "2"), "num_latents": 16},
+        {"posterior": "finite_scalar", "estimator": "sgvb_a"},
+        {
+            "posterior": "vector_quantized",
+            "prior": "autoregressive",
+            "estimator": "codebook_gradient",
+            "code_width": 2,
+        },
     ],
-    ids=["categorical", "mixture", "bits", "ladder"],
+    ids=["categorical", "mixture", "bits", "ladder", "grid", "codebook"],
 )
 def test_values_and_latents_of_other_kinds_come_back(tmp_path, flags):
     path = _trained(tmp_path / "run", num_epochs=1, **flags)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from tests import laws
 from vae_jax import convolutional
 
 SHAPES = [(8, 8), (28, 28), (9, 12), (5, 7, 3), (32, 32, 3)]
@@ -211,6 +212,30 @@ def test_each_number_of_the_decoder_is_of_its_own_pixel():
     assert planar.min() > 0.0
 
 
+def test_latents_on_maps_are_of_their_own_pixels(x64):
+    """5x5 latents of 3 entries in two planes, of images of 20x20."""
+    style: dict = {"width": 4, "num_blocks": 1, "residual": False}
+    up = convolutional.encoder((20, 20), 150, map_planes=2, **style)
+    down = convolutional.decoder(75, (20, 20), 400, of_maps=True, **style)
+    assert up.init(jax.random.key(0))["output"]["kernel"].shape == (8, 6)
+    assert down.init(jax.random.key(0))["input"]["kernel"].shape == (3, 8)
+
+    def reads(network, x):
+        params = laws.jiggled(network.init(jax.random.key(0)))
+        slope = jax.jacobian(lambda x: network.apply(params, x))(x)
+        return np.asarray(slope != 0.0)
+
+    of_up = reads(up, _normal((20, 20))).reshape(2, 5, 5, 3, 20, 20)
+    of_down = reads(down, _normal((75,))).reshape(20, 20, 5, 5, 3)
+    near, far = slice(None, 2), slice(-2, None)
+    assert of_up[:, 0, 0, :, near, near].all()
+    assert not of_up[:, 0, 0, :, far, far].any()
+    assert not of_up[:, 4, 4, :, near, near].any()
+    assert of_down[near, near, 0, 0].all()
+    assert not of_down[far, far, 0, 0].any()
+    assert not of_down[near, near, 4, 4].any()
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -225,13 +250,19 @@ def test_each_number_of_the_decoder_is_of_its_own_pixel():
         ),
         (
             lambda: convolutional.decoder(2, (4, 4), 17, width=4, num_blocks=1),
-            "num_outputs=17 is not 1 planes",
+            "17 entries are not 1 planes",
         ),
         (
             lambda: convolutional.decoder(
                 2, (4, 4), 16, planes=2, width=4, num_blocks=1
             ),
-            "num_outputs=16 is not 2 planes",
+            "16 entries are not 2 planes",
+        ),
+        (
+            lambda: convolutional.decoder(
+                5, (4, 4), 16, of_maps=True, width=4, num_blocks=1
+            ),
+            "5 entries are not 1 planes of 2x2 pixels",
         ),
     ],
 )

@@ -12,14 +12,17 @@ import pytest
 
 from tests import laws, testing
 from vae_jax import (
+    codes,
     conditional,
     factors,
     finite_scalar,
     flows,
     networks,
     posteriors,
+    power_spherical,
     priors,
     types,
+    vector_quantized,
 )
 from vae_jax.evaluation import gaps
 from vae_jax.factors import Factor
@@ -104,7 +107,11 @@ LEVELS = (2, 3, 5)
 def _codes():
     start = networks.normal(std=0.5)
     net = networks.made(3, (4,), outputs_per_input=5, initializer=start)
-    return finite_scalar.autoregressive_prior(LEVELS, net)
+    return codes.autoregressive_prior(finite_scalar.grid(LEVELS), net)
+
+
+def _quantizer():
+    return vector_quantized.posterior(2, num_rows=4, width=3, num_levels=2, rotate=True)
 
 
 ROWS = [
@@ -129,8 +136,12 @@ ROWS = [
     Row(gaps.with_parameters_in_h, lambda: gaps.with_parameters_in_h(_coupling())),
     Row(conditional._at, _conditioned, moments=True),
     Row(finite_scalar.posterior, lambda: finite_scalar.posterior(LEVELS), moments=True),
-    Row(finite_scalar.uniform_prior, lambda: finite_scalar.uniform_prior(LEVELS)),
-    Row(finite_scalar.autoregressive_prior, _codes),
+    Row(power_spherical.posterior, lambda: power_spherical.posterior(4), moments=True),
+    Row(power_spherical.uniform_prior, lambda: power_spherical.uniform_prior(3)),
+    Row(codes.point_mass, lambda: finite_scalar.posterior(LEVELS), moments=True),
+    Row(vector_quantized.posterior, _quantizer, moments=True),
+    Row(codes.uniform_prior, lambda: codes.uniform_prior(finite_scalar.grid(LEVELS))),
+    Row(codes.autoregressive_prior, _codes),
     Row(gmm._one_of, lambda: gmm._one_of(3), moments=True),
     Row(gmm._one_of, lambda: gmm._one_of(1)),
 ]

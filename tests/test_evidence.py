@@ -67,7 +67,7 @@ def test_binary_latents_are_annealed_by_gibbs_updates(tmp_path):
     asked = evaluate.Config(workdir, evidence="is,ais,bdmc", **FEW)
     evidence = evaluate.evaluate(asked)["evidence"]
     assert abs(evidence["ais"]["above_is"]) < 2.0
-    with pytest.raises(cli.UsageError, match="hmc_density needs real latents"):
+    with pytest.raises(cli.UsageError, match="hmc_density needs latents that are any"):
         evaluate.evaluate(dataclasses.replace(asked, evidence="hmc_density"))
 
 

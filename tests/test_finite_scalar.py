@@ -5,10 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import laws
-from vae_jax import finite_scalar, likelihoods, networks, vae
-from vae_jax.estimators import sgvb
-from vae_jax.types import Network, log_joint, log_weight
+from vae_jax import finite_scalar
 
 LEVELS = (2, 3, 4, 5)
 
@@ -20,27 +17,18 @@ def _codes(levels=LEVELS):
 
 def _values(k, levels=LEVELS):
     dtype = jnp.result_type(float)
-    return jax.vmap(lambda k: finite_scalar.value(k, levels, dtype))(k)
+    return jax.vmap(lambda k: finite_scalar.grid(levels).value((), k, dtype))(k)
 
 
-def _index(z, levels=LEVELS):
-    return np.asarray(jax.vmap(lambda z: finite_scalar.index(z, levels))(z))
-
-
-def _model(prior, *, levels=LEVELS, x_shape=(6,)):
-    decoder = networks.mlp(len(levels), (5,), x_shape[0])
-    encoder = networks.mlp(x_shape[0], (5,), len(levels))
-    observed, density = likelihoods.bernoulli(x_shape), finite_scalar.posterior(levels)
-    return vae.model(
-        vae.decoder_model(decoder, prior, observed), vae.encoder_model(encoder, density)
-    )
+def _symbols(z, levels=LEVELS):
+    return np.asarray(jax.vmap(lambda z: finite_scalar.grid(levels).symbols((), z))(z))
 
 
 def test_levels_and_values_are_one_to_one():
     k = _codes()
     z = _values(k)
     assert len({tuple(row) for row in np.asarray(z)}) == 2 * 3 * 4 * 5
-    np.testing.assert_array_equal(_index(z), k)
+    np.testing.assert_array_equal(_symbols(z), k)
     assert (np.abs(z) <= 1.0).all()
 
 
@@ -73,107 +61,8 @@ def test_q_is_a_point_mass_at_its_code():
     np.testing.assert_array_equal(slope, 0.0)
 
 
-def _made(levels=LEVELS, hidden=(7,)):
-    return networks.made(len(levels), hidden, outputs_per_input=max(levels))
-
-
-def test_priors_sum_to_one_and_an_autoregressive_one_starts_uniform(x64):
-    codes = _values(_codes())
-    uniform = finite_scalar.uniform_prior(LEVELS)
-    network = networks.from_zero(_made())
-    start = finite_scalar.autoregressive_prior(LEVELS, network)
-    learned = finite_scalar.autoregressive_prior(LEVELS, _made())
-    h, key = jnp.zeros(0), jax.random.key(1)
-    for prior, is_uniform in ((uniform, True), (start, True), (learned, False)):
-        params = prior.init(jax.random.clone(key))
-        params = laws.jiggled(params) if prior is learned else params
-        log_p = jax.vmap(lambda z, of=prior, p=params: of.log_prob(p, h, z))(codes)
-        np.testing.assert_allclose(jnp.exp(log_p).sum(), 1.0, rtol=1e-12)
-        assert np.allclose(log_p, -np.log(120.0)) == is_uniform
-
-
-@pytest.mark.slow
-def test_draws_of_priors_are_as_frequent_as_their_densities_say(x64):
-    codes, h = _values(_codes()), jnp.zeros(0)
-    for prior in (
-        finite_scalar.uniform_prior(LEVELS),
-        finite_scalar.autoregressive_prior(LEVELS, _made()),
-    ):
-        params = jax.tree.map(lambda leaf: 3.0 * leaf, prior.init(jax.random.key(3)))
-        p = np.exp(jax.vmap(lambda z, of=prior, w=params: of.log_prob(w, h, z))(codes))
-        keys = jax.random.split(jax.random.key(4), 40_000)
-        z = jax.vmap(lambda key, of=prior, w=params: of.sample(key, w, h))(keys)
-        k = _index(z)
-        which = np.ravel_multi_index(tuple(k.T), LEVELS)
-        counts = np.bincount(which, minlength=len(p))
-        chi_squared = ((counts - 40_000 * p) ** 2 / (40_000 * p)).sum()
-        assert abs(chi_squared - 119.0) < 5.0 * np.sqrt(2.0 * 119.0)
-
-
-def test_the_bound_is_below_log_p_by_enumeration_and_at_it_where_one_code_explains_x(
-    x64,
-):
-    """x is the code itself, bit by bit, said with ever more certainty."""
-    levels, x_shape = (2, 2, 2), (3,)
-    network = networks.made(3, (7,), outputs_per_input=2)
-    prior = finite_scalar.autoregressive_prior(levels, network)
-    signs = Network(lambda key: jnp.ones(()), lambda scale, z: scale * z)
-    read = Network(lambda key: (), lambda params, x: 3.0 * (2.0 * x - 1.0))
-    observed, q = likelihoods.bernoulli(x_shape), finite_scalar.posterior(levels)
-    model = vae.model(
-        vae.decoder_model(signs, prior, observed), vae.encoder_model(read, q)
-    )
-    params = model.init(jax.random.key(0))
-    codes = _values(_codes(levels), levels)
-    x, key = jnp.array([1.0, 0.0, 1.0]), jax.random.key(1)
-    gaps = []
-    for scale in (1.0, 4.0, 40.0):
-        theta = params.generative | {"decoder": jnp.array(scale)}
-        at = params._replace(generative=theta)
-        each = jax.vmap(lambda z, at=at: log_joint(model.generative, at, x, z))(codes)
-        h = model.recognition.encode(at, x)
-        bound = log_weight(model.draw(jax.random.clone(key), at, x, h))
-        elbo = sgvb.sgvb_a(model, num_samples=1)(jax.random.clone(key), at, x)
-        np.testing.assert_allclose(elbo, bound, rtol=1e-12)
-        gaps.append(jax.nn.logsumexp(each) - bound)
-    assert gaps[0] > gaps[1] > gaps[2] > -1e-12
-    np.testing.assert_allclose(gaps[2], 0.0, atol=1e-12)
-
-
-def test_the_prior_sends_no_gradient_to_the_encoder_and_the_decoder_does(x64):
-    network = _made()
-    prior = finite_scalar.autoregressive_prior(LEVELS, network)
-    model, x = _model(prior), jnp.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.0])
-    params = laws.jiggled(model.init(jax.random.key(0)))
-
-    def of_prior(params):
-        h = model.recognition.encode(params, x)
-        return model.draw(jax.random.key(1), params, x, h).log_prior
-
-    slope = jax.grad(of_prior)(params)
-    assert all((leaf == 0.0).all() for leaf in jax.tree.leaves(slope.recognition))
-    of_network = jax.tree.leaves(slope.generative["prior"])
-    assert any((leaf != 0.0).any() for leaf in of_network)
-    elbo = sgvb.sgvb_a(model, num_samples=1)
-    slope = jax.grad(lambda params: elbo(jax.random.key(1), params, x))(params)
-    assert all((leaf != 0.0).any() for leaf in jax.tree.leaves(slope.recognition))
-
-
-def test_perplexity_counts_the_levels_in_use():
-    k = jnp.array([[0, 0], [1, 0], [0, 0], [1, 0]])
-    z = _values(k, (2, 5))
-    np.testing.assert_allclose(finite_scalar.perplexity(np.asarray(z)), [2.0, 1.0])
-
-
 @pytest.mark.parametrize("levels", [(), (1,), (3, 1)])
 def test_levels_that_are_none_are_refused(levels):
-    for build in (finite_scalar.posterior, finite_scalar.uniform_prior):
+    for build in (finite_scalar.posterior, finite_scalar.grid):
         with pytest.raises(ValueError, match="levels must be two or more"):
             build(levels)
-
-
-def test_a_network_of_another_width_is_refused():
-    network = networks.made(4, (3,), outputs_per_input=4)
-    prior = finite_scalar.autoregressive_prior(LEVELS, network)
-    with pytest.raises(ValueError, match=r"gives \[20\] numbers, got \(16,\)"):
-        prior.log_prob(prior.init(jax.random.key(0)), jnp.zeros(0), jnp.zeros(4))

@@ -19,7 +19,7 @@ from experiments.measures import fitted_prior, measure
 from experiments.runs import fit, protocol, trained_runs
 from tests.architectures import TINY, untrained
 from tests.tiny import tiny
-from vae_jax import artifacts
+from vae_jax import artifacts, vector_quantized
 
 pytestmark = pytest.mark.uses_optax
 SMALL = {
@@ -116,26 +116,56 @@ def test_a_workdir_that_holds_a_run_is_not_written_over(workdir):
         fit_prior.main(fit_prior.Config(workdir=str(workdir), out=str(workdir)))
 
 
+@pytest.mark.slow
+def test_codes_get_an_autoregressive_prior_and_keep_their_codebooks(tmp_path):
+    config = tiny(
+        tmp_path / "run",
+        num_epochs=5,
+        posterior="vector_quantized",
+        estimator="codebook_averages",
+        num_latents=6,
+        code_width=2,
+        codebook_rows=4,
+    )
+    fit.to_end(config, lambda run: None)
+    flags = fit_prior.Config(
+        workdir=config.workdir, prior="autoregressive", prior_units=8, num_epochs=10
+    )
+    assert fit_prior.main(flags) == 0
+    folder = pathlib.Path(config.workdir)
+    old, new = _load(folder), _load(folder / "fitted_autoregressive")
+    assert new.config.estimator == "codebook_averages"
+    before, after = (vector_quantized.read(of.params) for of in (old, new))
+    np.testing.assert_array_equal(before, after)
+    path = folder / "fitted_autoregressive" / "fit_prior.json"
+    result = json.loads(path.read_text())
+    assert set(result["changes"]["train"]) == {"elbo"}  # all that a point mass says
+    elbo = result["changes"]["train"]["elbo"]
+    assert elbo["gain"] > 0.1
+    curve = result["mean_log_prior"]
+    np.testing.assert_allclose(curve[0], -3 * np.log(4.0), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"algorithm": "vem"}, "--algorithm=vem: a prior is fitted to the codes"),
         ({"algorithm": "full_vb", "weight_decay": 1.0}, "--algorithm=full_vb"),
-        ({"posterior": "bernoulli", "estimator": "vimco"}, "latents are discrete"),
+        ({"posterior": "bernoulli", "estimator": "vimco"}, "of its own: standard_n"),
         ({"ladder": ("3", "2"), "num_latents": 16}, "--ladder=3,2, whose top alone"),
     ],
 )
 def test_a_run_whose_prior_cannot_be_fitted_is_refused(changes, said):
     trained = untrained(protocol.load(TINY), **changes)
     with pytest.raises(ValueError, match=said):
-        fitted_prior.check(trained)
+        fitted_prior.check(trained, "flow")
 
 
 def test_a_model_of_ones_own_is_refused():
     trained = untrained(protocol.load(TINY))
     config = dataclasses.replace(trained.config, model="mine:build")
     with pytest.raises(ValueError, match="--model=mine:build, whose prior"):
-        fitted_prior.check(trained._replace(config=config))
+        fitted_prior.check(trained._replace(config=config), "flow")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from vae_jax.types import (
     Params,
     PRNGKey,
     PyTree,
+    Symbols,
     Transport,
     conditional,
 )
@@ -185,7 +186,7 @@ def _at(prior: Conditional, network: Network, c: Array) -> Conditional:
         """Of params, h and more: h is that of c."""
         return lambda params, h, *rest: function(params["density"], h_of(params), *rest)
 
-    family, mapped = prior.family, prior.transport
+    family, mapped, symbols = prior.family, prior.transport, prior.symbols
     return conditional(
         family._replace(parameters=family.parameters and at_c(family.parameters)),
         prior.shape,
@@ -194,4 +195,5 @@ def _at(prior: Conditional, network: Network, c: Array) -> Conditional:
         sample=sample,
         log_prob=at_c(prior.log_prob),
         transport=mapped and Transport(at_c(mapped.forward), at_c(mapped.inverse)),
+        symbols=symbols and Symbols(*map(at_c, symbols)),
     )

@@ -152,6 +152,7 @@ def encoder(
     activation: Callable[[Array], Array] = jax.nn.gelu,
     product: networks.Product | None = None,
     remat: bool = False,
+    map_planes: int = 0,
 ) -> Network:
     """From an image, [H, W] or [H, W, C], to [num_outputs].
 
@@ -168,8 +169,12 @@ def encoder(
     maps and 1x1 convolutions, as in `networks.mlp`; those of 3x3 stay as they are.
     `remat` is as in `in_turn`.
 
+    With `map_planes` the last layer is a 1x1 convolution instead: the output is as many
+    equal parts, one behind the other, each laid out as the last maps' pixels are.
+
     Raises:
-        ValueError: for a shape that is no image, or a size below one.
+        ValueError: for a shape that is no image, a size below one, or outputs that are
+            not planes of the last maps.
     """
     sizes = _resolutions(x_shape, width)
     numerics.check_positive(num_outputs=num_outputs, num_blocks=num_blocks)
@@ -187,7 +192,13 @@ def encoder(
             )
         channels = size
     height, breadth, _ = sizes[-1]
-    layers["output"] = dense(height * breadth * channels, num_outputs, product=product)
+    per_pixel = 0
+    if map_planes:
+        per_pixel = _per_pixel(num_outputs, (height, breadth), map_planes)
+        layers["output"] = dense(channels, per_pixel, product=product)
+    else:
+        size = height * breadth * channels
+        layers["output"] = dense(size, num_outputs, product=product)
 
     def apply(params: PyTree, x: Array) -> Array:
         x = x.reshape(*x_shape[:2], num_channels)
@@ -196,7 +207,12 @@ def encoder(
             x = layers[f"down_{i}"].apply(params[f"down_{i}"], x)
             of_blocks = [params[f"block_{i}_{j}"] for j in range(num_blocks)]
             x = in_turn(layers[f"block_{i}_0"], of_blocks, x, remat=remat)
-        return layers["output"].apply(params["output"], activation(x).reshape(-1))
+        x = activation(x)
+        if not map_planes:
+            return layers["output"].apply(params["output"], x.reshape(-1))
+        x = layers["output"].apply(params["output"], x)
+        x = x.reshape(*x.shape[:2], map_planes, per_pixel // map_planes)
+        return x.transpose(2, 0, 1, 3).reshape(-1)
 
     return Network(networks.init_each(layers), apply)
 
@@ -213,6 +229,7 @@ def decoder(
     activation: Callable[[Array], Array] = jax.nn.gelu,
     product: networks.Product | None = None,
     remat: bool = False,
+    of_maps: bool = False,
 ) -> Network:
     """From [num_inputs] to the h of a likelihood of images, `encoder` in reverse.
 
@@ -227,21 +244,21 @@ def decoder(
         activation: as in `encoder`.
         product: as in `encoder`.
         remat: as in `in_turn`.
+        of_maps: whether the inputs are laid out as the pixels of the first maps, which
+            a 1x1 convolution then makes of them.
 
     Raises:
-        ValueError: for a shape that is no image, a size below one, or outputs that are
-            not planes of it.
+        ValueError: for a shape that is no image, a size below one, or outputs, or
+            inputs of maps, that are not planes of it.
     """
     sizes = _resolutions(x_shape, width)
     numerics.check_positive(num_inputs=num_inputs, num_blocks=num_blocks)
-    per_pixel, rest = divmod(num_outputs, math.prod(x_shape[:2]))
-    if rest or per_pixel % planes:
-        raise ValueError(
-            f"num_outputs={num_outputs} is not {planes} planes of the pixels of "
-            f"{x_shape}"
-        )
+    per_pixel = _per_pixel(num_outputs, x_shape[:2], planes)
     height, breadth, size = sizes[-1]
-    layers = {"input": dense(num_inputs, height * breadth * size, product=product)}
+    inputs, outputs = num_inputs, height * breadth * size
+    if of_maps:
+        inputs, outputs = _per_pixel(num_inputs, (height, breadth), 1), size
+    layers = {"input": dense(inputs, outputs, product=product)}
     targets = [of[2] for of in sizes[-2::-1]] + [per_pixel]
     at = len(sizes) * num_blocks
     for i, target in enumerate(targets):
@@ -257,6 +274,7 @@ def decoder(
         size = target
 
     def apply(params: PyTree, z: Array) -> Array:
+        z = z.reshape(height, breadth, inputs) if of_maps else z
         x = layers["input"].apply(params["input"], z)
         x = x.reshape(height, breadth, sizes[-1][2])
         cropped = [of[:2] for of in sizes[-2::-1]] + [x_shape[:2]]
@@ -290,6 +308,15 @@ def shift_decoder(
     layer = params[last]  # at half the resolution: four pixels side by side
     bias = layer["bias"] + jnp.tile(per_pixel, 4).astype(layer["bias"].dtype)
     return {**params, last: {**layer, "bias": bias}}
+
+
+def _per_pixel(size: int, sides: Sequence[int], planes: int) -> int:
+    per_pixel, rest = divmod(size, math.prod(sides))
+    if rest or per_pixel % planes:
+        raise ValueError(
+            f"{size} entries are not {planes} planes of {sides[0]}x{sides[1]} pixels"
+        )
+    return per_pixel
 
 
 def _resolutions(x_shape: tuple[int, ...], width: int) -> list[tuple[int, int, int]]:

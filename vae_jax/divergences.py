@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vae_jax import numerics
 from vae_jax.types import Scalar
 
 
@@ -89,6 +90,27 @@ def full_normal_to_standard_normal(
     log_scale = jnp.log(jnp.diagonal(scale_tril))
     below = jnp.sum(jnp.tril(scale_tril, -1) ** 2)
     return 0.5 * (below + jnp.sum(mean**2 + _exp_less_linear(2.0 * log_scale)))
+
+
+def power_spherical_to_uniform_sphere(
+    direction: Float[Array, " D"], log_concentration: Scalar
+) -> Scalar:
+    r"""KL(q || p) in nats of a `power_spherical` q to the uniform density of a sphere.
+
+    $\log S_D - H(q)$, with $S_D$ the sphere's area and $H(q) = \log N_\kappa
+    - \kappa(\log 2 + \psi(\beta + \kappa) - \psi(2\beta + \kappa))$ at
+    $\beta = (D - 1) / 2$: De Cao & Aziz 2020 (arXiv:2006.04437). It is the same for
+    every direction, of which only the size D is read. With $f(\kappa) =
+    \log\Gamma(2\beta + \kappa) - \log\Gamma(\beta + \kappa)$ it is $f(\kappa) - f(0)
+    - \kappa f'(\kappa)$, which `numerics.gamma_ratio` makes a sum of logarithms.
+    """
+    kappa, least = jnp.exp(log_concentration), 0.5 * (direction.shape[0] - 1)
+    shifts, weights, rest = numerics.gamma_ratio(direction.shape[0] - 1)
+    dtype = kappa.dtype
+    of_logs = _exp_less_linear(-jnp.log1p(kappa / jnp.asarray(least + shifts, dtype)))
+    end, slope = jax.value_and_grad(rest)(least + kappa)
+    of_rest = end - rest(jnp.asarray(least, dtype)) - kappa * slope
+    return (jnp.asarray(weights, dtype) * of_logs).sum() + of_rest
 
 
 def diag_normal_entropy(log_std: Float[Array, " D"]) -> Scalar:
@@ -207,6 +229,7 @@ _FACTORIZED: dict[tuple[str, str], Callable[..., Scalar]] = {
 }
 _JOINT: dict[tuple[str, str], Callable[..., Scalar]] = {
     ("full_normal", "standard_normal"): full_normal_to_standard_normal,
+    ("power_spherical", "uniform_sphere"): power_spherical_to_uniform_sphere,
 }
 
 

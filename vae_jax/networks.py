@@ -312,6 +312,7 @@ def made(
     *,
     outputs_per_input: int = 2,
     num_context: int = 0,
+    width: int = 1,
     activation: Callable[[Array], Array] = jnp.tanh,
     initializer: Initializer | None = None,
 ) -> Network:
@@ -327,11 +328,14 @@ def made(
     0 carry it to output 1. A layer of fewer units than there are degrees leaves some
     out, and outputs then read fewer inputs than they may.
 
+    An input may be a vector: y is then [num_inputs * width], input after input.
+
     Args:
-        num_inputs: entries of y.
+        num_inputs: of y.
         hidden: units of each hidden layer; empty for a masked affine map.
         outputs_per_input: blocks of the output.
         num_context: entries of the context.
+        width: entries of an input.
         activation: applied after each hidden layer.
         initializer: `glorot()` where none is given; drawn before masking.
 
@@ -343,11 +347,12 @@ def made(
         raise ValueError(f"layer sizes must be positive, got {sizes}")
     if num_context < 0:
         raise ValueError(f"num_context must not be negative, got {num_context}")
+    numerics.check_positive(width=width)
     start = initializer or glorot()
     least = 0 if num_context else min(1, num_inputs - 1)
 
     order = np.arange(1, num_inputs + 1)
-    degrees = [np.concatenate([order, np.zeros(num_context, int)])]
+    degrees = [np.concatenate([order.repeat(width), np.zeros(num_context, int)])]
     for size in hidden:
         degrees.append(least + np.arange(size) * (num_inputs - least) // size)
     masks = {

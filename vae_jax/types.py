@@ -73,6 +73,21 @@ class Transport(NamedTuple):
     inverse: Callable[..., Array]
 
 
+class Symbols(NamedTuple):
+    """A density of finitely many y, written as symbols k one after the other.
+
+    Attributes:
+        of: the arguments of the density but for the key, y -> k [N].
+        value: the same, k -> y.
+        log_probs: the same, y -> nats of each symbol at each of N places, given those
+            at the places before it, [N, K]; minus infinity where there is none.
+    """
+
+    of: Callable[..., Int[Array, " N"]]
+    value: Callable[..., Array]
+    log_probs: Callable[..., Float[Array, "N K"]]
+
+
 class Conditional(NamedTuple):
     """A density p(y | h) over one event y; built by `conditional`.
 
@@ -89,6 +104,7 @@ class Conditional(NamedTuple):
             normal.
         family: its parameters are a function of (params, h).
         transport: (params, h, eps) -> y and back; None where y is no such map.
+        symbols: y by symbols, of (params, h) and more; None where none are known.
     """
 
     shape: tuple[int, ...]
@@ -100,6 +116,7 @@ class Conditional(NamedTuple):
     moments: Callable[[PyTree, Array], tuple[Array, Array]] | None
     family: Family
     transport: Transport | None
+    symbols: Symbols | None
 
 
 class Likelihood(NamedTuple):
@@ -154,6 +171,7 @@ class Generative(NamedTuple):
         quantity: what log p(x | z) is on rows of x, as a `Likelihood`'s; None where the
             model does not say.
         transport: the prior as (params, eps) -> z and back, or None.
+        symbols: z of the prior by symbols, of params and more, or None.
     """
 
     init: Callable[[PRNGKey], PyTree]
@@ -165,6 +183,7 @@ class Generative(NamedTuple):
     prior_family: Family = Family("a prior without closed forms")
     quantity: Callable[[Any], str] | None = None
     transport: Transport | None = None
+    symbols: Symbols | None = None
 
 
 class Recognition(NamedTuple):
@@ -296,6 +315,8 @@ class Objective(NamedTuple):
             of the data set's rows. No gradient reaches it.
         value: key, params, memory, batch -> nats [B], the memory after this batch, and
             a dictionary of scalars to be logged.
+        project: params after a step, memory -> the params to go on with: where some of
+            them are a function of the memory and not climbed.
     """
 
     init: Callable[[Params], PyTree]
@@ -303,6 +324,7 @@ class Objective(NamedTuple):
         [PRNGKey, Params, PyTree, Batch],
         tuple[Float[Array, " B"], PyTree, dict[str, Scalar]],
     ]
+    project: Callable[[Params, PyTree], Params] = lambda params, memory: params
 
 
 class Algorithm(NamedTuple):
@@ -329,6 +351,7 @@ def conditional(
     | None = None,
     moments: Callable[[PyTree, Array], tuple[Array, Array]] | None = None,
     transport: Transport | None = None,
+    symbols: Symbols | None = None,
 ) -> Conditional:
     """A density that compares what it is given with what it declares, while traced.
 
@@ -342,6 +365,7 @@ def conditional(
         sample_and_log_prob: where one pass gives both; by default one after the other.
         moments: params, h -> mean and standard deviation, where they are known.
         transport: the density as a map of noise, where it is one.
+        symbols: y by symbols, where they are known.
     """
 
     def check_h(h: Array) -> None:
@@ -382,6 +406,7 @@ def conditional(
         moments,
         family,
         transport,
+        symbols,
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from vae_jax.types import (
     PyTree,
     Recognition,
     Scalar,
+    Symbols,
     Transport,
 )
 
@@ -142,22 +144,13 @@ def decoder_model(
     def mean_observation(params: Params, z: Array) -> Array:
         return likelihood.mean(params.generative["likelihood"], decode(params, z))
 
-    def from_noise(params: Params, eps: Array) -> Array:
-        assert prior.transport is not None
-        of_prior = params.generative["prior"]
-        return prior.transport.forward(of_prior, nothing(params), eps)
+    def of_prior(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Of the parameters of all, and more."""
+        return lambda params, *rest: function(
+            params.generative["prior"], nothing(params), *rest
+        )
 
-    def to_noise(params: Params, z: Array) -> Array:
-        assert prior.transport is not None
-        of_prior = params.generative["prior"]
-        return prior.transport.inverse(of_prior, nothing(params), z)
-
-    of_prior = prior.family.parameters
-
-    def prior_parameters(params: Params) -> tuple[Array, ...]:
-        assert of_prior is not None
-        return of_prior(params.generative["prior"], nothing(params))
-
+    family, mapped, symbols = prior.family, prior.transport, prior.symbols
     return Generative(
         init,
         sample_prior,
@@ -165,17 +158,29 @@ def decoder_model(
         log_likelihood_terms,
         sample_observation,
         mean_observation,
-        Family(prior.family.name, of_prior and prior_parameters),
+        family._replace(parameters=family.parameters and of_prior(family.parameters)),
         likelihood.quantity,
-        prior.transport and Transport(from_noise, to_noise),
+        mapped and Transport(of_prior(mapped.forward), of_prior(mapped.inverse)),
+        symbols and Symbols(*map(of_prior, symbols)),
     )
 
 
-def encoder_model(encoder: Network, posterior: Conditional) -> Recognition:
+def encoder_model(
+    encoder: Network,
+    posterior: Conditional,
+    *,
+    read: Callable[[Params], PyTree] | None = None,
+) -> Recognition:
     """q(z | x) from an encoder that feeds an approximate posterior.
 
     The encoder's output may have any shape of as many entries as the posterior reads.
     Its parameters are a dictionary with `encoder` and `posterior`.
+
+    Args:
+        encoder: x -> h.
+        posterior: q(z | h).
+        read: params -> the posterior's own parameters, where they are p's, such as the
+            codebooks of `vector_quantized.read`: phi has no `posterior` then.
 
     Raises:
         ValueError: when traced, if the encoder gives more or fewer entries than that.
@@ -192,10 +197,8 @@ def encoder_model(encoder: Network, posterior: Conditional) -> Recognition:
 
     def init(key: PRNGKey) -> PyTree:
         key_encoder, key_posterior = jax.random.split(key)
-        return {
-            "encoder": encoder.init(key_encoder),
-            "posterior": posterior.init(key_posterior),
-        }
+        phi = {"encoder": encoder.init(key_encoder)}
+        return phi if read else phi | {"posterior": posterior.init(key_posterior)}
 
     def encode(params: Params, x: Array) -> Array:
         h = encoder.apply(params.recognition["encoder"], x)
@@ -205,7 +208,7 @@ def encoder_model(encoder: Network, posterior: Conditional) -> Recognition:
         encode,
         posterior,
         init=init,
-        read=lambda params: params.recognition["posterior"],
+        read=read or (lambda params: params.recognition["posterior"]),
     )
 
 
@@ -415,6 +418,7 @@ def with_prior(
         log_prior=log_prob,
         prior_family=family,
         transport=None,
+        symbols=None,
     )
 
 

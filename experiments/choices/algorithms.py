@@ -179,7 +179,7 @@ ALGORITHMS = {
         },
         ("init_bias",),
         has_encoder=False,
-        fits=lambda q: q.continuous,
+        fits=lambda q: q.unconstrained,
         splits_bound=False,
     ),
     "vem": Fit(
@@ -298,7 +298,7 @@ def _watched(
         }
         return nats, memory, logged | means
 
-    return Objective(objective.init, value)
+    return objective._replace(value=value)
 
 
 def _monitor(config: Any, model: Model) -> gradient.Monitor:

@@ -1,6 +1,5 @@
-"""The densities and networks that flags can name: q(z | x), p(z), p(x | z)."""
+"""The densities that flags can name: q(z | x), p(z), p(x | z)."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -12,8 +11,7 @@ from jaxtyping import Array
 
 from experiments.choices.rows import NO_FLAGS, Choice, Traits
 from vae_jax import (
-    conditional,
-    convolutional,
+    codes,
     counts,
     discretized,
     finite_scalar,
@@ -21,16 +19,20 @@ from vae_jax import (
     likelihoods,
     networks,
     posteriors,
+    power_spherical,
     priors,
     tables,
+    vector_quantized,
 )
-from vae_jax.types import Conditional, Likelihood, Model, Network, PyTree
+from vae_jax.types import Conditional, Likelihood, Model, Network, Params, PyTree
 
 Reading: TypeAlias = tuple[Callable[[Array], Array], int]
 """x -> what q sees of it, and how many numbers that is."""
 
-ROUNDED = "finite_scalar"
-DISCRETE = {"bernoulli", "categorical", "layers of bits", ROUNDED}  # families of z
+CODEBOOK = "vector_quantized"
+ROUNDED = {"finite_scalar", CODEBOOK}  # families of q that are point masses
+DISCRETE = {"bernoulli", "categorical", "layers of bits", *ROUNDED}  # families of z
+SPHERICAL = {"power_spherical", "uniform_sphere"}
 
 
 class Posterior(NamedTuple):
@@ -43,7 +45,11 @@ class Posterior(NamedTuple):
         traits: of the family, its KL being that to N(0, I).
         h_of_std: num_latents, std= -> the first entries of an h of mean zero and that
             standard deviation, the others being zero; None where z has no scale.
-        priors: those of z that is not real, by the names that --prior has for them.
+        priors: those of z that is no real vector, by the names that --prior has for
+            them.
+        read: params -> q's own parameters, where they are p's.
+        decoder_of: decoder of num_latents, own numbers -> that of z, where z is not of
+            num_latents.
     """
 
     build: Callable[..., Conditional]
@@ -52,6 +58,8 @@ class Posterior(NamedTuple):
     traits: Traits = Traits()
     h_of_std: Callable[..., Array] | None = posteriors.diag_normal_h
     priors: Mapping[str, Choice] = MappingProxyType({})
+    read: Callable[[Params], PyTree] | None = None
+    decoder_of: Callable[..., Network] = lambda decoder, **numbers: decoder
 
 
 class Observed(NamedTuple):
@@ -80,10 +88,12 @@ def traits(model: Model) -> Traits:
     closed = model.kl is not None
     return Traits(
         continuous=DISCRETE.isdisjoint({q, p}),
+        spherical=not SPHERICAL.isdisjoint({q, p}),
         closed_kl=closed,
         factorizes=closed and q in ("diag_normal", "bernoulli"),
         layered=bool(model.lower) or q == "layers of bits",
-        rounded=q == ROUNDED,
+        rounded=q in ROUNDED,
+        codebook=q == CODEBOOK,
     )
 
 
@@ -112,25 +122,71 @@ def _autoregressive(size: int, hidden: tuple[int, ...], index: int) -> flows.Flo
     return flows.chain(autoregressive, flows.reverse(size))
 
 
-def _uniform(num_latents: int, *, num_levels: int) -> Conditional:
-    return finite_scalar.uniform_prior((num_levels,) * num_latents)
+def _grid(num_latents: int, *, num_levels: int) -> codes.Codes:
+    return finite_scalar.grid((num_levels,) * num_latents)
 
 
-def _autoregressive_codes(
-    num_latents: int, *, num_levels: int, units: int
+def _places(num_latents: int, width: int) -> int:
+    number, rest = divmod(num_latents, width)
+    if rest:
+        raise ValueError(
+            f"--num_latents={num_latents} must be a multiple of --code_width={width}"
+        )
+    return number
+
+
+def _rows(num_latents: int, *, width: int, **sizes: int) -> codes.Codes:
+    return vector_quantized.rows(_places(num_latents, width), width=width, **sizes)
+
+
+def _quantizer(
+    num_latents: int, hidden: tuple[int, ...], *, width: int, **numbers: Any
 ) -> Conditional:
-    """A masked network of the levels before; it starts uniform."""
+    del hidden
+    places = _places(num_latents, width)
+    return vector_quantized.posterior(places, width=width, **numbers)
+
+
+def _summed(decoder: Network, *, width: int, num_levels: int, **others: Any) -> Network:
+    del others
+    return vector_quantized.summed(decoder, width=width, num_levels=num_levels)
+
+
+def _autoregressive_codes(values: codes.Codes, units: int) -> Conditional:
+    """A masked network of the symbols before; it starts uniform."""
     network = networks.made(
-        num_latents,
+        len(values.sizes),
         (units, units),
-        outputs_per_input=num_levels,
+        outputs_per_input=int(values.sizes.max()),
+        width=values.entries,
         activation=jax.nn.elu,
     )
-    return finite_scalar.autoregressive_prior(
-        (num_levels,) * num_latents, networks.from_zero(network)
-    )
+    return codes.autoregressive_prior(values, networks.from_zero(network))
 
 
+def _of_codes(
+    build: Callable[..., codes.Codes], flags: Mapping[str, str]
+) -> Mapping[str, Choice]:
+    """The priors of codes that these flags describe."""
+
+    def uniform(num_latents: int, **numbers: int) -> Conditional:
+        return codes.uniform_prior(build(num_latents, **numbers))
+
+    def autoregressive(num_latents: int, *, units: int, **numbers: int) -> Conditional:
+        return _autoregressive_codes(build(num_latents, **numbers), units)
+
+    return {
+        "standard_normal": Choice(uniform, flags),
+        "autoregressive": Choice(autoregressive, {**flags, "units": "prior_units"}),
+    }
+
+
+_LEVELS = {"num_levels": "num_levels"}
+_CODEBOOKS = {
+    "width": "code_width",
+    "num_rows": "codebook_rows",
+    "num_levels": "residual_levels",
+}
 _LAYERS, _OF_FLOWS = {"num_layers": "flow_layers"}, Traits(own_parameters=True)
 POSTERIORS = {
     "diag_normal": Posterior(
@@ -160,17 +216,28 @@ POSTERIORS = {
         lambda size, hidden, *, num_levels: finite_scalar.posterior(
             (num_levels,) * size
         ),
-        {"num_levels": "num_levels"},
+        _LEVELS,
         reads=(),
         traits=Traits(continuous=False, rounded=True),
         h_of_std=None,
-        priors={
-            "standard_normal": Choice(_uniform, {"num_levels": "num_levels"}),
-            "autoregressive": Choice(
-                _autoregressive_codes,
-                {"num_levels": "num_levels", "units": "prior_units"},
-            ),
-        },
+        priors=_of_codes(_grid, _LEVELS),
+    ),
+    "vector_quantized": Posterior(
+        _quantizer,
+        {**_CODEBOOKS, "rotate": "rotate"},
+        reads=(),
+        traits=Traits(continuous=False, rounded=True, codebook=True),
+        h_of_std=None,
+        priors=_of_codes(_rows, _CODEBOOKS),
+        read=vector_quantized.read,
+        decoder_of=_summed,
+    ),
+    "power_spherical": Posterior(
+        lambda size, hidden: power_spherical.posterior(size),
+        reads=(),
+        traits=Traits(spherical=True, closed_kl=True),
+        h_of_std=None,
+        priors={"standard_normal": Choice(power_spherical.uniform_prior)},
     ),
 }
 
@@ -351,170 +418,4 @@ LIKELIHOODS = {
         _STARTS,
         _mixture,
     ),
-}
-
-
-class Coders(NamedTuple):
-    """The networks of a model of x.
-
-    Attributes:
-        encoder: shape of x, numbers of outputs and of entries of a context -> [x, c],
-            flattened, to them; x itself to them without a context.
-        decoder: number of inputs, shape of x, p(x | h) -> z to h.
-        shift_decoder: its parameters, a shift of h, shape of x, p(x | h) -> those with
-            the shift in the output's bias. An encoder's output is always affine.
-    """
-
-    encoder: Callable[[tuple[int, ...], int, int], Network]
-    decoder: Callable[[int, tuple[int, ...], Likelihood], Network]
-    shift_decoder: Callable[[PyTree, Array, tuple[int, ...], Likelihood], PyTree]
-
-
-def _perceptrons(
-    *,
-    hidden: tuple[int, ...],
-    encoder_hidden: tuple[int, ...],
-    precision: str,
-    **names: str,
-) -> Coders:
-    network = functools.partial(
-        networks.mlp, **style(**names), product=PRODUCTS[precision]
-    )
-    return _of_vectors(
-        lambda size, outputs: network(size, encoder_hidden or hidden, outputs),
-        lambda size, outputs: network(size, hidden[::-1], outputs),
-    )
-
-
-def _gated(
-    *,
-    hidden: tuple[int, ...],
-    encoder_hidden: tuple[int, ...],
-    init: str,
-    precision: str,
-) -> Coders:
-    network = functools.partial(
-        networks.gated_mlp,
-        initializer=INITIALIZERS[init],
-        product=PRODUCTS[precision],
-    )
-    return _of_vectors(
-        lambda size, outputs: network(size, encoder_hidden or hidden, outputs),
-        lambda size, outputs: network(size, hidden[::-1], outputs),
-    )
-
-
-def _residual(*, width: int, num_blocks: int, precision: str, **names: str) -> Coders:
-    network = functools.partial(
-        networks.residual_mlp,
-        num_blocks=num_blocks,
-        product=PRODUCTS[precision],
-        **style(**names),
-    )
-    return _of_vectors(*2 * (lambda size, outputs: network(size, width, outputs),))
-
-
-def _of_vectors(
-    up: Callable[[int, int], Network], down: Callable[[int, int], Network]
-) -> Coders:
-    """Networks of numbers of inputs and outputs, for x as one vector."""
-
-    def encoder(
-        x_shape: tuple[int, ...], num_outputs: int, num_context: int
-    ) -> Network:
-        return up(math.prod(x_shape) + num_context, num_outputs)
-
-    def decoder(size: int, x_shape: tuple[int, ...], observed: Likelihood) -> Network:
-        del x_shape
-        return down(size, observed.width)
-
-    def shift_decoder(
-        params: PyTree, shift: Array, x_shape: tuple[int, ...], observed: Likelihood
-    ) -> PyTree:
-        del x_shape, observed
-        return networks.shift_output(params, shift)
-
-    return Coders(encoder, decoder, shift_decoder)
-
-
-def style(*, activation: str, init: str) -> dict[str, Any]:
-    """Keyword arguments of a perceptron from the names that flags have for them."""
-    return {
-        "activation": ACTIVATIONS[activation],
-        "initializer": INITIALIZERS[init],
-    }
-
-
-def _convolutions(residual: bool) -> Callable[..., Coders]:
-    def build(*, activation: str, precision: str, **others: Any) -> Coders:
-        style: dict[str, Any] = {
-            "residual": residual,
-            "activation": ACTIVATIONS[activation],
-            "product": PRODUCTS[precision],
-            **others,
-        }
-
-        def encoder(
-            x_shape: tuple[int, ...], num_outputs: int, num_context: int
-        ) -> Network:
-            if not num_context:
-                return convolutional.encoder(x_shape, num_outputs, **style)
-            planes = math.prod(x_shape[2:]) + num_context
-            network = convolutional.encoder(
-                (*x_shape[:2], planes), num_outputs, **style
-            )
-            return conditional.as_planes(network, x_shape)
-
-        def decoder(
-            size: int, x_shape: tuple[int, ...], observed: Likelihood
-        ) -> Network:
-            return convolutional.decoder(
-                size, x_shape, observed.width, planes=observed.planes, **style
-            )
-
-        def shift_decoder(
-            params: PyTree, shift: Array, x_shape: tuple[int, ...], observed: Likelihood
-        ) -> PyTree:
-            return convolutional.shift_decoder(
-                params, shift, x_shape=x_shape, planes=observed.planes
-            )
-
-        return Coders(encoder, decoder, shift_decoder)
-
-    return build
-
-
-_OF_MAPS = {
-    "width": "width",
-    "num_blocks": "num_blocks",
-    "activation": "activation",
-    "precision": "precision",
-}
-_OF_IMAGES = {**_OF_MAPS, "remat": "remat"}
-_OF_LAYERS = {
-    "hidden": "hidden",
-    "encoder_hidden": "encoder_hidden",
-    "init": "init",
-    "precision": "precision",
-}
-NETWORKS = {
-    "mlp": Choice(_perceptrons, {**_OF_LAYERS, "activation": "activation"}),
-    "gated_mlp": Choice(_gated, _OF_LAYERS),
-    "residual_mlp": Choice(_residual, {**_OF_MAPS, "init": "init"}, ("hidden",)),
-    # Those of flows stay perceptrons of float32.
-    "conv": Choice(_convolutions(residual=False), _OF_IMAGES, ("hidden",)),
-    "resnet": Choice(_convolutions(residual=True), _OF_IMAGES, ("hidden",)),
-}
-ACTIVATIONS = {
-    "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
-    "softplus": jax.nn.softplus,
-    "gelu": jax.nn.gelu,
-    "elu": jax.nn.elu,
-}
-PRODUCTS = {"float32": None, "bfloat16": networks.bfloat16_product}
-INITIALIZERS = {
-    "glorot": networks.glorot(),
-    "normal_0.01": networks.normal(std=0.01),
-    "normal_0.1": networks.normal(std=0.1),
 }

@@ -13,6 +13,7 @@ from experiments.choices.rows import NO_FLAGS, Traits
 from vae_jax import networks, vae
 from vae_jax.estimators import (
     arms,
+    codebook,
     dip,
     disarm,
     factor,
@@ -59,7 +60,7 @@ class Estimator(NamedTuple):
         fits: which q it is of.
         of_elbo: whether its value is an ELBO, so that bound + KL = reconstruction.
         remembers: whether it takes a running baseline and its scale.
-        sees_batch: whether it is of a batch's codes, and no sum of functions of one
+        sees_batch: whether its objective is of a batch, and no sum of functions of one
             example.
         learns: flags, model, entries of x -> the model whose q also keeps what the
             estimator learns, and keyword arguments of `build` beside it; None where it
@@ -108,14 +109,18 @@ def _baseline(
     return vae.with_baseline(model, network), {"network": network}
 
 
+def _num_latents(model: Model) -> int:
+    key = jax.eval_shape(jax.random.key, 0)
+    params = jax.eval_shape(model.init, key)
+    return jax.eval_shape(model.generative.sample_prior, key, params).size
+
+
 def _control(
     config: Any, model: Model, num_entries: int
 ) -> tuple[Model, dict[str, Any]]:
     """A control variate of x and z."""
-    key = jax.random.key(0)
-    params = jax.eval_shape(model.init, key)
-    z = jax.eval_shape(model.generative.sample_prior, key, params)
-    network = networks.mlp(num_entries + z.size, (LEARNED_UNITS,), 1)
+    size = num_entries + _num_latents(model)
+    network = networks.mlp(size, (LEARNED_UNITS,), 1)
     temperature = config.temperature
     model = relax.with_control(model, network, temperature=temperature)
     return model, {"network": network}
@@ -132,17 +137,29 @@ def _discriminator(
 ) -> tuple[Model, dict[str, Any]]:
     """A network of z with an optimizer of its own, as Kim & Mnih 2018 set it."""
     del num_entries
-    key = jax.random.key(config.seed)
-    params = jax.eval_shape(model.init, jax.random.clone(key))
-    z = jax.eval_shape(model.generative.sample_prior, jax.random.clone(key), params)
     network = networks.mlp(
-        z.size, config.discriminator_hidden, 1, activation=jax.nn.leaky_relu
+        _num_latents(model),
+        config.discriminator_hidden,
+        1,
+        activation=jax.nn.leaky_relu,
     )
     return model, {
         "network": network,
         "optimizer": gradient.adam(config.discriminator_rate, b1=0.5, b2=0.9),
-        "start": network.init(key),
+        "start": network.init(jax.random.key(config.seed)),
     }
+
+
+def _of_codebooks(build: Callable[..., Objective]) -> Callable[..., Objective]:
+    """Of a point mass, which one sample tells all of, and of any number of rows."""
+
+    def of_flags(
+        model: Model, *, num_samples: int, num_data: int, **numbers: Any
+    ) -> Objective:
+        del num_samples, num_data
+        return build(model, **numbers)
+
+    return of_flags
 
 
 KERNELS = {"imq": mmd.imq, "rbf": mmd.rbf}
@@ -157,13 +174,16 @@ def _mmd(
 _of_batch = functools.partial(
     Estimator, fits=_independent, of_elbo=True, sees_batch=True
 )
+_of_codebook = functools.partial(
+    Estimator, fits=lambda q: q.codebook, of_elbo=True, sees_batch=True
+)
 _DIP = {"off_diagonal": "penalty", "diagonal": "dip_diagonal"}
 ESTIMATORS = {
     "sgvb_a": Estimator(
         sgvb.sgvb_a,
         {"beta": "beta"},
         ("kl_warmup",),
-        fits=lambda q: q.continuous or q.rounded,
+        fits=lambda q: q.continuous or (q.rounded and not q.codebook),
         of_elbo=True,
     ),
     "sgvb_b": Estimator(
@@ -206,6 +226,17 @@ ESTIMATORS = {
             "scales": "kernel_scales",
         },
     ),
+    "codebook_gradient": _of_codebook(
+        _of_codebooks(codebook.by_gradient), {"commitment": "commitment"}
+    ),
+    "codebook_averages": _of_codebook(
+        _of_codebooks(codebook.by_averages),
+        {
+            "commitment": "commitment",
+            "decay": "codebook_decay",
+            "min_uses": "min_code_uses",
+        },
+    ),
     "iwae": Estimator(importance.iwae),
     "stick_the_landing": Estimator(importance.stick_the_landing),
     "dreg": Estimator(importance.dreg),
@@ -236,7 +267,9 @@ ESTIMATORS = {
         {"num_terms": "num_terms", "first_beta": "first_beta"},
         fits=sampled,
     ),
-    "uha": Estimator(uha.uha, reads=("num_terms",), learns=_path),
+    "uha": Estimator(
+        uha.uha, reads=("num_terms",), fits=lambda q: q.unconstrained, learns=_path
+    ),
     "sumo": Estimator(sumo.sumo, remembers=True),
     "vimco": Estimator(score_function.vimco, fits=sampled),
     "ovis": Estimator(ovis.ovis, {"gamma": "ovis_gamma"}, fits=sampled),

@@ -7,11 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
-from experiments.choices.densities import (
-    ACTIVATIONS,
-    PRODUCTS,
-    style,
-)
+from experiments.choices.coders import ACTIVATIONS, PRODUCTS, style
 from vae_jax import ladder, ladder_of_maps, layer_forms, networks
 from vae_jax.types import Conditional, Likelihood, Model, PyTree
 
@@ -134,7 +130,7 @@ def shift_decoder(
     x_shape: tuple[int, ...],
     observed: Likelihood,
 ) -> PyTree:
-    """As `densities.Coders`'s, of a ladder's decoder."""
+    """As `coders.Coders`'s, of a ladder's decoder."""
     if kind(config.layers) == "vectors":
         return networks.shift_output(params, shift)
     return ladder_of_maps.shift_decoder(

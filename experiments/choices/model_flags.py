@@ -3,15 +3,8 @@
 import dataclasses
 
 from experiments.choices import ladders
-from experiments.choices.densities import (
-    ACTIVATIONS,
-    INITIALIZERS,
-    LIKELIHOODS,
-    NETWORKS,
-    POSTERIORS,
-    PRIORS,
-    PRODUCTS,
-)
+from experiments.choices.coders import ACTIVATIONS, INITIALIZERS, NETWORKS, PRODUCTS
+from experiments.choices.densities import LIKELIHOODS, POSTERIORS, PRIORS
 from experiments.command import cli
 from vae_jax import counts
 
@@ -55,12 +48,25 @@ class ModelFlags(cli.Flags):
     posterior: str = cli.flag(
         "diag_normal",
         "q(z | x); bernoulli has binary latents with a learned prior, finite_scalar "
-        "codes, which are rounded numbers, with a uniform one (standard_normal) or "
-        "--prior=autoregressive.",
+        "and vector_quantized codes, rounded numbers or rows of a codebook, with a "
+        "uniform one (standard_normal) or --prior=autoregressive, power_spherical a "
+        "unit vector with a uniform one.",
         choices=POSTERIORS,
     )
     num_levels: int = cli.flag(
         5, "Values that each latent of --posterior=finite_scalar has.", least=2
+    )
+    codebook_rows: int = cli.flag(
+        64, "Rows of each codebook of --posterior=vector_quantized.", least=2
+    )
+    code_width: int = cli.flag(
+        8, "Entries of a row, of which --num_latents is a multiple.", least=1
+    )
+    residual_levels: int = cli.flag(
+        1, "Codebooks, each of what the ones before leave of a vector.", least=1
+    )
+    rotate: bool = cli.flag(
+        False, "Rotate the gradient at a code, and not pass it straight through."
     )
     flow_layers: int = cli.flag(
         4, "Flows of --posterior=planar, coupling or iaf.", least=1
@@ -116,6 +122,11 @@ class ModelFlags(cli.Flags):
     )
     num_blocks: int = cli.flag(
         1, "Blocks, at each resolution (conv, resnet) or in all.", least=1
+    )
+    latent_maps: bool = cli.flag(
+        False,
+        "z is laid out on the networks' smallest maps, a vector a pixel: --num_latents "
+        "is a multiple of their pixels, such as 7x7 of images of 28x28 (conv, resnet).",
     )
     remat: bool = cli.flag(
         False,

@@ -17,10 +17,10 @@ from jaxtyping import Array
 
 from experiments.choices import estimators, ladders, rows
 from experiments.choices.algorithms import ALGORITHMS, Parts
+from experiments.choices.coders import NETWORKS
 from experiments.choices.config import Config
 from experiments.choices.densities import (
     LIKELIHOODS,
-    NETWORKS,
     POSTERIORS,
     PRIORS,
     Reading,
@@ -151,7 +151,10 @@ def _of_flags(config: Config, x_shape: tuple[int, ...]) -> Model:
             num_components=config.num_components,
             x_shape=x_shape,
         )
-    model = vae.model(generative, vae.encoder_model(encoder, density))
+    recognition = vae.encoder_model(
+        encoder, density, read=POSTERIORS[config.posterior].read
+    )
+    model = vae.model(generative, recognition)
     return model if read is None else vae.with_reading(model, read)
 
 
@@ -168,9 +171,11 @@ def _networks(
     if reading is not None:
         read, size = reading(config, x_shape)
         seen = x_shape if math.prod(x_shape) == size else (size,)
-    encoder = coders.encoder(seen, density.width, num_context)
-    decoder = coders.decoder(config.num_latents + num_context, x_shape, observed)
-    return encoder, decoder, read
+    size = config.num_latents
+    encoder = coders.encoder(seen, density.width, size, num_context)
+    decoder = coders.decoder(size + num_context, x_shape, observed)
+    row = POSTERIORS[config.posterior]
+    return encoder, row.decoder_of(decoder, **rows.numbers(row, config)), read
 
 
 def _at_context(

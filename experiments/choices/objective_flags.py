@@ -96,6 +96,25 @@ class ObjectiveFlags(cli.Flags):
     dip_diagonal: float = cli.flag(
         10.0, "The same of the variances (dip_i, dip_ii).", least=0
     )
+    commitment: float = cli.flag(
+        0.25,
+        "Nats by squared distance that hold the encoder to the rows of a codebook "
+        "(codebook_...).",
+        least=0,
+    )
+    codebook_decay: float = cli.flag(
+        0.99,
+        "Share of the past that a step keeps of a row's mean (codebook_averages).",
+        least=0,
+        below=1,
+    )
+    min_code_uses: float = cli.flag(
+        0.1,
+        "Moving average of a row's uses a batch below which it starts again at a "
+        "vector of the batch; 0: never (codebook_averages).",
+        least=0,
+        below=1,
+    )
     sampling: str = cli.flag(
         "stratified",
         "Estimator of log q(z) from a batch (beta_tc).",

@@ -5,10 +5,11 @@ from typing import Any
 
 from experiments.choices import estimators, ladders, rows
 from experiments.choices.algorithms import ALGORITHMS, OPTIMIZERS, SCHEDULES
-from experiments.choices.densities import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
+from experiments.choices.coders import NETWORKS
+from experiments.choices.densities import LIKELIHOODS, POSTERIORS, PRIORS
 from experiments.choices.estimators import ESTIMATORS
 
-OF_ONE_LAYER = ("encoder_hidden", "posterior_std", "num_latents")
+OF_ONE_LAYER = ("encoder_hidden", "posterior_std", "latent_maps", "num_latents")
 OF_LADDERS = ("posterior_form", "num_hidden")
 WITH_CONTEXT = ("aevb", "rws")  # which neither dream of x nor search for a q of it
 CODED = ("diag_normal", "full_normal")  # posteriors with moments of real z
@@ -81,6 +82,11 @@ def _condition(config: Any) -> None:
             f"{named} does not go with {ladders.written(config.ladder)}: take one "
             "layer of --num_latents"
         )
+    if config.latent_maps or POSTERIORS[config.posterior].traits.codebook:
+        raise ValueError(
+            f"{named} stands beside a vector z: leave out --latent_maps and "
+            "--posterior=vector_quantized"
+        )
     if config.prior in ("vamp", "exemplar"):
         raise ValueError(
             f"{named} does not go with --prior={config.prior}, which is made of codes "
@@ -141,12 +147,12 @@ def _ladder(config: Any) -> None:
             f"--prior={config.prior} is made of codes of x, which the top of {written} "
             "does not see: take another"
         )
-    if POSTERIORS[config.posterior].traits.rounded:
+    q = POSTERIORS[config.posterior].traits
+    if q.rounded or q.spherical:
         raise ValueError(
             f"--posterior={config.posterior} is of one layer, not of {written}"
         )
-    is_real = POSTERIORS[config.posterior].traits.continuous
-    if not is_real and ladders.FORMS[config.posterior_form].of_bits is None:
+    if not q.continuous and ladders.FORMS[config.posterior_form].of_bits is None:
         raise ValueError(
             f"--posterior_form={config.posterior_form} is of real latents, not of "
             f"--posterior={config.posterior}: take plain or residual"
@@ -161,7 +167,7 @@ def _prior(config: Any) -> None:
         others = [name for name in fitting if name != "standard_normal"]
         instead = f"; what fits: {', '.join(others)}" if others else ""
         raise ValueError(
-            f"--prior={config.prior} is of continuous latents, --posterior="
+            f"--prior={config.prior} is of any real vector, and --posterior="
             f"{config.posterior} has its own prior{instead}"
         )
     if fitting:

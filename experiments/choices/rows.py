@@ -30,19 +30,28 @@ class Traits(NamedTuple):
 
     Attributes:
         continuous: whether z is real and has a gradient.
+        spherical: whether it lies on a sphere, which no step may leave.
         own_parameters: whether q has any beside h.
         closed_kl: whether its KL to the prior has a closed form.
         factorizes: whether that is a sum over latents, one number each.
         layered: whether it is of several layers, each given those above.
         rounded: whether it is a point mass at a code, with a gradient all the same.
+        codebook: whether those codes are learned, which the bound's gradient does not.
     """
 
     continuous: bool = True
+    spherical: bool = False
     own_parameters: bool = False
     closed_kl: bool = False
     factorizes: bool = False
     layered: bool = False
     rounded: bool = False
+    codebook: bool = False
+
+    @property
+    def unconstrained(self) -> bool:
+        """Whether z is any real vector: chains, normals and lines may go anywhere."""
+        return self.continuous and not self.spherical
 
 
 class Row(Protocol):

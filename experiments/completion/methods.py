@@ -51,8 +51,8 @@ def check(config: Config, trained: trained_runs.Trained) -> None:
         )
     if by_chain and not trained.has_real_latents:
         raise ValueError(
-            "--proposal=chain fits a normal, and this model has no real latents: give "
-            "--proposal=encoder"
+            "--proposal=chain fits a normal, and the latents of this model are not any "
+            "real vector: give --proposal=encoder"
         )
     if by_chain and config.chain <= num_latents:
         raise ValueError(

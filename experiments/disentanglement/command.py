@@ -60,10 +60,13 @@ def latent_names(shares: np.ndarray, names: list[str]) -> list[str]:
 
 
 def draw(
-    config: Config, trained: trained_runs.Trained, codes: scores.Codes
+    config: Config,
+    trained: trained_runs.Trained,
+    codes: scores.Codes,
+    known: np.ndarray,
 ) -> list[pathlib.Path]:
-    """Traversals around the code of the grid's middle, and the heat map."""
-    known, names = shares(codes, config), list(codes.grid.sizes)
+    """Traversals around the code of the grid's middle, and the heat map of `shares`."""
+    names = list(codes.grid.sizes)
     latents = latent_names(known, names)
     middle = np.ravel_multi_index([size // 2 for size in codes.sizes], codes.sizes)
     values = np.linspace(-RANGE, RANGE, config.num_columns)
@@ -124,11 +127,12 @@ def correlations(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def correlation_table(matrix: dict[str, dict[str, float]]) -> str:
-    """The same as lines."""
-    columns = [Column("", lambda name: name, width=16)]
+    """The same as lines, whose numbers stand for the names above columns."""
+    number = {name: i for i, name in enumerate(matrix, 1)}
+    columns = [Column("", lambda name: f"{number[name]:2d} {name}", width=18)]
     columns += [
-        Column(other[:9], lambda name, other=other: matrix[name][other], ".2f", 9)
-        for other in matrix
+        Column(str(i), lambda name, other=other: matrix[name][other], ".2f", 5)
+        for other, i in number.items()
     ]
     return report.table(columns, matrix)
 
@@ -143,16 +147,16 @@ def main(config: Config) -> int:
         for trained in together:
             first = first or trained
             codes = scores.encoded(trained)
-            row = row_name(trained, folder)
+            row, known = row_name(trained, folder), shares(codes, config)
             if row not in [run["row"] for run in runs]:
-                pictured += draw(config, trained, codes)
+                pictured += draw(config, trained, codes, known)
             result = scores.measured(codes, config)
             runs.append(
                 {
                     "row": row,
                     "seed": trained.config.seed,
                     "scores": result,
-                    "shares": shares(codes, config).tolist(),
+                    "shares": known.tolist(),
                     "protocol": trained.stamp(),
                 }
             )

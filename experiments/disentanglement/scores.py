@@ -4,12 +4,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from experiments.command import cli
+from experiments.measures import measure
 from experiments.runs import trained_runs
 from vae_jax.data import sprites
 from vae_jax.evaluation import disentanglement
+from vae_jax.types import Params, PRNGKey
 
 _ROWS = 16_384  # whose images are there at once
 
@@ -58,20 +62,19 @@ def encoded(trained: trained_runs.Trained) -> Codes:
             "to be codes: train with --posterior=diag_normal"
         )
     grid, moments = sprites.GRIDS[name], recognition.moments
-    value = trained.data.prepared.value
 
-    @jax.jit
-    def of_rows(params: Any, raw: Any) -> Any:
-        def one(row: Any) -> Any:
-            return moments(params, recognition.encode(params, value(row)))
-
-        return jax.lax.map(one, raw, batch_size=512)
+    def of_image(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array]:
+        del key
+        return moments(params, recognition.encode(params, x))
 
     factors = grid.factors(np.arange(grid.num_images))
     results = []
     for first in range(0, len(factors), _ROWS):
         raw = sprites.images(grid, factors[first : first + _ROWS])
-        results.append(jax.tree.map(np.asarray, of_rows(trained.params, raw)))
+        of_each = measure.of_rows(
+            jax.random.key(0), trained, of_image, jnp.asarray(raw), num_decoded=1
+        )
+        results.append(jax.tree.map(np.asarray, of_each))
     mean, std = (np.concatenate(parts) for parts in zip(*results, strict=True))
     return Codes(grid, mean.astype(float), np.log(std.astype(float)), factors)
 

@@ -35,6 +35,7 @@ from typing import ClassVar, NamedTuple
 import jax
 from jaxtyping import Array
 
+from experiments.choices import densities
 from experiments.command import cli, report
 from experiments.generate import layers, paths, quality, samplers
 from experiments.measures import pictures
@@ -231,6 +232,9 @@ def explore(
     key: PRNGKey, config: Config, trained: trained_runs.Trained, pairs: Array
 ) -> dict[str, Drawing]:
     """Paths along latents and between codes."""
+    if densities.traits(trained.model).spherical:
+        print("unit vectors move neither alone nor along lines: no paths of latents")
+        return {}
     key_between, key_along = jax.random.split(key)
     num, num_steps = config.num_traversed, config.num_steps
     along = paths.along(key_along, trained, pairs[0], num=num, num_steps=num_steps)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.choices import densities
 from experiments.command import cli
 from experiments.measures import measure, pictures
 from experiments.measures.pictures import Arrays, Limits
@@ -65,12 +66,15 @@ def along(
 
     Of the `num` latents with the greatest mean KL on the reported split, the greatest
     first; by the variance of their codes where q has no KL per latent. Values run from
-    the 1st to the 99th percentile of the prior's draws; bits take 0 and 1.
+    the 1st to the 99th percentile of the prior's draws; bits take 0 and 1, and a symbol
+    of a code what it has on the split.
 
     Returns latents [L], their kl or variance [L], z [L, T, D] and mean [L, T, *X], and
     the sizes of the layers of z, of which the i-th latent of layer l is called z_l[i].
     """
     key_code, key_order, key_prior = jax.random.split(key, 3)
+    if densities.traits(trained.model).rounded:
+        return _along_symbols(trained, row, num_steps=num_steps, num=num)
     scores, what = _scores(key_order, trained)
     latents = np.argsort(-scores)[: min(num, len(scores))]
     code = jnp.asarray(measure.codes(key_code, trained, row[None]))[0]
@@ -81,13 +85,45 @@ def along(
         prior = interpolation.prior_values(generative, num_values=num_steps)
         values = jax.jit(prior)(key_prior, trained.params)
     z = interpolation.along_latents(code, jnp.asarray(latents), values[latents])
+    sizes = np.array(trained.layer_sizes)
+    return _decoded(trained, row, z, latents, {what: scores[latents]}, sizes)
+
+
+def _along_symbols(
+    trained: trained_runs.Trained, row: Array, *, num_steps: int, num: int
+) -> Arrays:
+    """As `along` of a code, place by place, at equal distances among its symbols."""
+    key, rows = jax.random.key(0), _some_rows(trained)  # q is a point mass
+    width = measure.symbol_width(trained)
+    code = measure.codes(key, trained, row[None]).reshape(-1, width)
+    codes = measure.codes(key, trained, rows).reshape(len(rows), -1, width)
+    variance = codes.var(axis=0).sum(axis=-1)
+    places = np.argsort(-variance)[:num]
+    z = np.tile(code, (len(places), num_steps, 1, 1))
+    for of_place, place in zip(z, places, strict=True):
+        symbols = np.unique(codes[:, place], axis=0)
+        steps = np.linspace(0, len(symbols) - 1, num_steps).round().astype(int)
+        of_place[:, place] = symbols[steps]
+    z = jnp.asarray(z.reshape(len(places), num_steps, -1))
+    scores, sizes = {"variance": variance[places]}, np.array([len(code)])
+    return _decoded(trained, row, z, places, scores, sizes)
+
+
+def _decoded(
+    trained: trained_runs.Trained,
+    row: Array,
+    z: Array,
+    latents: np.ndarray,
+    scores: dict[str, np.ndarray],
+    layer_sizes: np.ndarray,
+) -> Arrays:
     return {
         "latents": latents,
-        what: scores[latents],
+        **scores,
         "z": np.asarray(z),
         "mean": pictures.decoded(trained, z),
         "x": np.asarray(trained.data.prepared.value(row)),
-        "layer_sizes": np.array(trained.layer_sizes),
+        "layer_sizes": layer_sizes,
     }
 
 
@@ -116,10 +152,14 @@ def draw_along(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
 
 def _scores(key: PRNGKey, trained: trained_runs.Trained) -> tuple[np.ndarray, str]:
     """What the latents are ordered by, and its name."""
-    split = trained_runs.test_split(trained)
-    size = min(measure.DECODED_ROWS, len(trained.stored(split)))
-    latents = measure.latents(trained, split=split, num_images=size)
+    rows, split = _some_rows(trained), trained_runs.test_split(trained)
+    latents = measure.latents(trained, split=split, num_images=len(rows))
     if "kl_per_latent" in latents:
         return np.asarray(latents["kl_per_latent"]), "kl"
-    data = trained_runs.rows(trained, split=split, num_images=size)
-    return measure.codes(key, trained, data).var(axis=0), "variance"
+    return measure.codes(key, trained, rows).var(axis=0), "variance"
+
+
+def _some_rows(trained: trained_runs.Trained) -> Array:
+    split = trained_runs.test_split(trained)
+    size = min(measure.DECODED_ROWS, len(trained.stored(split)))
+    return trained_runs.rows(trained, split=split, num_images=size)

@@ -32,13 +32,13 @@ def of_mixture(
     2020 (arXiv:1903.12436).
 
     Raises:
-        UsageError: for bits, which have no normal density, or fewer rows than
-            components.
+        UsageError: for latents without a normal density, such as bits, or fewer rows
+            than components.
     """
     if not trained.has_real_latents:
         raise cli.UsageError(
-            "--sampler=mixture fits normals to real-valued codes, which this model "
-            "has not: use --sampler=prior"
+            "--sampler=mixture fits normals to codes that are any real vector, which "
+            "this model has not: use --sampler=prior"
         )
     size = len(trained.data.prepared.train)
     num_rows = min(num_rows or size, size)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.choices import densities
 from experiments.command import cli, report
 from experiments.measures import measure
 from experiments.runs import trained_runs
@@ -70,10 +71,12 @@ def check(trained: Trained, methods: tuple[str, ...]) -> None:
     family = trained.model.recognition.family.name
     if trained.has_real_latents or set(methods) <= {"is"}:
         return
-    if "hmc_density" in methods or family in ("categorical", "finite_scalar"):
+    if "hmc_density" in methods or family not in ("bernoulli", "layers of bits"):
+        instead = "" if densities.traits(trained.model).rounded else ": give is"
         raise cli.UsageError(
-            f"--evidence={','.join(methods)}: hmc_density needs real latents, ais and "
-            f"bdmc real or binary ones, and q(z | x) is {family}"
+            f"--evidence={','.join(methods)}: hmc_density needs latents that are any "
+            "real vector, ais and bdmc such or binary ones, and q(z | x) is "
+            f"{family}{instead}"
         )
 
 

@@ -12,14 +12,14 @@ import numpy as np
 from experiments.choices import ladders, rows
 from experiments.choices.algorithms import ALGORITHMS
 from experiments.choices.config import Config
-from experiments.choices.densities import PRIORS
+from experiments.choices.densities import POSTERIORS, PRIORS, traits
 from experiments.choices.estimators import ESTIMATORS, fitting
 from experiments.command import report
 from experiments.command.report import Column
 from experiments.measures import measure
 from experiments.runs import runs, trained_runs
 from experiments.runs.trained_runs import Trained
-from vae_jax import numerics
+from vae_jax import numerics, vector_quantized
 from vae_jax.data import sources
 from vae_jax.estimators import sgvb
 from vae_jax.inference import prior_fit
@@ -63,8 +63,8 @@ class Change(NamedTuple):
     standard_error: float
 
 
-def check(trained: Trained) -> None:
-    """Refuses a run whose prior cannot be fitted after training.
+def check(trained: Trained, prior: str) -> None:
+    """Refuses a run to which that prior cannot be fitted after training.
 
     Raises:
         ValueError: naming the flag of the run.
@@ -75,10 +75,12 @@ def check(trained: Trained) -> None:
             f"--workdir holds a run of --model={config.model}, whose prior is that of "
             "its function: fit it there (vae_jax.inference.prior_fit)"
         )
-    if not trained.has_real_latents:
+    fitting = POSTERIORS[config.posterior].priors or FITTED
+    if prior not in fitting:
         raise ValueError(
-            f"--workdir holds a run of --posterior={config.posterior}: its latents are "
-            "discrete, and the priors that are fitted are of real ones"
+            f"--prior={prior} is of real latents, and --workdir holds a run of "
+            f"--posterior={config.posterior}, with priors of its own: "
+            f"{', '.join(fitting)}"
         )
     if not ALGORITHMS[config.algorithm].has_encoder or config.algorithm == "full_vb":
         raise ValueError(
@@ -105,7 +107,9 @@ def new_config(config: Config, workdir: str, **prior: Any) -> Config:
     Raises:
         ValueError: for flags that no run can have.
     """
-    estimator = config.estimator
+    estimator, posterior = config.estimator, POSTERIORS[config.posterior]
+    if posterior.traits.rounded:
+        return dataclasses.replace(config, workdir=workdir, **prior)
     of_old = rows.read_by(PRIORS[config.prior])
     if config.algorithm == "aevb" and estimator not in fitting(rows.Traits()):
         of_old |= rows.read_by(ESTIMATORS[estimator]) - rows.read_by(
@@ -143,6 +147,8 @@ def fit(
     alone = {"num_devices": 1, "shard_data": False, "stream_steps": 0}
     run = runs.of_data(dataclasses.replace(config, **alone, seed=seed), trained.data)
     start = jax.jit(run.model.init)(run.keys.init).generative["prior"]
+    if traits(trained.model).codebook:  # which q and the decoder read too
+        start = start | {"codes": jnp.copy(vector_quantized.read(trained.params))}
     params = prior_fit.with_prior(trained.params, start)
     log_prior = prior_fit.log_prior_of_code(run.model, params)
     algorithm = gradient.ascent(per_example(log_prior), gradient.adam(learning_rate))
@@ -213,12 +219,12 @@ def compared(
         num_images: of each split at most, at equal distances; 0 for all.
 
     Returns:
-        Split -> "elbo" and "log_p"; splits without rows are left out.
+        Split -> "elbo" and "log_p", of a point mass the ELBO alone; splits without rows
+        are left out.
     """
-    estimates = {
-        "elbo": (_elbo, num_samples),
-        "log_p": (_log_p, importance_samples),
-    }
+    estimates = {"elbo": (_elbo, num_samples)}
+    if not traits(old.model).rounded:
+        estimates["log_p"] = _log_p, importance_samples
     changes = {}
     for split in sources.SPLITS:
         size = len(old.stored(split))

@@ -12,7 +12,8 @@ from experiments.choices import densities, estimators
 from experiments.command import cli
 from experiments.runs import trained_runs
 from experiments.runs.trained_runs import Trained
-from vae_jax import finite_scalar
+from vae_jax import codes as discrete_codes
+from vae_jax import vector_quantized
 from vae_jax.data import batches
 from vae_jax.evaluation import ablation, examples, marginal, representation, weights
 from vae_jax.types import Model, Params, PRNGKey, PyTree
@@ -133,18 +134,16 @@ def latents(
 
     Those of a ladder are given the layers above, as draws of q have them, and units are
     active by their KL (`ablation.active`), which is said of each layer as well. Codes
-    have no KL but the perplexity of their values, its mean over latents. Empty for
-    another q that does not factorize: its latents have no KL of their own.
+    have no KL but the perplexity of their values, its mean over latents, or that of
+    each codebook's rows and the share of them in use. Empty for another q that does not
+    factorize: its latents have no KL of their own.
     """
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     if trained.model.hierarchy is not None:
         return _of_layers(trained, data)
     if densities.traits(trained.model).rounded:
         z = codes(jax.random.key(0), trained, data)
-        return {
-            "perplexity": float(finite_scalar.perplexity(z).mean()),
-            "active_units": float(representation.active_units(jnp.asarray(z))),
-        }
+        return _of_symbols(trained, z)
     recognition, kl = trained.model.recognition, trained.model.kl
     moments = recognition.moments
     if kl is None or moments is None or not densities.traits(trained.model).factorizes:
@@ -208,6 +207,29 @@ def active_units(kl: np.ndarray, counts: Sequence[int]) -> dict[str, float]:
     return {
         "active_units": float(sum(active)),
         **{f"active_units_z{i}": float(n) for i, n in enumerate(active, 1)},
+    }
+
+
+def symbol_width(trained: Trained) -> int:
+    """Entries of z that are one symbol of a code."""
+    if trained.model.recognition.family.name != densities.CODEBOOK:
+        return 1
+    return vector_quantized.read(trained.params).shape[-1]
+
+
+def _of_symbols(trained: Trained, z: np.ndarray) -> dict[str, list[float] | float]:
+    if trained.model.recognition.family.name != densities.CODEBOOK:
+        return {
+            "perplexity": float(discrete_codes.perplexity(z).mean()),
+            "active_units": float(representation.active_units(jnp.asarray(z))),
+        }
+    num_levels, num_rows, width = vector_quantized.read(trained.params).shape
+    # An entry tells the row that it is of.
+    first = z.reshape(-1, num_levels, width)[..., 0]
+    used = [len(np.unique(of_level)) / num_rows for of_level in first.T]
+    return {
+        "perplexity": float(discrete_codes.perplexity(first).mean()),
+        "used_rows": float(np.mean(used)),
     }
 
 

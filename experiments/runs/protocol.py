@@ -171,10 +171,8 @@ def mean_x(config: Config, data: Dataset) -> np.ndarray:
 
     Of an entry that is missing everywhere it is that of all others.
     """
-    rows, size = (
-        data.observed(data.prepared.train),
-        1 << 12,
-    )  # at a time: they may be on a disk
+    rows = data.observed(data.prepared.train)
+    size = 1 << 12  # at a time: they may be on a disk
     total, count = np.zeros(rows.shape[1:]), np.zeros(rows.shape[1:])
     for at in range(0, len(rows), size):
         piece = rows[at : at + size]

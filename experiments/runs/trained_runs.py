@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from experiments.choices import densities
+from experiments.choices import coders, densities
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import new_rows, protocol, rundir, runs
@@ -120,8 +120,8 @@ class Trained(NamedTuple):
 
     @property
     def has_real_latents(self) -> bool:
-        """Whether z is real: else it is bits, or of categories."""
-        return densities.traits(self.model).continuous
+        """Whether z is any real vector: else bits, of categories or on a sphere."""
+        return densities.traits(self.model).unconstrained
 
     @property
     def num_latents(self) -> int:
@@ -178,7 +178,7 @@ class WorkdirFlags(cli.Flags):
         "float32",
         "Of the operands of the networks' matrix products, whatever the run trained "
         "with.",
-        choices=densities.PRODUCTS,
+        choices=coders.PRODUCTS,
     )
     data_dir: str = cli.flag("", "Data folder, if not the run's own.")
     member: int = cli.flag(

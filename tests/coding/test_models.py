@@ -11,7 +11,9 @@ from scipy import stats
 from tests import ladders, laws, problems
 from tests.stacks import compressed, pushed_at_once, start
 from vae_jax import (
+    codes,
     discretized,
+    finite_scalar,
     flows,
     layer_forms,
     likelihoods,
@@ -19,6 +21,7 @@ from vae_jax import (
     posteriors,
     priors,
     vae,
+    vector_quantized,
 )
 from vae_jax.coding import bits_back, models, rans, tables
 from vae_jax.types import log_joint
@@ -201,6 +204,62 @@ def test_below_a_mixture_rows_cost_minus_the_bound(name):
     assert abs(excess.mean()) < 5.0 * excess.std() / np.sqrt(len(x))
 
 
+def _rows_of_codebooks():
+    """Two levels at two places."""
+    values = vector_quantized.rows(2, num_rows=5, width=2, num_levels=2)
+    q = vector_quantized.posterior(2, num_rows=5, width=2, num_levels=2)
+    net = networks.made(4, (7,), outputs_per_input=5, width=2)
+    return codes.autoregressive_prior(values, net), q
+
+
+def _grid():
+    net = networks.made(3, (7,), outputs_per_input=5)
+    prior = codes.autoregressive_prior(finite_scalar.grid(LEVELS), net)
+    return prior, finite_scalar.posterior(LEVELS)
+
+
+LEVELS = (2, 3, 5)
+POINT_MASSES = {
+    "rows of codebooks": _rows_of_codebooks,
+    "grid": _grid,
+    "uniform grid": lambda: (
+        codes.uniform_prior(finite_scalar.grid(LEVELS)),
+        finite_scalar.posterior(LEVELS),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "grid" else pytest.param(n, marks=SLOW) for n in POINT_MASSES],
+)
+def test_rows_of_codes_cost_minus_their_bound_and_come_back(name):
+    prior, q = POINT_MASSES[name]()
+    read = vector_quantized.read if name == "rows of codebooks" else None
+    decoder = networks.mlp(prior.shape[0], (6,), 6)
+    encoder, observed = networks.mlp(6, (6,), q.width), likelihoods.bernoulli((2, 3))
+    model = vae.model(
+        vae.decoder_model(decoder, prior, observed),
+        vae.encoder_model(encoder, q, read=read),
+    )
+    params = laws.jiggled(jax.jit(model.init)(jax.random.key(0)))
+    codec = _build(model, params, (2, 3))(num_lanes=40)
+    rows = np.random.default_rng(0).integers(0, 2, (300, 6))
+    paid, bits = compressed(codec, rows)
+
+    @jax.jit
+    @jax.vmap
+    def bound(x):
+        h = model.recognition.encode(params, x)
+        z = model.recognition.sample(jax.random.key(1), params, h)
+        return log_joint(model.generative, params, x, z)
+
+    x = jnp.asarray(rows, jnp.float32).reshape(-1, 2, 3)
+    exact = -np.asarray(bound(x)) / np.log(2.0)
+    np.testing.assert_allclose(bits, exact, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(paid, exact.sum(), rtol=0.005)
+
+
 @pytest.mark.slow
 def test_a_latent_that_the_prior_has_no_place_for_comes_back():
     model = _vae(likelihoods.bernoulli, (4,))
@@ -268,8 +327,16 @@ X_SHAPE = (4, 3)
             ),
             "normal_mixture has no code",
         ),
+        (
+            lambda: _vae(
+                likelihoods.bernoulli,
+                X_SHAPE,
+                posterior=finite_scalar.posterior(LEVELS),
+            ),
+            "finite_scalar or vector_quantized with a prior of codes",
+        ),
     ],
-    ids=["density", "pixels", "rows", "flow", "mixture"],
+    ids=["density", "pixels", "rows", "flow", "mixture", "codes"],
 )
 def test_a_model_without_a_code_is_refused_when_it_is_built(build, said):
     model = build()

@@ -9,6 +9,9 @@ linear around the mean of q(z | x), stands in its place: another q, whose KL is 
 as that of any q, and is small where q is narrow. A mixture of normals is no such map:
 it is coded by its CDFs, in units of its mean and variance.
 
+Of a q that is a point mass at a code (`codes`), x tells the symbols, so no bits come
+back: a row is x by p(x | k) and k by p(k), symbol after symbol.
+
 Both directions run the same compiled programs, of `num_lanes` rows, on one device: any
 other program may round its last bits differently, and then nothing is decoded. Fewer
 rows are coded with others beside them that mean nothing, and change nothing: programs
@@ -27,7 +30,7 @@ from jaxtyping import Array, Float
 from scipy import special
 
 from vae_jax.coding import bits_back, tables
-from vae_jax.types import Densities, Generative, Model, Params, PyTree
+from vae_jax.types import Densities, Generative, Model, Params, PRNGKey, PyTree
 
 
 class Quantization(NamedTuple):
@@ -396,11 +399,55 @@ def _of_top(top: Model, params: Params, codecs: _Codecs) -> _Latents:
             lambda h: codecs.of(*in_units(h)),
             lambda symbols: codecs.noise(symbols, is_real=True, at=center, unit=unit),
         )
+    if q.name in _POINT_MASSES and top.generative.symbols is not None:
+        return _of_point_mass(top, params, codecs)
     raise ValueError(
         f"q of family {q.name} with a prior of family {p.name} has no code: it takes "
         "diag_normal or full_normal with a prior that is a map of noise, diag_normal "
-        f"with {' or '.join(_MIXTURES)}, or bernoulli with bernoulli"
+        f"with {' or '.join(_MIXTURES)}, bernoulli with bernoulli, or "
+        f"{' or '.join(_POINT_MASSES)} with a prior of codes"
     )
 
 
+def _of_point_mass(top: Model, params: Params, codecs: _Codecs) -> _Latents:
+    """The symbols of the code of x, which cost what p says of each after the others."""
+    symbols, sample = top.generative.symbols, top.recognition.sample
+    assert symbols is not None
+    of_p, key = symbols, jax.random.key(0)  # which a point mass does not read
+
+    def of_a_draw(key: PRNGKey) -> Array:
+        return of_p.of(params, top.generative.sample_prior(key, params))
+
+    (size,) = jax.eval_shape(of_a_draw, key).shape
+
+    @jax.jit
+    @jax.vmap
+    def code(h: PyTree) -> Array:
+        return of_p.of(params, sample(key, params, h))
+
+    @jax.jit
+    @jax.vmap
+    def value(k: Array) -> Array:
+        return of_p.value(params, k)
+
+    @jax.jit
+    @jax.vmap
+    def log_probs(k: Array) -> Array:
+        return of_p.log_probs(params, of_p.value(params, k))
+
+    def of_place(n: int, k: np.ndarray) -> tables.Codec:
+        before = np.where(np.arange(size) < n, k, 0)
+        of_symbols = np.asarray(log_probs(jnp.asarray(before)))[:, n : n + 1]
+        return tables.categorical(of_symbols, precision=codecs.quantization.precision)
+
+    places = [slice(n, n + 1) for n in range(size)]
+    return _Latents(
+        size,
+        tables.in_turn(codecs.num_lanes, places, of_place),
+        lambda h: tables.known(np.asarray(code(h))),
+        lambda k: value(jnp.asarray(k)),
+    )
+
+
+_POINT_MASSES = ("finite_scalar", "vector_quantized")
 _MIXTURES = ("normal_mixture", "vamp")  # of normals, with their parameters

@@ -263,6 +263,12 @@ def uniform(num_lanes: int, num_entries: int, *, num_bits: int) -> Codec:
     )
 
 
+def known(symbols: Symbols) -> Codec:
+    """Symbols that both sides know: they are put nowhere, and cost nothing."""
+    free = np.zeros(len(symbols))
+    return Codec(lambda stack, _: (stack, free), lambda stack: (stack, symbols, free))
+
+
 def centers(num_bins: int) -> Float64[np.ndarray, " K"]:
     """The median of N(0, 1) in each of its bins of equal mass."""
     return special.ndtri((np.arange(num_bins) + 0.5) / num_bins)

@@ -112,4 +112,4 @@ def _at_fixed_phi(objective: Objective) -> Objective:
         held = Params(params.generative, stop_gradient(params.recognition))
         return objective.value(key, held, memory, batch)
 
-    return Objective(objective.init, value)
+    return objective._replace(value=value)

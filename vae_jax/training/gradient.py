@@ -190,6 +190,7 @@ def ascent(
             value_fn=loss_alone,
         )
         params = cast(Params, optax.apply_updates(state.params, updates))
+        params = objective.project(params, memory)
         average = jax.tree.map(
             # In this form what does not move is its own average, bit for bit.
             lambda old, new: old + (1.0 - average_decay) * (new - old),
