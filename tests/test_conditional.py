@@ -134,13 +134,13 @@ def test_a_model_of_rows_is_the_model_at_each_rows_context(x64):
         log_joint = types.log_joint(model.generative, params, row, z)
         expected = types.log_joint(at(c).generative, params, x, z)
         np.testing.assert_allclose(log_joint, expected, rtol=1e-12)
-    joint, eps = model.generative, jnp.array([0.5, -2.0])
-    assert joint.transport is not None
-    assert joint.prior_family.parameters is not None
-    np.testing.assert_array_equal(joint.transport.forward(params, eps), eps)
-    assert joint.prior_family.parameters(params) == ()  # of N(0, I)
-    assert joint.quantity is not None
-    assert joint.quantity(np.array([0.3])) == "log-density"
+    # All that is of z alone, and what log p is, are the model's own.
+    alone = at(jnp.zeros(NUM_CLASSES))
+    rows = conditional.of_rows(lambda c: alone, (X_SIZE,), num_context=NUM_CLASSES)
+    of_x = {"log_likelihood_terms", "sample_observation", "mean_observation", "encode"}
+    for ours, theirs in zip(rows[:2], alone[:2], strict=True):
+        for name in {*theirs._fields} - of_x:
+            assert getattr(ours, name) is getattr(theirs, name), name
     with pytest.raises(ValueError, match="x is drawn given a context c"):
         types.sample_joint(jax.random.key(1), model.generative, params)
 

@@ -17,7 +17,6 @@ from vae_jax import networks, vae
 from vae_jax.types import (
     Conditional,
     Draw,
-    Generative,
     Likelihood,
     Model,
     Network,
@@ -126,16 +125,10 @@ def of_rows(
         del arguments
         raise ValueError("x is drawn given a context c: take the model at it, at(c)")
 
-    joint = Generative(
-        generative.init,
-        generative.sample_prior,
-        generative.log_prior,
-        log_likelihood_terms,
+    joint = generative._replace(
+        log_likelihood_terms=log_likelihood_terms,
         sample_observation=refuse,
         mean_observation=refuse,
-        prior_family=generative.prior_family,
-        quantity=generative.quantity,
-        transport=generative.transport,
     )
     return Model(joint, recognition._replace(encode=encode), draw, kl)
 
