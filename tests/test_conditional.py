@@ -99,6 +99,11 @@ def test_a_prior_given_c_has_its_kl_in_closed_form_and_is_drawn_from(x64):
     log_ratios = jax.vmap(log_ratio)(jax.random.split(jax.random.key(2), 4000))
     error = log_ratios.mean() - model.kl(params, h).sum()
     assert abs(error) < 5.0 * log_ratios.std() / np.sqrt(4000)
+    transport, eps = model.generative.transport, jnp.array([0.5, -2.0])
+    assert transport is not None
+    mapped = transport.forward(params, eps)
+    np.testing.assert_allclose(mapped, c + (1.0 + jnp.abs(c)) * eps)
+    np.testing.assert_allclose(transport.inverse(params, mapped), eps)
     rows = conditional.of_rows(at, (3,), num_context=2)  # whose z has no row to read
     assert rows.kl is not None
     assert np.isnan(rows.generative.log_prior(params, z[0]))
@@ -129,6 +134,13 @@ def test_a_model_of_rows_is_the_model_at_each_rows_context(x64):
         log_joint = types.log_joint(model.generative, params, row, z)
         expected = types.log_joint(at(c).generative, params, x, z)
         np.testing.assert_allclose(log_joint, expected, rtol=1e-12)
+    # All that is of z alone, and what log p is, are the model's own.
+    alone = at(jnp.zeros(NUM_CLASSES))
+    rows = conditional.of_rows(lambda c: alone, (X_SIZE,), num_context=NUM_CLASSES)
+    of_x = {"log_likelihood_terms", "sample_observation", "mean_observation", "encode"}
+    for ours, theirs in zip(rows[:2], alone[:2], strict=True):
+        for name in {*theirs._fields} - of_x:
+            assert getattr(ours, name) is getattr(theirs, name), name
     with pytest.raises(ValueError, match="x is drawn given a context c"):
         types.sample_joint(jax.random.key(1), model.generative, params)
 

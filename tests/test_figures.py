@@ -145,6 +145,7 @@ def test_flags_of_wake_sleep_reach_its_runs_alone():
         ),
         ("bound_curves", "--run_flags=--num_seeds=2", "train one by one"),
         ("manifold", "--run_flags=--sweep=beta=1,2", "train one by one"),
+        ("manifold", "--run_flags=--condition=labels", "are of x alone, not of --cond"),
         ("manifold", "--run_flags=--prior=vamp --estimator=iwae", "not --prior=vamp"),
         (
             "manifold",

@@ -12,7 +12,10 @@ import pytest
 
 from tests import sources
 
-KNOW_ALL = {"vae_jax/types.py", "vae_jax/vae.py", "vae_jax/likelihoods.py"}
+KNOW_ALL = {
+    *("vae_jax/types.py", "vae_jax/vae.py", "vae_jax/likelihoods.py"),
+    "vae_jax/conditional.py",
+}
 FOLLOWED = {  # by another field of the record
     *("sample", "log_prob", "sample_and_log_prob"),
     *("log_prior", "sample_prior", "log_likelihood_terms"),

@@ -17,7 +17,6 @@ from vae_jax import networks, vae
 from vae_jax.types import (
     Conditional,
     Draw,
-    Generative,
     Likelihood,
     Model,
     Network,
@@ -126,16 +125,10 @@ def of_rows(
         del arguments
         raise ValueError("x is drawn given a context c: take the model at it, at(c)")
 
-    joint = Generative(
-        generative.init,
-        generative.sample_prior,
-        generative.log_prior,
-        log_likelihood_terms,
+    joint = generative._replace(
+        log_likelihood_terms=log_likelihood_terms,
         sample_observation=refuse,
         mean_observation=refuse,
-        prior_family=generative.prior_family,
-        quantity=generative.quantity,
-        transport=generative.transport,
     )
     return Model(joint, recognition._replace(encode=encode), draw, kl)
 
@@ -194,7 +187,6 @@ def _at(prior: Conditional, network: Network, c: Array) -> Conditional:
         init=init,
         sample=sample,
         log_prob=at_c(prior.log_prob),
-        moments=prior.moments and at_c(prior.moments),
         transport=mapped and Transport(at_c(mapped.forward), at_c(mapped.inverse)),
         symbols=symbols and Symbols(*map(at_c, symbols)),
     )

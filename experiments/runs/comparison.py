@@ -43,7 +43,7 @@ class ComparisonFlags(cli.Flags):
 
         Raises:
             UsageError: for what `experiments.train` would refuse, for a flag that is
-                taken, for runs that are several or of a --model.
+                taken, for runs that are several, of a --model or of x given a context.
         """
         text = f"{self.run_flags} {more}".strip()
         try:
@@ -63,6 +63,11 @@ class ComparisonFlags(cli.Flags):
                 "the runs of a comparison differ in flags that the function of "
                 f"--model={config.model} need not read: train each with "
                 "experiments.train"
+            )
+        if config.condition:
+            raise cli.UsageError(
+                f"the runs of a comparison are of x alone, not of --condition="
+                f"{config.condition}: train them with experiments.train"
             )
         if config.trains_many:
             raise cli.UsageError(
