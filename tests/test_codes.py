@@ -1,31 +1,15 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import laws
+from tests import grids, laws
 from vae_jax import codes, finite_scalar, likelihoods, networks, vae
 from vae_jax.estimators import sgvb
 from vae_jax.types import Network, log_joint, log_weight
 
-LEVELS = (2, 3, 4, 5)
+LEVELS = grids.LEVELS
 GRID = finite_scalar.grid(LEVELS)
-
-
-def _codes(levels=LEVELS):
-    """All of them, [K, D], as levels."""
-    return jnp.asarray(list(itertools.product(*map(range, levels))))
-
-
-def _values(k, levels=LEVELS):
-    dtype = jnp.result_type(float)
-    return jax.vmap(lambda k: finite_scalar.grid(levels).value((), k, dtype))(k)
-
-
-def _symbols(z, levels=LEVELS):
-    return np.asarray(jax.vmap(lambda z: finite_scalar.grid(levels).symbols((), z))(z))
 
 
 def _model(prior, *, levels=LEVELS, x_shape=(6,)):
@@ -42,7 +26,7 @@ def _made(levels=LEVELS, hidden=(7,)):
 
 
 def test_priors_sum_to_one_and_an_autoregressive_one_starts_uniform(x64):
-    every = _values(_codes())
+    every = grids.values(grids.codes())
     uniform = codes.uniform_prior(GRID)
     network = networks.from_zero(_made())
     start = codes.autoregressive_prior(GRID, network)
@@ -58,7 +42,7 @@ def test_priors_sum_to_one_and_an_autoregressive_one_starts_uniform(x64):
 
 @pytest.mark.slow
 def test_draws_of_priors_are_as_frequent_as_their_densities_say(x64):
-    every, h = _values(_codes()), jnp.zeros(0)
+    every, h = grids.values(grids.codes()), jnp.zeros(0)
     for prior in (
         codes.uniform_prior(GRID),
         codes.autoregressive_prior(GRID, _made()),
@@ -67,7 +51,7 @@ def test_draws_of_priors_are_as_frequent_as_their_densities_say(x64):
         p = np.exp(jax.vmap(lambda z, of=prior, w=params: of.log_prob(w, h, z))(every))
         keys = jax.random.split(jax.random.key(4), 40_000)
         z = jax.vmap(lambda key, of=prior, w=params: of.sample(key, w, h))(keys)
-        k = _symbols(z)
+        k = grids.symbols(z)
         which = np.ravel_multi_index(tuple(k.T), LEVELS)
         counts = np.bincount(which, minlength=len(p))
         chi_squared = ((counts - 40_000 * p) ** 2 / (40_000 * p)).sum()
@@ -88,7 +72,7 @@ def test_the_bound_is_below_log_p_by_enumeration_and_at_it_where_one_code_explai
         vae.decoder_model(signs, prior, observed), vae.encoder_model(read, q)
     )
     params = model.init(jax.random.key(0))
-    every = _values(_codes(levels), levels)
+    every = grids.values(grids.codes(levels), levels)
     x, key = jnp.array([1.0, 0.0, 1.0]), jax.random.key(1)
     gaps = []
     for scale in (1.0, 4.0, 40.0):

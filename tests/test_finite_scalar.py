@@ -1,34 +1,19 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import grids
 from vae_jax import finite_scalar
 
-LEVELS = (2, 3, 4, 5)
-
-
-def _codes(levels=LEVELS):
-    """All of them, [K, D], as levels."""
-    return jnp.asarray(list(itertools.product(*map(range, levels))))
-
-
-def _values(k, levels=LEVELS):
-    dtype = jnp.result_type(float)
-    return jax.vmap(lambda k: finite_scalar.grid(levels).value((), k, dtype))(k)
-
-
-def _symbols(z, levels=LEVELS):
-    return np.asarray(jax.vmap(lambda z: finite_scalar.grid(levels).symbols((), z))(z))
+LEVELS = grids.LEVELS
 
 
 def test_levels_and_values_are_one_to_one():
-    k = _codes()
-    z = _values(k)
+    k = grids.codes()
+    z = grids.values(k)
     assert len({tuple(row) for row in np.asarray(z)}) == 2 * 3 * 4 * 5
-    np.testing.assert_array_equal(_symbols(z), k)
+    np.testing.assert_array_equal(grids.symbols(z), k)
     assert (np.abs(z) <= 1.0).all()
 
 
@@ -53,7 +38,7 @@ def test_the_gradient_passes_the_rounding_straight_through():
 def test_q_is_a_point_mass_at_its_code():
     q, h = finite_scalar.posterior(LEVELS), jnp.array([0.3, -2.0, 1.0, 0.1])
     z, log_q = q.sample_and_log_prob(jax.random.key(0), (), h)
-    codes = _values(_codes())
+    codes = grids.values(grids.codes())
     log_probs = jax.vmap(lambda z: q.log_prob((), h, z))(codes)
     assert log_q == q.log_prob((), h, z) == 0.0
     assert jnp.exp(log_probs).sum() == 1.0
