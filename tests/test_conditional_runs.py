@@ -243,6 +243,13 @@ def test_columns_of_a_table_are_a_context_that_stays_with_its_row(tmp_path):
     arrays = np.load(run.workdir / "samples_num_3.npz")
     test = data.prepared.test
     np.testing.assert_array_equal(arrays["c"], test[np.arange(3) * 4 // 3, 1:])
+    trained = loaded(run.workdir)
+    assert trained.at_context is not None
+    model = trained.at_context(jnp.asarray(arrays["c"][0]))
+    mean = model.generative.mean_observation(
+        trained.params, jnp.asarray(arrays["z"][0])
+    )
+    np.testing.assert_allclose(arrays["mean"][0], mean, rtol=1e-5)
     assert (run.workdir / "samples_num_3.csv").read_text().startswith("x\n")
     with pytest.raises(cli.UsageError, match="is not of x given labels: train it"):
         generate.main(generate.Config(label=1, **of(run.workdir)))
