@@ -79,10 +79,10 @@ def test_help_of_train_stands_under_the_headings_of_its_flags(monkeypatch, capsy
     _, *sections = re.split(r"^(\S.*):$", capsys.readouterr().out, flags=re.MULTILINE)
     flags = {
         heading: re.findall(r"^  --(?:no)?(\w+)", text, flags=re.MULTILINE)
-        for heading, text in zip(sections[-20::2], sections[-19::2], strict=True)
+        for heading, text in zip(sections[-22::2], sections[-21::2], strict=True)
     }
     assert list(flags)[:3] == ["Flags", "Data", "Model"]
-    assert list(flags)[3:5] == ["Networks of the model", "Objective"]
+    assert list(flags)[3:6] == ["Codes", "Networks of the model", "Objective"]
     assert flags["Flags"] == ["workdir"]
     assert {"likelihood", "posterior", "prior"} < set(flags["Model"])
     assert flags["Networks of the model"][0] == "network"

@@ -53,21 +53,6 @@ class ModelFlags(cli.Flags):
         "unit vector with a uniform one.",
         choices=POSTERIORS,
     )
-    num_levels: int = cli.flag(
-        5, "Values that each latent of --posterior=finite_scalar has.", least=2
-    )
-    codebook_rows: int = cli.flag(
-        64, "Rows of each codebook of --posterior=vector_quantized.", least=2
-    )
-    code_width: int = cli.flag(
-        8, "Entries of a row, of which --num_latents is a multiple.", least=1
-    )
-    residual_levels: int = cli.flag(
-        1, "Codebooks, each of what the ones before leave of a vector.", least=1
-    )
-    rotate: bool = cli.flag(
-        False, "Rotate the gradient at a code, and not pass it straight through."
-    )
     flow_layers: int = cli.flag(
         4, "Flows of --posterior=planar, coupling or iaf.", least=1
     )
@@ -106,6 +91,24 @@ class ModelFlags(cli.Flags):
         "q of a layer of a ladder below its top: from a network of its own, as what is "
         "added to the prior's (residual), or the prior times what x says (merged).",
         choices=ladders.FORMS,
+    )
+    num_levels: int = cli.flag(
+        5,
+        "Values that each latent of --posterior=finite_scalar has.",
+        least=2,
+        section="Codes",
+    )
+    codebook_rows: int = cli.flag(
+        64, "Rows of each codebook of --posterior=vector_quantized.", least=2
+    )
+    code_width: int = cli.flag(
+        8, "Entries of a row, of which --num_latents is a multiple.", least=1
+    )
+    residual_levels: int = cli.flag(
+        1, "Codebooks, each of what the ones before leave of a vector.", least=1
+    )
+    rotate: bool = cli.flag(
+        False, "Rotate the gradient at a code, and not pass it straight through."
     )
     network: str = cli.flag(
         "mlp",
