@@ -138,7 +138,7 @@ def test_a_learned_prior_trains(tmp_path, changes, size):
         ({"prior": "vamp", "algorithm": "vem"}, r"made of the encoder"),
         (
             {"prior": "vamp", "posterior": "bernoulli", "estimator": "vimco"},
-            r"of continuous latents",
+            r"of any real vector",
         ),
         ({"estimator": "renyi", "alpha": float("nan")}, "--alpha must be below inf"),
         ({"estimator": "sumo", "prior": "vamp"}, "log p.* --prior=vamp is made of"),

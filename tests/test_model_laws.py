@@ -12,6 +12,7 @@ import pytest
 
 from tests import ladders, laws, problems, testing
 from vae_jax import (
+    conditional,
     divergences,
     exemplars,
     factors,
@@ -22,6 +23,7 @@ from vae_jax import (
     likelihoods,
     networks,
     posteriors,
+    power_spherical,
     priors,
     types,
     vae,
@@ -170,6 +172,17 @@ def _normal_pair():
     return _pair(posteriors.diag_normal(2), priors.standard_normal(2))
 
 
+def _with_context():
+    at = conditional.model(
+        networks.linear(8, 4, initializer=START),
+        networks.linear(4, 6, initializer=START),
+        posterior=posteriors.diag_normal(2),
+        prior=priors.standard_normal(2),
+        likelihood=likelihoods.bernoulli((2, 3)),
+    )
+    return conditional.of_rows(at, (2, 3), num_context=2)
+
+
 ROWS = [
     Row("normals", {vae.model, vae.decoder_model}, _normal_pair, IMAGE, 2),
     Row(
@@ -184,6 +197,20 @@ ROWS = [
         set(),
         lambda: _pair(posteriors.diag_normal(2), _learned_normal(2)),
         IMAGE,
+        2,
+    ),
+    Row(
+        "sphere",
+        set(),
+        lambda: _pair(power_spherical.posterior(3), power_spherical.uniform_prior(3)),
+        IMAGE,
+        1,
+    ),
+    Row(
+        "rows with a context",
+        {conditional.of_rows},
+        _with_context,
+        [*IMAGE[0], *IMAGE[1], 1.0, -0.5],
         2,
     ),
     Row("KL of one's own", set(), _own_kl, IMAGE, 2),
@@ -327,6 +354,7 @@ SLOW = {  # kin of a row that stays, or of a file of its own that says what it d
     "ladder of maps",
     "ladder of bits",
     "KL of one's own",
+    "sphere",
     "masked, KL by samples",
     "at the mean of a learned prior",
     "belief network of one layer",

@@ -21,7 +21,9 @@ RECORDS = {
         "moments",
         "family",
         "transport",
+        "symbols",
     ),
+    types.Symbols: ("of", "value", "log_probs"),
     types.Transport: ("forward", "inverse"),
     types.Likelihood: (
         "width",
@@ -43,6 +45,7 @@ RECORDS = {
         "prior_family",
         "quantity",
         "transport",
+        "symbols",
     ),
     types.Recognition: (
         "init",
@@ -56,7 +59,7 @@ RECORDS = {
     types.Draw: ("z", "log_likelihood", "log_prior", "log_posterior", "kl"),
     types.Hierarchy: ("shapes", "groups", "mix", "redraw", "means", "top", "densities"),
     types.Model: ("generative", "recognition", "draw", "kl", "hierarchy"),
-    types.Objective: ("init", "value"),
+    types.Objective: ("init", "value", "project"),
     types.Algorithm: ("init", "step"),
 }
 DEFAULTS = {
@@ -66,7 +69,9 @@ DEFAULTS = {
         "prior_family": types.Family("a prior without closed forms"),
         "quantity": None,
         "transport": None,
+        "symbols": None,
     },
+    types.Objective: {"project": types.Objective._field_defaults["project"]},
 }
 
 
