@@ -134,7 +134,7 @@ ROWS = [
     Row(factors.joint, _up),
     Row(factors.joint, _down),
     Row(gaps.with_parameters_in_h, lambda: gaps.with_parameters_in_h(_coupling())),
-    Row(conditional._at, _conditioned, moments=True),
+    Row(conditional._at, _conditioned),
     Row(finite_scalar.posterior, lambda: finite_scalar.posterior(LEVELS), moments=True),
     Row(power_spherical.posterior, lambda: power_spherical.posterior(4), moments=True),
     Row(power_spherical.uniform_prior, lambda: power_spherical.uniform_prior(3)),

@@ -240,7 +240,7 @@ ESTIMATORS = {
     "iwae": Estimator(importance.iwae),
     "stick_the_landing": Estimator(importance.stick_the_landing),
     "dreg": Estimator(importance.dreg),
-    "gdreg": Estimator(gdreg.gdreg),
+    "gdreg": Estimator(gdreg.gdreg, fits=lambda q: q.unconstrained),
     "ciwae": Estimator(importance.ciwae, {"beta": "beta"}),
     "renyi": Estimator(importance.renyi, {"alpha": "alpha"}),
     "jackknife": Estimator(importance.jackknife, {"order": "jackknife_order"}),
