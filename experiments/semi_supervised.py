@@ -129,19 +129,11 @@ def of_codes(m1: Trained) -> Space:
 
     Stored are mean and standard deviation of each row's q, one behind the other.
     """
-    recognition = m1.model.recognition
-    moments = recognition.moments
-    assert moments is not None
-
-    def of_row(key: PRNGKey, params: Params, x: Array) -> Array:
-        del key
-        return jnp.concatenate(moments(params, recognition.encode(params, x)))
-
-    train, test = (
+    (train, std), (test, _) = (
         measure.of_rows(
             jax.random.key(0),
             m1,
-            of_row,
+            measure.moments(m1.model),
             trained_runs.spread_rows(m1, split=split),
             num_decoded=1,
         )
@@ -153,9 +145,9 @@ def of_codes(m1: Trained) -> Space:
         x = mean + std * jax.random.normal(key, mean.shape)
         return Batch(x, index, jnp.ones(index.shape))
 
-    means, _ = jnp.split(jnp.asarray(test), 2, axis=1)
-    observed = likelihoods.normal_per_pixel_std(means.shape[1:])
-    return Space(jnp.asarray(train), means, take, observed)
+    stored = jnp.concatenate([jnp.asarray(train), jnp.asarray(std)], axis=1)
+    observed = likelihoods.normal_per_pixel_std(test.shape[1:])
+    return Space(stored, jnp.asarray(test), take, observed)
 
 
 def nets(config: Config, space: Space, num_classes: int) -> Nets:

@@ -192,7 +192,6 @@ def encoder(
             )
         channels = size
     height, breadth, _ = sizes[-1]
-    per_pixel = 0
     if map_planes:
         per_pixel = _per_pixel(num_outputs, (height, breadth), map_planes)
         layers["output"] = dense(channels, per_pixel, product=product)
@@ -210,9 +209,7 @@ def encoder(
         x = activation(x)
         if not map_planes:
             return layers["output"].apply(params["output"], x.reshape(-1))
-        x = layers["output"].apply(params["output"], x)
-        x = x.reshape(*x.shape[:2], map_planes, per_pixel // map_planes)
-        return x.transpose(2, 0, 1, 3).reshape(-1)
+        return _in_planes(layers["output"].apply(params["output"], x), map_planes)
 
     return Network(networks.init_each(layers), apply)
 
@@ -283,8 +280,7 @@ def decoder(
             x = in_turn(layers[f"block_{i}_0"], of_blocks, x, remat=remat)
             x = layers[f"up_{i}"].apply(params[f"up_{i}"], activation(x))
             x = depth_to_space(x)[:rows, :columns]
-        x = x.reshape(*x_shape[:2], planes, per_pixel // planes)
-        return x.transpose(2, 0, 1, 3).reshape(-1)
+        return _in_planes(x, planes)
 
     return Network(networks.init_each(layers), apply)
 
@@ -308,6 +304,12 @@ def shift_decoder(
     layer = params[last]  # at half the resolution: four pixels side by side
     bias = layer["bias"] + jnp.tile(per_pixel, 4).astype(layer["bias"].dtype)
     return {**params, last: {**layer, "bias": bias}}
+
+
+def _in_planes(x: Float[Array, "H W C"], planes: int) -> Array:
+    """Maps as equal parts of their channels, each laid out as the pixels are."""
+    x = x.reshape(*x.shape[:2], planes, -1)
+    return x.transpose(2, 0, 1, 3).reshape(-1)
 
 
 def _per_pixel(size: int, sides: Sequence[int], planes: int) -> int:

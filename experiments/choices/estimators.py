@@ -150,7 +150,9 @@ def _discriminator(
     }
 
 
-def _of_codebooks(build: Callable[..., Objective]) -> Callable[..., Objective]:
+def _of_codebook(
+    build: Callable[..., Objective], flags: Mapping[str, str]
+) -> Estimator:
     """Of a point mass, which one sample tells all of, and of any number of rows."""
 
     def of_flags(
@@ -159,7 +161,9 @@ def _of_codebooks(build: Callable[..., Objective]) -> Callable[..., Objective]:
         del num_samples, num_data
         return build(model, **numbers)
 
-    return of_flags
+    return Estimator(
+        of_flags, flags, fits=lambda q: q.codebook, of_elbo=True, sees_batch=True
+    )
 
 
 KERNELS = {"imq": mmd.imq, "rbf": mmd.rbf}
@@ -173,9 +177,6 @@ def _mmd(
 
 _of_batch = functools.partial(
     Estimator, fits=_independent, of_elbo=True, sees_batch=True
-)
-_of_codebook = functools.partial(
-    Estimator, fits=lambda q: q.codebook, of_elbo=True, sees_batch=True
 )
 _DIP = {"off_diagonal": "penalty", "diagonal": "dip_diagonal"}
 ESTIMATORS = {
@@ -227,10 +228,10 @@ ESTIMATORS = {
         },
     ),
     "codebook_gradient": _of_codebook(
-        _of_codebooks(codebook.by_gradient), {"commitment": "commitment"}
+        codebook.by_gradient, {"commitment": "commitment"}
     ),
     "codebook_averages": _of_codebook(
-        _of_codebooks(codebook.by_averages),
+        codebook.by_averages,
         {
             "commitment": "commitment",
             "decay": "codebook_decay",

@@ -6,14 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from experiments.command import cli
 from experiments.measures import measure
 from experiments.runs import trained_runs
 from vae_jax.data import sprites
 from vae_jax.evaluation import disentanglement
-from vae_jax.types import Params, PRNGKey
 
 _ROWS = 16_384  # whose images are there at once
 
@@ -61,19 +59,16 @@ def encoded(trained: trained_runs.Trained) -> Codes:
             f"a q of the family {recognition.family.name} has no means in closed form "
             "to be codes: train with --posterior=diag_normal"
         )
-    grid, moments = sprites.GRIDS[name], recognition.moments
-
-    def of_image(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array]:
-        del key
-        return moments(params, recognition.encode(params, x))
-
+    grid, moments = sprites.GRIDS[name], measure.moments(trained.model)
+    # Compiled once for all parts of a grid.
+    of_rows = measure.over_rows(
+        moments, trained.data.prepared.value, num_decoded=1, mesh=trained.mesh
+    )
     factors = grid.factors(np.arange(grid.num_images))
     results = []
     for first in range(0, len(factors), _ROWS):
         raw = sprites.images(grid, factors[first : first + _ROWS])
-        of_each = measure.of_rows(
-            jax.random.key(0), trained, of_image, jnp.asarray(raw), num_decoded=1
-        )
+        of_each = of_rows(jax.random.key(0), trained.params, jnp.asarray(raw))
         results.append(jax.tree.map(np.asarray, of_each))
     mean, std = (np.concatenate(parts) for parts in zip(*results, strict=True))
     return Codes(grid, mean.astype(float), np.log(std.astype(float)), factors)

@@ -77,6 +77,20 @@ def of_rows(
     return evaluate(key, trained.params, data)
 
 
+def moments(
+    model: Model,
+) -> Callable[[PRNGKey, Params, Array], tuple[Array, Array]]:
+    """(key, params, x) -> mean and standard deviation of a q that knows its own."""
+    recognition, of_h = model.recognition, model.recognition.moments
+    assert of_h is not None
+
+    def of_x(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array]:
+        del key
+        return of_h(params, recognition.encode(params, x))
+
+    return of_x
+
+
 def log_evidence(
     model: Model, *, num_samples: int
 ) -> Callable[[PRNGKey, Params, Array], weights.LogEvidence]:
