@@ -3,41 +3,44 @@ r"""Few labels and many rows: M2 and M1+M2 of Kingma et al. 2014, over draws of 
     python -m experiments.semi_supervised --num_labels=100
 
 Of the training split so many rows keep their labels, equally many of each class, drawn
-anew for every one of --num_draws; the models of all draws train side by side, on all
-rows. What is reported is the share of test rows whose class is wrong, with mean and
-standard deviation over the draws: which labels are drawn matters more than the method.
+anew for every one of --num_draws; a model of each draw trains on all rows. What is
+reported is the share of test rows whose class is wrong, with mean and standard
+deviation over the draws: which labels are drawn matters more than the method.
 M2 is a model of the rows; M1+M2 is one of the codes of a VAE that saw all rows and no
 label (M1), drawn anew at each step. Beside them, of the same labeled rows: nearest
 neighbors and logistic regression on pixels, and on the means of M1's codes. Writes
 semi_supervised.json, .txt, with the expected calibration errors of both classifiers,
 and a picture: a row of M2's samples each with the same z, a column a class.
 
-Every step takes --batch_size rows without labels and as many labeled ones, at most all
-there are, whose weight is such that each counts once an epoch.
+Every step takes --batch_size rows without labels and --labels_per_step labeled ones,
+whose weight is such that each counts once an epoch. Draws that are trained lie in the
+workdir, below the digest of the flags, and are not trained again.
 """
 
 import dataclasses
+import hashlib
 import pathlib
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
 from experiments.command.report import Column
 from experiments.measures import measure, whole_run
-from experiments.runs import protocol, runs, trained_runs
+from experiments.runs import protocol, rundir, trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax import conditional, likelihoods, networks, posteriors, priors
 from vae_jax.data import batches
 from vae_jax.estimators import semi_supervised, sgvb
 from vae_jax.evaluation import calibration, probes
 from vae_jax.plots import images
-from vae_jax.training import gradient, loop
+from vae_jax.training import checkpoints, gradient, loop
 from vae_jax.types import (
     Algorithm,
     Batch,
@@ -45,6 +48,7 @@ from vae_jax.types import (
     Network,
     Params,
     PRNGKey,
+    PyTree,
     per_row,
 )
 
@@ -59,6 +63,9 @@ class Config(cli.Flags):
     workdir: str = cli.flag("runs/semi_supervised", "Where the results are written.")
     dataset: str = cli.flag("digits", "Data set with labels, as in experiments.train.")
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
+    m1: str = cli.flag(
+        "", "Workdir of a trained M1, whose data are taken; or train one."
+    )
     num_labels: int = cli.flag(100, "Labels, of all classes together.", least=2)
     num_draws: int = cli.flag(10, "Draws of the labeled rows, 0, 1, ...", least=1)
     num_latents: int = cli.flag(10, "Latent dimensions.", least=1)
@@ -68,6 +75,7 @@ class Config(cli.Flags):
     )
     num_epochs: int = cli.flag(100, "Passes over the rows without labels.", least=1)
     batch_size: int = cli.flag(100, "Rows without labels a step.", least=1)
+    labels_per_step: int = cli.flag(100, "Labeled rows a step, at most.", least=1)
     learning_rate: float = cli.flag(1e-3, "Of Adam.", above=0)
     seed: int = cli.flag(0, "Seed of weights, order, noise and labels.", least=0)
 
@@ -188,105 +196,160 @@ def labeled_rows(labels: np.ndarray, number: int, *, seed: int) -> np.ndarray:
     return np.concatenate(rows)
 
 
+class Labels(NamedTuple):
+    """A draw of labeled rows, and how rows come to be in the steps of an epoch.
+
+    Attributes:
+        seen: of each row its label, or `NO_LABEL`.
+        num_plain: rows without a label a step.
+        num_labeled: rows with one.
+        steps: of an epoch.
+    """
+
+    seen: Int[np.ndarray, " N"]
+    num_plain: int
+    num_labeled: int
+    steps: int
+
+    @property
+    def weight(self) -> float:
+        """Of a labeled row in a step: that of one row over an epoch."""
+        num_labels = (self.seen != semi_supervised.NO_LABEL).sum()
+        return float(num_labels) / (self.steps * self.num_labeled)
+
+    def order(self, generator: np.random.Generator) -> np.ndarray:
+        """Rows [S, B] of an epoch: without labels first, each at most once."""
+        has_label = self.seen != semi_supervised.NO_LABEL
+        plain = generator.permutation(np.flatnonzero(~has_label))
+        labeled = np.flatnonzero(has_label)
+        parts = [
+            plain[: self.steps * self.num_plain].reshape(self.steps, -1),
+            [
+                generator.permutation(labeled)[: self.num_labeled]
+                for _ in range(self.steps)
+            ],
+        ]
+        return np.concatenate(parts, axis=1)
+
+
+def labels_of(config: Config, labels: np.ndarray, rows: np.ndarray) -> Labels:
+    """Of all rows those that keep their labels."""
+    seen = np.full(len(labels), semi_supervised.NO_LABEL)
+    seen[rows] = labels[rows]
+    num_rest = len(labels) - len(rows)
+    num_plain = min(config.batch_size, num_rest)
+    num_labeled = min(config.labels_per_step, len(rows))
+    return Labels(seen, num_plain, num_labeled, num_rest // num_plain)
+
+
 def trained(
-    config: Config, nets: Nets, space: Space, labels: np.ndarray, draws: np.ndarray
-) -> Params:
-    """The parameters [R] of M2 for each draw of labeled rows [R, N_l]."""
-    num_rows, num_labels = len(space.train), draws.shape[1]
-    seen = np.full((len(draws), num_rows), semi_supervised.NO_LABEL)
-    for of_draw, rows in zip(seen, draws, strict=True):
-        of_draw[rows] = labels[rows]
-    num_plain = min(config.batch_size, num_rows - num_labels)
-    num_labeled = min(config.batch_size, num_labels)
-    steps = (num_rows - num_labels) // num_plain
-    weight = num_labels / (steps * num_labeled)
+    config: Config, nets: Nets, space: Space, draws: list[Labels], folder: pathlib.Path
+) -> Iterator[Params]:
+    """The parameters of M2 for each draw, from the folder where they lie there."""
+    num_plain, weight = draws[0].num_plain, draws[0].weight
+    objective = semi_supervised.m2(
+        nets.at,
+        nets.classifier,
+        num_classes=nets.num_classes,
+        bound=partial(sgvb.sgvb_b, num_samples=1),
+        alpha=config.alpha * len(space.train) / config.num_labels,
+    )
 
     def take(key: PRNGKey, rows: Array, index: Array) -> Batch:
+        is_plain = jnp.arange(len(index)) < num_plain
         batch = space.take(key, rows, index)
-        place = jnp.arange(index.shape[0])
-        return batch._replace(weight=jnp.where(place < num_plain, 1.0, weight))
+        return batch._replace(weight=jnp.where(is_plain, 1.0, weight))
 
-    def build(settings: Any) -> Algorithm:
-        objective = semi_supervised.m2(
-            nets.at,
-            nets.classifier,
-            num_classes=nets.num_classes,
-            bound=partial(sgvb.sgvb_b, num_samples=1),
-            alpha=config.alpha * num_rows / num_labels,
-        )
-
+    def algorithm(seen: Array) -> Algorithm:
         def of_row(key: PRNGKey, params: Params, x: Array, row: Array) -> Array:
-            return objective(key, params, (x, settings["seen"][row]))
+            return objective(key, params, (x, seen[row]))
 
         return gradient.ascent(per_row(of_row), gradient.adam(config.learning_rate))
 
+    @jax.jit
     def start(key: PRNGKey, seen: Array) -> loop.RunState:
         key_init, key_start = jax.random.split(key)
         params = nets.at(jnp.zeros(nets.num_classes)).init(key_init)
-        return loop.start(key_start, build({"seen": seen}), params)
+        return loop.start(key_start, algorithm(seen), params)
 
-    settings = {"seen": jnp.asarray(seen)}
-    keys = jax.random.split(jax.random.key(config.seed), len(draws))
-    states = jax.jit(jax.vmap(start))(keys, settings["seen"])
-    run = loop.scan_together(build, take)
-    for epoch in range(config.num_epochs):
-        generator = np.random.default_rng((config.seed, epoch))
-        orders = [
-            _order(generator, of_draw, steps, num_plain, num_labeled)
-            for of_draw in seen
-        ]
-        states, info = run(settings, states, space.train, jnp.asarray(np.stack(orders)))
-        if epoch in (0, config.num_epochs - 1) or (epoch + 1) % 20 == 0:
-            print(f"epoch {epoch + 1}: bound {info.bound.mean():.3f}", flush=True)
-    return states.inner.params
+    @jax.jit
+    def epoch(state: loop.RunState, seen: Array, rows: Array, order: Array) -> PyTree:
+        return loop.scan(algorithm(seen), take)(state, rows, order)[0]
+
+    for i, of_draw in enumerate(draws):
+        seen = jnp.asarray(of_draw.seen)
+        state = start(jax.random.fold_in(jax.random.key(config.seed), i), seen)
+        saved = checkpoints.restore(folder / str(i), state.inner.params)
+        if saved is None:
+            for number in range(config.num_epochs):
+                order = of_draw.order(np.random.default_rng((config.seed, i, number)))
+                state = epoch(state, seen, space.train, jnp.asarray(order))
+            checkpoints.save(folder / str(i), config.num_epochs, state.inner.params)
+        yield state.inner.params if saved is None else saved.tree
 
 
-def _order(
-    generator: np.random.Generator,
-    seen: np.ndarray,
-    steps: int,
-    num_plain: int,
-    num_labeled: int,
-) -> np.ndarray:
-    """Rows [S, B] of an epoch: without labels first, each at most once."""
-    has_label = seen != semi_supervised.NO_LABEL
-    plain = generator.permutation(np.flatnonzero(~has_label))
-    with_label = np.flatnonzero(has_label)
-    batches = [generator.permutation(with_label)[:num_labeled] for _ in range(steps)]
-    return np.concatenate(
-        [plain[: steps * num_plain].reshape(steps, num_plain), np.stack(batches)],
-        axis=1,
-    )
+def _digest(config: Config) -> str:
+    flags = dataclasses.replace(config, workdir="", num_draws=1)
+    return hashlib.sha256(repr(flags).encode()).hexdigest()[:12]
 
 
 def _unlabeled(config: Config) -> TrainConfig:
-    return TrainConfig(
-        workdir=str(pathlib.Path(config.workdir) / "m1"),
-        dataset=config.dataset,
-        data_dir=config.data_dir,
-        num_latents=config.num_latents,
-        hidden=config.hidden,
-        learning_rate=config.learning_rate,
-        num_epochs=config.num_epochs,
-        seed=config.seed,
-        progress=False,
-    )
+    """The flags of M1.
+
+    Raises:
+        UsageError: for a workdir without a run, or of one that is not of plain bits.
+    """
+    if not config.m1:
+        return TrainConfig(
+            workdir=str(pathlib.Path(config.workdir) / "m1"),
+            dataset=config.dataset,
+            data_dir=config.data_dir,
+            num_latents=config.num_latents,
+            hidden=config.hidden,
+            learning_rate=config.learning_rate,
+            num_epochs=config.num_epochs,
+            seed=config.seed,
+            progress=False,
+        )
+    flags = rundir.read_config(pathlib.Path(config.m1))
+    if flags.likelihood != "bernoulli" or flags.condition:
+        raise cli.UsageError(
+            f"--m1={config.m1} has --likelihood={flags.likelihood} and "
+            f"--condition={flags.condition}: M2 is of bits, and M1 is given no label"
+        )
+    return dataclasses.replace(flags, data_dir=config.data_dir or flags.data_dir)
 
 
 def unsupervised(config: Config) -> Trained:
-    """M1: the VAE of the same rows without labels, in a workdir of its own."""
-    with cli.user_errors():
-        run, saved = whole_run.train(_unlabeled(config))
-    return trained_runs.of_run(run, saved, checkpoint="auto")
+    """M1: the VAE of the same rows without labels, in a workdir of its own.
+
+    Raises:
+        UsageError: for one whose q does not know its mean and standard deviation.
+    """
+    if config.m1:
+        m1, *_ = trained_runs.load(
+            config.m1, checkpoint="auto", data_dir=config.data_dir
+        )
+    else:
+        with cli.user_errors():
+            run, saved = whole_run.train(_unlabeled(config))
+        m1 = trained_runs.of_run(run, saved, checkpoint="auto")
+    if m1.model.recognition.moments is None:
+        raise cli.UsageError(
+            f"--m1={config.m1}: its q(z | x) does not know its mean and standard "
+            "deviation, which M1+M2 draws codes by: take one of --posterior=diag_normal"
+        )
+    return m1
 
 
 def main(config: Config) -> int:
     """Trains, judges, prints, writes and draws."""
     folder = report.claim(config.workdir)
+    flags = _unlabeled(config)
     with cli.user_errors():
-        labels = protocol.load(_unlabeled(config)).prepared.labels
+        labels = protocol.load(flags).prepared.labels
     if not {"train", "test"} <= labels.keys():
-        raise cli.UsageError(f"--dataset={config.dataset} has no labels")
+        raise cli.UsageError(f"--dataset={flags.dataset} has no labels")
     seeds = range(config.seed, config.seed + config.num_draws)
     draws = np.stack(
         [labeled_rows(labels["train"], config.num_labels, seed=seed) for seed in seeds]
@@ -295,18 +358,27 @@ def main(config: Config) -> int:
     judged, shown = {}, np.zeros(0)
     for name, space in (("M2", of_pixels(m1)), ("M1+M2", of_codes(m1))):
         of_m2 = nets(config, space, len(np.unique(labels["train"])))
-        print(f"{name}:", flush=True)
-        params = trained(config, of_m2, space, labels["train"], draws)
-        judged[name] = classified(of_m2, params, space, labels["test"])
-        if name == "M2":
-            shown = by_class(of_m2, runs.one_of(params, 0))
+        judge = judge_of(of_m2, space, labels["test"])
+        of_draws = [labels_of(config, labels["train"], rows) for rows in draws]
+        judged[name] = []
+        place = folder / "draws" / _digest(config) / name
+        for params in trained(config, of_m2, space, of_draws, place):
+            if name == "M2" and not judged[name]:
+                shown = by_class(of_m2, params)
+            judged[name].append(judge(params))
+            number, error = len(judged[name]), judged[name][-1].error
+            print(f"{name}, draw {number}: {100 * error:.2f} % wrong", flush=True)
     errors = [
         Errors._make([*plain, *wrong])
         for plain, *wrong in zip(
-            plain_errors(m1, draws), *(of.error for of in judged.values()), strict=True
+            plain_errors(m1, draws),
+            *([one.error for one in each] for each in judged.values()),
+            strict=True,
         )
     ]
-    misjudged = {name: of.calibration_error for name, of in judged.items()}
+    misjudged = {
+        name: [one.calibration_error for one in each] for name, each in judged.items()
+    }
     table = report.table(COLUMNS, _over_draws(errors))
     for name, each in misjudged.items():
         table += f"\nexpected calibration error of {name}: {100 * np.mean(each):.2f} %"
@@ -345,7 +417,7 @@ def plain_errors(m1: Trained, draws: np.ndarray) -> list[tuple[float, ...]]:
 
 
 class Judged(NamedTuple):
-    """A classifier on the test rows, for each draw of the labels.
+    """A classifier on the test rows.
 
     Attributes:
         error: share of rows whose likeliest class is another.
@@ -353,25 +425,29 @@ class Judged(NamedTuple):
             class's probability.
     """
 
-    error: list[float]
-    calibration_error: list[float]
+    error: float
+    calibration_error: float
 
 
-def classified(nets: Nets, params: Params, space: Space, labels: np.ndarray) -> Judged:
-    """q(y | x) of each draw's model on the test rows."""
+def judge_of(
+    nets: Nets, space: Space, labels: np.ndarray
+) -> Callable[[Params], Judged]:
+    """params -> q(y | x) on the test rows."""
 
     def predict(params: Params, x: Array) -> Array:
         return jnp.exp(semi_supervised.log_classes(nets.classifier, params, x))
 
-    each = jax.vmap(jax.vmap(predict, (None, 0)), (0, None))
-    judged = Judged([], [])
-    for probabilities in np.asarray(jax.jit(each)(params, space.test)):
+    each = jax.jit(jax.vmap(predict, (None, 0)))
+
+    def judge(params: Params) -> Judged:
+        probabilities = np.asarray(each(params, space.test))
         right = (probabilities.argmax(axis=1) == labels).astype(float)
         confidence = np.minimum(probabilities.max(axis=1), 1.0)
         bins = calibration.reliability(confidence, right)
-        judged.error.append(1.0 - float(right.mean()))
-        judged.calibration_error.append(calibration.expected_calibration_error(bins))
-    return judged
+        error = calibration.expected_calibration_error(bins)
+        return Judged(1.0 - float(right.mean()), error)
+
+    return judge
 
 
 def by_class(nets: Nets, params: Params) -> np.ndarray:

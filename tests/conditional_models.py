@@ -21,11 +21,11 @@ def linear() -> conditional.ConditionalModel:
     gain = covariance @ W.T / STD**2
 
     def decode(params, z_and_c):
-        z, c = jnp.split(z_and_c, [Z_SIZE])
+        z, c = z_and_c
         return jnp.asarray(W) @ z + jnp.asarray(B) @ c
 
     def encode(params, x_and_c):
-        x, c = jnp.split(x_and_c, [X_SIZE])
+        x, c = x_and_c
         return posteriors.packed(gain @ (x - B @ c), scale)
 
     return conditional.model(

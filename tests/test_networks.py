@@ -1,3 +1,5 @@
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from vae_jax import networks
+from vae_jax import conditional, networks
 
 
 def _moment_error(weights, std):
@@ -59,6 +61,37 @@ def test_an_image_is_flattened_row_by_row():
 
 
 # Initial values
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        networks.mlp(7, (5,), 3),
+        networks.linear(7, 3),
+        networks.gated_mlp(7, (5,), 3),
+        networks.residual_mlp(7, 5, 3, num_blocks=1),
+    ],
+    ids=["mlp", "linear", "gated", "residual"],
+)
+def test_arrays_of_a_tuple_lie_one_behind_the_other(network, x64):
+    params = network.init(jax.random.key(0))
+    x, c = jax.random.normal(jax.random.key(1), (2, 2)), jnp.array([3.0, -1.0, 2.0])
+    expected = network.apply(params, jnp.concatenate([x.ravel(), c]))
+    np.testing.assert_allclose(network.apply(params, (x, c)), expected, rtol=1e-12)
+    adapted = conditional.as_entries(network).apply(params, (x.ravel(), c))
+    np.testing.assert_array_equal(adapted, expected)
+
+
+def test_what_no_vmap_is_over_is_multiplied_once():
+    network = networks.mlp(40, (5,), 3)
+    params = network.init(jax.random.key(0))
+    each = jax.vmap(lambda x, c: network.apply(params, (x, c)), (None, 0))
+    sizes = [
+        math.prod(eqn.outvars[0].aval.shape)
+        for eqn in jax.make_jaxpr(each)(jnp.ones(30), jnp.ones((8, 10))).jaxpr.eqns
+        if eqn.primitive.name == "dot_general"
+    ]
+    assert sorted(sizes) == [5, 8 * 3, 8 * 5]
 
 
 def test_layers_are_named_by_position():

@@ -1,12 +1,17 @@
 """Few labels: what is drawn, what is trained, what is told."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from experiments import semi_supervised
 from experiments.command import cli
+from experiments.runs import fit, rundir, runs
+from tests.tiny import tiny
+from vae_jax.training import checkpoints
 
 
 def _config(path, **flags):
@@ -34,6 +39,19 @@ def test_every_method_is_judged_on_the_same_draws_of_the_labels(tmp_path, capsys
         assert ((each > 0.0) & (each < 0.8)).all()  # chance is 0.9
         assert f"{100.0 * each.mean():.2f}" in said
     assert (tmp_path / "semi_supervised.png").stat().st_size > 0
+    places = sorted((tmp_path / "draws").glob("*/M1+M2/1"))
+    shutil.rmtree(places[0])
+    stamp = (places[0].parent / "0").stat().st_mtime_ns
+    assert semi_supervised.main(config) == 0
+    again = json.loads((tmp_path / "semi_supervised.json").read_text())
+    assert again["draws"] == result["draws"]
+    assert (places[0].parent / "0").stat().st_mtime_ns == stamp
+    loaded = dataclasses.replace(
+        config, workdir=str(tmp_path / "loaded"), m1=str(tmp_path / "m1")
+    )
+    assert semi_supervised.main(loaded) == 0
+    other = json.loads((tmp_path / "loaded" / "semi_supervised.json").read_text())
+    assert other["draws"] == result["draws"]
 
 
 def test_labels_are_as_many_of_each_class_and_others_at_each_seed():
@@ -50,10 +68,13 @@ def test_labels_are_as_many_of_each_class_and_others_at_each_seed():
 
 
 def test_an_epoch_has_every_row_without_a_label_once_and_labeled_ones_at_each_step():
-    seen = np.full(11, -1)
-    seen[[2, 5, 7]] = (0, 1, 2)
-    order = semi_supervised._order(np.random.default_rng(0), seen, 2, 4, 2)
+    config = semi_supervised.Config(batch_size=4, labels_per_step=2)
+    classes = np.arange(11) % 3
+    labels = semi_supervised.labels_of(config, classes, np.array([2, 5, 7]))
+    np.testing.assert_array_equal(labels.seen[[2, 5, 7]], classes[[2, 5, 7]])
+    order = labels.order(np.random.default_rng(0))
     assert order.shape == (2, 6)
+    assert labels.weight * 2 * 2 == 3.0
     plain, labeled = np.split(order, [4], axis=1)
     assert set(plain.ravel()) == set(range(11)) - {2, 5, 7}
     assert all(len(set(step)) == 2 and set(step) <= {2, 5, 7} for step in labeled)
@@ -64,3 +85,17 @@ def test_a_data_set_without_labels_is_refused(tmp_path):
     config = _config(tmp_path / "run", dataset=f"npz:{tmp_path / 'own.npz'}")
     with pytest.raises(cli.UsageError, match="has no labels"):
         semi_supervised.main(config)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"condition": "labels"}, "--condition=labels: M2 is of bits, and M1 is given"),
+        ({"posterior": "iaf", "estimator": "sgvb_a"}, "does not know its mean and standard deviation"),
+    ],
+)
+def test_what_is_no_m1_is_refused(tmp_path, flags, message):
+    run = fit.claim(tiny(tmp_path / "m1", binarization="dynamic", **flags))
+    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
+    with pytest.raises(cli.UsageError, match=message):
+        semi_supervised.main(_config(tmp_path / "run", m1=str(run.workdir)))

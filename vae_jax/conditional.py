@@ -46,8 +46,8 @@ def model(
     Where the weights of c are zero it is the model without.
 
     Args:
-        encoder: [x, c], flattened -> the h of the posterior.
-        decoder: [z, c] -> the h of the likelihood.
+        encoder: (x, c) -> the h of the posterior.
+        decoder: (z, c) -> the h of the likelihood.
         posterior: q(z | h).
         prior: p(z | h).
         likelihood: p(x | h).
@@ -140,15 +140,15 @@ def parted(row: Array, x_shape: tuple[int, ...]) -> tuple[Array, Array]:
 
 
 def as_planes(network: Network, x_shape: tuple[int, ...]) -> Network:
-    """The network of [x, c] of one of images, behind whose channels c lies.
+    """The network of (x, c) of one of images, behind whose channels c lies.
 
     Args:
         network: of [H, W, K + C], each of the last C planes one entry of c everywhere.
         x_shape: of one image, [H, W] or [H, W, K].
     """
 
-    def apply(params: PyTree, x_and_c: Array) -> Array:
-        x, c = parted(x_and_c, x_shape)
+    def apply(params: PyTree, x_and_c: tuple[Array, Array]) -> Array:
+        x, c = x_and_c
         image = x.reshape(*x_shape[:2], -1)
         planes = jnp.broadcast_to(c, (*x_shape[:2], c.size))
         return network.apply(params, jnp.concatenate([image, planes], axis=-1))
@@ -156,11 +156,17 @@ def as_planes(network: Network, x_shape: tuple[int, ...]) -> Network:
     return Network(network.init, apply)
 
 
-def _beside(network: Network, c: Array) -> Network:
-    def apply(params: PyTree, x: Array) -> Array:
-        return network.apply(params, jnp.concatenate([x.reshape(-1), c]))
+def as_entries(network: Network) -> Network:
+    """The network of (z, c) of one of vectors [z, c]; perceptrons do without it."""
+
+    def apply(params: PyTree, z_and_c: tuple[Array, Array]) -> Array:
+        return network.apply(params, jnp.concatenate(z_and_c))
 
     return Network(network.init, apply)
+
+
+def _beside(network: Network, c: Array) -> Network:
+    return Network(network.init, lambda params, x: network.apply(params, (x, c)))
 
 
 def _at(prior: Conditional, network: Network, c: Array) -> Conditional:

@@ -104,9 +104,11 @@ def mlp(
 ) -> Network:
     """Fully connected network from an input of num_inputs entries to [num_outputs].
 
-    The input may have any shape of that size: it is flattened. Weights take the
-    default float type at the time of `init`: float32, or float64 under
-    `jax.enable_x64`, which is how the exact tests get a float64 model.
+    The input may have any shape of that size: it is flattened. Or it is a tuple of
+    arrays, as if flattened one behind the other; each has a product of its own, so that
+    `jax.vmap` over some of them multiplies the others once. Weights take the default
+    float type at the time of `init`: float32, or float64 under `jax.enable_x64`, which
+    is how the exact tests get a float64 model.
 
     Args:
         num_inputs: entries of one input.
@@ -129,35 +131,46 @@ def mlp(
     if min(sizes) < 1:
         raise ValueError(f"layer sizes must be positive, got {sizes}")
     start = initializer or glorot()
-    # Linen hands on numbers of axes, which are always those of x @ kernel.
-    dot_general = product and (lambda x, kernel, *axes, **rest: product(x, kernel))
 
-    def layer(size: int, name: str) -> nn.Dense:
-        return nn.Dense(
-            size,
-            dot_general=dot_general,
-            param_dtype=jnp.result_type(float),
-            kernel_init=start.kernel,
-            bias_init=start.bias,
-            name=name,  # Linen would number by order of construction
-        )
+    def layer(size: int, name: str) -> _Dense:
+        # Linen would number by order of construction: layers have names.
+        return _Dense(size, start, product or jnp.matmul, name=name)
 
     class Mlp(nn.Module):
         @nn.compact
-        def __call__(self, x: Array) -> Array:
+        def __call__(self, parts: tuple[Array, ...]) -> Array:
             for i, size in enumerate(hidden):
-                x = activation(layer(size, f"hidden_{i}")(x))
-            return layer(num_outputs, "output")(x)
+                parts = (activation(layer(size, f"hidden_{i}")(parts)),)
+            return layer(num_outputs, "output")(parts)
 
     module = Mlp()
 
     def init(key: PRNGKey) -> PyTree:
-        return module.init(key, jnp.zeros((num_inputs,)))["params"]
+        return module.init(key, (jnp.zeros((num_inputs,)),))["params"]
 
-    def apply(params: PyTree, x: Array) -> Array:
-        return jnp.asarray(module.apply({"params": params}, jnp.ravel(x)))
+    def apply(params: PyTree, x: Array | tuple[Array, ...]) -> Array:
+        parts = tuple(map(jnp.ravel, x if isinstance(x, tuple) else (x,)))
+        return jnp.asarray(module.apply({"params": params}, parts))
 
     return Network(init, apply)
+
+
+class _Dense(nn.Module):
+    """Parts of one input, side by side -> an affine map of them."""
+
+    size: int
+    start: Initializer
+    product: Product
+
+    @nn.compact
+    def __call__(self, parts: tuple[Array, ...]) -> Array:
+        dtype = jnp.result_type(float)
+        ends = np.cumsum([part.size for part in parts])
+        kernel = self.param("kernel", self.start.kernel, (ends[-1], self.size), dtype)
+        y = self.param("bias", self.start.bias, (self.size,), dtype)
+        for part, rows in zip(parts, jnp.split(kernel, ends[:-1]), strict=True):
+            y = self.product(part, rows) + y
+        return y
 
 
 def linear(
@@ -195,7 +208,6 @@ def gated_mlp(
     layers["output"] = linear(sizes[-2], num_outputs, **style)
 
     def apply(params: PyTree, x: Array) -> Array:
-        x = jnp.ravel(x)
         for name, layer in layers.items():
             x = layer.apply(params[name], x)
             if name != "output":

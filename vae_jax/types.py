@@ -150,11 +150,12 @@ class Network(NamedTuple):
 
     Attributes:
         init: key -> parameters.
-        apply: parameters, input -> output.
+        apply: parameters, input -> output; the input is an array, or a tuple of arrays
+            for the networks of a model given a context.
     """
 
     init: Callable[[PRNGKey], PyTree]
-    apply: Callable[[PyTree, Array], Array]
+    apply: Callable[[PyTree, Any], Array]
 
 
 class Generative(NamedTuple):

@@ -19,14 +19,15 @@ class Coders(NamedTuple):
 
     Attributes:
         encoder: shape of x, numbers of outputs, of latents and of entries of a context
-            -> [x, c], flattened, to outputs; x itself to them without a context.
-        decoder: number of inputs, shape of x, p(x | h) -> z to h.
+            -> (x, c) to outputs; x itself to them without a context.
+        decoder: number of latents, shape of x, p(x | h), entries of a context -> (z, c)
+            to h; z itself without.
         shift_decoder: its parameters, a shift of h, shape of x, p(x | h) -> those with
             the shift in the output's bias. An encoder's output is always affine.
     """
 
     encoder: Callable[[tuple[int, ...], int, int, int], Network]
-    decoder: Callable[[int, tuple[int, ...], Likelihood], Network]
+    decoder: Callable[[int, tuple[int, ...], Likelihood, int], Network]
     shift_decoder: Callable[[PyTree, Array, tuple[int, ...], Likelihood], PyTree]
 
 
@@ -85,9 +86,11 @@ def _of_vectors(
         del size
         return up(math.prod(x_shape) + num_context, num_outputs)
 
-    def decoder(size: int, x_shape: tuple[int, ...], observed: Likelihood) -> Network:
+    def decoder(
+        size: int, x_shape: tuple[int, ...], observed: Likelihood, num_context: int
+    ) -> Network:
         del x_shape
-        return down(size, observed.width)
+        return down(size + num_context, observed.width)
 
     def shift_decoder(
         params: PyTree, shift: Array, x_shape: tuple[int, ...], observed: Likelihood
@@ -140,16 +143,17 @@ def _convolutions(residual: bool) -> Callable[..., Coders]:
             return conditional.as_planes(network, x_shape) if num_context else network
 
         def decoder(
-            size: int, x_shape: tuple[int, ...], observed: Likelihood
+            size: int, x_shape: tuple[int, ...], observed: Likelihood, num_context: int
         ) -> Network:
-            return convolutional.decoder(
-                size,
+            network = convolutional.decoder(
+                size + num_context,
                 x_shape,
                 observed.width,
                 planes=observed.planes,
                 of_maps=latent_maps,
                 **style,
             )
+            return conditional.as_entries(network) if num_context else network
 
         def shift_decoder(
             params: PyTree, shift: Array, x_shape: tuple[int, ...], observed: Likelihood

@@ -173,7 +173,7 @@ def _networks(
         seen = x_shape if math.prod(x_shape) == size else (size,)
     size = config.num_latents
     encoder = coders.encoder(seen, density.width, size, num_context)
-    decoder = coders.decoder(size + num_context, x_shape, observed)
+    decoder = coders.decoder(size, x_shape, observed, num_context)
     row = POSTERIORS[config.posterior]
     return encoder, row.decoder_of(decoder, **rows.numbers(row, config)), read
 
