@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import evaluate, reconstruct, train
 from experiments.choices import models
@@ -151,7 +152,7 @@ def test_a_label_of_no_weight_leaves_the_model_of_flags_as_it_was():
     config = Config(hidden=(5,), num_latents=3)
     plain, parts = (
         models.build(config, (4, 4)).model,
-        models.build(config, (4, 4), num_context=2),
+        models.build(config, (4, 4), context=("0", "1")),
     )
     params = laws.jiggled(jax.jit(plain.init)(jax.random.key(0)))
 
@@ -303,3 +304,81 @@ def test_contexts_of_an_npz_are_held_out_with_their_rows_and_are_part_of_the_dat
 def test_columns_of_context_without_a_condition_are_refused():
     with pytest.raises(ValueError, match="--columns=a:context is read by --condition"):
         Config(dataset="csv:a.csv", columns=("a:context",))
+
+
+def test_means_of_counts_are_multiples_of_a_size_factor(tmp_path):
+    generator = np.random.default_rng(0)
+    depth = np.exp(generator.normal(size=60))
+    x = generator.poisson(depth[:, None] * [3.0, 20.0])
+    rows = [f"{a:.6f},{b},{c}" for a, (b, c) in zip(depth, x, strict=True)]
+    path = tmp_path / "counts.csv"
+    path.write_text("\n".join(["depth,a,b", *rows]))
+    config = tiny(
+        tmp_path / "run",
+        dataset=f"csv:{path}",
+        columns=("depth:context", "a:poisson", "b:negative_binomial"),
+        condition="context",
+        size_factor="depth",
+        batch_size=8,
+    )
+    run = fit.claim(config)
+    log_depth = np.log(run.data.source.contexts["train"][:, 0])
+    c = run.data.prepared.train[:, 2]
+    np.testing.assert_allclose(c, log_depth - log_depth.mean(), atol=1e-5)
+    assert "with the size factor depth" in protocol.opening(run.config, run.data)
+    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
+    trained = loaded(run.workdir)
+    # A decoder whose weights are zero gives each column's own law, times the size.
+    params = jax.tree.map(jnp.zeros_like, trained.params)
+    one, three = (
+        trained.at_context(jnp.array([log_size])).generative
+        for log_size in (0.0, np.log(3.0))
+    )
+    z = jnp.zeros(config.num_latents)
+    means = run.data.prepared.train[:, :2].mean(axis=0)
+    np.testing.assert_allclose(one.mean_observation(params, z), means, rtol=1e-5)
+    np.testing.assert_allclose(three.mean_observation(params, z), 3 * means, rtol=1e-5)
+    terms = three.log_likelihood_terms(params, jnp.array([4.0, 50.0]), z)
+    expected = [
+        stats.poisson(3 * means[0]).logpmf(4),
+        stats.nbinom(1, 1 / (1 + 3 * means[1])).logpmf(50),
+    ]
+    np.testing.assert_allclose(terms, expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        jnp.mean(
+            jax.vmap(lambda key: three.sample_observation(key, params, z))(
+                jax.random.split(jax.random.key(0), 4000)
+            ),
+            axis=0,
+        ),
+        3 * means,
+        rtol=0.1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "--size_factor=depth is an entry of --condition=context"),
+        (
+            {"condition": "context", "likelihood": "bernoulli"},
+            "multiplies means of counts, which --likelihood=bernoulli has not",
+        ),
+    ],
+)
+def test_a_size_factor_of_nothing_counted_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        Config(size_factor="depth", **flags)
+
+
+def test_a_size_factor_is_a_positive_entry_of_the_context():
+    digits = sources.load("digits")
+    sizes = {s: np.ones((len(getattr(digits, s)), 1)) for s in sources.SPLITS}
+    sizes["train"][0] = 2.0
+    source = digits._replace(contexts=sizes, context_names=("depth",))
+    assert contexts.of_numbers(source, size_factor="depth").names == ("depth",)
+    with pytest.raises(ValueError, match="--size_factor=size is none of the contexts"):
+        contexts.of_numbers(source, size_factor="size")
+    sizes["test"][3] = 0.0
+    with pytest.raises(ValueError, match="the test split of digits has a size of 0"):
+        contexts.of_numbers(source, size_factor="depth")

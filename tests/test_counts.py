@@ -18,15 +18,15 @@ from vae_jax.types import per_example
 POISSON, NEGATIVE = counts.poisson_terms, counts.negative_binomial_terms
 LOGIT = 0.4  # of a certain zero
 KINDS: dict[str, Any] = {  # a likelihood of one entry, and the SciPy law of the same h
-    "poisson": (counts.poisson((1,)), [1.1], stats.poisson(np.exp(1.1))),
+    "poisson": (counts.poisson((1,), log_size=0.4), [0.7], stats.poisson(np.exp(1.1))),
     "negative_binomial": (
-        counts.negative_binomial((1,), dispersion="entry"),
-        [1.1, 0.6],
+        counts.negative_binomial((1,), dispersion="entry", log_size=-0.5),
+        [1.6, 0.6],
         stats.nbinom(np.exp(0.6), 1 / (1 + np.exp(0.5))),
     ),
     "zero_inflated": (
-        counts.zero_inflated_negative_binomial((1,), dispersion="entry"),
-        [1.1, LOGIT, 0.6],
+        counts.zero_inflated_negative_binomial((1,), dispersion="entry", log_size=0.1),
+        [1.0, LOGIT, 0.6],
         stats.nbinom(np.exp(0.6), 1 / (1 + np.exp(0.5))),
     ),
     "beta_binomial": (

@@ -91,7 +91,10 @@ def test_a_data_set_without_labels_is_refused(tmp_path):
     ("flags", "message"),
     [
         ({"condition": "labels"}, "--condition=labels: M2 is of bits, and M1 is given"),
-        ({"posterior": "iaf", "estimator": "sgvb_a"}, "does not know its mean and standard deviation"),
+        (
+            {"posterior": "iaf", "estimator": "sgvb_a"},
+            "does not know its mean and standard deviation",
+        ),
     ],
 )
 def test_what_is_no_m1_is_refused(tmp_path, flags, message):

@@ -38,7 +38,7 @@ def model(
     *,
     posterior: Conditional,
     prior: Conditional,
-    likelihood: Likelihood,
+    likelihood: Likelihood | Callable[[Float[Array, " C"]], Likelihood],
     prior_network: Network | None = None,
 ) -> ConditionalModel:
     """c -> p(z | c) p(x | z, c) and q(z | x, c), of networks that read c as well.
@@ -50,7 +50,8 @@ def model(
         decoder: (z, c) -> the h of the likelihood.
         posterior: q(z | h).
         prior: p(z | h).
-        likelihood: p(x | h).
+        likelihood: p(x | h), or c -> that given c, of as many parameters at every c,
+            such as of counts whose means are multiples of a size factor in c.
         prior_network: c -> the h of the prior; None where p(z) does not read c.
 
     Raises:
@@ -63,8 +64,9 @@ def model(
 
     def at(c: Float[Array, " C"]) -> Model:
         of_c = prior if prior_network is None else _at(prior, prior_network, c)
+        observed = likelihood(c) if callable(likelihood) else likelihood
         return vae.model(
-            vae.decoder_model(_beside(decoder, c), of_c, likelihood),
+            vae.decoder_model(_beside(decoder, c), of_c, observed),
             vae.encoder_model(_beside(encoder, c), posterior),
         )
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vae_jax import likelihoods, numerics
-from vae_jax.types import Likelihood, PRNGKey, PyTree
+from vae_jax.types import Likelihood, PRNGKey, PyTree, Scalar
 
 DISPERSIONS = ("shared", "column", "entry")
 """One learned number for all entries, one for each, or one that the decoder gives."""
@@ -122,25 +122,34 @@ def beta_binomial_terms(
     return urn + ways
 
 
-def poisson(x_shape: tuple[int, ...]) -> Likelihood:
-    """Independent Poisson entries; h holds the logarithms of their means."""
+def poisson(x_shape: tuple[int, ...], *, log_size: Scalar | float = 0.0) -> Likelihood:
+    """Independent Poisson entries; h holds the logarithms of their means.
+
+    Args:
+        x_shape: shape of one observation.
+        log_size: logarithm of its size factor, such as the depth or the length that it
+            was counted over: all means are multiplied by that.
+    """
+
+    def log_mean(h: Array) -> Array:
+        return _log_mean(h.reshape(x_shape) + log_size)
 
     def rate(h: Array) -> Array:
-        return jnp.exp(_log_mean(h.reshape(x_shape)))
+        return jnp.exp(log_mean(h))
 
     return likelihoods.likelihood(
         x_shape,
         width=math.prod(x_shape),
         sample=lambda key, params, h: _poisson_sample(key, rate(h)),
         mean=lambda params, h: rate(h),
-        log_prob_terms=lambda params, h, x: poisson_terms(
-            _log_mean(h.reshape(x_shape)), x
-        ),
+        log_prob_terms=lambda params, h, x: poisson_terms(log_mean(h), x),
         quantity=_quantity("Poisson"),
     )
 
 
-def negative_binomial(x_shape: tuple[int, ...], *, dispersion: str) -> Likelihood:
+def negative_binomial(
+    x_shape: tuple[int, ...], *, dispersion: str, log_size: Scalar | float = 0.0
+) -> Likelihood:
     """Independent negative binomial entries; h holds the logarithms of their means.
 
     See `negative_binomial_terms`. The logarithm of the dispersion, which is 1 at first,
@@ -149,50 +158,58 @@ def negative_binomial(x_shape: tuple[int, ...], *, dispersion: str) -> Likelihoo
     Args:
         x_shape: shape of one observation.
         dispersion: "shared", "column" (a parameter an entry) or "entry" (of h).
+        log_size: as `poisson`'s; the dispersion does not depend on it.
 
     Raises:
         ValueError: for another dispersion.
     """
     numbers = _dispersion(x_shape, dispersion, num_planes=1)
 
+    def log_mean(planes: Array) -> Array:
+        return _log_mean(planes[0] + log_size)
+
     def terms(planes: Array, log_dispersion: Array, x: Array) -> Array:
-        return negative_binomial_terms(_log_mean(planes[0]), log_dispersion, x)
+        return negative_binomial_terms(log_mean(planes), log_dispersion, x)
 
     return _dispersed(
         "negative binomial",
         x_shape,
         numbers,
-        sample=lambda key, planes, log_r: _gamma_poisson(key, planes[0], log_r),
-        mean=lambda planes: jnp.exp(_log_mean(planes[0])),
+        sample=lambda key, planes, log_r: _gamma_poisson(key, log_mean(planes), log_r),
+        mean=lambda planes: jnp.exp(log_mean(planes)),
         terms=terms,
     )
 
 
 def zero_inflated_negative_binomial(
-    x_shape: tuple[int, ...], *, dispersion: str
+    x_shape: tuple[int, ...], *, dispersion: str, log_size: Scalar | float = 0.0
 ) -> Likelihood:
     """Entries that are 0 for certain, or `negative_binomial`; independent.
 
     h holds the logarithms of the means of the latter, then the logits of the former,
     then the dispersion's where it is of h. Lopez et al. 2018, "Deep generative modeling
-    for single-cell transcriptomics".
+    for single-cell transcriptomics". A size factor is of the counts that are not 0 for
+    certain.
 
     Raises:
         ValueError: as `negative_binomial`.
     """
     numbers = _dispersion(x_shape, dispersion, num_planes=2)
 
+    def log_mean(planes: Array) -> Array:
+        return _log_mean(planes[0] + log_size)
+
     def sample(key: PRNGKey, planes: Array, log_dispersion: Array) -> Array:
         key_zero, key_count = jax.random.split(key)
         is_zero = jax.random.bernoulli(key_zero, jax.nn.sigmoid(planes[1]))
-        count = _gamma_poisson(key_count, planes[0], log_dispersion)
+        count = _gamma_poisson(key_count, log_mean(planes), log_dispersion)
         return jnp.where(is_zero, 0.0, count)
 
     def mean(planes: Array) -> Array:
-        return jax.nn.sigmoid(-planes[1]) * jnp.exp(_log_mean(planes[0]))
+        return jax.nn.sigmoid(-planes[1]) * jnp.exp(log_mean(planes))
 
     def terms(planes: Array, log_dispersion: Array, x: Array) -> Array:
-        counted = negative_binomial_terms(_log_mean(planes[0]), log_dispersion, x)
+        counted = negative_binomial_terms(log_mean(planes), log_dispersion, x)
         return zero_inflated_terms(planes[1], counted, x)
 
     return _dispersed(
@@ -332,7 +349,7 @@ def _poisson_sample(key: PRNGKey, rate: Array) -> Array:
 def _gamma_poisson(key: PRNGKey, log_mean: Array, log_dispersion: Array) -> Array:
     key_rate, key_count = jax.random.split(key)
     gamma = jax.random.loggamma(key_rate, jnp.exp(log_dispersion))
-    log_rate = _log_mean(log_mean) + gamma - log_dispersion
+    log_rate = log_mean + gamma - log_dispersion
     return _poisson_sample(key_count, jnp.exp(log_rate))
 
 

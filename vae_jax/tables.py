@@ -69,7 +69,8 @@ def likelihood(columns: Sequence[Column], **settings: Any) -> Likelihood:
 
     Args:
         columns: of the table, in order.
-        settings: keywords of the families' builders: min_std, degrees, dispersion.
+        settings: keywords of the families' builders: min_std, degrees, dispersion; and
+            log_size, of the counts.
 
     Raises:
         ValueError: as `likelihoods.columns` and the families' builders.
@@ -168,7 +169,8 @@ def _of_counts(name: str) -> Family:
 
     def build(numbers: np.ndarray, **settings: Any) -> Likelihood:
         means = numbers[2]
-        read = {} if name == "poisson" else {"dispersion": settings["dispersion"]}
+        kinds = ("log_size",) if name == "poisson" else ("log_size", "dispersion")
+        read = {kind: settings[kind] for kind in kinds if kind in settings}
         observed = getattr(counts, name)(means.shape, **read)
         rest = np.zeros(observed.width - means.size)
         return likelihoods.around(observed, np.concatenate([np.log(means), rest]))

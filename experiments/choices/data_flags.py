@@ -32,6 +32,11 @@ class DataFlags(cli.Flags):
         "p(z) does not read c.",
         choices=("", "labels", "context"),
     )
+    size_factor: str = cli.flag(
+        "",
+        "Entry of the context, by its column (csv) or number (npz), that means of "
+        "counts are multiples of; networks read its logarithm, centered.",
+    )
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
     data_seed: int = cli.flag(
         0, "Seed of binarization and splits, apart from --seed.", least=0

@@ -73,6 +73,7 @@ class Observed(NamedTuple):
             others being zero; None where there is no simple one.
         reading: the flags, shape of x -> what q sees of x, NaN where it is missing, and
             how many numbers; None: x itself, holes filled with zeros.
+        is_sized: whether `build` takes the log_size of a size factor.
     """
 
     build: Callable[..., Likelihood]
@@ -80,6 +81,7 @@ class Observed(NamedTuple):
     reads: tuple[str, ...] = ()
     h_of_mean: Callable[[Array, Any], Array] | None = None
     reading: Callable[[Any, tuple[int, ...]], Reading] | None = None
+    is_sized: bool = False
 
 
 def traits(model: Model) -> Traits:
@@ -357,6 +359,7 @@ def _log(mean: Array, config: Any) -> Array:
 
 _SQUASH, _GRID = {"squash": "squash_mean"}, {"num_values": "num_values"}
 _STARTS, _DISPERSION = ("init_bias",), {"dispersion": "dispersion"}
+_OF_COUNTS = _STARTS, _log, _read_counts, True  # reads, h_of_mean, reading, is_sized
 LIKELIHOODS = {
     "bernoulli": Observed(likelihoods.bernoulli, NO_FLAGS, _STARTS, _logit),
     "normal": Observed(
@@ -385,16 +388,10 @@ LIKELIHOODS = {
         _location,
     ),
     "log_normal": Observed(likelihoods.log_normal, {"min_std": "min_std"}),
-    "poisson": Observed(counts.poisson, NO_FLAGS, _STARTS, _log, _read_counts),
-    "negative_binomial": Observed(
-        counts.negative_binomial, _DISPERSION, _STARTS, _log, _read_counts
-    ),
+    "poisson": Observed(counts.poisson, NO_FLAGS, *_OF_COUNTS),
+    "negative_binomial": Observed(counts.negative_binomial, _DISPERSION, *_OF_COUNTS),
     "zero_inflated_negative_binomial": Observed(
-        counts.zero_inflated_negative_binomial,
-        _DISPERSION,
-        _STARTS,
-        _log,
-        _read_counts,
+        counts.zero_inflated_negative_binomial, _DISPERSION, *_OF_COUNTS
     ),
     "beta_binomial": Observed(
         counts.beta_binomial, {"num_trials": "num_trials"}, reading=_read_counts
@@ -408,6 +405,7 @@ LIKELIHOODS = {
             **_DISPERSION,
         },
         reading=_read_table,
+        is_sized=True,
     ),
     "categorical": Observed(discretized.categorical, _GRID),
     "ordinal": Observed(discretized.ordinal, _GRID),

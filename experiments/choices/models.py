@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import jax
@@ -55,7 +55,7 @@ def build(
     config: Config,
     x_shape: tuple[int, ...],
     exemplar_rows: Batch | None = None,
-    num_context: int = 0,
+    context: Sequence[str] = (),
 ) -> Parts:
     """The model of a configuration for observations of that shape.
 
@@ -64,7 +64,7 @@ def build(
         x_shape: of one observation.
         exemplar_rows: of --prior=exemplar, to train with; without them their codes are
             parameters, as of a model that was trained.
-        num_context: of --condition, entries of what p and q are given beside x.
+        context: of --condition, names of the entries that p and q are given beside x.
 
     Raises:
         ValueError: for a --model that does not import, builds no `Model`, or one that
@@ -73,12 +73,12 @@ def build(
     config, at_context = config.settled, None
     if config.model:
         at_theta = _of_function(config, x_shape)
-    elif num_context:
-        at_context = _at_context(config, x_shape, num_context)
-        at_theta = conditional.of_rows(at_context, x_shape, num_context=num_context)
+    elif context:
+        at_context = _at_context(config, x_shape, context)
+        at_theta = conditional.of_rows(at_context, x_shape, num_context=len(context))
     else:
         at_theta = _of_flags(config, x_shape)
-    num_entries = math.prod(x_shape) + num_context
+    num_entries = math.prod(x_shape) + len(context)
     at_theta, learned = estimators.with_learned(
         config, at_theta, num_entries=num_entries
     )
@@ -179,7 +179,7 @@ def _networks(
 
 
 def _at_context(
-    config: Config, x_shape: tuple[int, ...], num_context: int
+    config: Config, x_shape: tuple[int, ...], context: Sequence[str]
 ) -> conditional.ConditionalModel:
     """c -> the model of x, which may have holes, given it; p(z) does not read c.
 
@@ -187,13 +187,18 @@ def _at_context(
     N(0, I) that reads c, as the decoder does.
     """
     observed, density = likelihood(config, x_shape), posterior(config)
-    encoder, decoder, read = _networks(config, x_shape, density, observed, num_context)
+    encoder, decoder, read = _networks(config, x_shape, density, observed, len(context))
+
+    def sized(c: Array) -> Likelihood:
+        log_size = c[list(context).index(config.size_factor)]
+        return likelihood(config, x_shape, log_size=log_size)
+
     at = conditional.model(
         encoder,
         decoder,
         posterior=density,
         prior=_prior(config),
-        likelihood=observed,
+        likelihood=sized if config.size_factor else observed,
     )
 
     def with_holes(c: Array) -> Model:
@@ -361,10 +366,10 @@ def posterior(config: Config) -> Conditional:
     return row.build(_top_size(config), config.hidden, **rows.numbers(row, config))
 
 
-def likelihood(config: Config, x_shape: tuple[int, ...]) -> Likelihood:
-    """p(x | h), as the flags choose it."""
+def likelihood(config: Config, x_shape: tuple[int, ...], **size: Array) -> Likelihood:
+    """p(x | h), as the flags choose it; size: the log_size of counts, if any."""
     row = LIKELIHOODS[config.likelihood]
-    return row.build(x_shape, **rows.numbers(row, config))
+    return row.build(x_shape, **rows.numbers(row, config), **size)
 
 
 def _prior(config: Config) -> Conditional:

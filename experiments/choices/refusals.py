@@ -72,6 +72,8 @@ def _condition(config: Any) -> None:
     for name, family in families.items():
         if family == ["context"] and config.condition != "context":
             raise ValueError(f"--columns={name}:context is read by --condition=context")
+    if config.size_factor:
+        _size_factor(config)
     if not config.condition:
         return
     named = f"--condition={config.condition}"
@@ -96,6 +98,21 @@ def _condition(config: Any) -> None:
         raise ValueError(
             f"{named} does not go with --algorithm={config.algorithm}; what fits: "
             f"{', '.join(WITH_CONTEXT)}"
+        )
+
+
+def _size_factor(config: Any) -> None:
+    """Refuses the size of what is not counted, or that no context holds."""
+    sized = {name for name, row in LIKELIHOODS.items() if row.is_sized}
+    if config.condition != "context":
+        raise ValueError(
+            f"--size_factor={config.size_factor} is an entry of --condition=context"
+        )
+    if config.observed not in sized:
+        raise ValueError(
+            f"--size_factor={config.size_factor} multiplies means of counts, which "
+            f"--likelihood={config.observed} has not: take one of "
+            f"{', '.join(sorted(sized))}"
         )
 
 

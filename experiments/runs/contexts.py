@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.choices.config import Config
 from vae_jax.data import sources
 
 
@@ -20,23 +21,27 @@ class Contexts(NamedTuple):
     splits: Mapping[str, np.ndarray]
 
 
-def of(condition: str, source: sources.Source) -> Contexts:
+def of(config: Config, source: sources.Source) -> Contexts:
     """What --condition names, of every row of a data set.
 
     Raises:
         ValueError: as `of_labels` and `of_numbers`.
     """
-    return {"labels": of_labels, "context": of_numbers}[condition](source)
+    if config.condition == "labels":
+        return of_labels(source)
+    return of_numbers(source, size_factor=config.size_factor)
 
 
-def of_numbers(source: sources.Source) -> Contexts:
+def of_numbers(source: sources.Source, *, size_factor: str = "") -> Contexts:
     """The stored contexts, less their mean in units of their deviation in training.
 
-    Those of zeros and ones stay as they are.
+    Those of zeros and ones stay as they are. Of a size factor it is the logarithm, less
+    its mean.
 
     Raises:
-        ValueError: for a split whose rows have none, what are no numbers [N, C], or an
-            entry that is the same in all training rows.
+        ValueError: for a split whose rows have none, what are no numbers [N, C], an
+            entry that is the same in all training rows, or a size factor that is none
+            of the entries or not positive.
     """
     for split in sources.SPLITS:
         num_rows, stored = len(getattr(source, split)), source.contexts.get(split, ())
@@ -51,8 +56,22 @@ def of_numbers(source: sources.Source) -> Contexts:
                 f"--condition=context: {split}_context of {source.name} is "
                 f"{stored.dtype} of shape {stored.shape}: give finite numbers [N, C]"
             )
-    train = source.contexts["train"].astype(np.float64)
+    stored = {s: source.contexts[s].astype(np.float64) for s in source.contexts}
+    train = stored["train"]
     names = source.context_names or tuple(map(str, range(train.shape[1])))
+    is_size = np.array([name == size_factor for name in names])
+    if size_factor and not is_size.any():
+        raise ValueError(
+            f"--size_factor={size_factor} is none of the contexts of {source.name}: "
+            f"{', '.join(names)}"
+        )
+    for split, rows in stored.items():
+        if not (rows[:, is_size] > 0).all():
+            raise ValueError(
+                f"--size_factor={size_factor}: the {split} split of {source.name} has "
+                f"a size of {rows[:, is_size].min():g}, and sizes are positive"
+            )
+        rows[:, is_size] = np.log(rows[:, is_size])
     for name, low, high in zip(
         names, train.min(axis=0), train.max(axis=0), strict=True
     ):
@@ -61,12 +80,12 @@ def of_numbers(source: sources.Source) -> Contexts:
                 f"--condition=context: {name} is {low:g} in all training rows of "
                 f"{source.name}: leave it out"
             )
-    is_bit = ((train == 0) | (train == 1)).all(axis=0)
+    is_bit = ((train == 0) | (train == 1)).all(axis=0) & ~is_size
     shift = np.where(is_bit, 0.0, train.mean(axis=0))
-    scale = np.where(is_bit, 1.0, train.std(axis=0))
+    scale = np.where(is_bit | is_size, 1.0, train.std(axis=0))
     none = np.zeros((0, train.shape[1]))
     splits = {
-        s: ((source.contexts.get(s, none) - shift) / scale).astype(np.float32)
+        s: ((stored.get(s, none) - shift) / scale).astype(np.float32)
         for s in sources.SPLITS
     }
     return Contexts(names, splits)

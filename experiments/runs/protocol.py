@@ -161,7 +161,7 @@ def load(config: Config) -> Dataset:
     bits = _bits(config, source, of_data)
     context = ()
     if config.condition:
-        context, splits = contexts.of(config.condition, source)
+        context, splits = contexts.of(config, source)
         prepared = batches.with_context(prepared, splits)
     return Dataset(source, prepared, of_data, bits, columns, context)
 
@@ -212,10 +212,15 @@ def stamp(config: Config, data: Dataset) -> dict[str, Any]:
         "missing_rate": config.missing_rate,
         "missing_share": {s: _share_missing(data, s) for s in sources.SPLITS},
         "likelihood": config.model or config.likelihood,
-        "condition": config.condition,
+        "condition": _condition(config),
         "quantity": data.quantity,
         "units": data.units,
     }
+
+
+def _condition(config: Config) -> str:
+    size = f" with the size factor {config.size_factor}" if config.size_factor else ""
+    return config.condition + size
 
 
 def reading(config: Config, source: sources.Source) -> str:
@@ -246,7 +251,7 @@ def opening(config: Config, data: Dataset) -> str:
     bits = f"; {data.bits}" if data.bits else ""
     beside = ""
     if data.context:
-        beside = f", given its {config.condition} ({', '.join(data.context)})"
+        beside = f", given its {_condition(config)} ({', '.join(data.context)})"
     line = (
         f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored {stored}"
         f"{holes}; --binarization={config.settled.binarization}: "

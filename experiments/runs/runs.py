@@ -141,7 +141,7 @@ def of_flags(config: Config, data: protocol.Dataset) -> algorithms.Parts:
         ValueError: as `models.build`; for more exemplars than there are rows.
     """
     exemplars = _exemplars(config, data) if config.prior == "exemplar" else None
-    return models.build(config, data.x_shape, exemplars, len(data.context))
+    return models.build(config, data.x_shape, exemplars, data.context)
 
 
 def _exemplars(config: Config, data: protocol.Dataset) -> Batch:
