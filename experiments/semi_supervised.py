@@ -63,6 +63,9 @@ class Config(cli.Flags):
     workdir: str = cli.flag("runs/semi_supervised", "Where the results are written.")
     dataset: str = cli.flag("digits", "Data set with labels, as in experiments.train.")
     data_dir: str = cli.flag("", "Folder that holds the original data files.")
+    methods: tuple[str, ...] = cli.flag(
+        ("M2", "M1+M2"), "What is trained.", choices=("M2", "M1+M2"), empty=False
+    )
     m1: str = cli.flag(
         "", "Workdir of a trained M1, whose data are taken; or train one."
     )
@@ -78,17 +81,6 @@ class Config(cli.Flags):
     labels_per_step: int = cli.flag(100, "Labeled rows a step, at most.", least=1)
     learning_rate: float = cli.flag(1e-3, "Of Adam.", above=0)
     seed: int = cli.flag(0, "Seed of weights, order, noise and labels.", least=0)
-
-
-class Errors(NamedTuple):
-    """Shares of the test rows that one draw of the labels leaves wrong."""
-
-    neighbors_of_pixels: float
-    regression_on_pixels: float
-    neighbors_of_codes: float
-    regression_on_codes: float
-    m2: float
-    m1_m2: float
 
 
 class Space(NamedTuple):
@@ -156,6 +148,9 @@ def of_codes(m1: Trained) -> Space:
     stored = jnp.concatenate([jnp.asarray(train), jnp.asarray(std)], axis=1)
     observed = likelihoods.normal_per_pixel_std(test.shape[1:])
     return Space(stored, jnp.asarray(test), take, observed)
+
+
+SPACES = {"M2": of_pixels, "M1+M2": of_codes}
 
 
 def nets(config: Config, space: Space, num_classes: int) -> Nets:
@@ -289,7 +284,7 @@ def trained(
 
 
 def _digest(config: Config) -> str:
-    flags = dataclasses.replace(config, workdir="", num_draws=1)
+    flags = dataclasses.replace(config, workdir="", num_draws=1, methods=("M2",))
     return hashlib.sha256(repr(flags).encode()).hexdigest()[:12]
 
 
@@ -355,8 +350,10 @@ def main(config: Config) -> int:
         [labeled_rows(labels["train"], config.num_labels, seed=seed) for seed in seeds]
     )
     m1 = unsupervised(config)
-    judged, shown = {}, np.zeros(0)
-    for name, space in (("M2", of_pixels(m1)), ("M1+M2", of_codes(m1))):
+    judged: dict[str, list[Judged]] = {}
+    pictures = {}
+    for name in config.methods:
+        space = SPACES[name](m1)
         of_m2 = nets(config, space, len(np.unique(labels["train"])))
         judge = judge_of(of_m2, space, labels["test"])
         of_draws = [labels_of(config, labels["train"], rows) for rows in draws]
@@ -364,55 +361,51 @@ def main(config: Config) -> int:
         place = folder / "draws" / _digest(config) / name
         for params in trained(config, of_m2, space, of_draws, place):
             if name == "M2" and not judged[name]:
-                shown = by_class(of_m2, params)
+                title = f"one z a row, a class a column; {config.num_labels} labels"
+                rows = by_class(of_m2, params)
+                pictures["semi_supervised"] = images.groups([rows], title=title)
             judged[name].append(judge(params))
             number, error = len(judged[name]), judged[name][-1].error
             print(f"{name}, draw {number}: {100 * error:.2f} % wrong", flush=True)
-    errors = [
-        Errors._make([*plain, *wrong])
-        for plain, *wrong in zip(
-            plain_errors(m1, draws),
-            *([one.error for one in each] for each in judged.values()),
-            strict=True,
-        )
-    ]
+    errors = {name: [one.error for one in each] for name, each in judged.items()}
+    errors |= plain_errors(m1, draws)
     misjudged = {
         name: [one.calibration_error for one in each] for name, each in judged.items()
     }
-    table = report.table(COLUMNS, _over_draws(errors))
+    rows = [Row(name, 100.0 * np.array(each)) for name, each in errors.items()]
+    table = report.table(COLUMNS, rows)
     for name, each in misjudged.items():
         table += f"\nexpected calibration error of {name}: {100 * np.mean(each):.2f} %"
     print(table)
-    result = {
-        "draws": [of_draw._asdict() for of_draw in errors],
-        "calibration_error": misjudged,
-    }
+    result = {"errors": errors, "calibration_error": misjudged}
     report.write_both(folder / "semi_supervised", config, result, table)
-    figure = images.groups(
-        [shown],
-        title=f"one z a row, a class a column; {config.num_labels} labels",
-    )
-    report.draw(folder, {"semi_supervised": figure})
+    report.draw(folder, pictures)
     return 0
 
 
-def plain_errors(m1: Trained, draws: np.ndarray) -> list[tuple[float, ...]]:
+def plain_errors(m1: Trained, draws: np.ndarray) -> dict[str, list[float]]:
     """Of each draw: nearest neighbors and regression, on pixels and on M1's codes."""
     rows = {n: trained_runs.spread_rows(m1, split=n) for n in ("train", "test")}
     value, labels = m1.data.prepared.value, m1.data.prepared.labels
-    spaces = [
-        {n: np.asarray(value(x)).reshape(len(x), -1) for n, x in rows.items()},
-        {n: measure.codes(jax.random.key(0), m1, x) for n, x in rows.items()},
-    ]
-    errors = []
-    for of_draw in draws:
-        wrong = []
-        for space in spaces:
+    spaces = {
+        "pixels": {
+            n: np.asarray(value(x)).reshape(len(x), -1) for n, x in rows.items()
+        },
+        "M1's codes": {
+            n: measure.codes(jax.random.key(0), m1, x) for n, x in rows.items()
+        },
+    }
+    errors: dict[str, list[float]] = {}
+    for name, space in spaces.items():
+        near, regression = [], []
+        for of_draw in draws:
             train = probes.Labeled(space["train"][of_draw], labels["train"][of_draw])
             test = probes.Labeled(space["test"], labels["test"])
-            near = probes.nearest_neighbors(train, test, num_neighbors=NEIGHBORS)
-            wrong.extend([1.0 - near, 1.0 - probes.linear_probe(train, test).accuracy])
-        errors.append(tuple(wrong))
+            vote = probes.nearest_neighbors(train, test, num_neighbors=NEIGHBORS)
+            near.append(1.0 - vote)
+            regression.append(1.0 - probes.linear_probe(train, test).accuracy)
+        errors[f"nearest neighbors, {name}"] = near
+        errors[f"logistic regression, {name}"] = regression
     return errors
 
 
@@ -471,17 +464,8 @@ class Row(NamedTuple):
     percent: np.ndarray
 
 
-def _over_draws(errors: list[Errors]) -> list[Row]:
-    return [
-        Row(
-            name.replace("_", " "), 100.0 * np.array([getattr(e, name) for e in errors])
-        )
-        for name in Errors._fields
-    ]
-
-
 COLUMNS = [
-    Column("wrong test rows, %", lambda row: row.name, width=24),
+    Column("wrong test rows, %", lambda row: row.name, width=31),
     Column("mean", lambda row: row.percent.mean(), ".2f", 8),
     Column(
         "std", lambda row: row.percent.std(ddof=min(1, len(row.percent) - 1)), ".2f", 8

@@ -17,7 +17,15 @@ from experiments.command import cli
 from experiments.completion import command as completion
 from experiments.generate import command as generate
 from experiments.representation import command as representation
-from experiments.runs import contexts, fit, protocol, rundir, runs, trained_runs
+from experiments.runs import (
+    contexts,
+    fit,
+    new_rows,
+    protocol,
+    rundir,
+    runs,
+    trained_runs,
+)
 from tests import laws
 from tests.tiny import metrics, saved_arrays, tiny
 from vae_jax.data import sources
@@ -258,6 +266,11 @@ def test_columns_of_a_table_are_a_context_that_stays_with_its_row(tmp_path):
     np.savez(rows, test=np.zeros((3, 1), np.float32))
     with pytest.raises(cli.UsageError, match="has no context, and the run in"):
         reconstruct.main(reconstruct.Config(input=str(rows), **of(run.workdir)))
+    more = tmp_path / "more.csv"
+    more.write_text("x,kind,size\n2.5,small,-1\n")
+    read = new_rows.read(str(more), trained.config, trained.data).rows
+    expected = [[2.5, (-1.0 - raw.mean()) / raw.std(), 0.0, 1.0]]
+    np.testing.assert_allclose(read, expected, rtol=1e-5)
 
 
 def test_contexts_of_an_npz_are_held_out_with_their_rows_and_are_part_of_the_data(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import train
+from experiments.anomaly import command as anomaly
 from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.command import cli
@@ -19,7 +20,9 @@ from experiments.completion import command as completion
 from experiments.completion.config import Config as CompletionConfig
 from experiments.export import cards
 from experiments.generate import command as generate
-from experiments.runs import protocol, runs, trained_runs
+from experiments.representation import command as representation
+from experiments.representation import features
+from experiments.runs import new_rows, protocol, runs, trained_runs
 from tests.tiny import ROOT, tiny
 from vae_jax.data import csv_tables
 
@@ -168,3 +171,54 @@ def test_counts_of_any_array_have_their_likelihoods(tmp_path):
     z = jnp.zeros(config.num_latents)
     mean = run.model.generative.mean_observation(params, z)
     np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-4)
+
+
+def test_rows_of_another_csv_are_the_runs_columns_in_any_order(rooms, tmp_path):
+    (trained,) = trained_runs.load(rooms.workdir, checkpoint="last")
+    path = tmp_path / "more.csv"
+    path.write_text("stars,kind,balcony,people,rent,area\n3,house,,4,700.5,30\n")
+    rows = new_rows.read(str(path), trained.config, trained.data).rows
+    np.testing.assert_allclose(rows, [[30, 700.5, 4, np.nan, 0.5, 0.5]])
+    path.write_text("stars,kind,balcony,people,rent\n3,house,,4,700.5\n")
+    with pytest.raises(cli.UsageError, match="no column is named 'area'"):
+        new_rows.read(str(path), trained.config, trained.data)
+    digits = Config(dataset="digits")
+    with pytest.raises(cli.UsageError, match=r"a \.csv holds rows of tables"):
+        new_rows.read(str(path), digits, protocol.load(digits))
+
+
+def test_codes_of_rows_with_holes_are_beside_what_the_encoder_sees(rooms, capsys):
+    """Columns are standardized, and a hole is its mean: zero, as q has it."""
+    (trained,) = trained_runs.load(rooms.workdir, checkpoint="last")
+    config = representation.Config(workdir=rooms.workdir)
+    rows = features.load_rows(config, trained)
+    pair = features.of_rows(config, trained, rows)["columns"]
+    assert pair.train.shape[1] == 4 + 3 + 5  # reals, counts and a bit; two of levels
+    np.testing.assert_allclose(pair.train[:, 0].mean(), 0.0, atol=1e-5)
+    is_hole = np.isnan(np.asarray(rows.train)[:, 0])
+    assert is_hole.any()
+    np.testing.assert_allclose(pair.train[is_hole, 0], 0.0, atol=1e-5)
+    assert representation.main(config) == 0
+    assert "columns (12)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_rows_of_a_csv_are_scored_for_strangeness_holes_and_all(rooms, tmp_path):
+    path = tmp_path / "more.csv"
+    path.write_text(
+        "area,rent,people,balcony,kind,stars\n30,700.5,1,yes,flat,3\n900,,40,,studio,1\n"
+    )
+    config = anomaly.Config(
+        workdir=rooms.workdir,
+        input=str(path),
+        scores=("elbo", "log_p", "mahalanobis"),
+        false_alarm_rate=0.3,
+        eval_samples=20,
+        importance_samples=50,
+    )
+    assert anomaly.main(config) == 0
+    (file,) = pathlib.Path(rooms.workdir).glob("anomaly_more*.npz")
+    scores = np.load(file)
+    for name in config.scores:
+        usual, strange = scores[f"{name}_input"]
+        assert strange > usual

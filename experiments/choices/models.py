@@ -116,6 +116,12 @@ def _reading(
     return None if config.model else LIKELIHOODS[config.likelihood].reading
 
 
+def seen(config: Config, x_shape: tuple[int, ...]) -> Callable[[Array], Array]:
+    """x -> what q sees of it, before its holes are filled."""
+    reading = _reading(config)
+    return (lambda x: x) if reading is None else reading(config, x_shape)[0]
+
+
 def quantity(config: Config, x_shape: tuple[int, ...]) -> Callable[[np.ndarray], str]:
     """Rows of x -> what log p(x | z) is on them, as the model itself says.
 

@@ -1,11 +1,13 @@
 """Rows, their pixels, components and codes, and how each is judged by labels."""
 
+import warnings
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from sklearn import decomposition
 
+from experiments.choices import models
 from experiments.command import cli
 from experiments.measures import measure
 from experiments.representation.config import Config
@@ -89,13 +91,13 @@ def load_rows(config: Config, trained: trained_runs.Trained) -> Rows:
 def of_rows(
     config: Config, trained: trained_runs.Trained, rows: Rows
 ) -> dict[str, Features]:
-    """Pixels, their principal components and codes, of training and test rows."""
-    stored, value = (rows.train, rows.test), trained.data.prepared.value
-    pixels = [np.asarray(value(part)).reshape(len(part), -1) for part in stored]
-    if any(np.isnan(part).any() for part in pixels):
-        raise cli.UsageError(
-            "codes are compared with pixels, and pixels are missing in these rows"
-        )
+    """Pixels, their principal components and codes, of training and test rows.
+
+    Pixels of counts and of tables are what the encoder sees of them. Where one is
+    missing it is its mean over the training rows.
+    """
+    stored = rows.train, rows.test
+    pixels = _pixels(trained, stored)
     keys = jax.random.split(jax.random.key(config.seed))
     entries = trained.layer(config.layer)
     codes = [
@@ -105,5 +107,21 @@ def of_rows(
     size = min(codes[0].shape[1], *pixels[0].shape)
     projection = decomposition.PCA(size, random_state=config.seed).fit(pixels[0])
     components = map(projection.transform, pixels)
-    named = {"pixels": pixels, "pca": components, "codes": codes}
+    name = "columns" if trained.config.is_table else "pixels"
+    named = {name: pixels, "pca": components, "codes": codes}
     return {name: Features(*pair) for name, pair in named.items()}
+
+
+def _pixels(
+    trained: trained_runs.Trained, stored: tuple[jax.Array, jax.Array]
+) -> list[np.ndarray]:
+    value = trained.data.prepared.value
+    seen = models.seen(trained.config, trained.data.x_shape)
+    train, test = (
+        np.asarray(jax.vmap(seen)(value(part))).reshape(len(part), -1)
+        for part in stored
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nowhere there: zero
+        mean = np.nan_to_num(np.nanmean(train, axis=0))
+    return [np.where(np.isnan(part), mean, part) for part in (train, test)]

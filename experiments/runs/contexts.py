@@ -91,6 +91,19 @@ def of_numbers(source: sources.Source, *, size_factor: str = "") -> Contexts:
     return Contexts(names, splits)
 
 
+def of_new(config: Config, run: sources.Source, new: sources.Source) -> np.ndarray:
+    """The stored contexts [N, C] of new rows, on the scale of the run's training rows.
+
+    Raises:
+        ValueError: as `of_numbers`.
+    """
+    both = {"train": run.contexts["train"], "test": new.contexts["test"]}
+    source = run._replace(
+        name=new.name, valid=run.train[:0], test=new.test, contexts=both
+    )
+    return of_numbers(source, size_factor=config.size_factor).splits["test"]
+
+
 def _are_numbers(array: np.ndarray) -> bool:
     is_table = array.ndim == 2 and array.shape[1] > 0 and array.dtype.kind in "buif"
     return is_table and bool(np.isfinite(array).all())

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import contexts, protocol
-from vae_jax.data import batches, formats, sources
+from vae_jax.data import batches, csv_tables, formats, sources
 
 WIDTHS = 10.0  # of the run's range, beyond which rows are on another scale
 
@@ -47,7 +47,8 @@ class NewRows(NamedTuple):
 def read(path: str, config: Config, data: protocol.Dataset) -> NewRows:
     """The rows of an .npz, binarized and scaled as the test rows of a run are.
 
-    They are read as --dataset=npz:PATH reads them (`sources.load_rows`). A line says
+    They are read as --dataset=npz:PATH reads them (`sources.load_rows`); of a run on a
+    table those of a .csv too, whose columns are the run's by their names. A line says
     what was read.
 
     Raises:
@@ -57,6 +58,8 @@ def read(path: str, config: Config, data: protocol.Dataset) -> NewRows:
     file = pathlib.Path(path).expanduser()
 
     def load() -> sources.Source:
+        if file.suffix == ".csv":
+            return _of_table(file, data.source)
         return sources.load_rows(file, data_range=config.data_range)
 
     source = _fitting(f"--input={path}", str(file), load, config, data)
@@ -75,6 +78,9 @@ def of_dataset(name: str, config: Config, data: protocol.Dataset) -> NewRows:
     """
 
     def load() -> sources.Source:
+        kind, _, path = name.partition(":")
+        if kind == "csv" and data.source.columns:
+            return _of_table(pathlib.Path(path).expanduser(), data.source)
         source = sources.load(
             name,
             data_dir=config.data_dir or None,
@@ -90,6 +96,26 @@ def of_dataset(name: str, config: Config, data: protocol.Dataset) -> NewRows:
     source = _fitting(f"--outlier_dataset={name}", name, load, config, data)
     rows, labels = _stored(name, source, config, data)
     return NewRows(pathlib.Path(name), sources.digest(source), rows, labels)
+
+
+def _of_table(file: pathlib.Path, run: sources.Source) -> sources.Source:
+    """The rows of a .csv as test rows of the run's table.
+
+    Raises:
+        ValueError: for a run on what is no table; as `csv_tables.read_rows`.
+    """
+    if not run.columns:
+        raise ValueError(f"{file}: a .csv holds rows of tables, and the run is of none")
+    table = csv_tables.read_rows(file, run.columns)
+    none = run.train[:0]
+    return run._replace(
+        name=file.name,
+        train=none,
+        valid=none,
+        test=table.arrays["test"],
+        labels=table.labels,
+        contexts=table.contexts,
+    )
 
 
 def _fitting(
@@ -128,11 +154,14 @@ def _stored(
         rows = (values * run.divisor - run.offset).astype(np.float32)
     labels = prepared.labels.get("test")
     if config.condition == "context":
-        raise cli.UsageError(
-            f"{place} has no context, and the run in {config.workdir} is given one "
-            "(--condition=context): other rows are of runs without, or given labels"
-        )
-    if data.context:
+        if "test" not in source.contexts:
+            raise cli.UsageError(
+                f"{place} has no context, and the run in {config.workdir} is given one "
+                "(--condition=context): give a .csv that has its columns"
+            )
+        with cli.user_errors():
+            rows = batches.packed(rows, contexts.of_new(config, run, source))
+    elif data.context:
         if labels is None:
             raise cli.UsageError(
                 f"{place} has no labels, and the run in {config.workdir} is given them "

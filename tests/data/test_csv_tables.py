@@ -153,3 +153,46 @@ def test_columns_of_context_are_numbers_and_one_hot_levels_beside_the_rest(save)
     message = "row 2, column age: nothing is there, and a context has no holes"
     with pytest.raises(ValueError, match=message):
         csv_tables.read(save(), {"age": "context"})
+
+
+def test_further_rows_are_those_of_the_table_by_the_names_of_its_columns(save):
+    table = csv_tables.read(save(), {"group": "label", "grade": "context"})
+    path = save("group,grade,other,city,smoker,visits,income,age\na,2,9,Rome,,5,-3,?\n")
+    rows = csv_tables.read_rows(path, table.columns)
+    whole = dict(
+        zip(csv_tables.observed(table.columns), rows.arrays["test"].T, strict=True)
+    )
+    named = {column.name: value[0] for column, value in whole.items()}
+    assert named["income"] == -3
+    assert named["visits"] == 5
+    assert named["city"] == 1.0  # the last of three levels
+    assert np.isnan(named["age"])
+    assert np.isnan(named["smoker"])
+    assert rows.labels["test"] == [0]
+    np.testing.assert_array_equal(rows.contexts["test"], [[2.0]])
+    path.write_text("age,income,visits,smoker,city,grade\n1,2,3,no,Rome,1\n")
+    assert csv_tables.read_rows(path, table.columns).labels == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("age,income,visits,smoker,grade\n1,2,3,no,1", "no column is named 'city'"),
+        (
+            "age,income,visits,smoker,city,grade\n1,2,3,no,Oslo,1",
+            "row 1, column city: 'Oslo' is none of its levels: Bern, old town, Paris",
+        ),
+        (
+            "age,income,visits,smoker,city,grade\n1,2,3,no,Rome,1\n1,2,3.5,no,Rome,1",
+            "row 2, column visits: 3.5 is no count number",
+        ),
+        (
+            "age,income,visits,smoker,city,grade\n1,2,three,no,Rome,1",
+            "row 1, column visits: 'three' is no number",
+        ),
+    ],
+)
+def test_further_rows_of_other_columns_or_cells_are_refused(save, text, message):
+    columns = csv_tables.read(save(), {"group": "label"}).columns
+    with pytest.raises(ValueError, match=message):
+        csv_tables.read_rows(save(text), columns)

@@ -110,31 +110,67 @@ def read(path: Path, families: Mapping[str, str]) -> Table:
         )
     places = [(files[s], i) for s in texts for i in range(1, len(texts[s]))]
     together = list(itertools.chain(*(rows[1:] for rows in texts.values())))
-    columns, cells, label, contexts = [], [], None, {}
-    for at, name in enumerate(header):
-        column, values = _column(
-            name, [row[at] for row in together], families.get(name, ""), places
-        )
-        columns.append(column)
+    pairs = [
+        _column(name, [row[at] for row in together], families.get(name, ""), places)
+        for at, name in enumerate(header)
+    ]
+    if not observed([column for column, _ in pairs]):
+        raise ValueError(f"{path}: no column is left to be modeled")
+    return _table(
+        pairs, places, {split: len(rows) - 1 for split, rows in texts.items()}
+    )
+
+
+def read_rows(path: Path, columns: Sequence[Column]) -> Table:
+    """Further rows of the columns of a table, as its split test.
+
+    Columns are found by their names: others are not read, and a label may be missing.
+
+    Raises:
+        ValueError: as `read`; for a level that the column has not.
+        FileNotFoundError: as `read`.
+    """
+    header, *rows = _rows(path)
+    places = [(path, i) for i in range(1, len(rows) + 1)]
+    pairs = []
+    for column in columns:
+        if column.name in header and column.family != "skip":
+            texts = [row[header.index(column.name)] for row in rows]
+            pairs.append((column, _known(column, texts, places)))
+        elif column.family not in ("label", "skip"):
+            raise ValueError(
+                f"{path}: no column is named {column.name!r}: it has "
+                f"{', '.join(header)}"
+            )
+    return _table(pairs, places, {"test": len(rows)})
+
+
+def _table(
+    pairs: Sequence[tuple[Column, np.ndarray]],
+    places: list[tuple[Path, int]],
+    sizes: Mapping[str, int],
+) -> Table:
+    """The table of columns and their values, the splits one behind the other."""
+    cells, label, contexts = [], None, {}
+    for column, values in pairs:
         if column.family == "label":
             label = _labels(column, values, places)
         elif column.family == "context":
             contexts |= _entries(column, values, places)
         elif column.family != "skip":
             cells.append(values)
-    if not cells:
-        raise ValueError(f"{path}: no column is left to be modeled")
-    whole = np.stack(cells, axis=1).astype(np.float32)
-    sizes = np.cumsum([len(rows) - 1 for rows in texts.values()])[:-1]
+    ends = np.cumsum([*sizes.values()])[:-1]
 
     def by_split(rows: np.ndarray | None) -> dict[str, np.ndarray]:
         if rows is None:
             return {}
-        return dict(zip(texts, np.split(rows, sizes), strict=True))
+        return dict(zip(sizes, np.split(rows, ends), strict=True))
 
+    whole = np.stack(cells, axis=1).astype(np.float32)
     beside = np.stack([*contexts.values()], axis=1) if contexts else None
+    columns = tuple(column for column, _ in pairs)
     return Table(
-        tuple(columns), by_split(whole), by_split(label), by_split(beside), (*contexts,)
+        columns, by_split(whole), by_split(label), by_split(beside), (*contexts,)
     )
 
 
@@ -223,30 +259,67 @@ def _column(
         )
     if family == "skip":
         return Column(name, family), np.zeros(0)
-    is_there = np.array([text.lower() not in MISSING for text in texts])
-    numbers = [_number(text) for text in texts]
-    are_numbers = np.array([number is not None for number in numbers])
+    is_there = _are_there(texts)
+    are_numbers = np.array([_number(text) is not None for text in texts])
     kind = KINDS.get(family, "")
     is_open = family in ("", "context")
     if kind == "level" or (is_open and not (are_numbers & is_there).any()):
         column = _of_levels(name, texts, is_there, family, places)
         return column, _of(column, texts, is_there)
-    bad = is_there & ~are_numbers
+    values = _numbers(name, texts, places)
+    family = family or _guessed(values)
+    if family == "bernoulli":
+        column = _of_levels(name, texts, is_there, family, places)
+        return column, _of(column, texts, is_there)
+    _check(name, values, family, places)
+    there = values[~np.isnan(values)]
+    if (
+        there.size
+        and KINDS[family] == "real"
+        and 0 < _DIGITS * there.std() < abs(there.mean())
+    ):
+        raise ValueError(
+            f"column {name} lies around {there.mean():g} and varies by "
+            f"{there.std():g}, which float32 does not resolve: subtract a constant"
+        )
+    return Column(name, family), values
+
+
+def _known(
+    column: Column, texts: list[str], places: list[tuple[Path, int]]
+) -> np.ndarray:
+    """Values of a column whose family and levels are known."""
+    if not column.levels:
+        values = _numbers(column.name, texts, places)
+        _check(column.name, values, column.family, places)
+        return values
+    is_there = _are_there(texts)
+    is_new = is_there & ~np.isin(texts, column.levels)
+    if is_new.any():
+        file, row = places[int(is_new.argmax())]
+        raise ValueError(
+            f"{file} row {row}, column {column.name}: {texts[int(is_new.argmax())]!r} "
+            f"is none of its levels: {', '.join(column.levels)}"
+        )
+    return _of(column, texts, is_there)
+
+
+def _are_there(texts: list[str]) -> np.ndarray:
+    return np.array([text.lower() not in MISSING for text in texts])
+
+
+def _numbers(name: str, texts: list[str], places: list[tuple[Path, int]]) -> np.ndarray:
+    is_there, numbers = _are_there(texts), [_number(text) for text in texts]
+    bad = is_there & np.array([number is None for number in numbers])
     if bad.any():
         file, row = places[int(bad.argmax())]
         raise ValueError(
             f"{file} row {row}, column {name}: {texts[int(bad.argmax())]!r} is no "
             f"number: mend it, leave it empty, or say {name}:categorical (--columns)"
         )
-    values = np.array(
+    return np.array(
         [x if ok else np.nan for x, ok in zip(numbers, is_there, strict=True)], float
     )
-    family = family or _guessed(values)
-    if family == "bernoulli":
-        column = _of_levels(name, texts, is_there, family, places)
-        return column, _of(column, texts, is_there)
-    _check(name, values, family, places)
-    return Column(name, family), values
 
 
 def _guessed(values: np.ndarray) -> str:
@@ -335,7 +408,7 @@ def _entries(
 def _check(
     name: str, values: np.ndarray, family: str, places: list[tuple[Path, int]]
 ) -> None:
-    """Refuses numbers that the family is not of, and those that float32 cannot hold."""
+    """Refuses numbers that the family is not of."""
     kind = KINDS[family]
     bad = np.isinf(values)
     if kind == "count":
@@ -347,10 +420,4 @@ def _check(
         raise ValueError(
             f"{file} row {row}, column {name}: {values[int(bad.argmax())]:g} is no "
             f"{kind} number, which {family} needs: mend it, or say another family"
-        )
-    there = values[~np.isnan(values)]
-    if there.size and kind == "real" and 0 < _DIGITS * there.std() < abs(there.mean()):
-        raise ValueError(
-            f"column {name} lies around {there.mean():g} and varies by "
-            f"{there.std():g}, which float32 does not resolve: subtract a constant"
         )
