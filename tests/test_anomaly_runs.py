@@ -75,6 +75,7 @@ def measured(folder):
     return json.loads(path.read_text()), path.with_suffix("")
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_the_written_scores(measured):
     result, path = measured
     arrays = np.load(path.with_suffix(".npz"))
@@ -137,6 +138,7 @@ def test_curves_histograms_and_the_strangest_images_are_drawn(measured):
         assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_data_sets_rows_of_some_labels_are_outliers(folder, capsys):
     flags: dict[str, Any] = {
         "outlier_dataset": "digits",
@@ -154,6 +156,7 @@ def test_a_data_sets_rows_of_some_labels_are_outliers(folder, capsys):
     assert (labels[[int(line["row"]) for line in lines]] == 0).all()
 
 
+@pytest.mark.slow
 def test_rows_of_unknown_kind_are_flagged_without_an_auroc(folder, capsys):
     assert command.main(_config(folder, "plain.npz", member=0, **CHEAP)) == 0
     said = capsys.readouterr().out
@@ -163,6 +166,7 @@ def test_rows_of_unknown_kind_are_flagged_without_an_auroc(folder, capsys):
     assert not [*(folder / "run").glob("anomaly_plain*roc.png")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -189,6 +193,7 @@ def test_no_rows_to_score_is_one_line(folder):
         command.main(_config(folder, ""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
@@ -221,6 +226,7 @@ def test_rows_of_another_binarization_are_one_line(tmp_path):
         command.main(config.Config(**CHEAP | flags))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_a_run_without_held_out_rows_is_one_line(tmp_path, split):
     bits = np.tile(np.eye(8, dtype=np.uint8), (5, 1, 1))
@@ -233,6 +239,7 @@ def test_a_run_without_held_out_rows_is_one_line(tmp_path, split):
         command.main(config.Config(**CHEAP | flags))
 
 
+@pytest.mark.slow
 def test_scores_that_a_model_has_not_are_one_line(tmp_path):
     reals: dict[str, Any] = {"likelihood": "normal_learned_std", "binarization": "none"}
     _saved(tmp_path / "run", **reals)

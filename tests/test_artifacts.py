@@ -78,6 +78,7 @@ def rewritten(path, change):
 # Models
 
 
+@pytest.mark.slow
 def test_a_model_comes_back_bit_for_bit_with_its_card(tmp_path):
     model = learned_everywhere()
     params, path = initial(model), tmp_path / "model.safetensors"

@@ -177,6 +177,7 @@ def test_a_row_of_weight_two_is_that_row_twice_in_all_that_a_fit_holds(x64, name
     _close(heavy, twice)
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_row_of_weight_zero_is_a_row_that_is_not_there(x64, name):
     """Its key is the last, so that the others draw their own noise."""

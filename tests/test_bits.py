@@ -38,6 +38,7 @@ BOUND = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", UNIFORM)
 def test_the_uniform_distribution_has_the_bits_of_its_values(tmp_path, case):
     flags, exact = UNIFORM[case]
@@ -53,6 +54,7 @@ def test_the_uniform_distribution_has_the_bits_of_its_values(tmp_path, case):
     assert protocol.stamp(config.settled, data)["units"] == data.units
 
 
+@pytest.mark.slow
 def test_bytes_have_eight_bits(tmp_path):
     shades = np.random.default_rng(0).integers(0, 256, (40, 4, 3), np.uint8)
     np.savez(tmp_path / "own.npz", train=shades)

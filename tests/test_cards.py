@@ -23,6 +23,7 @@ def marks(name):
     return results if name in quick else [*results, pytest.mark.slow]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=marks(name)) for name in ARCHITECTURES]
 )

@@ -41,6 +41,7 @@ def _updates(optimizer, *, num_steps=3):
     return moves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", algorithms.OPTIMIZERS)
 def test_each_is_optaxs_own_behind_clipping_warm_up_and_schedule(name):
     flags: dict[str, Any] = {

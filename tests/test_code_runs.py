@@ -121,6 +121,7 @@ def test_codebooks_train_end_where_an_unbroken_run_does_and_are_measured(
     np.testing.assert_allclose(result["kl"], 4 * np.log(4.0), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vector_quantized", "finite_scalar"])
 def test_a_traversal_moves_one_symbol_among_those_in_use(name):
     flags = ARCHITECTURES[name] | {"num_latents": 4}
@@ -181,6 +182,7 @@ def test_levels_are_of_codes_alone():
         Config(num_levels=3).check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["standard_normal", "autoregressive"])
 def test_flags_build_codes_whose_prior_starts_uniform(prior):
     config = Config(prior=prior, num_levels=4, **CODES)

@@ -25,6 +25,7 @@ def _made(levels=LEVELS, hidden=(7,)):
     return networks.made(len(levels), hidden, outputs_per_input=max(levels))
 
 
+@pytest.mark.slow
 def test_priors_sum_to_one_and_an_autoregressive_one_starts_uniform(x64):
     every = grids.values(grids.codes())
     uniform = codes.uniform_prior(GRID)
@@ -88,6 +89,7 @@ def test_the_bound_is_below_log_p_by_enumeration_and_at_it_where_one_code_explai
     np.testing.assert_allclose(gaps[2], 0.0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_prior_sends_no_gradient_to_the_encoder_and_the_decoder_does(x64):
     network = _made()
     prior = codes.autoregressive_prior(GRID, network)

@@ -52,6 +52,7 @@ def test_the_rows_come_back_as_they_are_stored(workdir):
     np.testing.assert_array_equal(np.load(output)["test"], _rows(workdir))
 
 
+@pytest.mark.slow
 def test_the_table_is_of_the_file(workdir):
     result = json.loads((workdir / "compressed_250_images.json").read_text())
     whole, net, bound, evidence, *generic = result["table"]
@@ -97,6 +98,7 @@ def test_a_file_of_another_decoder_is_refused(workdir, tmp_path, name):
 SOUND = {"latent_bits": 12, "latent_precision": 24, "precision": 18}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -123,6 +125,7 @@ def test_a_header_that_none_is_written_with_is_not_believed(workdir, tmp_path, c
         compress.main(config)
 
 
+@pytest.mark.slow
 def test_words_of_other_rows_are_not_taken_for_them(workdir, tmp_path):
     config = _changed(workdir, tmp_path, rows_sha256="0")
     with pytest.raises(cli.UsageError, match=r"a\.bits .* not those that were encoded"):

@@ -25,6 +25,7 @@ def test_the_bound_of_a_linear_model_given_c_is_its_log_density(x64):
         np.testing.assert_allclose(bound, conditional_models.log_p(x, c), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_pairs_are_a_batch_of_examples(x64):
     at, x = conditional_models.linear(), jnp.asarray(GENERATOR.normal(size=(5, X_SIZE)))
     params = at(jnp.zeros(NUM_CLASSES)).init(jax.random.key(0))
@@ -39,6 +40,7 @@ def test_pairs_are_a_batch_of_examples(x64):
     )
 
 
+@pytest.mark.slow
 def test_a_context_of_no_weight_leaves_the_model_as_it_was():
     densities: dict[str, Any] = {
         "posterior": posteriors.diag_normal(2),
@@ -67,6 +69,7 @@ def test_a_context_of_no_weight_leaves_the_model_as_it_was():
     np.testing.assert_allclose(of_pair, elbo(plain)(jax.random.key(1), params, x))
 
 
+@pytest.mark.slow
 def test_a_prior_given_c_has_its_kl_in_closed_form_and_is_drawn_from(x64):
     """p(z | c) = N(c, (1 + |c|)^2) by hand."""
     of_c = Network(
@@ -121,6 +124,7 @@ def test_a_conditional_prior_without_a_network_is_refused():
         )
 
 
+@pytest.mark.slow
 def test_a_model_of_rows_is_the_model_at_each_rows_context(x64):
     at, x = conditional_models.linear(), jnp.asarray(GENERATOR.normal(size=X_SIZE))
     model = conditional.of_rows(at, (X_SIZE,), num_context=NUM_CLASSES)

@@ -102,6 +102,7 @@ def test_a_run_given_labels_is_evaluated_given_them(workdir, tmp_path):
         evaluate.evaluate(dataclasses.replace(config, evidence="bdmc"))
 
 
+@pytest.mark.slow
 def test_samples_of_a_label_are_the_row_of_it_among_all(workdir):
     trained, flags = loaded(workdir), of(workdir)
     assert generate.main(generate.Config(num=20, **flags)) == 0
@@ -156,6 +157,7 @@ def test_reconstructions_and_completions_are_given_the_labels_of_their_rows(work
         representation.main(representation.Config(**flags))
 
 
+@pytest.mark.slow
 def test_a_label_of_no_weight_leaves_the_model_of_flags_as_it_was():
     config = Config(hidden=(5,), num_latents=3)
     plain, parts = (
@@ -225,6 +227,7 @@ def table_of(path):
     return f"csv:{path}"
 
 
+@pytest.mark.slow
 def test_columns_of_a_table_are_a_context_that_stays_with_its_row(tmp_path):
     config = tiny(
         tmp_path / "run",

@@ -41,6 +41,7 @@ def test_a_convolution_is_a_product_of_shifted_slices(shape, x64):
     np.testing.assert_allclose(got, _sliced(np.asarray(kernel), x), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_its_derivatives_are_those_of_finite_differences_in_every_mode(x64):
     kernel, x = _normal((3, 3, 2, 3)), _normal((4, 5, 2), 1)
     check_grads(convolutional.convolve, (kernel, x), order=2)
@@ -54,6 +55,7 @@ def _slope(kernel, x):
     )(kernel, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("axes", [(None, 0), (0, None), (0, 0)])
 def test_batches_of_images_and_of_kernels_are_loops(axes, backend, monkeypatch, x64):
@@ -149,6 +151,7 @@ def test_depth_to_space_is_the_inverse_of_space_to_depth():
     np.testing.assert_array_equal(np.sort(deep[1, 2]), np.sort(x[2:4, 4:6].ravel()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "residual"),
     [
@@ -173,6 +176,7 @@ def test_networks_read_and_give_images_of_any_size(shape, residual):
     assert np.all(np.any(reached != 0.0, axis=1))
 
 
+@pytest.mark.slow
 def test_blocks_in_a_loop_are_those_one_after_the_other():
     def slope(remat):
         style = {"width": 2, "num_blocks": 3, "remat": remat}
@@ -192,6 +196,7 @@ def test_blocks_in_a_loop_are_those_one_after_the_other():
     chex.assert_trees_all_close(slope(remat=True), slope(remat=False), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_number_of_the_decoder_is_of_its_own_pixel():
     """A change of the maps near one corner changes the numbers of that corner."""
     shape, planes = (12, 12, 3), 2
@@ -212,6 +217,7 @@ def test_each_number_of_the_decoder_is_of_its_own_pixel():
     assert planar.min() > 0.0
 
 
+@pytest.mark.slow
 def test_latents_on_maps_are_of_their_own_pixels(x64):
     """5x5 latents of 3 entries in two planes, of images of 20x20."""
     style: dict = {"width": 4, "num_blocks": 1, "residual": False}

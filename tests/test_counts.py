@@ -48,6 +48,7 @@ def _pmf(kind, x):
     return special.expit(LOGIT) * (x == 0) + special.expit(-LOGIT) * pmf
 
 
+@pytest.mark.slow
 @EACH
 def test_a_pmf_is_scipys_sums_to_one_and_has_its_mean(x64, kind):
     likelihood, h, _ = KINDS[kind]
@@ -94,6 +95,7 @@ def _everywhere():
     return grid, np.array([_exact_negative_binomial(*row) for row in grid])
 
 
+@pytest.mark.slow
 def test_a_negative_binomial_is_exact_over_its_whole_range(x64):
     grid, exact = _everywhere()
     mean, dispersion, x = grid.T
@@ -101,6 +103,7 @@ def test_a_negative_binomial_is_exact_over_its_whole_range(x64):
     np.testing.assert_allclose(got, exact, rtol=2e-8, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_in_single_precision_a_count_costs_its_nats_to_a_few_digits():
     grid, exact = _everywhere()
     log_mean, log_r = (np.log(n).astype(np.float32) for n in grid.T[:2])
@@ -111,6 +114,7 @@ def test_in_single_precision_a_count_costs_its_nats_to_a_few_digits():
     assert np.all(np.abs(got - exact) <= 3e-6 * (1 + np.abs(exact) + slope))
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_right_over_the_whole_range():
     grid, _ = _everywhere()
     log_mean, log_r = np.log(grid.T[0]), np.log(grid.T[1])
@@ -131,6 +135,7 @@ def test_gradients_are_finite_and_right_over_the_whole_range():
         assert np.all(np.abs(got - want) <= most * np.maximum(1.0, np.abs(want)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mean", [0.01, 3.0, 50.0, 40_000.0])
 def test_a_great_dispersion_is_a_poisson_in_single_precision(mean):
     x = np.unique(np.round(mean + np.sqrt(mean) * np.linspace(-4, 4, 9)).clip(0))
@@ -145,6 +150,7 @@ def test_a_great_dispersion_is_a_poisson_in_single_precision(mean):
     np.testing.assert_allclose(got - between, poisson, atol=1e-5, rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_negative_binomial_is_a_gamma_mixture_of_poissons(x64):
     mean, r, x = 2.3, 0.8, np.arange(6.0)
     # Gauss-Laguerre with the weight rate^(r - 1) exp(-rate).
@@ -156,6 +162,7 @@ def test_a_negative_binomial_is_a_gamma_mixture_of_poissons(x64):
     np.testing.assert_allclose(got, mixed, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_beta_binomial_of_great_concentration_is_a_binomial():
     terms = functools.partial(counts.beta_binomial_terms, num_trials=20)
     x = jnp.arange(21.0)
@@ -180,6 +187,7 @@ def test_the_rate_of_zeros_has_the_slope_of_its_log_probability(x64):
     np.testing.assert_allclose(slopes, [exact, -p], rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", counts.DISPERSIONS)
 def test_a_dispersion_is_of_all_of_each_or_of_h(kind):
     likelihood = counts.negative_binomial((2, 3), dispersion=kind)
@@ -195,6 +203,7 @@ def test_a_dispersion_is_of_all_of_each_or_of_h(kind):
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_moments_of_samples_are_those_of_mean_and_dispersion():
     likelihood = counts.negative_binomial((1,), dispersion="entry")
     keys, h = jax.random.split(jax.random.key(1), 20_000), jnp.log(jnp.array([40.0, 5]))

@@ -88,6 +88,7 @@ def test_a_test_split_alone_that_is_another_is_refused(tmp_path, started):
         runs.restore(runs.build(started))
 
 
+@pytest.mark.slow
 def test_the_same_rows_in_another_file_are_the_same_data(tmp_path, started):
     np.savez_compressed(
         tmp_path / "own.npz",

@@ -193,6 +193,7 @@ def test_one_pass_gives_the_sample_and_its_density_with_their_total_gradient(x64
     _assert_one_pass(density, params, h, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
     [
@@ -229,6 +230,7 @@ def _assert_one_pass(density, params, h, *, atol):
     assert nats.shape == ()
 
 
+@pytest.mark.slow
 @EVERY_ROW
 def test_every_result_has_the_dtype_of_h(x64, row):
     density, params, h = _made(row, jnp.float32)
@@ -253,6 +255,7 @@ def test_moments_are_the_mean_and_the_standard_deviation_of_the_samples(x64, row
     testing.assert_mean_equals((y - mean[None]) ** 2, std**2)
 
 
+@pytest.mark.slow
 @EVERY_ROW
 def test_a_map_of_noise_is_the_density_with_its_inverse(x64, row):
     density, params, h = _made(row)
@@ -283,6 +286,7 @@ def test_the_score_of_the_samples_has_mean_zero(x64, row):
     )
 
 
+@pytest.mark.slow
 @EVERY_ROW
 def test_an_h_or_a_sample_of_another_size_is_refused_with_both_sizes(row):
     density, params, h = _made(row)

@@ -52,6 +52,7 @@ def _log_probs(likelihood, h, x):
 # Normalization
 
 
+@pytest.mark.slow
 @EACH
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 100.0])
 def test_the_probabilities_of_all_images_sum_to_one(name, scale, x64):
@@ -68,6 +69,7 @@ def _bins(mean, log_scale, x, *, num_values):
     return each(mean, log_scale, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_values", [2, 17, 256])
 @pytest.mark.parametrize("log_scale", [-100.0, -7.0, -4.0, 0.0, 5.0, 80.0])
 @pytest.mark.parametrize("mean", [0.0, 0.99, -1.0, 3.0, -50.0])
@@ -86,6 +88,7 @@ def test_bins_of_a_wide_density_are_as_wide_as_one_over_its_scale_in_float32(log
     np.testing.assert_allclose(slopes[1], -1.0, rtol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_scale", [-7.0, -4.0, 0.0, 5.0])
 def test_bins_sum_to_one_in_float32(log_scale):
     x = jnp.arange(256) / 255
@@ -96,6 +99,7 @@ def test_bins_sum_to_one_in_float32(log_scale):
         np.testing.assert_allclose(np.exp(log_p).sum(dtype=np.float64), 1.0, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x_shape", [(2, 2), (2, 2, 3)])
 def test_a_mixture_around_a_mean_has_it_and_room_for_each_value(x_shape):
     mean = jnp.linspace(0.3, 0.7, math.prod(x_shape)).reshape(x_shape)
@@ -114,6 +118,7 @@ def test_a_mixture_around_a_mean_has_it_and_room_for_each_value(x_shape):
 # Against SciPy
 
 
+@pytest.mark.slow
 def test_an_ordinal_is_a_logistic_density_cut_at_its_edges(x64):
     likelihood = discretized.ordinal((2,), num_values=4)
     start = likelihood.init(jax.random.key(0))
@@ -235,6 +240,7 @@ def test_samples_are_of_the_distribution_that_is_scored(name):
     assert statistic < stats.chi2.isf(1e-4, len(expected) - 1)
 
 
+@pytest.mark.slow
 @EACH
 def test_the_mean_is_the_sum_over_all_images(name, x64):
     likelihood = _builders(4)[name]

@@ -65,6 +65,7 @@ def _expected_log_ratio(mean_q, log_std_q, mean_p, log_std_p):
 # Oracle
 
 
+@pytest.mark.slow
 def test_kl_to_the_standard_normal_matches_quadrature_over_scipy_densities(x64):
     pairs = zip(*NORMAL_PAIR[:2], strict=True)
     expected = sum(_expected_log_ratio(m, s, 0.0, 0.0) for m, s in pairs)
@@ -358,6 +359,7 @@ def test_full_normal_kl_gradients_agree_with_finite_differences(x64):
     check_grads(kl, _arrays(_triangle(2)), order=2, modes=("rev",))
 
 
+@pytest.mark.slow
 def test_full_normal_kl_is_zero_at_the_prior_and_keeps_its_digits_near_it():
     kl = divergences.full_normal_to_standard_normal
     assert kl(jnp.zeros(3), jnp.eye(3)) == 0.0

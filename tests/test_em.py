@@ -82,6 +82,7 @@ def test_the_later_iterations_are_drawn_less_where_they_end():
     np.testing.assert_array_equal(later.lines[1].get_xdata(), [10, 10, 11, 11, 12])
 
 
+@pytest.mark.slow
 def test_agreement_with_the_labels_is_whole_where_clusters_are_apart():
     with jax.enable_x64(True):
         params = Params(

@@ -127,6 +127,7 @@ def test_more_exemplars_than_rows_are_one_line(tmp_path):
     assert not (tmp_path / rundir.FLAGS).exists()
 
 
+@pytest.mark.slow
 def test_missing_entries_of_an_exemplar_are_filled_as_of_any_row(tmp_path):
     flags = FLAGS | {"missing": "nan", "missing_rate": 0.3}
     made = runs.build(tiny(tmp_path, **flags))

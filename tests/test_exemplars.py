@@ -48,6 +48,7 @@ def _codes(model, params):
     return np.asarray(jnp.split(h, 2, axis=1)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [None, *ROWS, 4])
 def test_the_prior_is_scipys_mixture_of_the_others(x64, row):
     made, params = _of_eight(2)
@@ -173,6 +174,7 @@ def test_exemplars_that_are_fixed_give_the_same_model_without_data():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [None, 5])
 def test_samples_of_the_prior_have_the_moments_of_the_mixture(row):
     made, params = _of_eight(2)
@@ -184,6 +186,7 @@ def test_samples_of_the_prior_have_the_moments_of_the_mixture(row):
     testing.assert_mean_equals(z**2, (mean**2).mean(0) + np.exp(2.0 * LOG_STD))
 
 
+@pytest.mark.slow
 def test_the_density_is_finite_far_from_every_exemplar():
     made, params = _of_eight(2)
     log_prior = made.without(jnp.asarray(5)).generative.log_prior
@@ -192,6 +195,7 @@ def test_the_density_is_finite_far_from_every_exemplar():
     chex.assert_tree_all_finite((value, slopes))
 
 
+@pytest.mark.slow
 def test_the_rest_of_the_model_starts_as_it_would_with_another_prior():
     made, base = _of_eight()[0], _base()
     key = jax.random.key(3)

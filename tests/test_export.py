@@ -70,6 +70,7 @@ def workdir(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_card_says_what_x_is_and_where_the_numbers_come_from(workdir):
     results = {
         "result": {"step": 0, "elbo": -20.5, "active_units": float("nan")},
@@ -130,6 +131,7 @@ def write_functions(folder, digits, wanted):
     return functions, inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wanted",
     [

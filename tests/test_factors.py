@@ -44,6 +44,7 @@ def test_a_vector_is_split_into_its_parts_by_name_and_joined_again():
 # Oracle: densities by hand
 
 
+@pytest.mark.slow
 def test_roots_are_a_product_each_at_its_own_part_of_h(x64):
     layout = factors.layout({"a": 2, "b": 3, "c": 1})
     bits = Factor("b", posteriors.bernoulli(3))

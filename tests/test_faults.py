@@ -157,6 +157,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, caps
     assert [row["step"] for row in metrics(config.workdir)] == [10, 20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -351,6 +351,7 @@ def test_the_manifold_takes_up_a_run_and_draws_it(compared, capsys):
         assert (compared / name).stat().st_size > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("early_stopping", "chosen"), [(0, None), (5, 3.0)])
 def test_the_curves_of_a_run_mark_the_epoch_that_early_stopping_took(
     tmp_path, monkeypatch, early_stopping, chosen

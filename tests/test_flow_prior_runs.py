@@ -12,6 +12,7 @@ from vae_jax.estimators import sgvb
 X_SHAPE = (2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["flow", "autoregressive"])
 @pytest.mark.parametrize("num_latents", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_flow_prior_starts_as_the_model_of_n_0_i(tmp_path, prior, num_latents):

@@ -103,6 +103,7 @@ def test_the_inverse_returns_the_log_det_of_the_forward_map(x64, name):
     np.testing.assert_allclose(log_det_back, log_det, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [  # "inverted" holds all that "everything" does

@@ -43,6 +43,7 @@ def _sampled(name):
 # One layer
 
 
+@pytest.mark.slow
 def test_one_layer_is_the_plain_model_bit_for_bit():
     parts = {
         "posterior": posteriors.diag_normal(2),
@@ -143,6 +144,7 @@ def test_the_fused_draw_and_the_four_functions_give_the_same_log_weight(x64, nam
     assert float(fused.std()) > 0.1
 
 
+@pytest.mark.slow
 @EVERY_FORM
 def test_the_kl_of_the_layers_has_the_mean_of_the_log_ratio(x64, name):
     _, _, sampled, _ = _sampled(name)
@@ -200,6 +202,7 @@ def test_more_samples_tighten_the_bound_of_a_ladder():
         assert high - low > 5.0 * (error + other)
 
 
+@pytest.mark.slow
 def test_free_bits_leave_a_layer_below_its_budget_without_a_gradient(x64):
     model = ladders.normals(layer_forms.residual_normal())
     params, h = _made(model)
@@ -230,6 +233,7 @@ def test_free_bits_leave_a_layer_below_its_budget_without_a_gradient(x64):
     chex.assert_trees_all_equal(all_free, none)
 
 
+@pytest.mark.slow
 def test_balanced_layers_weigh_by_their_kl_for_their_size(x64):
     model = ladders.normals(layer_forms.residual_normal())
     params, h = _made(model)
@@ -319,6 +323,7 @@ def test_the_densities_of_twelve_bits_sum_to_one(x64):
     np.testing.assert_allclose(jax.nn.logsumexp(log_prior), 0.0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_draws_of_twelve_bits_have_the_elbo_and_the_kl_of_the_sum(x64):
     model, params, h, log_p, log_q, log_prior = _enumerated()
     keys = jax.random.split(jax.random.key(5), 20_000)

@@ -62,6 +62,7 @@ def _of(model):
     return model.hierarchy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW_MODELS)
 def test_what_mixes_nothing_draws_what_q_or_the_prior_draws(x64, name):
     model, hierarchy, params, x, h, counts = _made(name)

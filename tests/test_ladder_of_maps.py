@@ -39,6 +39,7 @@ def _shapes(model, x_shape):
     return sampled.z.shape, sampled.kl.shape
 
 
+@pytest.mark.slow
 def test_before_the_first_step_every_layer_is_a_standard_normal_and_x_is_not_read():
     model, x = _images(form=layer_forms.plain_normal()), jnp.ones((14, 12))
 

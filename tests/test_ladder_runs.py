@@ -56,6 +56,7 @@ def test_one_number_is_the_usual_model():
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_vectors_are_the_librarys_ladder():
     config = Config(
         ladder=("4", "3", "2"),
@@ -230,6 +231,7 @@ def test_the_flag_that_ladders_replace_is_refused_where_it_was_used():
         cli.parse(Config, ["train", "--top_latent=3"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "planes"),
     [
@@ -362,6 +364,7 @@ def test_layers_that_die_are_named_once_after_the_warm_up(tmp_path, capsys):
         assert said(note, 12, **alive) == "no dead layer any more at epoch 12\n"
 
 
+@pytest.mark.slow
 def test_units_of_a_layer_are_active_by_their_kl():
     """Those of z1 whose q is moved are; of z2, whose q is the prior, none."""
     digits = protocol.load(Config())
@@ -392,6 +395,7 @@ def test_units_of_a_layer_are_active_by_their_kl():
     assert terms["kl_z2"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.uses_optax  # as the steps of any run
 def test_layers_are_balanced_as_long_as_the_kl_warms_up():
     config = Config(ladder=("3", "2"), hidden=(4,), kl_warmup=2, kl_balancing=True)

@@ -66,6 +66,7 @@ def test_no_output_of_a_network_takes_a_scale_or_the_kl_beyond_the_bounds(make):
     assert float(jnp.abs(form.prior(a)[1]).max()) <= 3.0
 
 
+@pytest.mark.slow
 def test_the_residual_form_is_the_prior_bit_for_bit_where_its_network_gives_zero():
     for form in (FORMS[1], FORMS[4]):
         a, key = jnp.asarray(A, jnp.float32), jax.random.key(3)

@@ -176,6 +176,7 @@ def test_normal_samples_have_the_moments_of_the_density(x64, name):
     testing.assert_mean_equals(np.prod(x - mean, axis=(1, 2)), 0.0)  # independent
 
 
+@pytest.mark.slow
 @EACH_NORMAL
 def test_normal_gradients_in_h_agree_with_finite_differences(x64, name):
     likelihood, params, h, _, _ = NORMALS[name]
@@ -428,6 +429,7 @@ def test_densities_of_reals_are_those_of_scipy(name, x64):
     np.testing.assert_allclose(build().mean((), jnp.asarray(h)), mean, rtol=1e-7)
 
 
+@pytest.mark.slow
 @EACH_REAL
 def test_samples_of_reals_have_their_mean_and_spread(name):
     build, h = REALS[name]

@@ -110,6 +110,7 @@ def test_the_kl_of_a_draw_has_the_mean_of_the_log_ratio(x64, row):
         testing.assert_mean_equals((sampled.z - mean[None]) ** 2, std**2)
 
 
+@pytest.mark.slow
 @CLOSED
 def test_the_closed_kl_is_that_of_the_families_parameters(x64, row):
     model, params, _, h = _made(row)

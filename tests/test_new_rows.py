@@ -286,6 +286,7 @@ def test_other_settings_of_a_command_write_files_of_other_names(workdir, tmp_pat
     assert len({*names}) == len(names)
 
 
+@pytest.mark.slow
 def test_a_few_reconstructions_leave_the_others_as_they_are(workdir):
     config = reconstruct.Config(workdir=workdir)
     assert reconstruct.main(config) == 0
@@ -297,6 +298,7 @@ def test_a_few_reconstructions_leave_the_others_as_they_are(workdir):
     assert {"reconstructions_3_images.npz", "reconstructions_valid.png"} <= {*after}
 
 
+@pytest.mark.slow
 def test_a_default_number_is_no_more_than_there_are_and_another_is_refused(tmp_path):
     bits = np.random.default_rng(0).integers(0, 2, (32, 4, 4), np.uint8)
     np.savez(tmp_path / "own.npz", train=bits[:20], test=bits[20:])

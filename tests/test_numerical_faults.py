@@ -84,6 +84,7 @@ SAMPLED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLED)
 def test_samples_that_cannot_be_leave_an_estimator_its_value(name):
     """Its surrogate is no number where 0 meets the logarithm of 0; its bound is one."""

@@ -144,6 +144,7 @@ def test_softplus_and_two_derivatives_are_finite_at_any_finite_number(x):
         function = jax.grad(function)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32, jnp.float64])
 def test_results_have_the_dtype_of_the_arguments(x64, dtype):
     row = jnp.ones((3,), dtype)
@@ -202,6 +203,7 @@ def test_over_samples_needs_a_sample():
 # unpack_tril
 
 
+@pytest.mark.slow
 def test_unpack_tril_fills_the_lower_triangle_row_by_row():
     got = numerics.unpack_tril(jnp.arange(1.0, 7.0), 3)
     np.testing.assert_array_equal(got, [[1, 0, 0], [2, 3, 0], [4, 5, 6]])

@@ -153,6 +153,7 @@ TAKEN: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TAKEN)
 def test_one_line_says_what_was_read_and_the_workdir_how(tmp_path, save, capsys, case):
     rows, flags, said = TAKEN[case]

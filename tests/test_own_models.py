@@ -192,6 +192,7 @@ def test_a_network_of_nnx_is_trained_and_draws_pictures(folder):
     assert (folder / "run" / "samples.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_model_says_by_itself_what_fits_and_what_its_numbers_are(folder):
     config = tiny(folder / "run", estimator="sgvb_a", **AFFINE)
     run = runs.build(config)
@@ -215,6 +216,7 @@ def test_a_model_says_by_itself_what_fits_and_what_its_numbers_are(folder):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "baseline"),
     [

@@ -227,6 +227,7 @@ def test_a_flow_has_a_density_that_integrates_to_one(x64):
     np.testing.assert_allclose(np.exp(log_q).sum() / 40**2, 1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_samples_of_a_flow_have_its_density(x64):
     # E_q[p(z) / q(z)] = 1 for a density p that is narrower than q.
     params, h = _flow_inputs()
@@ -296,6 +297,7 @@ def test_categorical_log_prob_matches_scipy_and_sums_to_one(x64):
     np.testing.assert_allclose(np.exp(got).sum(), 1.0, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("density", "h", "mean"),
     [

@@ -36,6 +36,7 @@ def _log_probs(num_latents, h, z):
     return jax.vmap(q.log_prob, in_axes=(None, None, 0))((), h, jnp.asarray(z))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_latents", [2, 3])
 def test_the_density_sums_to_one_with_the_entropy_and_the_kl_of_quadrature(
     x64, num_latents
@@ -65,6 +66,7 @@ def test_the_series_of_gamma_ratios_is_the_difference_of_log_gammas(x64):
         np.testing.assert_allclose(ratio, exact, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_latents", [2, 3, 12, 65])
 def test_single_precision_keeps_its_digits_at_every_concentration(num_latents):
     q, least = power_spherical.posterior(num_latents), 0.5 * (num_latents - 1)
@@ -124,6 +126,7 @@ def test_the_gradient_of_a_sample_is_that_of_the_expectation_even_at_the_poles(
     testing.assert_mean_equals(slopes, jax.grad(expectation)(h))
 
 
+@pytest.mark.slow
 def test_no_direction_has_a_steep_or_a_missing_gradient():
     """Near the axis, near its opposite, of any length, and of no direction at all."""
     q, key = power_spherical.posterior(3), jax.random.key(2)

@@ -258,6 +258,7 @@ def _autoregressive_prior(num_latents):
 FLOW_PRIORS = {"coupling": _coupling_prior, "autoregressive": _autoregressive_prior}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", FLOW_PRIORS.values(), ids=FLOW_PRIORS)
 def test_the_density_of_a_flow_prior_integrates_to_one(build, x64):
     prior = build(2)
@@ -297,6 +298,7 @@ def test_a_coupling_prior_from_zero_is_standard_normal_bit_for_bit():
     np.testing.assert_array_equal(log_p, plain.log_prob((), NOTHING, z))
 
 
+@pytest.mark.slow
 def test_an_autoregressive_prior_is_a_posterior_pushed_back(x64):
     """Chen et al. 2017 (arXiv:1611.02731) section 3.2: equal log weights, per sample.
 

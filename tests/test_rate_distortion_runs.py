@@ -51,6 +51,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_each_run_has_a_curve_below_its_encoder(folder):
     result = json.loads((folder / "out" / "rate_distortion.json").read_text())
     rows = result["curves"]

@@ -136,6 +136,7 @@ def test_compositions_are_what_their_parts_give(x64):
 # Statistical
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "parameters", "density"), SAMPLERS)
 def test_samples_follow_the_density_of_scipy(sampler, parameters, density):
     z = np.asarray(_draws(sampler, parameters), np.float64)
@@ -207,6 +208,7 @@ def test_pathwise_gradients_average_to_the_gradient_of_the_mean(
 # Gradient
 
 
+@pytest.mark.slow
 def test_gradients_agree_with_finite_differences_to_second_order(x64):
     @jax.jit  # one program for all, as compilation is the cost of this test
     def everything(arguments):

@@ -168,6 +168,7 @@ def test_an_encoder_for_four_latents_has_a_mean_and_a_scale_for_each(width):
         _elbo(model(encoder_width=width))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [
@@ -287,6 +288,7 @@ def test_a_closed_form_never_meets_a_density_that_it_is_not_of(build):
         build(vae.model(vamp, _model().recognition), num_samples=1)
 
 
+@pytest.mark.slow
 def test_estimators_without_a_closed_form_take_any_prior():
     model = _model(prior=priors.normal_mixture(2, 3))
     params, x = jax.jit(model.init)(_key()), jnp.ones((2, 2))

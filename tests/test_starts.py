@@ -65,6 +65,7 @@ def test_logits_of_means_are_their_inverse_and_finite_at_the_ends():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("density", "h_of_std"),
     [
@@ -164,6 +165,7 @@ def test_a_decoder_starts_at_the_mean_of_the_training_rows(tmp_path, name, data,
     assert float(jnp.abs(plain.generative["decoder"]["output"]["bias"]).max()) == 0.0
 
 
+@pytest.mark.slow
 def test_a_decoder_of_maps_starts_at_the_mean_over_pixels(tmp_path):
     run, params = _initial(tmp_path, init_bias="data", **MAPS)
     _, plain = _initial(tmp_path, **MAPS)

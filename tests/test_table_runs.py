@@ -44,6 +44,7 @@ def _cells(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_columns_and_is_rebuilt_from_them(rooms, capsys):
     (trained,) = trained_runs.load(rooms.workdir, checkpoint="last")
     written = trained.config.columns
@@ -88,6 +89,7 @@ def test_samples_are_rows_of_the_table(rooms):
         assert float(row["rent"]) > 0
 
 
+@pytest.mark.slow
 def test_holes_are_filled_and_the_rest_stays(rooms):
     flags: dict[str, Any] = {
         "workdir": rooms.workdir,
@@ -117,6 +119,7 @@ def test_holes_are_filled_and_the_rest_stays(rooms):
     assert 0.0 <= scored["kind"]["error"] <= 1.0
 
 
+@pytest.mark.slow
 def test_the_number_of_a_table_does_not_depend_on_a_columns_unit(tmp_path):
     """Rows in meters and in millimeters: log p(x) differs by log 1000 a column."""
     rng = np.random.default_rng(0)

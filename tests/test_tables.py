@@ -45,6 +45,7 @@ def _levels(family):
     return {"bernoulli": 2, "categorical": 3, "ordinal": 3}.get(family, 0)
 
 
+@pytest.mark.slow
 def test_at_zero_every_column_has_its_own_law(x64):
     rows = _rows()
     table = tables.likelihood(_columns(rows), **SETTINGS)
@@ -116,6 +117,7 @@ def test_standardizing_changes_no_log_p_of_the_same_model(x64):
     np.testing.assert_allclose(draws[0], center + scale * draws[1])
 
 
+@pytest.mark.slow
 def test_a_table_of_normal_columns_is_imputed_as_the_exact_conditional(x64):
     """Importance sampling of the holes against mean and variance in closed form."""
     rng = np.random.default_rng(3)
@@ -181,6 +183,7 @@ def test_q_sees_standardized_columns_and_zeros_in_the_holes(x64):
     np.testing.assert_array_equal(holes, 0.0)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_for_holes_and_for_what_no_family_is_of():
     columns = _columns(_rows())
     table = tables.likelihood(columns, **SETTINGS)

@@ -209,6 +209,7 @@ def test_every_part_gets_a_key_and_the_parameters_of_its_own():
 # Gradient, transformation, edge
 
 
+@pytest.mark.slow
 def test_log_joint_and_log_q_gradients_agree_with_finite_differences(x64):
     generative, recognition, params = _model()
     x, z = jnp.ones(X_SHAPE), jnp.array([0.3, -1.0])

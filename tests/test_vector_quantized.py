@@ -30,6 +30,7 @@ def test_each_level_takes_the_nearest_row_to_what_is_left(x64):
             vector = vector - codebook[distance.argmin()]
 
 
+@pytest.mark.slow
 def test_symbols_and_values_are_one_to_one():
     values, codebooks = _codebooks(num_rows=3)
     every = jnp.asarray(list(itertools.product(range(3), repeat=4)))
@@ -39,6 +40,7 @@ def test_symbols_and_values_are_one_to_one():
     np.testing.assert_array_equal(seen, every)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rotate", [False, True])
 def test_z_is_the_rows_and_its_sums_gradient_is_the_vectors(rotate, x64):
     q = vector_quantized.posterior(2, rotate=rotate, **SIZES)
@@ -68,6 +70,7 @@ def test_z_is_the_rows_and_its_sums_gradient_is_the_vectors(rotate, x64):
     np.testing.assert_allclose((to_h * h).sum(1), (up * total).sum(1), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_rotated_vector_is_the_row_exactly_at_the_edges_too(x64):
     h = jnp.array([[1.0, 2.0], [1.0, 2.0], [0.0, 0.0], [3.0, -1.0], [1.0, 1.0]])
     q = jnp.array([[-3.0, 0.5], [-2.0, -4.0], [1.0, 1.0], [3.0, -1.0], [0.0, 0.0]])
@@ -92,6 +95,7 @@ def _model(prior_of, *, num_places=2, num_rows=4, width=2, x_size=3):
     ), values
 
 
+@pytest.mark.slow
 def test_the_bound_is_exact_and_below_log_p_by_enumeration(x64):
     """4^2 codes; the codes of p are those of q, wherever the codebook moves."""
 
@@ -119,6 +123,7 @@ def test_the_bound_is_exact_and_below_log_p_by_enumeration(x64):
     assert np.ptp(log_p) > 0.1
 
 
+@pytest.mark.slow
 def test_the_symbol_of_a_place_depends_on_the_places_before_alone(x64):
     values = vector_quantized.rows(3, num_rows=4, width=2)
     network = networks.made(3, (8, 8), outputs_per_input=4, width=2)

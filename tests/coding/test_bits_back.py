@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests import problems
 from tests.stacks import compressed, pushed_at_once, start
@@ -49,6 +50,7 @@ def _of_tables(rows, probabilities):
     return build, np.array([[place[tuple(row)]] for row in rows])
 
 
+@pytest.mark.slow
 def test_with_the_exact_posterior_the_file_is_the_evidence():
     _, x, _, joint = _binary()
     build, symbols = _of_tables(x, joint / joint.sum(axis=1, keepdims=True))

@@ -79,6 +79,7 @@ MODELS = {  # and the shape of x, the sizes of its layers from x upward
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -147,6 +148,7 @@ def _of_linear_q(model, params, eps, x):
     return np.array(bits) / np.log(2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a layer", pytest.param("a ladder", marks=SLOW)])
 def test_rows_of_bits_cost_minus_their_bound_at_a_z_of_the_table(name):
     problem = problems.binary_model() if name == "a layer" else ladders.bits_problem()
@@ -229,6 +231,7 @@ POINT_MASSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [n if n == "grid" else pytest.param(n, marks=SLOW) for n in POINT_MASSES],

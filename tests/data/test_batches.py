@@ -29,6 +29,7 @@ def noise(num_rows, *shape, seed=0):
     return generator.integers(0, 256, (num_rows, *shape), np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binarization", ["dynamic", "dequantized", "grid"])
 def test_a_context_lies_behind_x_and_changes_nothing_of_it(binarization):
     raw = noise(6, 3, 2)
@@ -173,6 +174,7 @@ def test_dynamic_entries_are_drawn_afresh_for_each_key_and_row():
     assert len({row.tobytes() for row in draws}) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_taking_is_the_same_compiled_and_sharded(dynamic):
     data, index = jnp.asarray(noise(40, 5, 3)), jnp.arange(0, 32, 2)
@@ -375,6 +377,7 @@ def test_noise_is_uniform_in_the_bin_of_its_value_and_fresh_in_training_alone(na
 # Missing entries
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binarization", batches.BINARIZATIONS)
 def test_what_is_missing_stays_missing_and_the_rest_is_as_without_holes(binarization):
     whole = noise(60, 7).astype(np.float32)
@@ -397,6 +400,7 @@ def test_what_is_missing_stays_missing_and_the_rest_is_as_without_holes(binariza
         np.testing.assert_array_equal(got, np.where(holes, np.nan, expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binarization", batches.BINARIZATIONS)
 def test_a_missing_rate_hides_that_share_of_train_and_valid_and_nothing_of_test(
     binarization,

@@ -196,6 +196,7 @@ def test_a_wrong_file_in_the_folder_is_not_passed_over(server, tmp_path):
     assert server["asked"] == []
 
 
+@pytest.mark.slow
 def test_missing_data_without_a_network_is_said_in_under_five_seconds(
     no_network, tmp_path
 ):

@@ -15,6 +15,7 @@ def at(grid, **values):
     return np.asarray(sprites.image(grid, row))
 
 
+@pytest.mark.slow
 def test_every_pixel_is_inside_or_not_as_its_center_is(x64):
     """Drawn again pixel by pixel, from the inequalities of the three shapes."""
     rng = np.random.default_rng(0)
@@ -57,6 +58,7 @@ def test_a_place_is_a_pixel_and_a_sprite_lies_within_the_image():
     assert (source.divisor, source.train.max()) == (1.0, 1)
 
 
+@pytest.mark.slow
 def test_sprites_of_color_have_a_hue_on_a_shade():
     grid = sprites.GRIDS["sprites:color"]
     images = sprites.images(grid, grid.factors(np.arange(grid.num_images)))

@@ -39,6 +39,7 @@ def test_weights_of_rows_count_as_copies_and_rows_of_none_are_not_there(x64):
         assert np.isfinite(log_weights(jnp.zeros(3))).any(axis=1).all()
 
 
+@pytest.mark.slow
 def test_weighted_sampling_of_equal_posteriors_is_log_n_too_small(x64):
     z, same = jnp.array([0.3, -1.0, 0.2]), jnp.zeros((4, 3))
     log_weights = aggregate_density.weighted(num_data=50)(jnp.ones(4))

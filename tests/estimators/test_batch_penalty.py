@@ -55,6 +55,7 @@ def values_and_gradient(objective, params, weight, xs=XS):
     return seen, slopes
 
 
+@pytest.mark.slow
 @EVERY_ROW
 def test_at_neutral_weights_it_is_the_elbo_and_else_its_value_alone(x64, name):
     problem = problems.linear_gaussian(num_latents=2)
@@ -88,6 +89,7 @@ def test_at_neutral_weights_it_is_the_elbo_and_else_its_value_alone(x64, name):
     assert max(jax.tree.leaves(change.recognition)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["beta_tc", "factor", "dip"])
 def test_a_row_of_no_weight_is_not_there(x64, name):
     """Of MMD, whose draws of the prior are as many as rows, `unbiased` is tested."""

@@ -51,6 +51,7 @@ def _distortion(books, vectors):
     return float((apart**2).sum(axis=-1).min(axis=1).sum())
 
 
+@pytest.mark.slow
 def test_without_a_past_and_with_all_data_a_step_is_that_of_k_means(x64):
     model = _model()
     objective = codebook.by_averages(model, commitment=0.25, decay=0.0)
@@ -84,6 +85,7 @@ def test_without_a_past_and_with_all_data_a_step_is_that_of_k_means(x64):
     assert distortions[-1] < 0.7 * distortions[0]
 
 
+@pytest.mark.slow
 def test_means_move_as_the_decayed_sums_say_and_an_unused_row_stays(x64):
     model, decay = _model(), 0.8
     objective = codebook.by_averages(model, commitment=0.25, decay=decay)
@@ -117,6 +119,7 @@ def test_means_move_as_the_decayed_sums_say_and_an_unused_row_stays(x64):
     jax.tree.map(np.testing.assert_array_equal, still, memory)
 
 
+@pytest.mark.slow
 def test_a_row_that_nothing_uses_starts_again_at_a_vector_that_weighs(x64):
     model = _model(num_levels=2)
     objective = codebook.by_averages(model, commitment=0.25, decay=0.5, min_uses=0.4)
@@ -139,6 +142,7 @@ def test_a_row_that_nothing_uses_starts_again_at_a_vector_that_weighs(x64):
         assert memory.number[level, 2] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learns", [True, False])
 def test_value_and_gradients_are_the_elbo_and_the_two_losses(learns, x64):
     model, gamma = _model(num_levels=2), 0.25
@@ -181,6 +185,7 @@ def test_value_and_gradients_are_the_elbo_and_the_two_losses(learns, x64):
     np.testing.assert_allclose(moved, of_scale, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_an_ascent_ends_each_step_at_the_means():
     model = _model()
     objective = codebook.by_averages(model, commitment=0.25, decay=0.9)

@@ -10,6 +10,7 @@ from vae_jax.types import Batch
 XS = np.random.default_rng(0).normal(size=(7, 2)) @ np.array([[1.0, 0.4], [0.0, 2.0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_samples", [False, True])
 def test_the_penalty_of_a_linear_encoder_is_that_of_its_matrix(x64, of_samples):
     """C = V Cov(x) V^T, with the mean of the variances for II; a row counts twice."""

@@ -75,6 +75,7 @@ def test_value_and_gradients_are_unbiased(x64, num_samples):
     testing.assert_mean_equals(slopes.recognition, slope.recognition)
 
 
+@pytest.mark.slow
 def test_pairs_are_independent_of_each_other(x64):
     problem, x = problems.binary_model(), jnp.asarray(X)
 

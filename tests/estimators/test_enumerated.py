@@ -148,6 +148,7 @@ def test_the_posterior_samples_by_its_probabilities_in_the_dtype_of_x():
 # Gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [_elbo, _log_evidence])
 def test_gradients_agree_with_finite_differences(x64, build):
     problem = problems.binary_model()
@@ -155,6 +156,7 @@ def test_gradients_agree_with_finite_differences(x64, build):
     check_grads(function, (problem.params,), order=1, modes=("rev",))
 
 
+@pytest.mark.slow
 def test_log_evidence_has_no_gradient_in_phi():
     problem = problems.binary_model()
     slope = jax.jit(jax.grad(_log_evidence(problem)))(problem.params, jnp.asarray(X))
@@ -180,6 +182,7 @@ def test_jit_and_vmap_agree_with_a_loop():
 # Edge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logit", [-200.0, 200.0])
 def test_certain_bits_leave_value_and_gradient_finite(logit):
     problem, x = problems.binary_model(), jnp.asarray(X)

@@ -74,6 +74,7 @@ def test_the_discriminator_at_its_optimum_gives_the_total_correlation():
     assert abs(last.mean() - exact) < 3.0 * error + 0.005
 
 
+@pytest.mark.slow
 def test_permuted_latents_are_of_rows_of_their_own_drawn_by_weight(x64):
     mean = jnp.array([[-1.0, 10.0], [1.0, 30.0], [50.0, 50.0]])
     zeros, weight = jnp.zeros((3, 2)), jnp.array([1.0, 3.0, 0.0])
@@ -90,6 +91,7 @@ def test_permuted_latents_are_of_rows_of_their_own_drawn_by_weight(x64):
     testing.assert_mean_equals(noise**2, np.full(2, 0.01))
 
 
+@pytest.mark.slow
 def test_the_codes_climb_the_discriminator_of_the_step_before(x64):
     """And its own step is up its likelihood, on codes without a gradient."""
     params = Params(problems.linear_gaussian(num_latents=2).params.generative, ())

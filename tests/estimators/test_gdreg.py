@@ -30,6 +30,7 @@ def test_the_value_and_the_gradient_of_phi_are_those_of_dreg(x64):
     assert float(jnp.abs(gaps[0] - gaps[1]["output"]["bias"]).min()) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_identity_holds_by_quadrature_for_another_function_of_z(x64):
     """E_q[g grad log p] and its reparameterized form at a normal prior's parameters."""
     prior, q = posteriors.diag_normal(1), (0.3, 0.7)

@@ -49,6 +49,7 @@ def _at_the_posterior(problem):
 # Oracle
 
 
+@pytest.mark.slow
 def test_log_weights_are_the_joint_over_q_at_draws_from_q(x64):
     problem = problems.linear_gaussian(num_latents=2)
     params, x = problem.params, jnp.asarray(X)
@@ -63,6 +64,7 @@ def test_log_weights_are_the_joint_over_q_at_draws_from_q(x64):
         np.testing.assert_allclose(log_w, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_log_weights_follow_the_h_they_are_given(x64):
     problem = problems.linear_gaussian()
     params, x = problem.params, jnp.asarray(X)
@@ -101,6 +103,7 @@ def test_the_mean_weight_is_unbiased_for_p(x64):
     testing.assert_mean_equals(jnp.exp(log_p_hat), jnp.exp(log_p))
 
 
+@pytest.mark.slow
 def test_the_bound_increases_with_k_and_stays_below_log_p(x64):
     problem = problems.linear_gaussian(num_latents=2)
     log_p = float(problem.log_p(problem.params, jnp.asarray(X)))
@@ -152,6 +155,7 @@ def test_path_gradients_have_no_noise_in_phi_where_q_is_exact(x64, name, num_sam
     assert min(leaf.std() for leaf in jax.tree.leaves(grads.recognition)) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "num_samples"),
     [

@@ -2,6 +2,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests import problems, testing
 from vae_jax import vae
@@ -11,6 +12,7 @@ from vae_jax.types import Params
 NAN = float("nan")
 
 
+@pytest.mark.slow
 def test_the_bound_is_that_of_the_model_of_the_observed_entries_alone(x64):
     """Value and gradient, for a linear model whose rows can be left out by hand."""
     problem = problems.linear_gaussian(num_features=3)
@@ -41,6 +43,7 @@ def test_the_bound_is_that_of_the_model_of_the_observed_entries_alone(x64):
     chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_without_holes_it_is_the_importance_weighted_bound_bit_for_bit():
     model = vae.model(*problems.bernoulli_vae())
     key_init, key = jax.random.split(jax.random.key(0))

@@ -55,6 +55,7 @@ def test_kernels_have_their_scales_in_units_of_the_prior(x64):
     np.testing.assert_allclose(got, [1.0, np.exp(-3.0)], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_what_is_climbed_weighs_the_kl_less_and_the_mmd_more(x64):
     """(1 - alpha) KL and (alpha + lambda - 1) MMD^2, with z and the prior's draws."""
     problem = problems.linear_gaussian(num_latents=2)

@@ -29,6 +29,7 @@ def test_both_relaxations_are_logistic_and_have_the_sign_of_the_bit(x64, logit):
     testing.assert_mean_equals(gaps[0] * gaps[1], 0.0)
 
 
+@pytest.mark.slow
 def test_without_strength_it_is_the_score_function_of_its_own_bits(x64):
     problem, x = problems.binary_model(), jnp.asarray(X)
     objective = rebar.rebar(problem.model, num_samples=1, temperature=0.5, strength=0.0)

@@ -78,6 +78,7 @@ def test_value_and_theta_are_unbiased_and_phi_is_not(x64, name):
         assert np.linalg.norm(noise[0.2]) > np.linalg.norm(noise[1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["straight_through", "binary_concrete"])
 def test_more_samples_average_independent_draws(x64, name):
     problem, build = _builder(name)
@@ -149,6 +150,7 @@ def test_straight_through_is_exact_where_the_reconstruction_is_affine_in_z(x64):
     np.testing.assert_allclose(_flat(got), _flat(expected), rtol=1e-9, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_straight_through_reads_every_digit_of_the_discrete_sample():
     _, build = _builder("straight_through")
     problem, key, x = problems.binary_model(), jax.random.key(6), jnp.asarray(X)
@@ -163,6 +165,7 @@ def test_straight_through_reads_every_digit_of_the_discrete_sample():
 # Transformation and edge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_certain_latents_leave_value_and_gradient_finite(name):
     problem, build = _builder(name)

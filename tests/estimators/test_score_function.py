@@ -60,6 +60,7 @@ def test_the_gradient_is_unbiased_for_continuous_latents_too(x64, name):
     testing.assert_unbiased(objective, problem.params, x, bound)
 
 
+@pytest.mark.slow
 def test_leave_one_out_descends_half_the_variance_of_the_log_weights(x64):
     """VarGrad, at the samples that both draw from one key."""
     problem, x = problems.binary_model(), jnp.asarray(X)

@@ -84,6 +84,7 @@ def test_labels_reach_the_classifier_by_alpha_alone_and_the_value_stays_the_boun
     np.testing.assert_allclose(slope.recognition["classifier"], wanted, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_labeled_rows_gradient_is_that_of_the_model_given_its_label(x64):
     at = conditional.model(
         networks.mlp(X_SIZE + NUM_CLASSES, (3,), 4),

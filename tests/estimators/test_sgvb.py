@@ -123,6 +123,7 @@ def test_terms_of_b_are_the_reconstruction_and_the_exact_kl(x64):
     assert (samples.kl >= 0.0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 4.0])
 def test_beta_weighs_the_kl_in_the_gradient_and_leaves_the_value(x64, beta):
     problem = problems.linear_gaussian()

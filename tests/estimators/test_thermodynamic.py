@@ -41,6 +41,7 @@ def test_more_terms_rise_from_the_elbo_to_log_p(x64):
     assert values[-1] < log_p
 
 
+@pytest.mark.slow
 def test_the_gradient_of_many_samples_is_that_of_the_sum_of_exact_means(x64):
     problem, x = problems.binary_model(num_latents=2), jnp.asarray(X)
     betas = (0.0, 0.04, 0.2)

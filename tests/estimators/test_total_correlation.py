@@ -11,6 +11,7 @@ from vae_jax.types import Batch
 XS = jnp.array([[0.4, -1.0], [-0.7, 0.2], [1.1, 0.3], [0.5, 0.9]])
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_whole_data_set_is_that_of_its_total_correlation(x64):
     """A batch of all four rows: q(z) is their mixture, written out here."""
     problem = problems.linear_gaussian(num_latents=2)

@@ -40,6 +40,7 @@ def test_wake_sleep_of_one_sample_is_the_reweighted_one_that_only_sleeps(x64):
     chex.assert_trees_all_close(got, wanted, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [1, 8])
 def test_theta_climbs_the_k_sample_bound_without_bias(x64, num_samples):
     problem, x = problems.binary_model(), jnp.asarray(X)
@@ -89,6 +90,7 @@ def test_a_share_mixes_the_two_phases(x64):
     chex.assert_trees_all_close(gradient[0.25], mixed, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_theta_gets_nothing_from_the_sleep_phase_where_z_carries_gradients(x64):
     problem, x = problems.linear_gaussian(), jnp.array([0.4, -1.0])
     alone = _build(problem, num_samples=3)

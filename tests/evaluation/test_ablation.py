@@ -99,6 +99,7 @@ def test_the_bound_may_lose_more_than_the_kl_of_what_is_replaced(x64):
 # The estimates
 
 
+@pytest.mark.slow
 def test_a_ladder_of_normals_gives_what_its_closed_forms_say_of_every_subset(x64):
     evaluate = ablation.ablated(_chain().model, num_samples=4)
     of_subsets = jax.vmap(evaluate, (None, None, None, 0))

@@ -39,6 +39,7 @@ def params_of_prior():
     return Params({"prior": ()}, ())
 
 
+@pytest.mark.slow
 def test_equal_posteriors_tell_nothing_of_the_row_and_two_apart_tell_log_two(x64):
     same = jnp.tile(jnp.array([0.4, -0.3, -0.5, 0.2]), (5, 1))
     got = surgery(3)(jax.random.key(0), params_of_prior(), same)
@@ -49,6 +50,7 @@ def test_equal_posteriors_tell_nothing_of_the_row_and_two_apart_tell_log_two(x64
     np.testing.assert_allclose(got.mutual_information, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_information_and_marginal_kl_add_up_to_the_mean_kl(x64):
     means, log_stds = jax.random.normal(jax.random.key(1), (2, 50, 2))
     hs = jnp.concatenate([0.8 * means, 0.3 * log_stds - 0.7], axis=1)
@@ -170,6 +172,7 @@ def test_the_parts_of_the_mean_kl_add_up_and_have_the_errors_of_their_terms():
     )
 
 
+@pytest.mark.slow
 def test_the_three_parts_are_those_of_quadrature_and_sum_to_the_closed_kl(x64):
     """Four rows of two latents, on a grid; the terms are within five errors of it."""
     means, log_stds = jax.random.normal(jax.random.key(1), (2, 4, 2))

@@ -154,6 +154,7 @@ def of_bound():
         )
 
 
+@pytest.mark.slow
 def test_scores_of_the_bound_are_its_terms_with_the_strange_above(of_bound):
     problem, x, scores, _ = of_bound
     for name, sign in (("elbo", -1.0), ("reconstruction", -1.0), ("kl", 1.0)):

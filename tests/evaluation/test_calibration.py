@@ -43,6 +43,7 @@ def test_the_error_of_one_bin_is_that_of_the_mean_alone():
     np.testing.assert_allclose(calibration.expected_calibration_error(apart), 0.9)
 
 
+@pytest.mark.slow
 def test_intervals_of_normal_draws_cover_what_they_state_and_have_its_width():
     generator = np.random.default_rng(0)
     x = generator.normal(size=4000)

@@ -219,6 +219,7 @@ def test_where_nothing_is_observed_completions_are_draws_of_the_model(method):
     np.testing.assert_allclose(completed.acceptance, 1.0)
 
 
+@pytest.mark.slow
 def test_where_nothing_is_observed_the_evidence_is_that_of_nothing():
     generative, exact, params = _model()
     model = vae.masked(vae.model(generative, _wrong(exact)))
@@ -263,6 +264,7 @@ def test_vmap_agrees_with_a_loop_on_images_in_double_precision(x64, method):
     assert set(np.unique(got.x)) <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_a_chain_in_an_impossible_place_moves_and_no_nan_is_accepted():
     generative, exact, params = _model()
     broken = exact._replace(log_prob=lambda params, h, z: jnp.asarray(jnp.nan, z.dtype))

@@ -52,6 +52,7 @@ def scores(rows):
 LEAST = {"explicitness": 0.99}
 
 
+@pytest.mark.slow
 def test_codes_that_are_the_factors_have_one_in_each_and_a_constant_is_ignored():
     got, beside = scores(EVERY), scores(with_constant(EVERY))
     for name, value in got.items():

@@ -70,6 +70,7 @@ def test_the_grid_has_the_closed_form_of_a_linear_model(x64, num_latents):
     )
 
 
+@pytest.mark.slow
 def test_the_grid_converges_on_a_nonlinear_model_of_binary_images(x64):
     generative, recognition = problems.bernoulli_vae()
     key_theta, key_phi = jax.random.split(jax.random.key(0))

@@ -42,6 +42,7 @@ def test_results_are_those_of_a_loop_over_rows_whatever_the_batch_size(batch_siz
         np.testing.assert_array_equal(got["noise"][i], expected["noise"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
 def test_every_row_draws_fresh_noise(impl):
     run = examples.over_examples(_noisy, batch_size=4)
@@ -143,6 +144,7 @@ SLOW = {"ais", "fit_local", "metropolis_within_gibbs", "completion"}
 SLOW |= {"prior_sampling", "uniform_sampling"}  # scan as importance_sampling does
 
 
+@pytest.mark.slow
 @pytest.mark.uses_optax
 @pytest.mark.parametrize(
     "name",

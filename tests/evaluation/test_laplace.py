@@ -34,6 +34,7 @@ def _steep(scale=4.0):
     return generative, params, jnp.asarray([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
 
 
+@pytest.mark.slow
 def test_the_mean_is_a_mode_and_the_covariance_is_that_of_its_curvature(x64):
     generative, params, x = _steep()
 

@@ -41,6 +41,7 @@ def _repeated(chunk_size):
 # Oracle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chunk_size", [pytest.param(1, marks=pytest.mark.slow), 4, 500]
 )
@@ -115,6 +116,7 @@ def test_p_hat_is_unbiased_and_its_log_lies_below_log_p(x64, chunk_size):
     assert log_p_hat.mean() < log_p - 5 * log_p_hat.std() / np.sqrt(log_p_hat.size)
 
 
+@pytest.mark.slow
 def test_the_size_of_a_chunk_does_not_change_the_distribution_of_the_estimate(x64):
     for a, b in zip(_repeated(3)[:3], _repeated(12)[:3], strict=True):
         testing.assert_mean_equals(a - b, 0.0)
@@ -238,6 +240,7 @@ def _weighed(log_factor, **keywords):
     return _repeat(estimate, problem.params, num=100)
 
 
+@pytest.mark.slow
 def test_tails_thinner_than_the_posterior_give_a_k_hat_that_is_doubted(x64):
     # A normal q of standard deviation s under a posterior of 1: w = exp(c eps^2) up to
     # a factor, whose tail has the shape 1 - s^2.
@@ -270,6 +273,7 @@ def test_p_hat_of_draws_of_the_prior_is_unbiased(x64, chunk_size):
     testing.assert_mean_equals(jnp.exp(got.log_p), jnp.exp(log_p))
 
 
+@pytest.mark.slow
 def test_p_hat_of_uniform_draws_is_unbiased_for_the_integral_over_the_box(x64):
     problem = _problem()
     params, x = problem.params, jnp.asarray(X)

@@ -46,6 +46,7 @@ def _within(curve, rates, distortions):
     assert (np.asarray(curve.distortion_standard_error) < 0.1 * distortions).all()
 
 
+@pytest.mark.slow
 def test_the_curve_is_the_closed_one_within_its_standard_errors(linear):
     generative, params, x = linear
     estimate = rate_distortion.annealed_curve(
@@ -83,6 +84,7 @@ def test_squared_error_has_the_curve_of_its_normal_likelihood(linear):
     _within(curve, rates, scale * (distortions - normalizer))
 
 
+@pytest.mark.slow
 def test_simulated_curves_are_unbiased_from_both_ends_however_short(linear):
     generative, params, _ = linear
     betas = (0.3, 1.0, 2.0)
@@ -159,6 +161,7 @@ def test_bits_have_the_curve_of_their_enumeration():
         np.testing.assert_allclose(curve.log_z[i], log_z, atol=0.1)
 
 
+@pytest.mark.slow
 def test_an_encoders_point_is_its_kl_and_its_expected_distortion():
     problem, x = problems.linear_gaussian(num_features=3), jnp.array([0.5, -1.0, 2.0])
     exact = problem.kl(problem.params, x), -problem.reconstruction(problem.params, x)

@@ -162,6 +162,7 @@ def test_a_comparison_holds_each_measure_beside_that_of_fresh_data():
     np.testing.assert_allclose(got.bandwidth, pooled, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_copies_of_training_rows_are_closer_than_data_and_have_no_bandwidth_alone():
     train, test = normals(0, 60, 2), normals(1, 40, 2)
     assert sample_quality.compare(train, test, train[5:45]).share_closer == 1.0

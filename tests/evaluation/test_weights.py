@@ -25,6 +25,7 @@ def _pareto_k(log_w, dtype=float):
 # Oracle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [25, 100])
 @pytest.mark.parametrize("double", [False, True])
 def test_k_hat_is_that_of_another_implementation(num_samples, double):
@@ -39,6 +40,7 @@ def test_k_hat_is_that_of_another_implementation(num_samples, double):
             np.testing.assert_allclose(results, wanted, rtol=rtol, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [-0.5, 0.2, 0.9, 1.5])
 def test_k_hat_finds_the_shape_of_pareto_draws(x64, shape):
     log_w = jnp.asarray(_log_pareto(shape, (40, 20_000)))

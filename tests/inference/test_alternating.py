@@ -28,6 +28,7 @@ def _assert_close(got, expected):
     chex.assert_trees_all_close(got, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_inner", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_step_is_that_many_updates_of_phi_and_then_one_of_theta(x64, num_inner):
     """Each half has an optimizer of its own, whose weight decay it alone feels."""

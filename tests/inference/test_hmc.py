@@ -53,6 +53,7 @@ def _chains(num, **settings):
 # Statistical
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_size", [0.3, 1.0])
 def test_exact_samples_stay_exact_and_the_mean_of_exp_minus_the_energy_error_is_one(
     step_size,
@@ -122,6 +123,7 @@ def test_a_fitted_normal_has_the_draws_mean_and_covariance(x64):
     np.testing.assert_allclose(scale @ scale.T, 1.5**2 * expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
 def test_a_fit_to_draws_on_a_line_or_on_a_point_is_finite(spread):
     line = jnp.linspace(-spread, spread, 30)

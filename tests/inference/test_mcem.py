@@ -121,6 +121,7 @@ def test_only_the_chains_of_the_batch_move_and_each_from_where_it_was():
     assert np.abs(state.chains).max() > 0.5  # they start at draws from the prior
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "weight_decay", [3.0, pytest.param(0.0, marks=pytest.mark.slow)]
 )

@@ -25,6 +25,7 @@ def _batch(x):
     return Batch(x, jnp.arange(len(x)), jnp.ones(len(x)))
 
 
+@pytest.mark.slow
 def test_the_bound_is_tight_after_e_and_rises_in_m(x64):
     generative, params, x = _model()
     fit = quadrature_em.quadrature_em(generative, optax.adam(0.03), **GRID)
@@ -40,6 +41,7 @@ def test_the_bound_is_tight_after_e_and_rises_in_m(x64):
         assert info.bound_after_e_step < info.bound_after_m_step < after
 
 
+@pytest.mark.slow
 def test_the_first_update_is_the_exact_gradient_of_log_p(x64):
     generative, params, x = _model()
     fit = quadrature_em.quadrature_em(generative, optax.sgd(1.0), num_updates=1, **GRID)
@@ -67,6 +69,7 @@ def test_an_optimizer_with_weight_decay_leaves_phi_as_it_is():
     np.testing.assert_array_equal(after.params.recognition["encoder"], jnp.ones(3))
 
 
+@pytest.mark.slow
 def test_images_that_rule_nodes_out_give_no_nan():
     generative, params, x = _model()
     params = jax.tree.map(lambda w: 200.0 * w, params)

@@ -59,6 +59,7 @@ def test_the_search_finds_the_exact_posterior_where_the_family_holds_it(x64):
     np.testing.assert_allclose(value, problem.log_p(problem.params, x), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_search_runs_where_no_type_is_promoted():
     problem = problems.linear_gaussian()
     q = variational_em.optimized(
@@ -70,6 +71,7 @@ def test_a_search_runs_where_no_type_is_promoted():
     assert h.any()
 
 
+@pytest.mark.slow
 def test_theta_gets_the_exact_gradient_of_the_bound_at_the_rows_own_q(x64):
     problem = problems.linear_gaussian()
     still = _fit(problem, num_steps=1, learning_rate=1e-12, optimizer=optax.sgd(1.0))

@@ -27,6 +27,7 @@ def one_hot(k, num_components=K):
 # Oracle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_densities_and_posterior_are_those_of_scipy(x64, covariance):
     params = mixture(covariance)
@@ -176,6 +177,7 @@ def test_bounds_and_estimators_of_the_exact_posterior_are_log_p(x64):
 # Statistical
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "covariance",
     [
@@ -216,6 +218,7 @@ def test_ancestral_samples_have_their_moments(covariance):
 # Gradient, transformation and edge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", ["full", "spherical"])
 def test_log_evidence_differentiates(x64, covariance):
     params, x = mixture(covariance), jnp.asarray(X[0])

@@ -126,6 +126,7 @@ def test_a_batch_without_weight_leaves_the_mixture_where_it_is():
         np.testing.assert_array_equal(getattr(info, name), np.zeros(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, pytest.param(1e-3, marks=pytest.mark.slow)])
 def test_weights_below_one_give_the_fit_of_equal_weights(x64, share):
     """Starts and collapse are told by rows, which weights of 1/N must not all be."""
@@ -160,6 +161,7 @@ def greatest_log_p(x, floor):
     return -0.5 * (np.log(2.0 * np.pi * raised) + sample / raised).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "covariance", ["full", pytest.param("tied", marks=pytest.mark.slow)]
 )
@@ -193,6 +195,7 @@ def test_em_rises_to_rounding_where_every_covariance_is_at_the_floor(holes):
     assert log_p[-1] > log_p[0] + 10.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "covariance",
@@ -224,6 +227,7 @@ def test_rows_of_any_size_have_the_fit_of_rows_near_one(covariance, missing):
     np.testing.assert_allclose(np.trace(got), np.trace(sample), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_floor_that_float32_resolves_follows_each_features_unit():
     # Rows of one component in units of 1e6 and 0.1, and a feature that never varies.
     x = normals_rows(200, 4, np.array([1e6, 0.1, 1e3, 0.0]), seed=3)
@@ -242,6 +246,7 @@ def test_the_floor_that_float32_resolves_follows_each_features_unit():
     assert left / 2.0 < inside < 2.0 * left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "covariance", ["full", pytest.param("diag", marks=pytest.mark.slow)]
 )

@@ -46,6 +46,7 @@ def test_every_component_has_a_covariance_of_its_own(x64, covariance):
     assert gmm_scales.covariances(single).dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_whitened_moments_are_those_of_the_rows(x64, covariance):
     _, mean, scale = _tables(covariance)
@@ -80,6 +81,7 @@ def test_whitened_moments_are_those_of_the_rows(x64, covariance):
     np.testing.assert_allclose(kind.quadratic(new, scale, about, D), wanted, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_rescaling_gives_the_covariance_of_the_variance(x64, covariance):
     scale = _tables(covariance).scale

@@ -18,6 +18,7 @@ def _run(max_steps=100, **settings):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", gmm_scales.COVARIANCES)
 def test_a_start_has_the_pooled_moments_of_its_nearest_rows(x64, covariance):
     x = mixtures.rows()[0]

@@ -166,6 +166,7 @@ def test_the_layout_is_that_of_a_linear_vae():
 # Maximum likelihood
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_digits_is_the_known_one_and_no_other_s2_is_better(x64):
     x = jnp.asarray(_digits())
     for num_latents, nats in ((2, -0.0366), (5, 9.7170), (10, 18.6886)):
@@ -331,6 +332,7 @@ def test_constant_features_leave_the_std_at_its_bound(constant):
     assert (np.asarray(info.bound_after_m_step) >= info.log_p - 1e-4).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "weight", "reported"),
     [([3], 1.0, np.nan), ([], 0.0, 0.0), ([3, 5], 0.0, 0.0)],

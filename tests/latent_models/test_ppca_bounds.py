@@ -38,6 +38,7 @@ def _q(*, num_latents=2):
 X = np.array([[0.4, -1.3], [2.0, 0.1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_latents", [1, 3])
 def test_log_p_less_the_bound_is_the_divergence_from_the_posterior(x64, num_latents):
     params, x = _params(num_latents=num_latents), jnp.asarray(X)
@@ -198,6 +199,7 @@ def test_rate_and_distortion_are_those_of_the_algebra(x64):
         np.testing.assert_allclose(distortion, wanted, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_curve_passes_through_log_p_with_slope_minus_beta(x64):
     params, x = _params(), jnp.asarray(X)
     rates, distortions = _curve(params, x)

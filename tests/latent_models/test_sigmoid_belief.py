@@ -228,6 +228,7 @@ def test_layers_that_are_none_or_empty_are_refused(sizes):
             build((2,), (2, 0))
 
 
+@pytest.mark.slow
 def test_a_z_of_another_length_is_refused():
     generative, recognition, params = _model((2, 3))
     x = jnp.asarray(X)

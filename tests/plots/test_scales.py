@@ -20,6 +20,7 @@ def labels(axis):
     return [t.get_text() for t in results], [t.get_window_extent() for t in results]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("low", "high"),
     [

@@ -66,6 +66,7 @@ def test_over_batch_means_every_leaf_of_a_tree():
 # One step
 
 
+@pytest.mark.slow
 def test_a_step_of_sgd_climbs_the_exact_gradient(x64):
     problem = problems.linear_gaussian()
     algorithm = gradient.ascent(_exactly(problem), optax.sgd(0.1))
@@ -109,6 +110,7 @@ def test_the_optimizer_sees_the_parameters_and_keeps_its_memory():
     assert state.step == 2
 
 
+@pytest.mark.slow
 def test_the_monitor_sees_the_keys_of_the_objective_and_reports_means():
     def noisy(key, params, x):
         return (params.generative * x).sum() + jax.random.normal(key)
@@ -259,6 +261,7 @@ def test_the_spread_is_the_standard_deviation_of_the_values_over_the_batch():
 # norm_every
 
 
+@pytest.mark.slow
 def test_steps_that_skip_the_norm_report_minus_one_and_take_the_same_step():
     problem, batch = problems.linear_gaussian(), _batch()
     states, infos = [], []
@@ -351,6 +354,7 @@ def test_the_average_of_a_constant_tree_is_itself_bit_for_bit(decay):
     chex.assert_trees_all_equal(state.average, start)
 
 
+@pytest.mark.slow
 def test_an_average_changes_no_parameter_and_none_is_kept_by_default():
     problem, batch = problems.linear_gaussian(), _batch()
     ends = []

@@ -178,6 +178,7 @@ def test_a_program_is_compiled_once_for_every_shape_of_the_order():
         state, _ = run(state, *_arguments())
 
 
+@pytest.mark.slow
 def test_the_scan_agrees_with_a_loop_of_steps():
     algorithm, state = _start()
     key = jax.random.wrap_key_data(jnp.copy(jax.random.key_data(state.key)))

@@ -71,6 +71,7 @@ def _exactly(problem):
     return per_example(lambda key, params, x: problem.elbo(params, x))
 
 
+@pytest.mark.slow
 @uses_optax
 @EACH
 def test_an_optimizer_that_asks_for_the_value_brings_the_bound_up(x64, name):
@@ -85,6 +86,7 @@ def test_an_optimizer_that_asks_for_the_value_brings_the_bound_up(x64, name):
         assert (np.diff(info.bound) > -0.05).all()
 
 
+@pytest.mark.slow
 @uses_optax
 @_each_but("lbfgs", "reduce_on_plateau")
 def test_a_line_search_sees_the_batch_and_the_noise_of_its_step(x64, name):
@@ -103,6 +105,7 @@ def test_a_line_search_sees_the_batch_and_the_noise_of_its_step(x64, name):
     assert after > before
 
 
+@pytest.mark.slow
 @uses_optax
 def test_the_value_is_minus_the_weighted_bound_and_so_is_that_of_its_function():
     """A transformation that records what it is handed."""
@@ -199,6 +202,7 @@ def test_the_optimizer_of_theta_moves_theta_as_by_itself_and_phi_not_at_all(x64)
 # Switches of JAX
 
 
+@pytest.mark.slow
 @uses_optax
 def test_a_run_whose_gradient_norm_is_skipped_passes_where_nans_stop_it():
     problem = problems.linear_gaussian()
@@ -225,6 +229,7 @@ def test_a_batch_without_weight_passes_where_nans_stop_a_run():
     assert info.spread == 0.0
 
 
+@pytest.mark.slow
 def test_adam_of_this_package_runs_where_no_type_is_promoted():
     """No marker: promotion is strict in every test that does not ask for optax."""
     problem = problems.linear_gaussian()
@@ -236,6 +241,7 @@ def test_adam_of_this_package_runs_where_no_type_is_promoted():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 @uses_optax
 def test_adam_with_decoupled_decay_is_adamw_on_every_parameter(x64):
     params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([5.0])}
@@ -263,6 +269,7 @@ def test_a_decay_that_adds_is_refused(decay):
         gradient.adam(0.1, decoupled_decay=decay)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     [

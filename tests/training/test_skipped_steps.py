@@ -42,6 +42,7 @@ def _steps(fit, gradients):
     return state, infos
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_skipped_step_is_as_if_it_had_not_been_but_for_its_count(bad):
     fit = _ascent(skip_norm=math.inf)
@@ -63,6 +64,7 @@ def test_a_step_is_skipped_above_the_norm_and_taken_at_it():
     np.testing.assert_allclose(norms, [1.0, 2.0, 2.0001, 1.0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_never_skipped_is_the_step_without_skipping():
     skipping, _ = _steps(_ascent(skip_norm=math.inf), [GOOD, NORM_2, GOOD])
     plain, infos = _steps(_ascent(), [GOOD, NORM_2, GOOD])
@@ -79,6 +81,7 @@ def test_a_program_that_skips_nothing_looks_at_no_gradient():
     assert [text.count("is_finite") for text in texts] == [1, 3]  # one is the batch's
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_each_skip_on_their_own():
     fit = _ascent(skip_norm=math.inf)
 

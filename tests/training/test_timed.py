@@ -50,6 +50,7 @@ def test_a_curve_is_measured_at_its_points_of_a_single_training():
     np.testing.assert_allclose(state.inner, 90.0)
 
 
+@pytest.mark.slow
 def test_the_clock_leaves_out_what_measures():
     def slow(total):
         time.sleep(0.5)
