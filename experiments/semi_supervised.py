@@ -10,7 +10,11 @@ M2 is a model of the rows; M1+M2 is one of the codes of a VAE that saw all rows 
 label (M1), drawn anew at each step. Beside them, of the same labeled rows: nearest
 neighbors and logistic regression on pixels, and on the means of M1's codes. Writes
 semi_supervised.json, .txt, with the expected calibration errors of both classifiers,
-and a picture: a row of M2's samples each with the same z, a column a class.
+and a picture of analogies: test rows, and what M2 makes of each with the same z and
+every class.
+
+Own data may have few labels from the start: those below 0 are none, and with
+--num_labels=0 all others are the one draw.
 
 Every step takes --batch_size rows without labels and --labels_per_step labeled ones,
 whose weight is such that each counts once an epoch. Draws that are trained lie in the
@@ -32,7 +36,7 @@ from jaxtyping import Array, Int
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
 from experiments.command.report import Column
-from experiments.measures import measure, whole_run
+from experiments.measures import measure, pictures, whole_run
 from experiments.runs import protocol, rundir, trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax import conditional, likelihoods, networks, posteriors, priors
@@ -52,7 +56,7 @@ from vae_jax.types import (
     per_row,
 )
 
-NUM_SHOWN = 8  # z of the picture
+NUM_SHOWN = 8  # rows of the picture
 NEIGHBORS = 1
 
 
@@ -69,7 +73,9 @@ class Config(cli.Flags):
     m1: str = cli.flag(
         "", "Workdir of a trained M1, whose data are taken; or train one."
     )
-    num_labels: int = cli.flag(100, "Labels, of all classes together.", least=2)
+    num_labels: int = cli.flag(
+        100, "Labels, of all classes together; 0: all that are there, once.", least=0
+    )
     num_draws: int = cli.flag(10, "Draws of the labeled rows, 0, 1, ...", least=1)
     num_latents: int = cli.flag(10, "Latent dimensions.", least=1)
     hidden: tuple[int, ...] = cli.flag((200,), "Units of hidden layers.", least=1)
@@ -176,7 +182,9 @@ def labeled_rows(labels: np.ndarray, number: int, *, seed: int) -> np.ndarray:
     Raises:
         UsageError: where the number does not divide, or a class has too few rows.
     """
-    classes, counts = np.unique(labels, return_counts=True)
+    if not number:
+        return np.flatnonzero(labels >= 0)
+    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
     each, rest = divmod(number, len(classes))
     if rest or not 0 < each <= counts.min():
         raise cli.UsageError(
@@ -207,10 +215,14 @@ class Labels(NamedTuple):
     steps: int
 
     @property
+    def num_labels(self) -> int:
+        """How many rows have one."""
+        return int((self.seen != semi_supervised.NO_LABEL).sum())
+
+    @property
     def weight(self) -> float:
         """Of a labeled row in a step: that of one row over an epoch."""
-        num_labels = (self.seen != semi_supervised.NO_LABEL).sum()
-        return float(num_labels) / (self.steps * self.num_labeled)
+        return self.num_labels / (self.steps * self.num_labeled)
 
     def order(self, generator: np.random.Generator) -> np.ndarray:
         """Rows [S, B] of an epoch: without labels first, each at most once."""
@@ -230,7 +242,7 @@ class Labels(NamedTuple):
 def labels_of(config: Config, labels: np.ndarray, rows: np.ndarray) -> Labels:
     """Of all rows those that keep their labels."""
     seen = np.full(len(labels), semi_supervised.NO_LABEL)
-    seen[rows] = labels[rows]
+    seen[rows] = np.unique(labels[rows], return_inverse=True)[1]
     num_rest = len(labels) - len(rows)
     num_plain = min(config.batch_size, num_rest)
     num_labeled = min(config.labels_per_step, len(rows))
@@ -247,7 +259,7 @@ def trained(
         nets.classifier,
         num_classes=nets.num_classes,
         bound=partial(sgvb.sgvb_b, num_samples=1),
-        alpha=config.alpha * len(space.train) / config.num_labels,
+        alpha=config.alpha * len(space.train) / draws[0].num_labels,
     )
 
     def take(key: PRNGKey, rows: Array, index: Array) -> Batch:
@@ -343,27 +355,35 @@ def main(config: Config) -> int:
     flags = _unlabeled(config)
     with cli.user_errors():
         labels = protocol.load(flags).prepared.labels
-    if not {"train", "test"} <= labels.keys():
+    if not {"train", "test"} <= labels.keys() or labels["train"].max() < 0:
         raise cli.UsageError(f"--dataset={flags.dataset} has no labels")
-    seeds = range(config.seed, config.seed + config.num_draws)
+    classes = np.unique(labels["train"][labels["train"] >= 0])
+    if len(classes) < 2 or not set(labels["test"]) <= set(classes):
+        raise cli.UsageError(
+            f"--dataset={flags.dataset} has training rows of {len(classes)} classes: "
+            "it takes two or more, and every test row of one of them"
+        )
+    true = np.searchsorted(classes, labels["test"])
+    num_draws = config.num_draws if config.num_labels else 1
+    seeds = range(config.seed, config.seed + num_draws)
     draws = np.stack(
         [labeled_rows(labels["train"], config.num_labels, seed=seed) for seed in seeds]
     )
     m1 = unsupervised(config)
     judged: dict[str, list[Judged]] = {}
-    pictures = {}
+    figures = {}
     for name in config.methods:
         space = SPACES[name](m1)
-        of_m2 = nets(config, space, len(np.unique(labels["train"])))
-        judge = judge_of(of_m2, space, labels["test"])
+        of_m2 = nets(config, space, len(classes))
+        judge = judge_of(of_m2, space, true)
         of_draws = [labels_of(config, labels["train"], rows) for rows in draws]
         judged[name] = []
         place = folder / "draws" / _digest(config) / name
         for params in trained(config, of_m2, space, of_draws, place):
-            if name == "M2" and not judged[name]:
-                title = f"one z a row, a class a column; {config.num_labels} labels"
-                rows = by_class(of_m2, params)
-                pictures["semi_supervised"] = images.groups([rows], title=title)
+            if name == "M2" and not judged[name] and pictures.is_image(m1):
+                title = f"test rows as every class; {len(draws[0])} labels"
+                shown = analogies(of_m2, params, space.test)
+                figures["semi_supervised"] = images.groups(shown, title=title)
             judged[name].append(judge(params))
             number, error = len(judged[name]), judged[name][-1].error
             print(f"{name}, draw {number}: {100 * error:.2f} % wrong", flush=True)
@@ -379,7 +399,7 @@ def main(config: Config) -> int:
     print(table)
     result = {"errors": errors, "calibration_error": misjudged}
     report.write_both(folder / "semi_supervised", config, result, table)
-    report.draw(folder, pictures)
+    report.draw(folder, figures)
     return 0
 
 
@@ -443,18 +463,24 @@ def judge_of(
     return judge
 
 
-def by_class(nets: Nets, params: Params) -> np.ndarray:
-    """E[x | z, y], [NUM_SHOWN, C, *X]: one z of the prior for all classes."""
-    keys = jax.random.split(jax.random.key(0), NUM_SHOWN)
+def analogies(nets: Nets, params: Params, x: Array) -> list[np.ndarray]:
+    """Some x [R, 1, *X], and E[x | z, y] [R, C, *X] of every class at each one's z.
 
-    def mean(key: PRNGKey, c: Array) -> Array:
-        generative = nets.at(c).generative
-        z = generative.sample_prior(key, params)
-        return generative.mean_observation(params, z)
-
+    That is the mean of q(z | x, y) at the class that the classifier takes x for.
+    """
+    x = x[batches.at_equal_distances(len(x), min(NUM_SHOWN, len(x)))]
     classes = jnp.eye(nets.num_classes)
-    each = jax.vmap(jax.vmap(mean, (None, 0)), (0, None))
-    return np.asarray(jax.jit(each)(keys, classes))
+
+    def of_row(x: Array) -> Array:
+        log_q = semi_supervised.log_classes(nets.classifier, params, x)
+        recognition = nets.at(classes[log_q.argmax()]).recognition
+        assert recognition.moments is not None
+        z, _ = recognition.moments(params, recognition.encode(params, x))
+        return jax.vmap(lambda c: nets.at(c).generative.mean_observation(params, z))(
+            classes
+        )
+
+    return [np.asarray(x)[:, None], np.asarray(jax.jit(jax.vmap(of_row))(x))]
 
 
 class Row(NamedTuple):

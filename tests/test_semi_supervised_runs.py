@@ -65,6 +65,9 @@ def test_labels_are_as_many_of_each_class_and_others_at_each_seed():
     again = semi_supervised.labeled_rows(labels, 12, seed=0)
     np.testing.assert_array_equal(rows, again)
     assert set(rows) != set(semi_supervised.labeled_rows(labels, 12, seed=1))
+    some = np.where(np.arange(21) % 2 == 0, labels, -1)
+    assert (some[semi_supervised.labeled_rows(some, 6, seed=0)] >= 0).all()
+    assert len(semi_supervised.labeled_rows(some, 0, seed=0)) == 11
     for number in (10, 18):
         with pytest.raises(cli.UsageError, match=f"--num_labels={number} must be a"):
             semi_supervised.labeled_rows(labels, number, seed=0)
@@ -73,14 +76,14 @@ def test_labels_are_as_many_of_each_class_and_others_at_each_seed():
 def test_an_epoch_has_every_row_without_a_label_once_and_labeled_ones_at_each_step():
     config = semi_supervised.Config(batch_size=4, labels_per_step=2)
     classes = np.arange(11) % 3
-    labels = semi_supervised.labels_of(config, classes, np.array([2, 5, 7]))
-    np.testing.assert_array_equal(labels.seen[[2, 5, 7]], classes[[2, 5, 7]])
+    labels = semi_supervised.labels_of(config, classes, np.array([2, 4, 6]))
+    np.testing.assert_array_equal(labels.seen[[2, 4, 6]], classes[[2, 4, 6]])
     order = labels.order(np.random.default_rng(0))
     assert order.shape == (2, 6)
     assert labels.weight * 2 * 2 == 3.0
     plain, labeled = np.split(order, [4], axis=1)
-    assert set(plain.ravel()) == set(range(11)) - {2, 5, 7}
-    assert all(len(set(step)) == 2 and set(step) <= {2, 5, 7} for step in labeled)
+    assert set(plain.ravel()) == set(range(11)) - {2, 4, 6}
+    assert all(len(set(step)) == 2 and set(step) <= {2, 4, 6} for step in labeled)
 
 
 def test_a_data_set_without_labels_is_refused(tmp_path):
@@ -105,3 +108,34 @@ def test_what_is_no_m1_is_refused(tmp_path, flags, message):
     checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
     with pytest.raises(cli.UsageError, match=message):
         semi_supervised.main(_config(tmp_path / "run", m1=str(run.workdir)))
+
+
+@pytest.mark.slow
+@pytest.mark.uses_optax
+def test_own_rows_may_have_few_labels_of_any_numbers(tmp_path, capsys):
+    """Two kinds of rows, labeled 3 and 7, of which four labels are there."""
+    kind = np.arange(120) % 2
+    bits = np.random.default_rng(0).random((120, 12)) < 0.1
+    x = (bits ^ (kind[:, None] == np.arange(12) // 6)).astype(np.uint8)
+    labels = np.where(kind == 1, 7, 3)
+    few = np.where(np.arange(100) < 4, labels[:100], -1)
+    arrays = {"train": x[:100], "train_labels": few, "test": x[100:]}
+    path = tmp_path / "own.npz"
+    np.savez(path, test_labels=labels[100:], **arrays)
+    config = _config(
+        tmp_path / "run",
+        dataset=f"npz:{path}",
+        num_labels=0,
+        num_latents=2,
+        hidden=(10,),
+        num_epochs=30,
+        batch_size=10,
+    )
+    assert semi_supervised.main(config) == 0
+    result = json.loads((tmp_path / "run" / "semi_supervised.json").read_text())
+    assert [len(each) for each in result["errors"].values()] == [1] * 6
+    assert result["errors"]["M2"][0] < 0.2
+    np.savez(path, test_labels=labels[100:] + 1, **arrays)
+    other = dataclasses.replace(config, workdir=str(tmp_path / "other"))
+    with pytest.raises(cli.UsageError, match="every test row of one of them"):
+        semi_supervised.main(other)
