@@ -117,6 +117,8 @@ def test_holes_are_filled_and_the_rest_stays(rooms):
     scored = {row["column"]: row for row in result["columns"]}
     assert sum(row["num_cells"] for row in scored.values()) > 20
     assert 0.0 <= scored["kind"]["error"] <= 1.0
+    (picture,) = folder.glob("completion_random*_importance.png")
+    assert picture.stat().st_size > 0
 
 
 @pytest.mark.slow

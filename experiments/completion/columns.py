@@ -1,5 +1,6 @@
 """Completions of a table: each cell by its column's type, with its interval."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from experiments.completion.config import NOMINAL
 from experiments.completion.methods import Completed
 from vae_jax.data import csv_tables
 from vae_jax.evaluation import calibration
+from vae_jax.plots import completions
 
 SCORES = [
     field("method", "method", "", 24),
@@ -82,6 +84,20 @@ def scores(
                 row["coverage"] = float(inside.mean())
             rows.append(row)
     return rows
+
+
+def hidden_numbers(
+    columns: tuple[csv_tables.Column, ...], arrays: Mapping[str, np.ndarray], name: str
+) -> dict[str, completions.Cells]:
+    """What a method made of the hidden cells of numbers, by the name of a column."""
+    panels = {}
+    point, low, high = (arrays[f"{name}_imputed{e}"] for e in ("", "_low", "_high"))
+    for at, column in enumerate(columns):
+        cells = arrays["hidden"][:, at] & ~np.isnan(arrays["x"][:, at])
+        if cells.any() and not column.levels:
+            parts = (of[cells, at] for of in (arrays["x"], point, low, high))
+            panels[column.name] = completions.Cells(*parts)
+    return panels
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

@@ -12,8 +12,9 @@ of another --split, another number of images or the rows of an --input file has 
 its files' names.
 
 Of a table also METHOD.csv behind that name: its rows with every hole filled (the median
-of the draws, the level most often drawn) and 90% intervals; --mask=none fills those
-that are missing and hides no more.
+of the draws, the level most often drawn) and 90% intervals, and METHOD.png: intervals
+of hidden numbers above what they were. --mask=none fills those that are missing and
+hides no more.
 """
 
 import pathlib
@@ -149,10 +150,13 @@ def main(config: Config) -> int:
                 rows = {e: arrays[f"{name}_imputed{e}"] for e in ("", "_low", "_high")}
                 file = path.with_name(f"{path.name}_{name}.csv")
                 csv_tables.write(file, table, rows)
+                if panels := columns.hidden_numbers(table, arrays, name):
+                    figure = completions.intervals(panels)
+                    files.save(figure, file.with_suffix(".png"))
         if drawable:
             draw(arrays, path.with_suffix(".png"), num=config.num_shown)
     print(text)
-    others = ", .png" if drawable else ", _METHOD.csv" if table else ""
+    others = ", .png" if drawable else ", _METHOD.csv, .png" if table else ""
     print(f"written to {path}.json, .txt, .npz{others}")
     return 0
 

@@ -80,3 +80,21 @@ def test_limits_are_black_and_white_and_a_line_says_them():
     note, images = cut.texts[0].get_window_extent(), cut.axes[0].get_window_extent()
     assert 0.0 <= note.y0 < note.y1 < images.y0
     assert not completions.table(original, hidden, {}).texts
+
+
+def test_intervals_stand_above_what_was_hidden_and_those_that_miss_it_are_red():
+    exact, point = np.array([1.0, 2.0, 3.0]), np.array([1.5, 2.0, 2.5])
+    cells = completions.Cells(exact, point, point - 0.2, point + 0.7)
+    figure = completions.intervals({f"column {i}": cells for i in range(13)})
+    figure.canvas.draw()
+    assert len(figure.axes) == 12
+    axes = figure.axes[0]
+    assert axes.get_title() == "column 0"
+    inside, missed, diagonal = (line.get_xydata() for line in axes.lines)
+    np.testing.assert_array_equal(inside, [[2.0, 2.0], [3.0, 2.5]])
+    np.testing.assert_array_equal(missed, [[1.0, 1.5]])
+    np.testing.assert_array_equal(diagonal, [[1.0, 1.0], [3.0, 3.0]])
+    bars = [bar for part in axes.collections for bar in part.get_segments()]
+    np.testing.assert_allclose(bars[0], [[2.0, 1.8], [2.0, 2.7]])
+    with pytest.raises(ValueError, match="at least one column of hidden cells"):
+        completions.intervals({})

@@ -1,6 +1,7 @@
-"""Pictures of completed images: what there was, what was seen, what was made of it."""
+"""Pictures of completed rows: what there was, what was seen, what was made of it."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,6 +13,27 @@ _TILE_DOTS = 84  # what the longer side of an image is enlarged to, about
 _HIDDEN = (0.90, 0.45, 0.10)  # orange: no shade of gray, nor the separators' color
 _TITLE_INCHES = 0.3
 _NOTE_INCHES = 0.25  # below, for what black and white are
+
+
+_MOST_PANELS = 12
+_PANEL_COLUMNS = 4
+_MISSED = "C3"  # red: an interval without the truth
+
+
+class Cells(NamedTuple):
+    """Numbers that were hidden, and what was put in their place.
+
+    Attributes:
+        exact: what they were.
+        point: what each is completed with.
+        low: end of its interval.
+        high: its other end.
+    """
+
+    exact: np.ndarray
+    point: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def table(
@@ -57,6 +79,45 @@ def table(
     everything = np.concatenate([canvas.ravel() for canvas in canvases.values()])
     if note := grids.scale_note(everything, limits):
         figure.text(0.5, 0.0, note, ha="center", va="bottom", size=8)
+    return figure
+
+
+def intervals(panels: Mapping[str, Cells]) -> Figure:
+    """Each hidden number's interval and point above what it was, a panel a column.
+
+    Points on the diagonal are right; intervals that miss it are red. The first twelve
+    panels are drawn.
+
+    Args:
+        panels: by the name of a column.
+
+    Raises:
+        ValueError: no panels, or one without cells.
+    """
+    if not panels or any(not len(cells.exact) for cells in panels.values()):
+        raise ValueError("panels must hold at least one column of hidden cells")
+    shown = list(panels.items())[:_MOST_PANELS]
+    columns = min(_PANEL_COLUMNS, len(shown))
+    lines = -(-len(shown) // columns)
+    size = (max(3.4, 2.9 * columns), 2.7 * lines)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    for place, (name, (exact, point, low, high)) in enumerate(shown, start=1):
+        axes = figure.add_subplot(lines, columns, place)
+        is_missed = (exact < low) | (exact > high)
+        for cells, color in ((~is_missed, "C0"), (is_missed, _MISSED)):
+            axes.vlines(
+                exact[cells], low[cells], high[cells], color=color, alpha=0.5, lw=1.0
+            )
+            axes.plot(exact[cells], point[cells], ".", color=color, markersize=4)
+        ends = [exact.min(), exact.max()]
+        axes.plot(ends, ends, color="0.6", linewidth=1.0, zorder=0)
+        axes.set_title(name, fontsize="small")
+        axes.tick_params(labelsize="x-small")
+        axes.locator_params(nbins=5)
+        if (place - 1) % columns == 0:
+            axes.set_ylabel("completed", fontsize="x-small")
+        if place > len(shown) - columns:
+            axes.set_xlabel("hidden", fontsize="x-small")
     return figure
 
 
