@@ -228,3 +228,22 @@ def test_rows_of_a_csv_are_scored_for_strangeness_holes_and_all(rooms, tmp_path)
     for name in config.scores:
         usual, strange = scores[f"{name}_input"]
         assert strange > usual
+
+
+def test_an_npz_of_columns_is_a_table(tmp_path):
+    generator = np.random.default_rng(0)
+    x = np.stack([generator.normal(size=60), generator.integers(1, 4, 60)], axis=1)
+    np.savez(tmp_path / "own.npz", train=x)
+    config = tiny(
+        tmp_path / "run",
+        dataset=f"npz:{tmp_path / 'own.npz'}",
+        columns=("x1:categorical",),
+        batch_size=8,
+    )
+    run = runs.build(config)
+    families = [text.split(":")[:2] for text in run.config.columns]
+    assert families == [["x0", "normal"], ["x1", "categorical"]]
+    assert set(run.data.prepared.train[:, 1]) == {0.0, 0.5, 1.0}
+    np.savez(tmp_path / "more.npz", x=[[0.5, 3.0]])
+    rows = new_rows.read(str(tmp_path / "more.npz"), run.config, run.data).rows
+    np.testing.assert_array_equal(rows, [[0.5, 1.0]])

@@ -182,7 +182,8 @@ class Config(ObjectiveFlags, ModelFlags, DataFlags):  # fields in reverse order
     @property
     def is_table(self) -> bool:
         """Whether x is a row of a table."""
-        return self.dataset.startswith("csv:")
+        is_array = self.dataset.startswith("npz:") and bool(self.columns)
+        return is_array or self.dataset.startswith("csv:")
 
     @property
     def observed(self) -> str:

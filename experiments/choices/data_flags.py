@@ -22,7 +22,7 @@ class DataFlags(cli.Flags):
     columns: tuple[str, ...] = cli.flag(
         (),
         "NAME:FAMILY,... of a table's columns that are not what is guessed: "
-        f"{', '.join(csv_tables.KINDS)} (csv).",
+        f"{', '.join(csv_tables.KINDS)} (csv; npz, where they are x0, x1, ...).",
     )
     condition: str = cli.flag(
         "",

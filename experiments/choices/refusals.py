@@ -52,10 +52,13 @@ def _missing(config: Any) -> None:
 def _table(config: Any) -> None:
     """Refuses columns without a table, and what does not see what q sees of x."""
     if config.columns and not config.is_table:
-        raise ValueError("--columns are of --dataset=csv:PATH: leave them out")
+        raise ValueError(
+            "--columns are of --dataset=csv:PATH or npz:PATH: leave them out"
+        )
     if config.likelihood == "columns" and not config.is_table:
         raise ValueError(
-            f"--likelihood=columns is of --dataset=csv:PATH, not of {config.dataset}"
+            "--likelihood=columns is of --dataset=csv:PATH, or of npz:PATH with "
+            f"--columns, not of {config.dataset}"
         )
     read = config.is_table or LIKELIHOODS[config.likelihood].reading is not None
     if read and not config.model and (config.layers or config.prior == "vamp"):

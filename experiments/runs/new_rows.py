@@ -9,7 +9,7 @@ import numpy as np
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import contexts, protocol
-from vae_jax.data import batches, csv_tables, formats, sources
+from vae_jax.data import batches, csv_tables, formats, npz_rows, sources
 
 WIDTHS = 10.0  # of the run's range, beyond which rows are on another scale
 
@@ -47,7 +47,7 @@ class NewRows(NamedTuple):
 def read(path: str, config: Config, data: protocol.Dataset) -> NewRows:
     """The rows of an .npz, binarized and scaled as the test rows of a run are.
 
-    They are read as --dataset=npz:PATH reads them (`sources.load_rows`); of a run on a
+    They are read as --dataset=npz:PATH reads them (`npz_rows.load`); of a run on a
     table those of a .csv too, whose columns are the run's by their names. A line says
     what was read.
 
@@ -58,9 +58,11 @@ def read(path: str, config: Config, data: protocol.Dataset) -> NewRows:
     file = pathlib.Path(path).expanduser()
 
     def load() -> sources.Source:
-        if file.suffix == ".csv":
+        if file.suffix == ".csv" or (
+            config.is_table and config.dataset.startswith("npz:")
+        ):
             return _of_table(file, data.source)
-        return sources.load_rows(file, data_range=config.data_range)
+        return npz_rows.load(file, data_range=config.data_range)
 
     source = _fitting(f"--input={path}", str(file), load, config, data)
     rows, labels = _stored(path, source, config, data)
@@ -99,14 +101,16 @@ def of_dataset(name: str, config: Config, data: protocol.Dataset) -> NewRows:
 
 
 def _of_table(file: pathlib.Path, run: sources.Source) -> sources.Source:
-    """The rows of a .csv as test rows of the run's table.
+    """The rows of a file as test rows of the run's table.
 
     Raises:
-        ValueError: for a run on what is no table; as `csv_tables.read_rows`.
+        ValueError: for a run on what is no table; as `csv_tables.read_rows` and
+            `npz_rows.load_table`.
     """
     if not run.columns:
         raise ValueError(f"{file}: a .csv holds rows of tables, and the run is of none")
-    table = csv_tables.read_rows(file, run.columns)
+    read = csv_tables.read_rows if file.suffix == ".csv" else npz_rows.load_table
+    table = read(file, run.columns)
     none = run.train[:0]
     return run._replace(
         name=file.name,

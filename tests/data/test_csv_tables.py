@@ -196,3 +196,32 @@ def test_further_rows_of_other_columns_or_cells_are_refused(save, text, message)
     columns = csv_tables.read(save(), {"group": "label"}).columns
     with pytest.raises(ValueError, match=message):
         csv_tables.read_rows(save(text), columns)
+
+
+def test_arrays_of_numbers_are_tables_as_files_are(tmp_path):
+    train = np.array([[2.5, 0, 3, 10], [np.nan, 7, 1, 20], [-1, 0, 2, 10]], np.float32)
+    said = {"x0": "normal", "x2": "ordinal", "x3": "label"}
+    table = csv_tables.of_arrays("own", {"train": train}, said)
+    families = [column.family for column in table.columns]
+    assert families == ["normal", "bernoulli", "ordinal", "label"]
+    expected = [[2.5, 0, 1], [np.nan, 1, 0], [-1, 0, 0.5]]
+    np.testing.assert_array_equal(table.arrays["train"], expected)
+    np.testing.assert_array_equal(table.labels["train"], [0, 1, 0])
+    more = csv_tables.further_rows("more", train[1:, :3], table.columns)
+    np.testing.assert_array_equal(more.arrays["test"], expected[1:])
+    assert more.labels == {}
+    path = tmp_path / "own.npz"
+    np.savez(path, train=np.tile(train, (10, 1)), train_context=np.zeros((30, 1)))
+    source = sources.load(f"npz:{path}", columns=said, missing="nan")
+    assert (len(source.train), len(source.valid), len(source.test)) == (25, 2, 3)
+    assert source.labels["test"].shape == (3,)
+    assert source.contexts["test"].shape == (3, 1)
+    for array, message in (
+        (train[:, 0], "a table's columns are those of"),
+        (train.astype(str), "a table's array holds numbers"),
+        (train[:, :2], "no column is named 'x2': choose of x0, x1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            csv_tables.of_arrays("own", {"train": array}, said)
+    with pytest.raises(ValueError, match="more row 0, column x2: '9' is none of its"):
+        csv_tables.further_rows("more", train[:1] * 3, table.columns)

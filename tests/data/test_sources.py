@@ -184,22 +184,3 @@ def test_an_npz_file_that_is_not_there_or_holds_pickles_is_refused(save, tmp_pat
     said = r"own\.npz: train is an array of Python objects, .*: make it one of numbers"
     with pytest.raises(ValueError, match=said):
         sources.load(save(train=np.array([{}, {}], object)))
-
-
-def test_rows_of_a_file_are_read_as_the_test_rows_of_a_data_set_of_it(tmp_path):
-    rows = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1), np.uint8)
-    rows[0] = 255
-    path = tmp_path / "rows.npz"
-    np.savez(path, train=rows[:2], test=rows[2:], test_labels=np.arange(4))
-    whole, source = sources.load(f"npz:{path}"), sources.load_rows(path)
-    np.testing.assert_array_equal(source.test, whole.test)
-    np.testing.assert_array_equal(source.labels["test"], whole.labels["test"])
-    for name in ("offset", "divisor", "origin"):
-        assert getattr(source, name) == getattr(whole, name)
-    assert len(source.train) == len(source.valid) == 0
-    read_so = sources.load_rows(path, data_range="value")
-    assert read_so.divisor == 1
-    assert read_so.origin == f"{source.origin}, data_range value"
-    np.savez(path, mine=rows)
-    alone = sources.load_rows(path)
-    assert (alone.name, alone.test.shape, alone.labels) == ("mine", (6, 4, 4), {})

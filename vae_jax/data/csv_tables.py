@@ -1,4 +1,4 @@
-"""Tables in .csv files: a header, one row an example, columns of several kinds.
+"""Tables, in .csv files or arrays: one row an example, columns of several kinds.
 
 A cell becomes a float32: a number as it is, one of K levels as k / (K - 1) in their
 order, an empty one (or NA, NaN, null, none, ?) NaN.
@@ -103,22 +103,34 @@ def read(path: Path, families: Mapping[str, str]) -> Table:
     for split, rows in texts.items():
         if rows[0] != header:
             raise ValueError(f"{files[split]}: its header is not that of train.csv")
-    unknown = [name for name in families if name not in header]
-    if unknown:
+    places = [(str(files[s]), i) for s in texts for i in range(1, len(texts[s]))]
+    together = itertools.chain(*(rows[1:] for rows in texts.values()))
+    columns = dict(zip(header, map(list, zip(*together, strict=True)), strict=True))
+    sizes = {split: len(rows) - 1 for split, rows in texts.items()}
+    return _guessing(str(path), columns, families, places, sizes)
+
+
+def of_arrays(
+    name: str, arrays: Mapping[str, np.ndarray], families: Mapping[str, str]
+) -> Table:
+    """Arrays of numbers [N, D] by split, whose columns x0, x1, ... are a file's.
+
+    Raises:
+        ValueError: as `read`, with the name; for arrays of other shapes, or of texts.
+    """
+    shapes = {split: array.shape for split, array in arrays.items()}
+    num_columns = {shape[1] if len(shape) == 2 else 0 for shape in shapes.values()}
+    if min(num_columns) < 1 or len(num_columns) > 1:
         raise ValueError(
-            f"{path}: no column is named {unknown[0]!r}: choose of {', '.join(header)}"
+            f"{name}: a table's columns are those of [N, D], got arrays {shapes}"
         )
-    places = [(files[s], i) for s in texts for i in range(1, len(texts[s]))]
-    together = list(itertools.chain(*(rows[1:] for rows in texts.values())))
-    pairs = [
-        _column(name, [row[at] for row in together], families.get(name, ""), places)
-        for at, name in enumerate(header)
+    places = [
+        (f"{name}: {s}", i) for s, array in arrays.items() for i in range(len(array))
     ]
-    if not observed([column for column, _ in pairs]):
-        raise ValueError(f"{path}: no column is left to be modeled")
-    return _table(
-        pairs, places, {split: len(rows) - 1 for split, rows in texts.items()}
-    )
+    whole = np.concatenate([*arrays.values()])
+    columns = {f"x{at}": _texts(whole[:, at]) for at in range(whole.shape[1])}
+    sizes = {split: len(array) for split, array in arrays.items()}
+    return _guessing(name, columns, families, places, sizes)
 
 
 def read_rows(path: Path, columns: Sequence[Column]) -> Table:
@@ -131,23 +143,73 @@ def read_rows(path: Path, columns: Sequence[Column]) -> Table:
         FileNotFoundError: as `read`.
     """
     header, *rows = _rows(path)
-    places = [(path, i) for i in range(1, len(rows) + 1)]
+    places = [(str(path), i) for i in range(1, len(rows) + 1)]
+    texts = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+    return _further(str(path), columns, texts, places)
+
+
+def further_rows(name: str, array: np.ndarray, columns: Sequence[Column]) -> Table:
+    """As `read_rows`, of an array [N, D] as `of_arrays` takes them.
+
+    Raises:
+        ValueError: as `of_arrays` and `read_rows`.
+    """
+    if array.ndim != 2:
+        raise ValueError(f"{name}: rows of a table are [N, D], got {array.shape}")
+    places = [(name, i) for i in range(len(array))]
+    texts = {f"x{at}": _texts(array[:, at]) for at in range(array.shape[1])}
+    return _further(name, columns, texts, places)
+
+
+def _guessing(
+    name: str,
+    texts: Mapping[str, list[str]],
+    families: Mapping[str, str],
+    places: list[tuple[str, int]],
+    sizes: Mapping[str, int],
+) -> Table:
+    unknown = [column for column in families if column not in texts]
+    if unknown:
+        raise ValueError(
+            f"{name}: no column is named {unknown[0]!r}: choose of {', '.join(texts)}"
+        )
+    pairs = [
+        _column(column, cells, families.get(column, ""), places)
+        for column, cells in texts.items()
+    ]
+    if not observed([column for column, _ in pairs]):
+        raise ValueError(f"{name}: no column is left to be modeled")
+    return _table(pairs, places, sizes)
+
+
+def _further(
+    name: str,
+    columns: Sequence[Column],
+    texts: Mapping[str, list[str]],
+    places: list[tuple[str, int]],
+) -> Table:
     pairs = []
     for column in columns:
-        if column.name in header and column.family != "skip":
-            texts = [row[header.index(column.name)] for row in rows]
-            pairs.append((column, _known(column, texts, places)))
+        if column.name in texts and column.family != "skip":
+            values = _known(column, texts[column.name], places)
+            pairs.append((column, values))
         elif column.family not in ("label", "skip"):
             raise ValueError(
-                f"{path}: no column is named {column.name!r}: it has "
-                f"{', '.join(header)}"
+                f"{name}: no column is named {column.name!r}: it has {', '.join(texts)}"
             )
-    return _table(pairs, places, {"test": len(rows)})
+    return _table(pairs, places, {"test": len(places)})
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    """Numbers as a file has them."""
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"a table's array holds numbers, got {values.dtype}")
+    return ["" if value != value else f"{value:.9g}" for value in values.astype(float)]
 
 
 def _table(
     pairs: Sequence[tuple[Column, np.ndarray]],
-    places: list[tuple[Path, int]],
+    places: list[tuple[str, int]],
     sizes: Mapping[str, int],
 ) -> Table:
     """The table of columns and their values, the splits one behind the other."""
@@ -250,7 +312,7 @@ def _number(text: str) -> float | None:
 
 
 def _column(
-    name: str, texts: list[str], family: str, places: list[tuple[Path, int]]
+    name: str, texts: list[str], family: str, places: list[tuple[str, int]]
 ) -> tuple[Column, np.ndarray]:
     """The column and its values, of a family that is said or guessed."""
     if family and family not in KINDS:
@@ -286,7 +348,7 @@ def _column(
 
 
 def _known(
-    column: Column, texts: list[str], places: list[tuple[Path, int]]
+    column: Column, texts: list[str], places: list[tuple[str, int]]
 ) -> np.ndarray:
     """Values of a column whose family and levels are known."""
     if not column.levels:
@@ -308,7 +370,7 @@ def _are_there(texts: list[str]) -> np.ndarray:
     return np.array([text.lower() not in MISSING for text in texts])
 
 
-def _numbers(name: str, texts: list[str], places: list[tuple[Path, int]]) -> np.ndarray:
+def _numbers(name: str, texts: list[str], places: list[tuple[str, int]]) -> np.ndarray:
     is_there, numbers = _are_there(texts), [_number(text) for text in texts]
     bad = is_there & np.array([number is None for number in numbers])
     if bad.any():
@@ -337,7 +399,7 @@ def _of_levels(
     texts: list[str],
     is_there: np.ndarray,
     family: str,
-    places: list[tuple[Path, int]],
+    places: list[tuple[str, int]],
 ) -> Column:
     """A column of levels, in the order of their numbers or else of their texts."""
     levels = {text for text, ok in zip(texts, is_there, strict=True) if ok}
@@ -378,7 +440,7 @@ def _of(column: Column, texts: list[str], is_there: np.ndarray) -> np.ndarray:
 
 
 def _labels(
-    column: Column, values: np.ndarray, places: list[tuple[Path, int]]
+    column: Column, values: np.ndarray, places: list[tuple[str, int]]
 ) -> np.ndarray:
     if np.isnan(values).any():
         file, row = places[int(np.isnan(values).argmax())]
@@ -387,7 +449,7 @@ def _labels(
 
 
 def _entries(
-    column: Column, values: np.ndarray, places: list[tuple[Path, int]]
+    column: Column, values: np.ndarray, places: list[tuple[str, int]]
 ) -> dict[str, np.ndarray]:
     """The entries of a context that a column makes, by name."""
     if np.isnan(values).any():
@@ -406,7 +468,7 @@ def _entries(
 
 
 def _check(
-    name: str, values: np.ndarray, family: str, places: list[tuple[Path, int]]
+    name: str, values: np.ndarray, family: str, places: list[tuple[str, int]]
 ) -> None:
     """Refuses numbers that the family is not of."""
     kind = KINDS[family]

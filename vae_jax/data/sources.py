@@ -129,7 +129,8 @@ def load(
     names train, valid (validation, val) and test are the splits; where there is neither
     valid nor test, the last tenth is test, and the tenth of the rest before it valid.
     So too of a table's rows, in an order drawn by `data_seed`; `columns` says of what
-    family its columns are, by name, where `csv_tables.read` is not to guess.
+    family its columns are, by name, where `csv_tables.read` is not to guess. An npz
+    file of which any is said holds a table too, with the columns x0, x1, ...
     A file that cannot be read is refused, or left out with `skip_broken`, which warns.
 
     Raises:
@@ -173,47 +174,6 @@ def load(
     if missing == "refuse":
         _refuse_nan(source)
     return source
-
-
-def load_rows(path: PathLike, *, data_range: str = "auto") -> Source:
-    """Rows of an .npz file that need be no data set: all of them are test rows.
-
-    The array named test, or the only one; its labels, if any, have its name with
-    _labels behind it. Everything is read as `npz:PATH` reads it. NaN passes.
-
-    Raises:
-        ValueError: as `load`; no rows, or several arrays and none named test.
-        FileNotFoundError: there is no such file.
-    """
-    path = Path(path).expanduser()
-    stored = _stored(path)
-    names = [n for n in stored if not n.endswith(("_labels", "_context"))]
-    if "test" not in names and len(names) != 1:
-        raise ValueError(
-            f"{path}: it holds {', '.join(sorted(names)) or 'no rows'}: name the array "
-            "of rows test, or save it alone"
-        )
-    name = "test" if "test" in names else names[0]
-    splits = {split: stored[split] for split in SPLITS if split in stored}
-    arrays, divisor = ranges.understand(
-        str(path), splits | {name: stored[name]}, data_range=data_range
-    )
-    rows = ranges.stored(f"{path}: {name}", arrays[name])
-    if not rows.size:
-        raise ValueError(f"{path}: {name} of shape {rows.shape} holds no rows")
-    labels, known = {}, stored.get(f"{name}_labels")
-    if known is not None:
-        labels["test"] = _labels(str(path), name, known, len(rows))
-    return Source(
-        name=name,
-        train=rows[:0],
-        valid=rows[:0],
-        test=rows,
-        labels=labels,
-        offset=0.0,
-        divisor=divisor,
-        origin=_origin(path, data_range),
-    )
 
 
 def checked(
@@ -266,7 +226,7 @@ def checked(
         valid=by_split["valid"],
         test=by_split["test"],
         labels={
-            split: _labels(name, split, array, len(by_split[split]))
+            split: labels_of(name, split, array, len(by_split[split]))
             for split, array in labels.items()
         },
         offset=offset,
@@ -338,7 +298,12 @@ def _refuse_nan(source: Source) -> None:
             )
 
 
-def _labels(name: str, split: str, array: np.ndarray, num_rows: int) -> np.ndarray:
+def labels_of(name: str, split: str, array: np.ndarray, num_rows: int) -> np.ndarray:
+    """Labels int32 [N] of a split's rows.
+
+    Raises:
+        ValueError: unless they are one integer a row.
+    """
     if array.shape != (num_rows,) or array.dtype.kind not in "bui":
         raise ValueError(
             f"{name}: {split} labels are {array.dtype} of shape {array.shape}: give "
@@ -408,7 +373,7 @@ def _frey_face(name: str, asked: _Asked) -> Source:
 
 def _npz(name: str, asked: _Asked) -> Source:
     path = Path(name.partition(":")[2]).expanduser()
-    stored = _stored(path)
+    stored = arrays_of(path)
     if "train" not in stored:
         raise ValueError(
             f"{path}: no array named train among {sorted(stored)}: save it with "
@@ -421,6 +386,11 @@ def _npz(name: str, asked: _Asked) -> Source:
     )
     if missing := (labels.keys() | contexts.keys()) - arrays.keys():
         raise ValueError(f"{path}: labels or context of no rows: {sorted(missing)}")
+    if asked.columns:
+        table = csv_tables.of_arrays(str(path), arrays, asked.columns)
+        beside = {"labels": labels, "contexts": contexts}
+        named = {kind: of for kind, of in beside.items() if not getattr(table, kind)}
+        return _of_table(name, table._replace(**named), path, asked)
     arrays, divisor = ranges.understand(name, arrays, data_range=asked.data_range)
     if "valid" in arrays:
         splits.refuse_valid_size(name, asked.valid_size)
@@ -428,18 +398,25 @@ def _npz(name: str, asked: _Asked) -> Source:
         size = asked.valid_size
         _, contexts = splits.held_out(name, arrays, contexts, valid_size=size)
         arrays, labels = splits.held_out(name, arrays, labels, valid_size=size)
-    origin = _origin(path, asked.data_range)
+    origin = origin_of(path, asked.data_range)
     source = checked(name, arrays, labels, offset=0.0, divisor=divisor, origin=origin)
     return source._replace(contexts=contexts)
 
 
-def _stored(path: Path) -> dict[str, np.ndarray]:
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, by name.
+
+    Raises:
+        ValueError: as `formats.read_npz`.
+        FileNotFoundError: there is no such file.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     return formats.read_npz(path)
 
 
-def _origin(path: Path, data_range: str) -> str:
+def origin_of(path: Path, data_range: str) -> str:
+    """Where the arrays of an .npz file came from."""
     digest = formats.file_digest(path)
     return f"npz file {path.name}, sha256 {digest}{_said_range(data_range)}"
 
@@ -501,7 +478,10 @@ def _images(name: str, asked: _Asked) -> Source:
 
 def _csv(name: str, asked: _Asked) -> Source:
     path = Path(name.partition(":")[2]).expanduser()
-    table = csv_tables.read(path, asked.columns)
+    return _of_table(name, csv_tables.read(path, asked.columns), path, asked)
+
+
+def _of_table(name: str, table: csv_tables.Table, path: Path, asked: _Asked) -> Source:
     (arrays, labels), (_, contexts) = (
         splits.for_seed(
             name,
@@ -575,6 +555,6 @@ _REGISTRY: dict[str, _Row] = {
     "frey_face": _Row(_frey_face),
     "images": _Row(_images, ("image_size", "channels", "skip_broken"), rest="PATH"),
     "csv": _Row(_csv, ("columns",), rest="PATH"),
-    "npz": _Row(_npz, ("data_range",), rest="PATH"),
+    "npz": _Row(_npz, ("data_range", "columns"), rest="PATH"),
     "tfds": _Row(_tfds, ("data_range",), rest="NAME"),
 }
