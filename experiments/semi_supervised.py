@@ -369,6 +369,11 @@ def main(config: Config) -> int:
     draws = np.stack(
         [labeled_rows(labels["train"], config.num_labels, seed=seed) for seed in seeds]
     )
+    if draws.shape[1] == len(labels["train"]):
+        raise cli.UsageError(
+            f"--num_labels={config.num_labels}: every training row has its label, and "
+            "M2 is for those that have none"
+        )
     m1 = unsupervised(config)
     judged: dict[str, list[Judged]] = {}
     figures = {}

@@ -135,6 +135,10 @@ def test_own_rows_may_have_few_labels_of_any_numbers(tmp_path, capsys):
     result = json.loads((tmp_path / "run" / "semi_supervised.json").read_text())
     assert [len(each) for each in result["errors"].values()] == [1] * 6
     assert result["errors"]["M2"][0] < 0.2
+    np.savez(path, test_labels=labels[100:], **arrays | {"train_labels": labels[:100]})
+    other = dataclasses.replace(config, workdir=str(tmp_path / "all"))
+    with pytest.raises(cli.UsageError, match="every training row has its label"):
+        semi_supervised.main(other)
     np.savez(path, test_labels=labels[100:] + 1, **arrays)
     other = dataclasses.replace(config, workdir=str(tmp_path / "other"))
     with pytest.raises(cli.UsageError, match="every test row of one of them"):
