@@ -12,6 +12,7 @@ from scipy import stats
 
 from experiments import evaluate, reconstruct, train
 from experiments.choices import models
+from experiments.choices.coders import NETWORKS
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.completion import command as completion
@@ -398,3 +399,25 @@ def test_a_size_factor_is_a_positive_entry_of_the_context():
     sizes["test"][3] = 0.0
     with pytest.raises(ValueError, match="the test split of digits has a size of 0"):
         contexts.of_numbers(source, size_factor="depth")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_both_networks_of_every_kind_read_a_context(network):
+    size = {"width": 4} if "width" in NETWORKS[network].flags else {"hidden": (5,)}
+    config = Config(network=network, num_latents=3, **size)
+    parts = models.build(config, (8, 8), context=("a", "b"))
+    params = laws.jiggled(jax.jit(parts.model.init)(jax.random.key(0)))
+    x, contexts = jnp.ones(64), jnp.eye(2)
+    first, second = (
+        parts.model.recognition.encode(params, jnp.concatenate([x, c]))
+        for c in contexts
+    )
+    assert not np.allclose(first, second)
+    assert parts.at_context is not None
+    first, second = (
+        parts.at_context(c).generative.mean_observation(params, jnp.zeros(3))
+        for c in contexts
+    )
+    assert first.shape == (8, 8)
+    assert not np.allclose(first, second)
