@@ -112,6 +112,8 @@ def test_holes_are_filled_and_the_rest_stays(rooms):
             assert bool(row[f"{name}_low"]) == is_hole_of_number
             if name == "area" and not is_hole_of_number:
                 np.testing.assert_allclose(float(row[name]), value, rtol=1e-6)
+    with pytest.raises(cli.UsageError, match="--mask=left hides a part of an image"):
+        completion.main(CompletionConfig(**flags))
     assert completion.main(CompletionConfig(**flags, mask="random")) == 0
     result = json.loads((folder / "completion_random_12_images.json").read_text())
     scored = {row["column"]: row for row in result["columns"]}

@@ -55,6 +55,11 @@ def hidden_entries(config: Config, x: Array) -> np.ndarray:
         mask = masks.random_fraction(shape, fraction=config.fraction)
     elif config.mask == "none":
         return np.zeros(x.shape, bool)
+    elif len(shape) < 2:
+        raise ValueError(
+            f"--mask={config.mask} hides a part of an image, and a row here has the "
+            f"shape {shape}: take --mask=random, or none where cells are missing"
+        )
     elif config.mask == "block":
         mask = masks.block(shape, height=config.block, width=config.block)
     else:
