@@ -345,6 +345,7 @@ def test_means_of_counts_are_multiples_of_a_size_factor(tmp_path):
     assert "with the size factor depth" in protocol.opening(run.config, run.data)
     checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
     trained = loaded(run.workdir)
+    assert trained.at_context is not None
     # A decoder whose weights are zero gives each column's own law, times the size.
     params = jax.tree.map(jnp.zeros_like, trained.params)
     one, three = (
@@ -357,8 +358,8 @@ def test_means_of_counts_are_multiples_of_a_size_factor(tmp_path):
     np.testing.assert_allclose(three.mean_observation(params, z), 3 * means, rtol=1e-5)
     terms = three.log_likelihood_terms(params, jnp.array([4.0, 50.0]), z)
     expected = [
-        stats.poisson(3 * means[0]).logpmf(4),
-        stats.nbinom(1, 1 / (1 + 3 * means[1])).logpmf(50),
+        stats.poisson.logpmf(4, 3 * means[0]),
+        stats.nbinom.logpmf(50, 1, 1 / (1 + 3 * means[1])),
     ]
     np.testing.assert_allclose(terms, expected, rtol=1e-4)
     np.testing.assert_allclose(
@@ -404,7 +405,8 @@ def test_a_size_factor_is_a_positive_entry_of_the_context():
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_both_networks_of_every_kind_read_a_context(network):
-    size = {"width": 4} if "width" in NETWORKS[network].flags else {"hidden": (5,)}
+    sized_by_width = "width" in NETWORKS[network].flags
+    size: dict[str, Any] = {"width": 4} if sized_by_width else {"hidden": (5,)}
     config = Config(network=network, num_latents=3, **size)
     parts = models.build(config, (8, 8), context=("a", "b"))
     params = laws.jiggled(jax.jit(parts.model.init)(jax.random.key(0)))

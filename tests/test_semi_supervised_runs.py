@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_own_rows_may_have_few_labels_of_any_numbers(tmp_path, capsys):
     x = (bits ^ (kind[:, None] == np.arange(12) // 6)).astype(np.uint8)
     labels = np.where(kind == 1, 7, 3)
     few = np.where(np.arange(100) < 4, labels[:100], -1)
-    arrays = {"train": x[:100], "train_labels": few, "test": x[100:]}
+    arrays: dict[str, Any] = {"train": x[:100], "train_labels": few, "test": x[100:]}
     path = tmp_path / "own.npz"
     np.savez(path, test_labels=labels[100:], **arrays)
     config = _config(
@@ -135,7 +136,8 @@ def test_own_rows_may_have_few_labels_of_any_numbers(tmp_path, capsys):
     result = json.loads((tmp_path / "run" / "semi_supervised.json").read_text())
     assert [len(each) for each in result["errors"].values()] == [1] * 6
     assert result["errors"]["M2"][0] < 0.2
-    np.savez(path, test_labels=labels[100:], **arrays | {"train_labels": labels[:100]})
+    every: dict[str, Any] = arrays | {"train_labels": labels[:100]}
+    np.savez(path, test_labels=labels[100:], **every)
     other = dataclasses.replace(config, workdir=str(tmp_path / "all"))
     with pytest.raises(cli.UsageError, match="every training row has its label"):
         semi_supervised.main(other)

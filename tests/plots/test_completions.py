@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 
 from vae_jax.plots import completions, images
 
@@ -94,7 +95,8 @@ def test_intervals_stand_above_what_was_hidden_and_those_that_miss_it_are_red():
     np.testing.assert_array_equal(inside, [[2.0, 2.0], [3.0, 2.5]])
     np.testing.assert_array_equal(missed, [[1.0, 1.5]])
     np.testing.assert_array_equal(diagonal, [[1.0, 1.0], [3.0, 3.0]])
-    bars = [bar for part in axes.collections for bar in part.get_segments()]
+    parts = [part for part in axes.collections if isinstance(part, LineCollection)]
+    bars = [bar for part in parts for bar in part.get_segments()]
     np.testing.assert_allclose(bars[0], [[2.0, 1.8], [2.0, 2.7]])
     with pytest.raises(ValueError, match="at least one column of hidden cells"):
         completions.intervals({})
