@@ -31,6 +31,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Int
 
 from experiments.choices.config import Config as TrainConfig
@@ -39,7 +40,14 @@ from experiments.command.report import Column
 from experiments.measures import measure, pictures, whole_run
 from experiments.runs import protocol, rundir, trained_runs
 from experiments.runs.trained_runs import Trained
-from vae_jax import conditional, likelihoods, networks, posteriors, priors
+from vae_jax import (
+    conditional,
+    convolutional,
+    likelihoods,
+    networks,
+    posteriors,
+    priors,
+)
 from vae_jax.data import batches
 from vae_jax.estimators import semi_supervised, sgvb
 from vae_jax.evaluation import calibration, probes
@@ -79,14 +87,33 @@ class Config(cli.Flags):
     num_draws: int = cli.flag(10, "Draws of the labeled rows, 0, 1, ...", least=1)
     num_latents: int = cli.flag(10, "Latent dimensions.", least=1)
     hidden: tuple[int, ...] = cli.flag((200,), "Units of hidden layers.", least=1)
+    classifier: str = cli.flag(
+        "mlp", "Of M2's q(y | x), where rows are images.", choices=("mlp", "conv")
+    )
+    width: int = cli.flag(16, "Channels of --classifier=conv.", least=1)
     alpha: float = cli.flag(
         0.1, "Weight of the classifier's loss, times rows over labels.", least=0
     )
     num_epochs: int = cli.flag(100, "Passes over the rows without labels.", least=1)
     batch_size: int = cli.flag(100, "Rows without labels a step.", least=1)
     labels_per_step: int = cli.flag(100, "Labeled rows a step, at most.", least=1)
-    learning_rate: float = cli.flag(1e-3, "Of Adam.", above=0)
+    learning_rate: float = cli.flag(1e-3, "Of Adam, at the start.", above=0)
+    schedule: str = cli.flag(
+        "constant", "Of the step size.", choices=("constant", "cosine")
+    )
     seed: int = cli.flag(0, "Seed of weights, order, noise and labels.", least=0)
+
+    def check(self) -> None:
+        """Refuses what nothing would read."""
+        if self.classifier == "conv" and "M2" not in self.methods:
+            raise ValueError(
+                "--classifier=conv is of images: M1+M2's q(y | x) is of codes"
+            )
+        if self.classifier != "conv" and self.width != self.default("width"):
+            raise ValueError(
+                f"--width={self.width} means nothing with "
+                f"--classifier={self.classifier}; it is of --classifier=conv"
+            )
 
 
 class Space(NamedTuple):
@@ -159,8 +186,12 @@ def of_codes(m1: Trained) -> Space:
 SPACES = {"M2": of_pixels, "M1+M2": of_codes}
 
 
-def nets(config: Config, space: Space, num_classes: int) -> Nets:
-    """The networks of the flags, between a space and normal latents."""
+def nets(config: Config, space: Space, num_classes: int, *, classifier: str) -> Nets:
+    """The networks of the flags, between a space and normal latents.
+
+    Raises:
+        UsageError: for convolutions of rows that are no images.
+    """
     size, units, observed = space.test[0].size, config.hidden, space.likelihood
     q = posteriors.diag_normal(config.num_latents)
     at = conditional.model(
@@ -170,10 +201,17 @@ def nets(config: Config, space: Space, num_classes: int) -> Nets:
         prior=priors.standard_normal(config.num_latents),
         likelihood=observed,
     )
-    classifier = networks.mlp(size, units, num_classes)
-    return Nets(
-        semi_supervised.with_classifier(at, classifier), classifier, num_classes
-    )
+    of_class = networks.mlp(size, units, num_classes)
+    if classifier == "conv":
+        with cli.user_errors():
+            of_class = convolutional.encoder(
+                space.test.shape[1:],
+                num_classes,
+                width=config.width,
+                num_blocks=1,
+                residual=False,
+            )
+    return Nets(semi_supervised.with_classifier(at, of_class), of_class, num_classes)
 
 
 def labeled_rows(labels: np.ndarray, number: int, *, seed: int) -> np.ndarray:
@@ -254,6 +292,10 @@ def trained(
 ) -> Iterator[Params]:
     """The parameters of M2 for each draw, from the folder where they lie there."""
     num_plain, weight = draws[0].num_plain, draws[0].weight
+    rate: optax.ScalarOrSchedule = config.learning_rate
+    if config.schedule == "cosine":
+        num_steps = config.num_epochs * draws[0].steps
+        rate = optax.cosine_decay_schedule(rate, num_steps)
     objective = semi_supervised.m2(
         nets.at,
         nets.classifier,
@@ -271,7 +313,7 @@ def trained(
         def of_row(key: PRNGKey, params: Params, x: Array, row: Array) -> Array:
             return objective(key, params, (x, seen[row]))
 
-        return gradient.ascent(per_row(of_row), gradient.adam(config.learning_rate))
+        return gradient.ascent(per_row(of_row), gradient.adam(rate))
 
     @jax.jit
     def start(key: PRNGKey, seen: Array) -> loop.RunState:
@@ -379,7 +421,9 @@ def main(config: Config) -> int:
     figures = {}
     for name in config.methods:
         space = SPACES[name](m1)
-        of_m2 = nets(config, space, len(classes))
+        # Codes are no images.
+        classifier = config.classifier if name == "M2" else "mlp"
+        of_m2 = nets(config, space, len(classes), classifier=classifier)
         judge = judge_of(of_m2, space, true)
         of_draws = [labels_of(config, labels["train"], rows) for rows in draws]
         judged[name] = []

@@ -5,6 +5,8 @@ import json
 import shutil
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,6 +14,8 @@ from experiments import semi_supervised
 from experiments.command import cli
 from experiments.runs import fit, rundir, runs
 from tests.tiny import tiny
+from vae_jax import likelihoods
+from vae_jax.data import batches
 from vae_jax.training import checkpoints
 
 
@@ -30,6 +34,9 @@ def test_every_method_is_judged_on_the_same_draws_of_the_labels(tmp_path, capsys
         hidden=(30,),
         num_epochs=40,
         alpha=3.0,
+        classifier="conv",
+        width=8,
+        schedule="cosine",
     )
     assert semi_supervised.main(config) == 0
     said = capsys.readouterr().out
@@ -52,6 +59,8 @@ def test_every_method_is_judged_on_the_same_draws_of_the_labels(tmp_path, capsys
         workdir=str(tmp_path / "loaded"),
         m1=str(tmp_path / "m1"),
         methods=("M1+M2",),
+        classifier="mlp",
+        width=16,
     )
     assert semi_supervised.main(loaded) == 0
     other = json.loads((tmp_path / "loaded" / "semi_supervised.json").read_text())
@@ -92,6 +101,35 @@ def test_a_data_set_without_labels_is_refused(tmp_path):
     config = _config(tmp_path / "run", dataset=f"npz:{tmp_path / 'own.npz'}")
     with pytest.raises(cli.UsageError, match="has no labels"):
         semi_supervised.main(config)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"classifier": "conv", "methods": ("M1+M2",)}, "M1\\+M2's q.* is of codes"),
+        ({"width": 4}, "--width=4 means nothing with --classifier=mlp"),
+    ],
+)
+def test_a_classifier_that_nothing_has_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        semi_supervised.Config(**flags)
+
+
+def test_convolutions_classify_images_and_refuse_rows(tmp_path):
+    config = _config(tmp_path, classifier="conv", width=2, num_latents=3, hidden=(5,))
+    images = semi_supervised.Space(*_of_ones(8, 8), likelihoods.bernoulli((8, 8)))
+    nets = semi_supervised.nets(config, images, 10, classifier="conv")
+    params = nets.at(jnp.zeros(10)).init(jax.random.key(0))
+    weights = params.recognition["classifier"]
+    assert weights["down_0"]["kernel"].shape[-1] == 2
+    assert nets.classifier.apply(weights, images.test[0]).shape == (10,)
+    rows = semi_supervised.Space(*_of_ones(12), likelihoods.bernoulli((12,)))
+    with pytest.raises(cli.UsageError, match="image"):
+        semi_supervised.nets(config, rows, 10, classifier="conv")
+
+
+def _of_ones(*shape):
+    return jnp.ones((4, *shape)), jnp.ones((2, *shape)), batches.take()
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def test_arrays_of_numbers_are_tables_as_files_are(tmp_path):
     assert source.contexts["test"].shape == (3, 1)
     for array, message in (
         (train[:, 0], "a table's columns are those of"),
-        (train.astype(str), "a table's array holds numbers"),
+        (train.astype(str), "own: a table's array holds numbers"),
         (train[:, :2], "no column is named 'x2': choose of x0, x1"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -128,7 +128,7 @@ def of_arrays(
         (f"{name}: {s}", i) for s, array in arrays.items() for i in range(len(array))
     ]
     whole = np.concatenate([*arrays.values()])
-    columns = {f"x{at}": _texts(whole[:, at]) for at in range(whole.shape[1])}
+    columns = {f"x{at}": _texts(name, whole[:, at]) for at in range(whole.shape[1])}
     sizes = {split: len(array) for split, array in arrays.items()}
     return _guessing(name, columns, families, places, sizes)
 
@@ -157,7 +157,7 @@ def further_rows(name: str, array: np.ndarray, columns: Sequence[Column]) -> Tab
     if array.ndim != 2:
         raise ValueError(f"{name}: rows of a table are [N, D], got {array.shape}")
     places = [(name, i) for i in range(len(array))]
-    texts = {f"x{at}": _texts(array[:, at]) for at in range(array.shape[1])}
+    texts = {f"x{at}": _texts(name, array[:, at]) for at in range(array.shape[1])}
     return _further(name, columns, texts, places)
 
 
@@ -200,10 +200,10 @@ def _further(
     return _table(pairs, places, {"test": len(places)})
 
 
-def _texts(values: np.ndarray) -> list[str]:
+def _texts(name: str, values: np.ndarray) -> list[str]:
     """Numbers as a file has them."""
     if values.dtype.kind not in "buif":
-        raise ValueError(f"a table's array holds numbers, got {values.dtype}")
+        raise ValueError(f"{name}: a table's array holds numbers, got {values.dtype}")
     return ["" if value != value else f"{value:.9g}" for value in values.astype(float)]
 
 
