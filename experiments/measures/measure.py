@@ -188,7 +188,8 @@ def groups_of(
 
 
 def _of_layers(trained: Trained, data: Array) -> dict[str, list[float] | float]:
-    estimate, counts = kl_of_groups(trained.model), group_counts(trained)
+    estimate = ablation.kl_of_groups(trained.model, num_samples=KL_SAMPLES)
+    counts = group_counts(trained)
     kls = of_rows(jax.random.key(0), trained, estimate, data, num_decoded=KL_SAMPLES)
     kl = np.asarray(kls, np.float64).mean(axis=0)
     per_latent = {"kl_per_latent": kl.tolist()}
@@ -196,23 +197,6 @@ def _of_layers(trained: Trained, data: Array) -> dict[str, list[float] | float]:
         **(per_latent if counts == trained.layer_sizes else {}),
         **active_units(kl, counts),
     }
-
-
-def kl_of_groups(
-    model: Model, *, num_samples: int = KL_SAMPLES
-) -> Callable[[PRNGKey, Params, Array], Array]:
-    """(key, params, x) -> the KL [G] of each group of latents of a ladder, in nats."""
-    hierarchy = model.hierarchy
-    assert hierarchy is not None
-
-    def estimate(key: PRNGKey, params: Params, x: Array) -> Array:
-        h = model.recognition.encode(params, x)
-        from_q = jnp.ones(sum(hierarchy.groups(params, h)), bool)
-        keys = jax.random.split(key, num_samples)
-        each = jax.vmap(lambda key: hierarchy.mix(key, params, h, from_q)[1])(keys)
-        return each.mean(axis=0)
-
-    return estimate
 
 
 def active_units(kl: np.ndarray, counts: Sequence[int]) -> dict[str, float]:

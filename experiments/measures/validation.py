@@ -10,7 +10,7 @@ from experiments.measures import measure
 from experiments.runs.fit import Validate
 from experiments.runs.runs import Run
 from vae_jax.estimators import importance
-from vae_jax.evaluation import representation
+from vae_jax.evaluation import ablation, representation
 from vae_jax.types import Params, PRNGKey
 
 MOST_SAMPLES = 10  # of an image where --valid_samples leaves it open
@@ -48,7 +48,7 @@ def build(run: Run) -> Validate | None:
     codes = kls = None  # of latents: cheap where an encoder gives them without decoding
     has_codes = run.config.has_encoder and run.model.recognition.moments is not None
     if run.model.hierarchy is not None:
-        of_groups = measure.kl_of_groups(run.model, num_samples=1)
+        of_groups = ablation.kl_of_groups(run.model, num_samples=1)
         kls = measure.over_rows(of_groups, prepared.value, num_decoded=1, mesh=run.mesh)
     elif has_codes and len(valid) > 1:
         codes = measure.codes_over_rows(run.model, prepared.value, mesh=run.mesh)

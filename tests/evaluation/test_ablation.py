@@ -115,6 +115,14 @@ def test_a_ladder_of_normals_gives_what_its_closed_forms_say_of_every_subset(x64
         testing.assert_mean_equals(one.kl, kl)
 
 
+def test_the_kl_of_each_group_is_its_mean_over_q(x64):
+    estimate = jax.jit(ablation.kl_of_groups(_chain().model, num_samples=4_000))
+    got = estimate(jax.random.key(1), _chain().params, jnp.asarray(PAIR))
+    *_, expected = _closed(PAIR, np.array([True] * 3))
+    np.testing.assert_allclose(got, expected, rtol=0.05)
+    np.testing.assert_allclose(got[2], expected[2], rtol=1e-9)  # nothing is above
+
+
 @pytest.mark.parametrize(("top", "counts"), [("closed", (1, 1, 1)), ("open", (3, 1))])
 def test_groups_are_entries_or_all_of_a_top_without_a_closed_kl(x64, top, counts):
     model, params, x = _chain().model, _chain().params, jnp.asarray(PAIR)
@@ -156,9 +164,10 @@ def test_active_units_are_counted_by_layer():
 def test_what_cannot_be_ablated_is_refused():
     with pytest.raises(ValueError, match="num_points must be 2 or more, got 1"):
         ablation.pruned(np.ones(3), num_points=1)
-    with pytest.raises(ValueError, match="num_samples must be positive"):
-        ablation.ablated(_chain().model, num_samples=0)
     model = _chain().model
     alone = vae.model(model.generative, model.recognition)
-    with pytest.raises(ValueError, match="layers are those of a ladder"):
-        ablation.ablated(alone, num_samples=1)
+    for build in (ablation.ablated, ablation.kl_of_groups):
+        with pytest.raises(ValueError, match="num_samples must be positive"):
+            build(model, num_samples=0)
+        with pytest.raises(ValueError, match="layers are those of a ladder"):
+            build(alone, num_samples=1)

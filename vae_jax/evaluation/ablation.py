@@ -94,6 +94,36 @@ def ablated(model: Model, *, num_samples: int) -> Evaluate:
     return evaluate
 
 
+def kl_of_groups(
+    model: Model, *, num_samples: int
+) -> Callable[[PRNGKey, Params, Array], Float[Array, " G"]]:
+    """(key, params, x) -> E_q[KL_g] of each group, in nats; x is not decoded.
+
+    Estimates by num_samples draws of q, unbiased: KL_g itself has a closed form, given
+    the groups above, which are drawn.
+
+    Args:
+        model: a ladder.
+        num_samples: draws of q.
+
+    Raises:
+        ValueError: for a model without a hierarchy, or if num_samples is below one.
+    """
+    numerics.check_positive(num_samples=num_samples)
+    hierarchy = _hierarchy(model)
+
+    def estimate(key: PRNGKey, params: Params, x: Array) -> Float[Array, " G"]:
+        h = model.recognition.encode(params, x)
+        from_q = jnp.ones(sum(hierarchy.groups(params, h)), bool)
+
+        def draw(key: PRNGKey) -> Float[Array, " G"]:
+            return hierarchy.mix(key, params, h, from_q)[1]
+
+        return numerics.over_samples(key, draw, num_samples=num_samples).mean(axis=0)
+
+    return estimate
+
+
 def group_counts(
     model: Model, params: Params, x: Array | jax.ShapeDtypeStruct
 ) -> tuple[int, ...]:
