@@ -251,8 +251,12 @@ def test_scores_that_a_model_has_not_are_one_line(tmp_path):
     with pytest.raises(cli.UsageError, match=r"log-density of .* has no code"):
         command.main(config.Config(**CHEAP | flags))
     _saved(tmp_path / "gray", binarization="none")
-    flags |= {"workdir": str(tmp_path / "gray"), "scores": ("typicality",)}
-    with pytest.raises(cli.UsageError, match="typicality needs log p"):
+    flags |= {"workdir": str(tmp_path / "gray"), "scores": ("kl", "typicality")}
+    with pytest.raises(cli.UsageError, match=r"typicality needs log p.*--scores=kl$"):
+        command.main(config.Config(**CHEAP | flags))
+    _saved(tmp_path / "codes", posterior="finite_scalar", estimator="sgvb_a")
+    flags |= {"workdir": str(tmp_path / "codes"), "scores": ("log_p",)}
+    with pytest.raises(cli.UsageError, match=r"is a point mass: give --scores=elbo$"):
         command.main(config.Config(**CHEAP | flags))
     flags |= {"scores": ("ratio",), "background": str(tmp_path / "run")}
     _saved(tmp_path / "bits")

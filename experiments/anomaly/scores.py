@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.anomaly.rows import REFERENCE, Rows
+from experiments.choices import densities
 from experiments.command import cli
 from experiments.measures import measure, stored_values
 from experiments.runs.trained_runs import Trained
@@ -219,11 +220,22 @@ def check(names: Sequence[str], runs: Sequence[Trained]) -> None:
                 f"--scores={name} is of runs that trained together (--num_seeds), and "
                 f"this is one of {first.config.workdir}: leave it out, or --member"
             )
-        if "log_p" in SCORES[name].needs and first.data.quantity == "cross-entropy":
+        why = _without_log_p(first) if "log_p" in SCORES[name].needs else ""
+        if why:
+            others = [n for n in names if "log_p" not in SCORES[n].needs] or ["elbo"]
             raise cli.UsageError(
-                f"--scores={name} needs log p(x), and a cross-entropy of "
-                f"{first.config.observation} is none: leave it out"
+                f"--scores={name} needs log p(x), and {why}: give "
+                f"--scores={','.join(others)}"
             )
+
+
+def _without_log_p(trained: Trained) -> str:
+    """Why a run has no log p(x), if it has none."""
+    if trained.data.quantity == "cross-entropy":
+        return f"a cross-entropy of {trained.config.observation} is none"
+    if densities.traits(trained.model).rounded:
+        return f"--posterior={trained.config.posterior} is a point mass"
+    return ""
 
 
 def of_rows(

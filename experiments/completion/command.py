@@ -35,6 +35,7 @@ from vae_jax.evaluation import masks
 from vae_jax.plots import completions, files
 
 OF_TABLES = "Errors and widths are in units of each column's deviation in training."
+OF_POINT_MASSES = "q is a point mass: nothing tells log p(x_mis | x_obs)."
 
 
 def hidden_entries(config: Config, x: Array) -> np.ndarray:
@@ -99,7 +100,8 @@ def complete(
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 2)
     results = methods.complete(keys[0], config, trained, partial, rows)
     truth, quantity, log_p_truth = np.asarray(x), trained.data.quantity, {}
-    if quantity != "cross-entropy" and hidden.any():
+    has_point_mass = methods.has_point_mass(trained)
+    if quantity != "cross-entropy" and hidden.any() and not has_point_mass:
         log_p_truth = methods.log_likelihood(
             keys[1], config, trained, partial, rows, results
         )._asdict()
@@ -117,7 +119,11 @@ def complete(
     result = {
         "mask": config.mask,
         "share_hidden": float(hidden.mean()),
-        "notes": _notes(hidden, quantity) + ([OF_TABLES] if table else []),
+        "notes": [
+            *_notes(hidden, quantity),
+            *([OF_TABLES] if table else []),
+            *([OF_POINT_MASSES] if has_point_mass else []),
+        ],
         **scored,
         "log_p_truth": log_p_truth,
         "split": split,
