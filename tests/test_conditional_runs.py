@@ -107,7 +107,7 @@ def test_a_run_given_labels_is_evaluated_given_them(workdir, tmp_path):
 def test_samples_of_a_label_are_the_row_of_it_among_all(workdir):
     trained, flags = loaded(workdir), of(workdir)
     assert generate.main(generate.Config(num=20, **flags)) == 0
-    assert generate.main(generate.Config(num=2, label=3, **flags)) == 0
+    assert generate.main(generate.Config(num=2, label="3", **flags)) == 0
     whole = np.load(workdir / "samples_num_20.npz")
     alone = np.load(workdir / "samples_label_3_num_2.npz")
     assert whole["mean"].shape == (10, 2, 8, 8)
@@ -118,9 +118,9 @@ def test_samples_of_a_label_are_the_row_of_it_among_all(workdir):
     mean = at_label(trained, 3).mean_observation(trained.params, whole["z"][0])
     np.testing.assert_allclose(whole["mean"][3, 0], mean, rtol=1e-5)
     with pytest.raises(cli.UsageError, match="--label=10 is none of 0, 1, 2,"):
-        generate.main(generate.Config(label=10, **flags))
+        generate.main(generate.Config(label="10", **flags))
     with pytest.raises(cli.UsageError, match="--quality codes rows, each with a cont"):
-        generate.main(generate.Config(label=1, quality=True, **flags))
+        generate.main(generate.Config(label="1", quality=True, **flags))
 
 
 @pytest.mark.slow
@@ -263,9 +263,17 @@ def test_columns_of_a_table_are_a_context_that_stays_with_its_row(tmp_path):
         trained.params, jnp.asarray(arrays["z"][0])
     )
     np.testing.assert_allclose(arrays["mean"][0], mean, rtol=1e-5)
-    assert (run.workdir / "samples_num_3.csv").read_text().startswith("x\n")
+    header, *lines = (run.workdir / "samples_num_3.csv").read_text().splitlines()
+    assert header == "size,kind,x"
+    stored = data.source.contexts["test"][np.arange(3) * 4 // 3]
+    for line, (size, big, _), x in zip(lines, stored, arrays["x"], strict=True):
+        cells = line.split(",")
+        assert cells[1] == ("big" if big else "small")
+        np.testing.assert_allclose(
+            [float(cells[0]), float(cells[2])], [size, *x], rtol=1e-6
+        )
     with pytest.raises(cli.UsageError, match="is not of x given labels: train it"):
-        generate.main(generate.Config(label=1, **of(run.workdir)))
+        generate.main(generate.Config(label="1", **of(run.workdir)))
     rows = tmp_path / "rows.npz"
     np.savez(rows, test=np.zeros((3, 1), np.float32))
     with pytest.raises(cli.UsageError, match="has no context, and the run in"):

@@ -17,14 +17,16 @@ from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.completion import command as completion
+from experiments.completion import scores
 from experiments.completion.config import Config as CompletionConfig
 from experiments.export import cards
 from experiments.generate import command as generate
 from experiments.representation import command as representation
 from experiments.representation import features
-from experiments.runs import new_rows, protocol, runs, trained_runs
+from experiments.runs import fit, new_rows, protocol, rundir, runs, trained_runs
 from tests.tiny import ROOT, tiny
 from vae_jax.data import csv_tables
+from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
 ROOMS = f"csv:{ROOT / 'tests' / 'rooms.csv'}"
@@ -90,7 +92,38 @@ def test_samples_are_rows_of_the_table(rooms):
 
 
 @pytest.mark.slow
-def test_holes_are_filled_and_the_rest_stays(rooms):
+def test_samples_of_a_table_given_its_labels_name_them(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    kinds = ["big", '"small, or none"'] * 20
+    lines = [f"{a:.6f},{kind},{b:.6f}" for (a, b), kind in zip(x, kinds, strict=True)]
+    (tmp_path / "table.csv").write_text("\n".join(["size,kind,x", *lines]))
+    config = tiny(
+        tmp_path / "run",
+        dataset=f"csv:{tmp_path / 'table.csv'}",
+        columns=("kind:label",),
+        condition="labels",
+        batch_size=8,
+    )
+    run = fit.claim(config)
+    said = protocol.opening(run.config, run.data)
+    assert 'given its labels (0 = big, "1 = small, or none")' in said
+    assert 'kind: label of 2: big, "small, or none"' in said
+    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
+    flags: dict[str, Any] = {"workdir": str(run.workdir)}
+    assert generate.main(generate.Config(num=4, **flags)) == 0
+    whole = _cells(run.workdir / "samples_num_4.csv")
+    assert list(whole[0]) == ["size", "kind", "x"]
+    assert [row["kind"] for row in whole] == ["big"] * 2 + ["small, or none"] * 2
+    for label in ("1", "small, or none"):
+        assert generate.main(generate.Config(num=2, label=label, **flags)) == 0
+        alone = _cells(run.workdir / "samples_label_1_num_2.csv")
+        assert alone == whole[2:]
+    with pytest.raises(cli.UsageError, match=r"--label=tall is none of 0 = big, "):
+        generate.main(generate.Config(label="tall", **flags))
+
+
+@pytest.mark.slow
+def test_holes_are_filled_and_the_rest_stays(rooms, capsys):
     flags: dict[str, Any] = {
         "workdir": rooms.workdir,
         "methods": "importance",
@@ -99,7 +132,11 @@ def test_holes_are_filled_and_the_rest_stays(rooms):
         "num_draws": 20,
         "num_images": 12,
     }
+    capsys.readouterr()
     assert completion.main(CompletionConfig(**flags, mask="none")) == 0
+    said = capsys.readouterr().out
+    assert "empty cells are filled" in said
+    assert "_importance.csv\n" in said
     folder = pathlib.Path(rooms.workdir)
     (path,) = folder.glob("completion_none*_importance.csv")
     (trained,) = trained_runs.load(rooms.workdir, checkpoint="last")
@@ -119,8 +156,36 @@ def test_holes_are_filled_and_the_rest_stays(rooms):
     scored = {row["column"]: row for row in result["columns"]}
     assert sum(row["num_cells"] for row in scored.values()) > 20
     assert 0.0 <= scored["kind"]["error"] <= 1.0
+    # Of all columns together it is that of numbers: levels have no intervals.
+    numbers = [row for row in scored.values() if "coverage" in row]
+    inside = sum(row["coverage"] * row["num_cells"] for row in numbers)
+    share = inside / sum(row["num_cells"] for row in numbers)
+    np.testing.assert_allclose(result["methods"]["importance"]["coverage"], share)
+    assert "error_rate" not in result["methods"]["importance"]
     (picture,) = folder.glob("completion_random*_importance.png")
     assert picture.stat().st_size > 0
+
+
+def test_figures_are_of_bits_of_counts_or_of_no_levels():
+    truth = np.array([[0.0, 1.0], [1.0, 1.0]])
+    hidden = np.ones((2, 2), bool)
+    of_bits = scores.scores(truth, hidden, {}, truth, "log-likelihood")
+    assert of_bits[scores.BASELINE]["error_rate"] == 0.25
+    counts = truth * 3.0
+    of_counts = scores.scores(counts, hidden, {}, counts, "log-likelihood")
+    assert {"rmse", "coverage"} <= set(of_counts[scores.BASELINE])
+    assert "error_rate" not in of_counts[scores.BASELINE]
+    some = scores.scores(
+        counts, hidden, {}, counts, "log-density", are_numbers=np.array([False, True])
+    )
+    assert some[scores.BASELINE] == {
+        "rmse": 0.0,
+        "coverage": 1.0,
+        "interval_width": 0.0,
+    }
+    none = np.zeros(2, bool)
+    levels = scores.scores(truth, hidden, {}, truth, "log-likelihood", are_numbers=none)
+    assert levels[scores.BASELINE] == {}
 
 
 @pytest.mark.slow

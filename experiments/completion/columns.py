@@ -28,6 +28,11 @@ def units(training: np.ndarray) -> np.ndarray:
     return np.maximum(np.nanstd(training, axis=0), 1e-12)
 
 
+def are_numbers(columns: tuple[csv_tables.Column, ...]) -> np.ndarray:
+    """Which columns [D] have cells of numbers, that intervals can be of."""
+    return np.array([not column.levels for column in columns])
+
+
 def imputed(
     columns: tuple[csv_tables.Column, ...], partial: np.ndarray, result: Completed
 ) -> dict[str, np.ndarray]:
@@ -39,7 +44,7 @@ def imputed(
     draws = np.asarray(result.draws.x)
     holes = np.isnan(partial)
     low, high = calibration.intervals(draws.swapaxes(0, 1), nominal=NOMINAL)
-    numeric = holes & np.array([not c.levels for c in columns])
+    numeric = holes & are_numbers(columns)
     return {
         "": np.where(holes, _point(columns, draws, axis=1), partial),
         "_low": np.where(numeric, low, np.nan),

@@ -34,7 +34,10 @@ from vae_jax.data import batches, csv_tables
 from vae_jax.evaluation import masks
 from vae_jax.plots import completions, files
 
-OF_TABLES = "Errors and widths are in units of each column's deviation in training."
+OF_TABLES = (
+    "Errors, coverage and widths of all columns together are those of numbers, errors "
+    "and widths in units of each column's deviation in training."
+)
 OF_POINT_MASSES = "q is a point mass: nothing tells log p(x_mis | x_obs)."
 
 
@@ -110,8 +113,11 @@ def complete(
     scored: dict[str, Any] = {"methods": {}, "differences": {}, "columns": []}
     if hidden.any():
         parts = truth, hidden, results, training
-        units = {"units": columns.units(training)} if table else {}
-        scored["methods"] = scores.scores(*parts, quantity, **units)
+        of_table: dict[str, Any] = {}
+        if table:
+            of_table["units"] = columns.units(training)
+            of_table["are_numbers"] = columns.are_numbers(table)
+        scored["methods"] = scores.scores(*parts, quantity, **of_table)
         if table:
             scored["columns"] = columns.scores(table, *parts)
         else:
@@ -120,8 +126,8 @@ def complete(
         "mask": config.mask,
         "share_hidden": float(hidden.mean()),
         "notes": [
-            *_notes(hidden, quantity),
-            *([OF_TABLES] if table else []),
+            *_notes(hidden, quantity, int(np.isnan(truth).sum())),
+            *([OF_TABLES] if table and hidden.any() else []),
             *([OF_POINT_MASSES] if has_point_mass else []),
         ],
         **scored,
@@ -153,6 +159,7 @@ def main(config: Config) -> int:
     drawable = pictures.is_image(trained)
     path = result_path(config, trained)
     report.write_both(path, config, result, text)
+    endings = [".json", ".txt", ".npz"]
     with cli.user_errors():
         pictures.save_arrays(path.with_suffix(".npz"), arrays)
         table = csv_tables.observed(trained.data.source.columns)
@@ -161,14 +168,16 @@ def main(config: Config) -> int:
                 rows = {e: arrays[f"{name}_imputed{e}"] for e in ("", "_low", "_high")}
                 file = path.with_name(f"{path.name}_{name}.csv")
                 csv_tables.write(file, table, rows)
+                endings.append(f"_{name}.csv")
                 if panels := columns.hidden_numbers(table, arrays, name):
                     figure = completions.intervals(panels)
                     files.save(figure, file.with_suffix(".png"))
+                    endings.append(f"_{name}.png")
         if drawable:
+            endings.append(".png")
             draw(arrays, path.with_suffix(".png"), num=config.num_shown)
     print(text)
-    others = ", .png" if drawable else ", _METHOD.csv, .png" if table else ""
-    print(f"written to {path}.json, .txt, .npz{others}")
+    print(f"written to {path}{', '.join(endings)}")
     return 0
 
 
@@ -198,9 +207,13 @@ def draw(arrays: pictures.Arrays, path: pathlib.Path, *, num: int) -> None:
     files.save(completions.table(originals, hidden, groups, limits=limits), path)
 
 
-def _notes(hidden: np.ndarray, quantity: str) -> list[str]:
+def _notes(hidden: np.ndarray, quantity: str, num_holes: int) -> list[str]:
     """What a reader has to know before the numbers."""
     notes = []
+    if num_holes and not hidden.any():
+        notes.append(
+            f"{num_holes} empty cells are filled; nobody knows what they hold."
+        )
     all_hidden = int(hidden.reshape(len(hidden), -1).all(1).sum())
     if all_hidden:
         notes.append(

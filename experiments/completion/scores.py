@@ -50,24 +50,36 @@ def scores(
     training: np.ndarray,
     quantity: str,
     *,
+    are_numbers: np.ndarray | bool = True,
     units: np.ndarray | float = 1.0,
 ) -> dict[str, dict[str, Any]]:
     """The figures of each method, and of the training mean, on the hidden entries.
 
     Entries whose truth is not known are left out. Errors and widths are in `units` of
-    each entry.
+    each entry; bits are told by their probability, all else by intervals.
+
+    Args:
+        truth: [N, *X], NaN where nobody knows it.
+        hidden: of those the entries that were completed.
+        results: of each method.
+        training: rows [M, *X], NaN where they have holes.
+        quantity: what log p(x | z) is.
+        are_numbers: [*X], those that errors and intervals are of; levels have neither.
+        units: of each entry.
     """
-    scored = hidden & ~np.isnan(truth)
+    scored = hidden & ~np.isnan(truth) & are_numbers
     observed = ~np.isnan(training)
+    are_bits = quantity == "log-likelihood" and set(truth[scored]) <= {0.0, 1.0}
     total = np.where(observed, training, 0.0).sum(0, dtype=np.float64)
     baseline = total / np.maximum(observed.sum(0), 1)
     means = {BASELINE: np.broadcast_to(baseline, truth.shape)}
     means |= {n: np.asarray(r.draws.mean, np.float64) for n, r in results.items()}
     figures: dict[str, dict[str, Any]] = {}
     for name, mean in means.items():
-        row: dict[str, Any] = {
-            "rmse": float(np.sqrt((((mean - truth) / units)[scored] ** 2).mean()))
-        }
+        row: dict[str, Any] = {}
+        if scored.any():
+            error = ((mean - truth) / units)[scored]
+            row["rmse"] = float(np.sqrt((error**2).mean()))
         figures[name], result = row, results.get(name)
         if name == "metropolis_within_gibbs" and result is not None:
             row["acceptance"] = float(result.draws.acceptance.mean())
@@ -75,7 +87,9 @@ def scores(
             continue
         if result is not None:
             row |= _mean("log_p_of_truth", result.log_p_of_truth)
-        if quantity == "log-likelihood":
+        if not scored.any():
+            continue
+        if are_bits:
             bits = calibration.of_bits(np.clip(mean, 0.0, 1.0), truth, scored)
             row |= bits._asdict()
             row["calibration"] = [b._asdict() for b in bits.calibration]

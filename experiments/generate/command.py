@@ -37,7 +37,7 @@ from jaxtyping import Array
 
 from experiments.choices import densities
 from experiments.command import cli, report
-from experiments.generate import layers, paths, quality, samplers
+from experiments.generate import layers, paths, quality, rows, samplers
 from experiments.measures import pictures
 from experiments.runs import trained_runs
 from vae_jax.data import csv_tables
@@ -54,8 +54,10 @@ class Config(trained_runs.WorkdirFlags):
     num: int = cli.flag(
         100, "Samples; of a run given labels shared out among them.", least=1
     )
-    label: int = cli.flag(
-        -1, "Of a run given labels: of all samples; -1: a row of each.", least=-1
+    label: str = cli.flag(
+        "",
+        "Of a run given labels: of all samples, by its number or the name of its "
+        "class; empty: a row of each.",
     )
     sampler: str = cli.flag(
         "prior",
@@ -115,13 +117,15 @@ class Drawing(NamedTuple):
 def main(config: Config) -> int:
     """Samples, draws and writes."""
     trained = config.load()
-    if trained.at_context is not None or config.label >= 0:
+    if trained.at_context is not None or config.label:
         _check_context(config, trained)
         pairs = None
     else:
         pairs = images_to_join(config, trained)
-    if config.label >= 0:
+    of_label = ""
+    if config.label:
         trained = trained.at_label(config.label)
+        of_label = f"label_{trained.number_of(config.label)}"
     root = jax.random.key(config.seed)
     key_fit, key_samples, key_paths, key_quality = jax.random.split(root, 4)
     sample_z, source, mixture = None, "the prior", ""
@@ -139,9 +143,9 @@ def main(config: Config) -> int:
         listed = [f"{number:g}" for number in config.temperature]
         source = f"the prior at temperature {', '.join(listed)}"
         warmth = "_".join(["temperature", *listed])
-    if config.label >= 0:
+    if config.label:
         source += f", label {config.label}"
-    parts = "samples", mixture, warmth, config.part("label"), config.part("num")
+    parts = "samples", mixture, warmth, of_label, config.part("num")
     sample, draw = pictures.sampler(trained)
     drawings = {
         config.result_path(trained, *parts): Drawing(
@@ -169,10 +173,10 @@ def main(config: Config) -> int:
             pictures.save_arrays(path.with_suffix(".npz"), arrays)
             if drawable:
                 draw(arrays, path.with_suffix(".png"), limits=limits)
-        if table := csv_tables.observed(trained.data.source.columns):
+        if csv_tables.observed(trained.data.source.columns):
             path, (arrays, _) = next(iter(drawings.items()))
-            rows = arrays["x"].reshape(-1, len(table))  # of all labels
-            csv_tables.write(path.with_suffix(".csv"), table, rows)
+            columns, cells = rows.of_table(trained, arrays, label=config.label)
+            csv_tables.write(path.with_suffix(".csv"), columns, cells)
             print(f"written to {path}.csv: the draws of x as rows of the table")
     kinds = ".npz and .png" if drawable else ".npz: no images, not drawn"
     names = ", ".join(path.name for path in drawings)

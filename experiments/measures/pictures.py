@@ -16,6 +16,7 @@ from vae_jax.training import journal
 from vae_jax.types import PRNGKey
 
 Arrays = dict[str, np.ndarray]
+MOST_LISTED = 12  # labels in a title
 Limits = tuple[float, float]
 """The values of x that are drawn in black and in white."""
 METRICS = {  # what a run is drawn by, where it reports it, and the unit
@@ -60,7 +61,7 @@ def samples_by_label(
     num: int,
     sample_z: Callable[[PRNGKey], Array] | None = None,
 ) -> Arrays:
-    """As `samples`, shared out among the labels: z [N, D], the others [C, N, *X].
+    """As `samples`, shared out among the labels [C]: z [N, D], the others [C, N, *X].
 
     So a column has one z, which is what is left of x beside its label.
     """
@@ -85,7 +86,8 @@ def samples_by_label(
     keys = jax.random.split(key, max(1, num // num_labels))
     arrays = jax.jit(jax.vmap(sample))(keys)
     by_label = {name: jnp.swapaxes(arrays.pop(name), 0, 1) for name in ("mean", "x")}
-    return _arrays(arrays | by_label)
+    labels = {"label": jnp.array([int(name) for name in trained.data.context])}
+    return _arrays(arrays | by_label | labels)
 
 
 def samples_by_row(
@@ -213,7 +215,13 @@ def draw_samples_by_label(
     caption: str = "",
 ) -> None:
     """Draws the means of images given each label; the caption follows the title."""
-    title = f"A label a row, a z a column, from {source} (means of p(x | z, label))"
+    labels = [str(label) for label in arrays["label"]]
+    if len(labels) > MOST_LISTED:
+        labels = [*labels[:2], "...", labels[-1]]
+    title = (
+        f"Labels {', '.join(labels)}, a row each; a z a column, from {source} (means "
+        "of p(x | z, label))"
+    )
     num_columns = arrays["mean"].shape[1]
     means = np.concatenate([*arrays["mean"]])
     title = _captioned(title, caption)

@@ -57,7 +57,7 @@ def lines(columns: Sequence[csv_tables.Column], train: np.ndarray) -> list[str]:
     for column in columns:
         of_column = f"  {column.name}: {column.family}"
         if column.levels:
-            of_column += f" of {len(column.levels)}: {', '.join(column.levels)}"
+            of_column += f" of {len(column.levels)}: {csv_tables.listed(column.levels)}"
         if column.family in tables.FAMILIES:
             values, place = train[:, place], place + 1
             if not column.levels:

@@ -140,6 +140,13 @@ def of_labels(source: sources.Source) -> Contexts:
     return Contexts(names, one_hots)
 
 
+def label_texts(source: sources.Source, names: Sequence[str]) -> tuple[str, ...]:
+    """Labels as they are told: the number, and the class where that has a name."""
+    if not source.classes:
+        return tuple(names)
+    return tuple(f"{name} = {source.classes[int(name)]}" for name in names)
+
+
 def one_hot(labels: np.ndarray, names: Sequence[str], place: str) -> np.ndarray:
     """Labels [N] as contexts uint8 [N, C].
 

@@ -12,7 +12,7 @@ from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.runs import column_tables, contexts
 from vae_jax import conditional, numerics
-from vae_jax.data import batches, sources
+from vae_jax.data import batches, csv_tables, sources
 
 # Under a Bernoulli likelihood with real-valued targets the reconstruction is minus a
 # cross-entropy, and nothing bounds a likelihood: the names then say so.
@@ -251,7 +251,11 @@ def opening(config: Config, data: Dataset) -> str:
     bits = f"; {data.bits}" if data.bits else ""
     beside = ""
     if data.context:
-        beside = f", given its {_condition(config)} ({', '.join(data.context)})"
+        entries = data.context
+        if config.condition == "labels":
+            entries = contexts.label_texts(source, entries)
+        listed = csv_tables.listed(entries)
+        beside = f", given its {_condition(config)} ({listed})"
     line = (
         f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored {stored}"
         f"{holes}; --binarization={config.settled.binarization}: "

@@ -13,9 +13,9 @@ from jaxtyping import Array
 from experiments.choices import coders, densities
 from experiments.choices.config import Config
 from experiments.command import cli
-from experiments.runs import new_rows, protocol, rundir, runs
+from experiments.runs import contexts, new_rows, protocol, rundir, runs
 from vae_jax import conditional
-from vae_jax.data import batches, sources
+from vae_jax.data import batches, csv_tables, sources
 from vae_jax.training import parallel
 from vae_jax.types import Model, Params
 
@@ -56,21 +56,34 @@ class Trained(NamedTuple):
         x, c = conditional.parted(row, self.data.x_shape)
         return x, self.at_context(c)
 
-    def at_label(self, label: int) -> "Trained":
+    def number_of(self, label: str) -> int:
+        """Of a label, which may be given by its number or by the name of its class.
+
+        Raises:
+            UsageError: for one that no training row has.
+        """
+        names, classes = self.data.context, self.data.source.classes
+        name = str(classes.index(label)) if label in classes else label
+        if name not in names:
+            texts = contexts.label_texts(self.data.source, names)
+            raise cli.UsageError(
+                f"--label={label} is none of {csv_tables.listed(texts)}"
+            )
+        return int(name)
+
+    def at_label(self, label: str) -> "Trained":
         """The same of x given a label, for what reads no rows.
 
         Raises:
-            UsageError: for a label that no training row has, or a run without.
+            UsageError: as `number_of`, and for a run without.
         """
-        names = self.data.context
         if self.at_context is None or self.config.condition != "labels":
             raise cli.UsageError(
                 f"--label={label}: the run in {self.config.workdir} is not of x given "
                 "labels: train it with --condition=labels"
             )
-        if str(label) not in names:
-            raise cli.UsageError(f"--label={label} is none of {', '.join(names)}")
-        c = jnp.asarray(np.asarray(names) == str(label), jnp.float32)
+        of_label = np.asarray(self.data.context) == str(self.number_of(label))
+        c = jnp.asarray(of_label, jnp.float32)
         return self._replace(model=self.at_context(c), at_context=None)
 
     def stored(self, split: str) -> np.ndarray:
@@ -258,8 +271,9 @@ class InputFlags(WorkdirFlags):
 
     input: str = cli.flag(
         "",
-        "An .npz file of other rows, instead: its array test, or its only one, read as "
-        "--dataset=npz:PATH is and held against the run's protocol.",
+        "A file of other rows, instead, held against the run's protocol: .npz, its "
+        "array test or its only one, read as --dataset=npz:PATH is; of a run on a "
+        "table .csv too, whose columns are found by name.",
     )
 
     def load_all(self, workdir: str | pathlib.Path = "") -> list[Trained]:

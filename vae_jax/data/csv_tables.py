@@ -71,6 +71,11 @@ class Table(NamedTuple):
         return next((c.levels for c in self.columns if c.family == "label"), ())
 
 
+def listed(levels: Sequence[str]) -> str:
+    """Levels side by side, in quotes where one holds a comma."""
+    return ", ".join(f'"{level}"' if "," in level else level for level in levels)
+
+
 def observed(columns: Sequence[Column]) -> tuple[Column, ...]:
     """Those that x is made of."""
     return tuple(c for c in columns if c.family not in ("label", "context", "skip"))
@@ -361,7 +366,7 @@ def _known(
         file, row = places[int(is_new.argmax())]
         raise ValueError(
             f"{file} row {row}, column {column.name}: {texts[int(is_new.argmax())]!r} "
-            f"is none of its levels: {', '.join(column.levels)}"
+            f"is none of its levels: {listed(column.levels)}"
         )
     return _of(column, texts, is_there)
 
@@ -465,6 +470,29 @@ def _entries(
         f"{column.name}={level}": (each == k).astype(np.float32)
         for k, level in enumerate(column.levels)
     }
+
+
+def of_entries(
+    columns: Sequence[Column], entries: np.ndarray, names: Sequence[str]
+) -> list[tuple[Column, np.ndarray]]:
+    """The columns that contexts [N, C] were made of, and their cells [N].
+
+    Args:
+        columns: of the table; where none is a context each entry is a column.
+        entries: as `Table.contexts`.
+        names: of the entries.
+    """
+    are_contexts = [column for column in columns if column.family == "context"]
+    if not are_contexts:
+        are_contexts = [Column(f"context_{name}", "context") for name in names]
+    pairs, at = [], 0
+    for column in are_contexts:
+        part = entries[:, at : at + max(1, len(column.levels))]
+        at += part.shape[1]
+        top = len(column.levels) - 1
+        cells = part.argmax(axis=1) / top if column.levels else part[:, 0]
+        pairs.append((column, cells))
+    return pairs
 
 
 def _check(
