@@ -13,8 +13,9 @@ semi_supervised.json, .txt, with the expected calibration errors of both classif
 and a picture of analogies: test rows, and what M2 makes of each with the same z and
 every class.
 
-Own data may have few labels from the start: those below 0 are none, and with
---num_labels=0 all others are the one draw.
+Rows are of bits: 0 and 1, or numbers between, which are their probabilities. Own data
+(--dataset=npz:PATH) may have few labels from the start: those below 0 are none, and
+with --num_labels=0 all others are the one draw.
 
 Every step takes --batch_size rows without labels and --labels_per_step labeled ones,
 whose weight is such that each counts once an epoch. Draws that are trained lie in the
@@ -92,7 +93,10 @@ class Config(cli.Flags):
     )
     width: int = cli.flag(16, "Channels of --classifier=conv.", least=1)
     alpha: float = cli.flag(
-        0.1, "Weight of the classifier's loss, times rows over labels.", least=0
+        0.1,
+        "Weight of the classifier's loss, times rows over labels. Where classes come "
+        "out exchanged, worse than by chance, more is wanted.",
+        least=0,
     )
     num_epochs: int = cli.flag(100, "Passes over the rows without labels.", least=1)
     batch_size: int = cli.flag(100, "Rows without labels a step.", least=1)
@@ -361,10 +365,14 @@ def _unlabeled(config: Config) -> TrainConfig:
             progress=False,
         )
     flags = rundir.read_config(pathlib.Path(config.m1))
-    if flags.likelihood != "bernoulli" or flags.condition:
+    if flags.likelihood != "bernoulli":
         raise cli.UsageError(
-            f"--m1={config.m1} has --likelihood={flags.likelihood} and "
-            f"--condition={flags.condition}: M2 is of bits, and M1 is given no label"
+            f"--m1={config.m1} has --likelihood={flags.likelihood}, and M2 is of bits"
+        )
+    if flags.condition:
+        raise cli.UsageError(
+            f"--m1={config.m1} has --condition={flags.condition}, and M1 is given no "
+            "label"
         )
     return dataclasses.replace(flags, data_dir=config.data_dir or flags.data_dir)
 
@@ -397,8 +405,12 @@ def main(config: Config) -> int:
     flags = _unlabeled(config)
     with cli.user_errors():
         labels = protocol.load(flags).prepared.labels
-    if not {"train", "test"} <= labels.keys() or labels["train"].max() < 0:
-        raise cli.UsageError(f"--dataset={flags.dataset} has no labels")
+    for split in ("train", "test"):
+        if split not in labels or labels[split].max(initial=-1) < 0:
+            raise cli.UsageError(
+                f"--dataset={flags.dataset} has no labels in its {split} split, where "
+                "they are from 0 on (and below where there is none, of train)"
+            )
     classes = np.unique(labels["train"][labels["train"] >= 0])
     if len(classes) < 2 or not set(labels["test"]) <= set(classes):
         raise cli.UsageError(

@@ -127,7 +127,7 @@ def test_a_line_for_each_row_says_where_it_stands(measured):
     assert [int(line["label"]) for line in to_score] == labels.tolist()
     assert [int(line["outlier"]) for line in to_score] == arrays["outlier"].tolist()
     for line, value in zip(to_score, arrays["kl_seed=0_input"], strict=True):
-        assert float(line["kl_seed=0"]) == value
+        assert float(line["kl_seed=0_score"]) == value
         below = float(line["kl_seed=0_p_value"]) <= 0.1
         assert line["kl_seed=0_flagged"] == str(int(below))
 

@@ -99,8 +99,12 @@ def test_an_epoch_has_every_row_without_a_label_once_and_labeled_ones_at_each_st
 def test_a_data_set_without_labels_is_refused(tmp_path):
     np.savez(tmp_path / "own.npz", train=np.zeros((40, 4), np.uint8))
     config = _config(tmp_path / "run", dataset=f"npz:{tmp_path / 'own.npz'}")
-    with pytest.raises(cli.UsageError, match="has no labels"):
+    with pytest.raises(cli.UsageError, match="has no labels in its train split"):
         semi_supervised.main(config)
+    labels = {"train_labels": np.arange(40) % 2}
+    np.savez(tmp_path / "own.npz", train=np.zeros((40, 4), np.uint8), **labels)
+    with pytest.raises(cli.UsageError, match="has no labels in its test split"):
+        semi_supervised.main(dataclasses.replace(config, workdir=str(tmp_path / "b")))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def _of_ones(*shape):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"condition": "labels"}, "--condition=labels: M2 is of bits, and M1 is given"),
+        ({"condition": "labels"}, "--condition=labels, and M1 is given no label"),
         (
             {"posterior": "iaf", "estimator": "sgvb_a"},
             "does not know its mean and standard deviation",

@@ -88,6 +88,8 @@ def main(config: Config) -> int:
             "",
             report.table(columns, table),
             *(f"  warning, log_p: {doubt}" for doubt in doubts),
+            "scores, greater the stranger a row is:",
+            *(f"  {name}: {scores.SCORES[name].meaning}" for name in config.scores),
         ]
     )
     path = _path(config, first)

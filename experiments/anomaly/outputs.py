@@ -54,7 +54,7 @@ def write_scores(
             np.concatenate([arrays[f"{name}_{part}{kind}"] for part in shown])
             for kind in ("", "_p_value")
         )
-        columns[name] = values.tolist()
+        columns[f"{name}_score"] = values.tolist()
         columns[f"{name}_p_value"] = p.tolist()
         columns[f"{name}_flagged"] = (p <= rate).astype(int).tolist()
     pictures.save_arrays(path.with_suffix(".npz"), arrays)

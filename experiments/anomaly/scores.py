@@ -71,11 +71,13 @@ class Score(NamedTuple):
     Attributes:
         needs: names of MEASUREMENTS.
         value: what was measured of all rows, where the reference rows stand -> [N].
+        meaning: of its values, with their unit.
         together: whether it is of all runs, whose measurements are stacked.
     """
 
     needs: tuple[str, ...]
     value: Callable[[Mapping[str, Any], slice], np.ndarray]
+    meaning: str
     together: bool = False
 
 
@@ -186,24 +188,41 @@ def _distance(values: Mapping[str, Any], reference: slice) -> np.ndarray:
 
 
 SCORES: dict[str, Score] = {
-    "elbo": Score(("bound",), lambda v, _: v["bound"].elbo),
-    "log_p": Score(("log_p",), lambda v, _: -_of_log_p(v)),
-    "reconstruction": Score(("bound",), lambda v, _: v["bound"].reconstruction),
-    "kl": Score(("bound",), lambda v, _: v["bound"].kl),
-    "regret": Score(("regret",), lambda v, _: v["regret"]),
+    "elbo": Score(("bound",), lambda v, _: v["bound"].elbo, "minus the ELBO, nats"),
+    "log_p": Score(("log_p",), lambda v, _: -_of_log_p(v), "-log p(x), nats"),
+    "reconstruction": Score(
+        ("bound",), lambda v, _: v["bound"].reconstruction, "-E_q[log p(x | z)], nats"
+    ),
+    "kl": Score(("bound",), lambda v, _: v["bound"].kl, "KL(q(z | x) || p(z)), nats"),
+    "regret": Score(
+        ("regret",),
+        lambda v, _: v["regret"],
+        "what a q of its own adds to the ELBO, nats",
+    ),
     "ratio": Score(
         ("log_p", "background"),
         lambda v, _: anomaly.likelihood_ratio(_of_log_p(v), v["background"].log_p),
+        "log p(x) of the background less the run's, nats",
     ),
     "complexity": Score(
         ("log_p", "bits"),
         lambda v, _: anomaly.input_complexity(_of_log_p(v), v["bits"]),
+        "-log2 p(x) less the bits of a file of it",
     ),
-    "waic": Score(("log_p",), lambda v, _: anomaly.waic(_of_log_p(v)), together=True),
+    "waic": Score(
+        ("log_p",),
+        lambda v, _: anomaly.waic(_of_log_p(v)),
+        "Var log p(x) - E log p(x) over the runs, nats",
+        together=True,
+    ),
     "typicality": Score(
-        ("log_p",), lambda v, at: anomaly.typicality(_of_log_p(v), _of_log_p(v)[at])
+        ("log_p",),
+        lambda v, at: anomaly.typicality(_of_log_p(v), _of_log_p(v)[at]),
+        "|-log p(x) - its mean in reference rows|, nats",
     ),
-    "mahalanobis": Score(("codes",), _distance),
+    "mahalanobis": Score(
+        ("codes",), _distance, "of codes from their mean, in standard deviations"
+    ),
 }
 
 

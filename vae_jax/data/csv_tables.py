@@ -28,6 +28,7 @@ KINDS: Mapping[str, str] = {  # family -> what its cells are
 """Families of columns: three more than of likelihoods, a label, what x may be given (of
 numbers or of levels), and what is left out."""
 
+_NOUNS = {"real": "finite number", "positive": "positive number", "count": "count"}
 MOST_LEVELS = 50  # of a column of text that nobody has named
 _DIGITS = 1e5  # a mean may be so many times its column's spread in float32
 _FORBIDDEN = set(',:"\n')  # in names: they part the items of --columns
@@ -333,12 +334,14 @@ def _column(
     if kind == "level" or (is_open and not (are_numbers & is_there).any()):
         column = _of_levels(name, texts, is_there, family, places)
         return column, _of(column, texts, is_there)
-    values = _numbers(name, texts, places)
+    instead = f", or say {name}:categorical (--columns)"
+    values = _numbers(name, texts, places, instead=instead)
     family = family or _guessed(values)
     if family == "bernoulli":
         column = _of_levels(name, texts, is_there, family, places)
         return column, _of(column, texts, is_there)
-    _check(name, values, family, places)
+    instead = f", or say that {name} is of another family (--columns)"
+    _check(name, values, family, places, instead=instead)
     there = values[~np.isnan(values)]
     if (
         there.size
@@ -375,14 +378,17 @@ def _are_there(texts: list[str]) -> np.ndarray:
     return np.array([text.lower() not in MISSING for text in texts])
 
 
-def _numbers(name: str, texts: list[str], places: list[tuple[str, int]]) -> np.ndarray:
+def _numbers(
+    name: str, texts: list[str], places: list[tuple[str, int]], *, instead: str = ""
+) -> np.ndarray:
+    """What the cells hold; instead: what else a user can do where they do not."""
     is_there, numbers = _are_there(texts), [_number(text) for text in texts]
     bad = is_there & np.array([number is None for number in numbers])
     if bad.any():
         file, row = places[int(bad.argmax())]
         raise ValueError(
             f"{file} row {row}, column {name}: {texts[int(bad.argmax())]!r} is no "
-            f"number: mend it, leave it empty, or say {name}:categorical (--columns)"
+            f"number: mend it or leave it empty{instead}"
         )
     return np.array(
         [x if ok else np.nan for x, ok in zip(numbers, is_there, strict=True)], float
@@ -496,7 +502,12 @@ def of_entries(
 
 
 def _check(
-    name: str, values: np.ndarray, family: str, places: list[tuple[str, int]]
+    name: str,
+    values: np.ndarray,
+    family: str,
+    places: list[tuple[str, int]],
+    *,
+    instead: str = "",
 ) -> None:
     """Refuses numbers that the family is not of."""
     kind = KINDS[family]
@@ -509,5 +520,5 @@ def _check(
         file, row = places[int(bad.argmax())]
         raise ValueError(
             f"{file} row {row}, column {name}: {values[int(bad.argmax())]:g} is no "
-            f"{kind} number, which {family} needs: mend it, or say another family"
+            f"{_NOUNS[kind]}, which {family} needs: mend it or leave it empty{instead}"
         )
