@@ -101,7 +101,7 @@ def test_a_data_set_without_labels_is_refused(tmp_path):
     config = _config(tmp_path / "run", dataset=f"npz:{tmp_path / 'own.npz'}")
     with pytest.raises(cli.UsageError, match="has no labels in its train split"):
         semi_supervised.main(config)
-    labels = {"train_labels": np.arange(40) % 2}
+    labels: dict[str, Any] = {"train_labels": np.arange(40) % 2}
     np.savez(tmp_path / "own.npz", train=np.zeros((40, 4), np.uint8), **labels)
     with pytest.raises(cli.UsageError, match="has no labels in its test split"):
         semi_supervised.main(dataclasses.replace(config, workdir=str(tmp_path / "b")))
