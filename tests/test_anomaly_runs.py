@@ -102,6 +102,7 @@ def test_the_table_is_that_of_the_written_scores(measured):
             np.testing.assert_allclose(row["auroc_deviation"], np.std(of_runs, ddof=1))
 
 
+@pytest.mark.slow
 def test_the_scores_are_made_of_each_other_as_they_are_defined(measured):
     arrays = np.load(measured[1].with_suffix(".npz"))
     log_p = np.stack([-arrays[f"log_p_seed={seed}_input"] for seed in (0, 1)])
@@ -116,6 +117,7 @@ def test_the_scores_are_made_of_each_other_as_they_are_defined(measured):
     assert ((bits > 400) & (np.abs(bits / 8 - np.round(bits / 8)) < 1e-6)).all()
 
 
+@pytest.mark.slow
 def test_a_line_for_each_row_says_where_it_stands(measured):
     arrays = np.load(measured[1].with_suffix(".npz"))
     with measured[1].with_suffix(".csv").open() as file:
@@ -132,6 +134,7 @@ def test_a_line_for_each_row_says_where_it_stands(measured):
         assert line["kl_seed=0_flagged"] == str(int(below))
 
 
+@pytest.mark.slow
 def test_curves_histograms_and_the_strangest_images_are_drawn(measured):
     for name in ("roc", "histograms", "images"):
         picture = measured[1].with_name(f"{measured[1].name}_{name}.png")
@@ -182,12 +185,14 @@ def test_what_these_rows_cannot_say_is_one_line(folder, flags, said):
         command.main(_config(folder, **CHEAP | flags))
 
 
+@pytest.mark.slow
 def test_an_auroc_of_rows_without_labels_is_one_line(folder):
     flags: dict[str, Any] = {**CHEAP, "outlier_labels": (1,)}
     with pytest.raises(cli.UsageError, match=r"plain.npz has no labels .* test_labels"):
         command.main(_config(folder, "plain.npz", **flags))
 
 
+@pytest.mark.slow
 def test_no_rows_to_score_is_one_line(folder):
     with pytest.raises(cli.UsageError, match="no rows to score: give --input, or"):
         command.main(_config(folder, ""))

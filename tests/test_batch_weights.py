@@ -149,6 +149,7 @@ def _close(got, expected, atol=1e-9):
     chex.assert_trees_all_close(got, expected, rtol=1e-9, atol=atol)
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_step_is_the_weighted_mean_of_the_steps_of_each_row(x64, name):
     weights = np.array([2.0, 1.0, 0.5])
@@ -211,6 +212,7 @@ def test_what_a_row_weighs_decides_whether_it_is_read():
     assert (mean, spread) == (2.0, 1.0)
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_batch_without_weight_leaves_the_parameters_as_they_are(x64, name):
     start, *_ = _compiled(name, jnp.result_type(float))

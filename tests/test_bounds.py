@@ -115,6 +115,7 @@ def test_renyi_keeps_its_digits_next_to_the_elbo():
         np.testing.assert_allclose(got, expected, atol=gap**2 + 3e-5)
 
 
+@pytest.mark.slow
 def test_an_impossible_draw_lowers_renyi_as_it_lowers_iwae():
     log_w = jnp.array([-jnp.inf, 0.0, -1.0])
     np.testing.assert_allclose(
@@ -123,6 +124,7 @@ def test_an_impossible_draw_lowers_renyi_as_it_lowers_iwae():
     assert bounds.renyi(log_w, alpha=2.0) == -jnp.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1e20, 1e39, 1e300, -1e20, -1e39, -1e300])
 def test_renyi_of_an_order_beyond_the_dtype_is_the_extreme_weight(alpha):
     chosen = np.argmin(LOG_W) if alpha > 0.0 else np.argmax(LOG_W)
@@ -324,6 +326,7 @@ def test_bad_settings_of_a_bound_are_refused(call, message):
         call(jnp.asarray(LOG_W))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_jackknife_loses_no_digits_to_the_size_of_the_weights(order):
     log_w = np.random.default_rng(0).normal(size=50).astype(np.float32)

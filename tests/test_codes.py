@@ -59,6 +59,7 @@ def test_draws_of_priors_are_as_frequent_as_their_densities_say(x64):
         assert abs(chi_squared - 119.0) < 5.0 * np.sqrt(2.0 * 119.0)
 
 
+@pytest.mark.slow
 def test_the_bound_is_below_log_p_by_enumeration_and_at_it_where_one_code_explains_x(
     x64,
 ):

@@ -74,6 +74,7 @@ def test_the_table_is_of_the_file(workdir):
     assert f"{net['bits_per_dimension']:.4f}" in text
 
 
+@pytest.mark.slow
 def test_a_written_file_is_verified(workdir, capsys):
     config = compress.Config(workdir=str(workdir), verify=str(workdir / "test.bits"))
     assert compress.main(config) == 0
@@ -86,6 +87,7 @@ def _changed(workdir, tmp_path, **changes):
     return compress.Config(workdir=str(workdir), verify=str(tmp_path / "a.bits"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model", "versions", "device", "shape", "num_values"])
 def test_a_file_of_another_decoder_is_refused(workdir, tmp_path, name):
     config = _changed(workdir, tmp_path, **{name: "another"})
@@ -132,6 +134,7 @@ def test_words_of_other_rows_are_not_taken_for_them(workdir, tmp_path):
         compress.main(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -151,6 +154,7 @@ def test_a_damaged_file_is_one_line_and_nothing_is_written(
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_there_is_named(workdir, tmp_path):
     config = _config(workdir, output="", verify=str(tmp_path / "a.bits"))
     with pytest.raises(cli.UsageError, match=r"a\.bits"):

@@ -285,6 +285,7 @@ def test_columns_of_a_table_are_a_context_that_stays_with_its_row(tmp_path):
     np.testing.assert_allclose(read, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_contexts_of_an_npz_are_held_out_with_their_rows_and_are_part_of_the_data(
     tmp_path,
 ):
@@ -331,6 +332,7 @@ def test_columns_of_context_without_a_condition_are_refused():
         Config(dataset="csv:a.csv", columns=("a:context",))
 
 
+@pytest.mark.slow
 def test_means_of_counts_are_multiples_of_a_size_factor(tmp_path):
     generator = np.random.default_rng(0)
     depth = np.exp(generator.normal(size=60))

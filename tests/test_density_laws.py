@@ -187,6 +187,7 @@ def test_no_builder_of_a_density_is_left_out():
     }
 
 
+@pytest.mark.slow
 @EVERY_ROW
 def test_one_pass_gives_the_sample_and_its_density_with_their_total_gradient(x64, row):
     density, params, h = _made(row)

@@ -140,6 +140,7 @@ def test_an_ordinal_is_a_logistic_density_cut_at_its_edges(x64):
     testing.assert_mean_equals(draws[..., None] == np.asarray(x), exact.T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_scale", [-6.5, -2.0, 1.0])
 def test_bins_are_differences_of_the_logistic_distribution_function(log_scale, x64):
     k, mean = np.arange(256), 0.3

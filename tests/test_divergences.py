@@ -140,6 +140,7 @@ def test_gradients_agree_with_finite_differences_to_second_order(x64):
     check_grads(everything, (arguments,), order=2, modes=("rev",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "arguments"), DISCRETE)
 def test_second_derivatives_at_zero_logits_are_the_fisher_information(
     x64, function, arguments

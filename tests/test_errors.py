@@ -41,6 +41,7 @@ def test_a_folder_without_a_run_is_not_said_to_be_trained_by_its_name_alone(tmp_
         evaluate.main(evaluate.Config(workdir=folder))
 
 
+@pytest.mark.slow
 def test_an_empty_split_is_named_and_no_number_that_nobody_gave(workdir):
     said = r"has no rows in its valid split: train, test may be chosen"
     for config in (
@@ -61,6 +62,7 @@ def test_more_rows_than_there_are_name_the_flag_of_the_command(workdir):
         reconstruct.main(reconstruct.Config(workdir=workdir, num=13))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "said"),
     [

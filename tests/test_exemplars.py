@@ -142,6 +142,7 @@ def test_a_batch_trains_each_row_on_the_bound_without_itself(x64):
     assert with_itself > alone + 0.01  # so that the test can see the difference
 
 
+@pytest.mark.slow
 def test_a_batch_encodes_the_exemplars_once():
     made, params = _of_eight(2)
 

@@ -187,6 +187,7 @@ def test_a_process_without_the_project_runs_what_was_exported(tmp_path, digits, 
     assert compared == len(results.files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["full_normal", "bernoulli", pytest.param("mlp", marks=pytest.mark.slow)]
 )

@@ -117,6 +117,7 @@ def test_forward_and_inverse_undo_each_other_in_either_order(x64, name):
     np.testing.assert_allclose(got["forth"], got["y"], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["planar", "autoregressive", "one latent"])
 def test_a_flow_changes_every_latent(x64, name):
     got = _both_ways(name)
@@ -144,6 +145,7 @@ def test_planar_changes_u_along_w_alone_and_keeps_the_map_increasing(x64):
     np.testing.assert_allclose(np.cross(got - u, w), np.zeros(3), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_coupling_passes_the_half_that_its_name_says(x64):
     y = _both_ways("coupling")["y"]
     z, flipped = _both_ways("coupling")["z"], _both_ways("flipped coupling")["z"]
@@ -165,6 +167,7 @@ def test_reverse_is_the_reversed_order_at_no_cost(x64):
     np.testing.assert_array_equal(got["log_det"], np.zeros(len(got["y"])))
 
 
+@pytest.mark.slow
 def test_chain_applies_the_first_flow_first_to_the_first_of_the_context(x64):
     first, second = FLOWS["planar"], FLOWS["autoregressive"]
     both = flows.chain(first, second)
@@ -207,6 +210,7 @@ def test_two_derivatives_of_the_planar_inverse_undo_those_of_the_map(x64):
         np.testing.assert_allclose(twice, np.zeros(twice.shape), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_planar_tends_to_its_value_at_w_zero_with_finite_gradients():
     flow = FLOWS["planar"]
     u, b = jnp.array([-2.0, 1.0, 0.5]), jnp.array([0.4])

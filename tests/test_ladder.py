@@ -89,6 +89,7 @@ DEPTHS = [
 PAIR = np.array([0.8, -1.3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "form"), DEPTHS)
 def test_at_the_exact_posterior_every_log_weight_is_log_p(x64, depth, form):
     known = _chain(depth, form)
@@ -264,6 +265,7 @@ def test_balanced_layers_weigh_by_their_kl_for_their_size(x64):
         sgvb.sgvb_b(ladders.normals(None, sizes=(2,)), num_samples=1, balance=1.0)
 
 
+@pytest.mark.slow
 def test_z_has_named_parts_from_x_upward(x64):
     model, params, sampled, _ = _sampled("plain")
     z = sampled.z[0]
@@ -279,6 +281,7 @@ def test_z_has_named_parts_from_x_upward(x64):
     assert (np.abs(of_z[:3, 3:]) > 1e-6).all()
 
 
+@pytest.mark.slow
 def test_the_prior_is_a_map_of_noise(x64):
     model, params, sampled, _ = _sampled("merged")
     z, prior = sampled.z[0], model.generative

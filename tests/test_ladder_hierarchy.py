@@ -88,6 +88,7 @@ def test_the_kl_of_each_map_is_that_of_its_pixels():
     assert ablation.of_maps(vectors, np.ones(6)) == (None, None, None)
 
 
+@pytest.mark.slow
 def test_a_mix_draws_each_group_from_its_source_given_those_above(x64):
     _, hierarchy, params, _, h, _ = _made("normals")
     mix, key = jax.jit(hierarchy.mix), jax.random.key(1)
@@ -102,6 +103,7 @@ def test_a_mix_draws_each_group_from_its_source_given_those_above(x64):
     np.testing.assert_array_equal(np.asarray(kl_top_off != kl), np.arange(6) != 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW_MODELS)
 def test_layers_below_those_that_stay_are_drawn_from_the_prior(x64, name):
     model, hierarchy, params, _, _, counts = _made(name)

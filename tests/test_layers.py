@@ -92,6 +92,7 @@ def rooms(imported):
 # The code against the rules
 
 
+@pytest.mark.slow
 def test_imports_go_down():
     sources.assert_kept(layers, SCRIPTS)
 

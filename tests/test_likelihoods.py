@@ -464,6 +464,7 @@ def _gauss():
     return np.polynomial.legendre.leggauss(400)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logit", LOGITS_OF_EVERY_SIZE)
 def test_a_continuous_bernoulli_integrates_to_one_at_any_logit(logit, x64):
     nodes, weights = _gauss()
@@ -475,6 +476,7 @@ def test_a_continuous_bernoulli_integrates_to_one_at_any_logit(logit, x64):
     np.testing.assert_allclose(mean, (np.exp(log_p) * x) @ weights / 2, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logit", LOGITS_OF_EVERY_SIZE)
 def test_a_continuous_bernoulli_in_float32_keeps_its_digits(logit):
     exact = likelihoods.continuous_bernoulli_terms

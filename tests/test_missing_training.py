@@ -107,6 +107,7 @@ def test_a_learned_baseline_trains_on_rows_with_holes(tmp_path):
     chex.assert_tree_all_finite(trained.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["aevb", "rws", "full_vb", "mcem", "vem"])
 def test_each_algorithm_that_takes_holes_has_models_that_do(algorithm):
     config = Config(missing="nan", algorithm=algorithm, weight_decay=1.0, num_latents=2)

@@ -48,6 +48,7 @@ def test_no_builder_of_a_model_or_its_halves_is_left_out():
     assert laws.builders(Model, Generative, Recognition) == shown
 
 
+@pytest.mark.slow
 @EVERY_ROW
 def test_a_draw_is_what_the_functions_give_with_its_total_gradient(x64, row):
     model, params, x, h = _made(row)
@@ -126,6 +127,7 @@ def test_the_closed_kl_is_that_of_the_families_parameters(x64, row):
     np.testing.assert_allclose(model.kl(params, h), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_every_closed_form_is_that_of_some_row():
     shown = set()
     for row in ROWS:

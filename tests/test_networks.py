@@ -105,6 +105,7 @@ def test_layers_are_named_by_position():
     assert set(networks.linear(3, 2).init(jax.random.key(0))) == {"output"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("std", [0.1, 0.01])
 def test_normal_draws_weights_and_biases_with_its_std(std):
     network = networks.mlp(200, (5_000,), 3, initializer=networks.normal(std=std))
@@ -306,6 +307,7 @@ def test_a_residual_network_matches_its_matrices(x64):
     np.testing.assert_allclose(got, layer("output", np.tanh(h)), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_residual_blocks_start_smaller_the_more_there_are():
     start = networks.normal(std=0.5)
     for num_blocks in (1, 9):

@@ -103,6 +103,7 @@ def test_the_same_rows_evaluate_to_the_same_numbers_under_a_name_of_their_own(
     assert f"{digits} (sha256 {digest[:8]}), 447 images" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_rows_are_reconstructed_beside_those_of_the_split(workdir, tmp_path):
     rows = np.random.default_rng(0).random((5, 8, 8, 1)) < 0.5
     np.savez(tmp_path / "bits.npz", anything=rows)

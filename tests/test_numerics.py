@@ -164,6 +164,7 @@ def test_what_never_is_costs_nothing():
     assert jnp.isnan(numerics.times_log(0.0, jnp.asarray(jnp.nan)))
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_choice_passes_by_a_removed_class(x64):
     def log_prob(logits, z):
         return numerics.times_log(z, jax.nn.log_softmax(logits)).sum()

@@ -254,6 +254,7 @@ def test_flow_gradients_agree_with_finite_differences(x64):
     check_grads(jax.jit(FLOW.log_prob), arguments, order=1, modes=("rev",))
 
 
+@pytest.mark.slow
 def test_a_flow_reads_the_h_of_its_base_and_then_its_context(x64):
     base = posteriors.diag_normal(2)
     planar = posteriors.flow(base, flows.planar(2))

@@ -91,6 +91,7 @@ def test_bounds_and_gradients_are_close_to_those_of_float32(tmp_path, flags):
         assert error <= 0.02 * np.linalg.norm(expected) + 1e-5
 
 
+@pytest.mark.slow
 def test_a_product_rounds_its_operands_and_sums_in_float32():
     keys = jax.random.split(jax.random.key(0), 3)
     x, kernel, g = (
@@ -120,6 +121,7 @@ def test_a_product_rounds_its_operands_and_sums_in_float32():
     np.testing.assert_allclose(d_y, 2.0 * y, rtol=0.02, atol=0.5)
 
 
+@pytest.mark.slow
 def test_without_a_product_networks_are_what_they_were():
     x = jnp.ones(3)
     for plain, explicit in (

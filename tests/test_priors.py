@@ -289,6 +289,7 @@ def test_samples_of_a_flow_prior_have_the_moments_of_its_density(build):
     assert np.abs(weight @ grid).max() > 0.05  # N(0, I) would not do
 
 
+@pytest.mark.slow
 def test_a_coupling_prior_from_zero_is_standard_normal_bit_for_bit():
     prior, plain = _coupling_prior(5, zero=True), priors.standard_normal(5)
     params, key = prior.init(jax.random.key(0)), jax.random.key(3)

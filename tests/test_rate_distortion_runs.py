@@ -72,6 +72,7 @@ def test_each_run_has_a_curve_below_its_encoder(folder):
         np.testing.assert_allclose(row["forward_rate"], row["reverse_rate"], atol=1.5)
 
 
+@pytest.mark.slow
 def test_the_same_is_a_table_a_csv_file_and_a_picture(folder):
     path = folder / "out" / "rate_distortion"
     result = json.loads(path.with_suffix(".json").read_text())
@@ -104,12 +105,14 @@ def test_other_distortions_and_latents_have_curves(tmp_path, changes, flags):
     assert encoder["distortion"] > 0.0
 
 
+@pytest.mark.slow
 def test_runs_of_different_rows_are_one_line(folder):
     _saved(folder / "static", binarization="static")
     with pytest.raises(cli.UsageError, match=r"static was trained on other data, or"):
         rate_distortion.main(_config(folder, "a", "static"))
 
 
+@pytest.mark.slow
 def test_what_has_no_log_p_or_no_rows_is_one_line(folder):
     _saved(folder / "gray", binarization="none")
     with pytest.raises(cli.UsageError, match="no likelihood to bound"):

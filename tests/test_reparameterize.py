@@ -149,6 +149,7 @@ def test_samples_follow_the_density_of_scipy(sampler, parameters, density):
         testing.assert_mean_equals((z - density.mean()) ** 2, density.var())
 
 
+@pytest.mark.slow
 def test_the_covariance_is_the_factor_times_its_transpose():
     z = _draws(reparameterize.location_cholesky, (MEAN3, CHOLESKY))
     centered = np.asarray(z, np.float64) - MEAN3
@@ -272,6 +273,7 @@ def test_cauchy_is_zero_at_its_median_and_odd_around_it():
     np.testing.assert_allclose(slopes, exact, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_small_concentrations_stay_on_the_simplex():
     z = np.asarray(_draws(reparameterize.dirichlet, (np.full(3, -7.0),)))
     assert np.isfinite(z).all()

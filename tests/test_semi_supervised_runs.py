@@ -119,6 +119,7 @@ def test_a_classifier_that_nothing_has_is_refused(flags, message):
         semi_supervised.Config(**flags)
 
 
+@pytest.mark.slow
 def test_convolutions_classify_images_and_refuse_rows(tmp_path):
     config = _config(tmp_path, classifier="conv", width=2, num_latents=3, hidden=(5,))
     images = semi_supervised.Space(*_of_ones(8, 8), likelihoods.bernoulli((8, 8)))
@@ -136,6 +137,7 @@ def _of_ones(*shape):
     return jnp.ones((4, *shape)), jnp.ones((2, *shape)), batches.take()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -76,6 +76,7 @@ def test_a_run_keeps_its_columns_and_is_rebuilt_from_them(rooms, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_samples_are_rows_of_the_table(rooms):
     config = generate.Config(workdir=rooms.workdir, num=12, num_steps=2)
     assert generate.main(config) == 0
@@ -245,6 +246,7 @@ def test_counts_of_any_array_have_their_likelihoods(tmp_path):
     np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_rows_of_another_csv_are_the_runs_columns_in_any_order(rooms, tmp_path):
     (trained,) = trained_runs.load(rooms.workdir, checkpoint="last")
     path = tmp_path / "more.csv"
@@ -259,6 +261,7 @@ def test_rows_of_another_csv_are_the_runs_columns_in_any_order(rooms, tmp_path):
         new_rows.read(str(path), digits, protocol.load(digits))
 
 
+@pytest.mark.slow
 def test_codes_of_rows_with_holes_are_beside_what_the_encoder_sees(rooms):
     """Columns are standardized, and a hole is its mean: zero, as q has it."""
     (trained,) = trained_runs.load(rooms.workdir, checkpoint="last")

@@ -75,6 +75,7 @@ def test_at_zero_every_column_has_its_own_law(x64):
     assert table.quantity(np.where(rows > 20.0, NAN, rows)) == "log-density"
 
 
+@pytest.mark.slow
 def test_a_row_costs_what_its_columns_cost_one_by_one():
     """Families of several columns, between one another."""
     all_rows, places = _rows(), [0, 3, 7, 0, 4, 7, 3, 1]
@@ -171,6 +172,7 @@ def test_a_table_of_normal_columns_is_imputed_as_the_exact_conditional(x64):
     np.testing.assert_allclose(*h)
 
 
+@pytest.mark.slow
 def test_q_sees_standardized_columns_and_zeros_in_the_holes(x64):
     rows = _rows()
     columns = _columns(rows)

@@ -22,6 +22,7 @@ def _model(seed=0):
 # Oracle
 
 
+@pytest.mark.slow
 def test_log_joint_matches_scipy(x64):
     generative, _, params = _model()
     decoder = networks.mlp(2, (5,), 6)

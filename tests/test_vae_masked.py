@@ -71,6 +71,7 @@ def test_masking_twice_is_masking_once():
     chex.assert_trees_all_equal(*results)
 
 
+@pytest.mark.slow
 def test_no_nan_reaches_a_gradient(x64):
     generative, recognition, params = _model()
     masked = vae.masked(vae.model(generative, recognition))

@@ -36,6 +36,7 @@ def _with_pseudo_inputs(params, inputs):
     return params._replace(generative=params.generative | prior)
 
 
+@pytest.mark.slow
 def test_the_vamp_prior_is_scipys_mixture_of_q_at_clipped_pseudo_inputs(x64):
     generative, recognition, params = _vamp()
     inputs = np.random.default_rng(0).normal(0.5, 0.7, size=(3, *X_SHAPE))

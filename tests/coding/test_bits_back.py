@@ -60,6 +60,7 @@ def test_with_the_exact_posterior_the_file_is_the_evidence():
     assert abs(paid - evidence.sum()) < 64 + len(x) / 1024
 
 
+@pytest.mark.slow
 def test_another_q_costs_its_divergence_from_the_posterior():
     _, x, q, joint = _binary()
     build, symbols = _of_tables(x, q)
@@ -154,6 +155,7 @@ def _words_to_start(push, *, lanes):
     raise AssertionError("a thousand words are too few")
 
 
+@pytest.mark.slow
 def test_layers_in_any_order_cost_the_evidence_and_swapped_ones_start_as_one_does():
     one, swapped, from_the_top, rows, evidence = _chain()
     for build in (one, swapped, from_the_top):
@@ -170,6 +172,7 @@ def test_layers_in_any_order_cost_the_evidence_and_swapped_ones_start_as_one_doe
     assert of_all > 2 * of_one > 0
 
 
+@pytest.mark.slow
 def test_rows_in_batches_start_from_the_bits_of_few_rows():
     *_, from_the_top, rows, _ = _chain()
     codec = from_the_top(40)

@@ -307,6 +307,7 @@ def _summed(axis):
 X_SHAPE = (4, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "said"),
     [

@@ -24,6 +24,7 @@ def _pushed(stack, symbols, precisions):
     return stack
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),

@@ -254,6 +254,7 @@ def test_static_draws_have_their_values_as_means():
     assert samples[:, 255].all()
 
 
+@pytest.mark.slow
 def test_dynamic_leaves_train_and_draws_valid_and_test_as_static_does():
     made = source(noise(50, 30), valid=noise(20, 30), test=noise(20, 30))
     static = batches.prepare(made, binarization="static", data_seed=1)

@@ -147,6 +147,7 @@ def test_other_text_than_zeros_and_ones_is_refused(write, content, message):
         formats.read_amat(write(content))
 
 
+@pytest.mark.slow
 def test_fifty_thousand_amat_rows_take_about_a_second(write):
     row = b"0 1 " * 392
     path = write((row[:-1] + b"\n") * 50_000)

@@ -139,6 +139,7 @@ def check(kind: str, path, content: bytes) -> None:
     assert peak < MEMORY
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("kind", READ)
 def test_a_damaged_file_is_read_or_refused_as_documented(kind, tmp_path):

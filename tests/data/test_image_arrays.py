@@ -307,6 +307,7 @@ def test_rows_stay_on_the_disk(save):
     )
 
 
+@pytest.mark.slow
 def test_what_reads_the_rows_copies_none(save):
     path = save(numbered(100, 256, 256, 3))
     config = Config(dataset=f"images:{path}", binarization="none", likelihood="normal")

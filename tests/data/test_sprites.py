@@ -38,6 +38,7 @@ def test_every_pixel_is_inside_or_not_as_its_center_is(x64):
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.slow
 def test_a_place_is_a_pixel_and_a_sprite_lies_within_the_image():
     source = sources.load("sprites", valid_size=0)
     images, factors = sprites.rows("sprites")

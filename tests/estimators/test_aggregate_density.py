@@ -76,6 +76,7 @@ def test_the_total_correlation_of_a_correlated_normal_is_that_of_its_correlation
     np.testing.assert_allclose(got, exact, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_independent_latents_have_no_total_correlation(x64):
     mean = np.array(list(itertools.product([-1.0, 0.2, 3.0], [0.5, -2.0])))
     log_std = np.array(list(itertools.product([0.1, -0.4, 0.0], [-1.0, 0.3])))

@@ -52,6 +52,7 @@ def test_elbo_and_log_p_are_those_of_brute_force_with_their_gradients(x64, chunk
         assert float(p.min()) > 0.0
 
 
+@pytest.mark.slow
 def test_the_gap_between_them_is_the_divergence_from_the_posterior(x64):
     problem, x = problems.binary_model(seed=3), jnp.asarray(X)
     _, q, p = (np.asarray(a) for a in problem.table(problem.params, x))
@@ -127,6 +128,7 @@ def test_the_posterior_is_bayes_rule_and_closes_the_gap(x64, sizes, chunk_size):
     _assert_trees_close(slope_of_bound, slope, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_posterior_samples_by_its_probabilities_in_the_dtype_of_x():
     (generative, params), x = _layered((2, 2)), jnp.asarray(X, jnp.float32)
     recognition = enumerated.posterior(generative, num_latents=4)
@@ -208,6 +210,7 @@ def test_certain_bits_leave_value_and_gradient_finite(logit):
     chex.assert_tree_all_finite(slope)
 
 
+@pytest.mark.slow
 def test_latents_that_q_rules_out_contribute_nothing(x64):
     problem, x = problems.binary_model(), jnp.asarray(X)
 

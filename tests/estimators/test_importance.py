@@ -73,6 +73,7 @@ def test_log_weights_follow_the_h_they_are_given(x64):
     np.testing.assert_allclose(log_w, np.full(4, problem.log_p(params, x)), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [1, 5])
 def test_iwae_with_the_posterior_as_q_is_log_p_without_noise(x64, num_samples):
     problem = problems.linear_gaussian()
@@ -81,6 +82,7 @@ def test_iwae_with_the_posterior_as_q_is_log_p_without_noise(x64, num_samples):
     np.testing.assert_allclose(nats, np.full(NUM_DRAWS, log_p), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_iwae_with_one_sample_is_estimator_a(x64):
     problem = problems.linear_gaussian(num_latents=2)
     key = jax.random.key(2)
@@ -132,6 +134,7 @@ def test_the_gradient_is_unbiased_for_the_k_sample_bound(x64, name, num_samples)
     testing.assert_unbiased(objective, problem.params, jnp.asarray(X), bound)
 
 
+@pytest.mark.slow
 def test_the_oracle_is_the_elbo_at_one_sample_and_has_converged(x64):
     problem, x = problems.linear_gaussian(), jnp.asarray(X)
     bound = jax.jit(jax.value_and_grad(problems.k_sample_bound(problem, num_samples=1)))
@@ -189,6 +192,7 @@ def test_path_gradients_hold_a_flows_own_parameters_fixed_too(x64, name, num_sam
     assert max(float(leaf.std()) for leaf in of_flow) > 0.01  # the score is not zero
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [-1.0, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_the_renyi_gradient_is_unbiased_for_its_k_sample_value(x64, alpha):
     problem = problems.linear_gaussian()

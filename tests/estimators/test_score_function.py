@@ -49,6 +49,7 @@ def test_the_oracle_is_the_elbo_at_one_sample_and_has_converged(x64):
     chex.assert_trees_all_close(got, expected, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["leave_one_out", pytest.param("vimco", marks=pytest.mark.slow)]
 )
@@ -79,6 +80,7 @@ def test_leave_one_out_descends_half_the_variance_of_the_log_weights(x64):
     )
 
 
+@pytest.mark.slow
 def test_a_scale_divides_the_gradient_of_phi_alone(x64):
     problem, x = problems.binary_model(), jnp.asarray(X)
     plain, scaled = (
@@ -162,6 +164,7 @@ def test_vimco_is_finite_where_one_weight_dominates():
     np.testing.assert_allclose(without, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_holes_reach_no_baseline():
     problem, x = problems.binary_model(), jnp.asarray(X).at[1].set(jnp.nan)
     masked = vae.masked(problem.model)

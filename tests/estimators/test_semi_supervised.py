@@ -51,6 +51,7 @@ def _joint(x):
     return each - jnp.log(NUM_CLASSES)
 
 
+@pytest.mark.slow
 def test_with_exact_conditionals_u_is_log_p_of_a_mixture_of_ppcas(x64):
     """And L is log p(x, y); with another q(y | x), U is below by its KL."""
     x, none = jnp.asarray(GENERATOR.normal(size=X_SIZE)), jnp.array(-1)

@@ -1,10 +1,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from vae_jax.estimators import sumo
 
 
+@pytest.mark.slow
 def test_the_mean_over_the_terms_is_the_bound_of_all_weights(x64):
     """sum_K P(K) S_K, for weights that are what they are."""
     num_samples, max_terms = 3, 150

@@ -42,6 +42,7 @@ def test_no_estimator_is_left_out_of_the_table():
     assert results == {row.builder for row in ROWS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row", [pytest.param(row, id=_name(row), marks=SLOW[row.slow]) for row in ROWS]
 )
@@ -84,6 +85,7 @@ def test_what_comes_in_single_precision_goes_out_so_where_double_is_allowed(x64,
 REFUSALS = [(row, *refusal) for row in ROWS for refusal in row.refused]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "settings", "message"),
     [pytest.param(*case, id=f"{_name(case[0])}-{case[1]}") for case in REFUSALS],

@@ -57,6 +57,7 @@ def test_steps_of_no_length_leave_the_elbo(x64):
     )
 
 
+@pytest.mark.slow
 def test_the_weights_mean_is_p_of_x_at_steps_of_any_length(x64):
     problem, x = cases.WITH_PATH.make(), jnp.asarray(X)
     params = _at(problem, log_step_size=jnp.log(jnp.array([0.9, 0.1, 0.4])))

@@ -29,6 +29,7 @@ def _log_q_under_the_posterior(problem):
     return fit
 
 
+@pytest.mark.slow
 def test_wake_sleep_of_one_sample_is_the_reweighted_one_that_only_sleeps(x64):
     problem, x = problems.binary_model(), jnp.asarray(X)
     plain = wake_sleep.wake_sleep(problem.model, num_samples=1)

@@ -115,6 +115,7 @@ def test_a_ladder_of_normals_gives_what_its_closed_forms_say_of_every_subset(x64
         testing.assert_mean_equals(one.kl, kl)
 
 
+@pytest.mark.slow
 def test_the_kl_of_each_group_is_its_mean_over_q(x64):
     estimate = jax.jit(ablation.kl_of_groups(_chain().model, num_samples=4_000))
     got = estimate(jax.random.key(1), _chain().params, jnp.asarray(PAIR))

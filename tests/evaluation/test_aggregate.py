@@ -64,6 +64,7 @@ def test_information_and_marginal_kl_add_up_to_the_mean_kl(x64):
     assert got.marginal_kl.mean() > 0.0
 
 
+@pytest.mark.slow
 def test_bits_have_the_information_of_a_table(x64):
     """q(z | x_n) of two bits: the mixture and both divergences are sums of four."""
     problem = problems.binary_model(num_latents=2, num_pixels=2)

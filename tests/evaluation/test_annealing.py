@@ -83,6 +83,7 @@ def _normal_path(std):
     )
 
 
+@pytest.mark.slow
 def test_the_pilot_finds_smaller_steps_where_the_density_is_narrower():
     std = 0.05
     chains = annealing.chains(

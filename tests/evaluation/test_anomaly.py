@@ -162,6 +162,7 @@ def test_scores_of_the_bound_are_its_terms_with_the_strange_above(of_bound):
         np.testing.assert_allclose(getattr(scores, name), exact, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_regret_is_the_amortization_gap_in_closed_form(of_bound):
     problem, x, _, regret = of_bound
     mean, cov = problem.posterior(problem.params, x)

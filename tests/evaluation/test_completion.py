@@ -305,6 +305,7 @@ def test_numbers_that_make_no_chain_are_refused(method, numbers, message):
         getattr(completion, method)(model, **numbers)
 
 
+@pytest.mark.slow
 def test_an_encoder_of_other_latents_is_refused():
     generative, _ = problems.bernoulli_vae(num_latents=3)
     _, recognition = problems.bernoulli_vae(num_latents=2)

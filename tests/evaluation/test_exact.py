@@ -205,6 +205,7 @@ def test_the_bound_has_the_closed_form_of_a_linear_model_and_its_gradient(
     chex.assert_trees_all_close(slope, exact_slope, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_divergence_is_that_of_two_normals_and_zero_at_the_posterior(x64):
     problem = problems.linear_gaussian(num_latents=2, num_features=3)
     params, x = problem.params, jnp.array([0.4, -1.0, 0.7])
@@ -354,6 +355,7 @@ def test_a_q_that_is_no_normal_is_refused_though_its_h_could_be_ones():
 # Between two posteriors
 
 
+@pytest.mark.slow
 def test_the_divergence_between_two_posteriors_is_that_of_the_normals_they_are(x64):
     theta = [
         ppca.parameters(

@@ -56,6 +56,7 @@ def diagonal_fits():
 # The gap
 
 
+@pytest.mark.slow
 def test_the_gap_is_the_divergence_from_the_posterior(x64):
     problem, x = problem_of_two(), jnp.asarray(X[0])
     gap = gaps.posterior_gap(

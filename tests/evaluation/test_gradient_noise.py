@@ -39,6 +39,7 @@ def exact(mean, variance, num_draws):
     return gradient_noise.Moments(np.array(mean), np.array(variance), num_draws)
 
 
+@pytest.mark.slow
 def test_moments_are_those_of_the_draws_that_were_not_kept(x64):
     got = sampled(50)
     draws = jax.vmap(draw)(jax.random.split(jax.random.key(0), 50))
@@ -50,6 +51,7 @@ def test_moments_are_those_of_the_draws_that_were_not_kept(x64):
     assert got.num_draws == 50
 
 
+@pytest.mark.slow
 def test_draws_side_by_side_are_the_same_draws(x64):
     alone = sampled(12)
     for batch_size in (3, 12):
@@ -91,6 +93,7 @@ def test_the_gradient_of_a_batch_has_the_variance_of_one_example_over_its_size()
     )
 
 
+@pytest.mark.slow
 def test_groups_that_are_pooled_are_one_group(x64):
     groups = sampled(6, groups=5)
     keys = jax.random.split(jax.random.key(0), 5)
@@ -165,6 +168,7 @@ def test_the_jackknife_error_of_a_mean_is_its_standard_error():
     np.testing.assert_allclose(got.standard_error, means.std(ddof=1) / 2.0)
 
 
+@pytest.mark.slow
 def test_the_jackknife_error_of_a_known_log_snr_is_its_spread():
     estimates = [
         gradient_noise.jackknife(

@@ -98,6 +98,7 @@ def test_it_is_a_recognition_model_of_its_normal(x64):
     np.testing.assert_allclose(by_bayes(jax.random.key(1)), log_p, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_steps_to_where_the_density_is_no_number_are_not_taken():
     generative, params, x = _steep()
 

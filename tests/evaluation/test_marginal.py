@@ -91,6 +91,7 @@ def test_weights_far_from_one_neither_overflow_nor_underflow():
         np.testing.assert_allclose(got[1:], expected[1:], rtol=0.02)
 
 
+@pytest.mark.slow
 def test_the_posterior_as_proposal_gives_log_p_without_error(x64):
     problem = _problem()
     estimate = marginal.importance_sampling(
@@ -152,6 +153,7 @@ def test_the_effective_sample_size_lies_between_one_and_k(x64):
 # Transformation and edge
 
 
+@pytest.mark.slow
 def test_every_chunk_draws_fresh_noise(x64):
     problem = _problem()
     key, arguments = jax.random.key(3), (problem.params, jnp.asarray(X))
@@ -166,6 +168,7 @@ def test_every_chunk_draws_fresh_noise(x64):
     assert sizes[1].standard_error > 0.01
 
 
+@pytest.mark.slow
 def test_samples_of_weight_zero_count_as_zero(x64):
     problem = _problem()
     generative, params = problem.generative, problem.params
@@ -253,6 +256,7 @@ def test_tails_thinner_than_the_posterior_give_a_k_hat_that_is_doubted(x64):
     assert np.sqrt(((got.log_p - log_p) ** 2).mean()) > 1.5 * got.standard_error.mean()
 
 
+@pytest.mark.slow
 def test_a_proposal_that_covers_the_posterior_is_not_doubted(x64):
     got = _weighed(0.4, chunk_size=100)
     assert (got.pareto_k < 0.5).all()

@@ -36,6 +36,7 @@ def test_two_halves_of_an_odd_image_leave_its_middle_and_never_overlap():
     assert not (top & bottom).any()
 
 
+@pytest.mark.slow
 def test_a_block_is_one_rectangle_and_equally_often_at_every_place():
     mask = jax.vmap(masks.block((4, 5), height=3, width=2))
     samples = np.asarray(mask(jax.random.split(jax.random.key(0), 20_000)))
@@ -95,6 +96,7 @@ def test_what_makes_no_mask_is_refused(build, message):
         build()
 
 
+@pytest.mark.slow
 def test_each_image_has_the_mask_of_its_own_key_whatever_the_others_are():
     mask, key = masks.random_fraction((3, 2), fraction=0.5), jax.random.key(3)
     three = masks.of_images(key, mask, num_images=3)

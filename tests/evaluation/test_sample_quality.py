@@ -76,6 +76,7 @@ def test_a_ball_reaches_its_kth_neighbor_and_no_further(x64, num_neighbors):
         np.testing.assert_allclose(turned.recall, inside, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_equal_sets_have_precision_and_recall_one_and_sets_apart_zero():
     data = normals(4, 300, 4)
     same = precision_recall(data, data)
@@ -99,6 +100,7 @@ def test_mmd_is_the_sum_over_pairs_without_the_diagonal(x64):
     np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_mmd_is_unbiased_for_two_normals_and_for_one_twice():
     """E k over N(a, s^2 I) and N(b, t^2 I) is a normal density of the difference."""
     size, bandwidth, scale, shift = 2, 1.3, 0.6, 0.5

@@ -177,6 +177,7 @@ def test_fewer_rows_than_features_end_at_the_greatest_likelihood(covariance):
     np.testing.assert_allclose(mean_log_p(params, x), greatest, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "holes",
     [None, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.0, 0.2))],

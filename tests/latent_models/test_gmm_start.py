@@ -43,6 +43,7 @@ def test_a_start_has_the_pooled_moments_of_its_nearest_rows(x64, covariance):
         np.testing.assert_allclose(mixtures.covariance_of(normal), sigma, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_next_mean_is_drawn_by_squared_distance_and_weight():
     x = jnp.array([[0.0], [1.0], [3.0], [3.0]])
     weight = jnp.array([1.0, 1.0, 0.5, 0.0])

@@ -110,6 +110,7 @@ def test_recognition_is_the_normal_conditioned_on_x(x64, num_latents):
     np.testing.assert_allclose(log_q, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_every_log_weight_under_the_exact_posterior_is_log_p(x64):
     generative, params, _ = _model()
     model = vae.model(generative, ppca.recognition(2))

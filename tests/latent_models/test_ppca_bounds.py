@@ -120,6 +120,7 @@ def test_the_divergence_keeps_its_digits_at_the_posterior():
     assert divergence(params, x, mean, tril).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_the_gradients_fit_together_as_the_values_do(x64):
     params, x = _params(), jnp.asarray(X)
 

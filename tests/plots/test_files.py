@@ -42,6 +42,7 @@ def test_a_picture_must_be_called_png(tmp_path):
         files.save(picture(), tmp_path / "eye.jpg")
 
 
+@pytest.mark.slow
 def test_drawing_loads_no_pyplot_and_of_ours_the_writing_of_files_alone():
     code = (
         "import sys; from vae_jax.plots import curves, files, images;"

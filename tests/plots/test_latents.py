@@ -49,6 +49,7 @@ def test_a_histogram_holds_every_row(labels):
     assert (axes.get_legend() is not None) == (labels is LABELS)
 
 
+@pytest.mark.slow
 def test_equal_codes_are_drawn():
     latents.scatter(np.zeros((5, 2)), np.arange(5), **NAMES).canvas.draw()
     latents.histogram(np.zeros(5), np.arange(5), x_label="z").canvas.draw()

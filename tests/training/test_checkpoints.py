@@ -157,6 +157,7 @@ def test_going_back_behind_damaged_steps_keeps_the_whole_ones(tmp_path):
     assert checkpoints.steps(tmp_path) == [10, 15]
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_any_file_is_never_read_as_something_else(tmp_path):
     first, second = make_state(0), make_state(1)
     checkpoints.save(tmp_path, 1, first)

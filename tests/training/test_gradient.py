@@ -43,6 +43,7 @@ def _linear(key, params, x):
 # over_batch
 
 
+@pytest.mark.slow
 def test_over_batch_is_the_mean_over_examples_with_a_key_for_each():
     problem, batch, key = problems.linear_gaussian(), _batch(4), jax.random.key(0)
     objective = _objective(problem)
@@ -86,6 +87,7 @@ def test_a_step_of_sgd_climbs_the_exact_gradient(x64):
     np.testing.assert_allclose(info.gradient_norm, norm, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_gradient_norm_is_reported_before_clipping():
     clipped = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
     algorithm = gradient.ascent(_linear, clipped)
@@ -147,6 +149,7 @@ def test_the_monitor_leaves_the_step_as_it_is():
 # Settings
 
 
+@pytest.mark.slow
 def test_settings_see_the_number_of_steps_taken():
     objective = gradient.scheduled(
         lambda settings: per_example(
@@ -165,6 +168,7 @@ def test_settings_see_the_number_of_steps_taken():
     assert state.memory == 3
 
 
+@pytest.mark.slow
 def test_a_kl_warm_up_is_one_program_with_a_traced_beta():
     problem = problems.linear_gaussian()
     chex.clear_trace_counter()
@@ -189,6 +193,7 @@ def test_a_kl_warm_up_is_one_program_with_a_traced_beta():
 # Whole fits and transformations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [

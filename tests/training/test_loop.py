@@ -107,6 +107,7 @@ def test_start_gives_the_initialization_a_key_apart_from_the_root():
     assert (np.asarray(state.inner) != np.asarray(jax.random.key_data(state.key))).any()
 
 
+@pytest.mark.slow
 def test_the_root_key_is_never_advanced():
     algorithm, state = _start()
     before = np.asarray(jax.random.key_data(state.key))
@@ -194,6 +195,7 @@ def test_the_scan_agrees_with_a_loop_of_steps():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_state_is_donated_and_what_it_started_from_lives_on():
     algorithm, params = _vae()
     before = jax.tree.map(np.array, params)

@@ -164,6 +164,7 @@ def _mcem(optimizer):
     return fit, lambda info: info.log_joint
 
 
+@pytest.mark.slow
 @uses_optax
 @_each_but("lbfgs", "reduce_on_plateau", "polyak_sgd")
 @pytest.mark.parametrize(
