@@ -35,7 +35,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from experiments.choices import densities
 from experiments.command import cli, report
 from experiments.measures import evidence, measure, stored_values
 from experiments.runs import trained_runs
@@ -306,7 +305,7 @@ def _net(start: rans.Stack, end: rans.Stack) -> float:
 
 
 def _evidence(config: Config, trained: Trained, raw: Any) -> list[tuple[str, float]]:
-    if not config.importance_samples or densities.traits(trained.model).rounded:
+    if not config.importance_samples or trained.has_point_mass:
         return []  # of a point mass it is the bound
     key, number = jax.random.key(config.seed), config.importance_samples
     log_p = evidence.importance_sampling(

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 import jax
 
-from experiments.choices import densities, sweep
+from experiments.choices import sweep
 from experiments.command import cli, report
 from experiments.measures import evidence as estimates
 from experiments.measures import layers, measure
@@ -168,7 +168,7 @@ def _measured(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:
         key_bound, trained, num_samples=config.eval_samples, **which
     )
     evidence, methods = {}, config.methods
-    if densities.traits(trained.model).rounded:
+    if trained.has_point_mass:
         methods.pop("is", None)  # of a point mass it is the ELBO
     if methods and trained.data.quantity != "cross-entropy":
         evidence = estimates.side_by_side(keys, trained, methods, **which)

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.anomaly.rows import REFERENCE, Rows
-from experiments.choices import densities
 from experiments.command import cli
 from experiments.measures import measure, stored_values
 from experiments.runs.trained_runs import Trained
@@ -252,8 +251,8 @@ def _without_log_p(trained: Trained) -> str:
     """Why a run has no log p(x), if it has none."""
     if trained.data.quantity == "cross-entropy":
         return f"a cross-entropy of {trained.config.observation} is none"
-    if densities.traits(trained.model).rounded:
-        return f"--posterior={trained.config.posterior} is a point mass"
+    if trained.has_point_mass:
+        return f"its q ({trained.model.recognition.family.name}) is a point mass"
     return ""
 
 

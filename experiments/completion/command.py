@@ -103,8 +103,8 @@ def complete(
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 2)
     results = methods.complete(keys[0], config, trained, partial, rows)
     truth, quantity, log_p_truth = np.asarray(x), trained.data.quantity, {}
-    has_point_mass = methods.has_point_mass(trained)
-    if quantity != "cross-entropy" and hidden.any() and not has_point_mass:
+    has_weights = quantity != "cross-entropy" and not trained.has_point_mass
+    if has_weights and hidden.any():
         log_p_truth = methods.log_likelihood(
             keys[1], config, trained, partial, rows, results
         )._asdict()
@@ -128,7 +128,7 @@ def complete(
         "notes": [
             *_notes(hidden, quantity, int(np.isnan(truth).sum())),
             *([OF_TABLES] if table and hidden.any() else []),
-            *([OF_POINT_MASSES] if has_point_mass else []),
+            *([OF_POINT_MASSES] if trained.has_point_mass else []),
         ],
         **scored,
         "log_p_truth": log_p_truth,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.choices import densities, models
+from experiments.choices import models
 from experiments.choices.algorithms import ALGORITHMS
 from experiments.completion.config import METHODS, Config
 from experiments.measures import measure
@@ -42,11 +42,12 @@ def check(config: Config, trained: trained_runs.Trained) -> None:
             fewer draws than latents.
     """
     flags, by_chain = trained.config, config.proposal == "chain"
-    if has_point_mass(trained):
+    if trained.has_point_mass:
         if config.chosen != ("pseudo_gibbs",):
             raise ValueError(
                 f"--methods={config.methods} weighs draws of q(z | x), a point mass "
-                f"here (--posterior={flags.posterior}): give --methods=pseudo_gibbs"
+                f"here ({trained.model.recognition.family.name}): give "
+                "--methods=pseudo_gibbs"
             )
         return
     num_latents = trained.num_latents
@@ -67,11 +68,6 @@ def check(config: Config, trained: trained_runs.Trained) -> None:
             f"--chain={config.chain} must be above the {num_latents} latents, for a "
             "normal to be fitted"
         )
-
-
-def has_point_mass(trained: trained_runs.Trained) -> bool:
-    """Whether q(z | x) is one, so that no log p(x) can be estimated by its draws."""
-    return densities.traits(trained.model).rounded
 
 
 def complete(

@@ -56,8 +56,8 @@ class Config(trained_runs.WorkdirFlags):
     )
     label: str = cli.flag(
         "",
-        "Of a run given labels: of all samples, by its number or the name of its "
-        "class; empty: a row of each.",
+        "Of a run given labels: of all samples, by the name of its class or else its "
+        "number; empty: a row of each.",
     )
     sampler: str = cli.flag(
         "prior",

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.choices import densities
 from experiments.command import cli
 from experiments.measures import measure, pictures
 from experiments.measures.pictures import Arrays, Limits
@@ -73,7 +72,7 @@ def along(
     the sizes of the layers of z, of which the i-th latent of layer l is called z_l[i].
     """
     key_code, key_order, key_prior = jax.random.split(key, 3)
-    if densities.traits(trained.model).rounded:
+    if trained.has_point_mass:
         return _along_symbols(trained, row, num_steps=num_steps, num=num)
     scores, what = _scores(key_order, trained)
     latents = np.argsort(-scores)[: min(num, len(scores))]

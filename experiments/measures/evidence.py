@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.choices import densities
 from experiments.command import cli, report
 from experiments.measures import measure
 from experiments.runs import trained_runs
@@ -72,7 +71,7 @@ def check(trained: Trained, methods: tuple[str, ...]) -> None:
     if trained.has_real_latents or set(methods) <= {"is"}:
         return
     if "hmc_density" in methods or family not in ("bernoulli", "layers of bits"):
-        instead = "" if densities.traits(trained.model).rounded else ": give is"
+        instead = "" if trained.has_point_mass else ": give is"
         raise cli.UsageError(
             f"--evidence={','.join(methods)}: hmc_density needs latents that are any "
             "real vector, ais and bdmc such or binary ones, and q(z | x) is "

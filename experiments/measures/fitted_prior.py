@@ -223,7 +223,7 @@ def compared(
         are left out.
     """
     estimates = {"elbo": (_elbo, num_samples)}
-    if not traits(old.model).rounded:
+    if not old.has_point_mass:
         estimates["log_p"] = _log_p, importance_samples
     changes = {}
     for split in sources.SPLITS:

@@ -155,7 +155,7 @@ def latents(
     data = trained_runs.spread_rows(trained, split=split, num_images=num_images)
     if trained.model.hierarchy is not None:
         return _of_layers(trained, data)
-    if densities.traits(trained.model).rounded:
+    if trained.has_point_mass:
         z = codes(jax.random.key(0), trained, data)
         return _of_symbols(trained, z)
     recognition, kl = trained.model.recognition, trained.model.kl

@@ -137,6 +137,11 @@ class Trained(NamedTuple):
         return densities.traits(self.model).unconstrained
 
     @property
+    def has_point_mass(self) -> bool:
+        """Whether q(z | x) is one, whose draws no log p(x) can be estimated by."""
+        return densities.traits(self.model).rounded
+
+    @property
     def num_latents(self) -> int:
         """Entries of z, of all its layers."""
         key = jax.eval_shape(jax.random.key, 0)
