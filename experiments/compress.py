@@ -51,6 +51,8 @@ GENERIC: dict[str, Callable[[bytes], bytes]] = {
 }
 IMAGES = {"png": "PNG, a file of each", "webp": "WebP without loss, a file of each"}
 MAX_ROWS = 10**7  # of a file: more is a header believed
+MAX_VALUES = 2**16  # of an entry: the numbers of a word, or as many counts
+TABLE_SIZE = 2**27  # entries of tables that are made at a time
 MAX_LATENT_BITS = 20
 COLUMNS = (
     report.Column("", lambda row: row["name"], width=44),
@@ -74,7 +76,7 @@ class Config(trained_runs.SplitFlags):
     batch_size: int = cli.flag(
         0,
         "Rows coded side by side, which cost 8 bytes each and save time; 0: one in a "
-        "hundred, at most 100.",
+        "hundred, at most 100 and what memory holds.",
         least=0,
     )
     latent_bits: int = cli.flag(
@@ -109,15 +111,22 @@ def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, 
     raw = trained_runs.spread_rows(
         trained, split=config.measured_split(trained), num_images=config.num_images
     )
-    num_values = stored_values.num_values(trained)
     rows = stored_values.symbols(trained, raw)
+    num_values = stored_values.num_values(trained) or 1 + int(rows.max())
+    if num_values > MAX_VALUES:
+        raise ValueError(
+            f"a count of {num_values - 1} is beyond {MAX_VALUES - 1}: its tables of "
+            "every lower count are too large"
+        )
     quantization = models.Quantization(latent_bits=config.latent_bits)
     header = {
         **_decoder(trained),
         "shape": list(trained.data.x_shape),
         "num_rows": len(rows),
         "num_values": num_values,
-        "batch_size": min(config.batch_size or _batch_size(len(rows)), len(rows)),
+        "batch_size": min(
+            config.batch_size or _batch_size(rows, num_values), len(rows)
+        ),
         "quantization": quantization._asdict(),
         "rows_sha256": _digest(rows),
         "seed": config.seed,
@@ -168,11 +177,10 @@ def decompress(path: str, trained: Trained) -> np.ndarray:
         OSError: the file cannot be read.
     """
     header, words = files.read(path)
-    mine = {
-        **_decoder(trained),
-        "shape": list(trained.data.x_shape),
-        "num_values": stored_values.num_values(trained),
-    }
+    mine = {**_decoder(trained), "shape": list(trained.data.x_shape)}
+    number = stored_values.num_values(trained)
+    if number is not None:
+        mine["num_values"] = number
     for name, value in mine.items():
         if header.get(name) != value:
             raise ValueError(
@@ -182,8 +190,8 @@ def decompress(path: str, trained: Trained) -> np.ndarray:
             )
     if not _is_sound(header):
         raise ValueError(
-            f"{path} has a header with numbers of rows or bits that none is written "
-            "with: it was made by something else"
+            f"{path} has a header with numbers of rows, values or bits that none is "
+            "written with: it was made by something else"
         )
     header |= mine
     try:
@@ -198,22 +206,26 @@ def decompress(path: str, trained: Trained) -> np.ndarray:
 def _is_sound(header: files.Header) -> bool:
     """Whether the numbers are such as `compress` writes: whole, and not beyond it."""
     lanes, number = header.get("batch_size", 0), header.get("num_rows", 0)
+    values = header.get("num_values")
     bits = header.get("quantization")
     if not isinstance(bits, dict) or {*bits} != {*models.Quantization._fields}:
         return False
     if not isinstance(header.get("rows_sha256"), str):
         return False
-    if any(type(n) is not int for n in (lanes, number, *bits.values())):
+    if any(type(n) is not int for n in (lanes, number, values, *bits.values())):
         return False
     return (
         1 <= lanes <= number <= MAX_ROWS
+        and 1 <= values <= MAX_VALUES
         and 1 <= bits["latent_bits"] <= MAX_LATENT_BITS
         and all(1 <= n <= rans.MAX_PRECISION for n in bits.values())
     )
 
 
-def _batch_size(num_rows: int) -> int:
-    return min(1 + num_rows // 100, 100)
+def _batch_size(rows: np.ndarray, num_values: int) -> int:
+    """Of so many rows at a time the tables of all entries fit into memory."""
+    fitting = max(1, TABLE_SIZE // (rows.shape[1] * num_values))
+    return min(1 + len(rows) // 100, 100, fitting)
 
 
 def _coder(trained: Trained, header: dict[str, Any]) -> tables.Codec:
@@ -221,7 +233,8 @@ def _coder(trained: Trained, header: dict[str, Any]) -> tables.Codec:
         trained.model,
         trained.params,
         x_shape=tuple(header["shape"]),
-        num_values=header["num_values"],
+        values=stored_values.values(trained, header["num_values"]),
+        has_more_values=stored_values.are_counts(trained),
         num_lanes=header["batch_size"],
         quantization=models.Quantization(**header["quantization"]),
     )

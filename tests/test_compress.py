@@ -10,7 +10,7 @@ import pytest
 from experiments import compress, train
 from experiments.command import cli
 from experiments.runs import trained_runs
-from tests.tiny import tiny
+from tests.tiny import ROOT, tiny
 from vae_jax.coding import files
 from vae_jax.data import codecs
 
@@ -198,6 +198,63 @@ def test_values_and_latents_of_other_kinds_come_back(tmp_path, flags):
     output = tmp_path / "a.bits"
     assert compress.main(_config(path, output=str(output), num_images=30)) == 0
     assert compress.main(_config(path, output="", verify=str(output))) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"likelihood": "poisson"},
+        {"likelihood": "beta_binomial", "num_trials": 300},
+    ],
+    ids=["poisson", "beta-binomial"],
+)
+def test_counts_come_back_and_cost_minus_their_bound(tmp_path, flags):
+    counts = np.random.default_rng(0).binomial(300, 0.01, size=(600, 3, 4))
+    rows = counts.astype(np.uint16)
+    path = tmp_path / "counts.npz"
+    np.savez(path, train=rows[:300], test=rows[300:])
+    workdir = _trained(
+        tmp_path / "run",
+        dataset=f"npz:{path}",
+        data_range="value",
+        binarization="none",
+        **flags,
+    )
+    config = _config(workdir, num_images=0)
+    trained = trained_runs.load(workdir, checkpoint="auto")[0]
+    result = compress.compress(config, trained, tmp_path / "a.bits")
+    assert result["header"]["num_values"] == 1 + rows[300:].max()
+    _, net, bound, *_ = (row["bytes"] for row in result["table"])
+    np.testing.assert_allclose(net, bound, rtol=0.01)
+    decoded = compress.decompress(str(tmp_path / "a.bits"), trained)
+    np.testing.assert_array_equal(decoded, rows[300:])
+
+
+@pytest.mark.slow
+def test_a_count_whose_tables_are_too_large_is_refused(tmp_path):
+    rows = np.full((120, 4), 70_000, np.int32)
+    np.savez(tmp_path / "counts.npz", train=rows, test=rows)
+    workdir = _trained(
+        tmp_path / "run",
+        dataset=f"npz:{tmp_path / 'counts.npz'}",
+        data_range="value",
+        binarization="none",
+        likelihood="poisson",
+        num_epochs=1,
+    )
+    config = _config(workdir, num_images=0, output=str(tmp_path / "a.bits"))
+    with pytest.raises(cli.UsageError, match="a count of 70000 is beyond 65535"):
+        compress.main(config)
+
+
+@pytest.mark.slow
+def test_columns_of_a_table_are_refused(tmp_path):
+    table = f"csv:{ROOT / 'tests' / 'rooms.csv'}"
+    workdir = _trained(tmp_path / "run", dataset=table, num_epochs=1, batch_size=10)
+    config = _config(workdir, num_images=0, output=str(tmp_path / "a.bits"))
+    with pytest.raises(cli.UsageError, match="no code"):
+        compress.main(config)
 
 
 @pytest.mark.parametrize(

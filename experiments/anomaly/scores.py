@@ -118,7 +118,14 @@ def _background(key: PRNGKey, trained: Trained, rows: Rows, sizes: Sizes) -> Any
 def _bits(key: PRNGKey, trained: Trained, rows: Rows, sizes: Sizes) -> np.ndarray:
     """Bits of each row as a file of its own."""
     del key
-    symbols = stored_values.symbols(trained, rows.raw).astype(np.uint8)
+    symbols = stored_values.symbols(trained, rows.raw)
+    largest = symbols.max(initial=0)
+    if largest > np.iinfo(np.uint8).max:
+        raise ValueError(
+            "--scores=complexity is of files of bytes, and some entry of these rows is "
+            f"value {largest}: leave it out"
+        )
+    symbols = symbols.astype(np.uint8)
     shape = trained.data.x_shape
     is_image = len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
     images = symbols.reshape(len(symbols), *(shape if is_image else (1, -1)))

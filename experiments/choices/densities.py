@@ -74,6 +74,7 @@ class Observed(NamedTuple):
         reading: the flags, shape of x -> what q sees of x, NaN where it is missing, and
             how many numbers; None: x itself, holes filled with zeros.
         is_sized: whether `build` takes the log_size of a size factor.
+        of_counts: whether x is made of counts 0, 1, 2, ...
     """
 
     build: Callable[..., Likelihood]
@@ -82,6 +83,7 @@ class Observed(NamedTuple):
     h_of_mean: Callable[[Array, Any], Array] | None = None
     reading: Callable[[Any, tuple[int, ...]], Reading] | None = None
     is_sized: bool = False
+    of_counts: bool = False
 
 
 def traits(model: Model) -> Traits:
@@ -359,7 +361,7 @@ def _log(mean: Array, config: Any) -> Array:
 
 _SQUASH, _GRID = {"squash": "squash_mean"}, {"num_values": "num_values"}
 _STARTS, _DISPERSION = ("init_bias",), {"dispersion": "dispersion"}
-_OF_COUNTS = _STARTS, _log, _read_counts, True  # reads, h_of_mean, reading, is_sized
+_OF_COUNTS = _STARTS, _log, _read_counts, True, True  # from `reads` on
 LIKELIHOODS = {
     "bernoulli": Observed(likelihoods.bernoulli, NO_FLAGS, _STARTS, _logit),
     "normal": Observed(
@@ -394,7 +396,10 @@ LIKELIHOODS = {
         counts.zero_inflated_negative_binomial, _DISPERSION, *_OF_COUNTS
     ),
     "beta_binomial": Observed(
-        counts.beta_binomial, {"num_trials": "num_trials"}, reading=_read_counts
+        counts.beta_binomial,
+        {"num_trials": "num_trials"},
+        reading=_read_counts,
+        of_counts=True,
     ),
     "columns": Observed(
         _table,

@@ -12,6 +12,7 @@ from tests import ladders, laws, problems
 from tests.stacks import compressed, pushed_at_once, start
 from vae_jax import (
     codes,
+    counts,
     discretized,
     finite_scalar,
     flows,
@@ -29,9 +30,14 @@ from vae_jax.types import log_joint
 SLOW = pytest.mark.slow
 
 
-def _build(model, params, x_shape, num_values=2):
+def _build(model, params, x_shape, num_values=2, *, counts=False):
     return functools.partial(
-        models.coder, model, params, x_shape=x_shape, num_values=num_values
+        models.coder,
+        model,
+        params,
+        x_shape=x_shape,
+        values=np.linspace(0.0, num_values - 1.0 if counts else 1.0, num_values),
+        has_more_values=counts,
     )
 
 
@@ -72,6 +78,7 @@ MODELS = {  # and the shape of x, the sizes of its layers from x upward
     "full covariance": lambda: _one(posterior=posteriors.full_normal(3)),
     "flow prior": lambda: _one(prior=_flow()),
     "shades": lambda: _one(_logistics),
+    "counts": lambda: _one(counts.poisson),
     "colors": lambda: _one(_logistics, (2, 2, 3)),
     "residual layers": lambda: _ladder(layer_forms.residual_normal()),
     "plain layers": lambda: _ladder(layer_forms.plain_normal()),
@@ -91,9 +98,10 @@ def test_rows_of_real_latents_cost_minus_their_bound_at_the_z_they_take(name):
     model, x_shape, sizes = MODELS[name]()
     start_at = laws.jiggled(jax.jit(model.init)(jax.random.key(0)))
     params = jax.tree.map(lambda leaf: 0.4 * leaf, start_at)  # q is not far from p
-    num_values = 4 if name in ("shades", "colors") else 2
-    lanes = 50
-    codec = _build(model, params, x_shape, num_values)(num_lanes=lanes)
+    num_values = 4 if name in ("shades", "colors", "counts") else 2
+    lanes, of_counts = 50, name == "counts"
+    build = _build(model, params, x_shape, num_values, counts=of_counts)
+    codec = build(num_lanes=lanes)
     rows = np.random.default_rng(0).integers(0, num_values, (lanes, np.prod(x_shape)))
     paid, bits = pushed_at_once(codec, rows)
     assert abs(paid - bits.sum()) < 64
@@ -107,7 +115,8 @@ def test_rows_of_real_latents_cost_minus_their_bound_at_the_z_they_take(name):
         lambda i, _: tables.uniform(lanes, sizes[::-1][i], num_bits=12),
     ).pop(stack)[1]
     eps = jnp.asarray(tables.centers(2**12)[noise], jnp.float32)
-    x = jnp.asarray(rows / (num_values - 1), jnp.float32).reshape(-1, *x_shape)
+    unit = 1 if of_counts else num_values - 1
+    x = jnp.asarray(rows / unit, jnp.float32).reshape(-1, *x_shape)
     transport = model.generative.transport
 
     @jax.jit
@@ -312,6 +321,7 @@ X_SHAPE = (4, 3)
     ("build", "said"),
     [
         (lambda: _vae(likelihoods.normal_learned_std, X_SHAPE), "density on real x"),
+        (lambda: _vae(counts.poisson, X_SHAPE), "gives an entry's values a mass"),
         (lambda: _vae(_summed(-1), X_SHAPE), "mass of nan, not 1"),
         (lambda: _vae(_summed(None), X_SHAPE), "depend on each other given z"),
         (
@@ -340,7 +350,15 @@ X_SHAPE = (4, 3)
             "finite_scalar or vector_quantized with a prior of codes",
         ),
     ],
-    ids=["density", "pixels", "rows", "flow", "mixture", "codes"],
+    ids=[
+        "density",
+        "counts without the rest",
+        "pixels",
+        "rows",
+        "flow",
+        "mixture",
+        "codes",
+    ],
 )
 def test_a_model_without_a_code_is_refused_when_it_is_built(build, said):
     model = build()

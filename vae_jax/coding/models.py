@@ -55,11 +55,22 @@ def coder(
     params: Params,
     *,
     x_shape: tuple[int, ...],
-    num_values: int,
+    values: Float[np.ndarray, " K"],
     num_lanes: int,
+    has_more_values: bool = False,
     quantization: Quantization = QUANTIZATION,
 ) -> tables.Codec:
-    """The code of a model, for `num_lanes` rows of values k / (num_values - 1).
+    """The code of a model, for `num_lanes` rows of symbols k, which stand for values.
+
+    Args:
+        model: with its q(z | x).
+        params: theta and phi.
+        x_shape: of one observation.
+        values: that an entry of x may have, such as k / (K - 1).
+        num_lanes: rows at a time.
+        has_more_values: whether p(x | z) is of others too, which no row has, as of
+            counts above the largest: they are one more symbol, K.
+        quantization: how finely probabilities are rounded.
 
     Raises:
         ValueError: for latents without a code, or a p(x | z) that gives the entries of
@@ -67,15 +78,16 @@ def coder(
             entry's nor a pixel's that sums out channels that are NaN.
     """
     latents = _latents(model, params, x_shape, num_lanes, quantization)
-    values = jnp.linspace(0.0, 1.0, num_values)
-    tables_of = _tables(model.generative, params, x_shape, values)
+    grid = jnp.asarray(values, jnp.result_type(float))
+    num_symbols = len(values) + has_more_values
+    tables_of = _tables(model.generative, params, x_shape, grid, has_more_values)
 
     @jax.jit
     def encode(x: Array) -> PyTree:
         return jax.vmap(model.recognition.encode, in_axes=(None, 0))(params, x)
 
     def rows(symbols: np.ndarray) -> Array:
-        return values[symbols].reshape(num_lanes, *x_shape)
+        return grid[symbols].reshape(num_lanes, *x_shape)
 
     nothing = np.zeros((num_lanes, latents.size), int)
     channels = _channels(tables_of, latents.value(nothing), x_shape)
@@ -87,7 +99,7 @@ def coder(
 
         def of_channel(i: int, x: np.ndarray) -> tables.Codec:
             log_probs = np.asarray(tables_of(z, rows(x), channels[i]))
-            flat = log_probs.reshape(num_lanes, num_values, -1)
+            flat = log_probs.reshape(num_lanes, num_symbols, -1)
             return tables.categorical(
                 np.moveaxis(flat, 1, 2), precision=quantization.precision
             )
@@ -100,10 +112,15 @@ def coder(
 
 
 def _tables(
-    generative: Generative, params: Params, x_shape: tuple[int, ...], values: Array
+    generative: Generative,
+    params: Params,
+    x_shape: tuple[int, ...],
+    values: Array,
+    has_more_values: bool,
 ) -> Callable[[Array, Array, int | None], Float[Array, "L K *X"]]:
     """z, x, channel -> nats of each value of every entry, or of one channel's entries.
 
+    Where there are more values, a last symbol has the mass that those leave.
     Those of a channel are of the channels before it, as they are in x, as well.
     """
 
@@ -118,7 +135,12 @@ def _tables(
                     image = jnp.where(place > channel, jnp.nan, image)
                 return generative.log_likelihood_terms(params, image, z)
 
-            return jax.vmap(terms)(values)
+            log_p = jax.vmap(terms)(values)
+            if not has_more_values:
+                return log_p
+            rest = -jnp.expm1(jax.nn.logsumexp(log_p, axis=0, keepdims=True))
+            least = jnp.finfo(log_p.dtype).tiny
+            return jnp.concatenate([log_p, jnp.log(jnp.maximum(rest, least))])
 
         return jax.vmap(one)(z, x)
 
