@@ -12,8 +12,9 @@ written. The table says what the file costs in bits per dimension: with and with
 random bits that it starts from, which come back; what the bound says at the same bins
 of z; importance sampling's log p(x), which exact inference would cost; and what generic
 compressors make of the same rows, and codecs of images of each. It is written to the
-workdir too (compressed*.json and .txt). Of codes, whose q is a point mass, no bits have
-to come back, and the bound is all that is known of log p(x).
+workdir too (compressed*.json and .txt). Of counts, all above the largest of the rows is
+one more symbol, so that their tables end. Of codes, whose q is a point mass, no bits
+have to come back, and the bound is all that is known of log p(x).
 
 Decoding computes the same probabilities to the last bit, so it needs the same
 parameters, versions, device and batch size: the file says which.
