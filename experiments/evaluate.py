@@ -29,7 +29,7 @@ from experiments.choices import sweep
 from experiments.command import cli, report
 from experiments.measures import evidence as estimates
 from experiments.measures import layers, measure
-from experiments.runs import rundir, trained_runs
+from experiments.runs import programs, rundir, trained_runs
 
 MOST_LISTED = 200  # latents whose KL stands in a line
 OF_IS = (  # named without their method, which has been the default's from the start
@@ -126,6 +126,7 @@ def _load(config: Config) -> list[trained_runs.Trained]:
     return [config.load()] if config.member >= 0 else config.load_all()
 
 
+@programs.compiled_once()
 def _evaluate(config: Config, trained: list[trained_runs.Trained]) -> dict[str, Any]:
     first = trained[0]
     if first.at_context is not None and "bdmc" in config.methods:

@@ -31,7 +31,7 @@ from experiments.anomaly.config import Config
 from experiments.anomaly.rows import CALIBRATION, INLIERS, Rows, gathered
 from experiments.choices import sweep
 from experiments.command import cli, report
-from experiments.runs import rundir, trained_runs
+from experiments.runs import programs, rundir, trained_runs
 from experiments.runs.trained_runs import INPUT, Trained
 from vae_jax.evaluation import anomaly
 
@@ -51,6 +51,7 @@ COLUMNS = (
 )
 
 
+@programs.compiled_once()
 def main(config: Config) -> int:
     """Scores, prints and writes."""
     runs = [config.load()] if config.member >= 0 else config.load_all()

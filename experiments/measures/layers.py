@@ -85,16 +85,20 @@ def _evaluated(
     key: PRNGKey, trained: Trained, data: Array, masks: np.ndarray, num_samples: int
 ) -> tuple[list[Replaced], np.ndarray]:
     """Of each mask, the first of which is all of q, and the KL of each group there."""
-    evaluate = ablation.ablated(trained.model, num_samples=num_samples)
+    ablated = ablation.ablated(trained.model, num_samples=num_samples)
 
-    def estimate(key: PRNGKey, params: Params, x: Array) -> tuple[Any, Array]:
-        each = jax.vmap(evaluate, (None, None, None, 0))
-        of_masks = each(key, params, x, jnp.asarray(masks))
+    def estimate(key: PRNGKey, at: tuple[Params, Array], x: Array) -> tuple[Any, Array]:
+        params, masks = at  # none is a constant: one program serves all runs
+        of_masks = jax.vmap(ablated, (None, None, None, 0))(key, params, x, masks)
         return of_masks._replace(kl=()), of_masks.kl[0]
 
-    of_rows, kl = measure.of_rows(
-        key, trained, estimate, data, num_decoded=num_samples * len(masks)
+    evaluate = measure.over_rows(
+        estimate,
+        trained.data.prepared.value,
+        num_decoded=num_samples * len(masks),
+        mesh=trained.mesh,
     )
+    of_rows, kl = evaluate(key, (trained.params, jnp.asarray(masks)), data)
     bound, reconstruction, log_mean = (
         np.asarray(values, np.float64) for values in of_rows[:3]
     )

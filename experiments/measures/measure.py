@@ -37,17 +37,17 @@ def check_importance_samples(number: int, flag: str = "importance_samples") -> N
 
 
 def over_rows(
-    estimate: Callable[[PRNGKey, Params, Array], PyTree],
+    estimate: Callable[[PRNGKey, PyTree, Array], PyTree],
     value: batches.Value,
     *,
     num_decoded: int,
     at_once: int = DECODED_ROWS,
     mesh: Mesh | None = None,
-) -> Callable[[PRNGKey, Params, Array], PyTree]:
+) -> Callable[[PRNGKey, PyTree, Array], PyTree]:
     """Compiles (key, params, rows [N, *X]) -> what an estimate gives of each row.
 
     Args:
-        estimate: (key, params, x) -> any tree of arrays, of one example.
+        estimate: (key, params, x) -> any tree of arrays, as `examples.over_examples`'s.
         value: raw row -> x, as `Prepared.value`.
         num_decoded: samples of z that the estimate decodes.
         at_once: of those, over all rows, so that memory holds.

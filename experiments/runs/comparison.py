@@ -1,21 +1,16 @@
 """Runs that are compared: equal in all flags but some, and measured as they train."""
 
-import contextlib
 import dataclasses
 import math
 import pathlib
 import shlex
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
-
-import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.choices.config import Config
 from experiments.command import cli, report
-from experiments.runs import fit
+from experiments.runs import fit, programs
 from experiments.runs.runs import Run, Saved
 from vae_jax.training import interrupts, journal
 
@@ -131,30 +126,7 @@ def epochs_measured(num_epochs: int, *, points: int) -> list[int]:
     return sorted({epoch for epoch in spaced if epoch < num_epochs} | {num_epochs})
 
 
-@contextlib.contextmanager
-def _compiled_once() -> Iterator[None]:
-    """Keeps compiled programs on disk meanwhile, unless they are kept already.
-
-    Each point builds its step and its evaluators anew. The programs are the same, and
-    compiling them would take longer than the first epochs do.
-    """
-    if jax.config.values["jax_compilation_cache_dir"]:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="vae_jax_") as folder:
-        _keep_compiled(folder)
-        try:
-            yield
-        finally:
-            _keep_compiled(None)
-
-
-def _keep_compiled(folder: str | None) -> None:
-    jax.config.update("jax_compilation_cache_dir", folder)
-    compilation_cache.reset_cache()  # a cache once looked for is not looked for again
-
-
-@_compiled_once()
+@programs.compiled_once()
 def curve(
     config: Config,
     measurement: Measurement,

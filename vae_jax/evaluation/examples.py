@@ -8,16 +8,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from vae_jax import numerics
-from vae_jax.types import Params, PRNGKey, PyTree
+from vae_jax.types import PRNGKey, PyTree
 
 
 def over_examples(
-    evaluator: Callable[[PRNGKey, Params, Array], PyTree],
+    evaluator: Callable[[PRNGKey, PyTree, Array], PyTree],
     *,
     batch_size: int,
     value: Callable[[Array], Array] = lambda x: x,
     mesh: Mesh | None = None,
-) -> Callable[[PRNGKey, Params, Float[Array, "N *X"]], PyTree]:
+) -> Callable[[PRNGKey, PyTree, Float[Array, "N *X"]], PyTree]:
     """Compiles (key, params, data [N, *X]) -> results stacked on N.
 
     Row i uses fold_in(key, i). With threefry keys, JAX's default, the result therefore
@@ -28,7 +28,8 @@ def over_examples(
     holds one batch of intermediate values at a time.
 
     Args:
-        evaluator: (key, params, x) -> any tree of arrays, for one example.
+        evaluator: (key, params, x) -> any tree of arrays, for one example; params may
+            hold more that is the same for all of them.
         batch_size: rows evaluated side by side; 1 evaluates them in turn.
         value: turns one raw row into x, where the data are kept as integers.
         mesh: devices among which the rows are shared out; the results lie on each.
@@ -39,7 +40,7 @@ def over_examples(
     numerics.check_positive(batch_size=batch_size)
 
     def of_rows(
-        key: PRNGKey, params: Params, index: Array, data: Float[Array, "N *X"]
+        key: PRNGKey, params: PyTree, index: Array, data: Float[Array, "N *X"]
     ) -> PyTree:
         def one(row: tuple[Array, Array]) -> PyTree:
             i, raw = row
@@ -48,7 +49,7 @@ def over_examples(
         size = None if batch_size == 1 else batch_size
         return jax.lax.map(one, (index, data), batch_size=size)
 
-    def run(key: PRNGKey, params: Params, data: Float[Array, "N *X"]) -> PyTree:
+    def run(key: PRNGKey, params: PyTree, data: Float[Array, "N *X"]) -> PyTree:
         return of_rows(key, params, jnp.arange(len(data)), data)
 
     if mesh is None:
@@ -63,7 +64,7 @@ def over_examples(
         check_vma=False,  # an evaluator may scan from constants by itself
     )
 
-    def run_shared(key: PRNGKey, params: Params, data: Float[Array, "N *X"]) -> PyTree:
+    def run_shared(key: PRNGKey, params: PyTree, data: Float[Array, "N *X"]) -> PyTree:
         num = len(data)
         index = jnp.arange(num + -num % size) % num  # some rows twice, to fill up
         results = of_shards(key, params, index, data[index])
