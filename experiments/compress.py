@@ -12,9 +12,9 @@ written. The table says what the file costs in bits per dimension: with and with
 random bits that it starts from, which come back; what the bound says at the same bins
 of z; importance sampling's log p(x), which exact inference would cost; and what generic
 compressors make of the same rows, and codecs of images of each. It is written to the
-workdir too (compressed*.json and .txt). Of counts, all above the largest of the rows is
-one more symbol, so that their tables end. Of codes, whose q is a point mass, no bits
-have to come back, and the bound is all that is known of log p(x).
+workdir too (compressed*.json, .txt, .csv and .png). Of counts, all above the largest of
+the rows is one more symbol, so that their tables end. Of codes, whose q is a point
+mass, no bits have to come back, and the bound is all that is known of log p(x).
 
 Decoding computes the same probabilities to the last bit, so it needs the same
 parameters, versions, device and batch size: the file says which.
@@ -43,6 +43,8 @@ from experiments.runs.trained_runs import Trained
 from vae_jax import writing
 from vae_jax.coding import bits_back, files, models, rans, tables
 from vae_jax.data import codecs
+from vae_jax.plots import files as plots
+from vae_jax.plots import sizes
 from vae_jax.training import journal
 
 GENERIC: dict[str, Callable[[bytes], bytes]] = {
@@ -51,6 +53,10 @@ GENERIC: dict[str, Callable[[bytes], bytes]] = {
     "lzma": lzma.compress,
 }
 IMAGES = {"png": "PNG, a file of each", "webp": "WebP without loss, a file of each"}
+OF_THE_FILE = (
+    "the file, all that it holds",
+    "without its first bits, which come back",
+)
 MAX_ROWS = 10**7  # of a file: more is a header believed
 MAX_VALUES = 2**16  # of an entry: the numbers of a word, or as many counts
 TABLE_SIZE = 2**27  # entries of tables that are made at a time
@@ -146,8 +152,7 @@ def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, 
         rans.to_words(end),
     )
     table = [
-        ("the file, all that it holds", 8.0 * size),
-        ("  without its first bits, which come back", _net(start, end)),
+        *zip(OF_THE_FILE, (8.0 * size, _net(start, end)), strict=True),
         ("minus the bound, at the same bins of z", float(bits.sum())),
         *_evidence(config, trained, raw),
         *_generic(rows.reshape(-1, *trained.data.x_shape), num_values),
@@ -207,7 +212,7 @@ def decompress(path: str, trained: Trained) -> np.ndarray:
 def _is_sound(header: files.Header) -> bool:
     """Whether the numbers are such as `compress` writes: whole, and not beyond it."""
     lanes, number = header.get("batch_size", 0), header.get("num_rows", 0)
-    values = header.get("num_values")
+    values = header.get("num_values", 0)
     bits = header.get("quantization")
     if not isinstance(bits, dict) or {*bits} != {*models.Quantization._fields}:
         return False
@@ -375,7 +380,12 @@ def main(config: Config) -> int:
         ]
     )
     report.write_both(path, config, result, text)
-    print(f"{text}\nwritten to {output}, {path}.json and {path.name}.txt")
+    sizes_of = {row["name"]: row["bits_per_dimension"] for row in result["table"]}
+    figure = sizes.dots(sizes_of, marked=OF_THE_FILE, x_label="bits per dimension")
+    with cli.user_errors():
+        report.write_text(path.with_suffix(".csv"), report.csv_text(result["table"]))
+        plots.save(figure, path.with_suffix(".png"))
+    print(f"{text}\nwritten to {output}, {path}.json, .txt, .csv and .png")
     return 0
 
 

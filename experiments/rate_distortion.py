@@ -14,9 +14,7 @@ Prints a table and writes it to --workdir (rate_distortion.json, .txt, .csv), an
 curves in one picture. The runs must have been trained on the same data.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -155,7 +153,7 @@ def main(config: Config) -> int:
     path = folder / "rate_distortion"
     report.write_both(path, config, result, text)
     with cli.user_errors():
-        report.write_text(path.with_suffix(".csv"), _csv(lines))
+        report.write_text(path.with_suffix(".csv"), report.csv_text(lines))
         files.save(_picture(config, names, lines), path.with_suffix(".png"))
     print(f"written to {path}.json, .txt, .csv and .png")
     return 0
@@ -328,15 +326,6 @@ def _checked(curve: rate_distortion.Curve) -> Any:
             np.asarray(curve.acceptance), np.asarray(curve.step_size)
         )
     return curve
-
-
-def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
-    text, fields = io.StringIO(), list(lines[0])
-    fields += [name for name in lines[-1] if name not in fields]
-    writer = csv.DictWriter(text, fields, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
 
 
 def _picture(

@@ -70,6 +70,10 @@ def test_the_table_is_of_the_file(workdir):
     for row in result["table"]:
         bits = 8.0 * row["bytes"] / (250 * 64)
         np.testing.assert_allclose(row["bits_per_dimension"], bits)
+    by_name = (workdir / "compressed_250_images.csv").read_text().splitlines()
+    assert by_name[0] == "name,bits_per_dimension,bytes"
+    assert len(by_name) == 1 + len(result["table"])
+    assert (workdir / "compressed_250_images.png").stat().st_size > 0
     text = (workdir / "compressed_250_images.txt").read_text()
     assert f"{net['bits_per_dimension']:.4f}" in text
 
@@ -229,6 +233,15 @@ def test_counts_come_back_and_cost_minus_their_bound(tmp_path, flags):
     np.testing.assert_allclose(net, bound, rtol=0.01)
     decoded = compress.decompress(str(tmp_path / "a.bits"), trained)
     np.testing.assert_array_equal(decoded, rows[300:])
+    header, words = files.read(tmp_path / "a.bits")
+    for number, said in (
+        (0, "made by something else"),
+        (2**17, "made by something else"),
+        (header["num_values"] + 1, r"b\.bits has not the words"),
+    ):
+        files.write(tmp_path / "b.bits", header | {"num_values": number}, words)
+        with pytest.raises(ValueError, match=said):
+            compress.decompress(str(tmp_path / "b.bits"), trained)
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """What is written of scores: arrays, a table of rows, and pictures."""
 
-import csv
-import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,11 +56,11 @@ def write_scores(
         columns[f"{name}_p_value"] = p.tolist()
         columns[f"{name}_flagged"] = (p <= rate).astype(int).tolist()
     pictures.save_arrays(path.with_suffix(".npz"), arrays)
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(columns)
-    lines.writerows(zip(*columns.values(), strict=True))
-    report.write_text(path.with_suffix(".csv"), text.getvalue())
+    lines = [
+        dict(zip(columns, row, strict=True))
+        for row in zip(*columns.values(), strict=True)
+    ]
+    report.write_text(path.with_suffix(".csv"), report.csv_text(lines))
 
 
 def draw(

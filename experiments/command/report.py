@@ -1,6 +1,8 @@
 """How a result leaves a command: as a printed table, and as JSON with its origin."""
 
+import csv
 import dataclasses
+import io
 import json
 import math
 import os
@@ -100,6 +102,16 @@ def _aligned(columns: Sequence[Column], cells: Sequence[str]) -> str:
         f"{cell:{side}{column.width}}"
         for column, cell, side in zip(columns, cells, sides, strict=True)
     ).rstrip()
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a .csv below a line of all names; empty where a row has not the name."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*names], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def claim(workdir: str | pathlib.Path) -> pathlib.Path:
