@@ -33,6 +33,17 @@ def workdir(tmp_path_factory):
     return path
 
 
+def _trained_on_counts(folder, train_rows, test_rows, **flags):
+    np.savez(folder / "counts.npz", train=train_rows, test=test_rows)
+    return _trained(
+        folder / "run",
+        dataset=f"npz:{folder / 'counts.npz'}",
+        data_range="value",
+        binarization="none",
+        **flags,
+    )
+
+
 def _config(path, **flags):
     """The flags of a file of 250 rows without log p(x)."""
     start = compress.Config(workdir=str(path), num_images=250, importance_samples=0)
@@ -216,15 +227,7 @@ def test_values_and_latents_of_other_kinds_come_back(tmp_path, flags):
 def test_counts_come_back_and_cost_minus_their_bound(tmp_path, flags):
     counts = np.random.default_rng(0).binomial(300, 0.01, size=(600, 3, 4))
     rows = counts.astype(np.uint16)
-    path = tmp_path / "counts.npz"
-    np.savez(path, train=rows[:300], test=rows[300:])
-    workdir = _trained(
-        tmp_path / "run",
-        dataset=f"npz:{path}",
-        data_range="value",
-        binarization="none",
-        **flags,
-    )
+    workdir = _trained_on_counts(tmp_path, rows[:300], rows[300:], **flags)
     config = _config(workdir, num_images=0)
     trained = trained_runs.load(workdir, checkpoint="auto")[0]
     result = compress.compress(config, trained, tmp_path / "a.bits")
@@ -247,15 +250,8 @@ def test_counts_come_back_and_cost_minus_their_bound(tmp_path, flags):
 @pytest.mark.slow
 def test_a_count_whose_tables_are_too_large_is_refused(tmp_path):
     rows = np.full((120, 4), 70_000, np.int32)
-    np.savez(tmp_path / "counts.npz", train=rows, test=rows)
-    workdir = _trained(
-        tmp_path / "run",
-        dataset=f"npz:{tmp_path / 'counts.npz'}",
-        data_range="value",
-        binarization="none",
-        likelihood="poisson",
-        num_epochs=1,
-    )
+    flags = {"likelihood": "poisson", "num_epochs": 1}
+    workdir = _trained_on_counts(tmp_path, rows, rows, **flags)
     config = _config(workdir, num_images=0, output=str(tmp_path / "a.bits"))
     with pytest.raises(cli.UsageError, match="a count of 70000 is beyond 65535"):
         compress.main(config)
