@@ -83,6 +83,11 @@ class Config(ObjectiveFlags, ModelFlags, DataFlags):  # fields in reverse order
         choices=("elbo", "importance"),
     )
     seed: int = cli.flag(0, "Seed of weights, order and noise.", least=0)
+    start_from: str = cli.flag(
+        "",
+        "Folder of a trained run of the same model, from whose parameters, as evaluate "
+        "takes them, this one goes on: by another bound or rate, or on other data.",
+    )
     num_seeds: int = cli.flag(
         1,
         "Runs that train together, from --seed on.",

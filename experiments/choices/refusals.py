@@ -11,6 +11,7 @@ from experiments.choices.estimators import ESTIMATORS
 
 OF_ONE_LAYER = ("encoder_hidden", "posterior_std", "latent_maps", "num_latents")
 OF_LADDERS = ("posterior_form", "num_hidden")
+OF_FRESH = ("init", "init_bias", "posterior_std")  # flags of fresh parameters
 WITH_CONTEXT = ("aevb", "rws")  # which neither dream of x nor search for a q of it
 CODED = ("diag_normal", "full_normal")  # posteriors with moments of real z
 
@@ -32,6 +33,7 @@ def check(config: Any) -> None:
         _estimator,
         _stream,
         _early_stopping,
+        _start,
     ):
         refuse(config)
 
@@ -360,3 +362,13 @@ def _early_stopping(config: Any) -> None:
             f"--early_stopping={config.early_stopping} is below --eval_every="
             f"{config.eval_every}: the validation bound would never be seen twice"
         )
+
+
+def _start(config: Any) -> None:
+    for name in OF_FRESH if config.start_from else ():
+        if getattr(config, name) != (usual := config.default(name)):
+            raise ValueError(
+                f"--{name}={getattr(config, name)} is of fresh parameters, and those "
+                f"of --start_from={config.start_from} are trained: give "
+                f"--{name}={usual}"
+            )

@@ -16,7 +16,7 @@ from experiments.choices.algorithms import ALGORITHMS
 from experiments.choices.config import Config
 from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli, report
-from experiments.runs import protocol, rundir, runs
+from experiments.runs import protocol, rundir, runs, starts
 from experiments.runs.runs import Run, Saved
 from vae_jax.training import checkpoints, interrupts, journal, parallel
 from vae_jax.types import Params, PRNGKey
@@ -37,6 +37,10 @@ def claim(config: Config) -> Run:
         UsageError: for whatever is wrong with what the user gave.
     """
     run = runs.build(config)
+    if config.start_from and not checkpoints.steps(run.workdir / rundir.CHECKPOINTS):
+        start = starts.read(run)  # before anything is written
+        run = run._replace(start=start.params)
+        _say(start.line)
     rundir.claim(run.config)
     stamp = protocol.stamp(run.config, run.data)
     rundir.check_data(run.workdir, stamp)
@@ -49,10 +53,16 @@ def claim(config: Config) -> Run:
 
 
 def restore(run: Run) -> Saved:
-    """The newest whole checkpoint, or the state before the first step."""
+    """The newest whole checkpoint, or the state before the first step.
+
+    That of --start_from is saved at once: the run is then continued without the other.
+    """
     saved = runs.restore(run)
     if saved is None:
-        return runs.initial(run)
+        saved = runs.initial(run)
+        if run.start is not None:
+            _save(run, saved)
+        return saved
     _say(f"continuing {run.workdir} from step {saved.step}")
     return saved
 

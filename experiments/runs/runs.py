@@ -78,6 +78,7 @@ class Run(NamedTuple):
     algorithm: Algorithm
     configs: tuple[Config, ...]  # what each run is alone; one, or those together
     mesh: Mesh | None  # the devices that share each batch; None: a single one
+    start: Params | None = None  # of a trained run (--start_from); None: fresh ones
 
     @property
     def model(self) -> Model:
@@ -262,17 +263,14 @@ def one_of(tree: PyTree, index: int) -> PyTree:
 def initial(run: Run) -> Saved:
     """The state before the first step, made by one compiled program."""
     layout = parallel.whole(run.mesh)
-    return jax.jit(partial(_initial, run), out_shardings=layout)(run.keys)
+    started = jax.jit(partial(_initial, run), out_shardings=layout)
+    return started(run.keys, run.start)
 
 
 def with_params(run: Run, params: Params, *, step: int) -> Saved:
     """The state of one run before a step, of parameters that were fitted elsewhere."""
-    saved, at = initial(run), jnp.asarray(step, jnp.int32)
-    average = params if saved.run.inner.average else ()
-    inner = saved.run.inner._replace(params=params, average=average)
-    return saved._replace(
-        run=saved.run._replace(inner=inner, step=at), best=params, best_step=at
-    )
+    saved, at = initial(run._replace(start=params)), jnp.asarray(step, jnp.int32)
+    return saved._replace(run=saved.run._replace(step=at), best_step=at)
 
 
 def restore(run: Run) -> Saved | None:
@@ -283,7 +281,7 @@ def restore(run: Run) -> Saved | None:
             that it was trained on.
     """
     rundir.check_data(run.workdir, protocol.stamp(run.config, run.data))
-    template = jax.eval_shape(partial(_initial, run), run.keys)
+    template = jax.eval_shape(partial(_initial, run), run.keys, None)
     with cli.user_errors():
         restored = checkpoints.restore(run.workdir / rundir.CHECKPOINTS, template)
     if restored is None:
@@ -297,13 +295,17 @@ def _keys(seed: int | Array) -> Keys:
     return Keys(*jax.random.split(jax.random.key(seed), 4))
 
 
-def _initial(run: Run, keys: Keys) -> Saved:
+def _initial(run: Run, keys: Keys, params: Params | None) -> Saved:
     if keys.init.ndim:
-        return jax.vmap(partial(_initial, run))(keys)
+        return jax.vmap(partial(_initial, run))(keys, params)
+    if params is None:
+        params = _fresh(run, keys.init)
+    state = loop.start(keys.steps, run.algorithm, params)
+    return Saved(state, params, jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))
+
+
+def _fresh(run: Run, key: PRNGKey) -> Params:
     mean = None
     if run.config.init_bias == "data":
         mean = protocol.mean_x(run.config, run.data)
-    params = run.model.init(keys.init)
-    params = models.started(run.config, params, run.data.x_shape, mean)
-    state = loop.start(keys.steps, run.algorithm, params)
-    return Saved(state, params, jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))
+    return models.started(run.config, run.model.init(key), run.data.x_shape, mean)
