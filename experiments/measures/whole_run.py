@@ -8,7 +8,7 @@ from experiments.choices import sweep
 from experiments.choices.config import Config
 from experiments.command import report
 from experiments.measures import measure, pictures, validation
-from experiments.runs import fit, rundir, runs, trained_runs
+from experiments.runs import fit, programs, rundir, runs, trained_runs
 from experiments.runs.runs import Run, Saved
 from vae_jax.training import parallel
 from vae_jax.types import PRNGKey
@@ -31,6 +31,7 @@ def train(config: Config) -> tuple[Run, Saved]:
     return run, saved
 
 
+@programs.compiled_once()
 def finish(run: Run, saved: Saved) -> None:
     """The test bound, printed and written, and the pictures: those of the first run.
 
