@@ -54,6 +54,15 @@ def test_what_a_device_cannot_do_is_a_row(monkeypatch):
     assert got == {"error": "RESOURCE_EXHAUSTED: no memory"}
 
 
+def test_every_precision_of_evidence_is_what_it_says():
+    config = accelerator.Config(seconds=1e-3, importance_samples=50, num_images=4)
+    full, half = (
+        accelerator.measured(config, accelerator.Measurement("evidence", name, {}))
+        for name in ("float32", "bfloat16")
+    )
+    assert 0.0 < abs(half["log_p"] - full["log_p"]) < 0.3
+
+
 @pytest.mark.slow
 def test_the_accelerators_command_needs_no_package_that_a_bare_machine_lacks(tmp_path):
     """Every model at tiny sizes, in a process where those packages are not there."""

@@ -55,6 +55,7 @@ COLUMNS = (
     report.field("", "name", width=39),
     report.field("ms", "ms", ".4f"),
     report.field("examples/s", "examples_per_second", ".0f", 12),
+    report.field("log p(x)", "log_p", ".3f", 10),
     report.Column("", lambda row: f" {row.get('error', '')}", width=0),
 )
 
@@ -119,12 +120,10 @@ def main(config: Config) -> int:
 
 
 def measurements(config: Config) -> list[Measurement]:
-    """Those of a configuration that this version can do, in their order."""
-    known = {field.name for field in dataclasses.fields(Flags)}
+    """Those of a configuration, in their order."""
     listed = [
         Measurement(model, precision, {})
         for precision in config.precisions
-        if precision != "bfloat16" or "precision" in known
         for model in config.models
     ]
     axes = {"num_seeds": config.seeds, "batch_size": config.batch_sizes}
@@ -150,8 +149,7 @@ def measured(config: Config, measurement: Measurement) -> dict[str, Any]:
 def of_steps(config: Config, measurement: Measurement) -> dict[str, float]:
     """Passes over the rows as `experiments.train` makes them."""
     changes: dict[str, Any] = MODELS[measurement.model] | measurement.changes
-    if measurement.precision == "bfloat16":
-        changes |= {"precision": "bfloat16"}
+    changes |= {"precision": _of_networks(measurement)}
     flags = Flags(**changes, binarization="dynamic")
     shape = (max(config.num_rows, flags.batch_size), 28, 28)
     rows = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -163,15 +161,23 @@ def of_steps(config: Config, measurement: Measurement) -> dict[str, float]:
 
 
 def of_evidence(config: Config, measurement: Measurement) -> dict[str, float]:
-    """Log p(x) of some images, at weights that do not matter."""
+    """Log p(x) of some images, at weights that do not matter, and its mean."""
     changes: dict[str, Any] = MODELS[measurement.model]
     places = contenders.layout(contenders.Flags(**changes), (28 * 28,))
     weights = importance_sampling.near_prior(contenders.initial(*places))
-    evaluate = ours.evaluator(weights, config.importance_samples)
+    evaluate = ours.evaluator(
+        weights, config.importance_samples, precision=_of_networks(measurement)
+    )
     generator = np.random.default_rng(0)
     images = generator.random((config.num_images, 28, 28), np.float32) < 0.13
     seconds = timed(lambda: evaluate(images), config.seconds) / config.num_images
-    return {"ms": 1e3 * seconds, "examples_per_second": 1.0 / seconds}
+    mean = float(evaluate(images).mean(dtype=np.float64))
+    return {"ms": 1e3 * seconds, "examples_per_second": 1.0 / seconds, "log_p": mean}
+
+
+def _of_networks(measurement: Measurement) -> str:
+    """What the networks' own products compute in."""
+    return "bfloat16" if measurement.precision == "bfloat16" else "float32"
 
 
 def timed(work: Callable[[], Any], seconds: float) -> float:

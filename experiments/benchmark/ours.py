@@ -96,11 +96,13 @@ def objective(problem: Problem, reached: Weights) -> float:
     return float(np.asarray(nats, np.float64).mean())
 
 
-def evaluator(reached: Weights, num_samples: int) -> contenders.LogP:
+def evaluator(
+    reached: Weights, num_samples: int, *, precision: str = "float32"
+) -> contenders.LogP:
     """Log p(x) by importance sampling under perceptrons."""
     num_entries, latents = (len(net[0].kernel) for net in reached)
     hidden = tuple(len(layer.bias) for layer in reached.encoder[:-1])
-    flags = Config(num_latents=latents, hidden=hidden)
+    flags = Config(num_latents=latents, hidden=hidden, precision=precision)
     model = models.build(flags, (num_entries,)).model
     evaluate = measure.over_rows(
         measure.log_evidence(model, num_samples=num_samples),
