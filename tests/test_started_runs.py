@@ -48,7 +48,7 @@ def test_it_starts_from_what_evaluate_takes_there(tmp_path, capsys):
     _assert_equal(saved.best, average)
     assert saved.step == 0
     assert np.isneginf(saved.best_bound)
-    said = f"starting from {tmp_path / 'there'}, step 0, weights=average"
+    said = f"starting from {tmp_path / 'there'}, step 0, average weights"
     assert said in capsys.readouterr().out
 
     # The state is saved: what became of the other run no longer matters.

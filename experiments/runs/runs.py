@@ -273,6 +273,43 @@ def with_params(run: Run, params: Params, *, step: int) -> Saved:
     return saved._replace(run=saved.run._replace(step=at), best_step=at)
 
 
+def opened(
+    workdir: str | pathlib.Path,
+    *,
+    data_dir: str = "",
+    num_devices: int = 1,
+    precision: str = "float32",
+) -> tuple[Run, Saved]:
+    """The run in a workdir, and its newest whole checkpoint.
+
+    Args:
+        workdir: the folder of a training run.
+        data_dir: overrides the run's own, for a workdir carried elsewhere.
+        num_devices: devices that share rows, all for 0.
+        precision: of the operands of the networks' products.
+
+    Raises:
+        UsageError: if there is no run, no checkpoint or no data; as `restore`.
+    """
+    folder = pathlib.Path(workdir).expanduser()
+    config = rundir.read_config(folder)
+    run = build(
+        dataclasses.replace(
+            config,
+            workdir=str(folder),
+            data_dir=data_dir or config.data_dir,
+            num_devices=1,
+            precision=precision,
+        )
+    )
+    with cli.user_errors():
+        run = run._replace(mesh=parallel.data_mesh(num_devices))
+    saved = restore(run)
+    if saved is None:
+        raise cli.UsageError(f"{folder} holds no checkpoint yet: train it first")
+    return run, saved
+
+
 def restore(run: Run) -> Saved | None:
     """The newest whole checkpoint of a run, damaged ones reported; None without any.
 

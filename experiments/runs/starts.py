@@ -1,13 +1,12 @@
 """The parameters of a trained run, which another one starts from."""
 
-import pathlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from experiments.command import cli
-from experiments.runs import trained_runs
+from experiments.runs import runs
 from experiments.runs.runs import Run
 from vae_jax.types import Params
 
@@ -29,28 +28,30 @@ def read(run: Run) -> Start:
         UsageError: if no run or no checkpoint is there, or of another model, naming the
             first array that differs; if there are several runs, and not as many here.
     """
-    folder = pathlib.Path(run.config.start_from).expanduser()
-    there = trained_runs.load(folder, checkpoint="auto", data_dir=run.config.data_dir)
-    named = f"--start_from={folder}"
-    if len(there) not in (1, len(run.configs)):
+    folder, together = run.config.start_from, len(run.configs)
+    there, saved = runs.opened(folder, data_dir=run.config.data_dir)
+    if len(there.configs) not in (1, together):
         raise cli.UsageError(
-            f"{named} holds {len(there)} runs, and here are {len(run.configs)}: "
-            f"--num_seeds={len(there)} starts one from each"
+            f"--start_from={folder} holds {len(there.configs)} runs, and here are "
+            f"{together}: --num_seeds={len(there.configs)} starts one from each"
         )
-    params = there[0].params
-    _check(run, params, named)
-    if run.config.trains_many:
-        each = there * (len(run.configs) // len(there))
-        params = jax.tree.map(lambda *x: jnp.stack(x), *(one.params for one in each))
-    return Start(params, f"starting from {folder}, {there[0].moment}")
+    which, params = next(iter(saved.weights.items()))
+    if there.config.early_stopping and int(saved.best_step):
+        which, params = "best", saved.best
+    if run.config.trains_many and not there.config.trains_many:
+        params = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (together, *x.shape)), params
+        )
+    _check(run, params)
+    return Start(params, f"starting from {folder}, step {saved.step}, {which} weights")
 
 
-def _check(run: Run, there: Params, named: str) -> None:
+def _check(run: Run, there: Params) -> None:
     """Refuses parameters of another model."""
-    here = jax.eval_shape(run.model.init, run.keys.init.reshape(-1)[0])
+    init = jax.vmap(run.model.init) if run.config.trains_many else run.model.init
     of_both = [
         {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(tree)}
-        for tree in (here, there)
+        for tree in (jax.eval_shape(init, run.keys.init), there)
     ]
     for name in dict.fromkeys(name for arrays in of_both for name in arrays):
         wanted, held = (
@@ -59,6 +60,7 @@ def _check(run: Run, there: Params, named: str) -> None:
         )
         if wanted != held:
             raise cli.UsageError(
-                f"{named} holds another model: params{name} is {held} there, and "
-                f"{wanted} here: give the flags of its flags.txt that the model is of"
+                f"--start_from={run.config.start_from} holds another model: params"
+                f"{name} is {held} there, and {wanted} here: give the flags of its "
+                "flags.txt that the model is of"
             )

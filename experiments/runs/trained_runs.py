@@ -13,10 +13,9 @@ from jaxtyping import Array
 from experiments.choices import coders, densities
 from experiments.choices.config import Config
 from experiments.command import cli
-from experiments.runs import contexts, new_rows, protocol, rundir, runs
+from experiments.runs import contexts, new_rows, protocol, runs
 from vae_jax import conditional
 from vae_jax.data import batches, csv_tables, sources
-from vae_jax.training import parallel
 from vae_jax.types import Model, Params
 
 INPUT = "input"  # stands for the name of a split where rows of a file are measured
@@ -371,22 +370,9 @@ def load(
     Raises:
         UsageError: if there is no run, no checkpoint or no data; as `of_run`.
     """
-    folder = pathlib.Path(workdir).expanduser()
-    config = rundir.read_config(folder)
-    run = runs.build(
-        dataclasses.replace(
-            config,
-            workdir=str(folder),
-            data_dir=data_dir or config.data_dir,
-            num_devices=1,
-            precision=precision,
-        )
+    run, saved = runs.opened(
+        workdir, data_dir=data_dir, num_devices=num_devices, precision=precision
     )
-    with cli.user_errors():
-        run = run._replace(mesh=parallel.data_mesh(num_devices))
-    saved = runs.restore(run)
-    if saved is None:
-        raise cli.UsageError(f"{folder} holds no checkpoint yet: train it first")
     return of_runs(run, saved, checkpoint=checkpoint, weights=weights)
 
 
