@@ -158,7 +158,7 @@ def about(config: Config, run_config: TrainConfig) -> dict[str, Any]:
             data, config.num_train_images, flag="num_train_images", splits=("train",)
         )
         protocol.check_likelihood(run_config, data)
-    has_floor = "min_std" in rows.read_by(LIKELIHOODS[run_config.likelihood])
+    has_floor = "min_std" in rows.read_by(LIKELIHOODS[run_config.observed])
     return {
         "protocol": protocol.stamp(run_config, data),
         "min_log_std": math.log(run_config.min_std) if has_floor else None,

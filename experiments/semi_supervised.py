@@ -365,9 +365,9 @@ def _unlabeled(config: Config) -> TrainConfig:
             progress=False,
         )
     flags = rundir.read_config(pathlib.Path(config.m1))
-    if flags.likelihood != "bernoulli":
+    if flags.observed != "bernoulli":
         raise cli.UsageError(
-            f"--m1={config.m1} has --likelihood={flags.likelihood}, and M2 is of bits"
+            f"--m1={config.m1} has --likelihood={flags.observed}, and M2 is of bits"
         )
     if flags.condition:
         raise cli.UsageError(

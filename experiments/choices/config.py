@@ -165,13 +165,13 @@ class Config(ObjectiveFlags, ModelFlags, DataFlags):  # fields in reverse order
 
     @property
     def settled(self) -> "Config":
-        """The same with what --binarization=auto stands for in its place.
+        """The same with what auto stands for in the place of it.
 
         And one layer of --ladder as --num_latents. What a run is built of and writes to
         its workdir. Whether data are fit to be read so, `protocol.load` knows, which is
         given the flags as they are.
         """
-        changes: dict[str, Any] = {}
+        changes: dict[str, Any] = {"likelihood": self.observed}
         if self.binarization == "auto":
             changes["binarization"] = "threshold"
             if sources.keeps_values(self.dataset):
@@ -179,7 +179,7 @@ class Config(ObjectiveFlags, ModelFlags, DataFlags):  # fields in reverse order
             elif self.is_of_stored_values:
                 changes["binarization"] = "grid"
         if self.is_table:
-            changes |= {"missing": "nan", "likelihood": self.observed}
+            changes["missing"] = "nan"
         if len(self.ladder) == 1:
             changes |= {"num_latents": int(self.ladder[0]), "ladder": ()}
         return dataclasses.replace(self, **changes)
@@ -192,9 +192,10 @@ class Config(ObjectiveFlags, ModelFlags, DataFlags):  # fields in reverse order
 
     @property
     def observed(self) -> str:
-        """The row of p(x | z): of a table columns, where no other is named."""
-        is_named = self.likelihood != self.default("likelihood")
-        return "columns" if self.is_table and not is_named else self.likelihood
+        """The row of p(x | z); of a table auto stands for columns, else for bits."""
+        if self.likelihood != "auto":
+            return self.likelihood
+        return "columns" if self.is_table else "bernoulli"
 
     @property
     def layers(self) -> ladders.Shapes:
@@ -204,7 +205,7 @@ class Config(ObjectiveFlags, ModelFlags, DataFlags):  # fields in reverse order
     @property
     def is_of_stored_values(self) -> bool:
         """Whether p(x | z) is of --num_values values on a grid alone."""
-        row = LIKELIHOODS[self.likelihood]
+        row = LIKELIHOODS[self.observed]
         return not self.model and "num_values" in rows.read_by(row)
 
     @property
@@ -212,7 +213,7 @@ class Config(ObjectiveFlags, ModelFlags, DataFlags):  # fields in reverse order
         """The flag that p(x | z) comes from, with its value."""
         if self.model:
             return f"--model={self.model}"
-        return f"--likelihood={self.likelihood}"
+        return f"--likelihood={self.observed}"
 
     @property
     def has_standard_prior(self) -> bool:

@@ -20,7 +20,11 @@ class ModelFlags(cli.Flags):
         "read.",
         section="Model",
     )
-    likelihood: str = cli.flag("bernoulli", "p(x | z).", choices=LIKELIHOODS)
+    likelihood: str = cli.flag(
+        "auto",
+        "p(x | z). auto: bernoulli, but columns for a table.",
+        choices=("auto", *LIKELIHOODS),
+    )
     std: float = cli.flag(
         0.1, "Fixed (or initial) std of the normal likelihoods.", above=0
     )

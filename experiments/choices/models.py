@@ -113,7 +113,7 @@ def masked(config: Config, model: Model) -> Model:
 def _reading(
     config: Config,
 ) -> Callable[[Config, tuple[int, ...]], Reading] | None:
-    return None if config.model else LIKELIHOODS[config.likelihood].reading
+    return None if config.model else LIKELIHOODS[config.observed].reading
 
 
 def seen(config: Config, x_shape: tuple[int, ...]) -> Callable[[Array], Array]:
@@ -333,7 +333,7 @@ def started(
     if config.model:
         return params  # whose function starts them as it likes
     theta, phi = params
-    start = LIKELIHOODS[config.likelihood].h_of_mean
+    start = LIKELIHOODS[config.observed].h_of_mean
     if config.init_bias == "data" and start is not None:
         observed = likelihood(config, x_shape)
         shift = _filled(start(jnp.asarray(mean), config), observed.width)
@@ -374,7 +374,7 @@ def posterior(config: Config) -> Conditional:
 
 def likelihood(config: Config, x_shape: tuple[int, ...], **size: Array) -> Likelihood:
     """p(x | h), as the flags choose it; size: the log_size of counts, if any."""
-    row = LIKELIHOODS[config.likelihood]
+    row = LIKELIHOODS[config.observed]
     return row.build(x_shape, **rows.numbers(row, config), **size)
 
 

@@ -62,7 +62,7 @@ def _table(config: Any) -> None:
             "--likelihood=columns is of --dataset=csv:PATH, or of npz:PATH with "
             f"--columns, not of {config.dataset}"
         )
-    read = config.is_table or LIKELIHOODS[config.likelihood].reading is not None
+    read = config.is_table or LIKELIHOODS[config.observed].reading is not None
     if read and not config.model and (config.layers or config.prior == "vamp"):
         chosen = ladders.written(config.ladder) if config.layers else "--prior=vamp"
         raise ValueError(

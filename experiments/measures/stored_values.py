@@ -32,7 +32,7 @@ def num_values(trained: Trained) -> int | None:
         raise ValueError("columns of a table have no code: each has values of its own")
     if are_counts(trained):
         return None
-    if trained.config.likelihood == "bernoulli" or trained.config.model:
+    if trained.config.observed == "bernoulli" or trained.config.model:
         return 2
     return trained.config.num_values
 

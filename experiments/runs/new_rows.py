@@ -204,7 +204,7 @@ def _check(source: sources.Source, config: Config, data: protocol.Dataset) -> No
     binarization = config.settled.binarization
     by_flags = not config.model  # whose own likelihood says what it is of
     unit_interval = {
-        "--likelihood=bernoulli": by_flags and config.likelihood == "bernoulli",
+        "--likelihood=bernoulli": by_flags and config.observed == "bernoulli",
         f"--binarization={binarization}": binarization != "none",
         "--squash_mean": by_flags and config.squash_mean,
     }

@@ -211,7 +211,7 @@ def stamp(config: Config, data: Dataset) -> dict[str, Any]:
         "missing": config.missing,
         "missing_rate": config.missing_rate,
         "missing_share": {s: _share_missing(data, s) for s in sources.SPLITS},
-        "likelihood": config.model or config.likelihood,
+        "likelihood": config.model or config.observed,
         "condition": _condition(config),
         "quantity": data.quantity,
         "units": data.units,
@@ -309,6 +309,8 @@ def _fix(config: Config, source: sources.Source) -> str:
             if number == config.num_values:
                 return "take --binarization=grid"
             return f"take --binarization=grid --num_values={number}"
+    if config.is_table:
+        return "take --likelihood=columns, by which every column has its own"
     return f"scale it, or {OF_REALS}"
 
 
