@@ -59,6 +59,18 @@ def test_it_starts_from_what_evaluate_takes_there(tmp_path, capsys):
     assert run.start is not None
 
 
+def test_of_a_run_that_stops_early_it_starts_from_the_best(tmp_path, capsys):
+    there = _untrained(tmp_path / "there", early_stopping=5)
+    best = jax.tree.map(lambda x: x + 1.0, there.best)
+    moved = there._replace(
+        best=best, best_step=jnp.int32(3), run=there.run._replace(step=jnp.int32(9))
+    )
+    checkpoints.save(tmp_path / "there" / rundir.CHECKPOINTS, 9, moved)
+    _, saved = _started(tmp_path / "here", start_from=str(tmp_path / "there"))
+    _assert_equal(saved.parameters, best)
+    assert "there, step 3, best weights" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("num_there", [1, 2])
 def test_runs_together_start_from_one_or_from_as_many(tmp_path, num_there):
     there = _untrained(tmp_path / "there", num_seeds=num_there)

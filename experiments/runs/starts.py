@@ -35,15 +35,16 @@ def read(run: Run) -> Start:
             f"--start_from={folder} holds {len(there.configs)} runs, and here are "
             f"{together}: --num_seeds={len(there.configs)} starts one from each"
         )
-    which, params = next(iter(saved.weights.items()))
+    (which, params), *_ = saved.weights.items()
+    step = saved.step
     if there.config.early_stopping and int(saved.best_step):
-        which, params = "best", saved.best
+        which, params, step = "best", saved.best, int(saved.best_step)
     if run.config.trains_many and not there.config.trains_many:
         params = jax.tree.map(
             lambda x: jnp.broadcast_to(x, (together, *x.shape)), params
         )
     _check(run, params)
-    return Start(params, f"starting from {folder}, step {saved.step}, {which} weights")
+    return Start(params, f"starting from {folder}, step {step}, {which} weights")
 
 
 def _check(run: Run, there: Params) -> None:
