@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from vae_jax.training import interrupts
+from vae_jax.training import interrupts, parallel
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -28,3 +28,22 @@ def test_a_second_ctrl_c_interrupts_at_once():
 
 def test_nothing_received_stays_nothing():
     assert interrupts.shared([]) == []
+
+
+def test_a_signal_amid_the_exchange_is_of_the_next_one(monkeypatch):
+    # The others were told of none: a process that stops for it leaves them waiting.
+    received = []
+
+    def exchange(flag):
+        received.append(signal.SIGTERM)
+        return flag
+
+    monkeypatch.setattr(parallel, "any_process", exchange)
+    assert interrupts.shared(received) == []
+    assert interrupts.shared(received)[0] == signal.SIGTERM
+
+
+def test_a_signal_that_another_process_was_sent_stops_this_one_too(monkeypatch):
+    monkeypatch.setattr(parallel, "any_process", lambda flag: True)
+    assert interrupts.shared([]) == [signal.SIGTERM]
+    assert interrupts.shared([signal.SIGINT]) == [signal.SIGINT]

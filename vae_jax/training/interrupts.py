@@ -11,9 +11,12 @@ from vae_jax.training import parallel
 def shared(received: list[signal.Signals]) -> list[signal.Signals]:
     """The signals, with one that only other processes of the run were sent.
 
-    All of them must ask, and all then stop after the same step.
+    All of them must ask, and all then stop after the same step: what arrives while they
+    exchange their answers is of the next time.
     """
-    if parallel.any_process(bool(received)) and not received:
+    if not parallel.any_process(bool(received)):
+        return []
+    if not received:
         received.append(signal.SIGTERM)
     return received
 
