@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from vae_jax import numerics
+from vae_jax import compilation, numerics
 from vae_jax.types import PRNGKey, PyTree
 
 
@@ -53,7 +53,7 @@ def over_examples(
         return of_rows(key, params, jnp.arange(len(data)), data)
 
     if mesh is None:
-        return jax.jit(run)
+        return compilation.program(run)
     (axis,), size = mesh.axis_names, mesh.size
     rows, same = PartitionSpec(axis), PartitionSpec()
     of_shards = jax.shard_map(
@@ -70,4 +70,4 @@ def over_examples(
         results = of_shards(key, params, index, data[index])
         return jax.tree.map(lambda leaf: leaf[:num], results)
 
-    return jax.jit(run_shared, out_shardings=NamedSharding(mesh, same))
+    return compilation.program(run_shared, layout=NamedSharding(mesh, same))

@@ -1,15 +1,15 @@
 """Runs any `Algorithm` as a compiled scan over device-resident data."""
 
 from collections.abc import Callable
-from functools import cache, partial, wraps
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Int, Key
 
+from vae_jax import compilation
 from vae_jax.types import Algorithm, Batch, PRNGKey, PyTree, Scalar
 
 Take: TypeAlias = Callable[[PRNGKey, Array, Int[Array, " B"]], Batch]
@@ -119,7 +119,7 @@ def scan(
         inner, info = jax.lax.scan(step, state.inner, (order, keys))
         return RunState(state.step + len(order), state.key, inner), info
 
-    return _compiled(run, donate=0, layout=layout)
+    return compilation.program(run, donate=0, layout=layout)
 
 
 def scan_together(
@@ -159,51 +159,7 @@ def scan_together(
         info = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), info)
         return RunState(states.step + num_steps, states.key, inner), info
 
-    return _compiled(run, donate=1, layout=layout)
-
-
-def _compiled(
-    run: Callable[..., tuple[RunState, PyTree]], *, donate: int, layout: Sharding | None
-) -> Callable[..., tuple[RunState, PyTree]]:
-    """`run` as a program of its own, or as a part of the one that is being traced.
-
-    A compiler's options and donation belong to whole programs: `jit` refuses to be
-    nested with the first.
-    """
-    program = jax.jit(
-        run,
-        donate_argnums=donate,
-        out_shardings=layout,
-        compiler_options=_without_copies(),
-    )
-    part = jax.jit(run, out_shardings=layout)
-
-    @wraps(program)
-    def call(*arguments: PyTree) -> tuple[RunState, PyTree]:
-        # A fresh zero is traced inside `jit` where every argument is a constant.
-        values = jax.tree.leaves((arguments, jnp.zeros(())))
-        nested = any(isinstance(value, Tracer) for value in values)
-        return (part if nested else program)(*arguments)
-
-    return call
-
-
-@cache
-def _without_copies() -> dict[str, bool] | None:
-    """What keeps XLA's CPU compiler from copying weights at every step.
-
-    A weight that the backward pass reads, and the update then overwrites in place, is
-    copied first unless copies are placed by the order of a whole region. None where the
-    compiler is another, or a later one that knows no such option.
-    """
-    options = {"xla_cpu_copy_insertion_use_region_analysis": True}
-    if jax.default_backend() != "cpu":
-        return None
-    try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return None
-    return options
+    return compilation.program(run, donate=1, layout=layout)
 
 
 def _step(

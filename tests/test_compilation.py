@@ -1,0 +1,77 @@
+"""Programs with what XLA's compiler for CPUs has to be asked for."""
+
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax import compilation, convolutional
+
+
+@pytest.fixture
+def asked_anew(monkeypatch):
+    """(number of cores) -> what is asked for where each device has as many."""
+
+    def options(cores):
+        devices = jax.local_device_count()
+        monkeypatch.setattr("os.cpu_count", lambda: cores * devices)
+        compilation._options.cache_clear()
+        return compilation._options()
+
+    if jax.default_backend() != "cpu":
+        pytest.skip("only the CPU's compiler is asked for anything")
+    yield options
+    compilation._options.cache_clear()
+
+
+def _square(x, *, scale=1.0):
+    return scale * x**2
+
+
+def test_a_program_is_the_function_alone_and_inside_others():
+    x = jnp.arange(3.0)
+    program = compilation.program(_square)
+    np.testing.assert_array_equal(program(x, scale=2.0), [0.0, 2.0, 8.0])
+    np.testing.assert_array_equal(jax.jit(program)(x), [0.0, 1.0, 4.0])
+    np.testing.assert_array_equal(jax.vmap(program)(x), [0.0, 1.0, 4.0])
+    assert jax.grad(program)(2.0) == 4.0
+    np.testing.assert_array_equal(jax.jit(lambda: program(np.ones(2)))(), [1.0, 1.0])
+
+
+def test_a_donated_argument_is_gone_afterwards():
+    x = jnp.arange(3.0)
+    compilation.program(lambda a, b: a + b, donate=1)(1.0, x)
+    assert x.is_deleted()
+    x = jnp.arange(3.0)
+    compilation.program(lambda a, b: a + b)(1.0, x)
+    assert not x.is_deleted()
+
+
+def test_convolutions_of_a_device_with_two_cores_use_both(asked_anew):
+    # As a part of a YNNPACK fusion they would run on one.
+    kernel, x = jnp.ones((3, 3, 32, 32)), jnp.ones((100, 7, 7, 32))
+
+    def convolve(x):
+        return jax.vmap(convolutional.convolve, (None, 0))(kernel, x)
+
+    def fused(cores):
+        asked_anew(cores)
+        program = cast(Any, compilation.program(convolve)).__wrapped__
+        text = program.lower(x).compile().as_text()
+        assert " convolution(" in text
+        return "ynn_fusion" in text
+
+    if not fused(1):
+        pytest.skip("this compiler hands no convolution to YNNPACK")
+    assert not fused(2)
+
+
+def test_an_option_that_the_compiler_does_not_know_is_left_out(asked_anew, monkeypatch):
+    known = asked_anew(2)
+    assert known
+    monkeypatch.setattr(compilation, "_is_known", lambda name, value: False)
+    assert asked_anew(2) == {}
+    monkeypatch.undo()
+    assert not compilation._is_known("xla_cpu_no_such_option", True)

@@ -1,0 +1,72 @@
+"""`jax.jit`, with what XLA's compiler for CPUs has to be asked for."""
+
+import os
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.sharding import Sharding
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def program(
+    run: Callable[P, T],
+    *,
+    donate: int | None = None,
+    layout: Sharding | None = None,
+) -> Callable[P, T]:
+    """`run` as a program of its own, or as a part of the one that is being traced.
+
+    A compiler's options and donation belong to whole programs: `jit` refuses to be
+    nested with the first.
+
+    Args:
+        run: from arrays to arrays.
+        donate: the position of an argument whose memory the result may take.
+        layout: of all results.
+    """
+    donated = () if donate is None else donate
+    whole = jax.jit(
+        run, donate_argnums=donated, out_shardings=layout, compiler_options=_options()
+    )
+    part = jax.jit(run, out_shardings=layout)
+
+    @wraps(whole)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        # A fresh zero is traced inside `jit` where every argument is a constant.
+        values = jax.tree.leaves((args, kwargs, jnp.zeros(())))
+        nested = any(isinstance(value, Tracer) for value in values)
+        return (part if nested else whole)(*args, **kwargs)
+
+    return call
+
+
+@cache
+def _options() -> dict[str, Any]:
+    """Options of XLA's CPU compiler, those that it knows; of another, none.
+
+    A weight that the backward pass reads, and the update then overwrites in place, is
+    copied first at every step unless copies are placed by the order of a whole region.
+
+    YNNPACK computes a convolution on one core. XLA's kernels beside it use all that a
+    device has, so where that is more than one, YNNPACK keeps only products.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    wanted: dict[str, Any] = {"xla_cpu_copy_insertion_use_region_analysis": True}
+    if (os.cpu_count() or 1) > jax.local_device_count():
+        wanted["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_DOT"
+    return {name: value for name, value in wanted.items() if _is_known(name, value)}
+
+
+def _is_known(name: str, value: Any) -> bool:
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
