@@ -71,6 +71,15 @@ def test_of_a_run_that_stops_early_it_starts_from_the_best(tmp_path, capsys):
     assert "there, step 3, best weights" in capsys.readouterr().out
 
 
+def test_a_run_that_stops_early_and_was_not_validated_has_no_best_yet(tmp_path):
+    _untrained(tmp_path / "there", early_stopping=5)
+    config = tiny(tmp_path / "here", start_from=str(tmp_path / "there"))
+    with pytest.raises(cli.UsageError, match="this run took none yet"):
+        fit.claim(config)
+    with pytest.raises(cli.UsageError, match="this run took none yet"):
+        trained_runs.load(str(tmp_path / "there"), checkpoint="auto")
+
+
 @pytest.mark.parametrize("num_there", [1, 2])
 def test_runs_together_start_from_one_or_from_as_many(tmp_path, num_there):
     there = _untrained(tmp_path / "there", num_seeds=num_there)

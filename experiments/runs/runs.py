@@ -66,6 +66,15 @@ class Saved(NamedTuple):
         return int(np.max(np.asarray(self.run.step)))
 
 
+class Chosen(NamedTuple):
+    """Parameters out of what a checkpoint holds; with an axis R of runs together."""
+
+    params: Params
+    step: Int[Array, "*R"]  # that they are of
+    weights: str  # "average" or "raw"
+    is_best: bool  # by validation bound; else they are the newest
+
+
 class Run(NamedTuple):
     """What stays the same from the first step to the last."""
 
@@ -248,6 +257,51 @@ def fold_in(keys: PRNGKey, number: int | Array) -> PRNGKey:
     if not keys.ndim:
         return jax.random.fold_in(keys, number)
     return jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(number, keys.shape))
+
+
+def usual_checkpoint(config: Config) -> str:
+    """Which of its parameters a run is judged by: the best if it stops early."""
+    return "best" if config.early_stopping else "last"
+
+
+def choose(
+    config: Config, saved: Saved, *, checkpoint: str = "auto", weights: str = "auto"
+) -> Chosen:
+    """The parameters that a run is judged by, or others that it keeps.
+
+    Args:
+        config: the run, or the runs together.
+        saved: what its checkpoint holds.
+        checkpoint: "best" (by validation bound), "last", or "auto", the usual one.
+        weights: "average", "raw", or "auto": the average where the run keeps one.
+
+    Raises:
+        UsageError: if the best are wanted and no validation bound was taken; for
+            weights that the run does not keep.
+    """
+    there = saved.weights
+    if checkpoint == "auto":
+        checkpoint = usual_checkpoint(config)
+    if weights == "auto":
+        weights = next(iter(there))
+    if weights not in there:
+        raise cli.UsageError(
+            "--weights=average needs a run that keeps one (--average_decay), and this "
+            "run keeps none: take --weights=raw"
+        )
+    if checkpoint == "last":
+        return Chosen(there[weights], saved.run.step, weights, is_best=False)
+    if np.any(np.asarray(saved.best_step) == 0):
+        raise cli.UsageError(
+            "the best parameters are known by a validation bound, and this run took "
+            "none yet: --checkpoint=last takes the newest"
+        )
+    if there[weights] is not saved.parameters:
+        raise cli.UsageError(
+            "--weights=raw goes with --checkpoint=last: the best of this run are a "
+            "moving average"
+        )
+    return Chosen(saved.best, saved.best_step, weights, is_best=True)
 
 
 def one_of(tree: PyTree, index: int) -> PyTree:

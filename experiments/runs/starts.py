@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.command import cli
 from experiments.runs import runs
@@ -35,15 +36,14 @@ def read(run: Run) -> Start:
             f"--start_from={folder} holds {len(there.configs)} runs, and here are "
             f"{together}: --num_seeds={len(there.configs)} starts one from each"
         )
-    (which, params), *_ = saved.weights.items()
-    step = saved.step
-    if there.config.early_stopping and int(saved.best_step):
-        which, params, step = "best", saved.best, int(saved.best_step)
+    taken = runs.choose(there.config, saved)
+    params = taken.params
     if run.config.trains_many and not there.config.trains_many:
         params = jax.tree.map(
             lambda x: jnp.broadcast_to(x, (together, *x.shape)), params
         )
     _check(run, params)
+    step, which = int(np.max(taken.step)), "best" if taken.is_best else taken.weights
     return Start(params, f"starting from {folder}, step {step}, {which} weights")
 
 

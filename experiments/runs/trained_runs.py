@@ -254,7 +254,7 @@ class WorkdirFlags(cli.Flags):
             parts: of the name; what is empty is left out.
         """
         names = [*filter(None, parts)]
-        if self.checkpoint not in ("auto", _usual_checkpoint(trained.config)):
+        if self.checkpoint not in ("auto", runs.usual_checkpoint(trained.config)):
             names.append(self.checkpoint)
         if trained.config.average_decay and trained.weights == "raw":
             names.append("raw")
@@ -360,9 +360,8 @@ def load(
 
     Args:
         workdir: the folder of a training run.
-        checkpoint: "best" (by validation bound), "last", or "auto": best if the run
-            stops early, else last.
-        weights: "average", "raw", or "auto": the average where the run keeps one.
+        checkpoint: as in `runs.choose`.
+        weights: as in `runs.choose`.
         precision: of the operands of the networks' products.
         data_dir: overrides the run's own, for a workdir carried elsewhere.
         num_devices: devices that share the rows that are evaluated, all for 0.
@@ -379,7 +378,7 @@ def load(
 def of_runs(
     run: runs.Run, saved: runs.Saved, *, checkpoint: str, weights: str = "auto"
 ) -> list[Trained]:
-    """The best or the last parameters of each run; "auto" as in `load`.
+    """`of_run` of each run.
 
     Raises:
         UsageError: as `of_run`.
@@ -399,44 +398,17 @@ def of_runs(
 def of_run(
     run: runs.Run, saved: runs.Saved, *, checkpoint: str, weights: str = "auto"
 ) -> Trained:
-    """The best or the last parameters of a run; "auto" as in `load`.
+    """The parameters of a run that `runs.choose` takes, with their model.
 
     Raises:
-        UsageError: if the best are wanted and no validation bound was taken; for
-            weights that the run does not keep.
+        UsageError: as `runs.choose`.
     """
-    if checkpoint == "auto":
-        checkpoint = _usual_checkpoint(run.config)
-    if checkpoint == "best" and int(saved.best_step) == 0:
-        raise cli.UsageError(
-            "--checkpoint=best needs a validation bound, and this run took none"
-        )
-    there = saved.weights
-    if weights == "auto":
-        weights = next(iter(there))
-    if weights not in there:
-        raise cli.UsageError(
-            "--weights=average needs a run that keeps one (--average_decay), and this "
-            "run keeps none: take --weights=raw"
-        )
-    if checkpoint == "best" and there[weights] is not saved.parameters:
-        raise cli.UsageError(
-            "--weights=raw goes with --checkpoint=last: the best of this run are a "
-            "moving average"
-        )
-    params, step = {
-        "best": (saved.best, saved.best_step),
-        "last": (there[weights], saved.run.step),
-    }[checkpoint]
-    model, exemplars = run.model, run.parts.of_exemplars
+    taken = runs.choose(run.config, saved, checkpoint=checkpoint, weights=weights)
+    model, params, exemplars = run.model, taken.params, run.parts.of_exemplars
     if exemplars is not None:  # their codes are all that a trained model reads of them
         model, params = exemplars.fixed, jax.jit(exemplars.fix)(params)
-    trained = Trained(run.config, run.data, model, params, int(step), run.mesh)
-    return trained._replace(weights=weights, at_context=run.parts.at_context)
-
-
-def _usual_checkpoint(config: Config) -> str:
-    return "best" if config.early_stopping else "last"
+    trained = Trained(run.config, run.data, model, params, int(taken.step), run.mesh)
+    return trained._replace(weights=taken.weights, at_context=run.parts.at_context)
 
 
 def rows(trained: Trained, *, split: str, num_images: int = 0) -> Array:
