@@ -199,6 +199,7 @@ def annealed_importance_sampling(
         data,
         num_decoded=chains.num_chains,
         at_once=CHAINS_AT_ONCE,
+        batches_a_block=1,
     )
     return _summarized(_checked(log_p), doubts=[])
 
@@ -218,14 +219,16 @@ def bidirectional(
     """
     del data
     both = _annealed(annealed.bidirectional, trained, chains)
-    evaluate = measure.over_rows(
+    sides = measure.of_rows(
+        key,
+        trained,
         lambda key, params, index: both(key, params),
-        lambda index: index,
+        jnp.arange(num_simulated),
         num_decoded=chains.num_chains,
         at_once=CHAINS_AT_ONCE,
-        mesh=trained.mesh,
+        batches_a_block=1,
+        value=lambda index: index,
     )
-    sides = evaluate(key, trained.params, jnp.arange(num_simulated))
     lower, upper = (
         np.asarray(_checked(side).log_p, np.float64)
         for side in (sides.lower, sides.upper)
@@ -264,7 +267,13 @@ def posterior_density(
         num_leapfrog=num_leapfrog,
     )
     log_p = measure.of_rows(
-        key, trained, estimate, data, num_decoded=1, at_once=CHAINS_AT_ONCE
+        key,
+        trained,
+        estimate,
+        data,
+        num_decoded=1,
+        at_once=CHAINS_AT_ONCE,
+        batches_a_block=1,
     )
     doubts = []
     if trained.num_latents > 4:

@@ -92,13 +92,14 @@ def _evaluated(
         of_masks = jax.vmap(ablated, (None, None, None, 0))(key, params, x, masks)
         return of_masks._replace(kl=()), of_masks.kl[0]
 
-    evaluate = measure.over_rows(
+    of_rows, kl = measure.of_rows(
+        key,
+        trained,
         estimate,
-        trained.data.prepared.value,
+        data,
         num_decoded=num_samples * len(masks),
-        mesh=trained.mesh,
+        params=(trained.params, jnp.asarray(masks)),
     )
-    of_rows, kl = evaluate(key, (trained.params, jnp.asarray(masks)), data)
     bound, reconstruction, log_mean = (
         np.asarray(values, np.float64) for values in of_rows[:3]
     )

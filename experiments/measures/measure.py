@@ -1,6 +1,9 @@
 """Measurements of a trained model over a split."""
 
+import operator
+import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +19,11 @@ from vae_jax import codes as discrete_codes
 from vae_jax import vector_quantized
 from vae_jax.data import batches
 from vae_jax.evaluation import ablation, examples, marginal, representation, weights
+from vae_jax.training import journal
 from vae_jax.types import Model, Params, PRNGKey, PyTree
 
 DECODED_ROWS = 1000  # samples decoded side by side
+SILENT_SECONDS = 10.0  # of an evaluation, which then tells how far it is
 IMPORTANCE_CHUNK = 500  # importance samples decoded at a time
 MEAN_SAMPLES = 100  # of a code, where q has no mean in closed form
 KL_SAMPLES = 10  # of the layers above one, whose KL depends on them
@@ -43,8 +48,8 @@ def over_rows(
     num_decoded: int,
     at_once: int = DECODED_ROWS,
     mesh: Mesh | None = None,
-) -> Callable[[PRNGKey, PyTree, Array], PyTree]:
-    """Compiles (key, params, rows [N, *X]) -> what an estimate gives of each row.
+) -> Callable[..., PyTree]:
+    """Compiles (key, params, rows [N, *X], first=0) -> what an estimate gives of each.
 
     Args:
         estimate: (key, params, x) -> any tree of arrays, as `examples.over_examples`'s.
@@ -60,21 +65,55 @@ def over_rows(
 def of_rows(
     key: PRNGKey,
     trained: Trained,
-    estimate: Callable[[PRNGKey, Params, Array], PyTree],
+    estimate: Callable[[PRNGKey, Any, Array], PyTree],
     data: Array,
     *,
     num_decoded: int,
     at_once: int = DECODED_ROWS,
+    batches_a_block: int = 100,
+    params: PyTree = None,
+    value: batches.Value | None = None,
 ) -> PyTree:
-    """What an estimate of a trained model gives of each stored row, as `over_rows`."""
+    """What an estimate of a trained model gives of each row, as `over_rows`.
+
+    Tells how far it is, once it has taken ten seconds.
+
+    Args:
+        key: of all rows.
+        trained: the model.
+        estimate: (key, params, x) -> any tree of arrays.
+        data: rows [N, *X] as they are stored.
+        num_decoded: as in `over_rows`.
+        at_once: as in `over_rows`.
+        batches_a_block: of that many samples side by side, in one program that tells
+            nothing while it runs.
+        params: what the estimate reads, where that is not the model's parameters.
+        value: raw row -> x, where the rows are not the model's.
+    """
     evaluate = over_rows(
         estimate,
-        trained.data.prepared.value,
+        value or trained.data.prepared.value,
         num_decoded=num_decoded,
         at_once=at_once,
         mesh=trained.mesh,
     )
-    return evaluate(key, trained.params, data)
+    at, total = trained.params if params is None else params, len(data)
+    together = max(1, at_once // num_decoded)
+    size = -(-total // -(-total // (together * batches_a_block)))
+    parts, progress, started = [], None, time.monotonic()
+    for done in range(0, total, size):
+        first = min(done, total - size)  # one size for all: the last reaches back
+        rows = jax.lax.dynamic_slice_in_dim(data, first, size)
+        part = jax.block_until_ready(evaluate(key, at, rows, first))
+        parts.append(jax.tree.map(operator.itemgetter(slice(done - first, None)), part))
+        is_long = time.monotonic() - started > SILENT_SECONDS and first + size < total
+        if progress is None and is_long:
+            progress = journal.progress(total, initial=first + size, unit="row")
+        if progress is not None:
+            progress.update(first + size)
+    if progress is not None:
+        progress.close()
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def moments(

@@ -59,6 +59,23 @@ def test_rows_keep_their_noise_without_the_batches_after_them(impl):
     np.testing.assert_array_equal(few, many[:3])
 
 
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_blocks_of_rows_are_parts_of_the_whole(num_devices):
+    mesh = None
+    if num_devices > 1:
+        auto = (jax.sharding.AxisType.Auto,)
+        mesh = jax.make_mesh((num_devices,), ("rows",), axis_types=auto)
+    run, key = (
+        examples.over_examples(_noisy, batch_size=2, mesh=mesh),
+        jax.random.key(0),
+    )
+    whole, data = run(jax.random.clone(key), PARAMS, _data(9)), _data(9)
+    for first in (0, 2, 6):
+        block = run(jax.random.clone(key), PARAMS, data[first : first + 3], first)
+        expected = jax.tree.map(lambda leaf: leaf[first : first + 3], whole)  # noqa: B023
+        chex.assert_trees_all_equal(block, expected)
+
+
 def test_rows_kept_as_integers_are_turned_into_values_one_by_one():
     data = jnp.array([[0, 51], [255, 102], [153, 0]], jnp.uint8)
     run = examples.over_examples(

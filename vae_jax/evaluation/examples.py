@@ -17,10 +17,11 @@ def over_examples(
     batch_size: int,
     value: Callable[[Array], Array] = lambda x: x,
     mesh: Mesh | None = None,
-) -> Callable[[PRNGKey, PyTree, Float[Array, "N *X"]], PyTree]:
-    """Compiles (key, params, data [N, *X]) -> results stacked on N.
+) -> Callable[..., PyTree]:
+    """Compiles (key, params, data [N, *X], first=0) -> results stacked on N.
 
-    Row i uses fold_in(key, i). With threefry keys, JAX's default, the result therefore
+    Row i uses fold_in(key, first + i), so that a data set may be evaluated block by
+    block. With threefry keys, JAX's default, the result therefore
     does not depend on batch_size, and the first rows of a data set give the same with
     and without the others. Keys of "rbg" and "unsafe_rbg" draw the noise of rows side
     by side as one block from the first row's key (`jax.random`): each row's is fresh
@@ -49,8 +50,10 @@ def over_examples(
         size = None if batch_size == 1 else batch_size
         return jax.lax.map(one, (index, data), batch_size=size)
 
-    def run(key: PRNGKey, params: PyTree, data: Float[Array, "N *X"]) -> PyTree:
-        return of_rows(key, params, jnp.arange(len(data)), data)
+    def run(
+        key: PRNGKey, params: PyTree, data: Float[Array, "N *X"], first: int = 0
+    ) -> PyTree:
+        return of_rows(key, params, first + jnp.arange(len(data)), data)
 
     if mesh is None:
         return compilation.program(run)
@@ -64,10 +67,12 @@ def over_examples(
         check_vma=False,  # an evaluator may scan from constants by itself
     )
 
-    def run_shared(key: PRNGKey, params: PyTree, data: Float[Array, "N *X"]) -> PyTree:
+    def run_shared(
+        key: PRNGKey, params: PyTree, data: Float[Array, "N *X"], first: int = 0
+    ) -> PyTree:
         num = len(data)
         index = jnp.arange(num + -num % size) % num  # some rows twice, to fill up
-        results = of_shards(key, params, index, data[index])
+        results = of_shards(key, params, first + index, data[index])
         return jax.tree.map(lambda leaf: leaf[:num], results)
 
     return compilation.program(run_shared, layout=NamedSharding(mesh, same))
