@@ -1,6 +1,5 @@
 """`jax.jit`, with what XLA's compiler for CPUs has to be asked for."""
 
-import os
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -54,13 +53,15 @@ def _options() -> dict[str, Any]:
     copied first at every step unless copies are placed by the order of a whole region.
 
     YNNPACK computes a convolution on one core. XLA's kernels beside it use all that a
-    device has, so where that is more than one, YNNPACK keeps only products.
+    device has, so YNNPACK keeps only products. Whether a device has more than one core
+    is not asked: a run rounds alike on one device and on several.
     """
     if jax.default_backend() != "cpu":
         return {}
-    wanted: dict[str, Any] = {"xla_cpu_copy_insertion_use_region_analysis": True}
-    if (os.cpu_count() or 1) > jax.local_device_count():
-        wanted["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_DOT"
+    wanted = {
+        "xla_cpu_copy_insertion_use_region_analysis": True,
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
+    }
     return {name: value for name, value in wanted.items() if _is_known(name, value)}
 
 
