@@ -1,5 +1,6 @@
 """Measurements of a trained model over a split."""
 
+import math
 import operator
 import time
 from collections.abc import Callable, Sequence
@@ -99,7 +100,8 @@ def of_rows(
     )
     at, total = trained.params if params is None else params, len(data)
     together = max(1, at_once // num_decoded)
-    size = -(-total // -(-total // (together * batches_a_block)))
+    num_blocks = math.ceil(total / (together * batches_a_block))
+    size = math.ceil(total / num_blocks)
     parts, progress, started = [], None, time.monotonic()
     for done in range(0, total, size):
         first = min(done, total - size)  # one size for all: the last reaches back

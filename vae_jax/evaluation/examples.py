@@ -21,12 +21,12 @@ def over_examples(
     """Compiles (key, params, data [N, *X], first=0) -> results stacked on N.
 
     Row i uses fold_in(key, first + i), so that a data set may be evaluated block by
-    block. With threefry keys, JAX's default, the result therefore
-    does not depend on batch_size, and the first rows of a data set give the same with
-    and without the others. Keys of "rbg" and "unsafe_rbg" draw the noise of rows side
-    by side as one block from the first row's key (`jax.random`): each row's is fresh
-    still, but another with another batch_size, by as much as with another key. Memory
-    holds one batch of intermediate values at a time.
+    block. With threefry keys, JAX's default, the result therefore does not depend on
+    batch_size, and the first rows of a data set give the same with and without the
+    others. Keys of "rbg" and "unsafe_rbg" draw the noise of rows side by side as one
+    block from the first row's key (`jax.random`): each row's is fresh still, but
+    another with another batch_size, by as much as with another key. Memory holds one
+    batch of intermediate values at a time.
 
     Args:
         evaluator: (key, params, x) -> any tree of arrays, for one example; params may
