@@ -18,7 +18,7 @@ import optax
 from experiments.benchmark import contenders, ours, rounds
 from experiments.benchmark.contenders import LEARNING_RATE, Problem
 from experiments.runs import runs
-from vae_jax import convolutional, likelihoods
+from vae_jax import compilation, convolutional, likelihoods
 from vae_jax.data import batches
 from vae_jax.training import gradient, loop
 from vae_jax.types import PRNGKey, PyTree
@@ -268,7 +268,7 @@ def _repeated(
 
         return jax.lax.scan(step, carried, length=number)[0]
 
-    compiled = jax.jit(repeat)
+    compiled = compilation.program(repeat)
 
     def work() -> None:
         nonlocal start

@@ -304,6 +304,37 @@ def test_runs_together_are_a_part_of_an_outer_jit_too():
     np.testing.assert_allclose(got.inner, expected.inner, rtol=1e-6)
 
 
+def test_runs_in_turn_are_those_side_by_side_and_those_alone():
+    def build(settings):
+        return _average(settings["rate"])
+
+    def member(tree, i):
+        return jax.tree.map(lambda leaf: leaf[i], tree)
+
+    def states():
+        keys = jax.random.split(jax.random.key(0), 2)
+        algorithm = build({"rate": 0.1})
+        return jax.vmap(lambda key: loop.start(key, algorithm, jnp.ones(2)))(keys)
+
+    def together(*, in_turn):
+        run = loop.scan_together(build, _plain, in_turn=in_turn)
+        return run({"rate": rates}, states(), data, orders)
+
+    rates, data = jnp.array([0.1, 0.5]), jnp.asarray(DATA, jnp.float32)
+    orders = jnp.asarray(np.stack([ORDER, ORDER[::-1]]))
+    ends, infos = together(in_turn=True)
+    beside, infos_beside = together(in_turn=False)
+    chex.assert_trees_all_close(ends.inner, beside.inner, rtol=1e-6)
+    chex.assert_trees_all_close(infos, infos_beside, rtol=1e-6)
+    np.testing.assert_array_equal(ends.step, beside.step)
+    for i in range(2):
+        alone = loop.scan(build({"rate": rates[i]}), _plain)
+        end, info = alone(member(states(), i), data, orders[i])
+        chex.assert_trees_all_close(member(ends.inner, i), end.inner, rtol=1e-6)
+        chex.assert_trees_all_close(member(infos, i), info, rtol=1e-6)
+    assert not np.allclose(ends.inner[0], ends.inner[1])
+
+
 def test_no_weight_is_copied_at_a_step():
     # What the backward pass reads is overwritten in place, on the compiler of users.
     if jax.default_backend() != "cpu":

@@ -112,12 +112,7 @@ def scan(
     def run(
         state: RunState, data: Array, order: Int[Array, "S B"]
     ) -> tuple[RunState, PyTree]:
-        # All keys of the scan at once: drawn inside, they cost a tenth of a small step.
-        times = _times(state.step, len(order))
-        keys = jax.vmap(partial(_keys_of_step, state.key))(times)
-        step = partial(_step, algorithm, take, data)
-        inner, info = jax.lax.scan(step, state.inner, (order, keys))
-        return RunState(state.step + len(order), state.key, inner), info
+        return _steps(algorithm, take, state, data, order)
 
     return compilation.program(run, donate=0, layout=layout)
 
@@ -126,19 +121,38 @@ def scan_together(
     build: Callable[[Settings], Algorithm],
     take: Take,
     *,
+    in_turn: bool | None = None,
     layout: Sharding | None = None,
 ) -> Callable[
     [Settings, RunState, Array, Int[Array, "R S B"]], tuple[RunState, PyTree]
 ]:
-    """Compiles (settings, states, data, orders) -> (states, info), R runs side by side.
+    """Compiles (settings, states, data, orders) -> (states, info) of R runs together.
 
     Run i is `scan` of `build` at the i-th of the settings, name -> [R], from the i-th
     state on the i-th order, up to rounding. All have taken equally many steps. Every
     array of states and info has a leading axis R; the data are shared. The states are
     donated.
+
+    Args:
+        build: the algorithm of one run, from its settings.
+        take: as in `scan`.
+        in_turn: whether the runs go one after the other through all the steps of a
+            call, and not side by side at each; None for what suits the backend. An
+            accelerator is filled by runs side by side. A few cores are filled by one,
+            and their caches hold the arrays of one rather than those of R.
+        layout: as in `scan`.
     """
 
-    def run(
+    def one_by_one(
+        settings: Settings, states: RunState, data: Array, orders: Int[Array, "R S B"]
+    ) -> tuple[RunState, PyTree]:
+        def one(run: tuple[Settings, RunState, Array]) -> tuple[RunState, PyTree]:
+            of_run, state, order = run
+            return _steps(build(of_run), take, state, data, order)
+
+        return jax.lax.map(one, (settings, states, orders))
+
+    def side_by_side(
         settings: Settings, states: RunState, data: Array, orders: Int[Array, "R S B"]
     ) -> tuple[RunState, PyTree]:
         def keys_of_step(time: Int[Array, ""]) -> Key[Array, "R 2"]:
@@ -159,7 +173,25 @@ def scan_together(
         info = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), info)
         return RunState(states.step + num_steps, states.key, inner), info
 
+    if in_turn is None:
+        in_turn = jax.default_backend() == "cpu"
+    run = one_by_one if in_turn else side_by_side
     return compilation.program(run, donate=1, layout=layout)
+
+
+def _steps(
+    algorithm: Algorithm,
+    take: Take,
+    state: RunState,
+    data: Array,
+    order: Int[Array, "S B"],
+) -> tuple[RunState, PyTree]:
+    # All keys of the scan at once: drawn inside, they cost a tenth of a small step.
+    times = _times(state.step, len(order))
+    keys = jax.vmap(partial(_keys_of_step, state.key))(times)
+    step = partial(_step, algorithm, take, data)
+    inner, info = jax.lax.scan(step, state.inner, (order, keys))
+    return RunState(state.step + len(order), state.key, inner), info
 
 
 def _step(
