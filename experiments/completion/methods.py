@@ -1,5 +1,6 @@
 """The ways to complete images, over many images, and log p of what was hidden."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +14,9 @@ from experiments.completion.config import METHODS, Config
 from experiments.measures import measure
 from experiments.runs import trained_runs
 from vae_jax import vae
-from vae_jax.evaluation import completion, examples, weights
+from vae_jax.evaluation import completion, weights
 from vae_jax.inference import mcem
-from vae_jax.types import Model, Params, PRNGKey
+from vae_jax.types import Model, Params, PRNGKey, PyTree
 
 AT_ONCE = {"importance": 4}  # images; 25 of the other methods
 INFLATION = 1.2  # a proposal with wider tails than the posterior's
@@ -92,11 +93,31 @@ def complete(
             score = completion.log_likelihood_of_truth(model.generative)
             return Completed(draws, score(params, x, whole, draws.z))
 
-        over = examples.over_examples(of_image, batch_size=AT_ONCE.get(name, 25))
         key_method = jax.random.fold_in(key, METHODS.index(name))
-        completed = over(key_method, trained.params, pairs)
+        completed = _over(key_method, trained, of_image, pairs, method=name)
         results[name] = jax.tree.map(np.asarray, completed)
     return results
+
+
+def _over(
+    key: PRNGKey,
+    trained: trained_runs.Trained,
+    estimate: Callable[[PRNGKey, Params, Array], PyTree],
+    data: Array,
+    *,
+    method: str,
+) -> Any:
+    """What an estimate gives of each of the rows, which are values already."""
+    return measure.of_rows(
+        key,
+        trained,
+        estimate,
+        data,
+        num_decoded=1,
+        at_once=AT_ONCE.get(method, 25),
+        batches_a_block=4,
+        value=lambda row: row,
+    )
 
 
 def _masked(trained: trained_runs.Trained, row: Array) -> tuple[Array, Model]:
@@ -141,14 +162,16 @@ def log_likelihood(
         size = config.importance_samples
         return measure.log_evidence(proposal, num_samples=size)(key, params, x)
 
-    over = examples.over_examples(estimate, batch_size=AT_ONCE["importance"])
+    def over(key: PRNGKey, rows: Array) -> Any:
+        return _over(key, trained, estimate, rows, method="importance")
+
     key_whole, key_observed = jax.random.split(key)
-    whole: Any = over(key_whole, trained.params, truth)
+    whole = over(key_whole, truth)
     observed: Any = None
     if "importance" in results:
         observed = results["importance"].draws.evidence
     if observed is None:
-        observed = over(key_observed, trained.params, partial)
+        observed = over(key_observed, partial)
     return completion.log_likelihood(whole, observed)
 
 

@@ -115,7 +115,15 @@ def _measured(
     reconstruction, kl = measure.of_rows(
         key_bound, trained, terms, rows, num_decoded=config.eval_samples
     )
-    local = local_q.over_rows(trained, config)(key_local, trained.params, rows)
+    local = measure.of_rows(
+        key_local,
+        trained,
+        local_q.best(trained, config),
+        rows,
+        num_decoded=1,
+        at_once=local_q.ROWS_AT_ONCE,
+        batches_a_block=1,
+    )
     log_ps = {
         "is_q": evidence.importance_sampling(
             key_is, trained, rows, num_samples=config.importance_samples

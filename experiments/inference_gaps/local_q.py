@@ -13,7 +13,7 @@ from experiments.inference_gaps.config import Config
 from experiments.measures import measure
 from experiments.runs import trained_runs
 from vae_jax import flows, networks, posteriors, vae
-from vae_jax.evaluation import examples, gaps, marginal
+from vae_jax.evaluation import gaps, marginal
 from vae_jax.types import Conditional, Params, PRNGKey
 
 ROWS_AT_ONCE = 20
@@ -28,10 +28,10 @@ class LocalQ(NamedTuple):
     converged: Array
 
 
-def over_rows(
+def best(
     trained: trained_runs.Trained, config: Config
 ) -> Callable[[PRNGKey, Params, Array], dict[str, LocalQ]]:
-    """Compiles (key, params, rows [N, *X]) -> q* of each row: diagonal, and a flow.
+    """(key, params, x) -> q* of one row: diagonal, and a flow.
 
     The flow's networks are the row's own. Where the model's q is that flow, the search
     starts at the encoder's; else at the diagonal q* and near the identity.
@@ -66,9 +66,7 @@ def over_rows(
         start = gaps.parameters_into_h(flow_params, h)
         return {"diagonal": diagonal, "flow": fit_flow(key_flow, params, x, start)[1]}
 
-    return examples.over_examples(
-        fit, batch_size=ROWS_AT_ONCE, value=trained.data.prepared.value
-    )
+    return fit
 
 
 def _fresh_flow(config: TrainConfig, num_layers: int) -> Conditional:
