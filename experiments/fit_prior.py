@@ -45,8 +45,8 @@ class Config(trained_runs.WorkdirFlags):
     learning_rate: float = cli.flag(1e-3, "Of Adam.", above=0)
     num_epochs: int = cli.flag(100, "Passes over the training rows.", least=1)
     seed: int = cli.flag(0, "Of the prior's start, order and noise.", least=0)
-    eval_samples: int = cli.flag(100, "Samples per image of the ELBO.", least=1)
-    importance_samples: int = cli.flag(1000, "Samples per image of log p(x).", least=1)
+    eval_samples: int = cli.flag(100, "Samples per row of the ELBO.", least=1)
+    importance_samples: int = cli.flag(1000, "Samples per row of log p(x).", least=1)
     num_images: int = cli.flag(
         1000,
         "Images of each split that are measured, at equal distances, at most; 0 for "

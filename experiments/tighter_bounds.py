@@ -2,7 +2,7 @@ r"""Does a tighter training bound give a better model: ELBO, IWAE and DReG at eq
 
     python -m experiments.tighter_bounds
 
-Trains every estimator with K samples per image from several seeds at each of the same
+Trains every estimator with K samples per row from several seeds at each of the same
 learning rates, keeps the weights and the rate with the best validation bound of 100
 importance samples, and reports log p(x) of the test split by 5,000. What is compared is
 the gradient: the data, the network, the decoder evaluations and the selection are
@@ -44,7 +44,7 @@ class Config(cli.Flags):
         ("3e-4", "1e-3", "3e-3"), "Rates of Adam.", empty=False
     )
     num_seeds: int = cli.flag(3, "Seeds 0, 1, ... of weights, order, noise.", least=1)
-    num_samples: int = cli.flag(8, "Samples of z per image, K.")
+    num_samples: int = cli.flag(8, "Samples of z per row, K.")
     num_latents: int = cli.flag(16, "Latent dimensions.")
     hidden: tuple[int, ...] = cli.flag((200, 200), "Units of the hidden layers.")
     num_epochs: int = cli.flag(1000, "At most.")

@@ -346,7 +346,7 @@ def test_layers_that_die_are_named_once_after_the_warm_up(tmp_path, capsys):
         assert not said(note, 2, kl=1.0, kl_z1=1.0, kl_z2=0.0)  # it warms up
         assert not said(note, 3, kl=1.0, kl_z1=1.0, kl_z2=0.0)  # no validation
         assert said(note, 4, kl=1.0, kl_z1=1.0, kl_z2=0.002).startswith(
-            "warning: dead layers at epoch 4: z2, KL 0.0020 nats per image; --kl_warm"
+            "warning: dead layers at epoch 4: z2, KL 0.0020 nats per row; --kl_warm"
         )
         assert not said(note, 6, kl=1.0, kl_z1=1.0, kl_z2=0.003)
         # Where there is a validation split it is what counts.

@@ -177,7 +177,7 @@ def test_where_everything_is_hidden_the_prior_answers_and_the_report_says_so(wor
         workdir=str(workdir), mask="random", fraction=1.0, proposal="encoder", **STEPS
     )
     result, arrays = completion.complete(config, config.load())
-    assert "Nothing is observed of 3 of 3 images" in result["notes"][0]
+    assert "Nothing is observed of 3 of 3 rows" in result["notes"][0]
     assert "the prior's answer" in result["notes"][-1]
     assert abs(result["log_p_truth"]["log_p_observed"]) < 1e-5
     assert arrays["hidden"].all()
@@ -201,7 +201,7 @@ def test_a_mask_that_hides_nothing_known_is_one_line(workdir):
     config = completion.Config(
         workdir=str(workdir), mask="random", fraction=1e-9, **STEPS
     )
-    with pytest.raises(cli.UsageError, match="hides no entry of these 3 images"):
+    with pytest.raises(cli.UsageError, match="hides no entry of these 3 rows"):
         completion.complete(config, config.load())
 
 

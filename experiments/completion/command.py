@@ -95,7 +95,7 @@ def complete(
             raise ValueError("--mask=none, and nothing is missing in these rows")
         if config.mask != "none" and not (hidden & ~np.isnan(x)).any():
             raise ValueError(
-                f"--mask={config.mask} hides no entry of these {len(x)} images whose "
+                f"--mask={config.mask} hides no entry of these {len(x)} rows whose "
                 "value is known: there is nothing to compare a completion with"
             )
         hide = jax.vmap(masks.hide)
@@ -217,7 +217,7 @@ def _notes(hidden: np.ndarray, quantity: str, num_holes: int) -> list[str]:
     all_hidden = int(hidden.reshape(len(hidden), -1).all(1).sum())
     if all_hidden:
         notes.append(
-            f"Nothing is observed of {all_hidden} of {len(hidden)} images: their "
+            f"Nothing is observed of {all_hidden} of {len(hidden)} rows: their "
             "completions are draws of the model, z from the prior, and log p(x_obs) "
             "is 0."
         )
@@ -227,5 +227,5 @@ def _notes(hidden: np.ndarray, quantity: str, num_holes: int) -> list[str]:
             "calibration or coverage is reported."
         )
     if hidden.all():
-        notes.append("Everything is hidden: this is the prior's answer for each image.")
+        notes.append("Everything is hidden: this is the prior's answer for each row.")
     return notes

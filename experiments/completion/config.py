@@ -23,15 +23,15 @@ class Config(trained_runs.SplitFlags):
         "left",
         "What is hidden: left, right, top, bottom (halves), random, block, none (but "
         "what is missing), or npy:PATH of an array that is true where hidden, of one "
-        "image or of all.",
+        "row or of all.",
     )
     fraction: float = cli.flag(
         0.5, "Share of entries hidden (random); 1: all.", above=0
     )
     block: int = cli.flag(4, "Side of the hidden square (block).", least=1)
-    num_images: int = cli.flag(50, "Images, spread over the split; 0: all.", least=0)
+    num_images: int = cli.flag(50, "Rows, spread over the split; 0: all.", least=0)
     methods: str = cli.flag(",".join(METHODS), "Comma-separated ways to complete.")
-    num_draws: int = cli.flag(100, "Completions per image and method.", least=1)
+    num_draws: int = cli.flag(100, "Completions per row and method.", least=1)
     num_warmup: int = cli.flag(50, "Pseudo-Gibbs steps at a chain's start.", least=0)
     num_burn_in: int = cli.flag(200, "Steps after those, before a draw.", least=0)
     thin: int = cli.flag(20, "Steps from one draw to the next.", least=1)

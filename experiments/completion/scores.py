@@ -16,10 +16,10 @@ from vae_jax.evaluation import calibration
 BASELINE = "training_mean"
 MEANINGS = {
     "rmse": "root mean squared error of the mean completion, on hidden entries",
-    "error_rate": "share of hidden pixels on the wrong side of P = 1/2",
-    "entry_log_likelihood": "log p of hidden pixels one by one, nats per image",
-    "log_p_of_truth": "log mean_s p(x_mis | z_s) over the draws, nats per image",
-    "log_p_of_truth_standard_error": "of its mean over images",
+    "error_rate": "share of hidden entries on the wrong side of P = 1/2",
+    "entry_log_likelihood": "log p of hidden entries one by one, nats per row",
+    "log_p_of_truth": "log mean_s p(x_mis | z_s) over the draws, nats per row",
+    "log_p_of_truth_standard_error": "of its mean over rows",
     "expected_calibration_error": "of P(pixel = 1)",
     "coverage": f"share of hidden entries in their {NOMINAL:.0%} intervals",
     "interval_width": "mean width of those",
@@ -160,11 +160,11 @@ def table(result: dict[str, Any], of_columns: list[str]) -> str:
     if result["log_p_truth"]:
         log_p = result["log_p_truth"]
         numbers = {n: x for n, x in log_p.items() if isinstance(x, float)}
-        lines += ["", "log p(x_mis | x_obs) = log p(x) - log p(x_obs), nats per image:"]
+        lines += ["", "log p(x_mis | x_obs) = log p(x) - log p(x_obs), nats per row:"]
         lines += report.numbers(numbers, ".5f")
         lines += [f"  {doubt}" for doubt in log_p["doubts"]]
     if result["differences"]:
-        lines += ["", "Metropolis-within-Gibbs minus pseudo-Gibbs, image by image:"]
+        lines += ["", "Metropolis-within-Gibbs minus pseudo-Gibbs, row by row:"]
         lines += report.numbers(result["differences"], ".5f")
     for name, row in methods.items():
         if "calibration" in row:

@@ -8,7 +8,7 @@ r"""Bias, variance, signal and cost of every estimator on one model as it trains
 
 Trains a VAE by SGVB B (A where the prior is learned, RELAX where latents are binary)
 and stops after each of `--epochs`. At each stop every estimator that fits draws
-gradients of one minibatch with as many samples of z per image as make `--num_samples`
+gradients of one minibatch with as many samples of z per row as make `--num_samples`
 decoder evaluations. Printed and written for theta and phi apart:
 
   variance   trace of the covariance of a gradient, without what one estimator alone
@@ -122,7 +122,7 @@ class Config(cli.Flags):
     )
     batch_size: int = cli.flag(100, "Images of the minibatch, M.")
     estimators: str = cli.flag("", "Those of the first table, by |; empty: all.")
-    num_samples: int = cli.flag(8, "Samples of z per image.", least=4, multiple=2)
+    num_samples: int = cli.flag(8, "Samples of z per row.", least=4, multiple=2)
     num_draws: int = cli.flag(400, "Gradients of each estimator.", least=2)
     reference_draws: int = cli.flag(4000, "Gradients behind each reference.", least=2)
     budget: int = cli.flag(100, "Decoder evaluations of a step, L x M.", least=1)
@@ -315,8 +315,8 @@ def pictures(result: dict[str, Any]) -> dict[str, Any]:
         }
         figures["bounds"] = curves.series(
             {"ELBO at equal time and L x M": bound},
-            x_label="samples per image, L",
-            y_label="nats per image",
+            x_label="samples per row, L",
+            y_label="nats per row",
             log="x",
         )
     return figures

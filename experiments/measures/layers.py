@@ -139,7 +139,7 @@ def table(measured: dict[str, Any]) -> list[str]:
     """The measurements as lines of text."""
     return [
         "a layer drawn from the prior in the place of q, "
-        f"{measured['ablation_samples']} draws an image: bound "
+        f"{measured['ablation_samples']} draws a row: bound "
         f"{measured['bound']:.3f} with none; lost by mean p(x|z): for many draws at "
         "most the KL",
         report.table(LAYERS, measured["layers"]),

@@ -26,7 +26,7 @@ Validate: TypeAlias = Callable[[PRNGKey, Params], dict[str, float]]
 """(key, params) of one run -> what is measured of the validation split."""
 
 WATCHED = {"elbo": "bound", "importance": "importance_bound"}
-COLLAPSED = 0.01  # nats per image: a mean KL below it
+COLLAPSED = 0.01  # nats per row: a mean KL below it
 MOST_SKIPPED = 100  # steps in a row, after which a run that skips them ends
 
 
@@ -354,7 +354,7 @@ def _watched(run: Run, row: Row) -> Row:
 def _change_of_collapse(row: Row, share: float) -> str:
     """The line that says that posteriors collapse or come back."""
     kl = min(_each(row, "valid_kl") or _each(row, "kl") or [float("nan")])
-    where = f"epoch {row['epoch']:g}: KL {kl:.4f} nats per image"
+    where = f"epoch {row['epoch']:g}: KL {kl:.4f} nats per row"
     active = _each(row, "valid_active_units")
     if active:
         where += f", {min(active):.0f} active units"
