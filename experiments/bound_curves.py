@@ -66,7 +66,7 @@ class Config(comparison.ComparisonFlags):
     )
     num_epochs: int = cli.flag(0, "Passes over the data; 0: the flag file's.", least=0)
     points: int = cli.flag(4, "Points of a curve for each tenfold of epochs.", least=1)
-    eval_samples: int = cli.flag(10, "Samples of z per image of each bound.", least=1)
+    eval_samples: int = cli.flag(10, "Samples of z per row of each bound.", least=1)
     num_train_images: int = cli.flag(
         0, "Training rows of the bound, from the start; 0 for all.", least=0
     )

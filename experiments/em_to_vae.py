@@ -69,7 +69,7 @@ class Config(cli.Flags):
     num_points: int = cli.flag(12, "Points of a curve, even in log epochs.", least=1)
     num_nodes: int = cli.flag(32, "A side of EM's grid.", least=2)
     check_nodes: int = cli.flag(64, "A side of the evaluation's grid.", least=2)
-    eval_samples: int = cli.flag(100, "Samples per image of the bound.", least=1)
+    eval_samples: int = cli.flag(100, "Samples per row of the bound.", least=1)
     num_images: int = cli.flag(200, "Images of each split to evaluate.", least=1)
     seed: int = cli.flag(0, "Seed of the weights, the order and the noise.")
 

@@ -50,15 +50,15 @@ class Config(trained_runs.SplitFlags):
         "all of them, with mean and standard deviation.",
         least=-1,
     )
-    eval_samples: int = cli.flag(100, "Samples per image of the bound.", least=1)
+    eval_samples: int = cli.flag(100, "Samples per row of the bound.", least=1)
     importance_samples: int = cli.flag(
-        5000, "Samples per image of log p(x), k; 0 leaves it out.", least=0
+        5000, "Samples per row of log p(x), k; 0 leaves it out.", least=0
     )
     evidence: str = cli.flag(
         "is", "Comma-separated estimators of log p(x): is, ais, bdmc, hmc_density."
     )
     num_temperatures: int = cli.flag(1000, "Temperatures of ais and bdmc, T.", least=1)
-    num_chains: int = cli.flag(16, "Chains per image of ais and bdmc.", least=1)
+    num_chains: int = cli.flag(16, "Chains per row of ais and bdmc.", least=1)
     num_leapfrog: int = cli.flag(10, "Leapfrog steps of a transition.", least=1)
     schedule: str = cli.flag(
         "sigmoid", "Temperatures of ais and bdmc.", choices=estimates.SCHEDULES
@@ -74,8 +74,7 @@ class Config(trained_runs.SplitFlags):
     )
     ablation_samples: int = cli.flag(
         10,
-        "Samples per image of the bound without one layer of a ladder; 0 leaves it "
-        "out.",
+        "Samples per row of the bound without one layer of a ladder; 0 leaves it out.",
         least=0,
     )
     num_images: int = cli.flag(
@@ -219,7 +218,7 @@ def _of_one(result: dict[str, Any]) -> list[str]:
     elif "perplexity" in result:
         lines.append("  q is a point mass: the ELBO is exact, and all that it says")
     elif "active_units" not in result:
-        lines.append("  no KL per latent: q does not factorize over the latents")
+        lines.append(f"  {measure.NO_KL_PER_LATENT}")
     lines.append("")
     if result["evidence"]:
         lines.extend([*estimates.table(result["evidence"]), ""])

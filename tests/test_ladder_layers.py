@@ -99,6 +99,16 @@ def test_generate_draws_below_layers_that_stay(workdir, trained):
         np.testing.assert_array_equal(sample(jax.random.clone(key)), prior)
 
 
+def test_what_is_known_of_all_latents_is_not_said_of_a_layer():
+    of_all = {"active_units_z1": 5.0}  # z2 is below a prior that does not factorize
+    layer = slice(5, 8)
+    assert representation.of_layer(of_all, 1, layer) == {"active_units": 5.0}
+    assert representation.of_layer(of_all, 2, layer) == {}
+    assert representation.of_layer(of_all, 0, layer) == of_all
+    of_one = {"active_units": 2.0, "kl_per_latent": [1.0, 2.0]}
+    assert representation.of_layer(of_one, 1, slice(0, 2)) == of_one
+
+
 @pytest.mark.slow
 def test_codes_of_one_layer_are_its_part_of_all(workdir, trained):
     config = representation.Config(

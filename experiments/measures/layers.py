@@ -49,7 +49,7 @@ def measured(
     whole, *without = of_masks
     parts = np.split(kl, np.cumsum(counts)[:-1])
     numbered = zip(trained.layer_sizes, counts, parts, without, strict=True)
-    active = ablation.active(kl, counts)
+    active = ablation.active(kl, counts, trained.layer_sizes)
     of_maps = ablation.of_maps(trained.model, kl)
     layers = [
         {

@@ -27,6 +27,7 @@ DECODED_ROWS = 1000  # samples decoded side by side
 SILENT_SECONDS = 10.0  # of an evaluation, which then tells how far it is
 IMPORTANCE_CHUNK = 500  # importance samples decoded at a time
 MEAN_SAMPLES = 100  # of a code, where q has no mean in closed form
+NO_KL_PER_LATENT = "no KL of each latent: q or a prior does not factorize over them"
 KL_SAMPLES = 10  # of the layers above one, whose KL depends on them
 
 
@@ -236,17 +237,21 @@ def _of_layers(trained: Trained, data: Array) -> dict[str, list[float] | float]:
     per_latent = {"kl_per_latent": kl.tolist()}
     return {
         **(per_latent if counts == trained.layer_sizes else {}),
-        **active_units(kl, counts),
+        **active_units(kl, counts, trained.layer_sizes),
     }
 
 
-def active_units(kl: np.ndarray, counts: Sequence[int]) -> dict[str, float]:
-    """By the KL of each group, averaged over data: in all, and of each layer."""
-    active = ablation.active(kl, counts)
-    return {
-        "active_units": float(sum(active)),
-        **{f"active_units_z{i}": float(n) for i, n in enumerate(active, 1)},
-    }
+def active_units(
+    kl: np.ndarray, counts: Sequence[int], sizes: Sequence[int]
+) -> dict[str, float]:
+    """By the KL of each latent, averaged over data: in all, and of each layer.
+
+    Of those layers alone that `ablation.active` knows it of, and in all of all.
+    """
+    active = ablation.active(kl, counts, sizes)
+    known = {i: float(n) for i, n in enumerate(active, 1) if n is not None}
+    in_all = {"active_units": sum(known.values())} if len(known) == len(active) else {}
+    return in_all | {f"active_units_z{i}": n for i, n in known.items()}
 
 
 def symbol_width(trained: Trained) -> int:

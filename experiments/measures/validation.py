@@ -65,7 +65,8 @@ def build(run: Run) -> Validate | None:
         if kls is not None:
             each = np.asarray(kls(jax.random.clone(key), params, valid))
             counts = measure.groups_of(run.model, params, run.data.x_shape)
-            measured |= measure.active_units(each.mean(0, np.float64), counts)
+            sizes = ablation.layer_sizes(run.model, params)
+            measured |= measure.active_units(each.mean(0, np.float64), counts, sizes)
         if run.config.watch == "importance":
             each = bounds(jax.random.clone(key), params, valid)
             measured["importance_bound"] = _mean(each)

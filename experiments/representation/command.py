@@ -71,9 +71,11 @@ def surgery(
 
 def of_layer(latents: dict[str, Any], number: int, entries: slice) -> dict[str, Any]:
     """What `measure.latents` says of one layer of a ladder; of all of z for 0."""
-    if f"active_units_z{number}" not in latents:
+    if not number or "active_units_z1" not in latents:  # of a single layer
         return latents
-    of_one = {"active_units": latents[f"active_units_z{number}"]}
+    of_one = {}
+    if f"active_units_z{number}" in latents:
+        of_one["active_units"] = latents[f"active_units_z{number}"]
     if "kl_per_latent" in latents:
         of_one["kl_per_latent"] = latents["kl_per_latent"][entries]
     return of_one
@@ -250,7 +252,7 @@ def _latents(results: list[dict[str, Any]]) -> list[str]:
         size = results[0]["sizes"]["codes"]
         lines.append(f"active units {of('active_units')} of {size}")
     else:
-        lines.append("no KL per latent: q does not factorize over the latents")
+        lines.append(measure.NO_KL_PER_LATENT)
     if "kl_per_latent" in first and len(results) == 1:
         greatest_first = sorted(first["kl_per_latent"])[: -MOST_LISTED - 1 : -1]
         kls = " ".join(f"{kl:.3f}" for kl in greatest_first)

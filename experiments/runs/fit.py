@@ -376,7 +376,7 @@ def _change_of_layers(row: Row, dead: dict[str, float]) -> str:
     nats = ", ".join(f"{kl:.4f}" for kl in dead.values())
     return (
         f"warning: dead layers at {where}: {', '.join(dead)}, KL {nats} nats per "
-        "image; --kl_warmup, --posterior_form=residual or --estimator=free_bits may "
+        "row; --kl_warmup, --posterior_form=residual or --estimator=free_bits may "
         "help"
     )
 

@@ -16,6 +16,7 @@ from experiments.command import cli
 from experiments.runs import contexts, new_rows, protocol, runs
 from vae_jax import conditional
 from vae_jax.data import batches, csv_tables, sources
+from vae_jax.evaluation import ablation
 from vae_jax.types import Model, Params
 
 INPUT = "input"  # stands for the name of a split where rows of a file are measured
@@ -143,15 +144,12 @@ class Trained(NamedTuple):
     @property
     def num_latents(self) -> int:
         """Entries of z, of all its layers."""
-        key = jax.eval_shape(jax.random.key, 0)
-        prior = self.model.generative.sample_prior
-        return jax.eval_shape(prior, key, self.params).shape[0]
+        return sum(self.layer_sizes)
 
     @property
     def layer_sizes(self) -> tuple[int, ...]:
         """Entries of each layer of z, from x upward."""
-        lower = self.model.lower
-        return (*lower, self.num_latents - sum(lower))
+        return ablation.layer_sizes(self.model, self.params)
 
     def layer(self, number: int) -> slice:
         """Where a layer lies in z, from 1 for that next to x; all of z for 0.

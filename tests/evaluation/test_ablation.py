@@ -158,8 +158,9 @@ def test_the_pruning_curve_takes_the_least_kl_first(num_points, expected):
 
 def test_active_units_are_counted_by_layer():
     kl = np.array([0.02, 0.009, 0.0, 1.0])
-    assert ablation.active(kl, (3, 1)) == (1, 1)
-    assert ablation.active(kl, (1, 3), threshold=0.0) == (1, 2)
+    assert ablation.active(kl, (3, 1), (3, 1)) == (1, 1)
+    assert ablation.active(kl, (1, 3), (1, 3), threshold=0.0) == (1, 2)
+    assert ablation.active(kl, (3, 1), (3, 32)) == (1, None)  # one KL of 32 latents
 
 
 def test_what_cannot_be_ablated_is_refused():

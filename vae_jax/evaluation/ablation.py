@@ -136,6 +136,13 @@ def group_counts(
     return _hierarchy(model).groups(params, h)
 
 
+def layer_sizes(model: Model, params: Params) -> tuple[int, ...]:
+    """How many latents each layer has, from z_1 up; from shapes alone."""
+    key = jax.eval_shape(jax.random.key, 0)
+    z = jax.eval_shape(model.generative.sample_prior, key, params)
+    return (*model.lower, z.shape[0] - sum(model.lower))
+
+
 def without_layers(counts: Sequence[int]) -> Bool[np.ndarray, "M G"]:
     """Which groups q draws: all, then all but those of z_1, of z_2, ..., z_L.
 
@@ -168,9 +175,16 @@ def pruned(kl: Float[np.ndarray, " G"], *, num_points: int) -> Bool[np.ndarray, 
 
 
 def active(
-    kl: Float[np.ndarray, " G"], counts: Sequence[int], *, threshold: float = 0.01
-) -> tuple[int, ...]:
-    """How many groups of each layer have a KL above that, in nats.
+    kl: Float[np.ndarray, " G"],
+    counts: Sequence[int],
+    sizes: Sequence[int],
+    *,
+    threshold: float = 0.01,
+) -> tuple[int | None, ...]:
+    """How many latents of each layer have a KL above that, in nats.
+
+    None of a layer whose latents have no KL of their own, as below a prior that does
+    not factorize: its groups are not latents.
 
     The variance over data of E_q[z_l | x], which `representation.active_units` takes,
     says less of a layer below others: it follows them through its prior, where q adds
@@ -179,10 +193,14 @@ def active(
     Args:
         kl: of each group, averaged over data.
         counts: of groups, as `group_counts` has them.
+        sizes: of the layers, as `layer_sizes` has them.
         threshold: in nats.
     """
     parts = np.split(np.asarray(kl), np.cumsum(counts)[:-1])
-    return tuple(int((part > threshold).sum()) for part in parts)
+    return tuple(
+        int((part > threshold).sum()) if len(part) == size else None
+        for part, size in zip(parts, sizes, strict=True)
+    )
 
 
 def of_maps(
