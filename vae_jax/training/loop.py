@@ -152,6 +152,8 @@ def scan_together(
 
         return jax.lax.map(one, (settings, states, orders))
 
+    # `vmap` of `_steps` would be the same, but JAX's check of key reuse refuses a scan
+    # whose keys `vmap` has moved to its axis.
     def side_by_side(
         settings: Settings, states: RunState, data: Array, orders: Int[Array, "R S B"]
     ) -> tuple[RunState, PyTree]:
