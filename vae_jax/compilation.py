@@ -55,12 +55,16 @@ def _options() -> dict[str, Any]:
     YNNPACK computes a convolution on one core. XLA's kernels beside it use all that a
     device has, so YNNPACK keeps only products. Whether a device has more than one core
     is not asked: a run rounds alike on one device and on several.
+
+    LLVM's third level of optimization takes several times as long as its second over
+    the rounds of threefry, and what it makes of any program is no faster.
     """
     if jax.default_backend() != "cpu":
         return {}
     wanted = {
         "xla_cpu_copy_insertion_use_region_analysis": True,
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
+        "xla_backend_optimization_level": 2,
     }
     return {name: value for name, value in wanted.items() if _is_known(name, value)}
 

@@ -10,6 +10,7 @@ from experiments.generate import samplers
 from experiments.measures import pictures
 from experiments.measures.pictures import Arrays, Limits
 from experiments.runs import trained_runs
+from vae_jax import compilation
 from vae_jax.plots import files, images
 from vae_jax.types import PRNGKey
 
@@ -43,7 +44,7 @@ def sampled(
         ]
 
     keys = jax.random.split(key_columns, NUM_COLUMNS)
-    zs = np.stack([np.asarray(row) for row in jax.jit(jax.vmap(rows))(keys)])
+    zs = np.stack(compilation.program(jax.vmap(rows))(keys))
     return {"z": zs, "mean": pictures.decoded(trained, jax.numpy.asarray(zs))}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.runs import protocol, trained_runs
-from vae_jax import conditional, writing
+from vae_jax import compilation, conditional, writing
 from vae_jax.plots import curves, files, images, latents
 from vae_jax.training import journal
 from vae_jax.types import PRNGKey
@@ -51,7 +51,7 @@ def samples(
         x = generative.sample_observation(key_x, params, z)
         return {"z": z, "mean": generative.mean_observation(params, z), "x": x}
 
-    return _arrays(jax.jit(jax.vmap(sample))(jax.random.split(key, num)))
+    return _arrays(_draws(sample, key, num))
 
 
 def samples_by_label(
@@ -83,8 +83,7 @@ def samples_by_label(
 
         return {"z": z, **jax.vmap(at)(jnp.eye(num_labels))}
 
-    keys = jax.random.split(key, max(1, num // num_labels))
-    arrays = jax.jit(jax.vmap(sample))(keys)
+    arrays = _draws(sample, key, max(1, num // num_labels))
     by_label = {name: jnp.swapaxes(arrays.pop(name), 0, 1) for name in ("mean", "x")}
     labels = {"label": jnp.array([int(name) for name in trained.data.context])}
     return _arrays(arrays | by_label | labels)
@@ -115,7 +114,7 @@ def samples_by_row(
         mean = generative.mean_observation(params, z)
         return {"z": z, "mean": mean, "x": x, "c": c}
 
-    return _arrays(jax.jit(jax.vmap(sample))(jax.random.split(key, num), stored))
+    return _arrays(_draws(sample, key, num, stored))
 
 
 def sampler(
@@ -142,7 +141,7 @@ def reconstructions(
         return {"x": x, "z": z, "mean": generative.mean_observation(params, z)}
 
     rows = trained_runs.spread_rows(trained, split=split, num_images=num)
-    return _arrays(jax.jit(jax.vmap(reconstruct))(jax.random.split(key, num), rows))
+    return _arrays(_draws(reconstruct, key, num, rows))
 
 
 def manifold(trained: trained_runs.Trained, *, size: int) -> Arrays:
@@ -160,7 +159,18 @@ def decoded(trained: trained_runs.Trained, z: Array) -> np.ndarray:
     """Means of p(x | z) [R, C, *X] of codes [R, C, D]."""
     mean = trained.model.generative.mean_observation
     decode = jax.vmap(jax.vmap(mean, in_axes=(None, 0)), in_axes=(None, 0))
-    return np.asarray(jax.jit(decode)(trained.params, z))
+    return np.asarray(compilation.program(decode)(trained.params, z))
+
+
+def _draws(
+    draw: Callable[..., dict[str, Array]], key: PRNGKey, num: int, *rows: Array
+) -> dict[str, Array]:
+    """(key, *row) -> arrays, of so many keys, and rows where it takes them."""
+
+    def together(key: PRNGKey, *rows: Array) -> dict[str, Array]:
+        return jax.vmap(draw)(jax.random.split(key, num), *rows)
+
+    return compilation.program(together)(key, *rows)
 
 
 def _arrays(tree: dict[str, Array]) -> Arrays:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from experiments.choices import sweep
 from experiments.choices.algorithms import ALGORITHMS
@@ -19,7 +20,7 @@ from experiments.command import cli, report
 from experiments.runs import protocol, rundir, runs, starts
 from experiments.runs.runs import Run, Saved
 from vae_jax.training import checkpoints, interrupts, journal, parallel
-from vae_jax.types import Params, PRNGKey
+from vae_jax.types import Params, PRNGKey, PyTree
 
 Row: TypeAlias = dict[str, Any]
 Validate: TypeAlias = Callable[[PRNGKey, Params], dict[str, float]]
@@ -275,23 +276,30 @@ def _validated(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, Row]:
     }
     measured = each["valid_"]
     bound = jnp.asarray(measured[WATCHED[run.config.watch]], saved.best_bound.dtype)
-    better = bound > saved.best_bound
-
-    def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
-        of_runs = better.reshape(better.shape + (1,) * (new.ndim - better.ndim))
-        return jnp.where(of_runs, new, old)
-
-    saved = Saved(
-        saved.run,
-        jax.tree.map(chosen, params, saved.best),
-        chosen(bound, saved.best_bound),
-        chosen(step, saved.best_step),
+    best = _better(
+        bound > saved.best_bound,
+        (params, bound, step),
+        (saved.best, saved.best_bound, saved.best_step),
     )
+    saved = Saved(saved.run, *best)
     row: Row = {}
     for split, numbers in each.items():
         for name, values in run.data.labeled(numbers).items():
             row |= over_runs(f"{split}{name}", values)
     return saved, row
+
+
+@jax.jit
+def _better(is_better: Array, new: PyTree, old: PyTree) -> PyTree:
+    """The new where it is better, of one run or of each of runs that train together."""
+
+    def chosen(new: Array, old: Array) -> Array:
+        of_runs = is_better.reshape(
+            is_better.shape + (1,) * (new.ndim - is_better.ndim)
+        )
+        return jnp.where(of_runs, new, old)
+
+    return jax.tree.map(chosen, new, old)
 
 
 def _measured(

@@ -20,6 +20,7 @@ from experiments.choices import algorithms, models, sweep
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import protocol, rundir
+from vae_jax import compilation
 from vae_jax.data import batches, feeds
 from vae_jax.training import checkpoints, gradient, loop, parallel
 from vae_jax.types import Algorithm, Batch, Model, Params, PRNGKey, PyTree
@@ -243,9 +244,9 @@ def _order(run: Run) -> feeds.Draw:
     """Compiles epoch -> the rows of its steps [S, B]; [R, S, B] of runs together."""
     size, keys = len(run.data.prepared.train), run.keys.order
     draw = partial(batches.order, num_rows=size, batch_size=run.config.batch_size)
-    compiled = jax.jit(
+    compiled = compilation.program(
         jax.vmap(draw) if keys.ndim else draw,
-        out_shardings=None
+        layout=None
         if run.config.stream_steps
         else parallel.split(run.mesh, axis=keys.ndim + 1),
     )
@@ -317,7 +318,7 @@ def one_of(tree: PyTree, index: int) -> PyTree:
 def initial(run: Run) -> Saved:
     """The state before the first step, made by one compiled program."""
     layout = parallel.whole(run.mesh)
-    started = jax.jit(partial(_initial, run), out_shardings=layout)
+    started = compilation.program(partial(_initial, run), layout=layout)
     return started(run.keys, run.start)
 
 
