@@ -65,6 +65,14 @@ def test_convolutions_use_all_cores_of_a_device():
     assert not is_fused(cast(Any, compilation.program(convolve)).__wrapped__)
 
 
+def test_an_option_that_the_environment_sets_is_left_to_it(asked_anew, monkeypatch):
+    name = "xla_backend_optimization_level"
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert name in asked_anew()
+    monkeypatch.setenv("XLA_FLAGS", f"--{name}=0")
+    assert name not in asked_anew()
+
+
 def test_an_option_that_the_compiler_does_not_know_is_left_out(asked_anew, monkeypatch):
     assert asked_anew()
     monkeypatch.setattr(compilation, "_is_known", lambda name, value: False)

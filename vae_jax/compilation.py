@@ -1,5 +1,6 @@
 """`jax.jit`, with what XLA's compiler for CPUs has to be asked for."""
 
+import os
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -49,6 +50,8 @@ def program(
 def _options() -> dict[str, Any]:
     """Options of XLA's CPU compiler, those that it knows; of another, none.
 
+    What the environment's XLA_FLAGS set stays as it is there.
+
     A weight that the backward pass reads, and the update then overwrites in place, is
     copied first at every step unless copies are placed by the order of a whole region.
 
@@ -66,7 +69,12 @@ def _options() -> dict[str, Any]:
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
         "xla_backend_optimization_level": 2,
     }
-    return {name: value for name, value in wanted.items() if _is_known(name, value)}
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {
+        name: value
+        for name, value in wanted.items()
+        if name not in flags and _is_known(name, value)
+    }
 
 
 def _is_known(name: str, value: Any) -> bool:
