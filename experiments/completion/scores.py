@@ -20,7 +20,7 @@ MEANINGS = {
     "entry_log_likelihood": "log p of hidden entries one by one, nats per row",
     "log_p_of_truth": "log mean_s p(x_mis | z_s) over the draws, nats per row",
     "log_p_of_truth_standard_error": "of its mean over rows",
-    "expected_calibration_error": "of P(pixel = 1)",
+    "expected_calibration_error": "of P(entry = 1)",
     "coverage": f"share of hidden entries in their {NOMINAL:.0%} intervals",
     "interval_width": "mean width of those",
     "acceptance": "mean acceptance probability",
@@ -28,7 +28,7 @@ MEANINGS = {
 BINS = [
     field("from", "low", ".1f", 6),
     field("to", "high", ".1f", 5),
-    field("pixels", "num_entries", width=9),
+    field("entries", "num_entries", width=9),
     field("predicted", "predicted", ".3f"),
     field("observed", "observed", ".3f"),
 ]
@@ -168,6 +168,6 @@ def table(result: dict[str, Any], of_columns: list[str]) -> str:
         lines += report.numbers(result["differences"], ".5f")
     for name, row in methods.items():
         if "calibration" in row:
-            lines += ["", f"P(pixel = 1) of {name}:"]
+            lines += ["", f"P(entry = 1) of {name}:"]
             lines.append(report.table(BINS, row["calibration"]))
     return "\n".join(lines)
