@@ -34,7 +34,7 @@ def sampled(
         raise cli.UsageError("--by_layer is of --ladder, and this model has one layer")
     each = samplers.of_each_layer(trained, temperatures)
     key_z, key_columns = jax.random.split(key)
-    z = jax.jit(samplers.tempered(trained, each))(key_z)
+    z = compilation.program(samplers.tempered(trained, each))(key_z)
     redraw, params = hierarchy.redraw, trained.params
 
     def rows(key: PRNGKey) -> list[jax.Array]:

@@ -51,7 +51,7 @@ def samples(
         x = generative.sample_observation(key_x, params, z)
         return {"z": z, "mean": generative.mean_observation(params, z), "x": x}
 
-    return _arrays(_draws(sample, key, num))
+    return _draws(sample, key, num)
 
 
 def samples_by_label(
@@ -84,9 +84,9 @@ def samples_by_label(
         return {"z": z, **jax.vmap(at)(jnp.eye(num_labels))}
 
     arrays = _draws(sample, key, max(1, num // num_labels))
-    by_label = {name: jnp.swapaxes(arrays.pop(name), 0, 1) for name in ("mean", "x")}
-    labels = {"label": jnp.array([int(name) for name in trained.data.context])}
-    return _arrays(arrays | by_label | labels)
+    by_label = {name: arrays.pop(name).swapaxes(0, 1) for name in ("mean", "x")}
+    labels = jnp.array([int(name) for name in trained.data.context])
+    return arrays | by_label | {"label": np.asarray(labels)}
 
 
 def samples_by_row(
@@ -114,7 +114,7 @@ def samples_by_row(
         mean = generative.mean_observation(params, z)
         return {"z": z, "mean": mean, "x": x, "c": c}
 
-    return _arrays(_draws(sample, key, num, stored))
+    return _draws(sample, key, num, stored)
 
 
 def sampler(
@@ -141,7 +141,7 @@ def reconstructions(
         return {"x": x, "z": z, "mean": generative.mean_observation(params, z)}
 
     rows = trained_runs.spread_rows(trained, split=split, num_images=num)
-    return _arrays(_draws(reconstruct, key, num, rows))
+    return _draws(reconstruct, key, num, rows)
 
 
 def manifold(trained: trained_runs.Trained, *, size: int) -> Arrays:
@@ -164,17 +164,14 @@ def decoded(trained: trained_runs.Trained, z: Array) -> np.ndarray:
 
 def _draws(
     draw: Callable[..., dict[str, Array]], key: PRNGKey, num: int, *rows: Array
-) -> dict[str, Array]:
-    """(key, *row) -> arrays, of so many keys, and rows where it takes them."""
+) -> Arrays:
+    """(key, *row) -> arrays, of so many keys, and of rows where it takes them."""
 
     def together(key: PRNGKey, *rows: Array) -> dict[str, Array]:
         return jax.vmap(draw)(jax.random.split(key, num), *rows)
 
-    return compilation.program(together)(key, *rows)
-
-
-def _arrays(tree: dict[str, Array]) -> Arrays:
-    return {name: np.asarray(array) for name, array in tree.items()}
+    arrays = compilation.program(together)(key, *rows)
+    return {name: np.asarray(array) for name, array in arrays.items()}
 
 
 def save_arrays(path: pathlib.Path, arrays: Arrays) -> None:

@@ -25,6 +25,8 @@ from vae_jax.types import Params, PRNGKey, PyTree
 Row: TypeAlias = dict[str, Any]
 Validate: TypeAlias = Callable[[PRNGKey, Params], dict[str, float]]
 """(key, params) of one run -> what is measured of the validation split."""
+Best: TypeAlias = tuple[PyTree, Array, Array]
+"""Parameters, their validation bound and their step."""
 
 WATCHED = {"elbo": "bound", "importance": "importance_bound"}
 COLLAPSED = 0.01  # nats per row: a mean KL below it
@@ -276,12 +278,8 @@ def _validated(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, Row]:
     }
     measured = each["valid_"]
     bound = jnp.asarray(measured[WATCHED[run.config.watch]], saved.best_bound.dtype)
-    best = _better(
-        bound > saved.best_bound,
-        (params, bound, step),
-        (saved.best, saved.best_bound, saved.best_step),
-    )
-    saved = Saved(saved.run, *best)
+    best = (saved.best, saved.best_bound, saved.best_step)
+    saved = Saved(saved.run, *_better((params, bound, step), best))
     row: Row = {}
     for split, numbers in each.items():
         for name, values in run.data.labeled(numbers).items():
@@ -290,8 +288,9 @@ def _validated(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, Row]:
 
 
 @jax.jit
-def _better(is_better: Array, new: PyTree, old: PyTree) -> PyTree:
-    """The new where it is better, of one run or of each of runs that train together."""
+def _better(new: Best, old: Best) -> Best:
+    """The one of the greater bound, of a run or of each of runs that train together."""
+    is_better = new[1] > old[1]
 
     def chosen(new: Array, old: Array) -> Array:
         of_runs = is_better.reshape(
