@@ -19,7 +19,7 @@ LAYERS = [  # a module imports only from rows above its own
     {"numerics"},
     {"reparameterize", "divergences", "bounds", "flows", "networks"},
     {"likelihoods", "convolutional", "codes"},
-    {"discretized", "counts"},
+    {"discretized", "counts", "likelihood_transforms"},
     {
         *{"posteriors", "priors", "factors", "tables"},
         *{"finite_scalar", "vector_quantized", "power_spherical"},

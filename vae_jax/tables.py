@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vae_jax import counts, discretized, likelihoods
+from vae_jax import counts, discretized, likelihood_transforms, likelihoods
 from vae_jax.types import Likelihood
 
 
@@ -73,12 +73,12 @@ def likelihood(columns: Sequence[Column], **settings: Any) -> Likelihood:
             log_size, of the counts.
 
     Raises:
-        ValueError: as `likelihoods.columns` and the families' builders.
+        ValueError: as `likelihood_transforms.columns` and the families' builders.
     """
     parts = []
     for family, numbers, places in _groups(columns):
         parts.append((FAMILIES[family].build(numbers, **settings), places))
-    return likelihoods.columns(parts)
+    return likelihood_transforms.columns(parts)
 
 
 def reading(columns: Sequence[Column]) -> Callable[[Array], Array]:
@@ -142,7 +142,7 @@ def _of_reals(
         center, scale = numbers
         keywords = {keyword: settings[name] for keyword, name in named.items()}
         observed = build(center.shape, **keywords)
-        return likelihoods.rescaled(observed, center=center, scale=scale)
+        return likelihood_transforms.rescaled(observed, center=center, scale=scale)
 
     return in_units
 
@@ -157,7 +157,9 @@ def _normal(x_shape: tuple[int, ...], *, min_std: float) -> Likelihood:
 def _log_normal(numbers: np.ndarray, **settings: Any) -> Likelihood:
     center, scale = numbers
     observed = likelihoods.log_normal(center.shape, min_std=settings["min_std"])
-    return likelihoods.around(observed, np.concatenate([center, np.log(scale)]))
+    return likelihood_transforms.around(
+        observed, np.concatenate([center, np.log(scale)])
+    )
 
 
 def _of_counts(name: str) -> Family:
@@ -173,7 +175,9 @@ def _of_counts(name: str) -> Family:
         read = {kind: settings[kind] for kind in kinds if kind in settings}
         observed = getattr(counts, name)(means.shape, **read)
         rest = np.zeros(observed.width - means.size)
-        return likelihoods.around(observed, np.concatenate([np.log(means), rest]))
+        return likelihood_transforms.around(
+            observed, np.concatenate([np.log(means), rest])
+        )
 
     return Family(
         "count", fit, build, lambda x, numbers: _standardized(jnp.log1p(x), numbers)
@@ -190,14 +194,14 @@ def _shares(values: np.ndarray, num_levels: int) -> tuple[float, ...]:
 def _bits(numbers: np.ndarray, **settings: Any) -> Likelihood:
     del settings
     logits = np.log(numbers[1]) - np.log(numbers[0])
-    return likelihoods.around(likelihoods.bernoulli(logits.shape), logits)
+    return likelihood_transforms.around(likelihoods.bernoulli(logits.shape), logits)
 
 
 def _categories(numbers: np.ndarray, **settings: Any) -> Likelihood:
     del settings
     num_values, *x_shape = numbers.shape
     observed = discretized.categorical(tuple(x_shape), num_values=num_values)
-    return likelihoods.around(observed, np.log(numbers).ravel())
+    return likelihood_transforms.around(observed, np.log(numbers).ravel())
 
 
 def _ordered(numbers: np.ndarray, **settings: Any) -> Likelihood:
