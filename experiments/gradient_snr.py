@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 
 from experiments.command import cli, report
 from experiments.command.report import Column, field
-from vae_jax import likelihoods, posteriors, vae
+from vae_jax import compilation, likelihoods, posteriors, vae
 from vae_jax.estimators import (
     gdreg,
     importance,
@@ -169,7 +169,7 @@ def moments(
         num_draws=num_draws,
         batch_size=max(n for n in range(1, limit + 1) if num_draws % n == 0),
     )
-    of_groups = jax.jit(
+    of_groups = compilation.program(
         lambda keys: jax.lax.map(lambda key: run(key, toy.params, toy.x), keys)
     )
     return of_groups(jax.random.split(key, GROUPS))

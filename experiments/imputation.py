@@ -26,7 +26,7 @@ from sklearn import datasets, exceptions, impute
 from sklearn.experimental import enable_iterative_imputer
 
 from experiments.command import cli, report
-from vae_jax import networks, posteriors, priors, tables, vae
+from vae_jax import compilation, networks, posteriors, priors, tables, vae
 from vae_jax.estimators import missing_data
 from vae_jax.evaluation import calibration, completion
 from vae_jax.training import gradient, loop
@@ -174,7 +174,8 @@ def by_vae(config: Config, many: list[Holes]) -> list[Filled]:
         return loop.start(key_start, build({"x": x}), of_table.init(key_init))
 
     key_start, key_fill = jax.random.split(jax.random.key(config.seed))
-    states = jax.jit(jax.vmap(start))(jax.random.split(key_start, len(many)), partial)
+    start_all = compilation.program(jax.vmap(start))
+    states = start_all(jax.random.split(key_start, len(many)), partial)
     generator = np.random.default_rng(config.seed)
     steps = config.num_epochs * (num_rows // size)
     orders = [
@@ -201,7 +202,7 @@ def _completed(
         chunk_size=config.importance_samples,
     )
 
-    @jax.jit
+    @compilation.program
     def of_rows(key: PRNGKey, params: Params, rows: Array) -> tuple[Array, Array]:
         def of_row(row: tuple[PRNGKey, Array]) -> tuple[Array, Array]:
             draws = complete(row[0], params, row[1])

@@ -42,6 +42,7 @@ from experiments.measures import measure, pictures, whole_run
 from experiments.runs import protocol, rundir, trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax import (
+    compilation,
     conditional,
     convolutional,
     likelihoods,
@@ -298,8 +299,7 @@ def trained(
     num_plain, weight = draws[0].num_plain, draws[0].weight
     rate: optax.ScalarOrSchedule = config.learning_rate
     if config.schedule == "cosine":
-        num_steps = config.num_epochs * draws[0].steps
-        rate = optax.cosine_decay_schedule(rate, num_steps)
+        rate = optax.cosine_decay_schedule(rate, config.num_epochs * draws[0].steps)
     objective = semi_supervised.m2(
         nets.at,
         nets.classifier,
@@ -319,13 +319,13 @@ def trained(
 
         return gradient.ascent(per_row(of_row), gradient.adam(rate))
 
-    @jax.jit
+    @compilation.program
     def start(key: PRNGKey, seen: Array) -> loop.RunState:
         key_init, key_start = jax.random.split(key)
         params = nets.at(jnp.zeros(nets.num_classes)).init(key_init)
         return loop.start(key_start, algorithm(seen), params)
 
-    @jax.jit
+    @compilation.program
     def epoch(state: loop.RunState, seen: Array, rows: Array, order: Array) -> PyTree:
         return loop.scan(algorithm(seen), take)(state, rows, order)[0]
 
@@ -511,7 +511,7 @@ def judge_of(
     def predict(params: Params, x: Array) -> Array:
         return jnp.exp(semi_supervised.log_classes(nets.classifier, params, x))
 
-    each = jax.jit(jax.vmap(predict, (None, 0)))
+    each = compilation.program(jax.vmap(predict, (None, 0)))
 
     def judge(params: Params) -> Judged:
         probabilities = np.asarray(each(params, space.test))
@@ -537,11 +537,11 @@ def analogies(nets: Nets, params: Params, x: Array) -> list[np.ndarray]:
         recognition = nets.at(classes[log_q.argmax()]).recognition
         assert recognition.moments is not None
         z, _ = recognition.moments(params, recognition.encode(params, x))
-        return jax.vmap(lambda c: nets.at(c).generative.mean_observation(params, z))(
-            classes
-        )
+        each = jax.vmap(lambda c: nets.at(c).generative.mean_observation(params, z))
+        return each(classes)
 
-    return [np.asarray(x)[:, None], np.asarray(jax.jit(jax.vmap(of_row))(x))]
+    of_rows = compilation.program(jax.vmap(of_row))
+    return [np.asarray(x)[:, None], np.asarray(of_rows(x))]
 
 
 class Row(NamedTuple):

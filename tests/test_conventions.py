@@ -64,6 +64,15 @@ FENCES = {  # third-party package: where it may be imported
     "pytest": (),
     "hypothesis": (),
 }
+PLAIN_JIT = (  # everything else is compiled by `compilation.program`
+    "vae_jax/compilation.py",
+    "vae_jax/convolutional.py",  # one operation outside of any program
+    "vae_jax/artifacts.py",  # for other machines
+    "vae_jax/coding/",  # archives are decoded bit for bit
+    "vae_jax/data/",  # which imports nothing of the library
+    "experiments/benchmark/",  # lowers, compiles and times by hand, and so does this:
+    "experiments/evidence/command.py",
+)
 HEAVY = [
     "orbax",
     "tensorflow_datasets",
@@ -235,6 +244,17 @@ def nothing_pickled(path, tree):
             yield f"{ast.unparse(node)} needs allow_pickle=False"
 
 
+def programs_by_one_function(path, tree):
+    """What is compiled is given the compiler's options."""
+    for node in sources.nodes(tree):
+        is_jit = isinstance(node, ast.Attribute) and ast.unparse(node) == "jax.jit"
+        if is_jit and not path.startswith(PLAIN_JIT):
+            yield "jax.jit: use compilation.program"
+    for target in sources.imports(path, tree):
+        if target == "jax.jit":
+            yield "imports jax.jit"
+
+
 def a_test_file_of_its_name(path, tree):
     """A module of the library has a test file of its name."""
     del tree
@@ -283,6 +303,7 @@ RULES = [
     names_of_randomness,
     keyword_only_defaults,
     nothing_pickled,
+    programs_by_one_function,
 ]
 
 
@@ -413,6 +434,9 @@ def test_bounds_divergences_and_estimators_load_nothing_heavy():
         (names_of_randomness, "vae_jax/a.py", "def f():\n  return lambda rng: rng"),
         (names_of_randomness, "vae_jax/a.py", "def f(*, seed=0): pass"),
         (keyword_only_defaults, "vae_jax/a.py", "def f(x, y=1): pass"),
+        (programs_by_one_function, "experiments/a.py", "@jax.jit\ndef f(): 0"),
+        (programs_by_one_function, "vae_jax/a.py", "x = partial(jax.jit, donate=0)"),
+        (programs_by_one_function, "vae_jax/a.py", "from jax import jit"),
         (nothing_pickled, "vae_jax/a.py", "import pickle"),
         (nothing_pickled, "experiments/a.py", "def f():\n  import torch.serialization"),
         (nothing_pickled, "experiments/a.py", "torch.load(path)"),

@@ -33,7 +33,7 @@ from sklearn import decomposition, mixture
 
 from experiments.command import cli, report
 from experiments.em import densities
-from vae_jax import numerics
+from vae_jax import compilation, numerics
 from vae_jax.data import sources
 from vae_jax.evaluation import clustering
 from vae_jax.latent_models import gmm, gmm_scales
@@ -129,7 +129,7 @@ def _clusters(config: Config) -> Data:
 
     num = config.num_rows
     keys = jax.random.split(jax.random.key(config.seed), 2 * num)
-    draw = jax.jit(jax.vmap(lambda key: sample_joint(key, model, params)))
+    draw = compilation.program(jax.vmap(lambda key: sample_joint(key, model, params)))
     z, x = map(np.asarray, draw(keys))
     labels = z.reshape(len(z), -1).argmax(axis=1)
     return Data(x[:num], x[num:], labels[:num])
@@ -140,14 +140,14 @@ def iterate(
 ) -> loop.Trajectory:
     """num_steps iterations of whole-data EM."""
     algorithm = gmm.em(min_variance=config.min_variance, added_variance=added_variance)
-    run = jax.jit(loop.trajectory(algorithm, num_steps=config.num_steps))
+    run = compilation.program(loop.trajectory(algorithm, num_steps=config.num_steps))
     batch = Batch(jnp.asarray(x), jnp.arange(len(x)), jnp.ones(len(x)))
     return run(jax.random.key(0), start, batch)  # EM draws nothing
 
 
 def mean_log_p(params: Params, x: np.ndarray) -> float:
     """Nats per row."""
-    log_p = jax.jit(jax.vmap(gmm.log_evidence, (None, 0)))
+    log_p = compilation.program(jax.vmap(gmm.log_evidence, (None, 0)))
     return float(log_p(params, jnp.asarray(x)).mean())
 
 
@@ -180,7 +180,7 @@ def peer(config: Config, start: Params, x: np.ndarray) -> SameStart:
 
 def agreement(params: Params, x: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Hard clusters against labels, and the share of the variance that z explains."""
-    cluster = jax.jit(jax.vmap(gmm.cluster, (None, 0)))
+    cluster = compilation.program(jax.vmap(gmm.cluster, (None, 0)))
     explained = gmm_scales.variance_explained(params.generative)
     return {
         **clustering.agreement(labels, np.asarray(cluster(params, jnp.asarray(x)))),
@@ -234,7 +234,7 @@ def responsibilities(iterations: list[int], params: PyTree, x: np.ndarray) -> An
         now = jax.tree.map(lambda leaf, t=t: leaf[t], params)
         mean = np.asarray(now.generative["mean"])
         encode = jax.vmap(gmm.recognition(len(mean)).encode, (None, 0))
-        shares = np.exp(jax.jit(encode)(now, jnp.asarray(x)))
+        shares = np.exp(compilation.program(encode)(now, jnp.asarray(x)))
         sigma = np.asarray(gmm_scales.covariances(now.generative))
         frames[f"iteration {t}"] = shares, mean[:, :2], sigma[:, :2, :2]
     return mixtures.responsibilities(x[:, :2], frames)

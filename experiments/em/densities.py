@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from vae_jax import likelihoods, networks, priors, vae
+from vae_jax import compilation, likelihoods, networks, priors, vae
 from vae_jax.evaluation import exact
 from vae_jax.latent_models import gmm
 from vae_jax.plots import mixtures
@@ -99,5 +99,7 @@ def _fitted_decoder(
 
 
 def _over_rows(log_p: Callable[[Array], Array]) -> Callable[[np.ndarray], np.ndarray]:
-    compiled = jax.jit(lambda rows: jax.lax.map(log_p, rows, batch_size=100))
+    compiled = compilation.program(
+        lambda rows: jax.lax.map(log_p, rows, batch_size=100)
+    )
     return lambda rows: np.asarray(compiled(jnp.asarray(rows)))

@@ -40,6 +40,7 @@ from experiments.command import cli, report
 from experiments.command.report import Column, field
 from experiments.estimator_variance import cases, equal_budget
 from experiments.runs import protocol, runs
+from vae_jax import compilation
 from vae_jax.data import batches
 from vae_jax.evaluation import gradient_noise
 from vae_jax.plots import curves
@@ -187,7 +188,7 @@ def at_one_point(
             return Params(theta, {n: phi[n] for n in phi if n not in cases.LEARNED})
 
         run = gradient_noise.moments(of_the_model, num_draws=num_draws)
-        sampled = jax.jit(run)(key, params, x)
+        sampled = compilation.program(run)(key, params, x)
         return {p: gradient_noise.part(sampled, name) for p, name in PARTS.items()}
 
     mixtures = [

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from experiments.choices.config import Config
 from experiments.measures import measure
 from experiments.runs import runs, trained_runs
+from vae_jax import compilation
 from vae_jax.data import batches
 from vae_jax.estimators import sgvb
 from vae_jax.evaluation import gradient_noise
@@ -65,9 +66,8 @@ def against_batch(
             index = jax.random.randint(key_rows, (size,), 0, len(data))
             return gradient(key_noise, params, take(key_take, data, index).x)
 
-        moments = jax.jit(gradient_noise.moments(of_step, num_draws=num_draws))(
-            jax.random.fold_in(key, i), params
-        )
+        draw = compilation.program(gradient_noise.moments(of_step, num_draws=num_draws))
+        moments = draw(jax.random.fold_in(key, i), params)
         theta, phi = (
             gradient_noise.total_variance(gradient_noise.part(moments, part))
             for part in Params._fields

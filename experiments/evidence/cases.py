@@ -15,7 +15,7 @@ from experiments.command import cli
 from experiments.evidence.config import Config
 from experiments.measures import measure, whole_run
 from experiments.runs import protocol, trained_runs
-from vae_jax import posteriors, vae
+from vae_jax import compilation, posteriors, vae
 from vae_jax.estimators import enumerated
 from vae_jax.evaluation import annealed, annealing, hmc_density, marginal
 from vae_jax.latent_models import ppca, ppca_bounds
@@ -55,7 +55,7 @@ def linear(config: Config) -> Case:
     x = jnp.asarray(z @ kernel + rng.normal(size=num_features), jnp.float32)
     w = jnp.asarray(kernel.T, jnp.float32)
     params = Params(ppca.parameters(w, jnp.zeros(num_features), jnp.zeros(())), ())
-    h = jnp.concatenate(jax.jit(ppca_bounds.best_diagonal)(params, x))
+    h = jnp.concatenate(compilation.program(ppca_bounds.best_diagonal)(params, x))
     best = vae.model(generative, normal_at(h))
     reverse = partial(_reverse_ais, generative, ppca.recognition(num_latents))
     methods = {
@@ -64,7 +64,7 @@ def linear(config: Config) -> Case:
         "reverse AIS": _annealed(config, reverse),
         "HMC density": _density(config, generative, num_latents),
     }
-    log_p = jax.jit(ppca.log_evidence)(params, x)
+    log_p = compilation.program(ppca.log_evidence)(params, x)
     return Case(params, x[None], methods, float(log_p))
 
 
@@ -93,7 +93,7 @@ def binary(config: Config) -> Case:
         max_terms=2**config.num_bits,
     )
     methods, data = _sampling(config, trained.model, "q(z | x)"), _images(trained, 1)
-    log_p = jax.jit(total)(trained.params, data[0])
+    log_p = compilation.program(total)(trained.params, data[0])
     return Case(trained.params, data, methods, float(log_p))
 
 

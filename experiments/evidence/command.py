@@ -26,7 +26,7 @@ from experiments.command import report
 from experiments.evidence import cases
 from experiments.evidence.config import Config
 from experiments.measures import measure
-from vae_jax import posteriors, vae
+from vae_jax import compilation, posteriors, vae
 from vae_jax.evaluation import marginal
 from vae_jax.latent_models import ppca
 from vae_jax.plots import curves, estimates
@@ -122,7 +122,9 @@ def bias(config: Config) -> Iterator[Bias]:
     def log_ratios(k: int) -> np.ndarray:
         estimate = marginal.importance_sampling(model, num_samples=k, chunk_size=k)
         key = jax.random.fold_in(jax.random.key(config.seed), k)
-        one = jax.jit(jax.vmap(lambda key: estimate(key, params, x).log_p - exact))
+        one = compilation.program(
+            jax.vmap(lambda key: estimate(key, params, x).log_p - exact)
+        )
         return np.asarray(one(jax.random.split(key, config.bias_repeats)), np.float64)
 
     variance = float(np.exp(log_ratios(1)).var(ddof=1))

@@ -11,6 +11,7 @@ from experiments.command import cli
 from experiments.measures import measure, pictures
 from experiments.measures.pictures import Arrays, Limits
 from experiments.runs import trained_runs
+from vae_jax import compilation
 from vae_jax.evaluation import interpolation
 from vae_jax.plots import files, images
 from vae_jax.types import PRNGKey
@@ -50,7 +51,8 @@ def between(
     times = jnp.linspace(0.0, 1.0, num_steps, dtype=codes.dtype)
     arrays = {"x": np.asarray(trained.data.prepared.value(data))}
     for name, kind in KINDS.items():
-        z = jax.jit(jax.vmap(kind, (0, 0, None)))(codes[::2], codes[1::2], times)
+        between = compilation.program(jax.vmap(kind, (0, 0, None)))
+        z = between(codes[::2], codes[1::2], times)
         arrays |= {
             f"{name}_z": np.asarray(z),
             f"{name}_mean": pictures.decoded(trained, z),
@@ -82,7 +84,7 @@ def along(
     else:
         generative = trained.model.generative
         prior = interpolation.prior_values(generative, num_values=num_steps)
-        values = jax.jit(prior)(key_prior, trained.params)
+        values = compilation.program(prior)(key_prior, trained.params)
     z = interpolation.along_latents(code, jnp.asarray(latents), values[latents])
     sizes = np.array(trained.layer_sizes)
     return _decoded(trained, row, z, latents, {what: scores[latents]}, sizes)

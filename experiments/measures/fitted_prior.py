@@ -19,7 +19,7 @@ from experiments.command.report import Column
 from experiments.measures import measure
 from experiments.runs import runs, trained_runs
 from experiments.runs.trained_runs import Trained
-from vae_jax import numerics, vector_quantized
+from vae_jax import compilation, numerics, vector_quantized
 from vae_jax.data import sources
 from vae_jax.estimators import sgvb
 from vae_jax.inference import prior_fit
@@ -146,7 +146,7 @@ def fit(
     """
     alone = {"num_devices": 1, "shard_data": False, "stream_steps": 0}
     run = runs.of_data(dataclasses.replace(config, **alone, seed=seed), trained.data)
-    start = jax.jit(run.model.init)(run.keys.init).generative["prior"]
+    start = compilation.program(run.model.init)(run.keys.init).generative["prior"]
     if traits(trained.model).codebook:  # which q and the decoder read too
         start = start | {"codes": jnp.copy(vector_quantized.read(trained.params))}
     params = prior_fit.with_prior(trained.params, start)

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.choices import densities
 from experiments.runs.trained_runs import Trained
+from vae_jax import compilation
 
 
 def are_counts(trained: Trained) -> bool:
@@ -50,7 +50,8 @@ def symbols(trained: Trained, raw: Any) -> np.ndarray:
         ValueError: as `num_values`; for a value that has no symbol.
     """
     number = num_values(trained)
-    x = np.asarray(jax.jit(trained.data.prepared.value)(jnp.asarray(raw)), np.float64)
+    value = compilation.program(trained.data.prepared.value)
+    x = np.asarray(value(jnp.asarray(raw)), np.float64)
     exact = x.reshape(len(x), -1) * (1 if number is None else number - 1)
     rows = np.rint(exact)
     if not (np.abs(exact - rows) < 1e-3).all():  # NaN is not, either

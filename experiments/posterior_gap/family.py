@@ -18,7 +18,7 @@ from scipy import optimize
 
 from experiments.posterior_gap import models
 from experiments.posterior_gap.config import Config
-from vae_jax import posteriors
+from vae_jax import compilation, posteriors
 from vae_jax.latent_models import ppca, ppca_bounds
 from vae_jax.plots import gaps
 from vae_jax.types import Params, Scalar
@@ -60,7 +60,7 @@ def profiles() -> dict[str, Callable[[Scalar], Scalar]]:
             params = Params(models.linear_theta(log_std), ())
             return jax.vmap(of_row, in_axes=(None, 0))(params, population()).mean()
 
-        return jax.jit(value)
+        return compilation.program(value)
 
     of_row = {"log_p": ppca.log_evidence, "full": full, "diagonal": diagonal}
     return {name: mean(function) for name, function in of_row.items()}
@@ -87,7 +87,7 @@ def joint_optimum(*, full: bool, start_std: float) -> float:
 
     start = np.zeros(1 + num_scales + num_latents * rows.shape[1])
     start[0] = math.log(start_std)
-    slope = jax.jit(jax.value_and_grad(negative))
+    slope = compilation.program(jax.value_and_grad(negative))
     optimum = optimize.minimize(
         lambda flat: [np.asarray(part) for part in slope(jnp.asarray(flat))],
         start,
@@ -137,7 +137,7 @@ def run(config: Config) -> Family:
             float(profile(jnp.asarray(optimum.x))),
         )
     theta = models.linear_theta(jnp.log(models.LINEAR_STD))
-    gap = jax.jit(ppca_bounds.diagonal_gap)(Params(theta, ()))
+    gap = compilation.program(ppca_bounds.diagonal_gap)(Params(theta, ()))
     ends = {
         name: joint_optimum(full=name == "full", start_std=1.0)
         for name in ("full", "diagonal")

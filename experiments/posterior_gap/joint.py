@@ -11,7 +11,7 @@ from jaxtyping import Array
 from experiments.command import report
 from experiments.posterior_gap import models, training
 from experiments.posterior_gap.config import Config
-from vae_jax import numerics, vae
+from vae_jax import compilation, numerics, vae
 from vae_jax.evaluation import exact
 from vae_jax.plots import gaps
 from vae_jax.training import gradient
@@ -65,7 +65,7 @@ def distance_to_truth(
 
     to_posterior = models.over_rows(of_thetas)
 
-    @jax.jit
+    @compilation.program
     def costs(rotations: Array, truth: PyTree, h: Array, x: Array) -> Array:
         """Minus the bound under the truth: the divergence less log p, which stays."""
         return jax.lax.map(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vae_jax import likelihoods, networks, posteriors, priors, vae
+from vae_jax import compilation, likelihoods, networks, posteriors, priors, vae
 from vae_jax.evaluation import exact
 from vae_jax.latent_models import ppca, ppca_bounds
 from vae_jax.types import (
@@ -137,7 +137,9 @@ def sample(
 ) -> Float[Array, "N P"]:
     """Rows drawn from a model by ancestral sampling."""
     generative, params = problem.model.generative, Params(theta, ())
-    draw = jax.jit(jax.vmap(lambda key: sample_joint(key, generative, params)[1]))
+    draw = compilation.program(
+        jax.vmap(lambda key: sample_joint(key, generative, params)[1])
+    )
     return draw(jax.random.split(key, num_rows))
 
 
@@ -151,7 +153,7 @@ def over_rows(function: Callable[[Params, Array], Scalar]) -> Rows:
             batch_size=ROWS_AT_ONCE,
         )
 
-    return jax.jit(rows)
+    return compilation.program(rows)
 
 
 def free(posterior: Conditional) -> Recognition:

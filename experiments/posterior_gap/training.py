@@ -11,6 +11,7 @@ from jaxtyping import Array
 from experiments.command import report
 from experiments.posterior_gap import models
 from experiments.posterior_gap.config import STRETCH, Config
+from vae_jax import compilation
 from vae_jax.estimators import sgvb
 from vae_jax.plots import gaps
 from vae_jax.training import loop
@@ -84,7 +85,9 @@ def runner(algorithm: Algorithm, config: Config) -> Callable[..., Curve]:
 
 def encoder(problem: models.Problem) -> Callable[[Params, Array], Array]:
     """Compiles (params, x [N, P]) -> h [N, H]."""
-    return jax.jit(jax.vmap(problem.model.recognition.encode, in_axes=(None, 0)))
+    return compilation.program(
+        jax.vmap(problem.model.recognition.encode, in_axes=(None, 0))
+    )
 
 
 class Numbers(NamedTuple):

@@ -19,6 +19,7 @@ from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli, report
 from experiments.runs import protocol, rundir, runs, starts
 from experiments.runs.runs import Run, Saved
+from vae_jax import compilation
 from vae_jax.training import checkpoints, interrupts, journal, parallel
 from vae_jax.types import Params, PRNGKey, PyTree
 
@@ -287,7 +288,7 @@ def _validated(run: Run, saved: Saved, validate: Validate) -> tuple[Saved, Row]:
     return saved, row
 
 
-@jax.jit
+@compilation.program
 def _better(new: Best, old: Best) -> Best:
     """The one of the greater bound, of a run or of each of runs that train together."""
     is_better = new[1] > old[1]

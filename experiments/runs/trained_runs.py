@@ -14,7 +14,7 @@ from experiments.choices import coders, densities
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.runs import contexts, new_rows, protocol, runs
-from vae_jax import conditional
+from vae_jax import compilation, conditional
 from vae_jax.data import batches, csv_tables, sources
 from vae_jax.evaluation import ablation
 from vae_jax.types import Model, Params
@@ -404,7 +404,7 @@ def of_run(
     taken = runs.choose(run.config, saved, checkpoint=checkpoint, weights=weights)
     model, params, exemplars = run.model, taken.params, run.parts.of_exemplars
     if exemplars is not None:  # their codes are all that a trained model reads of them
-        model, params = exemplars.fixed, jax.jit(exemplars.fix)(params)
+        model, params = exemplars.fixed, compilation.program(exemplars.fix)(params)
     trained = Trained(run.config, run.data, model, params, int(taken.step), run.mesh)
     return trained._replace(weights=taken.weights, at_context=run.parts.at_context)
 

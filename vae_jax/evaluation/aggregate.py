@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vae_jax import numerics
+from vae_jax import compilation, numerics
 from vae_jax.estimators import aggregate_density
 from vae_jax.types import Model, Params, PRNGKey, Scalar
 
@@ -124,7 +124,7 @@ def elbo_surgery(
         rows = jnp.arange(num_rows), hs
         return jax.lax.map(terms, rows, batch_size=batch_size)
 
-    return jax.jit(run)
+    return compilation.program(run)
 
 
 def parts(terms: Surgery) -> dict[str, float]:

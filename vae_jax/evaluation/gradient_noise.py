@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vae_jax import numerics
+from vae_jax import compilation, numerics
 from vae_jax.types import ExampleObjective, Params, PRNGKey, PyTree, each_example
 
 
@@ -145,7 +145,7 @@ def seconds_per_draw(
     """
     numerics.check_positive(num_draws=num_draws, num_rounds=num_rounds)
 
-    @jax.jit
+    @compilation.program
     def run(key: PRNGKey, *inputs: Any) -> PyTree:
         def step(total: PyTree, key: PRNGKey) -> tuple[PyTree, None]:
             return jax.tree.map(jnp.add, total, draw(key, *inputs)), None

@@ -9,12 +9,14 @@ rows they are taken to, at the "highest" precision: small distances of rows of s
 are good to some sqrt(1e-7) s in float32. Memory holds a batch of rows of distances.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vae_jax import compilation
 from vae_jax.types import Scalar
 
 _BATCH = 256  # rows of distances held at a time
@@ -224,14 +226,15 @@ def compare(
         ValueError: as `precision_recall`.
     """
     fresh = train[: len(test)]
-    of_samples, of_test = _nearest(samples, train), _nearest(test, train)
-    judged = _precision_recall(test, samples, num_neighbors=num_neighbors)
-    reference = _precision_recall(test, fresh, num_neighbors=num_neighbors)
+    to_nearest = compilation.program(nearest)
+    of_samples, of_test = to_nearest(samples, train), to_nearest(test, train)
+    judge = compilation.program(partial(precision_recall, num_neighbors=num_neighbors))
+    judged, reference = judge(test, samples), judge(test, fresh)
     pooled = [test[:_BANDWIDTH_ROWS], samples[:_BANDWIDTH_ROWS]]
     bandwidth = float(median_distance(jnp.concatenate(pooled)))
 
-    def to_test(rows: Array) -> float:
-        return float(_mmd(rows, test, bandwidth=bandwidth) if bandwidth else jnp.nan)
+    to_test = compilation.program(partial(mmd, bandwidth=bandwidth))
+    mmds = [to_test(of, test) if bandwidth else jnp.nan for of in (samples, fresh)]
 
     return Comparison(
         nearest_train_samples=float(jnp.median(of_samples.distance)),
@@ -242,14 +245,9 @@ def compare(
         precision_of_train=float(reference.precision),
         recall_of_train=float(reference.recall),
         bandwidth=bandwidth,
-        mmd=to_test(samples),
-        mmd_of_train=to_test(fresh),
+        mmd=float(mmds[0]),
+        mmd_of_train=float(mmds[1]),
     )
-
-
-_nearest = jax.jit(nearest)
-_precision_recall = jax.jit(precision_recall, static_argnames="num_neighbors")
-_mmd = jax.jit(mmd, static_argnames="bandwidth")
 
 
 def _check(rows: Array, others: Array) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vae_jax import numerics
+from vae_jax import compilation, numerics
 from vae_jax.latent_models import gmm_em, gmm_scales
 from vae_jax.types import Batch, Params, PRNGKey, PyTree
 
@@ -112,7 +112,7 @@ def fit(
     weight = jnp.ones(x.shape[:1], x.dtype) if weight is None else weight
     batch = Batch(x, jnp.arange(x.shape[0]), weight)
 
-    @jax.jit
+    @compilation.program
     @jax.vmap
     def from_start(key: PRNGKey) -> PyTree:
         key_start, key_run = jax.random.split(key)

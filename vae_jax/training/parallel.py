@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from vae_jax import compilation
 from vae_jax.types import PyTree
 
 AXIS = "data"  # the mesh's only axis
@@ -129,7 +130,7 @@ def replicate(mesh: Mesh | None, tree: PyTree) -> PyTree:
     """A tree with every array whole on every device; as it is without a mesh."""
     if mesh is None:
         return tree
-    return jax.jit(lambda tree: tree, out_shardings=whole(mesh))(tree)
+    return compilation.program(lambda tree: tree, layout=whole(mesh))(tree)
 
 
 def place_rows(mesh: Mesh | None, rows: np.ndarray, *, sharded: bool) -> Array:
