@@ -1,4 +1,4 @@
-"""Few labels: what is drawn, what is trained, what is told."""
+"""Few labels: what is drawn, what is trained, what is more."""
 
 import dataclasses
 import json
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import semi_supervised
 from experiments.command import cli
 from experiments.runs import fit, rundir, runs
+from experiments.semi_supervised import command, labels, spaces
 from tests.tiny import tiny
 from vae_jax import likelihoods
 from vae_jax.data import batches
@@ -20,7 +20,7 @@ from vae_jax.training import checkpoints
 
 
 def _config(path, **flags):
-    return semi_supervised.Config(workdir=str(path), **flags)
+    return command.Config(workdir=str(path), **flags)
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_every_method_is_judged_on_the_same_draws_of_the_labels(tmp_path, capsys
         width=8,
         schedule="cosine",
     )
-    assert semi_supervised.main(config) == 0
+    assert command.main(config) == 0
     said = capsys.readouterr().out
     result = json.loads((tmp_path / "semi_supervised.json").read_text())
     assert len(result["errors"]) == 6
@@ -50,7 +50,7 @@ def test_every_method_is_judged_on_the_same_draws_of_the_labels(tmp_path, capsys
     places = sorted((tmp_path / "draws").glob("*/M1+M2/1"))
     shutil.rmtree(places[0])
     stamp = (places[0].parent / "0").stat().st_mtime_ns
-    assert semi_supervised.main(config) == 0
+    assert command.main(config) == 0
     again = json.loads((tmp_path / "semi_supervised.json").read_text())
     assert again == result
     assert (places[0].parent / "0").stat().st_mtime_ns == stamp
@@ -62,35 +62,35 @@ def test_every_method_is_judged_on_the_same_draws_of_the_labels(tmp_path, capsys
         classifier="mlp",
         width=16,
     )
-    assert semi_supervised.main(loaded) == 0
+    assert command.main(loaded) == 0
     other = json.loads((tmp_path / "loaded" / "semi_supervised.json").read_text())
     assert other["errors"] == {k: v for k, v in result["errors"].items() if k != "M2"}
 
 
 def test_labels_are_as_many_of_each_class_and_others_at_each_seed():
-    labels = np.repeat(np.arange(3), (5, 9, 7))
-    rows = semi_supervised.labeled_rows(labels, 12, seed=0)
+    classes = np.repeat(np.arange(3), (5, 9, 7))
+    rows = labels.labeled_rows(classes, 12, seed=0)
     assert len(set(rows)) == 12
-    np.testing.assert_array_equal(np.bincount(labels[rows]), 4)
-    again = semi_supervised.labeled_rows(labels, 12, seed=0)
+    np.testing.assert_array_equal(np.bincount(classes[rows]), 4)
+    again = labels.labeled_rows(classes, 12, seed=0)
     np.testing.assert_array_equal(rows, again)
-    assert set(rows) != set(semi_supervised.labeled_rows(labels, 12, seed=1))
-    some = np.where(np.arange(21) % 2 == 0, labels, -1)
-    assert (some[semi_supervised.labeled_rows(some, 6, seed=0)] >= 0).all()
-    assert len(semi_supervised.labeled_rows(some, 0, seed=0)) == 11
+    assert set(rows) != set(labels.labeled_rows(classes, 12, seed=1))
+    some = np.where(np.arange(21) % 2 == 0, classes, -1)
+    assert (some[labels.labeled_rows(some, 6, seed=0)] >= 0).all()
+    assert len(labels.labeled_rows(some, 0, seed=0)) == 11
     for number in (10, 18):
         with pytest.raises(cli.UsageError, match=f"--num_labels={number} must be a"):
-            semi_supervised.labeled_rows(labels, number, seed=0)
+            labels.labeled_rows(classes, number, seed=0)
 
 
 def test_an_epoch_has_every_row_without_a_label_once_and_labeled_ones_at_each_step():
-    config = semi_supervised.Config(batch_size=4, labels_per_step=2)
+    config = command.Config(batch_size=4, labels_per_step=2)
     classes = np.arange(11) % 3
-    labels = semi_supervised.labels_of(config, classes, np.array([2, 4, 6]))
-    np.testing.assert_array_equal(labels.seen[[2, 4, 6]], classes[[2, 4, 6]])
-    order = labels.order(np.random.default_rng(0))
+    of_draw = labels.labels_of(config, classes, np.array([2, 4, 6]))
+    np.testing.assert_array_equal(of_draw.seen[[2, 4, 6]], classes[[2, 4, 6]])
+    order = of_draw.order(np.random.default_rng(0))
     assert order.shape == (2, 6)
-    assert labels.weight * 2 * 2 == 3.0
+    assert of_draw.weight * 2 * 2 == 3.0
     plain, labeled = np.split(order, [4], axis=1)
     assert set(plain.ravel()) == set(range(11)) - {2, 4, 6}
     assert all(len(set(step)) == 2 and set(step) <= {2, 4, 6} for step in labeled)
@@ -100,11 +100,11 @@ def test_a_data_set_without_labels_is_refused(tmp_path):
     np.savez(tmp_path / "own.npz", train=np.zeros((40, 4), np.uint8))
     config = _config(tmp_path / "run", dataset=f"npz:{tmp_path / 'own.npz'}")
     with pytest.raises(cli.UsageError, match="has no labels in its train split"):
-        semi_supervised.main(config)
+        command.main(config)
     labels: dict[str, Any] = {"train_labels": np.arange(40) % 2}
     np.savez(tmp_path / "own.npz", train=np.zeros((40, 4), np.uint8), **labels)
     with pytest.raises(cli.UsageError, match="has no labels in its test split"):
-        semi_supervised.main(dataclasses.replace(config, workdir=str(tmp_path / "b")))
+        command.main(dataclasses.replace(config, workdir=str(tmp_path / "b")))
 
 
 @pytest.mark.parametrize(
@@ -116,21 +116,21 @@ def test_a_data_set_without_labels_is_refused(tmp_path):
 )
 def test_a_classifier_that_nothing_has_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
-        semi_supervised.Config(**flags)
+        command.Config(**flags)
 
 
 @pytest.mark.slow
 def test_convolutions_classify_images_and_refuse_rows(tmp_path):
     config = _config(tmp_path, classifier="conv", width=2, num_latents=3, hidden=(5,))
-    images = semi_supervised.Space(*_of_ones(8, 8), likelihoods.bernoulli((8, 8)))
-    nets = semi_supervised.nets(config, images, 10, classifier="conv")
+    images = spaces.Space(*_of_ones(8, 8), likelihoods.bernoulli((8, 8)))
+    nets = spaces.nets(config, images, 10, classifier="conv")
     params = nets.at(jnp.zeros(10)).init(jax.random.key(0))
     weights = params.recognition["classifier"]
     assert weights["down_0"]["kernel"].shape[-1] == 2
     assert nets.classifier.apply(weights, images.test[0]).shape == (10,)
-    rows = semi_supervised.Space(*_of_ones(12), likelihoods.bernoulli((12,)))
+    rows = spaces.Space(*_of_ones(12), likelihoods.bernoulli((12,)))
     with pytest.raises(cli.UsageError, match="image"):
-        semi_supervised.nets(config, rows, 10, classifier="conv")
+        spaces.nets(config, rows, 10, classifier="conv")
 
 
 def _of_ones(*shape):
@@ -152,7 +152,7 @@ def test_what_is_no_m1_is_refused(tmp_path, flags, message):
     run = fit.claim(tiny(tmp_path / "m1", binarization="dynamic", **flags))
     checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
     with pytest.raises(cli.UsageError, match=message):
-        semi_supervised.main(_config(tmp_path / "run", m1=str(run.workdir)))
+        command.main(_config(tmp_path / "run", m1=str(run.workdir)))
 
 
 @pytest.mark.slow
@@ -162,11 +162,11 @@ def test_own_rows_may_have_few_labels_of_any_numbers(tmp_path, capsys):
     kind = np.arange(120) % 2
     bits = np.random.default_rng(0).random((120, 12)) < 0.1
     x = (bits ^ (kind[:, None] == np.arange(12) // 6)).astype(np.uint8)
-    labels = np.where(kind == 1, 7, 3)
-    few = np.where(np.arange(100) < 4, labels[:100], -1)
+    every = np.where(kind == 1, 7, 3)
+    few = np.where(np.arange(100) < 4, every[:100], -1)
     arrays: dict[str, Any] = {"train": x[:100], "train_labels": few, "test": x[100:]}
     path = tmp_path / "own.npz"
-    np.savez(path, test_labels=labels[100:], **arrays)
+    np.savez(path, test_labels=every[100:], **arrays)
     config = _config(
         tmp_path / "run",
         dataset=f"npz:{path}",
@@ -176,16 +176,16 @@ def test_own_rows_may_have_few_labels_of_any_numbers(tmp_path, capsys):
         num_epochs=30,
         batch_size=10,
     )
-    assert semi_supervised.main(config) == 0
+    assert command.main(config) == 0
     result = json.loads((tmp_path / "run" / "semi_supervised.json").read_text())
     assert [len(each) for each in result["errors"].values()] == [1] * 6
     assert result["errors"]["M2"][0] < 0.2
-    every: dict[str, Any] = arrays | {"train_labels": labels[:100]}
-    np.savez(path, test_labels=labels[100:], **every)
+    more: dict[str, Any] = arrays | {"train_labels": every[:100]}
+    np.savez(path, test_labels=every[100:], **more)
     other = dataclasses.replace(config, workdir=str(tmp_path / "all"))
     with pytest.raises(cli.UsageError, match="every training row has its label"):
-        semi_supervised.main(other)
-    np.savez(path, test_labels=labels[100:] + 1, **arrays)
+        command.main(other)
+    np.savez(path, test_labels=every[100:] + 1, **arrays)
     other = dataclasses.replace(config, workdir=str(tmp_path / "other"))
     with pytest.raises(cli.UsageError, match="every test row of one of them"):
-        semi_supervised.main(other)
+        command.main(other)
