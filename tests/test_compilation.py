@@ -1,12 +1,15 @@
 """Programs with what XLA's compiler for CPUs has to be asked for."""
 
-from typing import Any, cast
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import sources
 from vae_jax import compilation, convolutional
 
 
@@ -62,7 +65,7 @@ def test_convolutions_use_all_cores_of_a_device():
 
     if not is_fused(jax.jit(convolve)):
         pytest.skip("this compiler hands no convolution to YNNPACK")
-    assert not is_fused(cast(Any, compilation.program(convolve)).__wrapped__)
+    assert not is_fused(compilation.whole(convolve))
 
 
 def test_an_option_that_the_environment_sets_is_left_to_it(asked_anew, monkeypatch):
@@ -79,3 +82,22 @@ def test_an_option_that_the_compiler_does_not_know_is_left_out(asked_anew, monke
     assert asked_anew() == {}
     monkeypatch.undo()
     assert not compilation._is_known("xla_cpu_no_such_option", True)
+
+
+def test_importing_starts_no_backend():
+    # The processes of one run have to join before anything else of JAX.
+    every = [".".join(sources.parts(p)) for p in (*sources.MODULES, *sources.SCRIPTS)]
+    names = [name for name in every if not name.startswith("experiments.benchmark")]
+    # JAX refuses the number of devices once it has them.
+    update = "import jax\njax.config.update('jax_num_cpu_devices', 3)"
+    program = f"import {', '.join(names)}\n{update}\nprint(jax.local_device_count())"
+    env = {name: os.environ[name] for name in os.environ if name != "XLA_FLAGS"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=sources.ROOT,
+        env=env | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["3"]

@@ -70,8 +70,7 @@ PLAIN_JIT = (  # everything else is compiled by `compilation.program`
     "vae_jax/artifacts.py",  # for other machines
     "vae_jax/coding/",  # archives are decoded bit for bit
     "vae_jax/data/",  # which imports nothing of the library
-    "experiments/benchmark/",  # lowers, compiles and times by hand, and so does this:
-    "experiments/evidence/command.py",
+    "experiments/benchmark/peers/",  # as others write it
 )
 HEAVY = [
     "orbax",

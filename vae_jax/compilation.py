@@ -30,20 +30,35 @@ def program(
         donate: the position of an argument whose memory the result may take.
         layout: of all results.
     """
-    donated = () if donate is None else donate
-    whole = jax.jit(
-        run, donate_argnums=donated, out_shardings=layout, compiler_options=_options()
-    )
     part = jax.jit(run, out_shardings=layout)
 
-    @wraps(whole)
+    @cache  # at the first call: to ask for options is to start the backend
+    def alone() -> Callable[P, T]:
+        return whole(run, donate=donate, layout=layout)
+
+    @wraps(run)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         # A fresh zero is traced inside `jit` where every argument is a constant.
         values = jax.tree.leaves((args, kwargs, jnp.zeros(())))
         nested = any(isinstance(value, Tracer) for value in values)
-        return (part if nested else whole)(*args, **kwargs)
+        return (part if nested else alone())(*args, **kwargs)
 
     return call
+
+
+def whole(
+    run: Callable[P, T],
+    *,
+    donate: int | None = None,
+    layout: Sharding | None = None,
+) -> jax.stages.Wrapped:
+    """What `program` runs outside of others: to be lowered and compiled by hand."""
+    return jax.jit(
+        run,
+        donate_argnums=() if donate is None else donate,
+        out_shardings=layout,
+        compiler_options=_options(),
+    )
 
 
 @cache

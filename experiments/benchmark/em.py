@@ -24,6 +24,7 @@ from sklearn import mixture
 
 from experiments.benchmark import rounds
 from experiments.command import cli
+from vae_jax import compilation
 from vae_jax.latent_models import gmm
 from vae_jax.types import Batch, Params, PyTree
 
@@ -86,7 +87,7 @@ def ours(
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), start)
         rows = jnp.arange(len(x))
         batch = Batch(jnp.asarray(x, dtype), rows, jnp.ones(len(x), dtype))
-        compiled = jax.jit(run_steps).lower(params, batch).compile()
+        compiled = compilation.whole(run_steps).lower(params, batch).compile()
 
     def work() -> None:
         _, info = jax.block_until_ready(compiled(params, batch))
