@@ -142,6 +142,33 @@ def test_training_runs_one_layout_ungrouped_also_inside_a_loop(num_members):
 # Resolutions
 
 
+def test_a_kernel_that_devices_share_has_the_derivative_of_all_rows(x64):
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    rng = np.random.default_rng(0)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 2, 3)))
+    x = jnp.asarray(rng.normal(size=(4, 5, 6, 2)))
+
+    def loss(kernel, x):
+        def of_x(x):
+            y = jax.vmap(convolutional.convolve, (None, 0))(kernel, x)
+            return (y**3).sum()
+
+        # A derivative of a derivative, that is, of both primitives.
+        return of_x(x) + (jax.grad(of_x)(x) ** 2).sum()
+
+    shared = jax.shard_map(
+        lambda kernel, x: jax.lax.psum(loss(kernel, x), "rows"),
+        mesh=mesh,
+        in_specs=(jax.P(), jax.P("rows")),
+        out_specs=jax.P(),
+    )
+    slope = jax.jit(lambda *inputs: jax.grad(shared, (0, 1))(*inputs))
+    for got, wanted in zip(
+        slope(kernel, x), jax.grad(loss, (0, 1))(kernel, x), strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, rtol=1e-9)
+
+
 def test_depth_to_space_is_the_inverse_of_space_to_depth():
     x = _normal((4, 6, 3))
     deep = convolutional.space_to_depth(x)
