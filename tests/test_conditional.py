@@ -142,9 +142,11 @@ def test_a_model_of_rows_is_the_model_at_each_rows_context(x64):
     alone = at(jnp.zeros(NUM_CLASSES))
     rows = conditional.of_rows(lambda c: alone, (X_SIZE,), num_context=NUM_CLASSES)
     of_x = {"log_likelihood_terms", "sample_observation", "mean_observation", "encode"}
+    of_x.add("quantity")
     for ours, theirs in zip(rows[:2], alone[:2], strict=True):
         for name in {*theirs._fields} - of_x:
             assert getattr(ours, name) is getattr(theirs, name), name
+    assert rows.generative.quantity is not None
     with pytest.raises(ValueError, match="x is drawn given a context c"):
         types.sample_joint(jax.random.key(1), model.generative, params)
 

@@ -1,6 +1,7 @@
 import itertools
 import math
 import re
+from typing import Any
 
 import chex
 import jax
@@ -201,6 +202,20 @@ def test_networks_read_and_give_images_of_any_size(shape, residual):
     assert np.all(slope != 0.0)
     reached = jax.jit(jax.jacfwd(lambda z: decoder.apply(theta, z)))(jnp.ones(3))
     assert np.all(np.any(reached != 0.0, axis=1))
+
+
+def test_residual_blocks_start_smaller_the_more_there_are():
+    def spread(network, name):
+        kernel = network.init(jax.random.key(0))[name]["out"]["kernel"]
+        return np.std(kernel) * np.sqrt(kernel.shape[0])
+
+    for num_blocks in (1, 4):  # at each of two resolutions
+        size: dict[str, Any] = {"width": 64, "num_blocks": num_blocks}
+        encoder = convolutional.encoder((20, 20), 3, **size)
+        decoder = convolutional.decoder(3, (20, 20), 400, **size)
+        for network in (encoder, decoder):
+            share = spread(network, "block_0_0") * np.sqrt(2 * num_blocks)
+            np.testing.assert_allclose(share, 1.0, rtol=0.1)
 
 
 @pytest.mark.slow

@@ -81,6 +81,22 @@ def test_bins_of_a_logistic_density_sum_to_one(mean, log_scale, num_values, x64)
     assert np.isfinite(log_p).all()
 
 
+def test_scales_are_cut_off_below_the_least_without_a_gradient(x64):
+    x = jnp.arange(5) / 4
+    at_least, _ = _bins(0.1, discretized.MIN_LOG_SCALE, x, num_values=5)
+    below, slopes = _bins(0.1, discretized.MIN_LOG_SCALE - 1.0, x, num_values=5)
+    np.testing.assert_array_equal(below, at_least)
+    np.testing.assert_array_equal(slopes[1], 0.0)
+    _, slopes = _bins(0.1, discretized.MIN_LOG_SCALE + 1.0, x, num_values=5)
+    assert (np.abs(slopes[1]) > 0.0).any()
+    # Each channel of a mixture, as [logit, mean, log scale] of one component.
+    mixture = discretized.logistic_mixture((1, 1), num_values=5, num_components=1)
+    for log_scale in (-7.0, -8.0):
+        h = jnp.array([0.0, 0.1, log_scale])
+        got = mixture.log_prob_terms((), h, jnp.full((1, 1), 0.5))
+        np.testing.assert_allclose(got, at_least[2], rtol=1e-12)
+
+
 @pytest.mark.parametrize("log_scale", [3.0, 40.0, 80.0])
 def test_bins_of_a_wide_density_are_as_wide_as_one_over_its_scale_in_float32(log_scale):
     x = jnp.arange(1, 255) / 255

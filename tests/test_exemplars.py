@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests import problems, testing
+from tests import model_rows, problems, testing
 from vae_jax import exemplars, networks, posteriors, types, vae
 from vae_jax.estimators import sgvb
 from vae_jax.types import Batch
@@ -205,6 +205,13 @@ def test_the_rest_of_the_model_starts_as_it_would_with_another_prior():
     )
     chex.assert_trees_all_equal(theta["decoder"], expected["decoder"])
     np.testing.assert_array_equal(theta["prior"]["log_std"], 0.0)
+
+
+def test_the_prior_that_exemplars_replace_may_read_phi():
+    (vamp,) = (row for row in model_rows.ROWS if row.name == "vamp")
+    model = exemplars.with_fixed_exemplars(vamp.make(), num_exemplars=3)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    assert params.generative["prior"]["mean"].shape == (3, 2)
 
 
 def test_what_makes_no_exemplar_prior_is_refused():

@@ -145,6 +145,30 @@ def test_planar_changes_u_along_w_alone_and_keeps_the_map_increasing(x64):
     np.testing.assert_allclose(np.cross(got - u, w), np.zeros(3), atol=1e-9)
 
 
+def test_a_layer_scales_and_shifts_by_what_its_network_says_of_what_it_reads(x64):
+    """[shift, raw] of [y, context], by a network that is a matrix."""
+    network, kernel = networks.linear(3, 4), np.arange(12.0).reshape(3, 4) / 10.0
+    params = {"output": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(4)}}
+    y, context = np.array([0.5, -2.0, 1.0]), np.array([0.3, 0.7])
+
+    def changed(y, out, bound):
+        shift, raw = np.split(np.asarray(out), 2)
+        log_scale = bound * np.tanh(raw / bound)
+        return np.exp(log_scale) * y + shift, log_scale.sum()
+
+    coupling = flows.affine_coupling(network, 3, context_width=2, max_log_scale=0.5)
+    z, log_det = coupling.forward(params, jnp.asarray(context), jnp.asarray(y))
+    expected, total = changed(y[1:], [y[0], *context] @ kernel, 0.5)
+    np.testing.assert_allclose(z, [y[0], *expected], rtol=1e-12)
+    np.testing.assert_allclose(log_det, total, rtol=1e-12)
+    # Nothing checks that a network is autoregressive.
+    layer = flows.inverse_autoregressive(network, 2, context_width=1, max_log_scale=3.0)
+    z, log_det = layer.forward(params, jnp.asarray(context[:1]), jnp.asarray(y[:2]))
+    expected, total = changed(y[:2], [*y[:2], context[0]] @ kernel, 3.0)
+    np.testing.assert_allclose(z, expected, rtol=1e-12)
+    np.testing.assert_allclose(log_det, total, rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_coupling_passes_the_half_that_its_name_says(x64):
     y = _both_ways("coupling")["y"]

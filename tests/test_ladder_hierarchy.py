@@ -80,6 +80,22 @@ def test_what_mixes_nothing_draws_what_q_or_the_prior_draws(x64, name):
     assert model.lower == counts[:-1]
 
 
+@pytest.mark.parametrize("name", ["normals", "maps"])
+def test_each_kl_of_a_mix_is_of_its_entry_of_z(x64, name):
+    model, hierarchy, params, _, h, counts = _made(name)
+    mix, transport = jax.jit(hierarchy.mix), model.generative.transport
+    z, kl = mix(jax.random.key(1), params, h, jnp.ones(sum(counts), bool))
+    noise = jax.jit(transport.inverse)(params, z)
+    _, layers = jax.jit(hierarchy.densities)(params, h, noise)
+    expected = []
+    for (mean_p, log_p), (mean_q, log_q) in layers:
+        square = np.exp(2 * log_q) + (mean_q - mean_p) ** 2
+        each = log_p - log_q + 0.5 * (square * np.exp(-2 * log_p) - 1.0)
+        expected.extend(np.ravel(each))
+    np.testing.assert_allclose(kl[: len(expected)], expected, rtol=1e-9)
+    assert len(set(expected)) == len(expected) == sum(model.lower)
+
+
 def test_the_kl_of_each_map_is_that_of_its_pixels():
     of_maps = ablation.of_maps(ladders.maps(), np.arange(14.0))
     assert of_maps[1] is None

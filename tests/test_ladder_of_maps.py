@@ -123,10 +123,25 @@ def test_resolutions_may_fall_once_or_more_at_a_layer_or_not_at_all(
     assert _shapes(model, x_shape) == ((size + 2,), (len(maps) + 1,))
 
 
+@pytest.mark.slow
 def test_a_likelihood_of_several_planes_reads_each_number_at_its_pixel():
-    likelihood = likelihoods.normal_learned_std((8, 8))
+    """All means are moved by the one number, and all deviations by the other."""
+    likelihood = likelihoods.normal_per_pixel_std((8, 8))
     model = _images(maps=((4, 4, 1),), x_shape=(8, 8), likelihood=likelihood)
     assert _shapes(model, (8, 8)) == ((18,), (2,))
+    params, z = jax.jit(model.init)(jax.random.key(0)), jnp.zeros(18)
+    theta, shift = params.generative, jnp.repeat(jnp.array([0.25, -1.5]), 64)
+    decoder = ladder_of_maps.shift_decoder(
+        theta["decoder"], shift, x_shape=(8, 8), planes=2
+    )
+    shifted = params._replace(generative={**theta, "decoder": decoder})
+    mean = jax.jit(model.generative.mean_observation)
+    np.testing.assert_allclose(mean(shifted, z) - mean(params, z), 0.25, rtol=1e-6)
+    terms = jax.jit(model.generative.log_likelihood_terms)
+    x = mean(shifted, z)
+    got = terms(shifted, x, z)
+    expected = likelihood.log_prob_terms((), shift, x)  # the decoder starts at its bias
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +151,13 @@ def test_a_likelihood_of_several_planes_reads_each_number_at_its_pixel():
         ({"num_blocks": 0}, "num_blocks must be positive"),
         ({"maps": ()}, "maps must hold one layer or more"),
         ({"maps": ((5, 6, 2),)}, r"maps of \(5, 6\) are not those of \(14, 12\)"),
+        ({"maps": ((7, 6, 2), (14, 12, 1))}, r"\(14, 12\) are above .*, and larger"),
+        ({"maps": ((28, 24, 1),)}, r"\(28, 24\) are above those of \(14, 12\)"),
         ({"maps": ((4, 3, 2), (3, 2, 1))}, r"maps of \(3, 2\) are not those of"),
-        ({"likelihood": likelihoods.bernoulli((3, 3))}, "reads 9 numbers"),
+        (
+            {"likelihood": likelihoods.bernoulli((3, 3))},
+            "9 entries are not 1 planes",
+        ),
     ],
 )
 def test_what_makes_no_ladder_of_maps_is_refused(changed, message):

@@ -495,6 +495,16 @@ def test_a_continuous_bernoulli_in_float32_keeps_its_digits(logit):
     assert x_sampled.max() <= 1.0
 
 
+@pytest.mark.parametrize("degrees", [1.5, 40.0, 1e8, 1e12, 1e16])
+def test_a_student_t_keeps_its_digits_at_many_degrees(degrees, x64):
+    x = jnp.array([0.0, 0.7, -3.0])
+    got = likelihoods.student_t_terms(jnp.zeros(3), jnp.zeros(3), x, degrees=degrees)
+    # SciPy loses them too: there it is a normal density, to one over the degrees.
+    few = degrees < 1e6
+    expected = stats.t.logpdf(x, degrees) if few else stats.norm.logpdf(x)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("degrees", [1.0, 0.5, float("inf"), float("nan")])
 def test_degrees_without_a_mean_are_refused(degrees):
     with pytest.raises(ValueError, match="degrees must be above one"):

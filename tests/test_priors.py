@@ -81,6 +81,13 @@ def test_categorical_log_prob_is_the_log_probability_of_each_choice(x64):
     np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
+def test_a_class_that_never_is_costs_nothing_where_it_is_not_chosen():
+    logits, z = jnp.array([[0.0, -jnp.inf, 0.0]]), jnp.array([[1.0, 0.0, 0.0]])
+    of_prior = priors.categorical(1, 3).log_prob({"logits": logits}, NOTHING, z)
+    of_q = posteriors.categorical(1, 3).log_prob((), logits.ravel(), z)
+    np.testing.assert_allclose([of_prior, of_q], -np.log(2.0), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("prior", "logits", "mean"),
     [

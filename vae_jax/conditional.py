@@ -101,8 +101,8 @@ def of_rows(
     handed this model and such rows. Draws of x ask for a context: they are at(c)'s.
 
     Args:
-        at: the conditional model, whose p(z) does not read c. Of one that does, all
-            numbers of p(z) are NaN: z is drawn and weighed without a row.
+        at: the conditional model, whose p(z) does not read c. Of one that does, p(z)
+            drawn or weighed without a row is NaN; what `draw` says of it is right.
         x_shape: of one x, D entries.
         num_context: C, entries of c.
 
@@ -127,7 +127,9 @@ def of_rows(
         del arguments
         raise ValueError("x is drawn given a context c: take the model at it, at(c)")
 
+    of_x = generative.quantity
     joint = generative._replace(
+        quantity=of_x and (lambda rows: of_x(parted(rows, x_shape)[0])),
         log_likelihood_terms=log_likelihood_terms,
         sample_observation=refuse,
         mean_observation=refuse,

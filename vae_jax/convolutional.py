@@ -210,7 +210,7 @@ def encoder(
         channels = size
     height, breadth, _ = sizes[-1]
     if map_planes:
-        per_pixel = _per_pixel(num_outputs, (height, breadth), map_planes)
+        per_pixel = numbers_per_pixel(num_outputs, (height, breadth), map_planes)
         layers["output"] = dense(channels, per_pixel, product=product)
     else:
         size = height * breadth * channels
@@ -226,7 +226,7 @@ def encoder(
         x = activation(x)
         if not map_planes:
             return layers["output"].apply(params["output"], x.reshape(-1))
-        return _in_planes(layers["output"].apply(params["output"], x), map_planes)
+        return in_planes(layers["output"].apply(params["output"], x), map_planes)
 
     return Network(networks.init_each(layers), apply)
 
@@ -267,11 +267,11 @@ def decoder(
     """
     sizes = _resolutions(x_shape, width)
     numerics.check_positive(num_inputs=num_inputs, num_blocks=num_blocks)
-    per_pixel = _per_pixel(num_outputs, x_shape[:2], planes)
+    per_pixel = numbers_per_pixel(num_outputs, x_shape[:2], planes)
     height, breadth, size = sizes[-1]
     inputs, outputs = num_inputs, height * breadth * size
     if of_maps:
-        inputs, outputs = _per_pixel(num_inputs, (height, breadth), 1), size
+        inputs, outputs = numbers_per_pixel(num_inputs, (height, breadth), 1), size
     layers = {"input": dense(inputs, outputs, product=product)}
     targets = [of[2] for of in sizes[-2::-1]] + [per_pixel]
     at = len(sizes) * num_blocks
@@ -297,7 +297,7 @@ def decoder(
             x = in_turn(layers[f"block_{i}_0"], of_blocks, x, remat=remat)
             x = layers[f"up_{i}"].apply(params[f"up_{i}"], activation(x))
             x = depth_to_space(x)[:rows, :columns]
-        return _in_planes(x, planes)
+        return in_planes(x, planes)
 
     return Network(networks.init_each(layers), apply)
 
@@ -315,7 +315,7 @@ def shift_decoder(
         x_shape: of an image, as in `decoder`.
         planes: the likelihood's.
     """
-    per_pixel = shift.reshape(planes, *x_shape[:2], -1).mean((1, 2)).reshape(-1)
+    per_pixel = mean_per_pixel(shift, x_shape, planes)
     ups = [name for name in params if name.startswith("up_")]
     last = max(ups, key=lambda name: int(name.removeprefix("up_")))
     layer = params[last]  # at half the resolution: four pixels side by side
@@ -323,13 +323,23 @@ def shift_decoder(
     return {**params, last: {**layer, "bias": bias}}
 
 
-def _in_planes(x: Float[Array, "H W C"], planes: int) -> Array:
+def mean_per_pixel(numbers: Array, x_shape: tuple[int, ...], planes: int) -> Array:
+    """Numbers laid out as a decoder's output -> their means, as one pixel has them."""
+    return numbers.reshape(planes, *x_shape[:2], -1).mean((1, 2)).reshape(-1)
+
+
+def in_planes(x: Float[Array, "H W C"], planes: int) -> Array:
     """Maps as equal parts of their channels, each laid out as the pixels are."""
     x = x.reshape(*x.shape[:2], planes, -1)
     return x.transpose(2, 0, 1, 3).reshape(-1)
 
 
-def _per_pixel(size: int, sides: Sequence[int], planes: int) -> int:
+def numbers_per_pixel(size: int, sides: Sequence[int], planes: int) -> int:
+    """How many of `size` numbers each pixel has, in all planes.
+
+    Raises:
+        ValueError: if they are not that many planes of the pixels.
+    """
     per_pixel, rest = divmod(size, math.prod(sides))
     if rest or per_pixel % planes:
         raise ValueError(

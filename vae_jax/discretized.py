@@ -8,7 +8,7 @@ to infinity, so that every model sums to one over its K values at any parameters
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,32 +111,16 @@ def categorical(x_shape: tuple[int, ...], *, num_values: int) -> Likelihood:
     """
     _check_num_values(num_values)
 
-    def log_probs(h: Array) -> Float[Array, "K *X"]:
+    def log_probs(params: PyTree, h: Array) -> Float[Array, "K *X"]:
+        del params
         return jax.nn.log_softmax(h.reshape(num_values, *x_shape), axis=0)
 
-    def sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
-        del params
-        k = jax.random.categorical(key, h.reshape(num_values, *x_shape), axis=0)
-        return k.astype(h.dtype) / (num_values - 1)
-
-    def mean(params: PyTree, h: Array) -> Array:
-        del params
-        values = jnp.linspace(0.0, 1.0, num_values, dtype=h.dtype)
-        return jnp.tensordot(values, jnp.exp(log_probs(h)), axes=1)
-
-    def log_prob_terms(params: PyTree, h: Array, x: Array) -> Array:
-        del params
-        k = jnp.round(x * (num_values - 1)).astype(int)
-        return jnp.take_along_axis(log_probs(h), k[None], axis=0)[0]
-
-    return likelihoods.likelihood(
+    return _of_log_probs(
         x_shape,
+        log_probs,
+        num_values=num_values,
         width=num_values * math.prod(x_shape),
         planes=num_values,
-        sample=sample,
-        mean=mean,
-        log_prob_terms=log_prob_terms,
-        quantity=_quantity(num_values),
     )
 
 
@@ -176,6 +160,24 @@ def ordinal(x_shape: tuple[int, ...], *, num_values: int) -> Likelihood:
         inner = _log1m_exp_of_exp(log_widths)
         return below + above + jnp.concatenate([none, inner, none])
 
+    return _of_log_probs(
+        x_shape,
+        log_probs,
+        num_values=num_values,
+        width=math.prod(x_shape),
+        init=init,
+    )
+
+
+def _of_log_probs(
+    x_shape: tuple[int, ...],
+    log_probs: Callable[[PyTree, Array], Float[Array, "K *X"]],
+    *,
+    num_values: int,
+    **described: Any,
+) -> Likelihood:
+    """Independent entries, whose K values have such log-probabilities, given h."""
+
     def sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
         k = jax.random.categorical(key, log_probs(params, h), axis=0)
         return k.astype(h.dtype) / (num_values - 1)
@@ -190,12 +192,11 @@ def ordinal(x_shape: tuple[int, ...], *, num_values: int) -> Likelihood:
 
     return likelihoods.likelihood(
         x_shape,
-        width=math.prod(x_shape),
-        init=init,
         sample=sample,
         mean=mean,
         log_prob_terms=log_prob_terms,
         quantity=_quantity(num_values),
+        **described,
     )
 
 

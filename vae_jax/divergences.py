@@ -40,7 +40,7 @@ def diag_normal_to_standard_normal(
     Raises:
         ValueError: if the two arguments differ in shape.
     """
-    _check_shapes(mean=mean, log_std=log_std)
+    numerics.check_shapes(mean=mean, log_std=log_std)
     return 0.5 * jnp.sum(mean**2 + _exp_less_linear(2.0 * log_std))
 
 
@@ -61,7 +61,7 @@ def diag_normal_to_diag_normal(
     Raises:
         ValueError: if the four arguments differ in shape.
     """
-    _check_shapes(
+    numerics.check_shapes(
         mean_q=mean_q, log_std_q=log_std_q, mean_p=mean_p, log_std_p=log_std_p
     )
     standardized = (mean_q - mean_p) * jnp.exp(-log_std_p)
@@ -140,7 +140,7 @@ def diag_normal_cross_entropy(
     Raises:
         ValueError: if the four arguments differ in shape.
     """
-    _check_shapes(
+    numerics.check_shapes(
         mean_q=mean_q, log_std_q=log_std_q, mean_p=mean_p, log_std_p=log_std_p
     )
     standardized = (mean_q - mean_p) * jnp.exp(-log_std_p)
@@ -163,7 +163,7 @@ def bernoulli_to_bernoulli(
     Raises:
         ValueError: if the two arguments differ in shape.
     """
-    _check_shapes(logits_q=logits_q, logits_p=logits_p)
+    numerics.check_shapes(logits_q=logits_q, logits_p=logits_p)
     log_q = jax.nn.log_sigmoid(jnp.stack([-logits_q, logits_q]))
     log_p = jax.nn.log_sigmoid(jnp.stack([-logits_p, logits_p]))
     return jnp.sum(_kl_terms(log_q, log_p))
@@ -186,7 +186,7 @@ def categorical_to_categorical(
     Raises:
         ValueError: if the two arguments differ in shape or have no class axis.
     """
-    _check_shapes(logits_q=logits_q, logits_p=logits_p)
+    numerics.check_shapes(logits_q=logits_q, logits_p=logits_p)
     if logits_q.ndim == 0 or logits_q.shape[-1] == 0:
         raise ValueError(f"logits need a last axis of classes, got {logits_q.shape}")
     log_q, log_p = jax.nn.log_softmax(logits_q), jax.nn.log_softmax(logits_p)
@@ -272,9 +272,3 @@ def _exp_less_linear(u: Float[Array, "*X"]) -> Float[Array, "*X"]:
 def _exp_less_linear_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (u,), (du,) = primals, tangents
     return _exp_less_linear(u), jnp.expm1(u) * du
-
-
-def _check_shapes(**arrays: Array) -> None:
-    if len({array.shape for array in arrays.values()}) > 1:
-        shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
-        raise ValueError(f"The arguments must have one shape, got {shapes}")

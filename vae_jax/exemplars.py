@@ -118,9 +118,8 @@ def with_fixed_exemplars(model: Model, *, num_exemplars: int) -> Model:
     def init(key: PRNGKey) -> PyTree:
         key_theta, key_z = jax.random.split(key)
 
-        def latents() -> Array:
-            theta = model.generative.init(key_theta)
-            return model.generative.sample_prior(key_z, Params(theta, ()))
+        def latents() -> Array:  # by a prior that may read phi
+            return model.generative.sample_prior(key_z, model.init(key_theta))
 
         shape = jax.eval_shape(latents).shape
         return {

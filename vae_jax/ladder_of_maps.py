@@ -37,9 +37,10 @@ def images(
     Between resolutions, pixels move into channels and back.
 
     What gives the densities starts at zero, as does the decoder's last layer: before
-    the first step each p(z_l | z_{>l}) and q(z_l | z_{>l}, x) is N(0, I), and the
-    decoder gives its bias, whatever z. (Noise of a thousand latents in a decoder's
-    output costs tens of bits a pixel, and steps that do not come back.)
+    the first step no p(z_l | z_{>l}) or q(z_l | z_{>l}, x) reads anything, each is the
+    form's at zero (of the plain and the residual normals N(0, I)), and the decoder
+    gives its bias. (Noise of a thousand latents in a decoder's output costs tens of
+    bits a pixel, and steps that do not come back.)
 
     Args:
         maps: (height, width, channels) of z_1, ..., z_{L-1}, from x upward; each
@@ -63,13 +64,13 @@ def images(
     numerics.check_positive(width=width, num_blocks=num_blocks)
     if not maps:
         raise ValueError("maps must hold one layer or more below the vector, got none")
-    per_pixel, rest = divmod(likelihood.width, math.prod(x_shape[:2]))
-    if rest or per_pixel % likelihood.planes:
-        raise ValueError(
-            f"the likelihood reads {likelihood.width} numbers, which are not "
-            f"{likelihood.planes} planes of the pixels of {x_shape}"
-        )
+    per_pixel = convolutional.numbers_per_pixel(
+        likelihood.width, x_shape[:2], likelihood.planes
+    )
     sides = [tuple(x_shape[:2]), *(shape[:2] for shape in maps)]
+    for below, above in itertools.pairwise(sides):
+        if math.prod(above) > math.prod(below):
+            raise ValueError(f"maps of {above} are above those of {below}, and larger")
     channels = [x_shape[2] if len(x_shape) == 3 else 1, *(width for _ in maps)]
     total = num_blocks * (len(maps) + 1)  # that follow each other on the way down
     block = convolutional.block(
@@ -133,7 +134,7 @@ def shift_decoder(
         x_shape: of an image.
         planes: the likelihood's.
     """
-    per_pixel = shift.reshape(planes, *x_shape[:2], -1).mean((1, 2)).reshape(-1)
+    per_pixel = convolutional.mean_per_pixel(shift, x_shape, planes)
 
     def of_last(params: PyTree) -> PyTree:
         if "bias" in params:  # of one pixel, or of four side by side
@@ -181,9 +182,7 @@ def _planes(network: Network, planes: int) -> Network:
     """The maps of a network, plane behind plane as a likelihood reads them."""
 
     def apply(params: PyTree, state: Array) -> Array:
-        x = network.apply(params, state)
-        x = x.reshape(*x.shape[:2], planes, -1)
-        return x.transpose(2, 0, 1, 3).reshape(-1)
+        return convolutional.in_planes(network.apply(params, state), planes)
 
     return Network(network.init, apply)
 

@@ -103,10 +103,12 @@ def student_t_terms(
 ) -> Float[Array, "*X"]:
     """Per-entry log t(x; degrees of freedom, mean, scale) in nats."""
     eps = (x - mean) * jnp.exp(-log_scale)
-    half = 0.5 * (degrees + 1.0)
-    constant = math.lgamma(half) - math.lgamma(0.5 * degrees)
+    shifts, weights, rest = numerics.gamma_ratio(1)
+    half: Any = 0.5 * degrees
+    # The difference of two log-gammas has no digits left where degrees are many.
+    constant = float(weights @ np.log(half + shifts) + rest(half))
     constant -= 0.5 * math.log(degrees * math.pi)
-    return constant - log_scale - half * jnp.log1p(eps**2 / degrees)
+    return constant - log_scale - (half + 0.5) * jnp.log1p(eps**2 / degrees)
 
 
 def likelihood(
@@ -430,7 +432,7 @@ def normal_learned_std(
 
     The parameter is log_std, bounded below at log(min_std) by a clamp: a model that
     reproduces a training image exactly would otherwise raise its density without limit
-    (Mattei & Frellsen 2018, arXiv:1802.04826). At the clamp its gradient is zero.
+    (Mattei & Frellsen 2018, arXiv:1802.04826). Below it the gradient is zero.
 
     Args:
         x_shape: shape of one observation.

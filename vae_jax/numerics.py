@@ -252,6 +252,17 @@ def gamma_ratio(
     return shifts, weights, rest
 
 
+def check_shapes(**arrays: Array) -> None:
+    """Refuses named arrays of different shapes.
+
+    Raises:
+        ValueError: with the shape of each.
+    """
+    if len({array.shape for array in arrays.values()}) > 1:
+        shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
+        raise ValueError(f"The arguments must have one shape, got {shapes}")
+
+
 def check_binary_terms(*, num_bits: int, max_terms: int) -> None:
     """Refuses a sum over {0, 1}^D that is ill-posed or longer than the caller allows.
 

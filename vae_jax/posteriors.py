@@ -314,7 +314,8 @@ def categorical(num_latents: int, num_classes: int) -> Conditional:
 
     def log_prob(params: PyTree, h: Float[Array, " H"], z: Array) -> Scalar:
         del params
-        return (z * jax.nn.log_softmax(h.reshape(num_latents, num_classes))).sum()
+        log_p = jax.nn.log_softmax(h.reshape(num_latents, num_classes))
+        return numerics.times_log(z, log_p).sum()
 
     def logits(params: PyTree, h: Float[Array, " H"]) -> tuple[Array]:
         del params

@@ -103,7 +103,7 @@ def categorical(num_latents: int, num_classes: int) -> Conditional:
 
     def log_prob(params: PyTree, h: Array, z: Float[Array, "D C"]) -> Scalar:
         del h
-        return (z * jax.nn.log_softmax(params["logits"])).sum()
+        return numerics.times_log(z, jax.nn.log_softmax(params["logits"])).sum()
 
     return conditional(
         Family("categorical", lambda params, h: (params["logits"],)),

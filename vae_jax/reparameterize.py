@@ -41,7 +41,7 @@ def location_scale(
     Raises:
         ValueError: if mean and log_std differ in shape.
     """
-    _check_shapes(mean=mean, log_std=log_std)
+    numerics.check_shapes(mean=mean, log_std=log_std)
     eps = jax.random.normal(key, mean.shape, jnp.result_type(mean, log_std))
     return location_scale_from_noise(eps, mean, log_std)
 
@@ -54,7 +54,7 @@ def location_scale_from_noise(
     Raises:
         ValueError: if the three arguments differ in shape.
     """
-    _check_shapes(eps=eps, mean=mean, log_std=log_std)
+    numerics.check_shapes(eps=eps, mean=mean, log_std=log_std)
     return mean + jnp.exp(log_std) * eps
 
 
@@ -86,7 +86,7 @@ def location_cholesky_from_noise(
     Raises:
         ValueError: if eps and mean differ in shape or cholesky is not [D, D].
     """
-    _check_shapes(eps=eps, mean=mean)
+    numerics.check_shapes(eps=eps, mean=mean)
     _check_cholesky(mean, cholesky)
     return mean + jnp.matmul(jnp.tril(cholesky), eps, precision="highest")
 
@@ -121,7 +121,7 @@ def exponential_from_uniform(
     Raises:
         ValueError: if u and log_rate differ in shape.
     """
-    _check_shapes(u=u, log_rate=log_rate)
+    numerics.check_shapes(u=u, log_rate=log_rate)
     return -jnp.log1p(-u) * jnp.exp(-log_rate)
 
 
@@ -133,7 +133,7 @@ def logistic(
     Raises:
         ValueError: if mean and log_scale differ in shape.
     """
-    _check_shapes(mean=mean, log_scale=log_scale)
+    numerics.check_shapes(mean=mean, log_scale=log_scale)
     u = open_uniform(key, mean.shape, jnp.result_type(mean, log_scale))
     return logistic_from_uniform(u, mean, log_scale)
 
@@ -146,7 +146,7 @@ def logistic_from_uniform(
     Raises:
         ValueError: if the three arguments differ in shape.
     """
-    _check_shapes(u=u, mean=mean, log_scale=log_scale)
+    numerics.check_shapes(u=u, mean=mean, log_scale=log_scale)
     return mean + jnp.exp(log_scale) * (jnp.log(u) - jnp.log1p(-u))
 
 
@@ -158,7 +158,7 @@ def cauchy(
     Raises:
         ValueError: if location and log_scale differ in shape.
     """
-    _check_shapes(location=location, log_scale=log_scale)
+    numerics.check_shapes(location=location, log_scale=log_scale)
     u = open_uniform(key, location.shape, jnp.result_type(location, log_scale))
     return cauchy_from_uniform(u, location, log_scale)
 
@@ -175,7 +175,7 @@ def cauchy_from_uniform(
     Raises:
         ValueError: if the three arguments differ in shape.
     """
-    _check_shapes(u=u, location=location, log_scale=log_scale)
+    numerics.check_shapes(u=u, location=location, log_scale=log_scale)
     centered = u - 0.5
     tail = jnp.minimum(u, 1.0 - u)
     outer = jnp.sign(centered) / jnp.tan(jnp.pi * tail)
@@ -271,12 +271,6 @@ def dirichlet_from_log_gammas(log_gammas: Float[Array, " C"]) -> Float[Array, " 
     0 / 0, while their logarithms lose nothing.
     """
     return jax.nn.softmax(log_gammas)
-
-
-def _check_shapes(**arrays: Array) -> None:
-    if len({array.shape for array in arrays.values()}) > 1:
-        shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
-        raise ValueError(f"The arguments must have one shape, got {shapes}")
 
 
 def _check_cholesky(mean: Array, cholesky: Array) -> None:

@@ -61,7 +61,7 @@ def test_the_clock_leaves_out_what_measures():
     assert 0.0 < results["seconds"][-1] < 0.5
 
 
-@pytest.mark.parametrize("points", [(), (3,), (2, 5)])
+@pytest.mark.parametrize("points", [(), (3,), (2, 5), (0, 2), (-2,)])
 def test_points_between_two_scans_are_refused(points):
     with pytest.raises(ValueError, match="points must be multiples of epochs_per_scan"):
         curve(points)

@@ -31,19 +31,19 @@ def curve(
         take: reads a batch of them.
         order: number of a scan, from 0 on -> the rows of its steps [S, B].
         epochs_per_scan: epochs of one compiled scan.
-        points: numbers of epochs, multiples of epochs_per_scan.
+        points: numbers of epochs from 1 on, multiples of epochs_per_scan.
         measure: the algorithm's state -> numbers, outside the clock.
 
     Returns:
         The curve has `epoch` and `seconds`, and what measure gives, a list each.
 
     Raises:
-        ValueError: if there is no point, or one is no multiple of epochs_per_scan.
+        ValueError: if there is no point, or one is no such multiple.
     """
-    if not points or any(point % epochs_per_scan for point in points):
+    if not points or any(p < 1 or p % epochs_per_scan for p in points):
         raise ValueError(
-            f"points must be multiples of epochs_per_scan={epochs_per_scan}, got "
-            f"{list(points)}"
+            f"points must be multiples of epochs_per_scan={epochs_per_scan} from 1 on, "
+            f"got {list(points)}"
         )
     scan = loop.scan(algorithm, take)
     # Compiled on a copy, so that the clock counts steps alone.
