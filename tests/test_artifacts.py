@@ -280,7 +280,7 @@ def test_a_changed_or_cut_artifact_or_card_is_refused(copied, which):
         for content in (damaged, whole[:at]):
             copied[which].write_bytes(content)
             if which == 1 and _same_json(content, whole):
-                continue  # white space between the lines says nothing
+                continue  # white space between the lines has no effect
             with pytest.raises(ValueError, match=re.escape(str(copied[0]))):
                 artifacts.load_function(copied[0])
 

@@ -79,7 +79,7 @@ def test_the_help_of_the_optimizer_lists_each(monkeypatch, capsys):
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamax", "sgd"])
 def test_a_decay_that_nothing_reads_is_refused(optimizer):
-    with pytest.raises(ValueError, match="--decoupled_decay says nothing to"):
+    with pytest.raises(ValueError, match="--decoupled_decay has no effect with"):
         Config(optimizer=optimizer, decoupled_decay=0.1)
 
 

@@ -78,8 +78,11 @@ def test_codes_train_and_every_command_says_what_a_point_mass_allows(tmp_path, c
         ({"prior": "flow"}, "has its own prior; what fits: autoregressive$"),
         ({"algorithm": "rws", "estimator": "sgvb_b"}, "--algorithm=rws does not fit"),
         ({"ladder": ("3", "2"), "num_latents": 16}, "is of one layer, not of --ladder"),
-        ({"prior_units": 3}, "--prior_units says nothing to --prior=standard_normal"),
-        ({"posterior_std": 0.5}, "--posterior_std says nothing to --posterior=fin"),
+        (
+            {"prior_units": 3},
+            "--prior_units has no effect with --prior=standard_normal",
+        ),
+        ({"posterior_std": 0.5}, "--posterior_std has no effect with --posterior=fin"),
     ],
 )
 def test_what_does_not_go_with_codes_is_refused(flags, message):
@@ -154,11 +157,11 @@ def test_a_traversal_moves_one_symbol_among_those_in_use(name):
         ({"estimator": "sgvb_a"}, "what fits: codebook_gradient, codebook_averages$"),
         (
             {"estimator": "codebook_gradient", "codebook_decay": 0.5},
-            "--codebook_decay says nothing to --estimator=codebook_gradient",
+            "--codebook_decay has no effect with --estimator=codebook_gradient",
         ),
         (
             {"estimator": "codebook_averages", "num_levels": 3},
-            "--num_levels says nothing to --posterior=vector_quantized",
+            "--num_levels has no effect with --posterior=vector_quantized",
         ),
     ],
 )
@@ -186,7 +189,7 @@ def test_num_latents_are_whole_vectors_and_maps_whole_pixels(flags, message):
 
 
 def test_levels_are_of_codes_alone():
-    with pytest.raises(ValueError, match="--num_levels says nothing to --posterior"):
+    with pytest.raises(ValueError, match="--num_levels has no effect with --posterior"):
         Config(num_levels=3).check()
 
 

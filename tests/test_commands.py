@@ -78,7 +78,7 @@ def test_help_of_train_stands_under_the_headings_of_its_flags(monkeypatch, capsy
         cli.run(train.Config, train.main)
     _, *sections = re.split(r"^(\S.*):$", capsys.readouterr().out, flags=re.MULTILINE)
     flags = {
-        heading: re.findall(r"^  --(?:no)?(\w+)", text, flags=re.MULTILINE)
+        heading: re.findall(r"^  --(?:\[no\])?(\w+)", text, flags=re.MULTILINE)
         for heading, text in zip(sections[-22::2], sections[-21::2], strict=True)
     }
     assert list(flags)[:3] == ["Flags", "Data", "Model"]

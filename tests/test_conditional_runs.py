@@ -390,7 +390,7 @@ def test_means_of_counts_are_multiples_of_a_size_factor(tmp_path):
         ({}, "--size_factor=depth is an entry of --condition=context"),
         (
             {"condition": "context", "likelihood": "bernoulli"},
-            "multiplies means of counts, which --likelihood=bernoulli has not",
+            "multiplies means of counts, which --likelihood=bernoulli does not have",
         ),
     ],
 )

@@ -128,6 +128,17 @@ def test_a_list_of_names_is_read_and_written():
     assert "--parts=a,bias\n       Some of a, bias." in cli._help(Lists, __name__)
 
 
+def test_a_switch_is_described_as_what_it_does_when_it_is_on():
+    @dataclasses.dataclass(frozen=True)
+    class Switches(cli.Flags):
+        quick: bool = cli.flag(False, "Leave half of it out.")
+        kind: str = cli.flag("", "Of it.", choices=("", "a"))
+
+    said = cli._help(Switches, __name__)
+    assert "--[no]quick (off)\n      Leave half of it out.\n" in said
+    assert "Of it. One of a.\n" in said
+
+
 @pytest.mark.parametrize(
     ("flag", "said"),
     [

@@ -111,7 +111,10 @@ def test_runs_of_exemplars_resume_bit_for_bit_and_are_evaluated(tmp_path):
         ({"algorithm": "full_vb", "weight_decay": 1.0}, "--algorithm=full_vb does not"),
         ({"stream_steps": 3}, "--prior=exemplar does not go with --stream_steps"),
         ({"estimator": "sgvb_b"}, "sgvb_b needs the closed-form KL"),
-        ({"prior": "standard_normal"}, "--num_exemplars says nothing to --prior=stand"),
+        (
+            {"prior": "standard_normal"},
+            "--num_exemplars has no effect with --prior=stand",
+        ),
     ],
 )
 def test_flags_that_do_not_go_with_exemplars_are_refused(changes, said):

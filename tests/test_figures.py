@@ -150,7 +150,7 @@ def test_flags_of_wake_sleep_reach_its_runs_alone():
         (
             "manifold",
             "--run_flags=--ladder=3,2",
-            "says nothing to --ladder=3,2",
+            "has no effect with --ladder=3,2",
         ),
         ("manifold", "--latents=3,4", "--latents must hold 2"),
         ("manifold", "--manifold_size=0", "--manifold_size must be positive"),

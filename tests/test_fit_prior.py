@@ -172,8 +172,8 @@ def test_a_model_of_ones_own_is_refused():
     ("flags", "said"),
     [
         ({"prior": "vamp"}, "--prior=vamp is unknown; known: flow, auto"),
-        ({"prior": "normal_mixture", "prior_units": 3}, "--prior_units says nothing"),
-        ({"num_components": 3}, "--num_components says nothing to --prior=flow"),
+        ({"prior": "normal_mixture", "prior_units": 3}, "--prior_units has no effect"),
+        ({"num_components": 3}, "--num_components has no effect with --prior=flow"),
         ({"importance_samples": 501}, "--importance_samples above 500"),
     ],
 )
@@ -193,7 +193,9 @@ def test_the_flags_of_any_run_have_room_for_another_prior(name, prior):
         choices = field.metadata["choices"]
         changes[flag] = choices[-1] if choices else others[type(field.default)]
     config = dataclasses.replace(TINY, estimator=name, **changes)
+    config = dataclasses.replace(config, start_from="another")
     new = fitted_prior.new_config(config, "elsewhere", prior=prior)
+    assert not new.start_from
     assert (new.prior, new.workdir) == (prior, "elsewhere")
     assert new.estimator == ("sgvb_a" if new.estimator != name else name)
     old = dataclasses.replace(TINY, prior="vamp", estimator="dreg", num_components=3)

@@ -124,7 +124,7 @@ def test_bits_are_traversed_and_neither_interpolated_nor_fitted_by_normals(
     assert set(np.unique(along["z"])) <= {0.0, 1.0}
     assert along["mean"].shape == (2, 2, 8, 8)
     assert not (tmp_path / "run" / "interpolation.npz").exists()
-    with pytest.raises(cli.UsageError, match="which this model has not"):
+    with pytest.raises(cli.UsageError, match="which this model does not have"):
         generate.main(dataclasses.replace(small, sampler="mixture"))
 
 

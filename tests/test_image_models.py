@@ -86,28 +86,31 @@ def test_a_stored_value_beside_the_grid_is_refused():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"width": 8}, "--width says nothing to --network=mlp"),
+        ({"width": 8}, "--width has no effect with --network=mlp"),
         (
             {"network": "conv", "init": "normal_0.1"},
-            "--init says nothing to --network=conv",
+            "--init has no effect with --network=conv",
         ),
         (
             {"network": "gated_mlp", "activation": "relu"},
-            "--activation says nothing to --network=gated_mlp",
+            "--activation has no effect with --network=gated_mlp",
         ),
         (
             {"network": "residual_mlp", "encoder_hidden": (9,)},
-            "--encoder_hidden says nothing to --network=residual_mlp",
+            "--encoder_hidden has no effect with --network=residual_mlp",
         ),
-        ({"prior_layers": 3}, "--prior_layers says nothing to --prior=standard_normal"),
-        ({"num_values": 17}, "--num_values says nothing to --likelihood=bernoulli"),
+        (
+            {"prior_layers": 3},
+            "--prior_layers has no effect with --prior=standard_normal",
+        ),
+        ({"num_values": 17}, "--num_values has no effect with --likelihood=bernoulli"),
         ({"prior": "flow"}, "needs the closed-form KL"),
         ({"average_decay": 1.0}, "--average_decay must be"),
         (
             {"average_decay": 0.9, "algorithm": "mcem"},
-            "--average_decay says nothing to --algorithm=mcem",
+            "--average_decay has no effect with --algorithm=mcem",
         ),
-        ({"final_rate": 0.1}, "--final_rate says nothing to --schedule=constant"),
+        ({"final_rate": 0.1}, "--final_rate has no effect with --schedule=constant"),
     ],
 )
 def test_what_nothing_reads_is_refused(flags, message):

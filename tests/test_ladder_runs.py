@@ -153,7 +153,7 @@ def test_bits_are_a_sigmoid_belief_network_and_learn_a_baseline(
         ({"ladder": ("4", "4x4x1")}, r"--ladder=4,4x4x1 is no ladder"),
         ({"ladder": ("4x4x1",)}, r"--ladder=4x4x1 is no ladder"),
         ({"ladder": ("4x4x1", "3", "2")}, r"--ladder=4x4x1,3,2 is no ladder"),
-        ({"num_latents": 3, "ladder": ("3",)}, "--num_latents=3 says nothing to"),
+        ({"num_latents": 3, "ladder": ("3",)}, "--num_latents=3 has no effect with"),
         ({"posterior_form": "merged"}, "--posterior_form is read by --ladder of two"),
         ({"ladder": ("3",), "num_hidden": 2}, "--num_hidden is read by --ladder of"),
         (
@@ -167,20 +167,20 @@ def test_bits_are_a_sigmoid_belief_network_and_learn_a_baseline(
         ),
         (
             {"ladder": ("4x4x1", "2"), "network": "conv", "num_hidden": 2},
-            "--num_hidden says nothing to --ladder=4x4x1,2: maps have --num_blocks",
+            "--num_hidden has no effect with --ladder=4x4x1,2: maps have --num_blocks",
         ),
         ({"ladder": ("3", "2"), "hidden": (4, 4, 4)}, "--hidden=4,4,4 must be one"),
         ({"ladder": ("3", "2"), "kl_balancing": True}, "and --kl_warmup above 0"),
         ({"kl_warmup": 3, "kl_balancing": True}, "--ladder of two layers or more"),
         (
             {"kl_balancing": True, "kl_warmup": 3, "estimator": "sgvb_a"},
-            "--kl_balancing says nothing to --estimator=sgvb_a",
+            "--kl_balancing has no effect with --estimator=sgvb_a",
         ),
-        ({"ladder": ("3", "2"), "encoder_hidden": (4,)}, "--encoder_hidden says noth"),
-        ({"ladder": ("3", "2"), "posterior_std": 0.1}, "--posterior_std says nothing"),
+        ({"ladder": ("3", "2"), "encoder_hidden": (4,)}, "--encoder_hidden has no eff"),
+        ({"ladder": ("3", "2"), "posterior_std": 0.1}, "--posterior_std has no effect"),
         (
             {"ladder": ("3", "2"), "algorithm": "mcem"},
-            "--ladder=3,2 needs the encoder that --algorithm=mcem has not",
+            "--ladder=3,2 needs the encoder that --algorithm=mcem does not have",
         ),
         (
             {"ladder": ("3", "2"), "prior": "vamp", "estimator": "iwae"},

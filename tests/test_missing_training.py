@@ -130,7 +130,7 @@ def test_binary_data_with_holes_is_binary_still(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--missing_rate=0.5"], "--missing_rate says nothing to --missing=refuse"),
+        (["--missing_rate=0.5"], "--missing_rate has no effect with --missing=refuse"),
         (["--missing=nan", "--missing_rate=1"], "--missing_rate must be below 1"),
         (["--missing_rate=-0.1"], "--missing_rate must not be negative"),
         (["--missing=nan", "--algorithm=wake_sleep"], "does not go with --algorithm"),
@@ -231,10 +231,10 @@ def test_a_chain_too_short_for_the_latents_is_one_line(workdir):
         ("--mask=west", "--mask=west is unknown; known: left"),
         ("--methods=gibbs", "--methods=gibbs: name some of"),
         ("--methods=", "--methods=: name some of"),
-        ("--fraction=0.2", "--fraction says nothing to --mask=left"),
+        ("--fraction=0.2", "--fraction has no effect with --mask=left"),
         ("--fraction=0", "--fraction must be positive"),
         ("--fraction=1.1", "--fraction must be at most 1"),
-        ("--block=5", "--block says nothing to --mask=left"),
+        ("--block=5", "--block has no effect with --mask=left"),
         ("--num_draws=0", "--num_draws must be positive"),
         ("--num_burn_in=-1", "--num_burn_in must not be negative"),
         ("--importance_samples=501", "--importance_samples above 500"),

@@ -13,7 +13,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.estimator_variance import command as estimator_variance
 from experiments.measures import pictures
-from experiments.runs import fit, protocol, runs, trained_runs
+from experiments.runs import fit, new_rows, protocol, runs, trained_runs
 from tests.tiny import tiny
 from vae_jax.data import sources
 from vae_jax.plots import files
@@ -42,6 +42,35 @@ def integers(high: int) -> np.ndarray:
     return values(0, high, 40, 4).round().astype(np.int64)
 
 
+def test_results_on_the_current_folder_are_named_after_it(tmp_path, monkeypatch):
+    (tmp_path / "cats").mkdir()
+    monkeypatch.chdir(tmp_path / "cats")
+    for name in (".", "../cats"):
+        config = Config(dataset=f"images:{name}")
+        assert str(config.directory()) == "runs/cats"
+    assert str(Config(dataset="npz:a/own.npz").directory()) == "runs/own"
+
+
+def test_another_data_set_is_read_as_the_runs_own(save):
+    """Integers to 49 might be bytes or values, and the flag of the run says which."""
+    name = save(train=integers(49), test=integers(49))
+    config = Config(dataset=name, data_range="value", likelihood="poisson")
+    data = protocol.load(config)
+    new = new_rows.of_dataset(name, config, data)
+    np.testing.assert_array_equal(new.rows, data.source.test)
+
+
+def test_no_bits_are_told_of_a_table_whose_cells_may_be_empty(tmp_path, save):
+    path = tmp_path / "counts.csv"
+    path.write_text("a,b\n" + "".join(f"{i % 7},{i % 3}\n" for i in range(40)) + "4,\n")
+    for name, has_bits in ((f"csv:{path}", False), (save(train=integers(9)), True)):
+        read = "auto" if name.startswith("csv") else "value"
+        data = protocol.load(
+            Config(dataset=name, likelihood="poisson", data_range=read)
+        )
+        assert bool(data.in_bits({"elbo": -1.0})) == has_bits
+
+
 @pytest.mark.parametrize("split", sources.SPLITS)
 def test_every_split_is_held_against_the_likelihood(save, split):
     arrays = {name: values(0, 1, 6, 4) for name in sources.SPLITS}
@@ -68,7 +97,7 @@ REFUSED: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
         {**NORMAL, "binarization": "threshold"},
         r"--binarization=threshold needs values in \[0, 1\], the train .* \[-1, 1\]",
     ),
-    "bytes as floats": (values(0, 255, 40, 4), {}, r"needs values .* \[0, 255\]"),
+    "bytes as floats": (values(0, 255, 40, 4), {}, r"cannot read .* \[0, 255\]"),
     "bytes as floats, cut": (
         values(0, 255, 40, 4),
         {"binarization": "threshold"},

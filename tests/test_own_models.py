@@ -300,10 +300,12 @@ def test_a_workdir_keeps_to_its_model(folder):
 
 def test_the_flags_of_a_model_are_its_own_to_read_and_the_others_mean_what_they_do():
     assert Config(model="a:b", std=0.3, flow_layers=2, min_std=0.2, beta=2.0)
-    with pytest.raises(ValueError, match="--alpha says nothing to --estimator=sgvb_b"):
+    with pytest.raises(
+        ValueError, match="--alpha has no effect with --estimator=sgvb_b"
+    ):
         Config(model="a:b", alpha=0.1)
     with pytest.raises(
-        ValueError, match="--encoder_hidden says nothing to --algorithm"
+        ValueError, match="--encoder_hidden has no effect with --algorithm"
     ):
         Config(model="a:b", encoder_hidden=(3,), algorithm="mcem")
 

@@ -13,6 +13,7 @@ import pytest
 from experiments.command import cli
 from experiments.runs import fit, rundir, runs
 from experiments.semi_supervised import command, labels, spaces
+from experiments.semi_supervised.config import digest
 from tests.tiny import tiny
 from vae_jax import likelihoods
 from vae_jax.data import batches
@@ -96,6 +97,15 @@ def test_an_epoch_has_every_row_without_a_label_once_and_labeled_ones_at_each_st
     assert all(len(set(step)) == 2 and set(step) <= {2, 4, 6} for step in labeled)
 
 
+def test_what_other_labels_trained_is_not_read_again():
+    flags, few = command.Config(num_labels=0), np.array([0, 1, -1])
+    first = digest(flags, few, 7)
+    more = dataclasses.replace(flags, num_draws=3, workdir="elsewhere")
+    assert digest(more, few, 7) == first
+    for labels_now, step in ((np.array([0, 1, 1]), 7), (few, 8)):
+        assert digest(flags, labels_now, step) != first
+
+
 def test_a_data_set_without_labels_is_refused(tmp_path):
     np.savez(tmp_path / "own.npz", train=np.zeros((40, 4), np.uint8))
     config = _config(tmp_path / "run", dataset=f"npz:{tmp_path / 'own.npz'}")
@@ -141,6 +151,7 @@ def _of_ones(*shape):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ({"missing": "nan"}, "M2 is of rows without holes"),
         ({"condition": "labels"}, "--condition=labels, and M1 is given no label"),
         (
             {"posterior": "iaf", "estimator": "sgvb_a"},

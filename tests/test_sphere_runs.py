@@ -65,7 +65,10 @@ def test_a_sphere_trains_and_what_moves_through_all_of_space_is_refused(
         ({"algorithm": "mcem"}, "--algorithm=mcem does not fit"),
         ({"prior": "flow"}, "has its own prior$"),
         ({"ladder": ("3", "2"), "num_latents": 16}, "is of one layer, not of --ladder"),
-        ({"posterior_std": 0.5}, "--posterior_std says nothing to --posterior=power"),
+        (
+            {"posterior_std": 0.5},
+            "--posterior_std has no effect with --posterior=power",
+        ),
     ],
 )
 def test_what_does_not_go_with_a_sphere_is_refused(flags, message):

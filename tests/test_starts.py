@@ -247,19 +247,19 @@ def test_a_run_from_such_a_start_trains_and_is_taken_up(tmp_path, network):
     [
         (
             {"init_bias": "data", "likelihood": "categorical"},
-            "--init_bias says nothing to --likelihood=categorical",
+            "--init_bias has no effect with --likelihood=categorical",
         ),
         (
             {"init_bias": "data", "algorithm": "full_vb", "weight_decay": 1.0},
-            "--init_bias says nothing to --algorithm=full_vb",
+            "--init_bias has no effect with --algorithm=full_vb",
         ),
         (
             {"posterior_std": 0.1, "algorithm": "mcem"},
-            "--posterior_std says nothing to --algorithm=mcem",
+            "--posterior_std has no effect with --algorithm=mcem",
         ),
         (
             {"posterior_std": 0.1, "posterior": "bernoulli", "estimator": "disarm"},
-            "--posterior_std says nothing to --posterior=bernoulli",
+            "--posterior_std has no effect with --posterior=bernoulli",
         ),
         ({"posterior_std": 0.0}, "--posterior_std must be positive"),
         ({"init_bias": "mean"}, "--init_bias=mean is unknown"),

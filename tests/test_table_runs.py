@@ -218,7 +218,8 @@ def test_the_number_of_a_table_does_not_depend_on_a_columns_unit(tmp_path):
         ({"columns": ("rent",)}, "--columns=rent: write NAME:FAMILY"),
         ({"columns": ("rent:skip", "wage:normal")}, "no column is named 'wage'"),
         ({"likelihood": "poisson"}, "needs counts"),
-        ({"likelihood": "bernoulli"}, "bernoulli needs .* take --likelihood=columns"),
+        ({"binarization": "static"}, "static is of values of one kind: columns are"),
+        ({"likelihood": "bernoulli"}, "bernoulli cannot read .* --likelihood=columns"),
     ],
 )
 def test_what_does_not_go_with_a_table_is_refused(tmp_path, changes, said):

@@ -135,11 +135,10 @@ def _convolutions(residual: bool) -> Callable[..., Coders]:
                     shape, num_outputs, map_planes=maps, **style
                 )
             except ValueError as error:
-                if not latent_maps:
-                    raise
-                raise ValueError(
-                    f"--latent_maps with --num_latents={size}: {error}"
-                ) from error
+                chosen = f"--network={'resnet' if residual else 'conv'}"
+                if latent_maps:
+                    chosen = f"--latent_maps with --num_latents={size}"
+                raise ValueError(f"{chosen}: {error}") from error
             return conditional.as_planes(network, x_shape) if num_context else network
 
         def decoder(

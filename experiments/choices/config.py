@@ -223,7 +223,7 @@ class Config(ObjectiveFlags, ModelFlags, DataFlags):  # fields in reverse order
     def directory(self) -> pathlib.Path:
         """The run's workdir, runs/DATASET where none is given."""
         kind, _, rest = self.dataset.partition(":")
-        stem = pathlib.Path(rest or kind).stem
+        stem = pathlib.Path(rest).expanduser().resolve().stem if rest else kind
         if kind == "sprites" and rest:
             stem = f"{kind}_{rest}"
         return pathlib.Path(self.workdir or f"runs/{stem}").expanduser()

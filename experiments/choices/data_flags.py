@@ -42,7 +42,9 @@ class DataFlags(cli.Flags):
         0, "Seed of binarization and splits, apart from --seed.", least=0
     )
     valid_size: int = cli.flag(
-        -1, "Training rows kept for validation; -1 is the data set's custom.", least=-1
+        -1,
+        "Training rows kept for validation; -1: the data set's usual number.",
+        least=-1,
     )
     num_train: int = cli.flag(
         0, "Training rows that are used, from the start; 0 for all of them.", least=0

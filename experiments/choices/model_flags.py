@@ -16,8 +16,8 @@ class ModelFlags(cli.Flags):
     model: str = cli.flag(
         "",
         "MODULE:FUNCTION that builds a model of one's own: (config, x_shape) -> "
-        "vae_jax.types.Model. The flags of this section and the next are then its to "
-        "read.",
+        "vae_jax.types.Model. The flags of this section and the next two are then its "
+        "to read.",
         section="Model",
     )
     likelihood: str = cli.flag(

@@ -47,7 +47,9 @@ class ObjectiveFlags(cli.Flags):
     ovis_gamma: float = cli.flag(
         0.0, "Share of the limit of many weights; biased above 0 (ovis).", least=0
     )
-    jackknife_order: int = cli.flag(1, "Order of the jackknife bound: 0, 1 or 2.")
+    jackknife_order: int = cli.flag(
+        1, "Order of the jackknife bound: 0, 1 or 2.", least=0, below=3
+    )
     free_nats: float = cli.flag(
         0.1,
         "KL that each latent, or each layer of a ladder, has for free (free_bits).",

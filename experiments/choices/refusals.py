@@ -41,8 +41,8 @@ def check(config: Any) -> None:
 def _missing(config: Any) -> None:
     if config.missing_rate and config.missing != "nan":
         raise ValueError(
-            f"--missing_rate says nothing to --missing={config.missing}: it is read by "
-            "nan"
+            f"--missing_rate has no effect with --missing={config.missing}: it is read "
+            "by nan"
         )
     if config.missing == "nan" and config.algorithm == "wake_sleep":
         raise ValueError(
@@ -61,6 +61,11 @@ def _table(config: Any) -> None:
         raise ValueError(
             "--likelihood=columns is of --dataset=csv:PATH, or of npz:PATH with "
             f"--columns, not of {config.dataset}"
+        )
+    if config.observed == "columns" and config.binarization not in ("auto", "none"):
+        raise ValueError(
+            f"--binarization={config.binarization} is of values of one kind: columns "
+            "are read as they are, each by its family"
         )
     read = config.is_table or LIKELIHOODS[config.observed].reading is not None
     if read and not config.model and (config.layers or config.prior == "vamp"):
@@ -116,7 +121,7 @@ def _size_factor(config: Any) -> None:
     if config.observed not in sized:
         raise ValueError(
             f"--size_factor={config.size_factor} multiplies means of counts, which "
-            f"--likelihood={config.observed} has not: take one of "
+            f"--likelihood={config.observed} does not have: take one of "
             f"{', '.join(sorted(sized))}"
         )
 
@@ -133,7 +138,7 @@ def _ladder(config: Any) -> None:
     }
     if shapes and "num_latents" in changed:
         raise ValueError(
-            f"--num_latents={config.num_latents} says nothing to {written}, whose "
+            f"--num_latents={config.num_latents} has no effect with {written}, whose "
             "numbers stand in its place"
         )
     if len(shapes) < 2:
@@ -143,7 +148,9 @@ def _ladder(config: Any) -> None:
         return
     for name in OF_ONE_LAYER:
         if name in changed:
-            raise ValueError(f"--{name} says nothing to {written}: it is of one layer")
+            raise ValueError(
+                f"--{name} has no effect with {written}: it is of one layer"
+            )
     kind = ladders.kind(shapes)
     fitting = ladders.NETWORKS[kind]
     if config.network not in fitting:
@@ -153,7 +160,7 @@ def _ladder(config: Any) -> None:
         )
     if kind == "maps" and "num_hidden" in changed:
         raise ValueError(
-            f"--num_hidden says nothing to {written}: maps have --num_blocks"
+            f"--num_hidden has no effect with {written}: maps have --num_blocks"
         )
     if kind == "vectors" and len(config.hidden) not in (1, len(shapes)):
         raise ValueError(
@@ -162,7 +169,8 @@ def _ladder(config: Any) -> None:
         )
     if not config.has_encoder:
         raise ValueError(
-            f"{written} needs the encoder that --algorithm={config.algorithm} has not"
+            f"{written} needs the encoder that --algorithm={config.algorithm} does "
+            "not have"
         )
     if config.prior in ("vamp", "exemplar"):
         raise ValueError(
@@ -197,7 +205,7 @@ def _prior(config: Any) -> None:
     if config.prior in ("vamp", "exemplar") and not config.has_encoder:
         raise ValueError(
             f"--prior={config.prior} is made of the encoder, which --algorithm="
-            f"{config.algorithm} has not"
+            f"{config.algorithm} does not have"
         )
     if config.prior == "exemplar":
         _exemplars(config)
@@ -208,7 +216,8 @@ def _exemplars(config: Any) -> None:
     if config.posterior not in CODED:
         raise ValueError(
             "--prior=exemplar is made of the means of q, which --posterior="
-            f"{config.posterior} has not in closed form; what fits: {', '.join(CODED)}"
+            f"{config.posterior} does not have in closed form; what fits: "
+            f"{', '.join(CODED)}"
         )
     if config.algorithm == "full_vb":
         raise ValueError(
@@ -249,7 +258,7 @@ def _choices(config: Any) -> None:
     if config.gradient not in (fitting := estimators.fitting(q)):
         raise ValueError(
             f"--estimator={config.gradient} needs the closed-form KL of a normal to "
-            f"N(0, I), which --prior={config.prior} has not; what fits: "
+            f"N(0, I), which --prior={config.prior} does not have; what fits: "
             f"{', '.join(fitting)}"
         )
 

@@ -96,7 +96,7 @@ def unread(
         readers = [name for name, row in table.items() if flag in read_by(row)]
         if readers and chosen not in readers:
             return (
-                f"--{flag} says nothing to --{chooser}={chosen}: it is read by "
+                f"--{flag} has no effect with --{chooser}={chosen}: it is read by "
                 f"{', '.join(readers)}"
             )
     return ""

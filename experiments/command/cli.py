@@ -135,7 +135,8 @@ def check_values(config_cls: Any, values: Mapping[str, Any]) -> None:
         for item in items if choices else ():
             if item not in choices:
                 raise ValueError(
-                    f"--{field.name}={item} is unknown; known: {', '.join(choices)}"
+                    f"--{field.name}={item} is unknown; known: "
+                    f"{', '.join(filter(None, choices))}"
                     f"{_meant(item, choices)}"
                 )
         wanted = _out_of_bounds(value, *field.metadata["bounds"])
@@ -166,7 +167,9 @@ def _out_of_bounds(
         if not all(above < item < below for item in items):
             return f"{hold} between {above:g} and {below:g}"
     elif above is not None and not all(item > above for item in items):
-        return f"{hold} positive" if above == 0 else f"{hold} above {above:g}"
+        if above == 0:
+            return "hold positive numbers" if hold != "be" else "be positive"
+        return f"{hold} above {above:g}"
     elif below is not None and not all(item < below for item in items):
         return f"{hold} below {below:g}"
     if least is not None and not all(item >= least for item in items):
@@ -361,7 +364,9 @@ def _help(config_cls: Any, module: str) -> str:
             lines.extend(["", f"{f.metadata['section']}:"])
         choices = f.metadata["choices"]
         some = "Some" if isinstance(f.default, tuple) else "One"
-        options = f" {some} of {', '.join(choices)}." if choices else ""
+        options = f" {some} of {', '.join(filter(None, choices))}." if choices else ""
+        if isinstance(f.default, bool):
+            line = f"--[no]{f.name} ({'on' if f.default else 'off'})"
         lines.append(f"  {line}\n      {f.metadata['help']}{options}")
     lines.append("\n  --flagfile=PATH\n      A file of flags; a flag given later wins.")
     return "\n".join(lines)

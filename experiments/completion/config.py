@@ -58,7 +58,8 @@ class Config(trained_runs.SplitFlags):
         for name, mask in (("fraction", "random"), ("block", "block")):
             if getattr(self, name) != self.default(name) and self.mask != mask:
                 raise ValueError(
-                    f"--{name} says nothing to --mask={self.mask}: it is read by {mask}"
+                    f"--{name} has no effect with --mask={self.mask}: it is read by "
+                    f"{mask}"
                 )
         measure.check_importance_samples(self.importance_samples)
         if not self.chosen or not set(self.chosen) <= set(METHODS):

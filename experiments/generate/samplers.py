@@ -38,7 +38,7 @@ def of_mixture(
     if not trained.has_real_latents:
         raise cli.UsageError(
             "--sampler=mixture fits normals to codes that are any real vector, which "
-            "this model has not: use --sampler=prior"
+            "this model does not have: use --sampler=prior"
         )
     size = len(trained.data.prepared.train)
     num_rows = min(num_rows or size, size)

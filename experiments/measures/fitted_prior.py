@@ -108,8 +108,9 @@ def new_config(config: Config, workdir: str, **prior: Any) -> Config:
         ValueError: for flags that no run can have.
     """
     estimator, posterior = config.estimator, POSTERIORS[config.posterior]
+    place = {"workdir": workdir, "start_from": ""}  # what it started from is in it
     if posterior.traits.rounded:
-        return dataclasses.replace(config, workdir=workdir, **prior)
+        return dataclasses.replace(config, **place, **prior)
     of_old = rows.read_by(PRIORS[config.prior])
     if config.algorithm == "aevb" and estimator not in fitting(rows.Traits()):
         of_old |= rows.read_by(ESTIMATORS[estimator]) - rows.read_by(
@@ -117,7 +118,7 @@ def new_config(config: Config, workdir: str, **prior: Any) -> Config:
         )
         estimator = "sgvb_a"
     defaults = {name: config.default(name) for name in of_old}
-    changes = defaults | {"workdir": workdir, "estimator": estimator} | prior
+    changes = defaults | place | {"estimator": estimator} | prior
     return dataclasses.replace(config, **changes)
 
 

@@ -72,8 +72,8 @@ def read(path: str, config: Config, data: protocol.Dataset) -> NewRows:
 def of_dataset(name: str, config: Config, data: protocol.Dataset) -> NewRows:
     """The test rows of a data set by name, all of its rows where it has none, likewise.
 
-    Its path is the name. What --dataset of the run heeds of the run's flags
-    (`data_dir`, `data_seed`) it heeds.
+    Its path is the name. It heeds `data_dir` and `data_seed` of the run's flags and,
+    where it is of the same kind as the run's, how images and arrays are read.
 
     Raises:
         UsageError: as `read`, naming the data set.
@@ -83,8 +83,10 @@ def of_dataset(name: str, config: Config, data: protocol.Dataset) -> NewRows:
         kind, _, path = name.partition(":")
         if kind == "csv" and data.source.columns:
             return _of_table(pathlib.Path(path).expanduser(), data.source)
+        is_alike = kind == config.dataset.partition(":")[0]
         source = sources.load(
             name,
+            **(protocol.how_files_are_read(config) if is_alike else {}),
             data_dir=config.data_dir or None,
             missing=config.missing,
             data_seed=config.data_seed,

@@ -136,10 +136,7 @@ def load(config: Config) -> Dataset:
         valid_size=None if config.valid_size < 0 else config.valid_size,
         missing=config.settled.missing,
         data_seed=config.data_seed,
-        image_size=config.image_size or None,
-        channels=config.channels,
-        skip_broken=config.skip_broken,
-        data_range=config.data_range,
+        **how_files_are_read(config),
         columns=column_tables.said(config.columns),
     )
     if config.num_train:
@@ -294,8 +291,8 @@ def _of_splits(config: Config, source: sources.Source) -> dict[str, str]:
             of_splits[split] = of_rows((values + source.offset) / source.divisor)
         except ValueError as error:
             raise ValueError(
-                f"{config.observation} needs values that it is of, the {split} split "
-                f"of {source.name} has [{low:g}, {high:g}]: {_fix(config, source)} "
+                f"{config.observation} cannot read the {split} split of {source.name}, "
+                f"which has [{low:g}, {high:g}]: {_fix(config, source)} "
                 f"({error})"
             ) from error
     return of_splits
@@ -333,13 +330,23 @@ def _of_noisy(config: Config, of_rows: Callable[[np.ndarray], str]) -> str:
     return of_noise
 
 
+def how_files_are_read(config: Config) -> dict[str, Any]:
+    """Keywords of `sources.load` that are of images and arrays."""
+    return {
+        "image_size": config.image_size or None,
+        "channels": config.channels,
+        "skip_broken": config.skip_broken,
+        "data_range": config.data_range,
+    }
+
+
 def _bits(config: Config, source: sources.Source, quantity: str) -> Bits | None:
     """How numbers are told in bits: not where rows are of different numbers of entries.
 
     Nor for a density on values without noise, which says nothing of bits, and for a
     cross-entropy.
     """
-    if config.missing != "refuse":
+    if config.settled.missing != "refuse":
         return None
     num_entries = math.prod(source.train.shape[1:])
     if quantity == "log-likelihood":

@@ -130,7 +130,7 @@ def read_config(workdir: pathlib.Path) -> Config:
         raise cli.UsageError(
             f"{workdir} holds no run ({FLAGS} is missing): name the folder of one, or "
             f"give python -m experiments.train --workdir={workdir} and the data set "
-            "that it is to be of (--dataset, or a --flagfile)"
+            "to train on (--dataset, or a --flagfile)"
         )
     try:
         return cli.parse(Config, ["train", f"--flagfile={path}"])

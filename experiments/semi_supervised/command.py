@@ -13,13 +13,14 @@ semi_supervised.json, .txt, with the expected calibration errors of both classif
 and a picture of analogies: test rows, and what M2 makes of each with the same z and
 every class.
 
-Rows are of bits: 0 and 1, or numbers between, which are their probabilities. Own data
+Rows are of bits, 0 and 1; of numbers between, which are their probabilities, where
+--m1 is of a run that draws bits from them (--binarization=dynamic). Own data
 (--dataset=npz:PATH) may have few labels from the start: those below 0 are none, and
 with --num_labels=0 all others are the one draw.
 
 Every step takes --batch_size rows without labels and --labels_per_step labeled ones,
 whose weight is such that each counts once an epoch. Draws that are trained lie in the
-workdir, below the digest of the flags, and are not trained again.
+workdir, below a digest of flags, labels and M1's step, and are not trained again.
 """
 
 from typing import NamedTuple
@@ -126,7 +127,7 @@ def main(config: Config) -> int:
         judge = judging.judge_of(nets, space, task.truth)
         draws = [labels.labels_of(config, task.labels, rows) for rows in task.draws]
         judged[name] = []
-        place = folder / "draws" / digest(config) / name
+        place = folder / "draws" / digest(config, task.labels, m1.step) / name
         for params in training.trained(config, nets, space, draws, place):
             if name == "M2" and not judged[name] and pictures.is_image(m1):
                 title = f"test rows as every class; {draws[0].num_labels} labels"
@@ -158,12 +159,15 @@ class Row(NamedTuple):
     percent: np.ndarray
 
 
+def _deviation(row: Row) -> float | None:
+    """None of a single draw, which has none."""
+    return row.percent.std(ddof=1) if len(row.percent) > 1 else None
+
+
 COLUMNS = [
     Column("wrong test rows, %", lambda row: row.name, width=31),
     Column("mean", lambda row: row.percent.mean(), ".2f", 8),
-    Column(
-        "std", lambda row: row.percent.std(ddof=min(1, len(row.percent) - 1)), ".2f", 8
-    ),
+    Column("std", _deviation, ".2f", 8),
     Column("least", lambda row: row.percent.min(), ".2f", 8),
     Column("most", lambda row: row.percent.max(), ".2f", 8),
 ]

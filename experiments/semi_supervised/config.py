@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import pathlib
 
+import numpy as np
+
 from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli
 from experiments.runs import rundir
@@ -60,10 +62,11 @@ class Config(cli.Flags):
             )
 
 
-def digest(config: Config) -> str:
-    """Of what a draw of M2 depends on."""
+def digest(config: Config, labels: np.ndarray, m1_step: int) -> str:
+    """Of what the draws of M2 depend on: flags, labels, and how far M1 is trained."""
     flags = dataclasses.replace(config, workdir="", num_draws=1, methods=("M2",))
-    return hashlib.sha256(repr(flags).encode()).hexdigest()[:12]
+    what = f"{flags!r} {m1_step} {labels.tolist()}"
+    return hashlib.sha256(what.encode()).hexdigest()[:12]
 
 
 def unlabeled(config: Config) -> TrainConfig:
@@ -84,7 +87,11 @@ def unlabeled(config: Config) -> TrainConfig:
             seed=config.seed,
             progress=False,
         )
-    flags = rundir.read_config(pathlib.Path(config.m1))
+    flags = rundir.read_config(pathlib.Path(config.m1).expanduser())
+    if flags.settled.missing == "nan":
+        raise cli.UsageError(
+            f"--m1={config.m1} has --missing=nan, and M2 is of rows without holes"
+        )
     if flags.observed != "bernoulli":
         raise cli.UsageError(
             f"--m1={config.m1} has --likelihood={flags.observed}, and M2 is of bits"

@@ -213,7 +213,7 @@ def test_a_card_changed_in_any_byte_or_cut_at_any_is_refused(tmp_path):
         changed = bytearray(whole)
         changed[at] ^= 1 << int(bit)
         assert is_refused(card, bytes(changed)), at
-        # The line's end alone says nothing.
+        # The line's end alone has no effect.
         assert is_refused(card, whole[:at]) or at == len(whole) - 1
 
 

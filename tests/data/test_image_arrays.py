@@ -338,11 +338,11 @@ def test_pillow_does_not_warn_beside_an_error(save):
 @pytest.mark.parametrize(
     ("name", "how", "said"),
     [
-        ("digits", {"image_size": 8}, "image_size=8 says nothing .* of images:PATH"),
-        ("digits", {"channels": "gray"}, "channels=gray says nothing"),
-        ("digits", {"skip_broken": True}, "skip_broken=True says nothing"),
+        ("digits", {"image_size": 8}, "image_size=8 has no effect .* of images:PATH"),
+        ("digits", {"channels": "gray"}, "channels=gray has no effect"),
+        ("digits", {"skip_broken": True}, "skip_broken=True has no effect"),
         ("digits", {"data_range": "byte"}, "of npz:PATH and tfds:NAME"),
-        ("images:own", {"data_range": "byte"}, "data_range=byte says nothing"),
+        ("images:own", {"data_range": "byte"}, "data_range=byte has no effect"),
     ],
 )
 def test_an_argument_that_says_nothing_to_a_source_is_refused(name, how, said):

@@ -18,7 +18,7 @@ NUM_DATA, STD, PRIOR_STD = 12, 0.7, 1.5
 
 
 def _regression():
-    """y = theta . u + noise as a model of x = [u, y]: z says nothing, and q is p(z).
+    """y = theta . u + noise as a model of x = [u, y]: z has no effect, and q is p(z).
 
     Only y's term counts, so the model is Bayesian linear regression in theta.
     """

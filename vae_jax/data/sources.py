@@ -283,8 +283,8 @@ def _refuse_unheeded(name: str, asked: _Asked, heeds: tuple[str, ...]) -> None:
                 f"{k}:{r.rest}" for k, r in _REGISTRY.items() if argument in r.heeds
             ]
             raise ValueError(
-                f"{name}: {argument}={getattr(asked, argument)} says nothing to this "
-                f"source: leave it out, it is of {' and '.join(readers)}"
+                f"{name}: {argument}={getattr(asked, argument)} has no effect with "
+                f"this source: leave it out, it is of {' and '.join(readers)}"
             )
 
 
