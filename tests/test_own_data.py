@@ -71,6 +71,13 @@ def test_no_bits_are_told_of_a_table_whose_cells_may_be_empty(tmp_path, save):
         assert bool(data.in_bits({"elbo": -1.0})) == has_bits
 
 
+def test_channels_before_pixels_are_no_image(save):
+    name = save(train=np.zeros((40, 3, 8, 8), np.uint8))
+    config = Config(dataset=name, network="conv", batch_size=5)
+    with pytest.raises((ValueError, cli.UsageError), match=r"\[3, 8, 8\]: move its"):
+        runs.build(config)
+
+
 @pytest.mark.parametrize("split", sources.SPLITS)
 def test_every_split_is_held_against_the_likelihood(save, split):
     arrays = {name: values(0, 1, 6, 4) for name in sources.SPLITS}

@@ -110,6 +110,8 @@ def style(*, activation: str, init: str) -> dict[str, Any]:
 
 
 def _convolutions(residual: bool) -> Callable[..., Coders]:
+    named = f"--network={'resnet' if residual else 'conv'}"
+
     def build(
         *,
         activation: str,
@@ -127,6 +129,11 @@ def _convolutions(residual: bool) -> Callable[..., Coders]:
         def encoder(
             x_shape: tuple[int, ...], num_outputs: int, size: int, num_context: int
         ) -> Network:
+            if len(x_shape) == 3 and x_shape[0] in (1, 3) and x_shape[2] > 4:
+                raise ValueError(
+                    f"{named} reads images [H, W] or [H, W, C], and x is "
+                    f"{list(x_shape)}: move its channels last"
+                )
             maps, shape = num_outputs // size if latent_maps else 0, x_shape
             if num_context:
                 shape = (*x_shape[:2], math.prod(x_shape[2:]) + num_context)
@@ -135,7 +142,7 @@ def _convolutions(residual: bool) -> Callable[..., Coders]:
                     shape, num_outputs, map_planes=maps, **style
                 )
             except ValueError as error:
-                chosen = f"--network={'resnet' if residual else 'conv'}"
+                chosen = named
                 if latent_maps:
                     chosen = f"--latent_maps with --num_latents={size}"
                 raise ValueError(f"{chosen}: {error}") from error
