@@ -146,7 +146,14 @@ def test_a_model_of_rows_is_the_model_at_each_rows_context(x64):
     for ours, theirs in zip(rows[:2], alone[:2], strict=True):
         for name in {*theirs._fields} - of_x:
             assert getattr(ours, name) is getattr(theirs, name), name
+    observed = likelihoods.bernoulli((X_SIZE,))
+    decoder = networks.linear(1, X_SIZE)
+    of_bits = vae.decoder_model(decoder, priors.standard_normal(1), observed)
+    bits = vae.model(of_bits, alone.recognition)
+    rows = conditional.of_rows(lambda c: bits, (X_SIZE,), num_context=NUM_CLASSES)
     assert rows.generative.quantity is not None
+    beside = np.concatenate([np.ones((2, X_SIZE)), np.full((2, NUM_CLASSES), -0.5)], 1)
+    assert rows.generative.quantity(beside) == "log-likelihood"  # c is no bit
     with pytest.raises(ValueError, match="x is drawn given a context c"):
         types.sample_joint(jax.random.key(1), model.generative, params)
 

@@ -242,7 +242,7 @@ def test_the_flag_that_ladders_replace_is_refused_where_it_was_used():
                 "ladder": ("2x2x1", "2"),
                 "network": "resnet",
                 "width": 2,
-                "likelihood": "normal_learned_std",
+                "likelihood": "normal_per_pixel_std",
             },
             2,
         ),

@@ -43,29 +43,13 @@ def convolve(
 
 def _correlate(kernel: Array, x: Array, sides: Sides, precision: Any) -> Array:
     """[R, S, I, O] and [N, H, W, I] -> [N, H, W, O]."""
-    kernel, x = _varying_alike(kernel, x)
+    kernel, x = numerics.vary_alike(kernel, x)
     return _CORRELATE.bind(kernel, x, sides=sides, precision=precision)
 
 
 def _to_kernel(x: Array, g: Array, sides: Sides, precision: Any) -> Array:
     """[N, H, W, I] and y's cotangent [N, H, W, O] -> the kernel's."""
     return _TO_KERNEL.bind(x, g, sides=sides, precision=precision)
-
-
-def _varying_alike(*arrays: Array) -> list[Array]:
-    """Inside `jax.shard_map`, all vary over the devices over which any does.
-
-    What JAX does for its own operations: the derivative of a kernel that all devices
-    share is then summed over them.
-    """
-    if not jax.sharding.get_abstract_mesh().manual_axes:
-        return list(arrays)
-    axes = [jax.typeof(array).manual_axis_type.varying for array in arrays]
-    every = frozenset.union(*axes)
-    return [
-        jax.lax.pcast(array, tuple(every - of), to="varying") if every - of else array
-        for array, of in zip(arrays, axes, strict=True)
-    ]
 
 
 def _turned(kernel: Array) -> Array:

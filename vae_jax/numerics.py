@@ -185,13 +185,28 @@ def _as_carried(step: Callable[[PyTree], PyTree], start: PyTree) -> PyTree:
         return start
 
     def widened(leaf: Array, like: jax.ShapeDtypeStruct) -> Array:
-        never = jnp.zeros_like(like, dtype=bool)  # varies as `like` does
-        return jnp.where(never, leaf, leaf)
+        return vary_alike(jnp.asarray(leaf), jnp.zeros_like(like))[0]
 
     types = None
     while types != (types := [jax.typeof(leaf) for leaf in jax.tree.leaves(start)]):
         start = jax.tree.map(widened, start, jax.eval_shape(step, start))
     return start
+
+
+def vary_alike(*arrays: Array) -> list[Array]:
+    """Inside `jax.shard_map`, all vary over the devices over which any does.
+
+    What JAX does for its own operations, and own primitives and carries have to ask
+    for: the derivative of what all devices share is then summed over them.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return list(arrays)
+    axes = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+    every = frozenset.union(*axes)
+    return [
+        jax.lax.pcast(array, tuple(every - of), to="varying") if every - of else array
+        for array, of in zip(arrays, axes, strict=True)
+    ]
 
 
 def unpack_tril(packed: Float[Array, " P"], size: int) -> Float[Array, "{size} {size}"]:

@@ -142,9 +142,8 @@ def _convolutions(residual: bool) -> Callable[..., Coders]:
                     shape, num_outputs, map_planes=maps, **style
                 )
             except ValueError as error:
-                chosen = named
-                if latent_maps:
-                    chosen = f"--latent_maps with --num_latents={size}"
+                of_maps = f"--latent_maps with --num_latents={size}"
+                chosen = of_maps if latent_maps else named
                 raise ValueError(f"{chosen}: {error}") from error
             return conditional.as_planes(network, x_shape) if num_context else network
 

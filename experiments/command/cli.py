@@ -135,8 +135,7 @@ def check_values(config_cls: Any, values: Mapping[str, Any]) -> None:
         for item in items if choices else ():
             if item not in choices:
                 raise ValueError(
-                    f"--{field.name}={item} is unknown; known: "
-                    f"{', '.join(filter(None, choices))}"
+                    f"--{field.name}={item} is unknown; known: {_listed(choices)}"
                     f"{_meant(item, choices)}"
                 )
         wanted = _out_of_bounds(value, *field.metadata["bounds"])
@@ -149,6 +148,11 @@ def check_values(config_cls: Any, values: Mapping[str, Any]) -> None:
             wanted = "be finite"
         if wanted:
             raise ValueError(f"--{field.name} must {wanted}, got {value}")
+
+
+def _listed(choices: Iterable[str]) -> str:
+    """All but the empty one, which is to leave the flag out."""
+    return ", ".join(filter(None, choices))
 
 
 def _meant(name: str, known: Iterable[str], form: str = "") -> str:
@@ -168,7 +172,9 @@ def _out_of_bounds(
             return f"{hold} between {above:g} and {below:g}"
     elif above is not None and not all(item > above for item in items):
         if above == 0:
-            return "hold positive numbers" if hold != "be" else "be positive"
+            return (
+                "hold positive numbers" if isinstance(value, tuple) else "be positive"
+            )
         return f"{hold} above {above:g}"
     elif below is not None and not all(item < below for item in items):
         return f"{hold} below {below:g}"
@@ -364,7 +370,7 @@ def _help(config_cls: Any, module: str) -> str:
             lines.extend(["", f"{f.metadata['section']}:"])
         choices = f.metadata["choices"]
         some = "Some" if isinstance(f.default, tuple) else "One"
-        options = f" {some} of {', '.join(filter(None, choices))}." if choices else ""
+        options = f" {some} of {_listed(choices)}." if choices else ""
         if isinstance(f.default, bool):
             line = f"--[no]{f.name} ({'on' if f.default else 'off'})"
         lines.append(f"  {line}\n      {f.metadata['help']}{options}")

@@ -51,8 +51,8 @@ def between(
     times = jnp.linspace(0.0, 1.0, num_steps, dtype=codes.dtype)
     arrays = {"x": np.asarray(trained.data.prepared.value(data))}
     for name, kind in KINDS.items():
-        between = compilation.program(jax.vmap(kind, (0, 0, None)))
-        z = between(codes[::2], codes[1::2], times)
+        path = compilation.program(jax.vmap(kind, (0, 0, None)))
+        z = path(codes[::2], codes[1::2], times)
         arrays |= {
             f"{name}_z": np.asarray(z),
             f"{name}_mean": pictures.decoded(trained, z),

@@ -117,6 +117,8 @@ def main(config: Config) -> int:
     folder = report.claim(config.workdir)
     task = task_of(config)
     m1 = unsupervised(config)
+    draws = [labels.labels_of(config, task.labels, rows) for rows in task.draws]
+    place = folder / "draws" / digest(config, task.labels, m1.step)
     judged: dict[str, list[judging.Judged]] = {}
     figures = {}
     for name in config.methods:
@@ -125,10 +127,8 @@ def main(config: Config) -> int:
         classifier = config.classifier if name == "M2" else "mlp"
         nets = spaces.nets(config, space, task.num_classes, classifier=classifier)
         judge = judging.judge_of(nets, space, task.truth)
-        draws = [labels.labels_of(config, task.labels, rows) for rows in task.draws]
         judged[name] = []
-        place = folder / "draws" / digest(config, task.labels, m1.step) / name
-        for params in training.trained(config, nets, space, draws, place):
+        for params in training.trained(config, nets, space, draws, place / name):
             if name == "M2" and not judged[name] and pictures.is_image(m1):
                 title = f"test rows as every class; {draws[0].num_labels} labels"
                 shown = judging.analogies(nets, params, space.test)

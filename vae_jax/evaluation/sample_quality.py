@@ -9,7 +9,8 @@ rows they are taken to, at the "highest" precision: small distances of rows of s
 are good to some sqrt(1e-7) s in float32. Memory holds a batch of rows of distances.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -226,9 +227,8 @@ def compare(
         ValueError: as `precision_recall`.
     """
     fresh = train[: len(test)]
-    to_nearest = compilation.program(nearest)
-    of_samples, of_test = to_nearest(samples, train), to_nearest(test, train)
-    judge = compilation.program(partial(precision_recall, num_neighbors=num_neighbors))
+    of_samples, of_test = _nearest(samples, train), _nearest(test, train)
+    judge = _judge(num_neighbors)
     judged, reference = judge(test, samples), judge(test, fresh)
     pooled = [test[:_BANDWIDTH_ROWS], samples[:_BANDWIDTH_ROWS]]
     bandwidth = float(median_distance(jnp.concatenate(pooled)))
@@ -248,6 +248,14 @@ def compare(
         mmd=float(mmds[0]),
         mmd_of_train=float(mmds[1]),
     )
+
+
+_nearest = compilation.program(nearest)
+
+
+@cache
+def _judge(num_neighbors: int) -> Callable[[Array, Array], PrecisionRecall]:
+    return compilation.program(partial(precision_recall, num_neighbors=num_neighbors))
 
 
 def _check(rows: Array, others: Array) -> None:
