@@ -81,7 +81,7 @@ def main(config: Config) -> int:
         protocol.check_likelihood(old.config, old.data)
         of_prior = {name: getattr(config, name) for name in ("prior", *OF_PRIOR)}
         flags = fitted_prior.new_config(old.config, str(out), **of_prior)
-    report.claim(out)
+    report.claim(out, flag="out")
     with cli.user_errors():
         fitted = fitted_prior.fit(
             old,

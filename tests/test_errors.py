@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import evaluate, reconstruct, tighter_bounds
+from experiments import evaluate, reconstruct, tighter_bounds, train
 from experiments.choices.config import Config
 from experiments.command import cli, report
 from experiments.runs import fit, rundir, runs
@@ -105,6 +105,20 @@ def test_a_flag_file_on_the_command_line_is_named_where_it_is_at_fault(tmp_path)
 def test_a_number_that_is_none_is_named_with_its_flag(flag):
     with pytest.raises(cli.UsageError, match=rf"--{flag}=fast"):
         cli.parse(Config, ["train", f"--{flag}=fast"])
+
+
+def test_an_estimator_that_wants_more_samples_names_their_flag(tmp_path):
+    said = "^vimco of --num_samples=1: num_samples must be two or more"
+    with pytest.raises(cli.UsageError, match=said):
+        train.main(tiny(tmp_path / "run", estimator="vimco"))
+
+
+def test_a_folder_to_write_in_is_named_by_its_flag(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(cli.UsageError, match=r"^--workdir=.*file is a file: name"):
+        report.claim(tmp_path / "file")
+    with pytest.raises(cli.UsageError, match=r"^--out=.*file is a file: name"):
+        report.claim(tmp_path / "file", flag="out")
 
 
 @dataclasses.dataclass(frozen=True)

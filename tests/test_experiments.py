@@ -15,6 +15,7 @@ from experiments.generate import command as generate
 from experiments.measures import measure, validation
 from experiments.runs import protocol, rundir, runs, trained_runs
 from tests.tiny import FLAGS, TINY, metrics, saved_arrays, tiny
+from vae_jax.plots import curves
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
@@ -278,12 +279,24 @@ def test_the_other_likelihoods_train(tmp_path, name):
     ids=["iwae", "sgvb_a", "warmup", "per_pixel_std"],
 )
 @pytest.mark.slow
-def test_each_choice_of_flags_trains(tmp_path, changes):
+def test_each_choice_of_flags_trains(tmp_path, changes, monkeypatch):
+    legends, draw = [], curves.training_curves
+
+    def drawn_with(*args, labels, **kwargs):
+        legends.append(labels)
+        return draw(*args, labels=labels, **kwargs)
+
+    monkeypatch.setattr(curves, "training_curves", drawn_with)
     assert train.main(tiny(tmp_path / "run", num_epochs=1, **changes)) == 0
     row = metrics(str(tmp_path / "run"))[0]
     assert np.isfinite([row["bound"], row["kl"], row["valid_reconstruction"]]).all()
     of_the_elbo = changes.get("estimator") != "iwae"  # L_K has no such split
     assert ("reconstruction" in row) == of_the_elbo
+    if of_the_elbo:
+        assert legends == [{}]
+    else:
+        assert legends[0]["bound"] == "bound: iwae, 3 samples"
+        assert legends[0]["valid_bits_per_dimension"].endswith("dimension: the ELBO")
 
 
 @pytest.mark.parametrize("prior", PRIORS)

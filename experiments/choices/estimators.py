@@ -344,14 +344,10 @@ def objective(
     row = ESTIMATORS[config.gradient]
     settings = rows.numbers(row, config, traced) | dict(learned)
     if row.sees_batch:
-        return row.build(
-            model, num_samples=config.num_samples, num_data=num_data, **settings
-        )
+        return _built(config, model, num_data=num_data, **settings)
 
     def of_model(model: Model, **changed: Any) -> ExampleObjective:
-        function = row.build(
-            model, num_samples=config.num_samples, **settings | changed
-        )
+        function = _built(config, model, **settings | changed)
         if not weight_decay:
             return function
         return sgvb.with_normal_prior_on_theta(
@@ -385,6 +381,15 @@ def objective(
         return rises
 
     return gradient.scheduled(lambda s: build(**s), at_step)
+
+
+def _built(config: Any, model: Model, **settings: Any) -> Any:
+    """What `Estimator.build` of the flags makes; its errors name the flags."""
+    name, num_samples = config.gradient, config.num_samples
+    try:
+        return ESTIMATORS[name].build(model, num_samples=num_samples, **settings)
+    except ValueError as error:
+        raise ValueError(f"{name} of --num_samples={num_samples}: {error}") from error
 
 
 def elbo_terms(

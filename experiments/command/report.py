@@ -114,8 +114,12 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def claim(workdir: str | pathlib.Path) -> pathlib.Path:
+def claim(workdir: str | pathlib.Path, *, flag: str = "workdir") -> pathlib.Path:
     """Creates a folder to write in, where there is none, before the work for it.
+
+    Args:
+        workdir: the folder, below `~` too.
+        flag: that named it, for the errors.
 
     Raises:
         UsageError: if it is a file or cannot be written.
@@ -123,16 +127,16 @@ def claim(workdir: str | pathlib.Path) -> pathlib.Path:
     folder = pathlib.Path(workdir).expanduser()
     if folder.exists() and not folder.is_dir():
         raise cli.UsageError(
-            f"--workdir={folder} is a file: name a folder, or move the file"
+            f"--{flag}={folder} is a file: name a folder, or move the file"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cli.UsageError(
-            f"--workdir={folder} cannot be created: {error.strerror}"
+            f"--{flag}={folder} cannot be created: {error.strerror}"
         ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise cli.UsageError(f"no permission to write in --workdir={folder}")
+        raise cli.UsageError(f"no permission to write in --{flag}={folder}")
     return folder
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.choices import estimators
 from experiments.runs import protocol, trained_runs
 from vae_jax import compilation, conditional, writing
 from vae_jax.plots import curves, files, images, latents
@@ -307,15 +308,20 @@ def draw_curves(trained: trained_runs.Trained, workdir: pathlib.Path) -> None:
     rows, panels = journal.read(workdir), {}
     places = [row["epoch"] for row in rows if row["step"] == trained.step]
     chosen = places[-1] if places and trained.config.early_stopping else None
-    reported = {name for row in rows for name in row}
+    reported, labels = {name for row in rows for name in row}, {}
+    gradient, num_samples = trained.config.gradient, trained.config.num_samples
     for metric, unit in METRICS.items():
         for name in trained.data.labeled({metric: 0.0}):
             shown = [name, f"valid_{name}"]
             if reported & set(shown):
                 of = "" if "bits" in name else f", {unit}"
-                panels[f"{name.replace('_', ' ')}{of}"] = shown
+                words = name.replace("_", " ")
+                panels[f"{words}{of}"] = shown
+                if metric == "bound" and not estimators.ESTIMATORS[gradient].of_elbo:
+                    labels[name] = f"{words}: {gradient}, {num_samples} samples"
+                    labels[f"valid_{name}"] = f"valid {words}: the ELBO"
     panels |= _of_latents(reported)
-    figure = curves.training_curves(rows, panels=panels, chosen=chosen)
+    figure = curves.training_curves(rows, panels=panels, labels=labels, chosen=chosen)
     files.save(figure, workdir / "training_curves.png")
 
 

@@ -42,6 +42,11 @@ def test_every_panel_holds_its_curves_with_labels_and_units():
     legend = figure.axes[0].get_legend()
     assert legend is not None
     assert [t.get_text() for t in legend.get_texts()] == ["train bound", "valid bound"]
+    labels = {"valid_bound": "the ELBO"}
+    figure = curves.training_curves(rows, panels=PANELS, labels=labels)
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == ["train bound", "the ELBO"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ def training_curves(
     rows: Sequence[Mapping[str, Any]],
     *,
     panels: Mapping[str, Sequence[str]],
+    labels: Mapping[str, str] | None = None,
     x: str = "epoch",
     chosen: float | None = None,
     title: str | None = None,
@@ -32,6 +33,7 @@ def training_curves(
         rows: what `journal.read` gives: one dict for each point of x.
         panels: the label of each panel's vertical axis, with its unit, to the names in
             the rows that it shows, as {"bound (nats per example)": ["bound"]}.
+        labels: what the legends call a name, where not by its words.
         x: the name of the horizontal axis in the rows.
         chosen: where on it the parameters are from that are reported: a dotted line.
         title: above all panels.
@@ -58,7 +60,8 @@ def training_curves(
         if chosen is not None:
             style = {"color": "0.45", "linestyle": ":", "linewidth": 1.2}
             axes.axvline(chosen, label=f"chosen: {x} {chosen:g}", **style)
-        _panel(axes, {name: _points(rows, x, name) for name in names})
+        words = {name: name.replace("_", " ") for name in names} | dict(labels or {})
+        _panel(axes, {words[name]: _points(rows, x, name) for name in names})
     if title:
         figure.suptitle(title)
     return figure
@@ -205,7 +208,7 @@ def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
             points[:, 1],
             marker=marker,
             linewidth=1.4,
-            label=name.replace("_", " "),
+            label=name,
         )
     places = np.unique(
         np.concatenate([points[:, 0] for points in series_drawn.values()])
