@@ -1,5 +1,6 @@
 """Where fresh parameters start: at the data's mean, and at a narrow q."""
 
+import dataclasses
 import math
 
 import jax
@@ -11,9 +12,9 @@ from experiments import train
 from experiments.choices import densities
 from experiments.choices.config import Config
 from experiments.runs import fit, protocol, runs
-from tests.tiny import tiny
+from tests.tiny import TINY, tiny
 from vae_jax import convolutional, likelihoods, networks, posteriors
-from vae_jax.data import sources
+from vae_jax.data import batches, sources
 
 pytestmark = pytest.mark.uses_optax
 
@@ -180,6 +181,25 @@ def test_a_decoder_of_maps_starts_at_the_mean_over_pixels(tmp_path):
     expected = likelihoods.logit_of_mean(mean).mean()
     assert len(moved) == 1
     np.testing.assert_allclose(moved[0], np.full(4, expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("binarization", ["none", "grid", "dequantized"])
+def test_the_mean_is_of_what_x_is_made_of_what_is_stored(binarization):
+    of_grid = {"likelihood": "discretized_logistic", "num_values": 17}
+    flags = of_grid if binarization == "grid" else {"likelihood": "normal"}
+    config = dataclasses.replace(TINY, binarization=binarization, **flags)
+    data = protocol.load(config)
+    source = data.source._replace(offset=0.5, divisor=17.0)  # as Frey Face is stored
+    prepared = batches.prepare(source, binarization=binarization)
+    data = data._replace(source=source, prepared=prepared)
+    rows, index = jnp.asarray(prepared.train), jnp.arange(len(prepared.train))
+    keys = jax.random.split(jax.random.key(0), 100)
+    take = jax.jit(lambda key: prepared.take(key, rows, index).x.mean(0))
+    drawn = np.mean([take(key) for key in keys], axis=0)
+    tolerance = 1e-6 if binarization != "dequantized" else 6.0 / 17.0 / 1.2e6**0.5
+    np.testing.assert_allclose(
+        protocol.mean_x(config, data), drawn, atol=tolerance, rtol=0.0
+    )
 
 
 def test_the_mean_is_of_what_is_not_missing(tmp_path):

@@ -178,8 +178,13 @@ def mean_x(config: Config, data: Dataset) -> np.ndarray:
     stored = np.where(count > 0, total, total.sum()) / np.where(
         count > 0, count, count.sum()
     )
-    if config.settled.binarization in ("threshold", "static"):
+    binarization = config.settled.binarization
+    if binarization in ("threshold", "static"):
         return stored  # the rows are zeros and ones
+    if binarization in ("grid", "dequantized"):
+        num_values = batches.num_stored_values(data.source)
+        is_grid = binarization == "grid"
+        return stored / (num_values - 1) if is_grid else (stored + 0.5) / num_values
     return (stored + data.source.offset) / data.source.divisor
 
 

@@ -65,6 +65,48 @@ def test_rows_are_written_as_they_were_read(save, tmp_path):
     assert lines[2] == ',,-3,,7,,yes,,"Bern, old town",,1,'
 
 
+def test_levels_that_are_numbers_are_told_apart_as_numbers(save):
+    text = "a,b,c\n1.0,2e0,7\n1,2,x\n,10,07\n3.00,010,7\n"
+    said = {"a": "ordinal", "b": "label", "c": "categorical"}
+    table = csv_tables.read(save(text), said)
+    assert [column.levels for column in table.columns] == [
+        ("1", "3.00"),
+        ("2", "10"),
+        ("07", "7", "x"),  # of texts: 7 and 07 are two
+    ]
+    np.testing.assert_array_equal(table.arrays["train"][:, 0], [0, 0, np.nan, 1])
+    assert table.labels["train"].tolist() == [0, 0, 1, 1]
+    more = csv_tables.read_rows(save("a,b,c\n3,2.0,x\n", "more.csv"), table.columns)
+    np.testing.assert_array_equal(more.arrays["test"], [[1, 1]])
+    assert more.labels["test"].tolist() == [0]
+    ids = save("a,b\n1,12345678901234567\n2,12345678901234568\n", "ids.csv")
+    assert csv_tables.read(ids, {"b": "label"}).labels["train"].tolist() == [0, 1]
+    guessed = csv_tables.read(save("a\n0\n1\n1.0\n0\n", "bits.csv"), {})
+    assert guessed.columns[0].levels == ("0", "1")
+
+
+def test_text_with_underscores_is_no_number(save):
+    codes = ["11_1", "1_11", "2_3", "2_4"]
+    table = csv_tables.read(save("a\n" + "\n".join(codes) + "\n"), {})
+    assert table.columns[0] == csv_tables.Column("a", "categorical", tuple(codes))
+    with pytest.raises(ValueError, match="'-nan' is no number"):
+        csv_tables.read(save("a\n1.5\n-nan\n"), {})
+
+
+def test_numbers_are_written_with_all_their_digits(save, tmp_path):
+    columns = (csv_tables.Column("a", "normal"),)
+    generator = np.random.default_rng(0)
+    values = np.float32([20230116, 0.1, 1e-30, 3e30, 1 / 3, np.nan, -7.0, 123456.79])
+    rows = np.concatenate([values, generator.normal(size=200).astype(np.float32)])
+    csv_tables.write(tmp_path / "a.csv", columns, rows[:, None])
+    again = csv_tables.read(tmp_path / "a.csv", {"a": "normal"}).arrays["train"]
+    np.testing.assert_array_equal(again[:, 0], rows)
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert lines[1:9] == [
+        *("20230116", "0.1", "1e-30", "3e+30", "0.33333334", '""', "-7", "123456.79"),
+    ]
+
+
 def test_a_folder_holds_the_splits_and_the_levels_are_of_all(save, tmp_path):
     save("a,b\n1.5,x\n2.5,y\n", "train.csv")
     save("a,b\n0.5,z\n", "test.csv")
@@ -211,6 +253,13 @@ def test_arrays_of_numbers_are_tables_as_files_are(tmp_path):
     expected = [[2.5, 0, 1], [np.nan, 1, 0], [-1, 0, 0.5]]
     np.testing.assert_array_equal(table.arrays["train"], expected)
     np.testing.assert_array_equal(table.labels["train"], [0, 1, 0])
+    ids = np.array([[2_000_000_001, 1], [2_000_000_002, 2], [2_000_000_001, 3]])
+    large = csv_tables.of_arrays("ids", {"train": ids}, {"x0": "label"})
+    assert large.labels["train"].tolist() == [0, 1, 0]
+    assert large.classes == ("2000000001", "2000000002")
+    tenths = np.array([[0.1, 0], [0.2, 1], [0.1, 2]], np.float32)
+    shares = csv_tables.of_arrays("tenths", {"train": tenths}, {"x0": "ordinal"})
+    assert shares.columns[0].levels == ("0.1", "0.2")
     more = csv_tables.further_rows("more", train[1:, :3], table.columns)
     np.testing.assert_array_equal(more.arrays["test"], expected[1:])
     assert more.labels == {}

@@ -100,6 +100,12 @@ def test_of_sixteen_bits_the_upper_eight_are_kept(form):
     assert not image_pixels.header(content).is_color
 
 
+def test_a_transparent_gray_of_sixteen_bits_lies_on_white():
+    values = np.array([[30_000, 30_001, 0]], np.uint16)
+    content = encoded(Image.fromarray(values), "PNG", transparency=30_000)
+    np.testing.assert_array_equal(decode(content), [[255, 117, 0]])
+
+
 def test_color_of_sixteen_bits_keeps_the_upper_eight_too():
     def chunk(kind, data):
         crc = struct.pack(">I", zlib.crc32(kind + data))
@@ -112,8 +118,9 @@ def test_color_of_sixteen_bits_keeps_the_upper_eight_too():
     np.testing.assert_array_equal(decode(content, color=True), [[[0, 9, 255]]])
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_as_its_camera_was_held(orientation):
+def test_an_image_is_turned_as_its_camera_was_held(orientation, form):
     upright = noise(4, 6)
     stored = {  # what a viewer turns back, by the EXIF standard
         1: upright,
@@ -127,8 +134,13 @@ def test_an_image_is_turned_as_its_camera_was_held(orientation):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = encoded(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
-    np.testing.assert_array_equal(decode(content), upright)
+    how = {"lossless": True} if form == "WEBP" else {}
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    content = encoded(image, form, exif=exif, **how)
+    decoded = decode(content)
+    assert decoded.shape == (4, 6)
+    if form in ("PNG", "TIFF"):  # the others keep no gray exactly
+        np.testing.assert_array_equal(decoded, upright)
     assert image_pixels.header(content)[1:] == (4, 6)
 
 

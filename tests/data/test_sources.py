@@ -167,6 +167,10 @@ def test_nan_is_a_missing_entry_where_that_is_said_and_infinity_never_is(save):
             "one integer for each of the 5 rows",
         ),
         (
+            {"train": images(5), "train_labels": np.arange(5) * 2**31},
+            f"train label {2**31} does not fit into 32 bits: number the classes",
+        ),
+        (
             {"train": images(5), "test_labels": np.arange(5)},
             r"labels or context of no rows: \['test'\]",
         ),

@@ -36,6 +36,15 @@ def test_rows_that_are_not_there_are_refused(valid_size):
         splits.held_out("a", {"train": ROWS}, {}, valid_size=valid_size, test_size=2)
 
 
+def test_more_labels_than_rows_are_refused_before_any_are_left_out():
+    arrays, labels = {"train": ROWS}, {"train": np.arange(12)}
+    said = "a: 12 labels or contexts are not one for each of the 10 training rows"
+    with pytest.raises(ValueError, match=said):
+        splits.held_out("a", arrays, labels, valid_size=2)
+    with pytest.raises(ValueError, match=said):
+        splits.for_seed("a", arrays, labels, valid_size=2, data_seed=0)
+
+
 MORE_ROWS = np.arange(40)[:, None]
 
 

@@ -1,10 +1,13 @@
 """Tables, in .csv files or arrays: one row an example, columns of several kinds.
 
 A cell becomes a float32: a number as it is, one of K levels as k / (K - 1) in their
-order, an empty one (or NA, NaN, null, none, ?) NaN.
+order, an empty one (or NA, NaN, null, none, ?) NaN. Levels that are all numbers are
+told apart as numbers: 1 and 1.0 are one. An empty line is no row: the empty cell of a
+table of one column is written "".
 """
 
 import csv
+import decimal
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -210,7 +213,17 @@ def _texts(name: str, values: np.ndarray) -> list[str]:
     """Numbers as a file has them."""
     if values.dtype.kind not in "buif":
         raise ValueError(f"{name}: a table's array holds numbers, got {values.dtype}")
-    return ["" if value != value else f"{value:.9g}" for value in values.astype(float)]
+    numbers = values.astype(np.uint8) if values.dtype.kind == "b" else values
+    return ["" if number != number else _shortest(number) for number in numbers]
+
+
+def _shortest(number: Any) -> str:
+    """The shortest text that its type reads as the same number."""
+    if isinstance(number, np.integer):
+        return str(number)
+    in_digits = number == 0 or 1e-4 <= abs(number) < 1e16
+    written = np.format_float_positional if in_digits else np.format_float_scientific
+    return written(number, trim="-")
 
 
 def _table(
@@ -271,7 +284,7 @@ def _line(cells: Any) -> str:
         '"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\n\r') else cell
         for cell in cells
     )
-    return ",".join(quoted) + "\n"
+    return (",".join(quoted) or '""') + "\n"
 
 
 def _text(column: Column, value: float) -> str:
@@ -279,7 +292,8 @@ def _text(column: Column, value: float) -> str:
         return ""
     if column.levels:
         return column.levels[round(float(value) * (len(column.levels) - 1))]
-    return f"{value:.0f}" if KINDS[column.family] == "count" else f"{value:.7g}"
+    is_count = KINDS[column.family] == "count"
+    return f"{value:.0f}" if is_count else _shortest(np.float32(value))
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -311,9 +325,21 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _number(text: str) -> float | None:
+    """None where it is none: float() reads 1_11, as 111, and signed NaN."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
+        return None
+    return None if "_" in text or number != number else number
+
+
+def _exact(text: str) -> decimal.Decimal | None:
+    """As `_number`, with all digits, of which a float loses some."""
+    if _number(text) is None:
+        return None
+    try:
+        return decimal.Decimal(text)
+    except decimal.InvalidOperation:  # an exponent of very many digits
         return None
 
 
@@ -364,7 +390,7 @@ def _known(
         _check(column.name, values, column.family, places)
         return values
     is_there = _are_there(texts)
-    is_new = is_there & ~np.isin(texts, column.levels)
+    is_new = is_there & np.array([at is None for at in _among(column.levels, texts)])
     if is_new.any():
         file, row = places[int(is_new.argmax())]
         raise ValueError(
@@ -414,11 +440,16 @@ def _of_levels(
 ) -> Column:
     """A column of levels, in the order of their numbers or else of their texts."""
     levels = {text for text, ok in zip(texts, is_there, strict=True) if ok}
-    numbers = {level: _number(level) for level in levels}
-    if all(number is not None for number in numbers.values()):
-        ordered = sorted(levels, key=lambda level: (numbers[level], level))
+    exact = {level: _exact(level) for level in sorted(levels)}
+    others = [level for level, number in exact.items() if number is None]
+    if not others:
+        longest_first = sorted(exact.items(), key=lambda pair: -len(pair[0]))
+        texts_of = {
+            number: level for level, number in longest_first if number is not None
+        }
+        ordered = [texts_of[number] for number in sorted(texts_of)]  # one for a number
     elif family == "ordinal":
-        first = next(level for level, number in numbers.items() if number is None)
+        first = others[0]
         file, row = places[texts.index(first)]
         raise ValueError(
             f"{file} row {row}, column {name}: {first!r} has no place in an order: "
@@ -445,9 +476,18 @@ def _of_levels(
 def _of(column: Column, texts: list[str], is_there: np.ndarray) -> np.ndarray:
     """k / (K - 1) of each cell; of a label, whose K may be one, k."""
     top = 1 if column.family == "label" else len(column.levels) - 1
-    values = {level: k / top for k, level in enumerate(column.levels)}
-    pairs = zip(texts, is_there, strict=True)
-    return np.array([values[text] if ok else np.nan for text, ok in pairs])
+    pairs = zip(_among(column.levels, texts), is_there, strict=True)
+    return np.array([k / top if k is not None and ok else np.nan for k, ok in pairs])
+
+
+def _among(levels: Sequence[str], texts: Sequence[str]) -> list[int | None]:
+    """The place of each text among the levels, if it is one."""
+    numbers = [_exact(level) for level in levels]
+    if None in numbers:
+        places = {level: k for k, level in enumerate(levels)}
+        return [places.get(text) for text in texts]
+    of_numbers = {number: k for k, number in enumerate(numbers)}
+    return [of_numbers.get(_exact(text)) for text in texts]
 
 
 def _labels(

@@ -51,8 +51,10 @@ def header(content: bytes) -> Header:
     """
     with _opened(content) as image:
         width, height = image.size
-        # Asked where it matters alone, as Pillow decodes a PNG to find the entry.
-        if width != height and image.getexif().get(_ORIENTATION) in range(5, 9):
+        # Pillow turns a TIFF's size itself. The others are asked where it matters
+        # alone, as a PNG is decoded to find the entry.
+        can_lie = width != height and image.format != "TIFF"
+        if can_lie and image.getexif().get(_ORIENTATION) in range(5, 9):
             width, height = height, width
         return Header(_is_color(image), height, width)
 
@@ -61,7 +63,8 @@ def decode(content: bytes, *, image_size: int | None, color: bool) -> np.ndarray
     """The pixels of an image file, uint8 [H, W], or [H, W, 3] with `color`.
 
     The image is turned as its EXIF entry says; of 16 bits the upper 8 are kept;
-    transparent pixels lie on white; color becomes gray by its luma (ITU-R 601-2). With
+    transparent pixels lie on white (but not the one color that a PNG of 16 bits may name
+    as such); color becomes gray by its luma (ITU-R 601-2). With
     an `image_size` S the largest square in the middle (of an odd remainder the upper or
     left one) is scaled to [S, S] by Pillow's Lanczos filter.
 
@@ -121,7 +124,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
             f"its pixels are integers from {values.min()} to {values.max()}, and 16 "
             "bits are read: store them as npz:PATH"
         )
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    upper = (values >> 8).astype(np.uint8)
+    upper[values == image.info.get("transparency", -1)] = 255  # white, as `_on_white`
+    return Image.fromarray(upper)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

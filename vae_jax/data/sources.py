@@ -302,14 +302,20 @@ def labels_of(name: str, split: str, array: np.ndarray, num_rows: int) -> np.nda
     """Labels int32 [N] of a split's rows.
 
     Raises:
-        ValueError: unless they are one integer a row.
+        ValueError: unless they are one integer a row, of at most 32 bits.
     """
     if array.shape != (num_rows,) or array.dtype.kind not in "bui":
         raise ValueError(
             f"{name}: {split} labels are {array.dtype} of shape {array.shape}: give "
             f"one integer for each of the {num_rows} rows"
         )
-    return array.astype(np.int32)
+    labels = array.astype(np.int32)
+    if (labels != array).any():
+        raise ValueError(
+            f"{name}: {split} label {array[labels != array][0]} does not fit into 32 "
+            "bits: number the classes from 0 on"
+        )
+    return labels
 
 
 def _digits(name: str, asked: _Asked) -> Source:

@@ -18,8 +18,10 @@ def held_out(
     With a `test_size` of 0, a test split that is there stays.
 
     Raises:
-        ValueError: fewer training rows than that, or none left.
+        ValueError: fewer training rows than that, or none left; as many labels as rows
+            are not there.
     """
+    _refuse_other_lengths(name, arrays, labels)
     num_rows = len(arrays["train"]) - test_size
     if not 0 <= valid_size < max(num_rows, 1):
         raise ValueError(
@@ -84,6 +86,7 @@ def for_seed(
     Raises:
         ValueError: as `with_test`.
     """
+    _refuse_other_lengths(name, arrays, labels)
     order = np.random.default_rng(data_seed).permutation(len(arrays["train"]))
 
     def shuffled(named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -92,3 +95,15 @@ def for_seed(
     return with_test(name, shuffled(arrays), shuffled(labels), valid_size=valid_size)[
         :2
     ]
+
+
+def _refuse_other_lengths(
+    name: str, arrays: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
+) -> None:
+    """Before rows are taken of both, which would hide what is left over."""
+    num_rows, num_labels = len(arrays["train"]), len(labels.get("train", ()))
+    if "train" in labels and num_labels != num_rows:
+        raise ValueError(
+            f"{name}: {num_labels} labels or contexts are not one for each of the "
+            f"{num_rows} training rows"
+        )
