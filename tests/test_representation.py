@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -70,6 +71,11 @@ def test_codes_are_judged_beside_pixels_and_components_of_the_same_size(seeds, c
     assert 0.0 <= latents["mutual_information"] <= np.log(40) + 1e-3
     total = latents["mutual_information"] + latents["marginal_kl"]
     np.testing.assert_allclose(latents["mean_kl"], total, rtol=1e-4)
+    for name in ("mean_kl", "mutual_information", "marginal_kl"):
+        at, error = (latents[name + ending] for ending in ("", "_error"))
+        assert re.search(
+            rf"{at:.2f}( nats)? \((standard error over z )?{error:.3f}", said
+        )
     for name in ("latents_{}.png", "neighbors_{}.png", "representation_{}.txt"):
         assert (seeds[0] / name.format("200_images")).stat().st_size > 0
 

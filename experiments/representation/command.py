@@ -259,12 +259,17 @@ def _latents(results: list[dict[str, Any]]) -> list[str]:
         lines.append(f"KL per latent, greatest first: {kls}")
     if "mean_kl" in first:
         rows = first["surgery_rows"]
-        error = max(r["latents"]["mutual_information_error"] for r in results)
+
+        def error(name: str) -> str:
+            return f"{max(r['latents'][f'{name}_error'] for r in results):.3f}"
+
         lines += [
-            f"mean KL over {rows} rows {of('mean_kl')} nats, in two parts:",
-            f"  I(n; z) {of('mutual_information')}, of the row's index and at most log "
-            f"{rows} = {first['log_rows']:.2f}; standard error over z {error:.3f}",
-            f"  KL(q(z) || p(z)) {of('marginal_kl')}, q(z) the mixture of these rows'",
+            f"mean KL over {rows} rows {of('mean_kl')} nats (standard error over z "
+            f"{error('mean_kl')}: --surgery_samples), in two parts:",
+            f"  I(n; z) {of('mutual_information')} ({error('mutual_information')}), of "
+            f"the row's index and at most log {rows} = {first['log_rows']:.2f}",
+            f"  KL(q(z) || p(z)) {of('marginal_kl')} ({error('marginal_kl')}), q(z) "
+            "the mixture of these rows'",
         ]
         if "total_correlation" in first:
             lines.append(

@@ -63,10 +63,10 @@ def decode(content: bytes, *, image_size: int | None, color: bool) -> np.ndarray
     """The pixels of an image file, uint8 [H, W], or [H, W, 3] with `color`.
 
     The image is turned as its EXIF entry says; of 16 bits the upper 8 are kept;
-    transparent pixels lie on white (but not the one color that a PNG of 16 bits may name
-    as such); color becomes gray by its luma (ITU-R 601-2). With
-    an `image_size` S the largest square in the middle (of an odd remainder the upper or
-    left one) is scaled to [S, S] by Pillow's Lanczos filter.
+    transparent pixels lie on white (but not the one color that a PNG of 16 bits may
+    name as such); color becomes gray by its luma (ITU-R 601-2). With an `image_size` S
+    the largest square in the middle (of an odd remainder the upper or left one) is
+    scaled to [S, S] by Pillow's Lanczos filter.
 
     Raises:
         ValueError: as `header`, or pixels that are no integers of at most 16 bits.
