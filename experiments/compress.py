@@ -57,6 +57,7 @@ OF_THE_FILE = (
     "the file, all that it holds",
     "without its first bits, which come back",
 )
+SHORTER = 0.01  # by more than that share than minus the bound is worth a line
 MAX_ROWS = 10**7  # of a file: more is a header believed
 MAX_VALUES = 2**16  # of an entry: the numbers of a word, or as many counts
 TABLE_SIZE = 2**27  # entries of tables that are made at a time
@@ -334,6 +335,18 @@ def _evidence(config: Config, trained: Trained, raw: Any) -> list[tuple[str, flo
     return [(name, -log_p * len(raw) / np.log(2.0))]
 
 
+def _of_floor(result: dict[str, Any]) -> list[str]:
+    """Why a file is much shorter than minus the bound, where it is."""
+    _, net, bound = (row["bytes"] for row in result["table"][:3])
+    if net > (1.0 - SHORTER) * bound:
+        return []
+    precision = result["header"]["quantization"]["precision"]
+    return [
+        "the file is shorter than minus the bound: every value has at least "
+        f"2^-{precision} in it, and some have far less by p(x | z)"
+    ]
+
+
 def _generic(rows: np.ndarray, num_values: int) -> list[tuple[str, float]]:
     """What codecs that know no model make of the rows.
 
@@ -375,6 +388,7 @@ def main(config: Config) -> int:
     text = "\n".join(
         [
             report.table(COLUMNS, result["table"]),
+            *_of_floor(result),
             f"{result['num_rows']} rows encoded in {result['encode_seconds']:.1f} s, "
             f"decoded and compared in {result['decode_seconds']:.1f} s",
         ]

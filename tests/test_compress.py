@@ -234,6 +234,7 @@ def test_counts_come_back_and_cost_minus_their_bound(tmp_path, flags):
     assert result["header"]["num_values"] == 1 + rows[300:].max()
     _, net, bound, *_ = (row["bytes"] for row in result["table"])
     np.testing.assert_allclose(net, bound, rtol=0.01)
+    assert compress._of_floor(result) == []
     decoded = compress.decompress(str(tmp_path / "a.bits"), trained)
     np.testing.assert_array_equal(decoded, rows[300:])
     header, words = files.read(tmp_path / "a.bits")
@@ -258,11 +259,22 @@ def test_a_count_whose_tables_are_too_large_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_file_shorter_than_the_bound_says_why(tmp_path, capsys):
+    rows = np.random.default_rng(0).integers(0, 300, size=(40, 3, 4)).astype(np.uint16)
+    workdir = _trained_on_counts(
+        tmp_path, rows, rows, likelihood="poisson", batch_size=20
+    )
+    config = _config(workdir, num_images=0, output=str(tmp_path / "a.bits"))
+    assert compress.main(config) == 0
+    assert "shorter than minus the bound: every value has" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_columns_of_a_table_are_refused(tmp_path):
     table = f"csv:{ROOT / 'tests' / 'rooms.csv'}"
     workdir = _trained(tmp_path / "run", dataset=table, num_epochs=1, batch_size=10)
     config = _config(workdir, num_images=0, output=str(tmp_path / "a.bits"))
-    with pytest.raises(cli.UsageError, match="no code"):
+    with pytest.raises(cli.UsageError, match=r"^columns of a table have no code"):
         compress.main(config)
 
 

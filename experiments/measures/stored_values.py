@@ -22,14 +22,18 @@ def num_values(trained: Trained) -> int | None:
     Raises:
         ValueError: where it may have any real value, or others than another entry.
     """
+    if trained.config.observed == "columns":
+        raise ValueError(
+            "columns of a table have no code: each has values of its own kind; counts "
+            "alone have one, trained with a likelihood of counts such as "
+            "--likelihood=negative_binomial"
+        )
     if trained.data.quantity != "log-likelihood":
         raise ValueError(
             f"a {trained.data.quantity} of {trained.config.observation} has no code of "
             "finite length: train with --binarization=static or dynamic, or with a "
             "likelihood of values, such as --likelihood=discretized_logistic"
         )
-    if trained.config.observed == "columns":
-        raise ValueError("columns of a table have no code: each has values of its own")
     if are_counts(trained):
         return None
     if trained.config.observed == "bernoulli" or trained.config.model:
