@@ -140,6 +140,16 @@ REFUSED = {
         {},
         "row 2, column income: inf is no finite number",
     ),
+    "more than float32": (
+        TEXT.replace("88.25", "1e300"),
+        {},
+        "people.csv row 4, column income: 1e+300 is more than float32 holds: scale",
+    ),
+    "semicolons": (
+        "a;b\n1,5;2\n",
+        {},
+        "people.csv: its header is one cell, 'a;b': part the cells by commas",
+    ),
     "an order of texts": (TEXT, {"city": "ordinal"}, "has no place in an order"),
     "bits of three": (TEXT, {"city": "bernoulli"}, "needs two levels, and has 3"),
     "a short row": (TEXT + "1,2\n", {}, "people.csv row 5 has 2 cells, the header 7"),

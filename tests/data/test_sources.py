@@ -122,12 +122,17 @@ def test_a_single_channel_is_dropped_and_three_are_kept(save):
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"), [(np.nan, "NaN"), (np.inf, "infinity"), (1e300, "infinity")]
+    ("bad", "said"),
+    [
+        (np.nan, "NaN: .* mend it"),
+        (np.inf, "infinity: .* mend it"),
+        (1e300, r"1e\+300, more than float32 does: scale"),
+    ],
 )
 def test_an_entry_that_is_not_finite_names_its_split_and_row(save, bad, said):
     valid = np.zeros((6, 4, 3))
     valid[4, 1, 2] = bad
-    with pytest.raises(ValueError, match=f"valid row 4 holds {said}: .* mend it"):
+    with pytest.raises(ValueError, match=f"valid row 4 holds {said}"):
         sources.load(save(train=np.zeros((5, 4, 3)), valid=valid))
 
 

@@ -308,6 +308,11 @@ def _rows(path: Path) -> list[list[str]]:
     if len(rows) < 2:
         raise ValueError(f"{path}: give a header and at least one row")
     header = rows[0]
+    if len(header) == 1 and set(header[0]) & set(";\t"):
+        raise ValueError(
+            f"{path}: its header is one cell, {header[0]!r}: part the cells by commas, "
+            "and write numbers with a decimal point"
+        )
     for name in header:
         if not name or _number(name) is not None or _FORBIDDEN & set(name):
             raise ValueError(
@@ -416,9 +421,17 @@ def _numbers(
             f"{file} row {row}, column {name}: {texts[int(bad.argmax())]!r} is no "
             f"number: mend it or leave it empty{instead}"
         )
-    return np.array(
+    values = np.array(
         [x if ok else np.nan for x, ok in zip(numbers, is_there, strict=True)], float
     )
+    huge = np.isfinite(values) & (np.abs(values) > np.finfo(np.float32).max)
+    if huge.any():
+        file, row = places[int(huge.argmax())]
+        raise ValueError(
+            f"{file} row {row}, column {name}: {values[int(huge.argmax())]:g} is more "
+            "than float32 holds: scale the column"
+        )
+    return values
 
 
 def _guessed(values: np.ndarray) -> str:

@@ -47,7 +47,8 @@ def stored(where: str, array: np.ndarray) -> np.ndarray:
     """Rows as they are kept: uint8 or float32, without a single trailing channel.
 
     Raises:
-        ValueError: for another dtype, integers beyond bytes, a single axis or infinity.
+        ValueError: for another dtype, integers beyond bytes, a single axis, infinity
+            or floats beyond float32.
     """
     kind = array.dtype.kind
     if kind not in "buif":
@@ -68,10 +69,17 @@ def stored(where: str, array: np.ndarray) -> np.ndarray:
         array = array[..., 0]
     with np.errstate(over="ignore"):  # an overflow is found just below
         dtype = np.float32 if kind == "f" else np.uint8
-        array = array.astype(dtype, order="C", copy=False)
-    if kind == "f" and (row := first_row(np.isinf(array))) is not None:
-        raise ValueError(f"{where} row {row} holds infinity: remove the row or mend it")
-    return array
+        rows = array.astype(dtype, order="C", copy=False)
+    if kind == "f" and (row := first_row(np.isinf(rows))) is not None:
+        if np.isinf(array[row]).any():
+            raise ValueError(
+                f"{where} row {row} holds infinity: remove the row or mend it"
+            )
+        raise ValueError(
+            f"{where} row {row} holds {np.abs(array[row]).max():g}, more than float32 "
+            "does: scale the numbers"
+        )
+    return rows
 
 
 def first_row(bad: np.ndarray) -> int | None:
