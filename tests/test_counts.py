@@ -1,6 +1,7 @@
 """Counts: laws of SciPy in double precision, limits and gradients in single."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -170,9 +171,28 @@ def test_a_beta_binomial_of_great_concentration_is_a_binomial():
         got = terms(jnp.full(21, logit), jnp.full(21, 18.0), x)
         exact = stats.binom.logpmf(np.arange(21), 20, special.expit(logit))
         np.testing.assert_allclose(got, exact, rtol=1e-5, atol=1e-5)
+    assert terms(jnp.float32(0.7), jnp.float32(18.0), jnp.float32(21.0)) == -np.inf
     slopes = jax.vmap(jax.grad(terms, (0, 1)), (None, None, 0))
     for ends in ((-90.0, -10.0), (90.0, 20.0)):
         assert np.all(np.isfinite(slopes(*map(jnp.float32, ends), x)))
+
+
+@pytest.mark.parametrize("num_trials", [10, 1000, 10_000])
+def test_a_beta_binomial_of_many_draws_keeps_its_digits(num_trials):
+    for logit, log_s in itertools.product((-3.0, 0.0, 1.0), (0.0, 3.0, 8.0)):
+        p, s = special.expit(logit), np.exp(log_s)
+        exact = stats.betabinom(num_trials, s * p, s * (1.0 - p))
+        x = np.unique(np.round([0, num_trials * p, *exact.interval(0.9), num_trials]))
+        terms = counts.beta_binomial_terms(
+            jnp.full(x.shape, logit),
+            jnp.full(x.shape, log_s),
+            jnp.asarray(x, jnp.float32),
+            num_trials=num_trials,
+        )
+        seen = (expected := exact.logpmf(x)) > -50.0
+        np.testing.assert_allclose(
+            terms[seen], expected[seen], rtol=0.0, atol=4e-7 * num_trials
+        )
 
 
 def test_the_rate_of_zeros_has_the_slope_of_its_log_probability(x64):

@@ -101,8 +101,9 @@ def beta_binomial_terms(
     Beta(s p, s (1 - p)) at p = sigmoid(logit) and the concentration s. As Pólya's urn,
     whose n draws add up to
     $\prod_{k<x}(p+k/s)\prod_{k<n-x}(1-p+k/s)/\prod_{k<n}(1+k/s)$ times the binomial
-    coefficient: no difference of large numbers at any s, and the limit of large s is
-    the binomial.
+    coefficient, $\prod_{k<\min(x,n-x)}(n-k)/(k+1)$: the limit of large s is the
+    binomial, at any s without a difference of gamma functions. The sum over n draws
+    rounds off about as much as float32 does of a number near n.
 
     Args:
         logit: of p.
@@ -116,10 +117,10 @@ def beta_binomial_terms(
     of_zeros = jnp.logaddexp(-numerics.softplus(logit)[None], share)
     ones, zeros = k < x[None], k < num_trials - x[None]
     urn = jnp.where(ones, of_ones, 0.0) + jnp.where(zeros, of_zeros, 0.0)
-    urn = (urn - numerics.softplus(share)).sum(0)
-    ways = math.lgamma(num_trials + 1.0)
-    ways = ways - jax.lax.lgamma(x + 1.0) - jax.lax.lgamma(num_trials - x + 1.0)
-    return urn + ways
+    of_coefficient = k < jnp.minimum(x, num_trials - x)[None]
+    ways = jnp.where(of_coefficient, jnp.log((num_trials - k) / (k + 1.0)), 0.0)
+    terms = (urn + ways - numerics.softplus(share)).sum(0)
+    return jnp.where(x <= num_trials, terms, -jnp.inf)
 
 
 def poisson(x_shape: tuple[int, ...], *, log_size: Scalar | float = 0.0) -> Likelihood:
