@@ -16,9 +16,9 @@ from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.completion import command as completion
-from experiments.runs import protocol, trained_runs
+from experiments.runs import fit, protocol, rundir, runs, trained_runs
 from tests.tiny import FLAGS, metrics, saved_arrays, tiny
-from vae_jax.training import journal
+from vae_jax.training import checkpoints, journal
 
 pytestmark = pytest.mark.uses_optax
 HOLES = {"missing": "nan", "missing_rate": 0.5, "estimator": "iwae", "num_samples": 2}
@@ -142,6 +142,31 @@ def test_flags_of_holes_that_make_no_sense_are_refused(flags, message):
         cli.parse(Config, ["train", *flags])
 
 
+JOINT = Config(
+    likelihood="discretized_logistic_mixture",
+    num_logistics=2,
+    num_values=17,
+    binarization="none",
+    num_latents=2,
+    hidden=(3,),
+)
+NO_TERM_AN_ENTRY = (
+    r"--likelihood=discretized_logistic_mixture has terms of shape \(4, 4\) for x of "
+    r"\(4, 4, 3\), .* such as --likelihood=discretized_logistic$"
+)
+
+
+def test_channels_of_one_term_cannot_be_missing():
+    models.build(dataclasses.replace(JOINT, missing="nan"), (4, 4))
+    for flags in (JOINT, dataclasses.replace(JOINT, condition="labels")):
+        with pytest.raises(ValueError, match=NO_TERM_AN_ENTRY):
+            models.build(
+                dataclasses.replace(flags, missing="nan"),
+                (4, 4, 3),
+                context=("0", "1") if flags.condition else (),
+            )
+
+
 # The script
 
 
@@ -215,6 +240,22 @@ def test_a_mask_of_the_wrong_shape_is_one_line(tmp_path, workdir):
         with pytest.raises(cli.UsageError, match=r"does not fit .* shape") as error:
             completion.complete(config, config.load())
         assert "\n" not in str(error.value)
+
+
+def test_a_term_of_several_entries_is_refused_before_any_draw(tmp_path):
+    rows = np.random.default_rng(0).integers(17, size=(20, 4, 4, 3)) / np.float32(16)
+    np.savez(tmp_path / "a.npz", train=rows, test=rows)
+    joint = dataclasses.replace(
+        JOINT,
+        workdir=str(tmp_path / "run"),
+        dataset=f"npz:{tmp_path / 'a.npz'}",
+        batch_size=10,
+    )
+    run = fit.claim(joint)
+    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
+    config = completion.Config(workdir=joint.workdir, **STEPS)
+    with pytest.raises(cli.UsageError, match=NO_TERM_AN_ENTRY):
+        completion.complete(config, config.load())
 
 
 @pytest.mark.slow

@@ -108,6 +108,15 @@ def silent(config, x_shape):
     return vae.model(model.generative._replace(quantity=None), model.recognition)
 
 
+def summed(config, x_shape):
+    model = plain(config, x_shape)
+    terms = model.generative.log_likelihood_terms
+    generative = model.generative._replace(
+        log_likelihood_terms=lambda params, x, z: terms(params, x, z).sum()
+    )
+    return vae.model(generative, model.recognition)
+
+
 def refuses(config, x_shape):
     raise ValueError("--hidden must hold two sizes")
 
@@ -242,6 +251,16 @@ def test_the_fits_take_a_model_of_ones_own(folder, changes, baseline):
     )
     runs.scan(run)
     jax.eval_shape(lambda: runs.initial(run))
+
+
+def test_a_model_whose_terms_are_of_no_entry_takes_no_holes(folder):
+    flags = Config(model="own_networks:summed")
+    models.check_masked(dataclasses.replace(flags, model="own_networks:plain"), (8, 8))
+    message = r"--model=own_networks:summed has terms of shape \(\) for x of \(8, 8\)"
+    with pytest.raises(ValueError, match=message):
+        models.check_masked(flags, (8, 8))
+    with pytest.raises(ValueError, match=message):
+        models.build(dataclasses.replace(flags, missing="nan"), (8, 8))
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,9 @@ def build(
     at_theta, learned = estimators.with_learned(
         config, at_theta, num_entries=num_entries
     )
-    if config.missing == "nan" and at_context is None:
-        at_theta = masked(config, at_theta)
+    if config.missing == "nan":
+        check_masked(config, x_shape)
+        at_theta = at_theta if context else masked(config, at_theta)
     of_rows = None
     if exemplar_rows is not None:
         x, index, _ = exemplar_rows
@@ -108,6 +109,58 @@ def build(
 def masked(config: Config, model: Model) -> Model:
     """The model of partial x; q sees zeros in the holes of what it sees."""
     return vae.masked(model, fill=None if _reading(config) else 0.0)
+
+
+def check_masked(config: Config, x_shape: tuple[int, ...]) -> None:
+    """Refuses a p(x | z) of which no single entry of x can be left out.
+
+    Shapes alone are traced.
+
+    Raises:
+        ValueError: naming the flag that chooses it; for a --model as in `build`.
+    """
+    config = config.settled
+    of_flag = "model" if config.model else "likelihood"
+    named = f"--{of_flag}={config.model or config.observed}"
+    x = jax.ShapeDtypeStruct(x_shape, jnp.result_type(float))
+    terms = (_terms_of_function if config.model else _terms_of_flags)(config, x_shape)
+    key = jax.eval_shape(jax.random.key, 0)
+    with _one_line(config.model, x_shape) if config.model else contextlib.nullcontext():
+        shape = jax.eval_shape(terms, key, x).shape
+    if shape != x_shape:
+        raise ValueError(
+            f"{named} has terms of shape {shape} for x of {x_shape}, of which no "
+            "entry can be missing or hidden: train with one that has a term an entry, "
+            "such as --likelihood=discretized_logistic"
+        )
+
+
+def _terms_of_flags(
+    config: Config, x_shape: tuple[int, ...]
+) -> Callable[[PRNGKey, Array], Array]:
+    """(key, x) -> terms of log p(x | h), under fresh parameters and an h of zeros."""
+    observed = likelihood(config, x_shape)
+
+    def terms(key: PRNGKey, x: Array) -> Array:
+        h = jnp.zeros(observed.width)
+        return observed.log_prob_terms(observed.init(key), h, x)
+
+    return terms
+
+
+def _terms_of_function(
+    config: Config, x_shape: tuple[int, ...]
+) -> Callable[[PRNGKey, Array], Array]:
+    """(key, x) -> terms of log p(x | z), under fresh parameters and a z of p."""
+    model = _of_function(config, x_shape)
+
+    def terms(key: PRNGKey, x: Array) -> Array:
+        key_init, key_z = jax.random.split(key)
+        params = model.init(key_init)
+        z = model.generative.sample_prior(key_z, params)
+        return model.generative.log_likelihood_terms(params, x, z)
+
+    return terms
 
 
 def _reading(

@@ -38,11 +38,12 @@ def check(config: Config, trained: trained_runs.Trained) -> None:
     """Refuses methods for which the model has not what they need.
 
     Raises:
-        ValueError: for weights of draws of a q that is a point mass, steps of a model
-            without an encoder, or a fitted normal of latents that are not real or of
-            fewer draws than latents.
+        ValueError: as `models.check_masked`; for weights of draws of a q that is a
+            point mass, steps of a model without an encoder, or a fitted normal of
+            latents that are not real or of fewer draws than latents.
     """
     flags, by_chain = trained.config, config.proposal == "chain"
+    models.check_masked(flags, trained.data.x_shape)
     if trained.has_point_mass:
         if config.chosen != ("pseudo_gibbs",):
             raise ValueError(
