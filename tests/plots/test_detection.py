@@ -33,6 +33,26 @@ def test_histograms_are_of_each_kind_and_hold_what_lies_beyond():
     assert not second.lines
 
 
+def test_a_threshold_beyond_the_bins_is_in_its_place_or_told_with_an_arrow():
+    kinds = {"test": np.linspace(0.0, 1.0, 1001)}
+    thresholds = {"near": 1.8, "below": -0.7, "far": 40.0, "under": -40.0}
+    panels = dict.fromkeys(thresholds, kinds)
+    figure = detection.histograms(panels, thresholds=thresholds)
+    figure.canvas.draw()
+    near, below, far, under = figure.axes
+    for axes, threshold in ((near, 1.8), (below, -0.7)):
+        (line,) = axes.lines
+        np.testing.assert_array_equal(line.get_xdata(), [threshold] * 2)
+        ends = [bar.get_x() for bar in axes.patches]
+        assert min(ends) < threshold < max(ends) + axes.patches[0].get_width()
+        assert not axes.texts
+    for axes, said in ((far, "threshold 40 →"), (under, "← threshold -40")):
+        assert not axes.lines
+        assert [text.get_text() for text in axes.texts] == [said]
+        low, high = axes.get_xlim()
+        assert high - low < 2.0
+
+
 def test_nothing_to_draw_is_refused():
     with pytest.raises(ValueError, match="curves must hold"):
         detection.roc_curves({})

@@ -1,14 +1,17 @@
 """How well a score tells two kinds of rows apart."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _MAX_COLUMNS = 4
 _NUM_BINS = 50
 _TAIL = 0.5  # percent of the rows on either side that the bins need not reach
+_MARGIN = 0.05  # of their width, that the bins reach beyond a threshold
 
 
 def roc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
@@ -45,8 +48,9 @@ def histograms(
 ) -> Figure:
     """The scores of kinds of rows, each kind with an area of one, in a panel a score.
 
-    The bins reach over all but the outermost half of a percent of each kind; what lies
-    beyond is in the outermost bins.
+    The bins reach over all but the outermost half of a percent of each kind, and over a
+    threshold that is not further from them than they are wide; what lies beyond is in
+    the outermost bins, and a threshold there is told with an arrow.
 
     Args:
         panels: score -> kind of rows -> scores [N], the same kinds in each.
@@ -72,6 +76,8 @@ def histograms(
         low, high = np.min(ends, initial=np.inf), np.max(ends, initial=-np.inf)
         if not low < high:
             low, high = (low - 0.5, low + 0.5) if low == high else (0.0, 1.0)
+        threshold = thresholds.get(score, math.nan)
+        low, high = _over_threshold(low, high, threshold)
         bins = np.linspace(low, high, _NUM_BINS + 1)
         for i, (kind, x) in enumerate(kinds.items()):
             axes.hist(
@@ -82,9 +88,10 @@ def histograms(
                 color=f"C{i}",
                 label=kind,
             )
-        if score in thresholds:
-            style = {"color": "0.3", "linestyle": ":", "linewidth": 1.2}
-            axes.axvline(float(np.clip(thresholds[score], low, high)), **style)
+        if low <= threshold <= high:
+            axes.axvline(threshold, color="0.3", linestyle=":", linewidth=1.2)
+        elif not math.isnan(threshold):
+            _tell_beyond(axes, threshold, above=threshold > high)
         axes.set_title(score, fontsize="small")
         axes.set_yticks([])
         axes.tick_params(labelsize="x-small")
@@ -94,6 +101,30 @@ def histograms(
         handles, labels, loc="outside upper center", ncols=len(labels), frameon=False
     )
     return figure
+
+
+def _over_threshold(low: float, high: float, threshold: float) -> tuple[float, float]:
+    """The ends of the bins, or those that reach over a threshold that is near."""
+    width = high - low
+    if high < threshold <= high + width:
+        return low, threshold + _MARGIN * width  # what is flagged lies behind the line
+    if low - width <= threshold < low:
+        return threshold - _MARGIN * width, high
+    return low, high
+
+
+def _tell_beyond(axes: Axes, threshold: float, *, above: bool) -> None:
+    said = f"threshold {threshold:.4g}"
+    axes.text(
+        0.98 if above else 0.02,
+        0.96,
+        f"{said} →" if above else f"← {said}",
+        transform=axes.transAxes,
+        ha="right" if above else "left",
+        va="top",
+        fontsize="x-small",
+        color="0.3",
+    )
 
 
 def _check(name: str, mapping: Mapping) -> None:
