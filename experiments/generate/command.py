@@ -162,8 +162,11 @@ def main(config: Config) -> int:
         drawings[path] = Drawing(of_layers, partial(layers.draw, source=source))
     if pictures.has_manifold(trained):
         plane = pictures.manifold(trained, size=config.manifold_size)
-        path = config.result_path(trained, "manifold")
-        drawings[path] = Drawing(plane, pictures.draw_manifold)
+        path = config.result_path(trained, "manifold", of_label)
+        caption = f"label {config.label}" if config.label else ""
+        drawings[path] = Drawing(
+            plane, partial(pictures.draw_manifold, caption=caption)
+        )
     if pairs is not None:
         for name, drawing in explore(key_paths, config, trained, pairs).items():
             drawings[config.result_path(trained, name)] = drawing

@@ -255,9 +255,11 @@ def _captioned(title: str, caption: str) -> str:
     return f"{title}; {caption}" if caption else title
 
 
-def draw_manifold(arrays: Arrays, path: pathlib.Path, *, limits: Limits) -> None:
-    """Draws the two-dimensional manifold."""
-    title = "Means of p(x | z) over the prior's quantiles"
+def draw_manifold(
+    arrays: Arrays, path: pathlib.Path, *, limits: Limits, caption: str = ""
+) -> None:
+    """Draws the two-dimensional manifold; the caption follows the title."""
+    title = _captioned("Means of p(x | z) over the prior's quantiles", caption)
     files.save(images.manifold(arrays["mean"], title=title, limits=limits), path)
 
 
