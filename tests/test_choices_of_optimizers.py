@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from experiments import train
-from experiments.choices import algorithms
+from experiments.choices import algorithms, models
 from experiments.choices.config import Config
 from experiments.command import cli
 from vae_jax.types import Params
@@ -67,6 +67,31 @@ def test_each_is_optaxs_own_behind_clipping_warm_up_and_schedule(name):
     for move, expected in zip(_updates(ours), _updates(theirs), strict=True):
         for x, y in zip(jax.tree.leaves(move), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-8)
+
+
+def test_the_schedule_of_mcem_is_over_all_updates_of_theta(monkeypatch):
+    config = Config(
+        algorithm="mcem",
+        num_updates=3,
+        optimizer="sgd",
+        learning_rate=0.1,
+        schedule="cosine",
+        num_epochs=2,
+        num_latents=2,
+    )
+    parts = models.build(config, (2, 2))
+    optimizers = []
+    monkeypatch.setattr(
+        algorithms.mcem,
+        "mcem",
+        lambda generative, optimizer, **numbers: optimizers.append(optimizer),
+    )
+    algorithms.build(config, parts, algorithms.Steps(num_data=10, per_epoch=5))
+    theirs = optax.sgd(optax.cosine_decay_schedule(0.1, 2 * 5 * 3))
+    pairs = (_updates(o, num_steps=12) for o in (optimizers[0], theirs))
+    for move, expected in zip(*pairs, strict=True):
+        for x, y in zip(jax.tree.leaves(move), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5)
 
 
 def test_the_help_of_the_optimizer_lists_each(monkeypatch, capsys):

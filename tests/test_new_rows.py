@@ -17,7 +17,7 @@ from experiments.completion import command as completion
 from experiments.representation import command as representation
 from experiments.runs import fit, new_rows, protocol, rundir, runs, trained_runs
 from tests.tiny import tiny
-from vae_jax.data import sources
+from vae_jax.data import batches, sources
 from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
@@ -75,6 +75,19 @@ def test_rows_of_a_file_are_stored_as_the_test_rows_of_the_run_are(
     np.testing.assert_array_equal(results.labels, data.prepared.labels["test"])
     said = capsys.readouterr().out
     assert f"{digits}: 447 rows, stored as float32, values 0 to 1; --binariz" in said
+
+
+def test_rows_of_another_scale_have_their_values_on_that_of_the_run(tmp_path):
+    config = tiny(tmp_path / "run", **REALS)
+    data = protocol.load(config)
+    source = data.source._replace(offset=0.5, divisor=17.0)
+    prepared = batches.prepare(source, binarization="none")
+    data = data._replace(source=source, prepared=prepared)
+    wanted = prepared.value(jnp.asarray(prepared.test))
+    np.savez(tmp_path / "rows.npz", test=np.asarray(wanted))
+    results = new_rows.read(str(tmp_path / "rows.npz"), config, data)
+    rows = prepared.value(jnp.asarray(results.rows))
+    np.testing.assert_allclose(rows, wanted, atol=1e-6)
 
 
 @pytest.mark.slow
