@@ -31,7 +31,6 @@ from tests import laws
 from tests.tiny import metrics, saved_arrays, tiny
 from vae_jax.data import sources
 from vae_jax.estimators import importance
-from vae_jax.plots import images
 from vae_jax.training import checkpoints
 from vae_jax.types import Params
 
@@ -122,27 +121,6 @@ def test_samples_of_a_label_are_the_row_of_it_among_all(workdir):
         generate.main(generate.Config(label="10", **flags))
     with pytest.raises(cli.UsageError, match="--quality codes rows, each with a cont"):
         generate.main(generate.Config(label="1", quality=True, **flags))
-
-
-@pytest.mark.slow
-def test_the_manifold_of_a_label_has_it_in_its_name_and_its_title(workdir, monkeypatch):
-    titles, manifold = [], images.manifold
-
-    def noted(sheet, **changes):
-        titles.append(changes["title"])
-        return manifold(sheet, **changes)
-
-    monkeypatch.setattr(images, "manifold", noted)
-    for label in ("3", "4"):
-        config = generate.Config(num=2, label=label, manifold_size=2, **of(workdir))
-        assert generate.main(config) == 0
-    three, four = (
-        np.load(workdir / f"manifold_label_{label}.npz")["mean"] for label in (3, 4)
-    )
-    assert np.ptp(three - four) > 1e-3
-    assert [title.rpartition("; ")[2] for title in titles] == ["label 3", "label 4"]
-    assert (workdir / "manifold_label_3.png").is_file()
-    assert not (workdir / "manifold.npz").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,11 @@ from experiments.command import cli
 from experiments.generate import command as generate
 from experiments.generate import paths, samplers
 from experiments.measures import measure, pictures
-from experiments.runs import trained_runs
+from experiments.runs import fit, rundir, runs, trained_runs
 from tests import testing
 from tests.tiny import tiny
+from vae_jax.plots import images
+from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
 
@@ -175,6 +178,44 @@ def test_what_the_data_cannot_give_is_one_line(workdir):
         generate.main(
             dataclasses.replace(config, quality=True, quality_rows=50, num_neighbors=50)
         )
+
+
+def saved(config):
+    """The workdir of a run that is saved before its first step."""
+    run = fit.claim(config)
+    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
+    return run.workdir
+
+
+def test_distances_to_rows_with_holes_are_refused_before_anything_is_drawn(tmp_path):
+    folder = saved(tiny(tmp_path / "run", missing="nan", missing_rate=0.5))
+    with pytest.raises(cli.UsageError, match="--quality measures distances to"):
+        generate.main(generate.Config(workdir=str(folder), num=2, quality=True))
+    assert not list(folder.glob("samples*"))
+
+
+@pytest.mark.slow
+def test_the_manifold_of_a_label_has_it_in_its_name_and_its_title(
+    tmp_path, monkeypatch
+):
+    folder = saved(tiny(tmp_path / "run", condition="labels", binarization="dynamic"))
+    titles, manifold = [], images.manifold
+
+    def noted(sheet, **changes):
+        titles.append(changes["title"])
+        return manifold(sheet, **changes)
+
+    monkeypatch.setattr(images, "manifold", noted)
+    flags: dict[str, Any] = {"workdir": str(folder), "num": 2, "manifold_size": 2}
+    for label in ("3", "4"):
+        assert generate.main(generate.Config(label=label, **flags)) == 0
+    three, four = (
+        np.load(folder / f"manifold_label_{label}.npz")["mean"] for label in (3, 4)
+    )
+    assert np.ptp(three - four) > 1e-3
+    assert [title.rpartition("; ")[2] for title in titles] == ["label 3", "label 4"]
+    assert (folder / "manifold_label_3.png").is_file()
+    assert not (folder / "manifold.npz").exists()
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,12 @@ def main(config: Config) -> int:
         pairs = None
     else:
         pairs = images_to_join(config, trained)
+    of_quality = {
+        "num_rows": config.quality_rows,
+        "num_neighbors": config.num_neighbors,
+    }
+    if config.quality:
+        quality.check(trained, **of_quality)  # before anything is sampled
     of_label = ""
     if config.label:
         trained = trained.at_label(config.label)
@@ -187,13 +193,7 @@ def main(config: Config) -> int:
         f"written to {trained.config.directory()}: {names} ({kinds}); {trained.moment}"
     )
     if config.quality:
-        result = quality.measured(
-            key_quality,
-            trained,
-            sample_z,
-            num_rows=config.quality_rows,
-            num_neighbors=config.num_neighbors,
-        )
+        result = quality.measured(key_quality, trained, sample_z, **of_quality)
         print(quality.table(result, source=source))
         parts = "quality", mixture, warmth, config.part("quality_rows")
         path = config.result_path(trained, *parts).with_suffix(".json")

@@ -31,6 +31,31 @@ class Quality(NamedTuple):
     spaces: dict[str, dict[str, float]]
 
 
+def check(trained: trained_runs.Trained, *, num_rows: int, num_neighbors: int) -> int:
+    """How many draws are compared with as many test rows.
+
+    Raises:
+        UsageError: without a test split, for rows with entries missing, or for no more
+            rows than neighbors.
+    """
+    prepared = trained.data.prepared
+    if not len(prepared.test):
+        raise cli.UsageError(
+            f"--quality needs a test split, {trained.config.dataset} has none"
+        )
+    if any(sources.missing_entries(s).any() for s in (prepared.train, prepared.test)):
+        raise cli.UsageError(
+            "--quality measures distances to whole rows, and these have entries "
+            "missing: leave it out"
+        )
+    num = min(num_rows, len(prepared.test), len(prepared.train))
+    if num_neighbors >= num:
+        raise cli.UsageError(
+            f"--num_neighbors={num_neighbors} must be below the {num} rows compared"
+        )
+    return num
+
+
 def measured(
     key: PRNGKey,
     trained: trained_runs.Trained,
@@ -46,23 +71,10 @@ def measured(
     q(z | x) of the draws. The nearest training row is looked for among all of them.
 
     Raises:
-        UsageError: without a test split, for rows with entries missing, or for no more
-            rows than neighbors.
+        UsageError: as `check`.
     """
+    num = check(trained, num_rows=num_rows, num_neighbors=num_neighbors)
     prepared = trained.data.prepared
-    if not len(prepared.test):
-        raise cli.UsageError(
-            f"--quality needs a test split, {trained.config.dataset} has none"
-        )
-    if any(sources.missing_entries(s).any() for s in (prepared.train, prepared.test)):
-        raise cli.UsageError(
-            "--quality measures distances to whole rows, and these have entries missing"
-        )
-    num = min(num_rows, len(prepared.test), len(prepared.train))
-    if num_neighbors >= num:
-        raise cli.UsageError(
-            f"--num_neighbors={num_neighbors} must be below the {num} rows compared"
-        )
     key_samples, key_codes, *keys = jax.random.split(key, 4)
     train, test = (
         prepared.value(jax.random.permutation(key, trained_runs.rows(trained, split=s)))
