@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import evaluate, reconstruct
+from experiments.anomaly import config as anomaly
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.completion import command as completion
@@ -74,7 +75,7 @@ def test_rows_of_a_file_are_stored_as_the_test_rows_of_the_run_are(
     np.testing.assert_array_equal(rows, wanted)
     np.testing.assert_array_equal(results.labels, data.prepared.labels["test"])
     said = capsys.readouterr().out
-    assert f"{digits}: 447 rows, stored as float32, values 0 to 1; --binariz" in said
+    assert f"{digits}: 447 rows of float32, stored 0 to 1; --binariz" in said
 
 
 def test_rows_of_another_scale_have_their_values_on_that_of_the_run(tmp_path):
@@ -247,6 +248,32 @@ def test_rows_on_the_scale_of_another_reader_are_refused(tmp_path):
         data = protocol.load(config)
         with pytest.raises(cli.UsageError, match=said):
             new_rows.read(str(tmp_path / "rows.npz"), config, data)
+
+
+def test_a_folder_and_an_archive_of_images_are_no_rows(workdir, tmp_path):
+    for path in (tmp_path, tmp_path / "pictures.ZIP"):
+        config = evaluate.Config(workdir=workdir, input=str(path))
+        with pytest.raises(cli.UsageError, match=r"--input=.*: give an \.npz .*\.csv$"):
+            evaluate.main(config)
+        scored = anomaly.Config(workdir=workdir, input=str(path))
+        with pytest.raises(cli.UsageError) as error:
+            scored.load_all()
+        said = f"; for images --outlier_dataset=images:{path}"
+        assert str(error.value).endswith(said)
+
+
+def test_the_range_of_bytes_is_that_of_what_is_stored(tmp_path, capsys):
+    rows = np.random.default_rng(0).integers(256, size=(30, 4, 4), dtype=np.uint8)
+    rows[0, 0] = 0, 255, 0, 255
+    np.savez(tmp_path / "bytes.npz", train=rows, test=rows)
+    dataset = f"npz:{tmp_path / 'bytes.npz'}"
+    config = tiny(tmp_path / "run", dataset=dataset, **REALS)
+    data = protocol.load(config)
+    assert " rows of 4x4 uint8, stored 0 to 255; " in protocol.opening(config, data)
+    new_rows.of_dataset(dataset, config, data)
+    said = capsys.readouterr().out
+    assert f"{dataset}: 30 rows of uint8, stored 0 to 255; " in said
+    assert "x = stored / 255" in said
 
 
 def test_a_file_that_is_not_there_and_a_split_of_it_are_one_line(workdir, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import ClassVar
 
 from experiments.anomaly import scores
 from experiments.command import cli
@@ -14,6 +15,7 @@ from vae_jax.data import codecs
 class Config(trained_runs.InputFlags):
     """One table; every field is a flag."""
 
+    OF_IMAGES: ClassVar = "--outlier_dataset=images:"
     outlier_dataset: str = cli.flag(
         "",
         "A data set by name, as --dataset of experiments.train, whose test rows are "

@@ -44,18 +44,32 @@ class NewRows(NamedTuple):
         }
 
 
-def read(path: str, config: Config, data: protocol.Dataset) -> NewRows:
+def read(
+    path: str, config: Config, data: protocol.Dataset, *, of_images: str = ""
+) -> NewRows:
     """The rows of an .npz, binarized and scaled as the test rows of a run are.
 
     They are read as --dataset=npz:PATH reads them (`npz_rows.load`); of a run on a
     table those of a .csv too, whose columns are the run's by their names. A line says
     what was read.
 
+    Args:
+        path: of the file.
+        config: the flags of the run.
+        data: those of the run.
+        of_images: what the command takes before the path of images, if it does.
+
     Raises:
-        UsageError: naming the file and the run, where the rows do not fit the run's
-            protocol.
+        UsageError: for a folder or a .zip; naming the file and the run, where the rows
+            do not fit the run's protocol.
     """
     file = pathlib.Path(path).expanduser()
+    if file.is_dir() or file.suffix.lower() == ".zip":
+        images = f"; for images {of_images}{path}" if of_images else ""
+        raise cli.UsageError(
+            f"--input={path}: give an .npz of rows (numpy.savez), or, of a run on a "
+            f"table, a .csv{images}"
+        )
 
     def load() -> sources.Source:
         if file.suffix == ".csv" or (
@@ -175,10 +189,10 @@ def _stored(
             )
         with cli.user_errors():
             rows = batches.packed(rows, contexts.one_hot(labels, data.context, place))
-    low, high = protocol.value_ranges(source)["test"]
     print(
-        f"{place}: {len(rows)} rows, stored as {source.test.dtype}, values {low:g} to "
-        f"{high:g}; --binarization={binarization}: {protocol.reading(config, source)}",
+        f"{place}: {len(rows)} rows of {source.test.dtype}, stored "
+        f"{protocol.stored_range(source)}; --binarization={binarization}: "
+        f"{protocol.reading(config, source)}",
         flush=True,
     )
     return rows, labels

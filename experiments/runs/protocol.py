@@ -238,15 +238,19 @@ def reading(config: Config, source: sources.Source) -> str:
     }.get(config.settled.binarization, f"x = 1 with probability {value}, else 0")
 
 
+def stored_range(source: sources.Source) -> str:
+    """Least and greatest entry of all splits, as they are stored."""
+    low, high = np.transpose([*value_ranges(source).values()])
+    ends = ((end * source.divisor - source.offset) for end in (low.min(), high.max()))
+    return " to ".join(f"{end:g}" for end in ends)
+
+
 def opening(config: Config, data: Dataset) -> str:
     """The line that a run begins with: what was read, and what its numbers are."""
     source = data.source
     sizes = ", ".join(
         f"{len(getattr(source, split))} {split}" for split in sources.SPLITS
     )
-    low, high = np.transpose([*value_ranges(source).values()])
-    ends = ((end * source.divisor - source.offset) for end in (low.min(), high.max()))
-    stored = " to ".join(f"{end:g}" for end in ends)
     share = max(_share_missing(data, split) for split in sources.SPLITS)
     holes = f", up to {100 * share:.0f}% of a split missing" if share else ""
     shape = "x".join(map(str, data.x_shape))
@@ -259,8 +263,8 @@ def opening(config: Config, data: Dataset) -> str:
         listed = csv_tables.listed(entries)
         beside = f", given its {_condition(config)} ({listed})"
     line = (
-        f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored {stored}"
-        f"{holes}; --binarization={config.settled.binarization}: "
+        f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored "
+        f"{stored_range(source)}{holes}; --binarization={config.settled.binarization}: "
         f"{reading(config, source)}; {config.observation}: a row's number "
         f"is a {data.quantity} in nats{beside}{bits}"
     )

@@ -269,8 +269,13 @@ class WorkdirFlags(cli.Flags):
 
 @dataclasses.dataclass(frozen=True)
 class InputFlags(WorkdirFlags):
-    """The flags of a command that measures rows of the run, or of a file."""
+    """The flags of a command that measures rows of the run, or of a file.
 
+    Attributes:
+        OF_IMAGES: the flag that takes images instead of --input, up to their path.
+    """
+
+    OF_IMAGES: ClassVar = ""
     input: str = cli.flag(
         "",
         "A file of other rows, instead, held against the run's protocol: .npz, its "
@@ -287,7 +292,8 @@ class InputFlags(WorkdirFlags):
         trained = super().load_all(workdir)
         if not self.input:
             return trained
-        rows = new_rows.read(self.input, trained[0].config, trained[0].data)
+        of_run = trained[0].config, trained[0].data
+        rows = new_rows.read(self.input, *of_run, of_images=self.OF_IMAGES)
         return [one._replace(input=rows) for one in trained]
 
     def measured_split(self, trained: Trained) -> str:
