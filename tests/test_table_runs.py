@@ -229,6 +229,28 @@ def test_what_does_not_go_with_a_table_is_refused(tmp_path, changes, said):
     assert "\n" not in str(error.value)
 
 
+def test_labels_that_are_not_there_are_asked_for_by_how_a_table_has_them(tmp_path):
+    path = tmp_path / "people.csv"
+    lines = [f"{i}.5,{'a' if i % 2 else 'b'}" for i in range(30)]
+    path.write_text("\n".join(["x,kind", *lines]))
+    config = tiny(tmp_path / "run", dataset=f"csv:{path}", condition="labels")
+    with pytest.raises(
+        ValueError, match=r"has no labels: .* \(--columns=NAME:label\)$"
+    ):
+        protocol.load(config)
+    of_labels = dataclasses.replace(config, columns=("kind:label",), batch_size=8)
+    run = runs.build(of_labels)
+    (tmp_path / "more.csv").write_text("x\n1.5\n")
+    with pytest.raises(cli.UsageError, match=r"=labels\): give its column kind$"):
+        new_rows.read(str(tmp_path / "more.csv"), run.config, run.data)
+    np.savez(tmp_path / "own.npz", train=np.eye(8))
+    config = tiny(
+        tmp_path / "run", dataset=f"npz:{tmp_path / 'own.npz'}", condition="labels"
+    )
+    with pytest.raises(ValueError, match="no labels: store train_labels, an integer"):
+        protocol.load(config)
+
+
 def test_counts_of_any_array_have_their_likelihoods(tmp_path):
     rows = np.random.default_rng(0).poisson(40.0, size=(60, 4)).astype(np.float32)
     np.savez(tmp_path / "own.npz", train=rows)

@@ -120,7 +120,8 @@ def of_labels(source: sources.Source) -> Contexts:
     for split in splits:
         if split not in source.labels:
             raise ValueError(
-                f"--condition=labels: the {split} split of {source.name} has no labels"
+                f"--condition=labels: the {split} split of {source.name} has no "
+                f"labels{_giving_labels(source, split)}"
             )
         if source.labels[split].min() < 0:
             row = int((source.labels[split] < 0).argmax())
@@ -138,6 +139,15 @@ def of_labels(source: sources.Source) -> Contexts:
         for split in sources.SPLITS
     }
     return Contexts(names, one_hots)
+
+
+def _giving_labels(source: sources.Source, split: str) -> str:
+    """How labels would be there, as the end of a sentence, where that can be said."""
+    if source.columns:
+        return ": name the column that holds them (--columns=NAME:label)"
+    if source.name.startswith("npz:"):
+        return f": store {split}_labels, an integer a row"
+    return ""
 
 
 def label_texts(source: sources.Source, names: Sequence[str]) -> tuple[str, ...]:

@@ -183,9 +183,11 @@ def _stored(
             rows = batches.packed(rows, contexts.of_new(config, run, source))
     elif data.context:
         if labels is None:
+            names = [c.name for c in source.columns if c.family == "label"]
+            by = f"give its column {names[0]}" if names else "store them as test_labels"
             raise cli.UsageError(
                 f"{place} has no labels, and the run in {config.workdir} is given them "
-                f"(--condition={config.condition}): store them as test_labels"
+                f"(--condition={config.condition}): {by}"
             )
         with cli.user_errors():
             rows = batches.packed(rows, contexts.one_hot(labels, data.context, place))
