@@ -229,6 +229,28 @@ def test_what_does_not_go_with_a_table_is_refused(tmp_path, changes, said):
     assert "\n" not in str(error.value)
 
 
+def test_families_are_told_where_the_likelihood_reads_them_alone(tmp_path):
+    path = tmp_path / "cells.csv"
+    cells = [f"{i},{'ab'[i % 2]}" for i in range(30)]
+    path.write_text("\n".join(["g0,cell", *cells]))
+    of_x = {
+        "auto": ["g0: negative_binomial, 0 to 29", "cell: bernoulli of 2: a, b"],
+        "normal": [
+            "g0: numbers, 0 to 29",
+            "cell: levels of 2: a, b, read as numbers 0 to 1",
+        ],
+    }
+    for likelihood, expected in of_x.items():
+        config = tiny(
+            tmp_path / "run",
+            dataset=f"csv:{path}",
+            likelihood=likelihood,
+            valid_size=0,
+        )
+        said = protocol.opening(config, protocol.load(config)).splitlines()[1:]
+        assert [line.strip() for line in said] == expected
+
+
 def test_labels_that_are_not_there_are_asked_for_by_how_a_table_has_them(tmp_path):
     path = tmp_path / "people.csv"
     lines = [f"{i}.5,{'a' if i % 2 else 'b'}" for i in range(30)]

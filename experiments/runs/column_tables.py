@@ -51,14 +51,27 @@ def fitted(
     return tuple(results)
 
 
-def lines(columns: Sequence[csv_tables.Column], train: np.ndarray) -> list[str]:
-    """What each column is, as a table of text."""
+def lines(
+    columns: Sequence[csv_tables.Column], train: np.ndarray, *, by_family: bool
+) -> list[str]:
+    """What each column is, as a table of text.
+
+    Args:
+        columns: all of the table's.
+        train: training rows [N, D] of those that x is made of.
+        by_family: whether the likelihood reads each of these by its family; else all
+            are numbers to it.
+    """
     results, place = [], 0
     for column in columns:
-        of_column = f"  {column.name}: {column.family}"
+        of_x, levels = column.family in tables.FAMILIES, ""
+        kind = column.family if by_family or not of_x else "numbers"
         if column.levels:
-            of_column += f" of {len(column.levels)}: {csv_tables.listed(column.levels)}"
-        if column.family in tables.FAMILIES:
+            levels = f" of {len(column.levels)}: {csv_tables.listed(column.levels)}"
+            if kind == "numbers":
+                kind, levels = "levels", f"{levels}, read as numbers 0 to 1"
+        of_column = f"  {column.name}: {kind}{levels}"
+        if of_x:
             values, place = train[:, place], place + 1
             if not column.levels:
                 of_column += f", {np.nanmin(values):g} to {np.nanmax(values):g}"

@@ -268,7 +268,9 @@ def opening(config: Config, data: Dataset) -> str:
         f"{reading(config, source)}; {config.observation}: a row's number "
         f"is a {data.quantity} in nats{beside}{bits}"
     )
-    of_columns = column_tables.lines(source.columns, data.prepared.train)
+    of_columns = column_tables.lines(
+        source.columns, data.prepared.train, by_family=config.observed == "columns"
+    )
     return "\n".join([line, *of_columns])
 
 
