@@ -290,3 +290,31 @@ def test_a_run_on_reals_draws_them_whole(tmp_path, save, monkeypatch):
     assert train.main(config) == 0
     draws = [title for title in titles if "black -40, white 60" in title]
     assert len(draws) == 3  # samples, reconstructions, manifold
+
+
+def test_errors_of_what_is_read_name_the_flags(tmp_path):
+    rows = np.ones((20, 4), np.float32)
+    rows[3, 1] = np.nan
+    np.savez(tmp_path / "holes.npz", train=rows)
+    np.savez(tmp_path / "splits.npz", train=rows[4:], valid=rows[4:])
+    np.savez(tmp_path / "dark.npz", train=np.full((9, 4), 40, np.uint8))
+    cases: dict[str, tuple[str, dict[str, Any]]] = {
+        "holes": (r"\(--missing=nan\)$", {}),
+        "splits": ("npz: --valid_size=2, but .*: leave --valid_size out$", {}),
+        "dark": (r" \(--data_range=byte, word or value\)$", {"valid_size": -1}),
+    }
+    for name, (said, flags) in cases.items():
+        config = Config(dataset=f"npz:{tmp_path / name}.npz")
+        config = dataclasses.replace(config, **({"valid_size": 2} | flags))
+        with pytest.raises(ValueError, match=said):
+            protocol.load(config)
+    digits = Config()
+    with pytest.raises(cli.UsageError, match=r"\(--data_range=byte, word or value\)$"):
+        new_rows.read(str(tmp_path / "dark.npz"), digits, protocol.load(digits))
+
+
+def test_a_path_with_a_flags_name_in_it_stays_as_it_is():
+    path = "/my/missing=1 (old)/leave/image_size=3/image_size).npz"
+    with pytest.raises(ValueError, match="no rows") as error, protocol.naming_flags():
+        raise ValueError(f"{path}: no rows: scale all (image_size)")
+    assert str(error.value) == f"{path}: no rows: scale all (--image_size)"

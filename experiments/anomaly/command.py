@@ -65,8 +65,7 @@ def main(config: Config) -> int:
             outlier_labels=config.outlier_labels,
             place=config.place,
         )
-        unscored = np.zeros(rows.size(CALIBRATION))  # refused before the work
-        anomaly.alarm_threshold(unscored, rate=config.false_alarm_rate)
+        _check_rate(config, rows.size(CALIBRATION))  # before the work
         names = _run_names(config, runs)
         sizes = scores.Sizes(
             config.eval_samples,
@@ -108,6 +107,22 @@ def main(config: Config) -> int:
         figures = outputs.draw(path, first, scored, rows, results)
     print(f"{text}\nwritten to {path}.json, .txt, .npz, .csv{figures}")
     return 0
+
+
+def _check_rate(config: Config, num_rows: int) -> None:
+    """Refuses a rate that is below what so many calibration rows can hold.
+
+    Raises:
+        ValueError: naming the flags.
+    """
+    rate = config.false_alarm_rate
+    try:
+        anomaly.alarm_threshold(np.zeros(num_rows), rate=rate)
+    except ValueError as error:
+        raise ValueError(
+            f"--false_alarm_rate={rate:g}: {error} (rows: --valid_size of training, "
+            "at most --num_images)"
+        ) from error
 
 
 def _background(config: Config) -> Trained | None:

@@ -151,7 +151,8 @@ def _fitting(
         UsageError: naming the flag and what the run has instead.
     """
     try:
-        source = load()
+        with protocol.naming_flags():
+            source = load()
         _check(source, config, data)
     except (ValueError, OSError) as error:
         reason = str(error).removeprefix(f"{place}: ")

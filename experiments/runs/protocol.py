@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,12 @@ OF_BITS = {
     "importance_bound": "importance_bits_per_dimension",
     "log_p": "log_p_bits_per_dimension",
 }
+# Arguments of `sources.load` that are flags by the same names, as its errors tell them.
+_NAMES = "missing|valid_size|channels|data_seed|data_range|image_size|skip_broken"
+_ARGUMENT = re.compile(
+    rf"(?:(?<=[ (])|^)(?:{_NAMES})(?==)|(?<=\()(?:{_NAMES})(?=\))"
+    rf"|(?<=leave )(?:{_NAMES})(?= out)"
+)
 OF_REALS = "take --likelihood=normal_per_pixel_std --binarization=none"
 
 
@@ -130,15 +137,17 @@ def load(config: Config) -> Dataset:
             or another flag cannot read, or that --binarization has to choose for.
         FileNotFoundError: as `sources.load`.
     """
-    source = sources.load(
-        config.dataset,
-        data_dir=config.data_dir or None,
-        valid_size=None if config.valid_size < 0 else config.valid_size,
-        missing=config.settled.missing,
-        data_seed=config.data_seed,
-        **how_files_are_read(config),
-        columns=column_tables.said(config.columns),
-    )
+    columns = column_tables.said(config.columns)
+    with naming_flags():
+        source = sources.load(
+            config.dataset,
+            data_dir=config.data_dir or None,
+            valid_size=None if config.valid_size < 0 else config.valid_size,
+            missing=config.settled.missing,
+            data_seed=config.data_seed,
+            **how_files_are_read(config),
+            columns=columns,
+        )
     if config.num_train:
         source = _first_rows(source, config.num_train)
     if sources.missing_entries(source.train).all():
@@ -161,6 +170,21 @@ def load(config: Config) -> Dataset:
         context, splits = contexts.of(config, source)
         prepared = batches.with_context(prepared, splits)
     return Dataset(source, prepared, of_data, bits, columns, context)
+
+
+@contextlib.contextmanager
+def naming_flags() -> Iterator[None]:
+    """Gives arguments of `sources.load` in its errors the dashes of their flags.
+
+    An argument is a name before an equals sign, alone in parentheses, or left out.
+
+    Raises:
+        ValueError: in the place of another.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(_ARGUMENT.sub(r"--\g<0>", str(error))) from error
 
 
 def mean_x(config: Config, data: Dataset) -> np.ndarray:

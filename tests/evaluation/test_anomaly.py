@@ -35,6 +35,16 @@ def test_exchangeable_rows_are_flagged_at_most_as_often_as_the_rate(rows, rate, 
         assert abs(flagged.mean() - exact) < 4 * error
 
 
+def test_the_rate_that_is_told_to_be_enough_is():
+    for num_rows in range(1, 300):
+        scores = np.arange(float(num_rows))
+        with pytest.raises(ValueError, match="or a rate of at least") as error:
+            anomaly.alarm_threshold(scores, rate=1e-6)
+        enough = float(str(error.value).split()[-1])
+        assert enough < 1.1 / (num_rows + 1.0)
+        anomaly.alarm_threshold(scores, rate=enough)
+
+
 def test_p_values_count_the_calibration_rows_that_are_as_strange():
     calibration = np.array([1.0, 2.0, 2.0, 3.0])
     p = anomaly.p_values(np.array([0.0, 2.0, 2.5, 3.0, np.inf]), calibration)

@@ -278,10 +278,12 @@ def alarm_threshold(calibration: Float[np.ndarray, " M"], *, rate: float) -> flo
     possible = np.arange(1.0, len(ordered) + 1.0) / (len(ordered) + 1.0)
     allowed = int((possible <= rate).sum())  # 1 + #{calibration >= score} at most
     if not allowed:
+        least = 1.0 / (len(ordered) + 1.0)
+        scale = 10.0 ** (1 - math.floor(math.log10(least)))
         raise ValueError(
             f"no row can be flagged at a rate of {rate:g} by {len(ordered)} "
             f"calibration rows: give at least {math.ceil(1.0 / rate) - 1}, or a rate "
-            f"of at least {1.0 / (len(ordered) + 1.0):.2g}"
+            f"of at least {math.ceil(least * scale) / scale:.2g}"
         )
     return float(ordered[allowed - 1])
 
