@@ -7,7 +7,16 @@ import pytest
 from scipy import stats
 
 from tests import problems, testing
-from vae_jax import posteriors, priors, vae
+from vae_jax import (
+    codes,
+    flows,
+    likelihoods,
+    networks,
+    posteriors,
+    priors,
+    vae,
+    vector_quantized,
+)
 from vae_jax.estimators import sgvb
 from vae_jax.inference import full_vb
 from vae_jax.training import gradient, loop
@@ -39,6 +48,16 @@ def _regression():
     )
     recognition = vae.recognition(lambda params, x: jnp.zeros(2, x.dtype), density)
     return vae.model(generative, recognition)
+
+
+def _linear():
+    return networks.linear(2, 4)
+
+
+def _with_prior(decoder, prior):
+    generative = vae.decoder_model(decoder, prior, likelihoods.bernoulli((4,)))
+    encoder = networks.linear(4, 4)
+    return vae.model(generative, vae.encoder_model(encoder, posteriors.diag_normal(2)))
 
 
 def _data():
@@ -154,6 +173,40 @@ def test_the_model_at_the_mean_is_the_plain_model_there():
         )
 
 
+def test_the_model_at_the_mean_keeps_the_priors_symbols():
+    books = vector_quantized.rows(2, num_rows=3, width=1)
+    prior, z = codes.uniform_prior(books), jnp.array([0.3, -0.4])
+    model = _with_prior(
+        vector_quantized.summed(_linear(), width=1, num_levels=1), prior
+    )
+    wrapped = full_vb.at_mean(model)
+    params = wrapped.init(jax.random.key(0))
+    plain = full_vb.at_mean_of(params)
+    lifted, symbols = wrapped.generative.symbols, model.generative.symbols
+    assert lifted is not None
+    assert symbols is not None
+    k = symbols.of(plain, z)
+    np.testing.assert_array_equal(lifted.of(params, z), k)
+    np.testing.assert_array_equal(lifted.value(params, k), symbols.value(plain, k))
+    np.testing.assert_array_equal(
+        lifted.log_probs(params, z), symbols.log_probs(plain, z)
+    )
+
+
+def test_the_model_at_the_mean_keeps_the_priors_map_of_noise():
+    flow = flows.inverse_autoregressive(networks.made(2, ()), 2)
+    model = _with_prior(_linear(), posteriors.flow(priors.standard_normal(2), flow))
+    wrapped = full_vb.at_mean(model)
+    params, eps = wrapped.init(jax.random.key(0)), jnp.array([0.3, -0.4])
+    lifted = wrapped.generative.transport
+    transport = model.generative.transport
+    assert lifted is not None
+    assert transport is not None
+    z = transport.forward(full_vb.at_mean_of(params), eps)
+    np.testing.assert_array_equal(lifted.forward(params, eps), z)
+    np.testing.assert_allclose(lifted.inverse(params, z), eps, rtol=1e-5)
+
+
 def test_the_divergence_from_the_prior_is_the_sum_over_all_weights(x64):
     q = {
         "mean": {"a": jnp.array([[0.5, -1.0]]), "b": jnp.array([2.0])},
@@ -182,5 +235,8 @@ def test_bad_settings_are_refused_when_built():
         full_vb.full_vb(objective, num_data=0)
     with pytest.raises(ValueError, match="prior_std must be positive"):
         full_vb.full_vb(objective, num_data=1, prior_std=0.0)
+    projected = objective._replace(project=lambda params, memory: params)
+    with pytest.raises(ValueError, match="makes some of its memory"):
+        full_vb.full_vb(projected, num_data=1)
     with pytest.raises(ValueError, match="initial_std must be positive"):
         full_vb.at_mean(_regression(), initial_std=-1.0)

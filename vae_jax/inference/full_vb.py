@@ -24,6 +24,8 @@ from vae_jax.types import (
     PyTree,
     Recognition,
     Scalar,
+    Symbols,
+    Transport,
 )
 
 
@@ -41,7 +43,8 @@ def full_vb(
 
     Args:
         objective: a bound L on log p(x) given theta, for plain parameters; its memory
-            is kept.
+            is kept. None of theta may be a function of it (`Objective.project`), as the
+            data would not say how wide q is there.
         num_data: N.
         prior_std: of every entry of theta.
 
@@ -49,11 +52,17 @@ def full_vb(
         An objective of parameters that hold q(theta), as those of `at_mean` do.
 
     Raises:
-        ValueError: if num_data is below one or prior_std is not positive.
+        ValueError: if num_data is below one, prior_std is not positive or the objective
+            has a `project`.
     """
     numerics.check_positive(num_data=num_data)
     if not 0.0 < prior_std < math.inf:
         raise ValueError(f"prior_std must be positive and finite, got {prior_std}")
+    if objective.project is not Objective._field_defaults["project"]:
+        raise ValueError(
+            "q(theta) is of parameters that are climbed, but the objective makes some "
+            "of its memory (Objective.project)"
+        )
 
     def init(params: Params) -> PyTree:
         return objective.init(at_mean_of(params))
@@ -99,16 +108,19 @@ def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
         parameters = known.parameters
         return Family(known.name, parameters and params_first(parameters))
 
+    transport, symbols = generative.transport, generative.symbols
     return Model(
         Generative(
-            init,
-            params_second(generative.sample_prior),
-            params_first(generative.log_prior),
-            params_first(generative.log_likelihood_terms),
-            params_second(generative.sample_observation),
-            params_first(generative.mean_observation),
-            family(generative.prior_family),
-            generative.quantity,
+            init=init,
+            sample_prior=params_second(generative.sample_prior),
+            log_prior=params_first(generative.log_prior),
+            log_likelihood_terms=params_first(generative.log_likelihood_terms),
+            sample_observation=params_second(generative.sample_observation),
+            mean_observation=params_first(generative.mean_observation),
+            prior_family=family(generative.prior_family),
+            quantity=generative.quantity,
+            transport=transport and Transport(*map(params_first, transport)),
+            symbols=symbols and Symbols(*map(params_first, symbols)),
         ),
         Recognition(
             recognition.init,
