@@ -152,6 +152,54 @@ def test_a_mixture_is_that_of_its_components_bins():
     np.testing.assert_allclose(2.0**-bits, mass, rtol=1e-6, atol=1e-12)
 
 
+def _mixture(weights, mean, std):
+    return lambda lanes: tables.normal_mixture(
+        weights, mean, std, num_lanes=lanes, num_bins=16
+    )
+
+
+def test_a_mixture_of_one_is_its_normal_in_both_tails():
+    mean, std = np.array([[0.3, -1.2]]), np.array([[0.05, 0.04]])
+    symbols, bits = _bits_of_all(_mixture(np.ones(1), mean, std), (16, 16))
+    repeated = [np.tile(row, (len(symbols), 1)) for row in (mean, std)]
+    normal = tables.normal(*repeated, num_bins=16)
+    alone = normal.push(_stack(len(symbols)), symbols)[1]
+    assert alone.max() > 1000.0
+    np.testing.assert_allclose(bits, alone, rtol=1e-12)
+
+
+def test_a_mixture_seen_in_a_mirror_costs_the_same():
+    """Also where only the first entry's far tail says which component it is."""
+    weights = np.array([0.4, 0.6])
+    mean, std = np.array([[-0.2, -1.0], [-0.3, 1.0]]), np.array([[0.1, 0.3]] * 2)
+    symbols, bits = _bits_of_all(_mixture(weights, mean, std), (16, 16))
+    reverse, mirrored = _bits_of_all(_mixture(weights, -mean, std), (16, 16))
+    np.testing.assert_array_equal(symbols, 15 - reverse[::-1])
+    np.testing.assert_allclose(bits, mirrored[::-1], rtol=1e-9)
+
+
+def test_a_mixtures_frequencies_are_those_that_archives_were_written_with():
+    """Bit for bit: a stack of the words that differences of its CDFs have given."""
+    weights = np.array([0.4, 0.6])
+    mean, std = np.array([[-0.2, -1.0], [-0.3, 1.0]]), np.array([[0.1, 0.3]] * 2)
+    at = special.ndtri(np.arange(17) / 16)[:, None]
+    cdf = [special.ndtr((at - m) / s) for m, s in zip(mean.T, std.T, strict=True)]
+    mass = np.maximum(np.diff(cdf, axis=1), np.finfo(float).tiny)
+    symbols = np.array(list(np.ndindex(16, 16)))
+    lanes, room = len(symbols), float(2**24 - 16)
+    stack = _stack(lanes)
+    for entry in (1, 0):
+        seen = np.log(mass[np.arange(entry), symbols[:, :entry]]).sum(axis=1)
+        w = special.softmax(np.log(weights) + seen, axis=1)
+        starts, ends = (
+            index + np.rint((w * cdf[entry][index]).sum(axis=1) * room).astype(int)
+            for index in (symbols[:, entry], symbols[:, entry] + 1)
+        )
+        stack = rans.push(stack, starts, ends - starts, precision=24)
+    pushed = _mixture(weights, mean, std)(lanes).push(_stack(lanes), symbols)[0]
+    np.testing.assert_array_equal(rans.to_words(pushed), rans.to_words(stack))
+
+
 def test_groups_in_turn_read_those_before_them_alone():
     """Their order is that of popping; the last group has the first entries."""
     tables_of = np.random.default_rng(4).normal(size=(5, 3, 4))

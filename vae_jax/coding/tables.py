@@ -134,17 +134,7 @@ def normal(
         return index + np.rint(cdf * room).astype(np.int64)
 
     def num_bits(symbols: np.ndarray) -> np.ndarray:
-        low, high = ((at[symbols + i] - mean) / std for i in (0, 1))
-        right = low + high > 0.0  # the side where neither CDF is near one
-        low, high = np.where(right, -high, low), np.where(right, -low, high)
-        log_low, log_high = special.log_ndtr(low), special.log_ndtr(high)
-        fall = log_low - log_high
-        narrow = fall > -1e-6  # the density's, as the difference has lost its digits
-        wide = log_high + np.log(-np.expm1(np.where(narrow, -1.0, fall)))
-        width = np.where(narrow, (at[symbols + 1] - at[symbols]) / std, 1.0)
-        middle = np.where(narrow, 0.5 * (low + high), 0.0)
-        of_density = np.log(width) - 0.5 * (middle**2 + np.log(2.0 * np.pi))
-        mass = np.where(narrow, of_density, wide)
+        mass = _log_mass(at[symbols], at[symbols + 1], mean, std)
         return -mass.sum(axis=1) / np.log(2.0)
 
     return _of_bins(num_lanes, num_entries, num_bins, precision, edge, num_bits)
@@ -203,7 +193,8 @@ def normal_mixture(
     r"""A mixture of normals in the bins of `normal`, each entry given those before it.
 
     $P(k_i | k_{<i}) = \sum_c w_c P_c(k_i)$ with $w_c \propto \pi_c \prod_{j<i}
-    P_c(k_j)$: exact for the bins, by the components' CDFs.
+    P_c(k_j)$: exact for the bins, by the components' CDFs. The frequencies' w_c do not
+    see what of a component's right tail is lost between CDFs near one; the bits do.
 
     Args:
         weights: pi, positive; they sum to one.
@@ -221,10 +212,15 @@ def normal_mixture(
     at = _normal_edges(num_bins)[:, None]
     cdf = [special.ndtr((at - m) / s) for m, s in zip(mean.T, std.T, strict=True)]
     cdf = np.maximum.accumulate(cdf, axis=1)  # [N, K + 1, C]
-    mass = np.maximum(np.diff(cdf, axis=1), np.finfo(float).tiny)
+    bins = at[:-1], at[1:]
+    log_mass = [_log_mass(*bins, m, s) for m, s in zip(mean.T, std.T, strict=True)]
+    log_mass = np.array(log_mass)  # [N, K, C]
 
     def of_entry(entry: int, symbols: np.ndarray) -> Codec:
-        seen = np.log(mass[np.arange(entry), symbols[:, :entry]]).sum(axis=1)
+        before = np.arange(entry), symbols[:, :entry]
+        # Differences of CDFs for good: archives are read with these weights.
+        mass = cdf[before[0], before[1] + 1] - cdf[before]
+        seen = np.log(np.maximum(mass, np.finfo(float).tiny)).sum(axis=1)
         w = special.softmax(np.log(weights) + seen, axis=1)
 
         def edge(_: int, index: np.ndarray) -> np.ndarray:
@@ -233,7 +229,10 @@ def normal_mixture(
             return index + np.rint(shares * room).astype(np.int64)
 
         def num_bits(symbols: np.ndarray) -> np.ndarray:
-            return -np.log2((w * mass[entry, symbols[:, 0]]).sum(axis=1))
+            log_w = np.log(weights) + log_mass[before].sum(axis=1)
+            log_joint = log_w + log_mass[entry, symbols[:, 0]]
+            of_each = special.logsumexp(log_w, axis=1)
+            return (of_each - special.logsumexp(log_joint, axis=1)) / np.log(2.0)
 
         return _of_bins(num_lanes, 1, num_bins, precision, edge, num_bits)
 
@@ -371,6 +370,24 @@ def _of_entries(
         return stack, symbols, num_bits(symbols)
 
     return Codec(push, pop)
+
+
+def _log_mass(
+    low: np.ndarray, high: np.ndarray, mean: np.ndarray, std: np.ndarray
+) -> np.ndarray:
+    """Nats of normals between two edges."""
+    width = (high - low) / std
+    low, high = (low - mean) / std, (high - mean) / std
+    right = low > -high  # the side where neither CDF is near one
+    low, high = np.where(right, -high, low), np.where(right, -low, high)
+    log_low, log_high = special.log_ndtr(low), special.log_ndtr(high)
+    fall = log_low - log_high
+    narrow = fall > -1e-6  # the density's, as the difference has lost its digits
+    wide = log_high + np.log(-np.expm1(np.where(narrow, -1.0, fall)))
+    middle = 0.5 * (np.where(narrow, low, 0.0) + np.where(narrow, high, 0.0))
+    width = np.where(narrow, width, 1.0)
+    of_density = np.log(width) - 0.5 * (middle**2 + np.log(2.0 * np.pi))
+    return np.where(narrow, of_density, wide)
 
 
 @functools.cache
