@@ -37,3 +37,31 @@ def test_one_outer_sample_is_iwae_and_one_inner_its_mean(x64):
     log_w = draw(jax.random.clone(key), *arguments, h)
     value = _build("miwae", problem, 4, 1)(jax.random.clone(key), *arguments)
     np.testing.assert_allclose(value, log_w.mean(), rtol=1e-9)
+
+
+def test_piwae_reads_as_the_bound_where_a_rows_weights_are_all_zero():
+    """As of samples outside the support of p: some of them, then all."""
+    problem, key = problems.linear_gaussian(), jax.random.key(4)
+
+    def above(floor):
+        def draw(key, params, x, h):
+            sample = problem.model.draw(key, params, x, h)
+            outside = sample.z.sum() < floor
+            return sample._replace(
+                log_prior=jnp.where(outside, -jnp.inf, sample.log_prior)
+            )
+
+        return problem.model._replace(draw=draw)
+
+    x = jnp.asarray(X)
+    middle = float(problem.recognition.encode(problem.params, x)[0])
+    for floor in (middle, jnp.inf):
+        model = above(floor)
+        piwae = multiply_weighted.piwae(model, num_outer=6, num_samples=1)
+        iwae = importance.iwae(model, num_samples=6)
+        expected = iwae(jax.random.clone(key), problem.params, x)
+        value = piwae(jax.random.clone(key), problem.params, x)
+        assert np.isfinite(expected) == np.isfinite(floor)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+    mean = multiply_weighted.miwae(above(middle), num_outer=6, num_samples=1)
+    assert np.isneginf(mean(jax.random.clone(key), problem.params, x))

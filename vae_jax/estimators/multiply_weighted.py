@@ -62,9 +62,9 @@ def piwae(
         same = jax.random.clone(key)
         for_phi = draw(same, Params(fixed.generative, params.recognition), x)
         of_all = bounds.iwae(for_theta.ravel())
-        inner = bounds.miwae(for_phi)
-        # Adds phi's gradient and nothing to the value.
-        return of_all + (inner - stop_gradient(inner))
+        # Minus infinity where all weights of one of the M are zero, which has no part
+        # in the value.
+        return numerics.attach_gradient(of_all, of_all + bounds.miwae(for_phi))
 
     return objective
 
