@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from vae_jax import numerics
 from vae_jax.estimators import importance
@@ -39,8 +39,8 @@ def sumo(
 
     Value: one draw of S. As one program serves all K, m + max_terms samples are decoded
     at each step and K ends at max_terms: so the mean is that of L_{m + max_terms}. At
-    the default the chance of a larger K is below the resolution of single precision's
-    uniform numbers. Gradient: for theta unbiased for the value's; for phi as stated.
+    the default the chance of a larger K is below 2^-24. Gradient: for theta unbiased
+    for the value's; for phi as stated.
 
     Args:
         model: the joint p(x, z), whose prior must not read phi, and q, reparameterized.
@@ -84,8 +84,9 @@ def draws(
     def draw(key: PRNGKey, params: Params, x: Array) -> tuple[Scalar, Int[Array, ""]]:
         key_terms, key_z = jax.random.split(key)
         log_w = log_weights(key_z, params, x, model.recognition.encode(params, x))
-        u = 1.0 - jax.random.uniform(key_terms, dtype=jnp.float32)  # in (0, 1]
-        num_terms = (u <= survives).sum()
+        num_terms = (
+            uniform(jax.random.bits(key_terms, (2,), jnp.uint32)) <= survives
+        ).sum()
         return roulette(log_w, num_terms, num_samples=num_samples), num_terms
 
     return draw
@@ -103,6 +104,15 @@ def roulette(
     inverse = jnp.asarray(1.0 / survival(max_terms), log_w.dtype)
     shares = jnp.where(runs, inverse, 0.0)
     return means[0] + shares @ jnp.diff(means)
+
+
+def uniform(bits: UInt32[Array, "2"]) -> Scalar:
+    """A number in (0, 1] in single precision, whose steps near 0 are 2^-64.
+
+    `jax.random.uniform` has steps of 2^-23, and so no K whose chance is below that.
+    """
+    high, low = bits.astype(jnp.float32)
+    return (high + (low + 1.0) * 2.0**-32) * 2.0**-32
 
 
 def survival(max_terms: int) -> Float[np.ndarray, " T"]:
