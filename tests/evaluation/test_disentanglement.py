@@ -162,6 +162,16 @@ def test_a_factor_without_a_latent_loses_its_votes_but_not_its_place_in_pairs():
     assert none == 0.0
 
 
+def test_a_constant_latent_has_no_vote_whatever_the_least_deviation():
+    """Also one whose mean is off by rounding, and with it its deviation from zero."""
+    codes = EVERY.codes
+    alone = disentanglement.factor_vae_score(codes, min_std=0.0, **VOTES)
+    for constant in (0.0, 0.1):
+        beside = np.column_stack([np.full(len(codes), constant), codes])
+        got = disentanglement.factor_vae_score(beside, min_std=0.0, **VOTES)
+        assert got == alone
+
+
 def test_a_support_vector_machine_judges_values_without_an_order():
     factors = np.array(list(itertools.product(range(2), range(2))) * 50)
     constant = np.full((len(factors), 1), 0.7)

@@ -272,7 +272,7 @@ def factor_vae_score(
         batch_size: rows of a batch.
         num_train: batches that choose what each latent votes for.
         num_test: batches that are judged.
-        min_std: latents of a smaller deviation have no vote.
+        min_std: latents of a smaller deviation have no vote, nor has a constant.
         random_state: of the batches.
 
     Raises:
@@ -281,7 +281,7 @@ def factor_vae_score(
     _check(codes, sizes, batch_size, num_train, num_test)
     random = np.random.default_rng(random_state)
     std = codes.std(axis=0)
-    active = std >= min_std
+    active = (std >= min_std) & (np.ptp(codes, axis=0) > 0.0)
     if not active.any():
         return 0.0
     scaled = codes[:, active] / std[active]
