@@ -139,6 +139,25 @@ def test_no_ratio_has_a_floor_where_there_is_no_signal():
     assert np.isnan(gradient_noise.log_snr(zero))
 
 
+def test_an_entry_that_does_not_vary_has_no_part_in_the_mean_of_ratios():
+    varying = gradient_noise.log_snr(exact([3.0, 4.0], [4.0, 9.0], 100))
+    for still in (0.0, 5.0):
+        got = exact([3.0, still, 4.0], [4.0, 0.0, 9.0], 100)
+        assert gradient_noise.log_snr(got) == varying
+    assert np.isnan(gradient_noise.log_snr(exact(np.zeros(2), np.zeros(2), 9)))
+
+
+def test_ratios_to_no_variance_are_infinite_or_not_a_number():
+    none, signal = exact([0.0], [0.0], 9), exact([2.0], [0.0], 9)
+    noisy = exact([0.0], [4.0], 9)
+    assert np.isnan(gradient_noise.snr(none))
+    assert gradient_noise.snr(signal) == np.inf
+    got = gradient_noise.noise(noisy, relative_to=none, expected=None)
+    assert got.relative_variance == np.inf
+    got = gradient_noise.noise(signal, relative_to=none, expected=None)
+    assert np.isnan(got.relative_variance)
+
+
 def test_the_bias_is_the_distance_in_units_of_what_is_expected():
     got = exact([3.0, 4.0], [1.0, 3.0], 1e12)
     terms = [(0.5, exact([4.0, 0.0], [1.0, 1.0], 1e12))]

@@ -5,6 +5,7 @@ the host in double precision. A quantity of the mean that is squared is correcte
 the mean's own noise: $E|\bar g|^2 = |E g|^2 + \mathrm{tr}\,\mathrm{cov}(g) / n$.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -63,7 +64,8 @@ class Noise(NamedTuple):
 
     Attributes:
         variance: of the whole gradient, the trace of its covariance.
-        relative_variance: to another estimator's.
+        relative_variance: to another estimator's; infinite where that has none, NaN
+            where neither has.
         snr: |mean| / sqrt(variance).
         bias: as `Bias.value`; None where the expectation is not known.
         noise_of_bias: as `Bias.noise`, likewise.
@@ -197,18 +199,24 @@ def total_variance(moments: Moments) -> float:
 
 
 def snr(moments: Moments) -> float:
-    """|E g| / sqrt(tr cov g), the signal-to-noise ratio of the whole gradient."""
+    """|E g| / sqrt(tr cov g), the signal-to-noise ratio of the whole gradient.
+
+    Without noise infinite, and NaN where there is no signal either.
+    """
     variance = total_variance(moments)
     squared = (_flat(moments.mean) ** 2).sum() - variance / float(moments.num_draws)
-    return float(np.sqrt(max(0.0, squared) / variance))
+    return math.sqrt(_ratio(max(0.0, float(squared)), variance))
 
 
 def log_snr(moments: Moments) -> float:
     """log sqrt(mean_d (E g_d)^2 / var g_d): Rainforth et al. 2018 (arXiv:1802.04537).
 
-    NaN where the noise leaves no signal.
+    Over the entries that vary; NaN without one, or where the noise leaves no signal.
     """
     mean, variance = _flat(moments.mean), _flat(moments.variance)
+    mean, variance = mean[variance > 0.0], variance[variance > 0.0]
+    if not len(variance):
+        return float("nan")
     squared = np.mean((mean**2 - variance / float(moments.num_draws)) / variance)
     return float(0.5 * np.log(squared)) if squared > 0.0 else float("nan")
 
@@ -239,7 +247,7 @@ def noise(
         expected: as of `bias`; None where the expectation is not known.
     """
     variance = total_variance(moments)
-    ratio = variance / total_variance(relative_to)
+    ratio = _ratio(variance, total_variance(relative_to))
     distance = (None, None) if expected is None else bias(moments, expected)
     return Noise(variance, ratio, snr(moments), *distance)
 
@@ -275,6 +283,13 @@ def jackknife(
     squares = ((values - values.mean()) ** 2).sum()
     error = np.sqrt((num_groups - 1) / num_groups * squares)
     return Estimate(float(of_groups(every)), float(error))
+
+
+def _ratio(number: float, other: float) -> float:
+    """Of numbers that are not negative, also where the other is 0."""
+    if other == 0.0:
+        return math.inf if number > 0.0 else math.nan
+    return number / other
 
 
 def _flat(tree: PyTree) -> np.ndarray:
