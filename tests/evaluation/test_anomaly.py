@@ -76,6 +76,16 @@ def test_auroc_and_its_curve_are_those_of_scikit_learn(digits):
     np.testing.assert_allclose(reverse.auroc, 1.0 - result.auroc)
 
 
+@pytest.mark.parametrize(("missed", "num_rows"), [(4, 5), (9, 10), (2, 11)])
+def test_a_share_of_rows_that_is_the_rate_reaches_it(missed, num_rows):
+    """1 - missed / num_rows is below it in double precision."""
+    outliers, inliers = np.arange(float(num_rows)), np.array([missed - 0.5, -1.0])
+    rate = (num_rows - missed) / num_rows
+    assert rate in anomaly.roc_curve(outliers, inliers)[1]
+    got = anomaly.false_positive_rate(outliers, inliers, true_positive_rate=rate)
+    assert got == 0.0
+
+
 def test_delongs_variance_is_that_of_its_definition_and_its_interval_covers():
     generator = np.random.default_rng(2)
     outliers = np.round(generator.normal(1.0, 1.0, (400, 60)), 1)

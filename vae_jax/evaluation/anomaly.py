@@ -354,7 +354,7 @@ def roc_curve(
     shares = []
     for scores in (inliers, outliers):
         below = np.searchsorted(np.sort(scores), thresholds, side="left")
-        shares.append(np.concatenate([[0.0], 1.0 - below / len(scores)]))
+        shares.append(np.concatenate([[0.0], (len(scores) - below) / len(scores)]))
     return shares[0], shares[1]
 
 
