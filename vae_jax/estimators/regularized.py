@@ -26,7 +26,8 @@ def free_bits(
     (arXiv:1606.04934), appendix C.8, for each example where the paper takes the
     minibatch's mean. A group is one latent where q and the prior factorize (`Draw.kl`).
     Value: an unbiased draw of the ELBO. Gradient: unbiased for that objective, not for
-    the ELBO's in phi; unbiased for theta.
+    the ELBO's in phi. In theta it is unbiased for the ELBO's too, but in the parameters
+    of a learned prior, such as a ladder's, which have the maxima's gradient.
 
     Args:
         model: with a closed-form KL, or a ladder, whose layers are the groups: see
@@ -56,8 +57,9 @@ def capacity(
 
     E_q[log p(x|z)] - strength |KL - nats| is what it climbs: Burgess et al. 2018
     (arXiv:1804.03599), where nats rises in training. Value: an unbiased draw of the
-    ELBO. Gradient: unbiased for that objective, not for the ELBO's in phi;
-    unbiased for theta.
+    ELBO. Gradient: unbiased for that objective, not for the ELBO's in phi. In theta it
+    is unbiased for the ELBO's too, but in the parameters of a learned prior, such as a
+    ladder's, which have the pull's gradient.
 
     Args:
         model: with a closed-form KL, or a ladder.
