@@ -129,6 +129,7 @@ def test_a_learned_prior_trains(tmp_path, changes, size):
             r"--beta has no effect with --algorithm=vem",
         ),
         ({"algorithm": "full_vb"}, r"needs a --weight_decay above 0"),
+        ({"estimator": "mmd", "batch_size": 1}, r"--batch_size of 2 or more, got 1"),
         (
             {"algorithm": "full_vb", "weight_decay": 1.0, "posterior": "bernoulli"},
             r"what fits: .*iaf",

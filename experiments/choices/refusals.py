@@ -314,6 +314,11 @@ def _estimator(config: Any) -> None:
             f"--penalty={config.penalty} must be at least 1 - info_alpha = "
             f"{1.0 - config.info_alpha:g}, where the MMD has no weight (mmd)"
         )
+    if config.estimator == "mmd" and config.batch_size < 2:
+        raise ValueError(
+            "--estimator=mmd compares the rows of a batch with each other: give a "
+            f"--batch_size of 2 or more, got {config.batch_size}"
+        )
     sees_batch = ESTIMATORS[config.gradient].sees_batch
     if sees_batch and config.weight_decay and config.algorithm != "full_vb":
         raise ValueError(

@@ -44,6 +44,18 @@ def test_mmd_of_two_normals_is_their_closed_form(x64):
     testing.assert_mean_equals(_samples(kernel, num_latents=3, mean=M[None]), exact)
 
 
+def test_fewer_than_two_rows_have_no_penalty_and_a_batch_of_one_is_refused():
+    kernel, z = mmd.rbf(scales=(1.0,)), jnp.array([[3.0], [2.0], [-1.0]])
+    y = jnp.array([[0.1], [0.5]])
+    for weight in (jnp.zeros(3), jnp.array([0.0, 2.0, 0.0])):
+        value, slope = jax.value_and_grad(mmd.unbiased)(z, y, weight, kernel)
+        assert value == 0.0
+        np.testing.assert_array_equal(slope, 0.0)
+    assert mmd.unbiased(z, y, jnp.array([0.0, 2.0, 1.0]), kernel) != 0.0
+    with pytest.raises(ValueError, match="at least, got 1 and 2"):
+        mmd.unbiased(z[:1], y, jnp.ones(1), kernel)
+
+
 def test_kernels_have_their_scales_in_units_of_the_prior(x64):
     """C = 2 D s^2, by hand."""
     squared = jnp.array([0.0, 3.0])

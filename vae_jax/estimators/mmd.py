@@ -45,7 +45,8 @@ def mmd(
         kernel: `rbf` or `imq`, of a scale.
 
     Raises:
-        ValueError: for other numbers, or as `batch_penalty.penalized`.
+        ValueError: for other numbers, or as `batch_penalty.penalized`; when traced, for
+            a batch of one row, as `unbiased`.
     """
     numerics.check_not_negative(alpha=alpha, strength=strength)
     is_number = isinstance(alpha, float | int), isinstance(strength, float | int)
@@ -113,13 +114,22 @@ def unbiased(
     r"""An unbiased estimate of MMD^2, which may be negative (Gretton et al. 2012).
 
     $E\,k(z,z') + E\,k(y,y') - 2E\,k(z,y)$, no row against itself (JMLR 13, lemma 6).
+    Of fewer than two rows of some weight no estimate is unbiased, and it is 0.
 
     Args:
-        z: draws of one distribution, a row each, at least two of some weight.
+        z: draws of one distribution, a row each, at least two.
         others: draws of the other, at least two.
         weight: of the rows of z, 0 for those that are not there.
         kernel: of the squared distances.
+
+    Raises:
+        ValueError: when traced, for one row of z or of the others.
     """
+    if min(len(z), len(others)) < 2:
+        raise ValueError(
+            "MMD^2 is of two rows of each distribution at least, got "
+            f"{len(z)} and {len(others)}"
+        )
     ones = jnp.ones_like(others, shape=others.shape[:1])
     size = z.shape[1]
 
@@ -132,8 +142,10 @@ def unbiased(
     def between_rows(weight: Array) -> Array:
         return jnp.outer(weight, weight) * (1.0 - jnp.eye(len(weight), dtype=z.dtype))
 
-    same = mean(z, z, between_rows(weight)) + mean(others, others, between_rows(ones))
-    return same - 2.0 * mean(z, others, jnp.outer(weight, ones))
+    between = between_rows(weight)
+    same = mean(z, z, between) + mean(others, others, between_rows(ones))
+    squared = same - 2.0 * mean(z, others, jnp.outer(weight, ones))
+    return jnp.where(between.any(), squared, 0.0)
 
 
 def _mean_over(
