@@ -192,3 +192,11 @@ def test_any_number_of_rows_comes_back():
         paid, bits = compressed(one(9), rows[:number], lanes=9)
         np.testing.assert_allclose(bits, evidence[:number], rtol=1e-9)
         assert abs(paid - evidence[:number].sum()) < 64
+
+
+def test_no_rows_are_refused():
+    codec, stack = tables.uniform(4, 3, num_bits=2), start(lanes=4)
+    with pytest.raises(ValueError, match="no rows to encode"):
+        bits_back.encode(codec, stack, np.zeros((0, 3), int))
+    with pytest.raises(ValueError, match="num_rows must be positive, got 0"):
+        bits_back.decode(codec, stack, num_rows=0)

@@ -89,3 +89,10 @@ def test_bits_are_scored_where_they_count_and_a_certain_error_is_finite():
     assert got.calibration == calibration.reliability(p[scored], x[scored])
     error = calibration.expected_calibration_error(got.calibration)
     assert got.expected_calibration_error == error
+
+
+def test_no_predictions_have_no_figures():
+    with pytest.raises(ValueError, match="need an entry that is scored: none is"):
+        calibration.of_bits(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros((2, 2), bool))
+    with pytest.raises(ValueError, match="no predictions have no calibration error"):
+        calibration.expected_calibration_error([])

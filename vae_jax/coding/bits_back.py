@@ -24,6 +24,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from vae_jax import numerics
 from vae_jax.coding import rans, tables
 
 Watch: TypeAlias = Callable[[Sequence[slice]], Iterable[slice]]
@@ -77,7 +78,10 @@ def encode(
 
     Raises:
         Exhausted: as `code`.
+        ValueError: for no rows.
     """
+    if not len(rows):
+        raise ValueError("there are no rows to encode")
     bits, num_lanes = [], len(stack.heads)
     for at in watch(_batches(len(rows), num_lanes)):
         batch = np.resize(rows[at], (num_lanes, rows.shape[1]))
@@ -98,7 +102,9 @@ def decode(
 
     Raises:
         Exhausted: if the stack is of fewer rows.
+        ValueError: if num_rows is below one.
     """
+    numerics.check_positive(num_rows=num_rows)
     rows, num_lanes = [], len(stack.heads)
     for at in watch(_batches(num_rows, num_lanes)[::-1]):
         stack = rans.narrowed(stack, at.stop - at.start)

@@ -69,8 +69,10 @@ def of_bits(
         least: the probability that no bit is denied, so that its log is finite.
 
     Raises:
-        ValueError: as `reliability`.
+        ValueError: as `reliability`; if no entry is scored.
     """
+    if not scored.any():
+        raise ValueError("errors and calibration need an entry that is scored: none is")
     p, truth = probabilities[scored], x[scored]
     bins = reliability(p, truth)
     certain = np.clip(p, least, 1.0 - least)
@@ -122,8 +124,13 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float:
     """Mean of |predicted - observed| over the predictions of all bins.
 
     Naeini et al. 2015, Obtaining well calibrated probabilities using Bayesian binning.
+
+    Raises:
+        ValueError: for no predictions.
     """
     total = sum(b.num_entries for b in bins)
+    if not total:
+        raise ValueError("bins of no predictions have no calibration error")
     return sum(b.num_entries * abs(b.predicted - b.observed) for b in bins) / total
 
 
