@@ -9,7 +9,7 @@ from tests import problems, testing
 from vae_jax import types
 from vae_jax.estimators import running_baseline, score_function
 from vae_jax.training import gradient
-from vae_jax.types import Batch
+from vae_jax.types import Batch, Objective, Params
 
 pytestmark = pytest.mark.uses_optax
 DECAY = 0.8
@@ -99,6 +99,45 @@ def test_the_callers_monitor_is_what_is_reported():
     _, infos = _run(problem, 1, monitor=lambda key, params, x: {"x": x.sum()})
     expected = {"x": _batch(0).x.sum(1).mean()}
     np.testing.assert_allclose(infos[0].monitored["x"], expected["x"])
+
+
+def _scales(values, weight, *, decay):
+    """The scale that each batch of values sees."""
+
+    def build(baseline, scale):
+        def value(key, params, memory, batch):
+            return batch.x, memory, {"baseline": baseline, "scale": scale}
+
+        return Objective(lambda params: (), value)
+
+    objective = running_baseline.running_baseline(build, decay=decay)
+    memory, logged = objective.init(Params((), ())), []
+    for x in values:
+        batch = Batch(jnp.asarray(x), jnp.arange(len(x)), jnp.asarray(weight))
+        _, memory, numbers = objective.value(
+            jax.random.key(0), Params((), ()), memory, batch
+        )
+        logged.append((numbers["baseline"], numbers["scale"]))
+    return np.array(logged)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.8])
+def test_the_scale_is_the_decayed_deviation_also_far_from_zero(decay):
+    """Single precision has seven digits, of which squares about zero lose them all."""
+    generator = np.random.default_rng(0)
+    steps = 3.0 * np.arange(5)[:, None]
+    values = -9000.0 + steps + 4.0 * generator.normal(size=(5, 6))
+    values, weight = values.astype(np.float32), np.array([1, 2, 0.5, 1, 0, 1], "f")
+    logged = _scales(values, weight, decay=decay)
+    np.testing.assert_array_equal(logged[0], [0.0, 1.0])
+    exact, share = values.astype(np.float64), weight / weight.sum()
+    for t in range(1, 5):
+        ages = decay ** np.arange(t)[::-1]
+        weights = ages[:, None] * share / ages.sum()
+        mean = (weights * exact[:t]).sum()
+        deviation = np.sqrt((weights * (exact[:t] - mean) ** 2).sum())
+        np.testing.assert_allclose(logged[t, 0], mean, rtol=1e-6)
+        np.testing.assert_allclose(logged[t, 1], max(deviation, 1.0), rtol=2e-3)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

@@ -16,7 +16,8 @@ class Averages(NamedTuple):
 
     Attributes:
         mean: of the batches' mean values.
-        square: of the batches' mean squares.
+        square: of the values' squares about their decayed mean; those about zero would
+            lose the digits of a spread that is small beside it.
         step: batches seen.
     """
 
@@ -66,10 +67,17 @@ def running_baseline(
         seen = stop_gradient(nats)
         weight = batch.weight.astype(seen.dtype)
         total = weight.sum()
-        share = (1.0 - decay) / jnp.where(total > 0.0, total, 1.0)
+        share = weight / jnp.where(total > 0.0, total, 1.0)
+        mean = (share * seen).sum()
+        # Chan, Golub & LeVeque 1983: of those before and this batch together.
+        before, after = (
+            _weight(step, decay) for step in (memory.step, memory.step + 1)
+        )
+        between = decay * before / after * (mean - _mean(memory, decay)) ** 2
+        spread = (share * (seen - mean) ** 2).sum() + between
         averages = Averages(
-            decay * memory.mean + share * (weight * seen).sum(),
-            decay * memory.square + share * (weight * seen**2).sum(),
+            decay * memory.mean + (1.0 - decay) * mean,
+            decay * memory.square + (1.0 - decay) * spread,
             memory.step + 1,
         )
         memory = jax.tree.map(
@@ -84,10 +92,18 @@ def _baseline_and_scale(
     memory: Averages, decay: float, *, normalize: bool
 ) -> tuple[Scalar, Scalar]:
     """Of the steps before; 0 and 1 at the first."""
-    weight = 1.0 - decay ** memory.step.astype(memory.mean.dtype)
-    weight = jnp.maximum(weight, 1.0 - decay)  # at the first step the sums are zero
-    baseline = memory.mean / weight
+    baseline = _mean(memory, decay)
     if not normalize:
         return baseline, jnp.ones_like(baseline)
-    variance = jnp.maximum(memory.square / weight - baseline**2, 0.0)
+    variance = memory.square / _weight(jnp.maximum(memory.step, 1), decay)
     return baseline, jnp.maximum(jnp.sqrt(variance), 1.0)
+
+
+def _mean(memory: Averages, decay: float) -> Scalar:
+    """Of the batches before; 0 without one, where the sum is."""
+    return memory.mean / _weight(jnp.maximum(memory.step, 1), decay)
+
+
+def _weight(step: Int[Array, ""], decay: float) -> Scalar:
+    """What all batches before that step weigh in the decayed sums."""
+    return 1.0 - decay ** step.astype(jnp.result_type(float))
