@@ -99,6 +99,21 @@ def test_a_bin_far_narrower_than_the_normal_costs_what_its_density_says(std):
     np.testing.assert_allclose(bits, exact, rtol=1e-3 if std == 1e3 else 1e-4)
 
 
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_a_narrow_bin_has_the_density_at_its_middle(side):
+    """To the digits at which its ends' densities are others."""
+    std, at = 1e6, special.ndtri(np.array([5, 6]) / 16)
+    codec = tables.normal(
+        np.array([[3.0 * side * std]]), np.array([[std]]), num_bins=16
+    )
+    bits = codec.push(_stack(1), np.full((1, 1), 5))[1]
+    z = at / std - 3.0 * side
+    log_mass = np.log((at[1] - at[0]) / std) + stats.norm.logpdf(z.mean())
+    np.testing.assert_allclose(bits, -log_mass / np.log(2.0), rtol=0.0, atol=1e-8)
+    ends = stats.norm.logpdf(z)
+    assert abs(ends[1] - ends[0]) > 1e-7
+
+
 def test_the_bits_of_a_normal_are_those_of_scipys():
     mean, std = np.array([[0.3, -1.0]]), np.array([[0.5, 2.0]])
     codec = tables.normal(mean, std, num_bins=16)

@@ -119,6 +119,26 @@ def test_means_move_as_the_decayed_sums_say_and_an_unused_row_stays(x64):
     jax.tree.map(np.testing.assert_array_equal, still, memory)
 
 
+@pytest.mark.parametrize("weight", [0.125, 0.375])
+def test_a_row_of_less_than_one_vector_moves_by_its_own_count(weight, x64):
+    model, decay = _model(num_rows=2), 0.8
+    objective = codebook.by_averages(model, commitment=0.25, decay=decay)
+    params = model.init(jax.random.key(0))
+    far = vector_quantized.read(params).at[0, 1].set(jnp.array([50.0, 50.0]))
+    params = vector_quantized.with_codebooks(params, far)
+    row = vector_quantized.read(params)[0, 0]
+    vectors = np.asarray(POINTS[0], np.float64).reshape(-1, 2)
+    batch = _batch(POINTS[:1], jnp.array([weight]))
+    _, memory, _ = objective.value(
+        jax.random.key(1), params, objective.init(params), batch
+    )
+    number = decay + (1 - decay) * 2 * weight
+    assert number < 1.0
+    total = decay * row + (1 - decay) * weight * vectors.sum(axis=0)
+    np.testing.assert_allclose(memory.number[0], [number, decay], rtol=1e-12)
+    np.testing.assert_allclose(memory.row[0, 0], total / number, rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_a_row_that_nothing_uses_starts_again_at_a_vector_that_weighs(x64):
     model = _model(num_levels=2)

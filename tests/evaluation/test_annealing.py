@@ -97,6 +97,32 @@ def test_the_pilot_finds_smaller_steps_where_the_density_is_narrower():
     assert 8.0 < sizes[0] / sizes[-1] < 30.0
 
 
+@pytest.mark.parametrize("num_pilot", [3, 9, 30])
+def test_a_temperature_has_the_step_size_of_the_last_visit_at_or_below_it(num_pilot):
+    """All moves are refused from beta = 1/2 on: there the size falls, not before."""
+    path = annealing.Path(
+        lambda key: jnp.zeros(1),
+        lambda z: jnp.zeros(()),
+        lambda z: jnp.ones(()),  # so that the log density is beta
+    )
+
+    def kernel(key, log_density, z, step_size):
+        return z, jnp.where(log_density(z) >= 0.5, 0.0, 0.7)
+
+    chains = annealing.chains(
+        temperatures=annealing.linear(8),
+        num_chains=2,
+        kernel=kernel,
+        num_pilot=num_pilot,
+        initial_step_size=0.3,
+        target_acceptance=0.7,
+    )
+    sizes = chains.step_sizes(jax.random.key(0), path)
+    np.testing.assert_allclose(sizes[:4], 0.3, rtol=1e-5)
+    assert (np.asarray(sizes[4:]) < 0.29).all()
+    assert sizes[8] < sizes[4]
+
+
 def test_without_a_pilot_every_temperature_keeps_the_step_size_given():
     chains = annealing.chains(
         temperatures=annealing.linear(4),

@@ -41,6 +41,14 @@ def test_the_index_is_that_of_the_tails(x64, freedom, index):
     np.testing.assert_allclose(got.mean_samples, 9_999.5)
 
 
+def test_the_index_is_of_distances_from_the_mean_wherever_that_is(x64):
+    draws = jnp.asarray(stats.t.rvs(1.5, size=5_000, random_state=0))
+    index = debiased.of_draws(draws, jnp.arange(5_000)).tail_index
+    far = debiased.of_draws(draws - 4096.0, jnp.arange(5_000)).tail_index
+    assert index > 0.5
+    np.testing.assert_allclose(far, index, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -11,7 +11,7 @@ import pytest
 from tests import problems, testing
 from vae_jax.evaluation import annealing, rate_distortion
 from vae_jax.latent_models import ppca, ppca_bounds, sigmoid_belief
-from vae_jax.types import Params, log_likelihood
+from vae_jax.types import Generative, Params, log_likelihood
 
 BETAS = (0.1, 1.0, 8.0)
 STD = 0.6
@@ -64,6 +64,51 @@ def test_the_curve_is_the_closed_one_within_its_standard_errors(linear):
     )
     log_p = float(ppca.log_evidence(params, x))
     np.testing.assert_allclose(curve.log_z[1], log_p, atol=0.2)
+
+
+@pytest.mark.slow
+def test_forward_standard_errors_are_the_spread_over_repeats(linear):
+    generative, params, x = linear
+    estimate = rate_distortion.annealed_curve(
+        generative,
+        betas=(0.1, 0.3, 1.0),
+        num_temperatures=6,  # few, so that log Z and D of a chain depend on each other
+        num_chains=300,
+        num_pilot=0,
+    )
+    keys = jax.random.split(jax.random.key(5), 400)
+    curves = jax.jit(jax.vmap(estimate, (0, None, None)))(keys, params, x)
+    for name in ("rate", "distortion"):
+        spread = np.std(getattr(curves, name), axis=0, ddof=1)
+        error = np.mean(getattr(curves, f"{name}_standard_error"), axis=0)
+        np.testing.assert_allclose(error, spread, rtol=0.15)
+
+
+@pytest.mark.slow
+def test_reverse_standard_errors_are_the_spread_over_repeats_from_one_z(linear):
+    """Whose unit is estimated too: at beta = 1 it is all that varies."""
+    whole, params, x = linear
+    generative = Generative(
+        init=whole.init,
+        sample_prior=lambda key, params: jnp.array([0.5, -0.2]),
+        log_prior=whole.log_prior,
+        log_likelihood_terms=whole.log_likelihood_terms,
+        sample_observation=lambda key, params, z: x,
+        mean_observation=whole.mean_observation,
+    )
+    estimate = rate_distortion.simulated_curves(
+        generative,
+        betas=(0.3, 1.0),
+        num_temperatures=20,
+        num_chains=100,
+        num_pilot=0,
+    )
+    keys = jax.random.split(jax.random.key(6), 400)
+    curves = jax.jit(jax.vmap(estimate, (0, None)))(keys, params).reverse
+    spread = np.std(curves.rate, axis=0, ddof=1)
+    error = np.mean(curves.rate_standard_error, axis=0)
+    assert spread.min() > 0.01
+    np.testing.assert_allclose(error, spread, rtol=0.2)
 
 
 @pytest.mark.slow

@@ -6,9 +6,10 @@ import optax
 import pytest
 
 from tests import problems
+from vae_jax import numerics
 from vae_jax.evaluation import exact
 from vae_jax.inference import quadrature_em
-from vae_jax.types import Batch, Params
+from vae_jax.types import Batch, Params, log_joint
 
 pytestmark = pytest.mark.uses_optax
 GRID = {"num_latents": 2, "num_nodes": 24, "limit": 6.0}
@@ -56,6 +57,27 @@ def test_the_first_update_is_the_exact_gradient_of_log_p(x64):
     slope = jax.jit(jax.grad(mean))(params)
     chex.assert_trees_all_close(moved, slope, rtol=1e-7, atol=1e-12)
     np.testing.assert_allclose(info.gradient_norm, optax.tree.norm(slope), rtol=1e-7)
+
+
+@pytest.mark.parametrize("num_updates", [1, 3])
+def test_the_last_bound_is_of_the_theta_that_the_step_leaves(num_updates, x64):
+    generative, params, x = _model()
+    fit = quadrature_em.quadrature_em(
+        generative, optax.sgd(0.3), num_updates=num_updates, **GRID
+    )
+    state = fit.init(jax.random.key(0), params)
+    after, info = jax.jit(fit.step)(jax.random.key(0), state, _batch(x))
+    nodes, log_weight = numerics.grid(2, num_nodes=24, limit=6.0)
+
+    @jax.jit
+    def log_terms(params):
+        of_rows = jax.vmap(log_joint, in_axes=(None, None, 0, None))
+        of_nodes = jax.vmap(of_rows, in_axes=(None, None, None, 0), out_axes=1)
+        return of_nodes(generative, params, x, jnp.asarray(nodes)) + log_weight
+
+    log_r = jax.nn.log_softmax(log_terms(params))
+    bound = (jnp.exp(log_r) * (log_terms(after.params) - log_r)).sum(axis=1).mean()
+    np.testing.assert_allclose(info.bound_after_m_step, bound, rtol=1e-12)
 
 
 @pytest.mark.slow

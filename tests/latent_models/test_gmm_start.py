@@ -62,6 +62,17 @@ def test_the_next_mean_is_drawn_by_squared_distance_and_weight():
     assert not np.any(after == 0.0)
 
 
+@pytest.mark.parametrize(
+    ("weight", "counts"), [(1.0, (1, 1, 3)), (0.5, (1, 1, 3)), (4.0, (1, 4, 12))]
+)
+def test_a_mean_that_no_row_is_nearest_to_has_the_share_of_one_row(weight, counts):
+    """Of two values and three means, one is a second time there."""
+    x, weights = jnp.array([[0.0], [0.0], [0.0], [5.0]]), jnp.full(4, weight)
+    params = gmm_start.start(jax.random.key(0), x, num_components=3, weight=weights)
+    shares = np.sort(mixtures.normals(params)[0])
+    np.testing.assert_allclose(shares, np.array(counts) / sum(counts), rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_missing_entries_start_at_their_features_mean(x64):
     x = np.array([[0.0, 1.0], [2.0, np.nan], [np.nan, 3.0], [4.0, 8.0]])
