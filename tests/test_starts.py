@@ -195,10 +195,10 @@ def test_the_mean_is_of_what_x_is_made_of_what_is_stored(binarization):
     rows, index = jnp.asarray(prepared.train), jnp.arange(len(prepared.train))
     keys = jax.random.split(jax.random.key(0), 100)
     take = jax.jit(lambda key: prepared.take(key, rows, index).x.mean(0))
-    drawn = np.mean([take(key) for key in keys], axis=0)
+    average = np.mean([take(key) for key in keys], axis=0)
     tolerance = 1e-6 if binarization != "dequantized" else 6.0 / 17.0 / 1.2e6**0.5
     np.testing.assert_allclose(
-        protocol.mean_x(config, data), drawn, atol=tolerance, rtol=0.0
+        protocol.mean_x(config, data), average, atol=tolerance, rtol=0.0
     )
 
 

@@ -7,7 +7,6 @@ table of one column is written "".
 """
 
 import csv
-import decimal
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vae_jax import writing
+from vae_jax.data import csv_cells
 
-MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
 KINDS: Mapping[str, str] = {  # family -> what its cells are
     **dict.fromkeys(("normal", "student_t"), "real"),
     "log_normal": "positive",
@@ -214,16 +213,9 @@ def _texts(name: str, values: np.ndarray) -> list[str]:
     if values.dtype.kind not in "buif":
         raise ValueError(f"{name}: a table's array holds numbers, got {values.dtype}")
     numbers = values.astype(np.uint8) if values.dtype.kind == "b" else values
-    return ["" if number != number else _shortest(number) for number in numbers]
-
-
-def _shortest(number: Any) -> str:
-    """The shortest text that its type reads as the same number."""
-    if isinstance(number, np.integer):
-        return str(number)
-    in_digits = number == 0 or 1e-4 <= abs(number) < 1e16
-    written = np.format_float_positional if in_digits else np.format_float_scientific
-    return written(number, trim="-")
+    return [
+        "" if number != number else csv_cells.shortest(number) for number in numbers
+    ]
 
 
 def _table(
@@ -293,7 +285,7 @@ def _text(column: Column, value: float) -> str:
     if column.levels:
         return column.levels[round(float(value) * (len(column.levels) - 1))]
     is_count = KINDS[column.family] == "count"
-    return f"{value:.0f}" if is_count else _shortest(np.float32(value))
+    return f"{value:.0f}" if is_count else csv_cells.shortest(np.float32(value))
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -314,7 +306,7 @@ def _rows(path: Path) -> list[list[str]]:
             "and write numbers with a decimal point"
         )
     for name in header:
-        if not name or _number(name) is not None or _FORBIDDEN & set(name):
+        if not name or csv_cells.number(name) is not None or _FORBIDDEN & set(name):
             raise ValueError(
                 f"{path}: its first row holds {name!r}: give every column a "
                 "name there, no number and without commas and colons"
@@ -329,25 +321,6 @@ def _rows(path: Path) -> list[list[str]]:
     return rows
 
 
-def _number(text: str) -> float | None:
-    """None where it is none: float() reads 1_11, as 111, and signed NaN."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return None if "_" in text or number != number else number
-
-
-def _exact(text: str) -> decimal.Decimal | None:
-    """As `_number`, with all digits, of which a float loses some."""
-    if _number(text) is None:
-        return None
-    try:
-        return decimal.Decimal(text)
-    except decimal.InvalidOperation:  # an exponent of very many digits
-        return None
-
-
 def _column(
     name: str, texts: list[str], family: str, places: list[tuple[str, int]]
 ) -> tuple[Column, np.ndarray]:
@@ -358,8 +331,8 @@ def _column(
         )
     if family == "skip":
         return Column(name, family), np.zeros(0)
-    is_there = _are_there(texts)
-    are_numbers = np.array([_number(text) is not None for text in texts])
+    is_there = csv_cells.are_there(texts)
+    are_numbers = np.array([csv_cells.number(text) is not None for text in texts])
     kind = KINDS.get(family, "")
     is_open = family in ("", "context")
     if kind == "level" or (is_open and not (are_numbers & is_there).any()):
@@ -394,8 +367,10 @@ def _known(
         values = _numbers(column.name, texts, places)
         _check(column.name, values, column.family, places)
         return values
-    is_there = _are_there(texts)
-    is_new = is_there & np.array([at is None for at in _among(column.levels, texts)])
+    is_there = csv_cells.are_there(texts)
+    is_new = is_there & np.array(
+        [at is None for at in csv_cells.among(column.levels, texts)]
+    )
     if is_new.any():
         file, row = places[int(is_new.argmax())]
         raise ValueError(
@@ -405,15 +380,14 @@ def _known(
     return _of(column, texts, is_there)
 
 
-def _are_there(texts: list[str]) -> np.ndarray:
-    return np.array([text.lower() not in MISSING for text in texts])
-
-
 def _numbers(
     name: str, texts: list[str], places: list[tuple[str, int]], *, instead: str = ""
 ) -> np.ndarray:
     """What the cells hold; instead: what else a user can do where they do not."""
-    is_there, numbers = _are_there(texts), [_number(text) for text in texts]
+    is_there, numbers = (
+        csv_cells.are_there(texts),
+        [csv_cells.number(text) for text in texts],
+    )
     bad = is_there & np.array([number is None for number in numbers])
     if bad.any():
         file, row = places[int(bad.argmax())]
@@ -453,7 +427,7 @@ def _of_levels(
 ) -> Column:
     """A column of levels, in the order of their numbers or else of their texts."""
     levels = {text for text, ok in zip(texts, is_there, strict=True) if ok}
-    exact = {level: _exact(level) for level in sorted(levels)}
+    exact = {level: csv_cells.exact(level) for level in sorted(levels)}
     others = [level for level, number in exact.items() if number is None]
     if not others:
         longest_first = sorted(exact.items(), key=lambda pair: -len(pair[0]))
@@ -489,18 +463,8 @@ def _of_levels(
 def _of(column: Column, texts: list[str], is_there: np.ndarray) -> np.ndarray:
     """k / (K - 1) of each cell; of a label, whose K may be one, k."""
     top = 1 if column.family == "label" else len(column.levels) - 1
-    pairs = zip(_among(column.levels, texts), is_there, strict=True)
+    pairs = zip(csv_cells.among(column.levels, texts), is_there, strict=True)
     return np.array([k / top if k is not None and ok else np.nan for k, ok in pairs])
-
-
-def _among(levels: Sequence[str], texts: Sequence[str]) -> list[int | None]:
-    """The place of each text among the levels, if it is one."""
-    numbers = [_exact(level) for level in levels]
-    if None in numbers:
-        places = {level: k for k, level in enumerate(levels)}
-        return [places.get(text) for text in texts]
-    of_numbers = {number: k for k, number in enumerate(numbers)}
-    return [of_numbers.get(_exact(text)) for text in texts]
 
 
 def _labels(
