@@ -181,7 +181,7 @@ def test_a_beta_binomial_of_great_concentration_is_a_binomial():
 def test_a_beta_binomial_of_many_draws_keeps_its_digits(num_trials):
     for logit, log_s in itertools.product((-3.0, 0.0, 1.0), (0.0, 3.0, 8.0)):
         p, s = special.expit(logit), np.exp(log_s)
-        exact = stats.betabinom(num_trials, s * p, s * (1.0 - p))
+        exact: Any = stats.betabinom(num_trials, s * p, s * (1.0 - p))
         x = np.unique(np.round([0, num_trials * p, *exact.interval(0.9), num_trials]))
         terms = counts.beta_binomial_terms(
             jnp.full(x.shape, logit),

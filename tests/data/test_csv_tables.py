@@ -96,7 +96,9 @@ def test_text_with_underscores_is_no_number(save):
 def test_numbers_are_written_with_all_their_digits(save, tmp_path):
     columns = (csv_tables.Column("a", "normal"),)
     generator = np.random.default_rng(0)
-    values = np.float32([20230116, 0.1, 1e-30, 3e30, 1 / 3, np.nan, -7.0, 123456.79])
+    values = np.array(
+        [20230116, 0.1, 1e-30, 3e30, 1 / 3, np.nan, -7.0, 123456.79], np.float32
+    )
     rows = np.concatenate([values, generator.normal(size=200).astype(np.float32)])
     csv_tables.write(tmp_path / "a.csv", columns, rows[:, None])
     again = csv_tables.read(tmp_path / "a.csv", {"a": "normal"}).arrays["train"]

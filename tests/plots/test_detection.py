@@ -43,8 +43,11 @@ def test_a_threshold_beyond_the_bins_is_in_its_place_or_told_with_an_arrow():
     for axes, threshold in ((near, 1.8), (below, -0.7)):
         (line,) = axes.lines
         np.testing.assert_array_equal(line.get_xdata(), [threshold] * 2)
-        ends = [bar.get_x() for bar in axes.patches]
-        assert min(ends) < threshold < max(ends) + axes.patches[0].get_width()
+        boxes = [
+            bar.get_path().get_extents(bar.get_transform()) for bar in axes.patches
+        ]
+        (at,) = axes.transData.transform([(threshold, 0.0)])[:, 0]
+        assert min(box.x0 for box in boxes) < at < max(box.x1 for box in boxes)
         assert not axes.texts
     for axes, said in ((far, "threshold 40 →"), (under, "← threshold -40")):
         assert not axes.lines
