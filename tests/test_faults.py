@@ -1,6 +1,7 @@
 """Interrupts, kills, damage and bad input: one clear line, and nothing lost."""
 
 import collections
+import os
 import pathlib
 import random
 import signal
@@ -28,8 +29,13 @@ LONG = {"num_epochs": 60, "checkpoint_seconds": 0.0}
 def interrupted(config, number: signal.Signals, *, after: int) -> subprocess.Popen:
     """Starts a run, sends it a signal once it has `after` more rows, and waits."""
     before = len(journal.read(config.workdir))
+    # With as many devices as here: a lone one's programs round otherwise.
     process = subprocess.Popen(
-        command(config), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(config),
+        cwd=ROOT,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.local_device_count())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 120.0
     while len(journal.read(config.workdir)) < before + after:

@@ -362,14 +362,16 @@ def test_the_curves_of_a_run_mark_the_epoch_that_early_stopping_took(
     log.close()
     trained: Any = types.SimpleNamespace(
         step=30,
-        config=types.SimpleNamespace(early_stopping=early_stopping),
+        config=types.SimpleNamespace(
+            early_stopping=early_stopping, gradient="sgvb_a", num_samples=1
+        ),
         data=types.SimpleNamespace(labeled=lambda row: {"elbo": row.popitem()}),
     )
     marks = []
 
-    def draw(rows, *, panels, chosen):
+    def draw(rows, *, chosen, **how):
         marks.append(chosen)
-        return curves.training_curves(rows, panels=panels, chosen=chosen)
+        return curves.training_curves(rows, chosen=chosen, **how)
 
     monkeypatch.setattr(pictures, "curves", types.SimpleNamespace(training_curves=draw))
     pictures.draw_curves(trained, tmp_path)

@@ -74,7 +74,8 @@ def test_codes_are_judged_beside_pixels_and_components_of_the_same_size(seeds, c
     for name in ("mean_kl", "mutual_information", "marginal_kl"):
         at, error = (latents[name + ending] for ending in ("", "_error"))
         assert re.search(
-            rf"{at:.2f}( nats)? \((standard error over z )?{error:.3f}", said
+            rf"{at:.2f}( nats, in two parts)? \((standard error over z )?{error:.3f}",
+            said,
         )
     for name in ("latents_{}.png", "neighbors_{}.png", "representation_{}.txt"):
         assert (seeds[0] / name.format("200_images")).stat().st_size > 0

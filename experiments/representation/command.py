@@ -264,8 +264,8 @@ def _latents(results: list[dict[str, Any]]) -> list[str]:
             return f"{max(r['latents'][f'{name}_error'] for r in results):.3f}"
 
         lines += [
-            f"mean KL over {rows} rows {of('mean_kl')} nats (standard error over z "
-            f"{error('mean_kl')}: --surgery_samples), in two parts:",
+            f"mean KL over {rows} rows {of('mean_kl')} nats, in two parts (standard "
+            f"error over z {error('mean_kl')}, by --surgery_samples):",
             f"  I(n; z) {of('mutual_information')} ({error('mutual_information')}), of "
             f"the row's index and at most log {rows} = {first['log_rows']:.2f}",
             f"  KL(q(z) || p(z)) {of('marginal_kl')} ({error('marginal_kl')}), q(z) "
