@@ -205,23 +205,29 @@ def mean_x(config: Config, data: Dataset) -> np.ndarray:
     binarization = config.settled.binarization
     if binarization in ("threshold", "static"):
         return stored  # the rows are zeros and ones
-    if binarization in ("grid", "dequantized"):
-        num_values = batches.num_stored_values(data.source)
-        is_grid = binarization == "grid"
-        return stored / (num_values - 1) if is_grid else (stored + 0.5) / num_values
+    if binarization == "grid":
+        return stored / batches.most_stored(data.source)
+    if binarization == "dequantized":
+        return (stored + 0.5) / (batches.most_stored(data.source) + 1.0)
     return (stored + data.source.offset) / data.source.divisor
 
 
 def value_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
     """Least and greatest value of each split that holds any."""
     ranges = {}
-    for split in sources.SPLITS:
-        rows = getattr(source, split)
-        if not sources.missing_entries(rows).all():
-            ends = np.nanmin(rows), np.nanmax(rows)
-            low, high = ((float(end) + source.offset) / source.divisor for end in ends)
-            ranges[split] = low, high
+    for split, ends in _stored_ranges(source).items():
+        low, high = ((end + source.offset) / source.divisor for end in ends)
+        ranges[split] = low, high
     return ranges
+
+
+def _stored_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
+    """As `value_ranges`, of what is stored."""
+    return {
+        split: (float(np.nanmin(rows)), float(np.nanmax(rows)))
+        for split, rows in ((s, getattr(source, s)) for s in sources.SPLITS)
+        if not sources.missing_entries(rows).all()
+    }
 
 
 def stamp(config: Config, data: Dataset) -> dict[str, Any]:
@@ -253,7 +259,7 @@ def reading(config: Config, source: sources.Source) -> str:
     """How x is made of what is stored."""
     shifted = f"(stored + {source.offset:g})" if source.offset else "stored"
     value = f"{shifted} / {source.divisor:g}"
-    top = source.divisor - 2 * source.offset
+    top = batches.most_stored(source)
     return {
         "none": f"x = {value}",
         "grid": f"x = stored / {top:g}",
@@ -264,9 +270,8 @@ def reading(config: Config, source: sources.Source) -> str:
 
 def stored_range(source: sources.Source) -> str:
     """Least and greatest entry of all splits, as they are stored."""
-    low, high = np.transpose([*value_ranges(source).values()])
-    ends = ((end * source.divisor - source.offset) for end in (low.min(), high.max()))
-    return " to ".join(f"{end:g}" for end in ends)
+    lows, highs = zip(*_stored_ranges(source).values(), strict=True)
+    return f"{min(lows):g} to {max(highs):g}"
 
 
 def opening(config: Config, data: Dataset) -> str:

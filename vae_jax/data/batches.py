@@ -200,16 +200,22 @@ def packed(rows: np.ndarray, contexts: np.ndarray) -> np.ndarray:
     return np.concatenate([rows.reshape(num_rows, size), contexts], axis=1)
 
 
-def num_stored_values(source: sources.Source) -> int:
-    """K of a source that stores whole numbers k = 0..K-1, from its scale.
+def most_stored(source: sources.Source) -> float:
+    """K - 1 of a source that stores whole numbers k = 0..K-1, by its scale alone.
 
     The scale puts least and greatest value at equal distances from 0 and 1, so that
     K - 1 = divisor - 2 offset.
+    """
+    return source.divisor - 2.0 * source.offset
+
+
+def num_stored_values(source: sources.Source) -> int:
+    """K of a source, by `most_stored`, once all of its entries are seen to be such k.
 
     Raises:
         ValueError: entries that are others, or a K that is not in 2..256.
     """
-    most = source.divisor - 2.0 * source.offset
+    most = most_stored(source)
     is_scale = most.is_integer() and 1 <= most < _MOST_VALUES
     for split in sources.SPLITS:
         array = getattr(source, split)
