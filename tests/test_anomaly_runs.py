@@ -12,10 +12,8 @@ from sklearn import metrics
 
 from experiments.anomaly import command, config, scores
 from experiments.command import cli
-from experiments.runs import fit, rundir, runs
-from tests.tiny import tiny
+from tests.tiny import saved, tiny
 from vae_jax.data import sources
-from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
 
@@ -30,9 +28,7 @@ CHEAP: dict[str, Any] = {**FLAGS, "scores": ("kl",)}
 
 def _saved(path, **changes) -> str:
     """The workdir of a run that is saved before its first step."""
-    run = fit.claim(tiny(path, **changes))
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
-    return str(run.workdir)
+    return str(saved(tiny(path, **changes)))
 
 
 def _npz(path, **arrays) -> str:

@@ -28,7 +28,7 @@ from experiments.runs import (
     trained_runs,
 )
 from tests import laws
-from tests.tiny import metrics, saved_arrays, tiny
+from tests.tiny import metrics, saved, saved_arrays, tiny
 from vae_jax.data import sources
 from vae_jax.estimators import importance
 from vae_jax.training import checkpoints
@@ -41,9 +41,7 @@ LABELS = {"condition": "labels", "binarization": "dynamic"}
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A run given labels, saved before its first step."""
-    run = fit.claim(tiny(tmp_path_factory.mktemp("runs") / "run", **LABELS))
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
-    return run.workdir
+    return saved(tiny(tmp_path_factory.mktemp("runs") / "run", **LABELS))
 
 
 def loaded(workdir):
@@ -250,20 +248,19 @@ def test_columns_of_a_table_are_a_context_that_stays_with_its_row(tmp_path):
         np.testing.assert_array_equal(big + small, 1.0)
     fewer = protocol.load(dataclasses.replace(config, num_train=8))
     assert len(fewer.prepared.train) == 8
-    run = fit.claim(config)
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
-    assert generate.main(generate.Config(num=3, **of(run.workdir))) == 0
-    arrays = np.load(run.workdir / "samples_num_3.npz")
+    folder = saved(config)
+    assert generate.main(generate.Config(num=3, **of(folder))) == 0
+    arrays = np.load(folder / "samples_num_3.npz")
     test = data.prepared.test
     np.testing.assert_array_equal(arrays["c"], test[np.arange(3) * 4 // 3, 1:])
-    trained = loaded(run.workdir)
+    trained = loaded(folder)
     assert trained.at_context is not None
     model = trained.at_context(jnp.asarray(arrays["c"][0]))
     mean = model.generative.mean_observation(
         trained.params, jnp.asarray(arrays["z"][0])
     )
     np.testing.assert_allclose(arrays["mean"][0], mean, rtol=1e-5)
-    header, *lines = (run.workdir / "samples_num_3.csv").read_text().splitlines()
+    header, *lines = (folder / "samples_num_3.csv").read_text().splitlines()
     assert header == "size,kind,x"
     stored = data.source.contexts["test"][np.arange(3) * 4 // 3]
     for line, (size, big, _), x in zip(lines, stored, arrays["x"], strict=True):
@@ -273,11 +270,11 @@ def test_columns_of_a_table_are_a_context_that_stays_with_its_row(tmp_path):
             [float(cells[0]), float(cells[2])], [size, *x], rtol=1e-6
         )
     with pytest.raises(cli.UsageError, match="is not of x given labels: train it"):
-        generate.main(generate.Config(label="1", **of(run.workdir)))
+        generate.main(generate.Config(label="1", **of(folder)))
     rows = tmp_path / "rows.npz"
     np.savez(rows, test=np.zeros((3, 1), np.float32))
     with pytest.raises(cli.UsageError, match="has no context, and the run in"):
-        reconstruct.main(reconstruct.Config(input=str(rows), **of(run.workdir)))
+        reconstruct.main(reconstruct.Config(input=str(rows), **of(folder)))
     more = tmp_path / "more.csv"
     more.write_text("x,kind,size\n2.5,small,-1\n")
     read = new_rows.read(str(more), trained.config, trained.data).rows
@@ -310,11 +307,10 @@ def test_contexts_of_an_npz_are_held_out_with_their_rows_and_are_part_of_the_dat
         rows = getattr(data.prepared, split)
         scaled = (rows[:, :2] - x[:15, :2].mean(0)) / x[:15, :2].std(0)
         np.testing.assert_allclose(rows[:, 4:], scaled, atol=1e-5)
-    run = fit.claim(config)
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
+    folder = saved(config)
     np.savez(path, test_context=x[20:, 2:], **arrays)
     with pytest.raises(cli.UsageError, match="does not hold the data that the run in"):
-        trained_runs.load(run.workdir, checkpoint="last")
+        trained_runs.load(folder, checkpoint="last")
     arrays["test_context"], arrays["train_context"] = x[20:, :2], 0 * x[:20, :2]
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match="0 is 0 in all training rows of npz:"):

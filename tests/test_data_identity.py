@@ -14,9 +14,8 @@ from experiments.inference_gaps import command as inference_gaps
 from experiments.measures import whole_run
 from experiments.representation import command as representation
 from experiments.runs import fit, protocol, rundir, runs, trained_runs
-from tests.tiny import tiny
+from tests.tiny import saved, tiny
 from vae_jax.data import sources
-from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
 ON_A_WORKDIR = (completion, evaluate, export, generate, reconstruct, representation)
@@ -38,8 +37,7 @@ def of_file(path, rows: np.ndarray, **changes):
 def started(tmp_path):
     """A run on a file of its own, saved before its first step."""
     config = of_file(tmp_path, bits(0))
-    run = fit.claim(config)
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
+    saved(config)
     return config
 
 

@@ -8,17 +8,13 @@ import pytest
 from experiments.command import cli
 from experiments.disentanglement import command, scores
 from experiments.disentanglement.config import Config
-from experiments.runs import fit, rundir, runs
-from tests.tiny import tiny
-from vae_jax.training import checkpoints
+from tests.tiny import saved, tiny
 
 pytestmark = pytest.mark.uses_optax
 
 
 def _saved(path, **changes) -> str:
-    run = fit.claim(tiny(path, **changes))
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
-    return str(run.workdir)
+    return str(saved(tiny(path, **changes)))
 
 
 @pytest.mark.slow

@@ -12,9 +12,8 @@ import pytest
 from experiments import evaluate, reconstruct, tighter_bounds, train
 from experiments.choices.config import Config
 from experiments.command import cli, report
-from experiments.runs import fit, rundir, runs
-from tests.tiny import tiny
-from vae_jax.training import checkpoints
+from experiments.runs import rundir
+from tests.tiny import saved, tiny
 
 pytestmark = pytest.mark.uses_optax
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(cli.__file__)))
@@ -26,9 +25,7 @@ def workdir(tmp_path):
     bits = np.random.default_rng(0).integers(0, 2, (32, 4, 4), np.uint8)
     np.savez(tmp_path / "own.npz", train=bits[:20], test=bits[20:])
     dataset = f"npz:{tmp_path / 'own.npz'}"
-    run = fit.claim(tiny(tmp_path / "run", dataset=dataset, batch_size=10))
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
-    return str(run.workdir)
+    return str(saved(tiny(tmp_path / "run", dataset=dataset, batch_size=10)))
 
 
 def test_a_folder_without_a_run_is_not_said_to_be_trained_by_its_name_alone(tmp_path):

@@ -14,11 +14,10 @@ from experiments.command import cli
 from experiments.generate import command as generate
 from experiments.generate import paths, samplers
 from experiments.measures import measure, pictures
-from experiments.runs import fit, rundir, runs, trained_runs
+from experiments.runs import trained_runs
 from tests import testing
-from tests.tiny import tiny
+from tests.tiny import saved, tiny
 from vae_jax.plots import images
-from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
 
@@ -178,13 +177,6 @@ def test_what_the_data_cannot_give_is_one_line(workdir):
         generate.main(
             dataclasses.replace(config, quality=True, quality_rows=50, num_neighbors=50)
         )
-
-
-def saved(config):
-    """The workdir of a run that is saved before its first step."""
-    run = fit.claim(config)
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
-    return run.workdir
 
 
 def test_distances_to_rows_with_holes_are_refused_before_anything_is_drawn(tmp_path):

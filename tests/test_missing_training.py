@@ -16,9 +16,9 @@ from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.completion import command as completion
-from experiments.runs import fit, protocol, rundir, runs, trained_runs
-from tests.tiny import FLAGS, metrics, saved_arrays, tiny
-from vae_jax.training import checkpoints, journal
+from experiments.runs import protocol, trained_runs
+from tests.tiny import FLAGS, metrics, saved, saved_arrays, tiny
+from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
 HOLES = {"missing": "nan", "missing_rate": 0.5, "estimator": "iwae", "num_samples": 2}
@@ -251,9 +251,7 @@ def test_a_term_of_several_entries_is_refused_before_any_draw(tmp_path):
         dataset=f"npz:{tmp_path / 'a.npz'}",
         batch_size=10,
     )
-    run = fit.claim(joint)
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
-    config = completion.Config(workdir=joint.workdir, **STEPS)
+    config = completion.Config(workdir=str(saved(joint)), **STEPS)
     with pytest.raises(cli.UsageError, match=NO_TERM_AN_ENTRY):
         completion.complete(config, config.load())
 

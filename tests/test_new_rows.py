@@ -12,14 +12,12 @@ import pytest
 
 from experiments import evaluate, reconstruct
 from experiments.anomaly import config as anomaly
-from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.completion import command as completion
 from experiments.representation import command as representation
-from experiments.runs import fit, new_rows, protocol, rundir, runs, trained_runs
-from tests.tiny import tiny
+from experiments.runs import new_rows, protocol, trained_runs
+from tests.tiny import saved, tiny
 from vae_jax.data import batches, sources
-from vae_jax.training import checkpoints
 
 pytestmark = pytest.mark.uses_optax
 
@@ -27,17 +25,10 @@ QUICK: dict[str, Any] = {"eval_samples": 1, "importance_samples": 0}
 REALS = {"likelihood": "normal", "binarization": "none"}
 
 
-def saved(config: Config) -> str:
-    """The workdir of a run that is saved before its first step."""
-    run = fit.claim(config)
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
-    return str(run.workdir)
-
-
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A run on digits that several tests read."""
-    return saved(tiny(tmp_path_factory.mktemp("runs") / "run"))
+    return str(saved(tiny(tmp_path_factory.mktemp("runs") / "run")))
 
 
 @pytest.fixture
@@ -344,7 +335,7 @@ def test_a_default_number_is_no_more_than_there_are_and_another_is_refused(tmp_p
     bits = np.random.default_rng(0).integers(0, 2, (32, 4, 4), np.uint8)
     np.savez(tmp_path / "own.npz", train=bits[:20], test=bits[20:])
     dataset = f"npz:{tmp_path / 'own.npz'}"
-    folder = saved(tiny(tmp_path / "run", dataset=dataset, batch_size=10))
+    folder = str(saved(tiny(tmp_path / "run", dataset=dataset, batch_size=10)))
     assert reconstruct.main(reconstruct.Config(workdir=folder)) == 0
     assert len(np.load(tmp_path / "run" / "reconstructions.npz")["x"]) == 12
     (trained,) = trained_runs.load(folder, checkpoint="last")

@@ -10,9 +10,7 @@ import pytest
 
 from experiments import rate_distortion
 from experiments.command import cli
-from experiments.runs import fit, rundir, runs
-from tests.tiny import tiny
-from vae_jax.training import checkpoints
+from tests.tiny import saved, tiny
 
 pytestmark = pytest.mark.uses_optax
 
@@ -28,9 +26,7 @@ FLAGS: dict[str, Any] = {
 
 def _saved(path, **changes) -> str:
     """The workdir of a run that is saved before its first step."""
-    run = fit.claim(tiny(path, **changes))
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
-    return str(run.workdir)
+    return str(saved(tiny(path, **changes)))
 
 
 def _config(folder, *names: str, **flags) -> rate_distortion.Config:

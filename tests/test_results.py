@@ -12,9 +12,8 @@ from experiments import evaluate
 from experiments.command import cli, report
 from experiments.measures import measure
 from experiments.representation import command as representation
-from experiments.runs import comparison, fit, protocol, rundir, runs, trained_runs
-from tests.tiny import tiny
-from vae_jax.training import checkpoints
+from experiments.runs import comparison, protocol, trained_runs
+from tests.tiny import saved, tiny
 
 pytestmark = pytest.mark.uses_optax
 
@@ -26,12 +25,6 @@ def read(path) -> dict:
         raise ValueError(f"{path} holds {name}")
 
     return json.loads(path.read_text(), parse_constant=refuse)
-
-
-def saved(config) -> None:
-    """A run that is saved before its first step."""
-    run = fit.claim(config)
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
 
 
 @pytest.fixture

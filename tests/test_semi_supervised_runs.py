@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 
 from experiments.command import cli
-from experiments.runs import fit, rundir, runs
 from experiments.semi_supervised import command, labels, spaces
 from experiments.semi_supervised.config import digest
-from tests.tiny import tiny
+from tests.tiny import saved, tiny
 from vae_jax import likelihoods
 from vae_jax.data import batches
-from vae_jax.training import checkpoints
 
 
 def _config(path, **flags):
@@ -160,10 +158,9 @@ def _of_ones(*shape):
     ],
 )
 def test_what_is_no_m1_is_refused(tmp_path, flags, message):
-    run = fit.claim(tiny(tmp_path / "m1", binarization="dynamic", **flags))
-    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
+    m1 = saved(tiny(tmp_path / "m1", binarization="dynamic", **flags))
     with pytest.raises(cli.UsageError, match=message):
-        command.main(_config(tmp_path / "run", m1=str(run.workdir)))
+        command.main(_config(tmp_path / "run", m1=str(m1)))
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from experiments.choices.config import Config
 from experiments.command import cli
-from experiments.runs import fit, runs
-from vae_jax.training import journal
+from experiments.runs import fit, rundir, runs
+from vae_jax.training import checkpoints, journal
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAGS = ROOT / "experiments" / "flags"
@@ -28,6 +28,13 @@ TIMES = ("seconds", "elapsed", "examples_per_second")
 
 def tiny(path: pathlib.Path, **changes) -> Config:
     return dataclasses.replace(TINY, workdir=str(path), **changes)
+
+
+def saved(config: Config) -> pathlib.Path:
+    """The workdir of a run that is saved before its first step."""
+    run = fit.claim(config)
+    checkpoints.save(run.workdir / rundir.CHECKPOINTS, 0, runs.initial(run))
+    return run.workdir
 
 
 def saved_arrays(config: Config) -> list[np.ndarray]:
