@@ -74,7 +74,7 @@ def passes(
 def started(run: runs.Run, problem: Problem) -> loop.RunState:
     """The state of a single run at the weights that all contenders start from."""
     start = params(run.model, problem.layout, problem.start)
-    return loop.start(run.keys.steps, run.algorithm, start)
+    return runs.initial(run._replace(start=start)).run
 
 
 def objective(problem: Problem, reached: Weights) -> float:
@@ -122,13 +122,10 @@ def evaluator(
 
 
 def params(model: Model, places: contenders.Places, reached: Weights) -> Params:
-    """The model's parameters with the weights of the two networks."""
-    empty = model.init(jax.random.key(0))
+    """The weights of the two networks, where they stand: the model learns no more."""
+    theta, phi = jax.eval_shape(model.init, jax.random.key(0))
     encoder, decoder = map(_tree, places, reached)
-    return Params(
-        empty.generative | {"decoder": decoder},
-        empty.recognition | {"encoder": encoder},
-    )
+    return Params(theta | {"decoder": decoder}, phi | {"encoder": encoder})
 
 
 def weights(at: Params, places: contenders.Places) -> Weights:

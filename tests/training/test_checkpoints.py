@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -292,7 +293,7 @@ def test_a_write_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypatch
         (directory / "half").write_text("a")
         raise ValueError("RESOURCE_EXHAUSTED: Error writing:\n no space left")
 
-    monkeypatch.setattr(checkpoints.ocp.Checkpointer, "save", fail)
+    monkeypatch.setattr(orbax.checkpoint.Checkpointer, "save", fail)
     with pytest.raises(
         OSError, match=r"0000000002 cannot be written .*no space"
     ) as got:

@@ -22,12 +22,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from vae_jax.types import PyTree
 
@@ -220,7 +220,7 @@ def _write(
     try:
         with _silent_threads(), _checkpointer() as checkpointer:
             checkpointer.save(
-                (partial / "arrays").absolute(), args=ocp.args.PyTreeSave(tree)
+                (partial / "arrays").absolute(), args=_orbax().args.PyTreeSave(tree)
             )
     except ValueError as error:  # what Orbax makes of a write that fails
         reason = " ".join(str(error).split())[:160]
@@ -279,6 +279,7 @@ def _read(folder: _StepFolder) -> tuple[list[_Leaf], list[np.ndarray | None]]:
         raise ValueError(f"arrays/{min(changed)} is not the file that was saved")
     leaves = [_Leaf(path, dtype, tuple(shape)) for path, dtype, shape in card["leaves"]]
     slots = [None if 0 in leaf.shape else _slot(i) for i, leaf in enumerate(leaves)]
+    ocp = _orbax()
     as_numpy = {
         slot: ocp.RestoreArgs(restore_type=np.ndarray) for slot in slots if slot
     }
@@ -293,11 +294,19 @@ def _read(folder: _StepFolder) -> tuple[list[_Leaf], list[np.ndarray | None]]:
     return leaves, arrays
 
 
-def _checkpointer() -> ocp.Checkpointer:
+def _orbax() -> ModuleType:
+    """Orbax, imported at the first save or restore: it takes half as long as JAX."""
+    import orbax.checkpoint
+
+    return orbax.checkpoint
+
+
+def _checkpointer() -> Any:
     """A synchronous one of few, plain files: trained weights hardly compress.
 
     Of this process alone: what it holds is whole, and it waits for no other.
     """
+    ocp = _orbax()
     alone = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=alone,
