@@ -125,27 +125,27 @@ REFUSED = {
     "a text among numbers": (
         TEXT.replace("44", "forty"),
         {},
-        "people.csv row 3, column age: 'forty' is no number",
+        "people.csv line 4, column age: 'forty' is no number",
     ),
     "half a count": (
         TEXT.replace(",7,", ",7.5,"),
         {"visits": "poisson"},
-        "row 2, column visits: 7.5 is no count, which poisson needs",
+        "line 3, column visits: 7.5 is no count, which poisson needs",
     ),
     "a logarithm of nothing": (
         TEXT,
         {"income": "log_normal"},
-        "row 2, column income: -3 is no positive number, which log_normal needs",
+        "line 3, column income: -3 is no positive number, which log_normal needs",
     ),
     "infinity": (
         TEXT.replace("-3", "inf"),
         {},
-        "row 2, column income: inf is no finite number",
+        "line 3, column income: inf is no finite number",
     ),
     "more than float32": (
         TEXT.replace("88.25", "1e300"),
         {},
-        "people.csv row 4, column income: 1e+300 is more than float32 holds: scale",
+        "people.csv line 5, column income: 1e+300 is more than float32 holds: scale",
     ),
     "semicolons": (
         "a;b\n1,5;2\n",
@@ -154,7 +154,8 @@ REFUSED = {
     ),
     "an order of texts": (TEXT, {"city": "ordinal"}, "has no place in an order"),
     "bits of three": (TEXT, {"city": "bernoulli"}, "needs two levels, and has 3"),
-    "a short row": (TEXT + "1,2\n", {}, "people.csv row 5 has 2 cells, the header 7"),
+    "blank lines": (TEXT + "\n\n1,2\n", {}, "people.csv line 8 has 2 cells"),
+    "a short row": (TEXT + "1,2\n", {}, "people.csv line 6 has 2 cells, the header 7"),
     "no header": (
         "1,2\n3,4\n",
         {},
@@ -177,7 +178,7 @@ REFUSED = {
         {},
         "column a lies around 1e+09 and varies by 1",
     ),
-    "no label": (TEXT, {"smoker": "label"}, "row 4, column smoker: no label is there"),
+    "no label": (TEXT, {"smoker": "label"}, "line 5, column smoker: no label is there"),
 }
 
 
@@ -208,7 +209,7 @@ def test_columns_of_context_are_numbers_and_one_hot_levels_beside_the_rest(save)
     )
     expected = [[0, 0, 0, 1], [7, 1, 0, 0], [1, 0, 0, 1], [0, 0, 1, 0]]
     np.testing.assert_array_equal(table.contexts["train"], expected)
-    message = "row 2, column age: nothing is there, and a context has no holes"
+    message = "line 3, column age: nothing is there, and a context has no holes"
     with pytest.raises(ValueError, match=message):
         csv_tables.read(save(), {"age": "context"})
 
@@ -238,15 +239,15 @@ def test_further_rows_are_those_of_the_table_by_the_names_of_its_columns(save):
         ("age,income,visits,smoker,grade\n1,2,3,no,1", "no column is named 'city'"),
         (
             "age,income,visits,smoker,city,grade\n1,2,3,no,Oslo,1",
-            "row 1, column city: 'Oslo' is none of its levels: \"Bern, old town\", P",
+            "line 2, column city: 'Oslo' is none of its levels: \"Bern, old town\", P",
         ),
         (
             "age,income,visits,smoker,city,grade\n1,2,3,no,Rome,1\n1,2,3.5,no,Rome,1",
-            "row 2, column visits: 3.5 is no count",
+            "line 3, column visits: 3.5 is no count",
         ),
         (
             "age,income,visits,smoker,city,grade\n1,2,three,no,Rome,1",
-            "row 1, column visits: 'three' is no number",
+            "line 2, column visits: 'three' is no number",
         ),
     ],
 )

@@ -6,7 +6,6 @@ told apart as numbers: 1 and 1.0 are one. An empty line is no row: the empty cel
 table of one column is written "".
 """
 
-import csv
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,6 @@ numbers or of levels), and what is left out."""
 _NOUNS = {"real": "finite number", "positive": "positive number", "count": "count"}
 MOST_LEVELS = 50  # of a column of text that nobody has named
 _DIGITS = 1e5  # a mean may be so many times its column's spread in float32
-_FORBIDDEN = set(',:"\n')  # in names: they part the items of --columns
 
 
 class Column(NamedTuple):
@@ -96,7 +94,7 @@ def read(path: Path, families: Mapping[str, str]) -> Table:
         families: by name of column, those that are said.
 
     Raises:
-        ValueError: with the file, and of a bad cell its row and column: no header, a
+        ValueError: with the file, and of a bad cell its line and column: no header, a
             row of another length, a number among texts or a text among numbers, cells
             that a family is not of, a name or a family that is unknown.
         FileNotFoundError: if there is no such file.
@@ -106,15 +104,15 @@ def read(path: Path, families: Mapping[str, str]) -> Table:
         names = {split: path / f"{split}.csv" for split in ("train", "valid", "test")}
         files = {split: file for split, file in names.items() if file.is_file()}
         files = files if "train" in files else {"train": path / "train.csv"}
-    texts = {split: _rows(file) for split, file in files.items()}
-    header = texts["train"][0]
-    for split, rows in texts.items():
-        if rows[0] != header:
+    texts = {split: csv_cells.read(file) for split, file in files.items()}
+    header = texts["train"].header
+    for split, text in texts.items():
+        if text.header != header:
             raise ValueError(f"{files[split]}: its header is not that of train.csv")
-    places = [(str(files[s]), i) for s in texts for i in range(1, len(texts[s]))]
-    together = itertools.chain(*(rows[1:] for rows in texts.values()))
+    places = [place for text in texts.values() for place in text.places]
+    together = itertools.chain(*(text.rows for text in texts.values()))
     columns = dict(zip(header, map(list, zip(*together, strict=True)), strict=True))
-    sizes = {split: len(rows) - 1 for split, rows in texts.items()}
+    sizes = {split: len(text.rows) for split, text in texts.items()}
     return _guessing(str(path), columns, families, places, sizes)
 
 
@@ -133,7 +131,9 @@ def of_arrays(
             f"{name}: a table's columns are those of [N, D], got arrays {shapes}"
         )
     places = [
-        (f"{name}: {s}", i) for s, array in arrays.items() for i in range(len(array))
+        (f"{name}: {s} row", i)
+        for s, array in arrays.items()
+        for i in range(len(array))
     ]
     whole = np.concatenate([*arrays.values()])
     columns = {f"x{at}": _texts(name, whole[:, at]) for at in range(whole.shape[1])}
@@ -150,8 +150,7 @@ def read_rows(path: Path, columns: Sequence[Column]) -> Table:
         ValueError: as `read`; for a level that the column has not.
         FileNotFoundError: as `read`.
     """
-    header, *rows = _rows(path)
-    places = [(str(path), i) for i in range(1, len(rows) + 1)]
+    header, rows, places = csv_cells.read(path)
     texts = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
     return _further(str(path), columns, texts, places)
 
@@ -164,7 +163,7 @@ def further_rows(name: str, array: np.ndarray, columns: Sequence[Column]) -> Tab
     """
     if array.ndim != 2:
         raise ValueError(f"{name}: rows of a table are [N, D], got {array.shape}")
-    places = [(name, i) for i in range(len(array))]
+    places = [(f"{name} row", i) for i in range(len(array))]
     texts = {f"x{at}": _texts(name, array[:, at]) for at in range(array.shape[1])}
     return _further(name, columns, texts, places)
 
@@ -288,39 +287,6 @@ def _text(column: Column, value: float) -> str:
     return f"{value:.0f}" if is_count else csv_cells.shortest(np.float32(value))
 
 
-def _rows(path: Path) -> list[list[str]]:
-    """The header and all rows, as text."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [[c.strip() for c in row] for row in csv.reader(file) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no .csv file of UTF-8 text: {error}") from error
-    if len(rows) < 2:
-        raise ValueError(f"{path}: give a header and at least one row")
-    header = rows[0]
-    if len(header) == 1 and set(header[0]) & set(";\t"):
-        raise ValueError(
-            f"{path}: its header is one cell, {header[0]!r}: part the cells by commas, "
-            "and write numbers with a decimal point"
-        )
-    for name in header:
-        if not name or csv_cells.number(name) is not None or _FORBIDDEN & set(name):
-            raise ValueError(
-                f"{path}: its first row holds {name!r}: give every column a "
-                "name there, no number and without commas and colons"
-            )
-        if header.count(name) > 1:
-            raise ValueError(f"{path}: two columns are named {name!r}: rename one")
-    for number, row in enumerate(rows[1:], 1):
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path} row {number} has {len(row)} cells, the header {len(header)}"
-            )
-    return rows
-
-
 def _column(
     name: str, texts: list[str], family: str, places: list[tuple[str, int]]
 ) -> tuple[Column, np.ndarray]:
@@ -372,9 +338,9 @@ def _known(
         [at is None for at in csv_cells.among(column.levels, texts)]
     )
     if is_new.any():
-        file, row = places[int(is_new.argmax())]
+        place, number = places[int(is_new.argmax())]
         raise ValueError(
-            f"{file} row {row}, column {column.name}: {texts[int(is_new.argmax())]!r} "
+            f"{place} {number}, column {column.name}: {texts[int(is_new.argmax())]!r} "
             f"is none of its levels: {listed(column.levels)}"
         )
     return _of(column, texts, is_there)
@@ -390,9 +356,9 @@ def _numbers(
     )
     bad = is_there & np.array([number is None for number in numbers])
     if bad.any():
-        file, row = places[int(bad.argmax())]
+        place, number = places[int(bad.argmax())]
         raise ValueError(
-            f"{file} row {row}, column {name}: {texts[int(bad.argmax())]!r} is no "
+            f"{place} {number}, column {name}: {texts[int(bad.argmax())]!r} is no "
             f"number: mend it or leave it empty{instead}"
         )
     values = np.array(
@@ -400,9 +366,9 @@ def _numbers(
     )
     huge = np.isfinite(values) & (np.abs(values) > np.finfo(np.float32).max)
     if huge.any():
-        file, row = places[int(huge.argmax())]
+        place, number = places[int(huge.argmax())]
         raise ValueError(
-            f"{file} row {row}, column {name}: {values[int(huge.argmax())]:g} is more "
+            f"{place} {number}, column {name}: {values[int(huge.argmax())]:g} is more "
             "than float32 holds: scale the column"
         )
     return values
@@ -437,9 +403,9 @@ def _of_levels(
         ordered = [texts_of[number] for number in sorted(texts_of)]  # one for a number
     elif family == "ordinal":
         first = others[0]
-        file, row = places[texts.index(first)]
+        place, number = places[texts.index(first)]
         raise ValueError(
-            f"{file} row {row}, column {name}: {first!r} has no place in an order: "
+            f"{place} {number}, column {name}: {first!r} has no place in an order: "
             f"write its levels as numbers, or say {name}:categorical"
         )
     else:
@@ -471,8 +437,8 @@ def _labels(
     column: Column, values: np.ndarray, places: list[tuple[str, int]]
 ) -> np.ndarray:
     if np.isnan(values).any():
-        file, row = places[int(np.isnan(values).argmax())]
-        raise ValueError(f"{file} row {row}, column {column.name}: no label is there")
+        place, number = places[int(np.isnan(values).argmax())]
+        raise ValueError(f"{place} {number}, column {column.name}: no label is there")
     return values.astype(np.int32)
 
 
@@ -481,9 +447,9 @@ def _entries(
 ) -> dict[str, np.ndarray]:
     """The entries of a context that a column makes, by name."""
     if np.isnan(values).any():
-        file, row = places[int(np.isnan(values).argmax())]
+        place, number = places[int(np.isnan(values).argmax())]
         raise ValueError(
-            f"{file} row {row}, column {column.name}: nothing is there, and a context "
+            f"{place} {number}, column {column.name}: nothing is there, and a context "
             "has no holes: fill it, or leave the row out"
         )
     if not column.levels:
@@ -534,8 +500,8 @@ def _check(
     elif kind == "positive":
         bad |= values <= 0
     if bad.any():
-        file, row = places[int(bad.argmax())]
+        place, number = places[int(bad.argmax())]
         raise ValueError(
-            f"{file} row {row}, column {name}: {values[int(bad.argmax())]:g} is no "
+            f"{place} {number}, column {name}: {values[int(bad.argmax())]:g} is no "
             f"{_NOUNS[kind]}, which {family} needs: mend it or leave it empty{instead}"
         )
