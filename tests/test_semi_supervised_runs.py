@@ -163,6 +163,12 @@ def test_what_is_no_m1_is_refused(tmp_path, flags, message):
         command.main(_config(tmp_path / "run", m1=str(m1)))
 
 
+def test_tables_are_refused(tmp_path):
+    config = _config(tmp_path / "run", dataset="csv:own.csv")
+    with pytest.raises(cli.UsageError, match=r"csv:own\.csv is a table, and M2 is of"):
+        command.main(config)
+
+
 @pytest.mark.slow
 @pytest.mark.uses_optax
 def test_own_rows_may_have_few_labels_of_any_numbers(tmp_path, capsys):

@@ -273,8 +273,9 @@ def _latents(results: list[dict[str, Any]]) -> list[str]:
         ]
         if "total_correlation" in first:
             lines.append(
-                f"    of which the total correlation {of('total_correlation')}, and "
-                f"the KL of each latent's q(z_d) {of('dimension_wise_kl')}"
+                f"    of which the total correlation {of('total_correlation')} "
+                f"({error('total_correlation')}), and the KL of each latent's q(z_d) "
+                f"{of('dimension_wise_kl')} ({error('dimension_wise_kl')})"
             )
         if first["mutual_information"] > first["log_rows"] - 0.1:
             lines.append(

@@ -73,10 +73,11 @@ def unlabeled(config: Config) -> TrainConfig:
     """The flags of M1.
 
     Raises:
-        UsageError: for a workdir without a run, or of one that is not of plain bits.
+        UsageError: for a table; for a workdir without a run, or of one that is not of
+            plain bits.
     """
     if not config.m1:
-        return TrainConfig(
+        flags = TrainConfig(
             workdir=str(pathlib.Path(config.workdir) / "m1"),
             dataset=config.dataset,
             data_dir=config.data_dir,
@@ -87,14 +88,19 @@ def unlabeled(config: Config) -> TrainConfig:
             seed=config.seed,
             progress=False,
         )
+        if flags.is_table:
+            raise cli.UsageError(
+                f"--dataset={config.dataset} is a table, and M2 is of bits"
+            )
+        return flags
     flags = rundir.read_config(pathlib.Path(config.m1).expanduser())
-    if flags.settled.missing == "nan":
-        raise cli.UsageError(
-            f"--m1={config.m1} has --missing=nan, and M2 is of rows without holes"
-        )
     if flags.observed != "bernoulli":
         raise cli.UsageError(
             f"--m1={config.m1} has --likelihood={flags.observed}, and M2 is of bits"
+        )
+    if flags.settled.missing == "nan":
+        raise cli.UsageError(
+            f"--m1={config.m1} has --missing=nan, and M2 is of rows without holes"
         )
     if flags.condition:
         raise cli.UsageError(
