@@ -180,6 +180,11 @@ TAKEN: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
         {"binarization": "none"},
         "x = stored / 1; --likelihood=bernoulli: a row's number is a cross-entropy in",
     ),
+    "shades on a grid": (
+        integers(15) / 15,
+        {"likelihood": "categorical", "num_values": 16},
+        "x = stored / 1; --likelihood=categorical of 16 values: a row's number is a",
+    ),
     "reals": (
         values(-3, 3, 40, 4),
         NORMAL,

@@ -284,6 +284,7 @@ def opening(config: Config, data: Dataset) -> str:
     holes = f", up to {100 * share:.0f}% of a split missing" if share else ""
     shape = "x".join(map(str, data.x_shape))
     bits = f"; {data.bits}" if data.bits else ""
+    values = f" of {config.num_values} values" if config.is_of_stored_values else ""
     beside = ""
     if data.context:
         entries = data.context
@@ -294,7 +295,7 @@ def opening(config: Config, data: Dataset) -> str:
     line = (
         f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored "
         f"{stored_range(source)}{holes}; --binarization={config.settled.binarization}: "
-        f"{reading(config, source)}; {config.observation}: a row's number "
+        f"{reading(config, source)}; {config.observation}{values}: a row's number "
         f"is a {data.quantity} in nats{beside}{bits}"
     )
     of_columns = column_tables.lines(
