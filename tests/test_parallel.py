@@ -239,6 +239,23 @@ def test_two_processes_give_the_run_of_one_and_survive_a_kill(tmp_path, alone):
     assert_same_run(fresh, alone)
 
 
+@pytest.mark.slow
+def test_two_processes_start_from_a_trained_run_as_one_does(tmp_path, alone):
+    one = hundred_steps(tmp_path / "one", start_from=alone.workdir)
+    one = dataclasses.replace(one, num_epochs=2)
+    fitted(one)
+    two, port = dataclasses.replace(one, workdir=str(tmp_path / "two")), free_port()
+    both = [started(two, i, port) for i in range(2)]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [output.count("starting from") for output in outputs] == [1, 0]
+    assert_same_run(two, one)
+
+
 def journal_of(config):
     """Every step once, as one process after the other wrote them."""
     steps = [row["step"] for row in metrics(config.workdir)]
