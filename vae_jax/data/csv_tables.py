@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vae_jax import writing
 from vae_jax.data import csv_cells
@@ -338,9 +339,9 @@ def _known(
         [at is None for at in csv_cells.among(column.levels, texts)]
     )
     if is_new.any():
-        place, number = places[int(is_new.argmax())]
+        place = _first(places, is_new)
         raise ValueError(
-            f"{place} {number}, column {column.name}: {texts[int(is_new.argmax())]!r} "
+            f"{place}, column {column.name}: {texts[int(is_new.argmax())]!r} "
             f"is none of its levels: {listed(column.levels)}"
         )
     return _of(column, texts, is_there)
@@ -356,9 +357,9 @@ def _numbers(
     )
     bad = is_there & np.array([number is None for number in numbers])
     if bad.any():
-        place, number = places[int(bad.argmax())]
+        place = _first(places, bad)
         raise ValueError(
-            f"{place} {number}, column {name}: {texts[int(bad.argmax())]!r} is no "
+            f"{place}, column {name}: {texts[int(bad.argmax())]!r} is no "
             f"number: mend it or leave it empty{instead}"
         )
     values = np.array(
@@ -366,9 +367,9 @@ def _numbers(
     )
     huge = np.isfinite(values) & (np.abs(values) > np.finfo(np.float32).max)
     if huge.any():
-        place, number = places[int(huge.argmax())]
+        place = _first(places, huge)
         raise ValueError(
-            f"{place} {number}, column {name}: {values[int(huge.argmax())]:g} is more "
+            f"{place}, column {name}: {values[int(huge.argmax())]:g} is more "
             "than float32 holds: scale the column"
         )
     return values
@@ -403,9 +404,9 @@ def _of_levels(
         ordered = [texts_of[number] for number in sorted(texts_of)]  # one for a number
     elif family == "ordinal":
         first = others[0]
-        place, number = places[texts.index(first)]
+        place = _first(places, [text == first for text in texts])
         raise ValueError(
-            f"{place} {number}, column {name}: {first!r} has no place in an order: "
+            f"{place}, column {name}: {first!r} has no place in an order: "
             f"write its levels as numbers, or say {name}:categorical"
         )
     else:
@@ -433,12 +434,18 @@ def _of(column: Column, texts: list[str], is_there: np.ndarray) -> np.ndarray:
     return np.array([k / top if k is not None and ok else np.nan for k, ok in pairs])
 
 
+def _first(places: list[tuple[str, int]], are_bad: ArrayLike) -> str:
+    """Where the first bad cell stands: the file, and the line or the row."""
+    place, number = places[int(np.argmax(are_bad))]
+    return f"{place} {number}"
+
+
 def _labels(
     column: Column, values: np.ndarray, places: list[tuple[str, int]]
 ) -> np.ndarray:
     if np.isnan(values).any():
-        place, number = places[int(np.isnan(values).argmax())]
-        raise ValueError(f"{place} {number}, column {column.name}: no label is there")
+        place = _first(places, np.isnan(values))
+        raise ValueError(f"{place}, column {column.name}: no label is there")
     return values.astype(np.int32)
 
 
@@ -447,9 +454,9 @@ def _entries(
 ) -> dict[str, np.ndarray]:
     """The entries of a context that a column makes, by name."""
     if np.isnan(values).any():
-        place, number = places[int(np.isnan(values).argmax())]
+        place = _first(places, np.isnan(values))
         raise ValueError(
-            f"{place} {number}, column {column.name}: nothing is there, and a context "
+            f"{place}, column {column.name}: nothing is there, and a context "
             "has no holes: fill it, or leave the row out"
         )
     if not column.levels:
@@ -500,8 +507,8 @@ def _check(
     elif kind == "positive":
         bad |= values <= 0
     if bad.any():
-        place, number = places[int(bad.argmax())]
+        place = _first(places, bad)
         raise ValueError(
-            f"{place} {number}, column {name}: {values[int(bad.argmax())]:g} is no "
+            f"{place}, column {name}: {values[int(bad.argmax())]:g} is no "
             f"{_NOUNS[kind]}, which {family} needs: mend it or leave it empty{instead}"
         )

@@ -295,7 +295,7 @@ def _read(folder: _StepFolder) -> tuple[list[_Leaf], list[np.ndarray | None]]:
 
 
 def _orbax() -> ModuleType:
-    """Orbax, imported at the first save or restore: it takes half as long as JAX."""
+    """Orbax, imported at the first save or restore: that takes its time."""
     import orbax.checkpoint
 
     return orbax.checkpoint
