@@ -118,11 +118,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     Of runs that trained together: of each, with means and standard deviations over the
     seeds (`sweep.summary`).
     """
-    return _evaluate(config, _load(config))
-
-
-def _load(config: Config) -> list[trained_runs.Trained]:
-    return [config.load()] if config.member >= 0 else config.load_all()
+    return _evaluate(config, config.load_asked())
 
 
 @programs.compiled_once()
@@ -229,7 +225,7 @@ def _of_one(result: dict[str, Any]) -> list[str]:
 
 def main(config: Config) -> int:
     """Measures, prints and writes."""
-    trained = _load(config)
+    trained = config.load_asked()
     result, (first, *_) = _evaluate(config, trained), trained
     text = table(result)
     kind = "evaluation" if config.input else f"evaluation_{config.split}"

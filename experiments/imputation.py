@@ -243,9 +243,8 @@ def score(
     return Score(table, fraction, method, errors, coverages or None)
 
 
-def _spread(row: Score, name: str, of: Callable[[Any], Any]) -> float | None:
-    values = getattr(row, name)
-    return None if values is None else float(of(values))
+def _of_coverage(row: Score, of: Callable[[Any], Any]) -> float | None:
+    return None if row.coverage is None else float(of(row.coverage))
 
 
 COLUMNS = [
@@ -254,10 +253,10 @@ COLUMNS = [
     report.Column("method", lambda row: row.method, width=12),
     report.Column("error", lambda row: np.mean(row.error), ".3f", 8),
     report.Column("std", lambda row: np.std(row.error, ddof=1), ".3f", 7),
-    report.Column("coverage", lambda row: _spread(row, "coverage", np.mean), ".3f", 9),
+    report.Column("coverage", lambda row: _of_coverage(row, np.mean), ".3f", 9),
     report.Column(
         "std",
-        lambda row: _spread(row, "coverage", lambda v: np.std(v, ddof=1)),
+        lambda row: _of_coverage(row, lambda v: np.std(v, ddof=1)),
         ".3f",
         7,
     ),

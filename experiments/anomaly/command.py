@@ -54,7 +54,7 @@ COLUMNS = (
 @programs.compiled_once()
 def main(config: Config) -> int:
     """Scores, prints and writes."""
-    runs = [config.load()] if config.member >= 0 else config.load_all()
+    runs = config.load_asked()
     first = runs[0]
     scores.check(config.scores, runs)
     with cli.user_errors():
@@ -66,7 +66,7 @@ def main(config: Config) -> int:
             place=config.place,
         )
         _check_rate(config, rows.size(CALIBRATION))  # before the work
-        names = _run_names(config, runs)
+        names = _run_names(runs)
         sizes = scores.Sizes(
             config.eval_samples,
             config.importance_samples,
@@ -138,7 +138,7 @@ def _background(config: Config) -> Trained | None:
     )[0]
 
 
-def _run_names(config: Config, runs: Sequence[Trained]) -> list[str]:
+def _run_names(runs: Sequence[Trained]) -> list[str]:
     if len(runs) == 1:
         return [""]
     return sweep.names(rundir.read_config(runs[0].config.directory()))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from experiments.command import report
 from experiments.command.report import field
@@ -46,7 +47,7 @@ def imputed(
     low, high = calibration.intervals(draws.swapaxes(0, 1), nominal=NOMINAL)
     numeric = holes & are_numbers(columns)
     return {
-        "": np.where(holes, _point(columns, draws, axis=1), partial),
+        "": np.where(holes, _point(columns, draws), partial),
         "_low": np.where(numeric, low, np.nan),
         "_high": np.where(numeric, high, np.nan),
     }
@@ -68,8 +69,8 @@ def scores(
     for name, result in results.items():
         draws = np.asarray(result.draws.x)
         low, high = calibration.intervals(draws.swapaxes(0, 1), nominal=NOMINAL)
-        point = _point(columns, draws, axis=1)
-        usual = _point(columns, training[None], axis=1)
+        point = _point(columns, draws)
+        usual = _point(columns, training[None])
         for at, column in enumerate(columns):
             cells = hidden[:, at] & ~np.isnan(truth[:, at])
             if not cells.any():
@@ -114,13 +115,13 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _point(
-    columns: tuple[csv_tables.Column, ...], draws: np.ndarray, *, axis: int
-) -> np.ndarray:
-    """The median of numbers and the most frequent level, over an axis."""
-    point = np.nanmedian(draws, axis=axis)
+    columns: tuple[csv_tables.Column, ...], draws: Float[np.ndarray, "N S D"]
+) -> Float[np.ndarray, "N D"]:
+    """Of the draws of each row, the median of numbers and the most frequent level."""
+    point = np.nanmedian(draws, axis=1)
     for at, column in enumerate(columns):
         if column.levels:
             values = np.arange(len(column.levels)) / (len(column.levels) - 1)
             near = np.abs(draws[..., at, None] - values) < 0.5 / len(column.levels)
-            point[..., at] = values[near.sum(axis=axis).argmax(-1)]
+            point[..., at] = values[near.sum(axis=1).argmax(-1)]
     return point

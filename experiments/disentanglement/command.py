@@ -141,10 +141,7 @@ def main(config: Config) -> int:
     """Measures, prints, draws and writes."""
     runs, pictured, first = [], [], None
     for folder in config.workdirs or (config.workdir,):
-        together = config.load_all(folder)
-        if config.member >= 0:
-            together = [config.load(folder)]
-        for trained in together:
+        for trained in config.load_asked(folder):
             first = first or trained
             codes = scores.encoded(trained)
             row, known = row_name(trained, folder), shares(codes, config)

@@ -6,7 +6,7 @@ r"""Carries a trained model elsewhere: as parameters with a card, or as function
 
 --what=model writes model.safetensors: the parameters, and a card that says what x is,
 the data's protocol, the flags, the results and the versions. `cards.load_model(path)`
-makes (generative, recognition, params) of it again.
+makes the model and its parameters of it again.
 
 The others write NAME.stablehlo, with the same card in NAME.stablehlo.json: encoder (x
 -> mean and standard deviation of q(z | x)), decoder (z -> mean of x), sampler (key data

@@ -217,6 +217,14 @@ class WorkdirFlags(cli.Flags):
             )
         return together[self.member]
 
+    def load_asked(self, workdir: str | pathlib.Path = "") -> list[Trained]:
+        """The model of --member alone, or of every run where it is negative.
+
+        Raises:
+            UsageError: as `load`.
+        """
+        return [self.load(workdir)] if self.member >= 0 else self.load_all(workdir)
+
     def load_all(self, workdir: str | pathlib.Path = "") -> list[Trained]:
         """The model of every run that trained together in the workdir.
 

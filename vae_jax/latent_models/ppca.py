@@ -22,7 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vae_jax import divergences, likelihoods, networks, posteriors, priors, vae
+from vae_jax import (
+    divergences,
+    likelihoods,
+    networks,
+    numerics,
+    posteriors,
+    priors,
+    vae,
+)
 from vae_jax.types import (
     Algorithm,
     Batch,
@@ -36,7 +44,7 @@ from vae_jax.types import (
 )
 
 
-class EmState(NamedTuple):
+class EMState(NamedTuple):
     """The parameters; EM remembers nothing else.
 
     Attributes:
@@ -46,7 +54,7 @@ class EmState(NamedTuple):
     params: Params
 
 
-class EmInfo(NamedTuple):
+class EMInfo(NamedTuple):
     """What one step of EM reports: weighted means over the batch, nats per example.
 
     All at the batch's mean for mu. Equal, but for rounding, are the first two; each is
@@ -106,6 +114,15 @@ def parameters(w: PyTree, mu: PyTree, log_std: PyTree) -> PyTree:
     }
 
 
+def read(
+    params: Params, floor: float
+) -> tuple[Float[Array, "P D"], Float[Array, " P"], Scalar]:
+    """W, mu and log(s2) / 2, which is not below the floor: back from `parameters`."""
+    layer = params.generative["decoder"]["output"]
+    log_std = jnp.maximum(params.generative["likelihood"]["log_std"], floor)
+    return layer["kernel"].T, layer["bias"], log_std
+
+
 def recognition(num_latents: int, *, min_std: float = 1e-3) -> Recognition:
     """The exact posterior p(z | x), read from theta; it has no parameters.
 
@@ -115,10 +132,11 @@ def recognition(num_latents: int, *, min_std: float = 1e-3) -> Recognition:
     Raises:
         ValueError: if num_latents is below one or min_std not positive and finite.
     """
-    floor, density = _log_of_min_std(min_std), posteriors.full_normal(num_latents)
+    floor = numerics.log_of("min_std", min_std)
+    density = posteriors.full_normal(num_latents)
 
     def encode(params: Params, x: Array) -> Array:
-        w, mu, log_std = _read(params, floor)
+        w, mu, log_std = read(params, floor)
         gain, scale_tril = _posterior(w, log_std)
         with jax.default_matmul_precision("highest"):
             mean = gain @ centered(x, mu)
@@ -140,7 +158,7 @@ def log_evidence(
     Raises:
         ValueError: if min_std is not positive and finite.
     """
-    w, mu, log_std = _read(params, _log_of_min_std(min_std))
+    w, mu, log_std = read(params, numerics.log_of("min_std", min_std))
     gain, scale_tril = _posterior(w, log_std)
     return _log_evidence(centered(x, mu), w, log_std, gain, scale_tril)
 
@@ -174,7 +192,7 @@ def maximum_likelihood(
         ValueError: if x has no rows or holds NaN or infinity, num_latents is not in
             1, ..., P - 1, or min_std is not positive and finite.
     """
-    floor = _log_of_min_std(min_std)
+    floor = numerics.log_of("min_std", min_std)
     if x.shape[0] < 1:
         raise ValueError(f"x must have at least one row, got the shape {x.shape}")
     rows = np.asarray(x, np.float64).reshape(x.shape[0], -1)
@@ -196,7 +214,7 @@ def maximum_likelihood(
 
 
 def em(*, min_std: float = 1e-3) -> Algorithm:
-    r"""Exact EM on every batch: (key, EmState, batch) -> EmState, `EmInfo`.
+    r"""Exact EM on every batch: (key, EMState, batch) -> EMState, `EMInfo`.
 
     Tipping & Bishop 1999, appendix B, equations 27 and 28, with weights. mu becomes
     the weighted mean of the batch first, which is its maximum likelihood whatever W and
@@ -215,15 +233,15 @@ def em(*, min_std: float = 1e-3) -> Algorithm:
         ValueError: if min_std is not positive and finite; from `init`, if the model
             has not fewer latents than x has entries.
     """
-    floor = _log_of_min_std(min_std)
+    floor = numerics.log_of("min_std", min_std)
 
-    def init(key: PRNGKey, start: Params) -> EmState:
+    def init(key: PRNGKey, start: Params) -> EMState:
         del key
-        num_features, num_latents = _read(start, floor)[0].shape
+        num_features, num_latents = read(start, floor)[0].shape
         _check_num_latents(num_latents, num_features)
-        return EmState(start)
+        return EMState(start)
 
-    def step(key: PRNGKey, state: EmState, batch: Batch) -> tuple[EmState, EmInfo]:
+    def step(key: PRNGKey, state: EMState, batch: Batch) -> tuple[EMState, EMInfo]:
         del key
         with jax.default_matmul_precision("highest"):
             theta, info = _em_step(state.params, clear_weightless(batch), floor)
@@ -235,19 +253,19 @@ def em(*, min_std: float = 1e-3) -> Algorithm:
             state.params.generative,
         )
         info = jax.tree.map(lambda nats: jnp.where(weighs, nats, 0.0), info)
-        return EmState(state.params._replace(generative=held)), info
+        return EMState(state.params._replace(generative=held)), info
 
     return Algorithm(init, step)
 
 
-def _em_step(params: Params, batch: Batch, floor: float) -> tuple[PyTree, EmInfo]:
+def _em_step(params: Params, batch: Batch, floor: float) -> tuple[PyTree, EMInfo]:
     x = batch.x.reshape(batch.x.shape[0], -1)
     weight = batch.weight.astype(x.dtype)
     share = weight / jnp.where(weight.sum() > 0.0, weight.sum(), 1.0)
     mu = share @ x
     r = x - mu[None]
 
-    w, _, log_std = _read(params, floor)
+    w, _, log_std = read(params, floor)
     gain, scale_tril = _posterior(w, log_std)
     m = r @ gain.T
     weighted = (share[:, None] * m).T
@@ -272,7 +290,7 @@ def _em_step(params: Params, batch: Batch, floor: float) -> tuple[PyTree, EmInfo
     before = share @ log_p(r, w, log_std, gain, scale_tril)
     variance = expected_error(new_w) / x.shape[1]
     new_log_std = jnp.maximum(0.5 * jnp.log(variance), floor)
-    info = EmInfo(before, bound(w, log_std), bound(new_w, new_log_std))
+    info = EMInfo(before, bound(w, log_std), bound(new_w, new_log_std))
     return parameters(new_w, mu, new_log_std), info
 
 
@@ -314,19 +332,6 @@ def _posterior(w: Array, log_std: Scalar) -> tuple[Array, Array]:
         gain = (inverse @ q[:num_features].T)[::-1]
     lower = std * inverse[::-1, ::-1]
     return gain, lower * jnp.sign(jnp.diagonal(lower))[None]
-
-
-def _read(params: Params, floor: float) -> tuple[Array, Array, Scalar]:
-    """W [P, D], mu [P] and log std, which is not below the floor."""
-    layer = params.generative["decoder"]["output"]
-    log_std = jnp.maximum(params.generative["likelihood"]["log_std"], floor)
-    return layer["kernel"].T, layer["bias"], log_std
-
-
-def _log_of_min_std(min_std: float) -> float:
-    if not 0.0 < min_std < math.inf:
-        raise ValueError(f"min_std must be positive and finite, got {min_std}")
-    return math.log(min_std)
 
 
 def _check_num_latents(num_latents: int, num_features: int) -> None:

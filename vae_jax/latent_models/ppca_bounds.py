@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vae_jax import divergences, posteriors
+from vae_jax import divergences, numerics, posteriors
 from vae_jax.latent_models import ppca
 from vae_jax.types import Params, Scalar
 
@@ -54,7 +54,7 @@ def bound(
     Raises:
         ValueError: if min_std is not positive and finite, or a shape does not fit.
     """
-    w, mu, log_std = _read(params, min_std)
+    w, mu, log_std = ppca.read(params, numerics.log_of("min_std", min_std))
     with jax.default_matmul_precision("highest"):
         error = jnp.sum((ppca.centered(x, mu) - w @ mean) ** 2)
         error += jnp.sum((w @ jnp.tril(scale_tril)) ** 2)
@@ -105,7 +105,7 @@ def rate_distortion(
     """
     if not 0.0 < beta < math.inf:
         raise ValueError(f"beta must be positive and finite, got {beta}")
-    w, mu, log_std = _read(params, min_std)
+    w, mu, log_std = ppca.read(params, numerics.log_of("min_std", min_std))
     num_latents = w.shape[1]
     shift = 0.5 * math.log(beta)
     sharper = params._replace(generative=ppca.parameters(w, mu, log_std - shift))
@@ -128,7 +128,7 @@ def best_diagonal(
     Raises:
         ValueError: if min_std is not positive and finite.
     """
-    w, _, log_std = _read(params, min_std)
+    w, _, log_std = ppca.read(params, numerics.log_of("min_std", min_std))
     num_latents = w.shape[1]
     h = ppca.recognition(num_latents, min_std=min_std).encode(params, x)
     return h[:num_latents], -0.5 * jnp.log(_precisions(w, log_std))
@@ -143,22 +143,13 @@ def diagonal_gap(params: Params, *, min_std: float = 1e-3) -> Scalar:
     Raises:
         ValueError: if min_std is not positive and finite.
     """
-    w, mu, log_std = _read(params, min_std)
+    w, mu, log_std = ppca.read(params, numerics.log_of("min_std", min_std))
     num_latents = w.shape[1]
     h = ppca.recognition(num_latents, min_std=min_std).encode(params, mu)
     _, exact_tril = posteriors.mean_and_scale_tril(h, num_latents)
     # log det of the posterior's covariance, which is minus that of its precision.
     half_log_det = jnp.log(jnp.diagonal(exact_tril)).sum()
     return 0.5 * jnp.log(_precisions(w, log_std)).sum() + half_log_det
-
-
-def _read(params: Params, min_std: float) -> tuple[Array, Array, Scalar]:
-    """W [P, D], mu [P] and log std, which is not below log(min_std)."""
-    if not 0.0 < min_std < math.inf:
-        raise ValueError(f"min_std must be positive and finite, got {min_std}")
-    layer = params.generative["decoder"]["output"]
-    log_std = params.generative["likelihood"]["log_std"]
-    return layer["kernel"].T, layer["bias"], jnp.maximum(log_std, math.log(min_std))
 
 
 def _precisions(w: Array, log_std: Scalar) -> Float[Array, " D"]:
