@@ -275,6 +275,9 @@ def test_z_has_named_parts_from_x_upward(x64):
         "z2": 2,
         "z3": 1,
     }
+    assert model.layer_sizes(params) == (3, 2, 1)
+    latents = model.generative.latents(jax.eval_shape(lambda: params))
+    assert (latents.shape, latents.dtype) == (z.shape, z.dtype)
     of_z = jax.jit(jax.hessian(model.generative.log_prior, 1))(params, z)
     # p(z_1 | z_2, z_3) factorizes given those above, and reads all of them.
     np.testing.assert_allclose(of_z[:3, :3], jnp.diag(jnp.diag(of_z)[:3]), atol=1e-12)

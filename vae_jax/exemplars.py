@@ -116,12 +116,8 @@ def with_fixed_exemplars(model: Model, *, num_exemplars: int) -> Model:
     numerics.check_positive(num_exemplars=num_exemplars)
 
     def init(key: PRNGKey) -> PyTree:
-        key_theta, key_z = jax.random.split(key)
-
-        def latents() -> Array:  # by a prior that may read phi
-            return model.generative.sample_prior(key_z, model.init(key_theta))
-
-        shape = jax.eval_shape(latents).shape
+        # A prior may read phi.
+        shape = model.generative.latents(jax.eval_shape(model.init, key)).shape
         return {
             "log_std": jnp.zeros(()),
             "mean": jnp.zeros((num_exemplars, *shape)),

@@ -186,6 +186,11 @@ class Generative(NamedTuple):
     transport: Transport | None = None
     symbols: Symbols | None = None
 
+    def latents(self, params: Params) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one z; the parameters may be shapes too."""
+        key = jax.eval_shape(jax.random.key, 0)
+        return jax.eval_shape(self.sample_prior, key, params)
+
 
 class Recognition(NamedTuple):
     """q_phi(z | x) = q(z | h) at h = encode(x); built by `vae.recognition`.
@@ -295,6 +300,10 @@ class Model(NamedTuple):
         """Entries of each layer of z but the top, from x upward; () of one layer."""
         shapes = self.hierarchy.shapes if self.hierarchy else ()
         return tuple(math.prod(shape) for shape in shapes)
+
+    def layer_sizes(self, params: Params) -> tuple[int, ...]:
+        """Entries of each layer of z, from x upward; from shapes alone."""
+        return (*self.lower, self.generative.latents(params).size - sum(self.lower))
 
     def init(self, key: PRNGKey) -> Params:
         """Fresh parameters theta and phi."""

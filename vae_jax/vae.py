@@ -276,7 +276,7 @@ def check_latents(model: Model, params: Params, x: Array) -> None:
 
     key = jax.eval_shape(jax.random.key, 0)
     z_shape = jax.eval_shape(sample, key, params, x).shape
-    wanted = jax.eval_shape(model.generative.sample_prior, key, params).shape
+    wanted = model.generative.latents(params).shape
     if z_shape != wanted:
         raise ValueError(
             f"the recognition model draws z of shape {z_shape}, but the generative "

@@ -110,9 +110,8 @@ def _baseline(
 
 
 def _num_latents(model: Model) -> int:
-    key = jax.eval_shape(jax.random.key, 0)
-    params = jax.eval_shape(model.init, key)
-    return jax.eval_shape(model.generative.sample_prior, key, params).size
+    params = jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0))
+    return model.generative.latents(params).size
 
 
 def _control(

@@ -450,11 +450,7 @@ def _without_encoder(
     if config.algorithm != "mcem":
         return variational_em.optimized(key, generative, density)
 
-    def z(key: PRNGKey) -> Array:
-        key_init, key_z = jax.random.split(key)
-        return generative.sample_prior(key_z, Params(generative.init(key_init), ()))
-
-    size = jax.eval_shape(z, key).size
+    size = generative.latents(Params(jax.eval_shape(generative.init, key), ())).size
     return mcem.fitted_normal(
         key, generative, num_latents=size, **CHAIN_OF_FITTED_NORMAL
     )

@@ -33,9 +33,10 @@ def of_trained(trained: trained_runs.Trained) -> artifacts.Card:
     """
     config = trained.config
     left_out = cli.display_flags(Config) | LOCAL
+    z = trained.model.generative.latents(trained.params)
     return {
         "x": observation(trained),
-        "z": {"shape": list(latents(trained).shape)},
+        "z": {"shape": list(z.shape)},
         "flags": {
             name: str(value) if value in (math.inf, -math.inf) else value
             for name, value in dataclasses.asdict(config).items()
@@ -93,12 +94,6 @@ def rows(trained: trained_runs.Trained) -> jax.ShapeDtypeStruct:
     stored = trained.data.source.train
     raw = jax.ShapeDtypeStruct(stored.shape[1:], stored.dtype)
     return jax.eval_shape(trained.data.prepared.value, raw)
-
-
-def latents(trained: trained_runs.Trained) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of one z."""
-    key = jax.eval_shape(jax.random.key, 0)
-    return jax.eval_shape(trained.model.generative.sample_prior, key, trained.params)
 
 
 def _results(trained: trained_runs.Trained) -> dict[str, dict[str, Any]]:

@@ -101,7 +101,7 @@ def encoder(trained: trained_runs.Trained) -> Exported:
 def decoder(trained: trained_runs.Trained) -> Exported:
     """z -> E[x | z]."""
     mean, params = trained.model.generative.mean_observation, trained.params
-    inputs = {"z": cards.latents(trained)}
+    inputs = {"z": trained.model.generative.latents(trained.params)}
     return Exported(lambda z: mean(params, z), inputs, "the mean of x under p(x | z)")
 
 

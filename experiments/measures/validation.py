@@ -65,7 +65,7 @@ def build(run: Run) -> Validate | None:
         if kls is not None:
             each = np.asarray(kls(jax.random.clone(key), params, valid))
             counts = measure.groups_of(run.model, params, run.data.x_shape)
-            sizes = ablation.layer_sizes(run.model, params)
+            sizes = run.model.layer_sizes(params)
             measured |= measure.active_units(each.mean(0, np.float64), counts, sizes)
         if run.config.watch == "importance":
             each = bounds(jax.random.clone(key), params, valid)

@@ -16,7 +16,6 @@ from experiments.command import cli
 from experiments.runs import contexts, new_rows, protocol, runs
 from vae_jax import compilation, conditional
 from vae_jax.data import batches, csv_tables, sources
-from vae_jax.evaluation import ablation
 from vae_jax.types import Model, Params
 
 INPUT = "input"  # stands for the name of a split where rows of a file are measured
@@ -149,7 +148,7 @@ class Trained(NamedTuple):
     @property
     def layer_sizes(self) -> tuple[int, ...]:
         """Entries of each layer of z, from x upward."""
-        return ablation.layer_sizes(self.model, self.params)
+        return self.model.layer_sizes(self.params)
 
     def layer(self, number: int) -> slice:
         """Where a layer lies in z, from 1 for that next to x; all of z for 0.

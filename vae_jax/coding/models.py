@@ -349,11 +349,7 @@ def _of_top(top: Model, params: Params, codecs: _Codecs) -> _Latents:
     q, p = top.recognition.family, top.generative.prior_family
     names, transport = (q.name, p.name), top.generative.transport
     of_q, of_p = q.parameters, p.parameters
-    size = math.prod(
-        jax.eval_shape(
-            top.generative.sample_prior, jax.eval_shape(jax.random.key, 0), params
-        ).shape
-    )
+    size = top.generative.latents(params).size
 
     def of_lanes(
         read: Callable[[tuple[Array, ...]], tuple[Array, ...]],

@@ -172,9 +172,7 @@ def balanced(
         raise ValueError("balance weighs layers of a ladder, and this model has one")
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
-        sample_prior = model.generative.sample_prior
-        size = jax.eval_shape(sample_prior, jax.random.key(0), params).size
-        sizes = np.array([*model.lower, size - sum(model.lower)])
+        sizes = np.array(model.layer_sizes(params))
 
         def weighed(kl: Float[Array, " G"]) -> Scalar:
             fixed = jnp.abs(jax.lax.stop_gradient(kl))

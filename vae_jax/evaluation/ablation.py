@@ -136,13 +136,6 @@ def group_counts(
     return _hierarchy(model).groups(params, h)
 
 
-def layer_sizes(model: Model, params: Params) -> tuple[int, ...]:
-    """How many latents each layer has, from z_1 up; from shapes alone."""
-    key = jax.eval_shape(jax.random.key, 0)
-    z = jax.eval_shape(model.generative.sample_prior, key, params)
-    return (*model.lower, z.shape[0] - sum(model.lower))
-
-
 def without_layers(counts: Sequence[int]) -> Bool[np.ndarray, "M G"]:
     """Which groups q draws: all, then all but those of z_1, of z_2, ..., z_L.
 
@@ -193,7 +186,7 @@ def active(
     Args:
         kl: of each group, averaged over data.
         counts: of groups, as `group_counts` has them.
-        sizes: of the layers, as `layer_sizes` has them.
+        sizes: of the layers, as `Model.layer_sizes` has them.
         threshold: in nats.
     """
     parts = np.split(np.asarray(kl), np.cumsum(counts)[:-1])

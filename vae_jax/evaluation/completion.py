@@ -381,7 +381,7 @@ def _start(model: Model) -> Callable[[PRNGKey, Params, Array], _State]:
 
     def start(key: PRNGKey, params: Params, x: Array) -> _State:
         vae.check_latents(model, params, x)
-        like = jax.eval_shape(generative.sample_prior, key, params)
+        like = generative.latents(params)
         nowhere = jnp.zeros(like.shape, like.dtype)
         return step(key, params, x, _State(x, nowhere))[0]
 

@@ -136,7 +136,7 @@ def uniform_sampling(
         raise ValueError(f"limit must be positive and finite, or None, got {limit}")
 
     def log_weights(params: Params, x: Array) -> Callable[[PRNGKey], Array]:
-        like = _latents(generative, params)
+        like = generative.latents(params)
         log_volume = like.size * jnp.log(
             jnp.asarray(2.0 if limit is None else 2.0 * limit, like.dtype)
         )
@@ -151,12 +151,6 @@ def uniform_sampling(
         return lambda key: numerics.over_samples(key, log_weight, num_samples=chunk)
 
     return _streamed(log_weights, num_samples=num_samples, chunk=chunk)
-
-
-def _latents(generative: Generative, params: Params) -> jax.ShapeDtypeStruct:
-    """The shape and dtype of z."""
-    key = jax.eval_shape(jax.random.key, 0)
-    return jax.eval_shape(generative.sample_prior, key, params)
 
 
 def _chunk(num_samples: int, chunk_size: int) -> int:
