@@ -346,11 +346,10 @@ def objective(
         return _built(config, model, num_data=num_data, **settings)
 
     def of_model(model: Model, **changed: Any) -> ExampleObjective:
-        function = _built(config, model, **settings | changed)
-        if not weight_decay:
-            return function
         return sgvb.with_normal_prior_on_theta(
-            function, num_data=num_data, weight_decay=weight_decay
+            _built(config, model, **settings | changed),
+            num_data=num_data,
+            weight_decay=weight_decay,
         )
 
     def build(**changed: Any) -> Objective:

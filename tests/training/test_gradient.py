@@ -64,6 +64,25 @@ def test_over_batch_means_every_leaf_of_a_tree():
     assert got["u"].shape == ()
 
 
+# Without noise
+
+
+def test_climb_reports_each_point_before_its_update(x64):
+    start = {"a": jnp.array([3.0, 1.0]), "b": jnp.array(-2.0)}
+    optimizer = optax.sgd(0.25)
+
+    def height(point):  # the top at zero; a step of 0.25 halves the way there
+        return 5.0 - sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(point))
+
+    point, _, values, norms = gradient.climb(
+        height, optimizer, start, optimizer.init(start), num_updates=3
+    )
+    _assert_close(point, jax.tree.map(lambda leaf: leaf / 8.0, start), rtol=1e-12)
+    shares = 0.25 ** np.arange(3)
+    np.testing.assert_allclose(values, 5.0 - 14.0 * shares, rtol=1e-12)
+    np.testing.assert_allclose(norms, 2.0 * np.sqrt(14.0 * shares), rtol=1e-12)
+
+
 # One step
 
 

@@ -259,27 +259,47 @@ def grouped_terms(
 def with_normal_prior_on_theta(
     objective: ExampleObjective, *, num_data: int, weight_decay: float = 1.0
 ) -> ExampleObjective:
-    """Adds the gradient of log p(theta) / N, for maximum a posteriori theta.
+    """The objective with `add_log_prior_of_theta`, for maximum a posteriori theta.
 
-    p(theta) = N(0, I / weight_decay), as AEVB section 5 trains. The objective is that
-    of one example, so log p(theta) is divided by N: the mean over a minibatch then
-    estimates 1/N of the data set's total. The value stays that of `objective`.
+    Raises:
+        ValueError: as that.
+    """
+    _check_prior(num_data, weight_decay)
+
+    def penalized(key: PRNGKey, params: Params, x: Array) -> Scalar:
+        nats = objective(key, params, x)
+        return add_log_prior_of_theta(
+            nats, params, num_data=num_data, weight_decay=weight_decay
+        )
+
+    return penalized
+
+
+def add_log_prior_of_theta(
+    nats: Float[Array, "*B"], params: Params, *, num_data: int, weight_decay: float
+) -> Float[Array, "*B"]:
+    """Adds the gradient of log p(theta) / N to the nats of each example.
+
+    p(theta) = N(0, I / weight_decay), as AEVB section 5 trains; log p(theta) is divided
+    by N, so that a mean over a minibatch estimates 1/N of the data set's total. The
+    values stay what they are; with a weight_decay of zero the gradient does too.
 
     Raises:
         ValueError: if num_data is below one, or weight_decay negative or not finite.
     """
+    _check_prior(num_data, weight_decay)
+    if not weight_decay:
+        return nats
+    penalty = 0.5 * weight_decay / num_data * _sum_of_squares(params.generative)
+    return numerics.attach_gradient(nats, nats - penalty)
+
+
+def _check_prior(num_data: int, weight_decay: float) -> None:
     numerics.check_positive(num_data=num_data)
     if not 0.0 <= weight_decay < math.inf:
         raise ValueError(
             f"weight_decay must be finite and not be negative, got {weight_decay}"
         )
-
-    def penalized(key: PRNGKey, params: Params, x: Array) -> Scalar:
-        value = objective(key, params, x)
-        penalty = 0.5 * weight_decay / num_data * _sum_of_squares(params.generative)
-        return numerics.attach_gradient(value, value - penalty)
-
-    return penalized
 
 
 def data_set_total(

@@ -1,6 +1,5 @@
 """Monte Carlo EM: maximum likelihood with the posterior sampled, and no q."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -118,8 +117,6 @@ def mcem(
     numerics.check_not_negative(weight_decay=weight_decay)
     if not adaptation_gain > 0.0:
         raise ValueError(f"adaptation_gain must be positive, got {adaptation_gain}")
-    optimizer = optax.with_extra_args_support(optimizer)
-    objective = _log_joint(generative, num_data, weight_decay)
 
     def init(key: PRNGKey, start: Params) -> MCEMState:
         keys = jax.random.split(key, num_data)
@@ -141,42 +138,33 @@ def mcem(
 
         return hmc.transition(key_move, log_density, z, size, num_leapfrog)
 
-    def update(
-        key: PRNGKey, params: Params, opt_state: Any, batch: Batch, z: Array
-    ) -> tuple[tuple[Params, Any], tuple[Scalar, Scalar]]:
-        def negative(theta: PyTree) -> Scalar:
-            nats = jax.vmap(objective, in_axes=(None, None, 0, 0))(
-                key, params._replace(generative=theta), batch.x, z
-            )
-            return -gradient.weighted_moments(nats, batch.weight)[0]
-
-        loss, grads = jax.value_and_grad(negative)(params.generative)
-        updates, opt_state = optimizer.update(
-            grads,
-            opt_state,
-            params.generative,
-            value=loss,
-            grad=grads,
-            value_fn=negative,
-        )
-        theta = optax.apply_updates(params.generative, updates)
-        report = -loss, optax.tree.norm(grads)
-        return (params._replace(generative=theta), opt_state), report
-
     def step(
         key: PRNGKey, state: MCEMState, batch: Batch
     ) -> tuple[MCEMState, MCEMInfo]:
         batch = clear_weightless(batch)
-        key_chains, key_updates = jax.random.split(key)
+        key_chains, _ = jax.random.split(key)
         keys = jax.random.split(key_chains, batch.x.shape[0])
         step_size = jnp.exp(state.log_step_size)
         z, moves = jax.vmap(move, in_axes=(0, None, 0, 0, None))(
             keys, state.params, batch.x, state.chains[batch.index], step_size
         )
-        (params, opt_state), (values, norms) = jax.lax.scan(
-            lambda carry, _: update(key_updates, *carry, batch, z),
-            (state.params, state.opt_state),
-            length=num_updates,
+
+        def objective(theta: PyTree) -> Scalar:
+            params = state.params._replace(generative=theta)
+            nats = jax.vmap(log_joint, in_axes=(None, None, 0, 0))(
+                generative, params, batch.x, z
+            )
+            nats = sgvb.add_log_prior_of_theta(
+                nats, params, num_data=num_data, weight_decay=weight_decay
+            )
+            return gradient.weighted_moments(nats, batch.weight)[0]
+
+        theta, opt_state, values, norms = gradient.climb(
+            objective,
+            optimizer,
+            state.params.generative,
+            state.opt_state,
+            num_updates=num_updates,
         )
         acceptance, _ = gradient.weighted_moments(moves.acceptance, batch.weight)
         adapted = hmc.adapted(
@@ -191,6 +179,7 @@ def mcem(
         chains = state.chains.at[batch.index].set(z)
         error, _ = gradient.weighted_moments(jnp.abs(moves.energy_error), batch.weight)
         info = MCEMInfo(values[0], acceptance, error, step_size, norms[0])
+        params = state.params._replace(generative=theta)
         return MCEMState(params, opt_state, chains, log_step_size, state.step + 1), info
 
     return Algorithm(init, step)
@@ -266,23 +255,3 @@ def fitted_normal(
         return fit(chain(key_chain, log_density, start).positions)
 
     return vae.recognition(encode, density)
-
-
-def _log_joint(
-    generative: Generative, num_data: int, weight_decay: float
-) -> Callable[[PRNGKey, Params, Array, Array], Scalar]:
-    """(key, params, x, z) -> log p(x, z), with the prior's gradient."""
-
-    def of_row(key: PRNGKey, params: Params, x: Array, z: Array) -> Scalar:
-        def at_z(key: PRNGKey, params: Params, x: Array) -> Scalar:
-            del key
-            return log_joint(generative, params, x, z)
-
-        if not weight_decay:
-            return at_z(key, params, x)
-        penalized = sgvb.with_normal_prior_on_theta(
-            at_z, num_data=num_data, weight_decay=weight_decay
-        )
-        return penalized(key, params, x)
-
-    return of_row

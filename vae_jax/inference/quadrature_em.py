@@ -5,7 +5,7 @@ of them, and the E-step is still exact. On a grid of nodes the model is a constr
 mixture (Bishop, Svensen & Williams 1998, The generative topographic mapping).
 """
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,6 @@ def quadrature_em(
         ValueError: if a number is not positive, or num_nodes is below two.
     """
     numerics.check_positive(num_updates=num_updates)
-    optimizer = gradient.of_theta(optimizer)
     nodes, log_weight = numerics.grid(num_latents, num_nodes=num_nodes, limit=limit)
 
     def log_terms(params: Params, x: Array) -> Float[Array, " Q"]:
@@ -91,7 +90,7 @@ def quadrature_em(
     def init(key: PRNGKey, start: Params) -> gradient.AscentState:
         del key
         steps = jnp.zeros((), jnp.int32)
-        return gradient.AscentState(start, optimizer.init(start), steps)
+        return gradient.AscentState(start, optimizer.init(start.generative), steps)
 
     def step(
         key: PRNGKey, state: gradient.AscentState, batch: Batch
@@ -101,23 +100,17 @@ def quadrature_em(
         logs = jax.vmap(log_terms, in_axes=(None, 0))(state.params, batch.x)
         r = stop_gradient(jax.nn.softmax(logs))
 
-        def negative(params: Params) -> Scalar:
-            return -of_batch(params, batch, r)
+        def with_theta(theta: PyTree) -> Params:
+            return state.params._replace(generative=theta)
 
-        def update(
-            carry: tuple[Params, Any], _: None
-        ) -> tuple[tuple[Params, Any], tuple[Scalar, Scalar]]:
-            params, memory = carry
-            loss, grads = jax.value_and_grad(negative)(params)
-            updates, memory = optimizer.update(
-                grads, memory, params, value=loss, grad=grads, value_fn=negative
-            )
-            params = cast(Params, optax.apply_updates(params, updates))
-            return (params, memory), (-loss, optax.tree.norm(grads))
-
-        (params, memory), (values, norms) = jax.lax.scan(
-            update, (state.params, state.opt_state), length=num_updates
+        theta, memory, values, norms = gradient.climb(
+            lambda theta: of_batch(with_theta(theta), batch, r),
+            optimizer,
+            state.params.generative,
+            state.opt_state,
+            num_updates=num_updates,
         )
+        params = with_theta(theta)
         info = QuadratureEMInfo(
             log_p=gradient.weighted_moments(
                 jax.nn.logsumexp(logs, axis=1), batch.weight

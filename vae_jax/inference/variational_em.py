@@ -133,18 +133,13 @@ def local_bound(
         )
 
         def bound(key: PRNGKey, params: Params, x: Array, h: Array) -> Scalar:
-            def at_h(key: PRNGKey, params: Params, x: Array) -> Scalar:
-                return bounds.elbo(weights(key, params, x, h))
-
-            if not weight_decay:
-                return at_h(key, params, x)
-            penalized = sgvb.with_normal_prior_on_theta(
-                at_h, num_data=num_data, weight_decay=weight_decay
-            )
-            return penalized(key, params, x)
+            return bounds.elbo(weights(key, params, x, h))
 
         nats = jax.vmap(bound, in_axes=(0, None, 0, 0))(
             jax.random.split(key_m, num_rows), params, batch.x, h
+        )
+        nats = sgvb.add_log_prior_of_theta(
+            nats, params, num_data=num_data, weight_decay=weight_decay
         )
         first, _ = gradient.weighted_moments(values[:, 0], batch.weight)
         return nats, memory.at[batch.index].set(h), {"starting_bound": first}

@@ -262,6 +262,53 @@ def scheduled(
     return Objective(lambda params: jnp.zeros((), jnp.int32), value)
 
 
+def climb(
+    function: Callable[[PyTree], Scalar],
+    optimizer: optax.GradientTransformation,
+    point: PyTree,
+    memory: PyTree,
+    *,
+    num_updates: int,
+) -> tuple[PyTree, PyTree, Float[Array, " K"], Float[Array, " K"]]:
+    """Raises a function without noise by an optimizer's updates, one after the other.
+
+    The optimizer gets `value`, `grad` and `value_fn` too, of the negative.
+
+    Args:
+        function: a point -> a number, the greater the better.
+        optimizer: of the point, any optax transformation.
+        point: where to begin.
+        memory: the optimizer's state there.
+        num_updates: K.
+
+    Returns:
+        The point and the optimizer's state behind the last update, and before each the
+        function's value and the norm of its gradient.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def negative(point: PyTree) -> Scalar:
+        return -function(point)
+
+    def update(
+        carry: tuple[PyTree, PyTree], _: None
+    ) -> tuple[tuple[PyTree, PyTree], tuple[Scalar, Scalar]]:
+        point, memory = carry
+        loss, grads = jax.value_and_grad(negative)(point)
+        updates, memory = optimizer.update(
+            grads, memory, point, value=loss, grad=grads, value_fn=negative
+        )
+        return (optax.apply_updates(point, updates), memory), (
+            -loss,
+            optax.tree.norm(grads),
+        )
+
+    (point, memory), (values, norms) = jax.lax.scan(
+        update, (point, memory), length=num_updates
+    )
+    return point, memory, values, norms
+
+
 def of_theta(
     optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
