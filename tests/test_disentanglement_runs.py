@@ -48,6 +48,14 @@ def test_a_data_set_whose_factors_are_unknown_is_refused(tmp_path):
         command.main(Config(workdir=folder))
 
 
+def test_draws_of_a_q_that_is_no_normal_are_refused(tmp_path):
+    codes = {"posterior": "finite_scalar", "estimator": "sgvb_a"}
+    folder = _saved(tmp_path / "codes", dataset="sprites", **codes)
+    said = r"mig_of_samples is of draws of a normal q, and this run's is finite_scalar"
+    with pytest.raises(cli.UsageError, match=said):
+        command.main(Config(workdir=folder))
+
+
 def test_rows_that_are_judged_are_not_fitted_to():
     grid = scores.sprites.GRIDS["sprites"]
     factors = grid.factors(np.arange(grid.num_images))

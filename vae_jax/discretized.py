@@ -124,31 +124,34 @@ def categorical(x_shape: tuple[int, ...], *, num_values: int) -> Likelihood:
     )
 
 
-def ordinal(x_shape: tuple[int, ...], *, num_values: int) -> Likelihood:
+def ordinal(
+    x_shape: tuple[int, ...], *, num_values: int, shares: Any = None
+) -> Likelihood:
     r"""Independent entries of K ordered values; h holds their locations.
 
     The cumulative logit of McCullagh 1980: $P(k \le j) = \sigma(c_j - h)$, the
     logistic density around h in bins whose K - 1 edges are parameters of each entry:
-    the first, and the logarithms of the widths of the others' bins. All values are
-    equally probable at first, at h = 0.
+    the first, and the logarithms of the widths of the others' bins.
+
+    Args:
+        x_shape: shape of one observation.
+        num_values: K.
+        shares: probabilities [K, *X] at h = 0 to start from, above zero; equal ones by
+            default.
 
     Raises:
         ValueError: if num_values is below two.
     """
     _check_num_values(num_values)
-    shares = np.arange(1, num_values) / num_values
-    edges = np.log(shares) - np.log1p(-shares)
+    if shares is None:
+        shares = np.full((num_values, *x_shape), 1.0 / num_values)
+    below = np.cumsum(shares, axis=0)[:-1]
+    edges = np.log(below) - np.log1p(-below)
 
     def init(key: PRNGKey) -> PyTree:
         del key
-        start = np.concatenate([edges[:1], np.log(np.diff(edges))])
-        planes = start.reshape(-1, *(1 for _ in x_shape))
-        dtype = jnp.result_type(float)
-        return {
-            "edges": jnp.asarray(
-                np.broadcast_to(planes, (*start.shape, *x_shape)), dtype
-            )
-        }
+        start = np.concatenate([edges[:1], np.log(np.diff(edges, axis=0))])
+        return {"edges": jnp.asarray(start, jnp.result_type(float))}
 
     def log_probs(params: PyTree, h: Array) -> Float[Array, "K *X"]:
         first, log_widths = jnp.split(params["edges"].astype(h.dtype), [1])

@@ -82,9 +82,18 @@ def continuous_bernoulli_terms(
     $\log p(x) = \eta x - \log((e^\eta - 1) / \eta)$ at the logit $\eta$
     (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845, in its natural parameter): the
     Bernoulli's cross-entropy with what makes it a density. Near zero the normalizer is
-    a series, where the quotient loses its digits.
+    a series, where the quotient loses its digits; elsewhere x is measured from the end
+    where its density is greatest, or large logits would cancel there.
     """
-    return logits * x - _log_mean_exp_below(logits)
+    size = jnp.abs(logits)
+    is_small = size < 0.1
+    near = jnp.where(is_small, logits, 0.0)
+    square = near**2
+    series = 0.5 * near + square * (1 / 24 - square * (1 / 2880 - square / 181440))
+    far = jnp.where(is_small, 1.0, size)
+    from_end = jnp.where(logits > 0.0, 1.0 - x, x)
+    ends = jnp.log(far) - jnp.log1p(-jnp.exp(-far)) - far * from_end
+    return jnp.where(is_small, near * x - series, ends)
 
 
 def laplace_terms(
@@ -221,7 +230,11 @@ def continuous_bernoulli(x_shape: tuple[int, ...]) -> Likelihood:
 
     def mean(params: PyTree, h: Array) -> Array:
         del params
-        return jax.vmap(jax.grad(_log_mean_exp_below))(h).reshape(x_shape)
+        # The slope of the normalizer, which is what is left of the density at x = 0.
+        slope = jax.grad(
+            lambda h: continuous_bernoulli_terms(h, jnp.zeros_like(h)).sum()
+        )
+        return -slope(h).reshape(x_shape)
 
     def log_prob_terms(params: PyTree, h: Array, x: Array) -> Array:
         del params
@@ -367,18 +380,6 @@ def _density_of_reals(name: str) -> Callable[[np.ndarray], str]:
         return "log-density"
 
     return quantity
-
-
-def _log_mean_exp_below(eta: Array) -> Array:
-    """log of the mean of exp(eta x) over x uniform in [0, 1]."""
-    size = jnp.abs(eta)
-    is_small = size < 0.1
-    near = jnp.where(is_small, eta, 0.0)
-    square = near**2
-    series = 0.5 * near + square * (1 / 24 - square * (1 / 2880 - square / 181440))
-    far = jnp.where(is_small, 1.0, size)
-    above = far + jnp.log1p(-jnp.exp(-far)) - jnp.log(far)
-    return jnp.where(is_small, series, above - jnp.where(eta < 0.0, size, 0.0))
 
 
 def _inverse_cdf(eta: Array, p: Array) -> Array:

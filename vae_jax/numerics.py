@@ -236,6 +236,16 @@ def log_of(name: str, value: float) -> float:
     return math.log(value)
 
 
+def unbiased(variance: Float[Array, "*X"], num_draws: int) -> Float[Array, "*X"]:
+    """A variance over n draws about their mean, times n / (n - 1).
+
+    It is infinite of one draw, which says nothing of its spread.
+    """
+    if num_draws == 1:
+        return jnp.full_like(variance, jnp.inf)
+    return variance * (num_draws / (num_draws - 1))
+
+
 def gamma_ratio(
     num_halves: int,
 ) -> tuple[np.ndarray, np.ndarray, Callable[[Array], Array]]:

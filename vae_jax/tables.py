@@ -162,8 +162,13 @@ def _log_normal(numbers: np.ndarray, **settings: Any) -> Likelihood:
     )
 
 
-def _of_counts(name: str) -> Family:
-    """Around each column's mean, the last of its numbers."""
+def _of_counts(name: str, *, counted: float = 1.0) -> Family:
+    """Around each column's mean, the last of its numbers.
+
+    Args:
+        name: of the builder in `counts`.
+        counted: share of the entries, at h = 0, that are not 0 for certain.
+    """
 
     def fit(values: np.ndarray, num_levels: int) -> tuple[float, ...]:
         del num_levels
@@ -176,7 +181,7 @@ def _of_counts(name: str) -> Family:
         observed = getattr(counts, name)(means.shape, **read)
         rest = np.zeros(observed.width - means.size)
         return likelihood_transforms.around(
-            observed, np.concatenate([np.log(means), rest])
+            observed, np.concatenate([np.log(means / counted), rest])
         )
 
     return Family(
@@ -207,7 +212,7 @@ def _categories(numbers: np.ndarray, **settings: Any) -> Likelihood:
 def _ordered(numbers: np.ndarray, **settings: Any) -> Likelihood:
     del settings
     num_values, *x_shape = numbers.shape
-    return discretized.ordinal(tuple(x_shape), num_values=num_values)
+    return discretized.ordinal(tuple(x_shape), num_values=num_values, shares=numbers)
 
 
 def _one_hot(x: Array, numbers: Array) -> Array:
@@ -239,7 +244,9 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "poisson": _of_counts("poisson"),
     "negative_binomial": _of_counts("negative_binomial"),
-    "zero_inflated_negative_binomial": _of_counts("zero_inflated_negative_binomial"),
+    "zero_inflated_negative_binomial": _of_counts(
+        "zero_inflated_negative_binomial", counted=0.5
+    ),
     "bernoulli": Family("level", _shares, _bits, lambda x, numbers: x - numbers[1]),
     "categorical": Family("level", _shares, _categories, _one_hot),
     "ordinal": Family("level", _shares, _ordered, _one_hot),

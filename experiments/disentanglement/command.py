@@ -143,6 +143,7 @@ def main(config: Config) -> int:
     for folder in config.workdirs or (config.workdir,):
         for trained in config.load_asked(folder):
             first = first or trained
+            scores.check(config.metrics, trained)
             codes = scores.encoded(trained)
             row, known = row_name(trained, folder), shares(codes, config)
             if row not in [run["row"] for run in runs]:

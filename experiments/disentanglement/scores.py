@@ -1,6 +1,6 @@
 """The metrics that flags can name, a row each, of one run's codes of a whole grid."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -72,6 +72,21 @@ def encoded(trained: trained_runs.Trained) -> Codes:
         results.append(jax.tree.map(np.asarray, of_each))
     mean, std = (np.concatenate(parts) for parts in zip(*results, strict=True))
     return Codes(grid, mean.astype(float), np.log(std.astype(float)), factors)
+
+
+def check(metrics: Sequence[str], trained: trained_runs.Trained) -> None:
+    """Refuses what is asked of a q that it is not of.
+
+    Raises:
+        UsageError: for draws of a q that is no normal.
+    """
+    family = trained.model.recognition.family.name
+    if "mig_of_samples" in metrics and family not in ("diag_normal", "full_normal"):
+        others = ",".join(name for name in metrics if name != "mig_of_samples")
+        raise cli.UsageError(
+            f"mig_of_samples is of draws of a normal q, and this run's is {family}: "
+            f"measure --metrics={others or 'mig_of_means'}"
+        )
 
 
 def split(

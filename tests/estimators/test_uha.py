@@ -57,6 +57,16 @@ def test_steps_of_no_length_leave_the_elbo(x64):
     )
 
 
+@pytest.mark.parametrize("logit_eta", [17.0, 40.0])
+def test_a_momentum_that_hardly_fades_has_a_finite_slope(logit_eta):
+    """In float32 eta^2 is 1 here, where sqrt(1 - eta^2) has none."""
+    problem, x = cases.WITH_PATH.make(), jnp.asarray(X, jnp.float32)
+    params = jax.tree.map(jnp.float32, _at(problem, logit_eta=jnp.asarray(logit_eta)))
+    objective = uha.uha(problem.model, num_samples=1)
+    slope = jax.jit(jax.grad(objective, 1))(jax.random.key(5), params, x)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+
+
 @pytest.mark.slow
 def test_the_weights_mean_is_p_of_x_at_steps_of_any_length(x64):
     problem, x = cases.WITH_PATH.make(), jnp.asarray(X)

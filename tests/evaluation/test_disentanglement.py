@@ -94,6 +94,14 @@ def test_modularity_is_lost_by_the_squares_of_what_else_is_known():
     assert disentanglement.modularity(rows) == pytest.approx(0.5)
 
 
+def test_the_gap_of_samples_refuses_point_masses():
+    mean, log_std = np.zeros((4, 1)), np.array([[0.0], [0.0], [-np.inf], [0.0]])
+    with pytest.raises(ValueError, match="log_std must be finite"):
+        disentanglement.mig_of_samples(
+            mean, log_std, np.zeros((4, 1)), num_samples=3, random_state=0
+        )
+
+
 def test_the_gap_of_samples_is_that_of_two_normals_by_quadrature():
     """Two values of two rows each, z of N(-1, 1) and N(1, 1/4); a share of log 2."""
     mean, std = np.array([[-1.0], [1.0]]), np.array([[1.0], [0.5]])

@@ -105,7 +105,7 @@ def test_the_estimate_is_the_reciprocal_mean_over_draws_after_the_fit(x64):
     r = np.exp(log_q - np.asarray(jax.vmap(joint)(new)))
     np.testing.assert_allclose(got.log_p, -np.log(r.mean()), rtol=1e-7)
     np.testing.assert_allclose(
-        got.standard_error, r.std() / r.mean() / np.sqrt(15), rtol=1e-6
+        got.standard_error, r.std(ddof=1) / r.mean() / np.sqrt(15), rtol=1e-6
     )
     np.testing.assert_allclose(
         got.effective_sample_size, r.sum() ** 2 / (r**2).sum(), rtol=1e-6

@@ -66,7 +66,7 @@ def test_the_running_sums_equal_those_of_the_same_weights_at_once(x64, chunk_siz
     )
     # Delta method: std(w) / mean(w) / sqrt(k).
     np.testing.assert_allclose(
-        got.standard_error, w.std() / w.mean() / np.sqrt(12), rtol=1e-6
+        got.standard_error, w.std(ddof=1) / w.mean() / np.sqrt(12), rtol=1e-6
     )
 
 
@@ -147,7 +147,10 @@ def test_the_effective_sample_size_lies_between_one_and_k(x64):
             got = _repeat(estimate, problem.params, num=200)
             assert (got.effective_sample_size >= 1.0 - 1e-9).all()
             assert (got.effective_sample_size <= num_samples * (1.0 + 1e-9)).all()
-            assert (got.standard_error >= 0.0).all()
+            if num_samples == 1:  # which says nothing of its spread
+                assert np.isinf(got.standard_error).all()
+            else:
+                assert (got.standard_error >= 0.0).all()
 
 
 # Transformation and edge
@@ -158,14 +161,13 @@ def test_every_chunk_draws_fresh_noise(x64):
     problem = _problem()
     key, arguments = jax.random.key(3), (problem.params, jnp.asarray(X))
     sizes = []
-    for num_samples in (1, 40):
+    for num_samples in (2, 40):
         estimate = marginal.importance_sampling(
             problem.model, num_samples=num_samples, chunk_size=1
         )
         sizes.append(jax.jit(estimate)(jax.random.clone(key), *arguments))
-    # Forty copies of one draw would have equal weights: no error at all.
-    assert sizes[0].standard_error == 0.0
-    assert sizes[1].standard_error > 0.01
+    # Copies of one draw would have equal weights: no error at all.
+    assert all(estimated.standard_error > 0.01 for estimated in sizes)
 
 
 @pytest.mark.slow

@@ -76,6 +76,29 @@ def test_a_ball_reaches_its_kth_neighbor_and_no_further(x64, num_neighbors):
         np.testing.assert_allclose(turned.recall, inside, rtol=1e-12)
 
 
+def test_rows_of_bits_that_tie_with_a_ball_are_inside():
+    """Whole numbers are exact; half the pairs of a ball are as far as it is wide."""
+    random = np.random.default_rng(0)
+    chance = random.random(784) ** 3
+    data, samples = (random.random((2, 200, 784)) < chance).astype(np.float32)
+    got = precision_recall(jnp.asarray(data), jnp.asarray(samples))
+
+    def covered(rows, others):
+        rows, others = rows.astype(int), others.astype(int)
+        among = np.abs(others[:, None] - others[None]).sum(-1)
+        radii = np.sort(among, axis=1)[:, 3]
+        apart = np.abs(rows[:, None] - others[None]).sum(-1)
+        assert (apart == radii[None]).mean() > 0.001
+        return (apart <= radii[None]).any(1).mean(), (apart < radii[None]).any(1).mean()
+
+    for value, (closed, open_) in (
+        (got.precision, covered(samples, data)),
+        (got.recall, covered(data, samples)),
+    ):
+        assert closed > open_ + 0.02
+        np.testing.assert_allclose(value, closed, rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_equal_sets_have_precision_and_recall_one_and_sets_apart_zero():
     data = normals(4, 300, 4)

@@ -63,6 +63,8 @@ def uha(
         betas = jnp.cumsum(jax.nn.softmax(path["logits"]))
         sizes = jnp.exp(path["log_step_size"])
         eta = jax.nn.sigmoid(path["logit_eta"])
+        # 1 - eta^2 as a product: as a difference it is 0, of no slope, near eta = 1.
+        rest = jnp.sqrt(jax.nn.sigmoid(-path["logit_eta"]) * (1.0 + eta))
 
         def log_bridge(z: Array, beta: Scalar) -> Scalar:
             log_q = recognition.log_prob(params, h, z)
@@ -80,7 +82,7 @@ def uha(
                 noise = jax.random.normal(
                     jax.random.fold_in(key_steps, t), z.shape, z.dtype
                 )
-                fresh = eta * momentum + jnp.sqrt(1.0 - eta**2) * noise
+                fresh = eta * momentum + rest * noise
                 z, momentum = leapfrog(
                     lambda z: jax.grad(log_bridge)(z, beta), z, fresh, size
                 )

@@ -31,7 +31,7 @@ class AnnealedEvidence(NamedTuple):
     Attributes:
         log_p: forward log mean w, reverse -log mean 1 / w; nats.
         mean_log_weight: mean log w, nats: further out than log_p on its side.
-        standard_error: of log_p, nats, by the delta method over the chains.
+        standard_error: of log_p, nats, by the delta method over the chains; inf: one.
         effective_sample_size: of the weights that were averaged, between 1 and C.
         pareto_k: as in `weights`: not measured below 25 chains.
         acceptance: mean acceptance probability over chains and temperatures.

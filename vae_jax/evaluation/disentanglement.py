@@ -85,16 +85,18 @@ def mig_of_samples(
     Nothing is binned. z is drawn for num_samples rows, and the mixtures are exact.
 
     Args:
-        mean: of q(z | x) of each row, rows being all there are.
-        log_std: likewise.
+        mean: of the normal q(z | x) of each row, rows being all there are.
+        log_std: likewise, finite.
         factors: of the rows.
         num_samples: draws of z, a row each, rows drawn with replacement.
         random_state: of the draws.
 
     Raises:
-        ValueError: if num_samples is below one.
+        ValueError: if num_samples is below one or a log_std not finite.
     """
     numerics.check_positive(num_samples=num_samples)
+    if not np.isfinite(log_std).all():
+        raise ValueError("log_std must be finite: a point mass has no density to draw")
     random = np.random.default_rng(random_state)
     index = random.integers(len(mean), size=num_samples)
     eps = random.normal(size=(num_samples, mean.shape[1]))

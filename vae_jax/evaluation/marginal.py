@@ -41,9 +41,10 @@ def importance_sampling(
     $\hat p = \frac1k\sum_i p(x, z_i) / q(z_i|x)$, whose logarithm is L_k of Burda et
     al. 2016 (arXiv:1509.00519). The weights are reduced chunk by chunk by a running
     log-sum-exp, so memory grows with the chunk and the tail's 3 sqrt(k). The standard
-    error, sqrt(((mean w^2) / (mean w)^2 - 1) / k), trusts the weights seen: where q has
-    thinner tails than the posterior it is too small. An effective sample size of a few
-    and a pareto_k above 0.7 are the signs (`weights.doubts`).
+    error, sqrt(((mean w^2) / (mean w)^2 - 1) / (k - 1)), trusts the weights seen: where
+    q has thinner tails than the posterior it is too small. An effective sample size of
+    a few and a pareto_k above 0.7 are the signs (`weights.doubts`). One sample has an
+    infinite one.
 
     Args:
         model: the joint p(x, z) and the proposal q(z | x), any density over its z.

@@ -35,7 +35,7 @@ Distortion: TypeAlias = Callable[[Params, Array, Array], Scalar]
 class Curve(NamedTuple):
     """Estimates at B values of beta, of one x or stacked on many.
 
-    Standard errors are over the chains, by the delta method.
+    Standard errors are over the chains, by the delta method; infinite of one.
 
     Attributes:
         rate: R, nats.
@@ -354,12 +354,16 @@ def _curve(
     of_distortion = share * (distortion - mean[:, None])
     of_log_z = share - jax.nn.softmax(base)[None]
     of_rate = -of_log_z - beta[:, None] * of_distortion
+
+    def error(moves: Float[Array, "B C"]) -> Float[Array, " B"]:
+        return jnp.sqrt(numerics.unbiased((moves**2).sum(1), moves.shape[1]))
+
     return Curve(
         rate=-log_z - beta * mean,
         distortion=mean,
         log_z=log_z,
-        rate_standard_error=jnp.sqrt(jnp.sum(of_rate**2, axis=1)),
-        distortion_standard_error=jnp.sqrt(jnp.sum(of_distortion**2, axis=1)),
+        rate_standard_error=error(of_rate),
+        distortion_standard_error=error(of_distortion),
         effective_sample_size=1.0 / jnp.sum(share**2, axis=1),
         acceptance=acceptance,
         step_size=step_size,

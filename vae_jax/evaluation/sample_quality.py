@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vae_jax import compilation
 from vae_jax.types import Scalar
@@ -280,9 +280,15 @@ def _squared_distances(row: Float[Array, " D"], others: Float[Array, "M D"]) -> 
 
 
 def _covered(rows: Array, others: Array, num_neighbors: int) -> Scalar:
-    """The share of rows inside the balls of the others."""
+    """The share of rows inside the balls of the others.
+
+    Of bits and bytes many a row is as far away as the ball is wide: inside. Rounding
+    would settle that by chance, so what it cannot tell from the edge is inside too.
+    """
     rows, others = _centered(rows, others)
     places = jnp.arange(others.shape[0])
+    lengths = (others**2).sum(axis=1)
+    rounding = 16.0 * jnp.finfo(rows.dtype).eps
 
     def radius(pair: tuple[Array, Array]) -> Scalar:
         i, row = pair
@@ -290,9 +296,10 @@ def _covered(rows: Array, others: Array, num_neighbors: int) -> Scalar:
         return -jax.lax.top_k(-squared, num_neighbors)[0][-1]
 
     radii = jax.lax.map(radius, (places, others), batch_size=_BATCH)
-    inside = jax.lax.map(
-        lambda row: (_squared_distances(row, others) <= radii).any(),
-        rows,
-        batch_size=_BATCH,
-    )
+
+    def is_inside(row: Array) -> Bool[Array, ""]:
+        edges = radii + rounding * (lengths + (row**2).sum())
+        return (_squared_distances(row, others) <= edges).any()
+
+    inside = jax.lax.map(is_inside, rows, batch_size=_BATCH)
     return inside.mean(dtype=rows.dtype)

@@ -28,7 +28,7 @@ class LogEvidence(NamedTuple):
 
     Attributes:
         log_p: log p-hat, nats: in expectation a lower bound on log p(x).
-        standard_error: of log p-hat, nats, by the delta method.
+        standard_error: of log p-hat, nats, by the delta method; inf: not measured.
         effective_sample_size: (sum w)^2 / sum w^2, between 1 and k; 0 without w.
         pareto_k: shape of the tail: 1 / k-hat finite moments; inf: not measured.
     """
@@ -95,7 +95,8 @@ def summary(state: Running, num_samples: int) -> LogEvidence:
     size = state.first**2 / jnp.where(none, 1.0, state.second)
     log_p = state.largest + jnp.log(state.first / num_samples)
     variance = jnp.maximum(1.0 / size - 1.0 / num_samples, 0.0)
-    return LogEvidence(log_p, jnp.sqrt(variance), size, pareto_k(state.tail))
+    error = jnp.sqrt(numerics.unbiased(variance, num_samples))
+    return LogEvidence(log_p, error, size, pareto_k(state.tail))
 
 
 def of_all(log_w: Float[Array, " K"]) -> LogEvidence:

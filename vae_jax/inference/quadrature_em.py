@@ -21,6 +21,7 @@ from vae_jax.types import (
     Generative,
     Params,
     PRNGKey,
+    PyTree,
     Scalar,
     clear_weightless,
     log_joint,
