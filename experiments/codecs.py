@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.command import cli, report
 from experiments.measures import measure
+from experiments.runs import protocol
 from vae_jax.data import batches, codecs, image_files, sources
 
 COLUMNS = (
@@ -37,6 +38,7 @@ class Config(cli.Flags):
     channels: str = cli.flag(
         "auto", "As of the run that is compared.", choices=sources.CHANNELS
     )
+    skip_broken: bool = cli.flag(False, "As of the run that is compared.")
     split: str = cli.flag("test", "Split that is coded.", choices=sources.SPLITS)
     num_images: int = cli.flag(
         0, "Images of the split, at equal distances; 0 for all.", least=0
@@ -46,14 +48,16 @@ class Config(cli.Flags):
 def main(config: Config) -> int:
     """Codes, and prints a line for each codec."""
     with cli.user_errors():
-        source = sources.load(
-            config.dataset,
-            data_dir=config.data_dir or None,
-            valid_size=None if config.valid_size < 0 else config.valid_size,
-            data_seed=config.data_seed,
-            image_size=config.image_size or None,
-            channels=config.channels,
-        )
+        with protocol.naming_flags():
+            source = sources.load(
+                config.dataset,
+                data_dir=config.data_dir or None,
+                valid_size=None if config.valid_size < 0 else config.valid_size,
+                data_seed=config.data_seed,
+                image_size=config.image_size or None,
+                channels=config.channels,
+                skip_broken=config.skip_broken,
+            )
         whole = getattr(source, config.split)
         number = config.num_images or len(whole)
         if not 0 < number <= len(whole):
@@ -79,8 +83,10 @@ def main(config: Config) -> int:
 def _files(config: Config) -> np.ndarray:
     """Bytes [N] of the files that the split was read from, where they are as it is."""
     kind, _, path = config.dataset.partition(":")
-    if kind != "images" or config.image_size or config.split == "train":
-        return np.zeros(0)  # a part of train may have become another split
+    # A part of train may have become another split, and broken ones are no images.
+    is_whole = config.split != "train" and not config.skip_broken
+    if kind != "images" or config.image_size or not is_whole:
+        return np.zeros(0)
     with image_files.listed(path) as listing:
         part = listing.parts.get(config.split, [])
         return np.array([len(file.read()) for file in part])

@@ -17,6 +17,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.completion import command as completion
 from experiments.generate import command as generate
+from experiments.measures import pictures
 from experiments.representation import command as representation
 from experiments.runs import (
     contexts,
@@ -208,9 +209,12 @@ def test_labels_that_say_nothing_of_a_row_are_refused():
     for label, message in (
         (-1, "valid row 0 of digits has the label -1: give every row one from 0 on"),
         (11, "the valid split of digits has the label 11, which no training row has"),
+        (10, r"has the label 10 = c10, which .*: of those are 0 = c0, 1 = c1, 2 = c2"),
     ):
         valid = np.array([label, *digits.labels["valid"][1:]])
         odd = digits._replace(labels=digits.labels | {"valid": valid})
+        if label == 10:
+            odd = odd._replace(classes=tuple(f"c{i}" for i in range(11)))
         with pytest.raises(ValueError, match=message):
             contexts.of_labels(odd)
 
@@ -308,6 +312,20 @@ def test_contexts_of_an_npz_are_held_out_with_their_rows_and_are_part_of_the_dat
         scaled = (rows[:, :2] - x[:15, :2].mean(0)) / x[:15, :2].std(0)
         np.testing.assert_allclose(rows[:, 4:], scaled, atol=1e-5)
     folder = saved(config)
+    trained = trained_runs.load(folder, checkpoint="last")[0]
+    more = tmp_path / "more.npz"
+    np.savez(more, test=x[20:], test_context=x[20:, :2])
+    read = new_rows.read(str(more), trained.config, trained.data).rows
+    np.testing.assert_array_equal(read, trained.stored("test"))
+    np.savez(more, test=x[20:])
+    with pytest.raises(cli.UsageError, match=r"no context.*store it as test_context"):
+        new_rows.read(str(more), trained.config, trained.data)
+    np.savez(more, test=x[20:], test_context=x[20:, :1])
+    with pytest.raises(cli.UsageError, match="1 entries a row, train_context 2"):
+        new_rows.read(str(more), trained.config, trained.data)
+    drawn = pictures.samples_by_row(jax.random.key(0), trained, num=25)
+    assert drawn["x"].shape == (25, 4)
+    np.testing.assert_array_equal(drawn["c"][10:20], drawn["c"][:10])
     np.savez(path, test_context=x[20:, 2:], **arrays)
     with pytest.raises(cli.UsageError, match="does not hold the data that the run in"):
         trained_runs.load(folder, checkpoint="last")

@@ -142,6 +142,11 @@ def test_flags_of_holes_that_make_no_sense_are_refused(flags, message):
         cli.parse(Config, ["train", *flags])
 
 
+def test_a_table_may_lose_more_cells_than_it_has_lost():
+    config = cli.parse(Config, ["train", "--dataset=csv:a.csv", "--missing_rate=0.2"])
+    assert config.settled.missing == "nan"
+
+
 JOINT = Config(
     likelihood="discretized_logistic_mixture",
     num_logistics=2,
@@ -240,6 +245,15 @@ def test_a_mask_of_the_wrong_shape_is_one_line(tmp_path, workdir):
         with pytest.raises(cli.UsageError, match=r"does not fit .* shape") as error:
             completion.complete(config, config.load())
         assert "\n" not in str(error.value)
+
+
+def test_a_mask_in_another_file_than_of_one_array_is_one_line(tmp_path):
+    np.savez(tmp_path / "mask.npz", np.ones((8, 8), bool))
+    (tmp_path / "empty.npy").write_bytes(b"")
+    for name, said in (("mask.npz", "save the mask by numpy.save"), ("empty.npy", "")):
+        config = completion.Config(mask=f"npy:{tmp_path / name}")
+        with pytest.raises(ValueError, match=rf"^--mask=npy:.*{name}: .*{said}"):
+            completion.hidden_entries(config, jnp.zeros((3, 8, 8)))
 
 
 def test_a_term_of_several_entries_is_refused_before_any_draw(tmp_path):

@@ -176,6 +176,11 @@ def test_figures_are_of_bits_of_counts_or_of_no_levels():
     of_counts = scores.scores(counts, hidden, {}, counts, "log-likelihood")
     assert {"rmse", "coverage"} <= set(of_counts[scores.BASELINE])
     assert "error_rate" not in of_counts[scores.BASELINE]
+    few = scores.scores(
+        truth, hidden, {}, truth, "log-likelihood", are_counts=True
+    )  # of a table with more, which these cells happen to be 0 or 1 of
+    assert few.keys() == of_counts.keys()
+    assert few[scores.BASELINE].keys() == of_counts[scores.BASELINE].keys()
     some = scores.scores(
         counts, hidden, {}, counts, "log-density", are_numbers=np.array([False, True])
     )

@@ -39,12 +39,12 @@ def check(config: Any) -> None:
 
 
 def _missing(config: Any) -> None:
-    if config.missing_rate and config.missing != "nan":
+    missing = "nan" if config.is_table else config.missing
+    if config.missing_rate and missing != "nan":
         raise ValueError(
-            f"--missing_rate has no effect with --missing={config.missing}: it is read "
-            "by nan"
+            f"--missing_rate has no effect with --missing={missing}: it is read by nan"
         )
-    if config.missing == "nan" and config.algorithm == "wake_sleep":
+    if missing == "nan" and config.algorithm == "wake_sleep":
         raise ValueError(
             "--missing=nan does not go with --algorithm=wake_sleep, whose q is fitted "
             "to whole dreams alone"

@@ -28,7 +28,7 @@ from jaxtyping import Array
 from experiments.command import cli, report
 from experiments.completion import columns, methods, scores
 from experiments.completion.config import METHODS, Config
-from experiments.measures import pictures
+from experiments.measures import pictures, stored_values
 from experiments.runs import trained_runs
 from vae_jax.data import batches, csv_tables
 from vae_jax.evaluation import masks
@@ -52,8 +52,11 @@ def hidden_entries(config: Config, x: Array) -> np.ndarray:
     if config.mask.startswith("npy:"):
         path = pathlib.Path(config.mask.removeprefix("npy:")).expanduser()
         try:
-            return masks.checked(np.load(path, allow_pickle=False), x.shape)
-        except ValueError as error:
+            stored = np.load(path, allow_pickle=False)
+            if not isinstance(stored, np.ndarray):
+                raise ValueError("not one array: save the mask by numpy.save")
+            return masks.checked(stored, x.shape)
+        except (ValueError, EOFError) as error:
             raise ValueError(f"--mask={config.mask}: {error}") from error
     if config.mask == "random":
         mask = masks.random_fraction(shape, fraction=config.fraction)
@@ -113,11 +116,11 @@ def complete(
     scored: dict[str, Any] = {"methods": {}, "differences": {}, "columns": []}
     if hidden.any():
         parts = truth, hidden, results, training
-        of_table: dict[str, Any] = {}
+        kinds: dict[str, Any] = {"are_counts": stored_values.are_counts(trained)}
         if table:
-            of_table["units"] = columns.units(training)
-            of_table["are_numbers"] = columns.are_numbers(table)
-        scored["methods"] = scores.scores(*parts, quantity, **of_table)
+            kinds["units"] = columns.units(training)
+            kinds["are_numbers"] = columns.are_numbers(table)
+        scored["methods"] = scores.scores(*parts, quantity, **kinds)
         if table:
             scored["columns"] = columns.scores(table, *parts)
         else:

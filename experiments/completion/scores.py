@@ -50,6 +50,7 @@ def scores(
     training: np.ndarray,
     quantity: str,
     *,
+    are_counts: bool = False,
     are_numbers: np.ndarray | bool = True,
     units: np.ndarray | float = 1.0,
 ) -> dict[str, dict[str, Any]]:
@@ -64,12 +65,14 @@ def scores(
         results: of each method.
         training: rows [M, *X], NaN where they have holes.
         quantity: what log p(x | z) is.
+        are_counts: whether entries may be any count, whichever are seen.
         are_numbers: [*X], those that errors and intervals are of; levels have neither.
         units: of each entry.
     """
     scored = hidden & ~np.isnan(truth) & are_numbers
     observed = ~np.isnan(training)
-    are_bits = quantity == "log-likelihood" and set(truth[scored]) <= {0.0, 1.0}
+    has_probability = quantity == "log-likelihood" and not are_counts
+    are_bits = has_probability and set(truth[scored]) <= {0.0, 1.0}
     total = np.where(observed, training, 0.0).sum(0, dtype=np.float64)
     baseline = total / np.maximum(observed.sum(0), 1)
     means = {BASELINE: np.broadcast_to(baseline, truth.shape)}

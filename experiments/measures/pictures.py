@@ -97,10 +97,14 @@ def samples_by_row(
     num: int,
     sample_z: Callable[[PRNGKey], Array] | None = None,
 ) -> Arrays:
-    """As `samples`, each given the context of another test row: c [N, C]."""
+    """As `samples`, each given the context of another test row: c [N, C].
+
+    Where rows are fewer than draws, each has its turn again.
+    """
     split, params = trained_runs.test_split(trained), trained.params
-    num = min(num, trained.size(split))
-    stored = trained_runs.spread_rows(trained, split=split, num_images=num)
+    size = min(num, trained.size(split))
+    stored = trained_runs.spread_rows(trained, split=split, num_images=size)
+    stored = stored[np.arange(num) % size]
 
     def sample(key: PRNGKey, row: Array) -> dict[str, Array]:
         key_z, key_x = jax.random.split(key)

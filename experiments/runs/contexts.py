@@ -58,6 +58,12 @@ def of_numbers(source: sources.Source, *, size_factor: str = "") -> Contexts:
             )
     stored = {s: source.contexts[s].astype(np.float64) for s in source.contexts}
     train = stored["train"]
+    for split, rows in stored.items():
+        if rows.shape[1] != train.shape[1]:
+            raise ValueError(
+                f"--condition=context: {split}_context of {source.name} has "
+                f"{rows.shape[1]} entries a row, train_context {train.shape[1]}"
+            )
     names = source.context_names or tuple(map(str, range(train.shape[1])))
     is_size = np.array([name == size_factor for name in names])
     if size_factor and not is_size.any():
@@ -135,6 +141,7 @@ def of_labels(source: sources.Source) -> Contexts:
             source.labels.get(split, np.zeros(0, int)),
             names,
             f"the {split} split of {source.name}",
+            source.classes,
         )
         for split in sources.SPLITS
     }
@@ -152,22 +159,29 @@ def _giving_labels(source: sources.Source, split: str) -> str:
 
 def label_texts(source: sources.Source, names: Sequence[str]) -> tuple[str, ...]:
     """Labels as they are told: the number, and the class where that has a name."""
-    if not source.classes:
-        return tuple(names)
-    return tuple(f"{name} = {source.classes[int(name)]}" for name in names)
+    return _told(names, source.classes)
 
 
-def one_hot(labels: np.ndarray, names: Sequence[str], place: str) -> np.ndarray:
-    """Labels [N] as contexts uint8 [N, C].
+def _told(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        f"{name} = {classes[int(name)]}" if 0 <= int(name) < len(classes) else name
+        for name in names
+    )
+
+
+def one_hot(
+    labels: np.ndarray, names: Sequence[str], place: str, classes: Sequence[str] = ()
+) -> np.ndarray:
+    """Labels [N] as contexts uint8 [N, C]; classes are what their numbers stand for.
 
     Raises:
         ValueError: for a label that is none of the names, with the place it stands in.
     """
     among = np.asarray(labels)[:, None].astype(str) == np.asarray(names)
     if not among.any(axis=1).all():
-        label = labels[among.any(axis=1).argmin()]
+        label = str(labels[among.any(axis=1).argmin()])
         raise ValueError(
-            f"{place} has the label {label}, which no training row has: of those are "
-            f"{', '.join(names)}"
+            f"{place} has the label {_told([label], classes)[0]}, which no training "
+            f"row has: of those are {', '.join(_told(names, classes))}"
         )
     return among.astype(np.uint8)

@@ -72,7 +72,7 @@ def read(
         )
 
     def load() -> sources.Source:
-        if file.suffix == ".csv" or (
+        if file.suffix.lower() == ".csv" or (
             config.is_table and config.dataset.startswith("npz:")
         ):
             return _of_table(file, data.source)
@@ -106,10 +106,14 @@ def of_dataset(name: str, config: Config, data: protocol.Dataset) -> NewRows:
             data_seed=config.data_seed,
         )
         split = "test" if len(source.test) else "train"
-        labels = {"test": source.labels[split]} if split in source.labels else {}
-        none = source.train[:0]
-        test = getattr(source, split)
-        return source._replace(train=none, valid=none, test=test, labels=labels)
+        labels, of_rows = (
+            {"test": beside[split]} if split in beside else {}
+            for beside in (source.labels, source.contexts)
+        )
+        none, test = source.train[:0], getattr(source, split)
+        return source._replace(
+            train=none, valid=none, test=test, labels=labels, contexts=of_rows
+        )
 
     source = _fitting(f"--outlier_dataset={name}", name, load, config, data)
     rows, labels = _stored(name, source, config, data)
@@ -125,7 +129,8 @@ def _of_table(file: pathlib.Path, run: sources.Source) -> sources.Source:
     """
     if not run.columns:
         raise ValueError(f"{file}: a .csv holds rows of tables, and the run is of none")
-    read = csv_tables.read_rows if file.suffix == ".csv" else npz_rows.load_table
+    is_csv = file.suffix.lower() == ".csv"
+    read = csv_tables.read_rows if is_csv else npz_rows.load_table
     table = read(file, run.columns)
     none = run.train[:0]
     return run._replace(
@@ -176,9 +181,14 @@ def _stored(
     labels = prepared.labels.get("test")
     if config.condition == "context":
         if "test" not in source.contexts:
+            giving = (
+                "give a .csv that has its columns"
+                if run.columns
+                else "store it as test_context [N, C] beside the rows"
+            )
             raise cli.UsageError(
                 f"{place} has no context, and the run in {config.workdir} is given one "
-                "(--condition=context): give a .csv that has its columns"
+                f"(--condition=context): {giving}"
             )
         with cli.user_errors():
             rows = batches.packed(rows, contexts.of_new(config, run, source))
@@ -191,7 +201,8 @@ def _stored(
                 f"(--condition={config.condition}): {by}"
             )
         with cli.user_errors():
-            rows = batches.packed(rows, contexts.one_hot(labels, data.context, place))
+            of_rows = contexts.one_hot(labels, data.context, place, run.classes)
+            rows = batches.packed(rows, of_rows)
     print(
         f"{place}: {len(rows)} rows of {source.test.dtype}, stored "
         f"{protocol.stored_range(source)}; --binarization={binarization}: "

@@ -173,6 +173,11 @@ REFUSED = {
         {},
         "column a has 60 levels, more than 50: say a:skip",
     ),
+    "a number of a customer": (
+        "a,b\n1,16777216\n2,16777217\n",
+        {"b": "poisson"},
+        "line 3, column b: 16777217 is a count that float32 rounds: say b:skip",
+    ),
     "more digits than float32": (
         "a\n1000000000.5\n1000000001.5\n1000000003\n",
         {},
@@ -188,6 +193,13 @@ def test_a_bad_cell_is_named_in_one_line(save, case):
     with pytest.raises(ValueError, match=re.escape(said)) as error:
         csv_tables.read(save(text), families)
     assert "\n" not in str(error.value)
+
+
+def test_a_column_whose_family_is_said_may_have_many_levels(save):
+    text = "a,b\n" + "\n".join(f"{i},{i % 7}" for i in range(60))
+    for family in ("ordinal", "categorical", "label"):
+        table = csv_tables.read(save(text), {"a": family})
+        assert len(table.columns[0].levels) == 60
 
 
 def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):

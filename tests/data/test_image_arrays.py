@@ -12,6 +12,9 @@ from experiments.choices.config import Config
 from experiments.runs import protocol
 from vae_jax.data import files, image_arrays, image_files, image_pixels, sources
 
+# So are nearly all of these.
+pytestmark = pytest.mark.filterwarnings("ignore:.*no pixel to train on is above")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -72,6 +75,18 @@ def test_channels_are_what_is_asked_for(save):
     assert load(path, channels="color").train.shape == (2, 4, 3, 3)
     with pytest.raises(ValueError, match="channels='rgb': choose one of auto, gray"):
         load(path, channels="rgb")
+
+
+def test_images_of_fewer_bits_than_their_files_are_nearly_black_and_said_to_be(save):
+    twelve = {f"{i}.png": np.full((4, 3), 4095 - i, np.uint16) for i in range(3)}
+    path = save(twelve)
+    for _ in range(2):  # decoded, and from the cache
+        with pytest.warns(UserWarning, match="no pixel to train on is above 15 of 255"):
+            load(path)
+    save({"3.png": np.full((4, 3), 8192, np.uint16)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(path, valid_size=0).train.max() == 32
 
 
 def test_without_splits_a_tenth_is_test_and_a_tenth_of_the_rest_valid(save):

@@ -42,10 +42,11 @@ def pack(tmp_path):
 def listing(path):
     """(class, content) of each file by split; and the number of others."""
     with image_files.listed(path) as results:
+        classes = image_files.class_names(results.parts)
         parts = {
             split: [
                 (name, file.read().decode())
-                for name, file in zip(image_files.class_names(part), part, strict=True)
+                for name, file in zip(classes[split], part, strict=True)
             ]
             for split, part in results.parts.items()
         }
@@ -116,6 +117,13 @@ def test_archives_of_their_names_are_splits(tmp_path, pack):
     assert sha256(train) == sha256(tmp_path / "data")
     parts, _ = listing(tmp_path / "data" / "test.zip")
     assert parts == {"train": [("cat", "cat/3.png")]}
+
+
+def test_a_split_with_fewer_folders_than_train_keeps_the_classes_of_train(source):
+    names = ("train/cat/a", "train/cat/b", "train/dog/a", "test/cat/a", "test/cat/b")
+    parts, _ = listing(source(*(f"{name}/1.png" for name in names)))
+    assert [name for name, _ in parts["train"]] == ["cat/a", "cat/b", "dog/a"]
+    assert [name for name, _ in parts["test"]] == ["cat/a", "cat/b"]
 
 
 def test_an_archive_of_another_name_stands_alone(pack):

@@ -18,8 +18,11 @@ def test_rows_of_a_file_are_read_as_the_test_rows_of_a_data_set_of_it(tmp_path):
     read_so = npz_rows.load(path, data_range="value")
     assert read_so.divisor == 1
     assert read_so.origin == f"{source.origin}, data_range value"
+    np.savez(path, mine=rows, mine_context=np.arange(6.0)[:, None])
+    assert npz_rows.load(path).contexts["test"].tolist() == [[i] for i in range(6)]
     np.savez(path, mine=rows)
     alone = npz_rows.load(path)
+    assert alone.contexts == {}
     assert (alone.name, alone.test.shape, alone.labels) == ("mine", (6, 4, 4), {})
 
 

@@ -32,6 +32,7 @@ numbers or of levels), and what is left out."""
 
 _NOUNS = {"real": "finite number", "positive": "positive number", "count": "count"}
 MOST_LEVELS = 50  # of a column of text that nobody has named
+_MOST_COUNT = 1 << 24  # float32 has every count up to here
 _DIGITS = 1e5  # a mean may be so many times its column's spread in float32
 
 
@@ -411,6 +412,7 @@ def _of_levels(
         )
     else:
         ordered = sorted(levels)
+    is_said = bool(family)
     family = family or ("bernoulli" if len(ordered) == 2 else "categorical")
     least = 1 if family == "label" else 2
     if len(ordered) < least or (family == "bernoulli" and len(ordered) > 2):
@@ -419,10 +421,10 @@ def _of_levels(
             f"column {name} as {family} needs {needed}, and has {len(ordered)}: say "
             f"{name}:skip (--columns) or another family"
         )
-    if len(ordered) > MOST_LEVELS:
+    if len(ordered) > MOST_LEVELS and not is_said:
         raise ValueError(
             f"column {name} has {len(ordered)} levels, more than {MOST_LEVELS}: say "
-            f"{name}:skip (--columns), or join some"
+            f"{name}:skip (--columns), or {name}:categorical if it has so many"
         )
     return Column(name, family, tuple(ordered))
 
@@ -511,4 +513,10 @@ def _check(
         raise ValueError(
             f"{place}, column {name}: {values[int(bad.argmax())]:g} is no "
             f"{_NOUNS[kind]}, which {family} needs: mend it or leave it empty{instead}"
+        )
+    if kind == "count" and (are_large := values > _MOST_COUNT).any():
+        raise ValueError(
+            f"{_first(places, are_large)}, column {name}: "
+            f"{values[int(are_large.argmax())]:.0f} is a count that float32 rounds: "
+            f"say {name}:skip (--columns) if it names its row, or {name}:normal"
         )

@@ -18,6 +18,7 @@ PathLike: TypeAlias = str | os.PathLike[str]
 T = TypeVar("T")
 
 _CARD = "card.json"
+_DARK = 32  # of 255: where 13 bits of 16 end, and few photographs do
 _OF_ORDER = 2  # keeps its streams apart from those of binarization and of holes
 
 
@@ -124,6 +125,13 @@ def read(
             f"left out, the first: {broken[0]}",
             stacklevel=2,
         )
+    if card["brightest"] < _DARK:
+        warnings.warn(
+            f"images:{path}: no pixel to train on is above {card['brightest']} of 255. "
+            "Of files of more than 8 bits the upper 8 of 16 are read: store values of "
+            "fewer bits as npz:PATH",
+            stacklevel=2,
+        )
     color = "color" if arrays["train"].ndim == 4 else "gray"
     pieces = [
         f"{num_files} image files of {path.resolve().name}, sha256 {listing.sha256}",
@@ -143,6 +151,7 @@ def _from_cache(
     """The arrays, labels and card of a folder in the cache; None if it is not whole."""
     try:
         card = json.loads((folder / _CARD).read_text())
+        card["brightest"]  # which older ones do not say
         paths = {split: folder / f"{split}.npy" for split in card["splits"]}
         # As plain arrays, which go on being mapped, so that none knows the difference.
         arrays = {
@@ -165,11 +174,12 @@ def _keep(folder: Path, job: _Job) -> None:
     decode = partial(
         image_pixels.decode, image_size=said.image_size, color=len(shape) == 3
     )
-    names = {split: image_files.class_names(part) for split, part in parts.items()}
+    names = image_files.class_names(parts)
     classes = sorted({name for of in names.values() for name in of})
     if len(classes) < 2 or "" in classes:
         classes = []
     number_of = {name: number for number, name in enumerate(classes)}
+    brightest = 0
     part_folder = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         part_folder.mkdir(parents=True, exist_ok=True)
@@ -179,9 +189,12 @@ def _keep(folder: Path, job: _Job) -> None:
             part = parts[split]
             generator = np.random.default_rng((said.data_seed, number, _OF_ORDER))
             order = generator.permutation(len(part))
-            with (part_folder / f"{split}.npy").open("wb") as sink:
+            path = part_folder / f"{split}.npy"
+            with path.open("wb") as sink:
                 ordered = [part[i] for i in order]
                 saved = _write(sink, job, ordered, shape, decode)
+            if split == "train":
+                brightest = int(np.load(path, mmap_mode="r").max())
             if classes:
                 of = np.array([number_of[names[split][i]] for i in order[saved]])
                 np.save(part_folder / f"{split}_labels.npy", of, allow_pickle=False)
@@ -189,6 +202,7 @@ def _keep(folder: Path, job: _Job) -> None:
             "splits": list(parts),
             "classes": classes,
             "broken": [f"{name}: {job.broken[name]}" for name in sorted(job.broken)],
+            "brightest": brightest,
         }
         (part_folder / _CARD).write_text(json.dumps(card))
         if _from_cache(folder) is None:  # else another process was faster

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -103,19 +103,34 @@ def listed(path: PathLike) -> Iterator[Listing]:
         yield Listing(parts, num_others, sha256)
 
 
-def class_names(part: Sequence[ImageFile]) -> list[str]:
-    """The class of each file of a split: the folders it lies in, joined by slashes.
+def class_names(parts: Mapping[str, Sequence[ImageFile]]) -> dict[str, list[str]]:
+    """The class of each file by split: the folders it lies in, joined by slashes.
 
-    Leading folders that all files lie in are left out, but for the last; a file in no
-    folder has the class "".
+    Leading folders that all files of train lie in are left out, but for the last; of
+    another split as many as leave it the classes of train, where that can be. A file in
+    no folder has the class "".
     """
-    folders = [file.folders for file in part]
-    shared = 0
+    train = _without(parts["train"], _num_shared(parts["train"]))
+    names = {}
+    for split, part in parts.items():
+        depths = range(_num_shared(part), -1, -1)
+        ways = [_without(part, depth) for depth in depths]
+        names[split] = next((way for way in ways if {*way} <= {*train}), ways[0])
+    return names
+
+
+def _num_shared(part: Sequence[ImageFile]) -> int:
+    """How many leading folders all files lie in, but for the last."""
+    folders, shared = [file.folders for file in part], 0
     while all(len(f) > shared + 1 for f in folders) and (
         len({f[shared] for f in folders}) == 1
     ):
         shared += 1
-    return ["/".join(f[shared:]) for f in folders]
+    return shared
+
+
+def _without(part: Sequence[ImageFile], depth: int) -> list[str]:
+    return ["/".join(file.folders[depth:]) for file in part]
 
 
 def in_threads(

@@ -12,8 +12,9 @@ from vae_jax.data import csv_tables, ranges, sources
 def load(path: str | os.PathLike[str], *, data_range: str = "auto") -> sources.Source:
     """Rows of an .npz file that need be no data set: all of them are test rows.
 
-    The array named test, or the only one; its labels, if any, have its name with
-    _labels behind it. Everything is read as `npz:PATH` reads it. NaN passes.
+    The array named test, or the only one; its labels and contexts, if any, have its
+    name with _labels and _context behind it. Everything is read as `npz:PATH` reads it.
+    NaN passes.
 
     Raises:
         ValueError: as `sources.load`; no rows, or several arrays and none named test.
@@ -32,6 +33,7 @@ def load(path: str | os.PathLike[str], *, data_range: str = "auto") -> sources.S
     labels, known = {}, stored.get(f"{name}_labels")
     if known is not None:
         labels["test"] = sources.labels_of(str(path), name, known, len(rows))
+    context = stored.get(f"{name}_context")
     return sources.Source(
         name=name,
         train=rows[:0],
@@ -41,6 +43,7 @@ def load(path: str | os.PathLike[str], *, data_range: str = "auto") -> sources.S
         offset=0.0,
         divisor=divisor,
         origin=sources.origin_of(path, data_range),
+        contexts={} if context is None else {"test": context},
     )
 
 
