@@ -1,5 +1,7 @@
 """experiments.export.cards: what a model's file says, and the model rebuilt from it."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from experiments.export import cards
 from experiments.runs import protocol
 from tests.architectures import ARCHITECTURES, TINY, untrained
 from vae_jax import artifacts
+from vae_jax.data import csv_tables
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,22 @@ def test_the_map_from_stored_values_to_x_is_said(digits, binarization, offset, s
 def test_a_model_of_partial_observations_says_what_marks_a_hole(digits):
     said = cards.observation(untrained(digits, missing="nan", estimator="iwae"))
     assert said["holes"] == "NaN marks a missing entry"
+
+
+def test_a_model_of_a_table_names_its_columns_and_their_levels(digits):
+    trained = untrained(digits)
+    assert "columns" not in cards.observation(trained)
+    columns = (
+        csv_tables.Column("city", "categorical", ("Bonn", "Ulm")),
+        csv_tables.Column("kind", "label", ("a", "b")),
+        csv_tables.Column("age", "normal"),
+    )
+    source = digits.source._replace(columns=columns)
+    said = cards.observation(trained._replace(data=digits._replace(source=source)))
+    assert json.loads(json.dumps(said["columns"])) == [
+        {"name": "city", "family": "categorical", "levels": ["Bonn", "Ulm"]},
+        {"name": "age", "family": "normal", "levels": []},
+    ]
 
 
 @pytest.mark.parametrize(

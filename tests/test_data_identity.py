@@ -60,6 +60,17 @@ def test_a_replaced_file_is_not_trained_on_and_the_record_stays(tmp_path, starte
     fit.claim(started)
 
 
+def test_a_file_that_was_moved_is_named_anew_in_the_runs_flags(tmp_path, started):
+    (tmp_path / "own.npz").rename(tmp_path / "moved.npz")
+    flags = tmp_path / "run" / rundir.FLAGS
+    said = rf"there is no file .*own.npz: .* {flags} has to name their new place"
+    with pytest.raises(cli.UsageError, match=said):
+        trained_runs.load(started.workdir, checkpoint="last")
+    flags.write_text(flags.read_text().replace("own.npz", "moved.npz"))
+    (trained,) = trained_runs.load(started.workdir, checkpoint="last")
+    np.testing.assert_array_equal(trained.data.source.train, bits(0)[:20])
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -121,6 +121,12 @@ def test_samples_of_a_table_given_its_labels_name_them(tmp_path):
         assert alone == whole[2:]
     with pytest.raises(cli.UsageError, match=r"--label=tall is none of 0 = big, "):
         generate.main(generate.Config(label="tall", **flags))
+    (trained,) = trained_runs.load(run.workdir, checkpoint="last")
+    grades = trained.data.source._replace(classes=("1", "2"))
+    graded = trained._replace(data=trained.data._replace(source=grades))
+    assert graded.number_of("1") == 0
+    with pytest.raises(cli.UsageError, match="--label=0 is none of 0 = 1, 1 = 2"):
+        graded.number_of("0")  # a number that no row has as its name
 
 
 @pytest.mark.slow

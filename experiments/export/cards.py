@@ -16,7 +16,7 @@ from experiments.choices.config import Config
 from experiments.command import cli, report
 from experiments.runs import protocol, trained_runs
 from vae_jax import artifacts
-from vae_jax.data import sources
+from vae_jax.data import csv_tables, sources
 from vae_jax.types import Model, Params
 
 LOCAL = {"workdir", "data_dir"}  # flags that mean nothing on another machine
@@ -75,6 +75,11 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Model, Params]:
 def observation(trained: trained_runs.Trained) -> dict[str, Any]:
     """What x is: its shape and dtype, and how it is made from what the data hold."""
     source = trained.data.source
+    columns = csv_tables.observed(source.columns)
+    of_table = {
+        "columns": [column._asdict() for column in columns],
+        "levels": "of the K levels of a column the k-th, from 0, is k / (K - 1)",
+    }
     return {
         "shape": list(trained.data.x_shape),
         "dtype": str(rows(trained).dtype),
@@ -86,6 +91,7 @@ def observation(trained: trained_runs.Trained) -> dict[str, Any]:
             trained.config.missing
         ],
         "value": protocol.reading(trained.config, source),
+        **(of_table if columns else {}),
     }
 
 

@@ -348,15 +348,22 @@ def opened(
     """
     folder = pathlib.Path(workdir).expanduser()
     config = rundir.read_config(folder)
-    run = build(
-        dataclasses.replace(
-            config,
-            workdir=str(folder),
-            data_dir=data_dir or config.data_dir,
-            num_devices=1,
-            precision=precision,
-        )
+    config = dataclasses.replace(
+        config,
+        workdir=str(folder),
+        data_dir=data_dir or config.data_dir,
+        num_devices=1,
+        precision=precision,
     )
+    try:
+        run = build(config)
+    except cli.UsageError as error:
+        if isinstance(error.__cause__, FileNotFoundError) and ":" in config.dataset:
+            raise cli.UsageError(
+                f"{error}: where the run's data were moved, {folder / rundir.FLAGS} "
+                "has to name their new place (--dataset)"
+            ) from error
+        raise
     with cli.user_errors():
         run = run._replace(mesh=parallel.data_mesh(num_devices))
     saved = restore(run)

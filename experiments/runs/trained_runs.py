@@ -58,12 +58,15 @@ class Trained(NamedTuple):
     def number_of(self, label: str) -> int:
         """Of a label, which may be given by its number or by the name of its class.
 
+        By the name alone where names are numbers themselves.
+
         Raises:
             UsageError: for one that no training row has.
         """
         names, classes = self.data.context, self.data.source.classes
         name = str(classes.index(label)) if label in classes else label
-        if name not in names:
+        is_confused = bool(classes) and all(name.isdecimal() for name in classes)
+        if name not in names or (is_confused and label not in classes):
             texts = contexts.label_texts(self.data.source, names)
             raise cli.UsageError(
                 f"--label={label} is none of {csv_tables.listed(texts)}"
