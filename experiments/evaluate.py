@@ -83,10 +83,11 @@ class Config(trained_runs.SplitFlags):
     seed: int = cli.flag(0, "Seed of the samples.", least=0)
 
     def check(self) -> None:
-        """Refuses numbers of samples, and estimators, that there are none of."""
+        """Refuses estimators that there are none of, and numbers that none reads."""
         super().check()
         measure.check_importance_samples(self.importance_samples)
-        estimates.parse(self.evidence)
+        chosen = estimates.parse(self.evidence)
+        self.refuse_unread("evidence", chosen, estimates.READERS)
 
     @property
     def methods(self) -> dict[str, estimates.Method]:

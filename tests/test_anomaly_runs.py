@@ -279,6 +279,8 @@ def test_scores_that_a_model_has_not_are_one_line(tmp_path):
         ({"input": "a", "scores": ("elb",)}, "did you mean elbo"),
         ({"input": "a", "background": "b"}, "read by --scores=ratio alone"),
         ({"input": "a", "importance_samples": 501}, "multiple"),
+        ({"input": "a", "regret_steps": 5}, "no effect with --scores=elbo,log_p,"),
+        ({"input": "a", "codec": "webp"}, "it is read by complexity"),
     ],
     ids=str,
 )

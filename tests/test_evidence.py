@@ -16,6 +16,7 @@ from experiments.benchmark import importance_sampling as benchmark
 from experiments.command import cli
 from experiments.evidence import cases
 from experiments.evidence import command as evidence
+from experiments.measures import evidence as estimates
 from tests.tiny import FLAGS, TINY
 
 pytestmark = [pytest.mark.uses_optax, pytest.mark.slow]
@@ -32,10 +33,20 @@ FEW: dict[str, Any] = {
 }
 
 
+def _few(workdir, methods, **flags):
+    """An evaluation by these methods, with what they read of FEW."""
+    read = {
+        flag: value
+        for flag, value in FEW.items()
+        if {*estimates.READERS.get(flag, ("is",))} & {"is", *methods.split(",")}
+    }
+    return evaluate.Config(workdir, evidence=methods, **(read | flags))
+
+
 def test_evaluate_puts_the_estimators_side_by_side(tmp_path, capsys):
     workdir = str(tmp_path / "run")
     assert train.main(dataclasses.replace(TINY, workdir=workdir)) == 0
-    config = evaluate.Config(workdir, evidence="is,ais,bdmc,hmc_density", **FEW)
+    config = _few(workdir, "is,ais,bdmc,hmc_density")
     assert evaluate.main(config) == 0
     result = json.loads(
         (tmp_path / "run" / "evaluation_test_3_images.json").read_text()
@@ -53,7 +64,7 @@ def test_evaluate_puts_the_estimators_side_by_side(tmp_path, capsys):
     np.testing.assert_allclose(both["gap"], both["upper"] - both["lower"], atol=1e-5)
     assert both["num_simulated"] == 3
     assert "warning, is: the effective" not in capsys.readouterr().out
-    again = evaluate.evaluate(dataclasses.replace(config, evidence="ais", base="q"))
+    again = evaluate.evaluate(_few(workdir, "ais", base="q"))
     assert again["evidence"]["ais"]["log_p"] != evidence["ais"]["log_p"]
     assert "log_p" not in again
 
@@ -64,11 +75,10 @@ def test_binary_latents_are_annealed_by_gibbs_updates(tmp_path):
         TINY, workdir=workdir, posterior="bernoulli", estimator="vimco", num_samples=2
     )
     assert train.main(config) == 0
-    asked = evaluate.Config(workdir, evidence="is,ais,bdmc", **FEW)
-    evidence = evaluate.evaluate(asked)["evidence"]
+    evidence = evaluate.evaluate(_few(workdir, "is,ais,bdmc"))["evidence"]
     assert abs(evidence["ais"]["above_is"]) < 2.0
     with pytest.raises(cli.UsageError, match="hmc_density needs latents that are any"):
-        evaluate.evaluate(dataclasses.replace(asked, evidence="hmc_density"))
+        evaluate.evaluate(_few(workdir, "hmc_density"))
 
 
 @pytest.mark.parametrize(
@@ -78,6 +88,8 @@ def test_binary_latents_are_annealed_by_gibbs_updates(tmp_path):
         ("--num_temperatures=0", "--num_temperatures must be positive"),
         ("--num_chains=-1", "--num_chains must be positive"),
         ("--schedule=cubic", "schedule"),
+        ("--num_chains=4", "--num_chains has no effect with --evidence=is: it is read"),
+        ("--hmc_samples=20", "it is read by hmc_density"),
     ],
 )
 def test_a_bad_flag_of_the_estimators_is_named(flag, said):

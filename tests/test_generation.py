@@ -218,6 +218,8 @@ def test_the_manifold_of_a_label_has_it_in_its_name_and_its_title(
         ("--num_steps=1", "--num_steps must be 2 or more, got 1"),
         ("--num_fitted=-1", "--num_fitted must not be negative, got -1"),
         ("--quality_rows=0", "--quality_rows must be positive, got 0"),
+        ("--num_components=3", "--num_components has no effect with --sampler=prior"),
+        ("--num_neighbors=2", "no effect with --quality=false: it is read by true"),
         ("--split=holdout", "--split=holdout"),
         ("--sampler=flow", "sampler"),
     ],

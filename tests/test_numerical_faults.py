@@ -1,6 +1,7 @@
 """Numbers at the edge of float32: bounded, or stopped with the cause named."""
 
 import math
+from typing import Any
 
 import chex
 import jax
@@ -120,6 +121,10 @@ def test_an_image_whose_weights_overflow_is_named(tmp_path, method):
     data = npz(tmp_path, train=rows[:20], test=np.vstack([rows[20:], rows[:1] * 1e25]))
     config = tiny(tmp_path / "run", likelihood="normal", num_epochs=1, **data)
     train.main(config)
+    of_method: dict[str, Any] = {
+        "ais": {"num_temperatures": 5, "num_chains": 2},
+        "hmc_density": {"hmc_samples": 12},
+    }
     with pytest.raises(
         cli.UsageError, match=r"example 10, .* 1 of 11: .* float32"
     ) as e:
@@ -128,10 +133,8 @@ def test_an_image_whose_weights_overflow_is_named(tmp_path, method):
                 config.workdir,
                 evidence=method,
                 eval_samples=2,
-                num_temperatures=5,
-                num_chains=2,
                 num_leapfrog=2,
-                hmc_samples=12,
+                **of_method[method],
             )
         )
     assert "\n" not in str(e.value)

@@ -73,6 +73,9 @@ class Config(trained_runs.InputFlags):
             raise ValueError(
                 f"--background={self.background} is read by --scores=ratio alone"
             )
+        of_regret = ("regret_steps", "regret_rounds", "regret_rate")
+        readers = dict.fromkeys(of_regret, ("regret",)) | {"codec": ("complexity",)}
+        self.refuse_unread("scores", self.scores, readers)
         measure.check_importance_samples(self.importance_samples)
 
     def load_all(self, workdir: str | pathlib.Path = "") -> list[trained_runs.Trained]:

@@ -115,6 +115,29 @@ class Flags:
     def check(self) -> None:
         """Refuses values that do not go together; nothing where all do."""
 
+    def refuse_unread(
+        self,
+        chooser: str,
+        chosen: Collection[str],
+        readers: Mapping[str, Collection[str]],
+    ) -> None:
+        """Refuses a flag that is given, where none of what is chosen reads it.
+
+        Args:
+            chooser: the flag that chooses.
+            chosen: what it has.
+            readers: of each flag, the choices that read it.
+
+        Raises:
+            ValueError: naming both flags.
+        """
+        for flag, choices in readers.items():
+            if getattr(self, flag) != self.default(flag) and not {*chosen} & {*choices}:
+                raise ValueError(
+                    f"--{flag} has no effect with --{chooser}={','.join(chosen)}: it "
+                    f"is read by {', '.join(choices)}"
+                )
+
     def default(self, name: str) -> Any:
         """The default of a flag."""
         fields = dataclasses.fields(cast(Any, self))

@@ -55,12 +55,8 @@ class Config(trained_runs.SplitFlags):
             )
         if self.fraction > 1.0:
             raise ValueError(f"--fraction must be at most 1, got {self.fraction}")
-        for name, mask in (("fraction", "random"), ("block", "block")):
-            if getattr(self, name) != self.default(name) and self.mask != mask:
-                raise ValueError(
-                    f"--{name} has no effect with --mask={self.mask}: it is read by "
-                    f"{mask}"
-                )
+        of_masks = {"fraction": ("random",), "block": ("block",)}
+        self.refuse_unread("mask", (self.mask,), of_masks)
         measure.check_importance_samples(self.importance_samples)
         if not self.chosen or not set(self.chosen) <= set(METHODS):
             raise ValueError(

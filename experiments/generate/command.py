@@ -96,7 +96,11 @@ class Config(trained_runs.WorkdirFlags):
     seed: int = cli.flag(0, "Seed of the samples.")
 
     def check(self) -> None:
-        """Refuses images that are no pairs, and a temperature of no prior."""
+        """Refuses images that are no pairs, and numbers that nothing reads."""
+        of_mixture = dict.fromkeys(("num_components", "num_fitted"), ("mixture",))
+        self.refuse_unread("sampler", (self.sampler,), of_mixture)
+        of_quality = dict.fromkeys(("quality_rows", "num_neighbors"), ("true",))
+        self.refuse_unread("quality", (str(self.quality).lower(),), of_quality)
         if self.temperature and self.sampler != "prior":
             raise ValueError(
                 f"--temperature is of --sampler=prior, not of {self.sampler}"

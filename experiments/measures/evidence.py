@@ -18,6 +18,14 @@ from vae_jax.types import PRNGKey
 
 METHODS = ("is", "ais", "bdmc", "hmc_density")
 SCHEDULES = {"linear": annealing.linear, "sigmoid": annealing.sigmoid}
+READERS = {
+    **dict.fromkeys(("num_temperatures", "num_chains"), ("ais", "bdmc")),
+    **dict.fromkeys(("schedule", "base"), ("ais", "bdmc")),
+    "num_leapfrog": ("ais", "bdmc", "hmc_density"),
+    "num_simulated": ("bdmc",),
+    "hmc_samples": ("hmc_density",),
+}
+"""Flags, and the methods that read them."""
 CHAINS_AT_ONCE = 320  # all decoded side by side
 
 
