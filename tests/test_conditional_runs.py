@@ -323,9 +323,9 @@ def test_contexts_of_an_npz_are_held_out_with_their_rows_and_are_part_of_the_dat
     np.savez(more, test=x[20:], test_context=x[20:, :1])
     with pytest.raises(cli.UsageError, match="1 entries a row, train_context 2"):
         new_rows.read(str(more), trained.config, trained.data)
-    drawn = pictures.samples_by_row(jax.random.key(0), trained, num=25)
-    assert drawn["x"].shape == (25, 4)
-    np.testing.assert_array_equal(drawn["c"][10:20], drawn["c"][:10])
+    samples = pictures.samples_by_row(jax.random.key(0), trained, num=25)
+    assert samples["x"].shape == (25, 4)
+    np.testing.assert_array_equal(samples["c"][10:20], samples["c"][:10])
     np.savez(path, test_context=x[20:, 2:], **arrays)
     with pytest.raises(cli.UsageError, match="does not hold the data that the run in"):
         trained_runs.load(folder, checkpoint="last")

@@ -12,7 +12,6 @@ import pytest
 from experiments.benchmark import em as benchmark
 from experiments.command import cli
 from experiments.em import command as em
-from tests.tiny import FLAGS
 from vae_jax.types import Params
 
 pytestmark = pytest.mark.uses_optax
@@ -20,12 +19,6 @@ pytestmark = pytest.mark.uses_optax
 
 def read(path):
     return json.loads(path.read_text())
-
-
-@pytest.mark.parametrize("path", sorted((FLAGS / "em").glob("*.flags")))
-def test_a_flag_file_of_em_parses(path):
-    got = cli.parse(em.Config, ["em", f"--flagfile={path}"])
-    assert got != em.Config()
 
 
 @pytest.mark.parametrize(

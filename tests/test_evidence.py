@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import subprocess
 import sys
 from typing import Any
@@ -164,14 +163,6 @@ def test_the_bias_of_log_p_hat_falls_as_its_law_and_p_hat_has_none(compared):
 def test_a_bad_flag_of_the_comparison_is_named(flag, said):
     with pytest.raises(cli.UsageError, match=said):
         cli.parse(evidence.Config, ["evidence", flag])
-
-
-@pytest.mark.parametrize("name", ["quick", "full"])
-def test_the_flag_files_of_the_comparison_parse(name):
-    path = (
-        pathlib.Path(cli.__file__).parents[1] / "flags" / "evidence" / f"{name}.flags"
-    )
-    assert cli.parse(evidence.Config, ["evidence", f"--flagfile={path}"]).workdir
 
 
 def test_the_benchmark_of_importance_sampling_measures_memory_and_speed(tmp_path):

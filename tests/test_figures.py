@@ -57,17 +57,6 @@ def compared(tmp_path_factory):
 # Flags
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted(path for name in SCRIPTS for path in (FLAGS / name).glob("*.flags")),
-    ids=lambda path: f"{path.parent.name}-{path.stem}",
-)
-def test_every_flag_file_of_the_figures_parses(path):
-    config_cls = SCRIPTS[path.parent.name].Config
-    config = cli.parse(config_cls, ["figure", f"--flagfile={path}"])
-    assert config.workdir != config_cls().workdir
-
-
 def test_the_manifold_takes_up_what_the_curves_have_trained():
     for name in ("mnist", "frey_face"):
         first, second = (

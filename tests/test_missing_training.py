@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
 import chex
@@ -17,7 +16,7 @@ from experiments.choices.config import Config
 from experiments.command import cli
 from experiments.completion import command as completion
 from experiments.runs import protocol, trained_runs
-from tests.tiny import FLAGS, metrics, saved, saved_arrays, tiny
+from tests.tiny import metrics, saved, saved_arrays, tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
@@ -296,10 +295,3 @@ def test_a_chain_too_short_for_the_latents_is_one_line(workdir):
 def test_a_bad_flag_of_completion_is_named(flag, message):
     with pytest.raises(cli.UsageError, match=message):
         cli.parse(completion.Config, ["completion", flag])
-
-
-@pytest.mark.parametrize(
-    "path", sorted((FLAGS / "completion").glob("*.flags")), ids=lambda p: p.stem
-)
-def test_every_flag_file_of_completion_parses(path: pathlib.Path):
-    cli.parse(completion.Config, ["completion", f"--flagfile={path}"])

@@ -11,7 +11,6 @@ import pytest
 from experiments.command import cli
 from experiments.posterior_gap import command as posterior_gap
 from experiments.posterior_gap import family, joint, models, training
-from tests.tiny import FLAGS
 from vae_jax.types import Params, log_joint, log_likelihood
 
 pytestmark = pytest.mark.uses_optax
@@ -30,13 +29,6 @@ TINY = {
 
 def read(path):
     return json.loads(path.read_text())
-
-
-@pytest.mark.parametrize("path", sorted((FLAGS / "posterior_gap").glob("*.flags")))
-def test_a_flag_file_of_posterior_gap_parses(path):
-    got = cli.parse(posterior_gap.Config, ["gap", f"--flagfile={path}"])
-    assert got != posterior_gap.Config()
-    assert got.num_seeds == 3
 
 
 @pytest.mark.slow

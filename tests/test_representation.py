@@ -13,7 +13,7 @@ from experiments.command import cli
 from experiments.measures import measure
 from experiments.representation import command as representation
 from experiments.runs import fit, trained_runs
-from tests.tiny import FLAGS, tiny
+from tests.tiny import tiny
 from vae_jax.training import journal
 
 pytestmark = pytest.mark.uses_optax
@@ -44,12 +44,6 @@ def unlabeled(tmp_path):
     rows = np.random.default_rng(0).random((60, 5), np.float32)
     np.savez(tmp_path / "rows.npz", train=rows)
     return f"npz:{tmp_path / 'rows.npz'}"
-
-
-@pytest.mark.parametrize("path", sorted((FLAGS / "representation").glob("*.flags")))
-def test_a_flag_file_of_the_representation_parses(path):
-    got = cli.parse(representation.Config, ["r", f"--flagfile={path}"])
-    assert len(got.folders) == 3
 
 
 @pytest.mark.slow

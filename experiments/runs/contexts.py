@@ -159,10 +159,10 @@ def _giving_labels(source: sources.Source, split: str) -> str:
 
 def label_texts(source: sources.Source, names: Sequence[str]) -> tuple[str, ...]:
     """Labels as they are told: the number, and the class where that has a name."""
-    return _told(names, source.classes)
+    return _texts(names, source.classes)
 
 
-def _told(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+def _texts(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(
         f"{name} = {classes[int(name)]}" if 0 <= int(name) < len(classes) else name
         for name in names
@@ -181,7 +181,7 @@ def one_hot(
     if not among.any(axis=1).all():
         label = str(labels[among.any(axis=1).argmin()])
         raise ValueError(
-            f"{place} has the label {_told([label], classes)[0]}, which no training "
-            f"row has: of those are {', '.join(_told(names, classes))}"
+            f"{place} has the label {_texts([label], classes)[0]}, which no training "
+            f"row has: of those are {', '.join(_texts(names, classes))}"
         )
     return among.astype(np.uint8)

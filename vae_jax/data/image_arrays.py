@@ -194,7 +194,8 @@ def _keep(folder: Path, job: _Job) -> None:
                 ordered = [part[i] for i in order]
                 saved = _write(sink, job, ordered, shape, decode)
             if split == "train":
-                brightest = int(np.load(path, mmap_mode="r").max())
+                written = np.load(path, mmap_mode="r", allow_pickle=False)
+                brightest = int(written.max())
             if classes:
                 of = np.array([number_of[names[split][i]] for i in order[saved]])
                 np.save(part_folder / f"{split}_labels.npy", of, allow_pickle=False)
