@@ -23,8 +23,6 @@ from vae_jax.types import (
     Params,
     PRNGKey,
     PyTree,
-    Symbols,
-    Transport,
     conditional,
 )
 
@@ -189,14 +187,13 @@ def _at(prior: Conditional, network: Network, c: Array) -> Conditional:
         """Of params, h and more: h is that of c."""
         return lambda params, h, *rest: function(params["density"], h_of(params), *rest)
 
-    family, mapped, symbols = prior.family, prior.transport, prior.symbols
     return conditional(
-        family._replace(parameters=family.parameters and at_c(family.parameters)),
+        prior.family.lifted(at_c),
         prior.shape,
         width=0,
         init=init,
         sample=sample,
         log_prob=at_c(prior.log_prob),
-        transport=mapped and Transport(at_c(mapped.forward), at_c(mapped.inverse)),
-        symbols=symbols and Symbols(*map(at_c, symbols)),
+        transport=prior.transport and prior.transport.lifted(at_c),
+        symbols=prior.symbols and prior.symbols.lifted(at_c),
     )

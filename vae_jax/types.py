@@ -20,6 +20,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 PyTree: TypeAlias = Any
 PRNGKey: TypeAlias = Key[Array, ""]
 Scalar: TypeAlias = Float[Array, ""]
+Lift: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""A function -> the same of other arguments, such as a whole model's parameters."""
 
 
 class Params(NamedTuple):
@@ -60,6 +62,10 @@ class Family(NamedTuple):
     name: str
     parameters: Callable[..., tuple[Array, ...]] | None = None
 
+    def lifted(self, lift: Lift) -> "Family":
+        """The same of other arguments."""
+        return Family(self.name, self.parameters and lift(self.parameters))
+
 
 class Transport(NamedTuple):
     """A density as an invertible map of noise whose density is fixed, y = T(eps).
@@ -71,6 +77,10 @@ class Transport(NamedTuple):
 
     forward: Callable[..., Array]
     inverse: Callable[..., Array]
+
+    def lifted(self, lift: Lift) -> "Transport":
+        """The same of other arguments."""
+        return Transport(*map(lift, self))
 
 
 class Symbols(NamedTuple):
@@ -86,6 +96,10 @@ class Symbols(NamedTuple):
     of: Callable[..., Int[Array, " N"]]
     value: Callable[..., Array]
     log_probs: Callable[..., Float[Array, "N K"]]
+
+    def lifted(self, lift: Lift) -> "Symbols":
+        """The same of other arguments."""
+        return Symbols(*map(lift, self))
 
 
 class Conditional(NamedTuple):

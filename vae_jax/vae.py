@@ -23,8 +23,6 @@ from vae_jax.types import (
     PyTree,
     Recognition,
     Scalar,
-    Symbols,
-    Transport,
 )
 
 _APART = 2**31  # fold_in(key, i) is split(key, n)[i], and no split is as long
@@ -150,7 +148,6 @@ def decoder_model(
             params.generative["prior"], nothing(params), *rest
         )
 
-    family, mapped, symbols = prior.family, prior.transport, prior.symbols
     return Generative(
         init,
         sample_prior,
@@ -158,10 +155,10 @@ def decoder_model(
         log_likelihood_terms,
         sample_observation,
         mean_observation,
-        family._replace(parameters=family.parameters and of_prior(family.parameters)),
+        prior.family.lifted(of_prior),
         likelihood.quantity,
-        mapped and Transport(of_prior(mapped.forward), of_prior(mapped.inverse)),
-        symbols and Symbols(*map(of_prior, symbols)),
+        prior.transport and prior.transport.lifted(of_prior),
+        prior.symbols and prior.symbols.lifted(of_prior),
     )
 
 
@@ -227,20 +224,21 @@ def recognition(
         init: key -> params.recognition; nothing by default.
         read: params -> the density's own parameters; none by default.
     """
-    moments, parameters = density.moments, density.family.parameters
+
+    def of_read(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Of the parameters of all, and more."""
+        return lambda params, *rest: function(read(params), *rest)
+
     return Recognition(
         init=init,
         encode=encode,
         sample=lambda key, params, h: density.sample(key, read(params), h),
-        log_prob=lambda params, h, z: density.log_prob(read(params), h, z),
+        log_prob=of_read(density.log_prob),
         sample_and_log_prob=lambda key, params, h: density.sample_and_log_prob(
             key, read(params), h
         ),
-        moments=moments and (lambda params, h: moments(read(params), h)),
-        family=Family(
-            density.family.name,
-            parameters and (lambda params, h: parameters(read(params), h)),
-        ),
+        moments=density.moments and of_read(density.moments),
+        family=density.family.lifted(of_read),
     )
 
 

@@ -97,10 +97,16 @@ class Config(trained_runs.WorkdirFlags):
 
     def check(self) -> None:
         """Refuses images that are no pairs, and numbers that nothing reads."""
-        of_mixture = dict.fromkeys(("num_components", "num_fitted"), ("mixture",))
-        self.refuse_unread("sampler", (self.sampler,), of_mixture)
-        of_quality = dict.fromkeys(("quality_rows", "num_neighbors"), ("true",))
-        self.refuse_unread("quality", (str(self.quality).lower(),), of_quality)
+        self.refuse_unread(
+            "sampler",
+            (self.sampler,),
+            {"num_components": ("mixture",), "num_fitted": ("mixture",)},
+        )
+        self.refuse_unread(
+            "quality",
+            (str(self.quality).lower(),),
+            {"quality_rows": ("true",), "num_neighbors": ("true",)},
+        )
         if self.temperature and self.sampler != "prior":
             raise ValueError(
                 f"--temperature is of --sampler=prior, not of {self.sampler}"

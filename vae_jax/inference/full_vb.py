@@ -14,7 +14,6 @@ from jaxtyping import Array
 from vae_jax import divergences, numerics, reparameterize
 from vae_jax.types import (
     Batch,
-    Family,
     Generative,
     Hierarchy,
     Model,
@@ -24,8 +23,6 @@ from vae_jax.types import (
     PyTree,
     Recognition,
     Scalar,
-    Symbols,
-    Transport,
 )
 
 
@@ -104,10 +101,6 @@ def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
     def params_first(function: Callable) -> Callable:
         return lambda params, *rest: function(at_mean_of(params), *rest)
 
-    def family(known: Family) -> Family:
-        parameters = known.parameters
-        return Family(known.name, parameters and params_first(parameters))
-
     transport, symbols = generative.transport, generative.symbols
     return Model(
         Generative(
@@ -117,10 +110,10 @@ def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
             log_likelihood_terms=params_first(generative.log_likelihood_terms),
             sample_observation=params_second(generative.sample_observation),
             mean_observation=params_first(generative.mean_observation),
-            prior_family=family(generative.prior_family),
+            prior_family=generative.prior_family.lifted(params_first),
             quantity=generative.quantity,
-            transport=transport and Transport(*map(params_first, transport)),
-            symbols=symbols and Symbols(*map(params_first, symbols)),
+            transport=transport and transport.lifted(params_first),
+            symbols=symbols and symbols.lifted(params_first),
         ),
         Recognition(
             recognition.init,
@@ -129,7 +122,7 @@ def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
             params_first(recognition.log_prob),
             params_second(recognition.sample_and_log_prob),
             recognition.moments and params_first(recognition.moments),
-            family(recognition.family),
+            recognition.family.lifted(params_first),
         ),
         params_second(draw),
         kl and params_first(kl),
