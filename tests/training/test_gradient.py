@@ -72,7 +72,7 @@ def test_climb_reports_each_point_before_its_update(x64):
     optimizer = optax.sgd(0.25)
 
     def height(point):  # the top at zero; a step of 0.25 halves the way there
-        return 5.0 - sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(point))
+        return jnp.asarray(5.0) - sum(jnp.sum(x**2) for x in jax.tree.leaves(point))
 
     point, _, values, norms = gradient.climb(
         height, optimizer, start, optimizer.init(start), num_updates=3
