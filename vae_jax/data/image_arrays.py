@@ -151,7 +151,8 @@ def _from_cache(
     """The arrays, labels and card of a folder in the cache; None if it is not whole."""
     try:
         card = json.loads((folder / _CARD).read_text())
-        card["brightest"]  # which older ones do not say
+        if "brightest" not in card:  # of an older version
+            return None
         paths = {split: folder / f"{split}.npy" for split in card["splits"]}
         # As plain arrays, which go on being mapped, so that none knows the difference.
         arrays = {
