@@ -236,6 +236,14 @@ def log_of(name: str, value: float) -> float:
     return math.log(value)
 
 
+def apart(key: PRNGKey) -> PRNGKey:
+    """A key that no `split` of this one has, which may go on being split.
+
+    `split(key, n)[i]` is `fold_in(key, i)`, and no n is as large as what this folds in.
+    """
+    return jax.random.fold_in(jax.random.clone(key), 2**31)
+
+
 def unbiased(variance: Float[Array, "*X"], num_draws: int) -> Float[Array, "*X"]:
     """A variance over n draws about their mean, times n / (n - 1).
 

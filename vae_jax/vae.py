@@ -25,8 +25,6 @@ from vae_jax.types import (
     Scalar,
 )
 
-_APART = 2**31  # fold_in(key, i) is split(key, n)[i], and no split is as long
-
 
 def model(
     generative: Generative,
@@ -379,7 +377,7 @@ def with_parameters(
     recognition = model.recognition
 
     def init(key: PRNGKey) -> PyTree:
-        key_own = jax.random.fold_in(jax.random.clone(key), _APART)
+        key_own = numerics.apart(key)
         return recognition.init(key) | {name: init_own(key_own)}
 
     return model._replace(recognition=recognition._replace(init=init))
@@ -407,7 +405,7 @@ def with_prior(
 
     def init_all(key: PRNGKey) -> PyTree:
         # The rest starts as it would with another prior.
-        key_prior = jax.random.fold_in(jax.random.clone(key), _APART)
+        key_prior = numerics.apart(key)
         return generative.init(key) | {"prior": init(key_prior)}
 
     return generative._replace(

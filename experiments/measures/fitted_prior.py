@@ -253,13 +253,7 @@ def compared(
 
 
 def _elbo(trained: Trained, num_samples: int) -> Callable[..., Scalar]:
-    terms = sgvb.elbo_terms(trained.model, num_samples=num_samples)
-
-    def elbo(key: PRNGKey, params: Params, x: jax.Array) -> Scalar:
-        reconstruction, kl = terms(key, params, x)
-        return reconstruction - kl
-
-    return elbo
+    return sgvb.elbo(trained.model, num_samples=num_samples)
 
 
 def _log_p(trained: Trained, num_samples: int) -> Callable[..., Scalar]:

@@ -26,8 +26,6 @@ from vae_jax.types import (
     each_example,
 )
 
-_APART = 2**31  # fold_in(key, i) is split(key, n)[i], and no batch is as large
-
 
 class Codes(NamedTuple):
     """The codes of a batch: L draws of z for each of its rows, and the q they are of.
@@ -115,7 +113,7 @@ def penalized(
         draws, (mean, log_std) = each_example(of_example)(key, params, batch.x)
         weight = batch.weight.astype(mean.dtype)
         codes = Codes(draws.z, mean, log_std, draws.log_prior, weight)
-        key_penalty = jax.random.fold_in(jax.random.clone(key), _APART)
+        key_penalty = numerics.apart(key)
         nats, memory, logged = penalty(key_penalty, params, memory, codes)
         reconstruction = draws.log_likelihood.mean(axis=1)
         kl = draws.kl.sum(axis=2).mean(axis=1)

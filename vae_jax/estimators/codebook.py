@@ -21,8 +21,6 @@ from vae_jax.types import (
     log_weight,
 )
 
-_APART = 2**31  # fold_in(key, i) is split(key, n)[i], and no batch is as large
-
 
 class Uses(NamedTuple):
     """What an objective remembers of each row of the codebooks.
@@ -115,7 +113,7 @@ def by_averages(
         moved = total - weighed.sum((0, 1))[..., None] * memory.row
         row = memory.row + share[..., None] * moved
         fades = count < min_uses
-        key_rows = jax.random.fold_in(jax.random.clone(key), _APART)
+        key_rows = numerics.apart(key)
         others = _any_of(key_rows, vectors, weight, num_rows=fades.shape[1])
         new = Uses(
             jnp.where(fades, 1.0, count), jnp.where(fades[..., None], others, row)
