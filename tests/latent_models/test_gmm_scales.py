@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tests import mixtures
-from vae_jax.latent_models import gmm_scales
+from vae_jax.latent_models import gmm, gmm_scales
+from vae_jax.types import Batch
 
 K, D, N = 3, 2, 7
 COVARIANCES = gmm_scales.COVARIANCES
@@ -47,6 +48,32 @@ def test_every_component_has_a_covariance_of_its_own(x64, covariance):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2, 8, 9, 20, 33])
+def test_the_inverse_of_a_factor_keeps_the_digits_of_every_row(size):
+    """Rows of scales far apart, in float32, against the inverse in double precision."""
+    random = np.random.default_rng(size)
+    lower = np.tril(random.normal(size=(4, size, size))) * 0.3 + 2.0 * np.eye(size)
+    scale = np.exp(5.0 * random.normal(size=size))
+    factors = (lower * scale[:, None]).astype(np.float32)
+    got = np.asarray(jax.jit(gmm_scales.inverse)(jnp.asarray(factors)), np.float64)
+    expected = np.linalg.inv(factors.astype(np.float64))
+    np.testing.assert_allclose(got * scale, expected * scale, atol=1e-6)
+    np.testing.assert_array_equal(np.triu(got, 1), 0.0)
+
+
+def test_no_step_of_em_solves_batches_by_lapack():
+    """Two such solves side by side would wait for each other on two threads."""
+    mixture = mixtures.mixture("full", num_components=2, num_features=20)
+    algorithm = gmm.em()
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(50, 20)), jnp.float32)
+    state = algorithm.init(jax.random.key(0), mixture)
+    batch = Batch(x, jnp.arange(50), jnp.ones(50))
+    step = jax.jit(algorithm.step).lower(jax.random.key(1), state, batch).compile()
+    text = step.as_text()
+    assert "potrf" in text  # whose calls depend on each other
+    assert "trsm" not in text
+
+
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_whitened_moments_are_those_of_the_rows(x64, covariance):
     _, mean, scale = _tables(covariance)

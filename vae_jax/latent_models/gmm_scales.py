@@ -208,11 +208,49 @@ def lower_factor(rows: Float[Array, "*S D M"]) -> Float[Array, "*S D D"]:
 
 
 def inverse(scale_tril: Float[Array, "S D D"]) -> Float[Array, "S D D"]:
-    """L^{-1}, lower triangular."""
-    eye = jnp.broadcast_to(
-        jnp.eye(scale_tril.shape[-1], dtype=scale_tril.dtype), scale_tril.shape
-    )
-    return jax.scipy.linalg.solve_triangular(scale_tril, eye, lower=True)
+    r"""L^{-1}, lower triangular, by halves, from blocks of at most eight rows on.
+
+    $\begin{pmatrix} A & 0 \\ C & B \end{pmatrix}^{-1} = \begin{pmatrix} A^{-1} & 0 \\
+    -B^{-1} C A^{-1} & B^{-1} \end{pmatrix}$, products alone: two batched solves of
+    LAPACK that XLA runs side by side wait for each other for ever on a CPU of two
+    threads (JAX 0.10.2).
+    """
+    count, size = scale_tril.shape[:2]
+    num_blocks = 1
+    while size > 8 * num_blocks:
+        num_blocks *= 2
+    width = -(-size // num_blocks)
+    more = width * num_blocks - size  # rows and columns of the identity
+    full = jnp.pad(scale_tril, ((0, 0), (0, more), (0, more)))
+    full += jnp.diag((jnp.arange(size + more) >= size).astype(full.dtype))[None]
+
+    def blocks(width: int) -> Float[Array, "N S W W"]:
+        """Those of this width along the diagonal."""
+        n = (size + more) // width
+        at = jnp.arange(n)
+        return full.reshape(count, n, width, n, width)[:, at, :, at]
+
+    inverses = _inverses_by_rows(blocks(width))
+    while len(inverses) > 1:
+        a, b = inverses[::2], inverses[1::2]
+        c = blocks(2 * width)[:, :, width:, :width]
+        below = jnp.matmul(b, c, precision="highest")
+        below = -jnp.matmul(below, a, precision="highest")
+        inverses = jnp.block([[a, jnp.zeros_like(a)], [below, b]])
+        width *= 2
+    return inverses[0, :, :size, :size]
+
+
+def _inverses_by_rows(blocks: Float[Array, "N S W W"]) -> Float[Array, "N S W W"]:
+    """L^{-1} of each, a row from those above it."""
+    unit = jnp.eye(blocks.shape[-1], dtype=blocks.dtype)
+    rows: list[Array] = []
+    for i in range(len(unit)):
+        row = jnp.broadcast_to(unit[i], blocks.shape[:-1])
+        for j, above in enumerate(rows):
+            row = row - blocks[:, :, i, j, None] * above
+        rows.append(row / blocks[:, :, i, i, None])
+    return jnp.stack(rows, axis=-2)
 
 
 def _over_components(terms: Float[Array, "K *X"], count: int) -> Float[Array, "S *X"]:
@@ -323,7 +361,7 @@ def _quadratic_of_factors(
     new: Array, old: Array, second: Array, num_features: int
 ) -> Scalar:
     del num_features
-    across = jax.scipy.linalg.solve_triangular(new, old, lower=True)
+    across = jnp.matmul(inverse(new), old, precision="highest")
     return (jnp.matmul(across, second, precision="highest") * across).sum()
 
 
