@@ -72,9 +72,7 @@ def read(
         )
 
     def load() -> sources.Source:
-        if file.suffix.lower() == ".csv" or (
-            config.is_table and config.dataset.startswith("npz:")
-        ):
+        if _is_csv(file) or (config.is_table and config.dataset.startswith("npz:")):
             return _of_table(file, data.source)
         return npz_rows.load(file, data_range=config.data_range)
 
@@ -120,6 +118,10 @@ def of_dataset(name: str, config: Config, data: protocol.Dataset) -> NewRows:
     return NewRows(pathlib.Path(name), sources.digest(source), rows, labels)
 
 
+def _is_csv(file: pathlib.Path) -> bool:
+    return file.suffix.lower() == ".csv"
+
+
 def _of_table(file: pathlib.Path, run: sources.Source) -> sources.Source:
     """The rows of a file as test rows of the run's table.
 
@@ -129,8 +131,7 @@ def _of_table(file: pathlib.Path, run: sources.Source) -> sources.Source:
     """
     if not run.columns:
         raise ValueError(f"{file}: a .csv holds rows of tables, and the run is of none")
-    is_csv = file.suffix.lower() == ".csv"
-    read = csv_tables.read_rows if is_csv else npz_rows.load_table
+    read = csv_tables.read_rows if _is_csv(file) else npz_rows.load_table
     table = read(file, run.columns)
     none = run.train[:0]
     return run._replace(

@@ -77,7 +77,7 @@ def test_a_ball_reaches_its_kth_neighbor_and_no_further(x64, num_neighbors):
 
 
 def test_rows_of_bits_that_tie_with_a_ball_are_inside():
-    """Whole numbers are exact; half the pairs of a ball are as far as it is wide."""
+    """Whole numbers are exact, and many a row is as far as a ball is wide."""
     random = np.random.default_rng(0)
     chance = random.random(784) ** 3
     data, samples = (random.random((2, 200, 784)) < chance).astype(np.float32)

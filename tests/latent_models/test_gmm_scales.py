@@ -47,7 +47,6 @@ def test_every_component_has_a_covariance_of_its_own(x64, covariance):
     assert gmm_scales.covariances(single).dtype == jnp.float32
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 8, 9, 20, 33])
 def test_the_inverse_of_a_factor_keeps_the_digits_of_every_row(size):
     """Rows of scales far apart, in float32, against the inverse in double precision."""
@@ -74,6 +73,7 @@ def test_no_step_of_em_solves_batches_by_lapack():
     assert "trsm" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_whitened_moments_are_those_of_the_rows(x64, covariance):
     _, mean, scale = _tables(covariance)
