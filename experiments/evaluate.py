@@ -54,8 +54,8 @@ class Config(trained_runs.SplitFlags):
     importance_samples: int = cli.flag(
         5000, "Samples per row of log p(x), k; 0 leaves it out.", least=0
     )
-    evidence: str = cli.flag(
-        "is", "Comma-separated estimators of log p(x): is, ais, bdmc, hmc_density."
+    evidence: tuple[str, ...] = cli.flag(
+        ("is",), "Estimators of log p(x).", choices=estimates.METHODS
     )
     num_temperatures: int = cli.flag(1000, "Temperatures of ais and bdmc, T.", least=1)
     num_chains: int = cli.flag(16, "Chains per row of ais and bdmc.", least=1)
@@ -83,11 +83,10 @@ class Config(trained_runs.SplitFlags):
     seed: int = cli.flag(0, "Seed of the samples.", least=0)
 
     def check(self) -> None:
-        """Refuses estimators that there are none of, and numbers that none reads."""
+        """Refuses numbers that no estimator reads."""
         super().check()
         measure.check_importance_samples(self.importance_samples)
-        chosen = estimates.parse(self.evidence)
-        self.refuse_unread("evidence", chosen, estimates.READERS)
+        self.refuse_unread("evidence", self.evidence, estimates.READERS)
 
     @property
     def methods(self) -> dict[str, estimates.Method]:
@@ -109,8 +108,8 @@ class Config(trained_runs.SplitFlags):
                 num_leapfrog=self.num_leapfrog,
             ),
         }
-        names = estimates.parse(self.evidence)
-        return {n: methods[n] for n in names if n != "is" or self.importance_samples}
+        asked = [n for n in self.evidence if n != "is" or self.importance_samples]
+        return {name: methods[name] for name in asked}
 
 
 def evaluate(config: Config) -> dict[str, Any]:

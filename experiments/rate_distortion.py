@@ -71,8 +71,8 @@ class Config(trained_runs.WorkdirFlags):
         "What is lost: -log p(x | z), or |x - E[x | z]|^2.",
         choices=DISTORTIONS,
     )
-    betas: str = cli.flag(
-        "0.05,0.1,0.2,0.4,0.7,1,2,4,10", "Rising, separated by commas."
+    betas: tuple[float, ...] = cli.flag(
+        (0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 2.0, 4.0, 10.0), "Rising.", empty=False
     )
     split: str = cli.flag("test", "Split of the run's data.", choices=sources.SPLITS)
     num_images: int = cli.flag(
@@ -89,9 +89,7 @@ class Config(trained_runs.WorkdirFlags):
 
     def check(self) -> None:
         """Refuses betas that no walk passes, and two ends where there is one."""
-        rate_distortion.schedule(
-            self.rising_betas, num_temperatures=self.num_temperatures
-        )
+        rate_distortion.schedule(self.betas, num_temperatures=self.num_temperatures)
         if not self.num_simulated:
             return
         if self.distortion != "likelihood":
@@ -99,25 +97,12 @@ class Config(trained_runs.WorkdirFlags):
                 f"--num_simulated={self.num_simulated} --distortion={self.distortion}: "
                 "images are drawn from p(x | z), which the squared error is not of"
             )
-        if 1.0 not in self.rising_betas:
+        if 1.0 not in self.betas:
+            betas = ",".join(f"{beta:g}" for beta in self.betas)
             raise ValueError(
-                f"--num_simulated={self.num_simulated} --betas={self.betas}: the walk "
+                f"--num_simulated={self.num_simulated} --betas={betas}: the walk "
                 "back starts at a beta of 1, which must be one of them"
             )
-
-    @property
-    def rising_betas(self) -> tuple[float, ...]:
-        """The betas as numbers.
-
-        Raises:
-            ValueError: for what is no number.
-        """
-        try:
-            return tuple(float(beta) for beta in self.betas.split(","))
-        except ValueError as error:
-            raise ValueError(
-                f"--betas={self.betas} must hold numbers, separated by commas"
-            ) from error
 
 
 def main(config: Config) -> int:
@@ -198,7 +183,7 @@ def _walk(config: Config, trained: Trained) -> dict[str, Any]:
         num_temperatures=config.num_temperatures,
     )
     return {
-        "betas": config.rising_betas,
+        "betas": config.betas,
         "num_temperatures": config.num_temperatures,
         "num_chains": config.num_chains,
         "kernel": kernel,
@@ -223,7 +208,7 @@ def _curve(key: PRNGKey, config: Config, trained: Trained) -> list[dict[str, Any
     )
     curve = _checked(curve)
     rows = []
-    for i, beta in enumerate(config.rising_betas):
+    for i, beta in enumerate(config.betas):
         error = np.sqrt((curve.rate_standard_error[:, i] ** 2).sum()) / len(curve.rate)
         rows.append(
             {
@@ -265,7 +250,7 @@ def _encoder(
     )
     rate, lost = np.asarray(rate, np.float64), np.asarray(lost, np.float64)
     log_z = np.array([row["log_z"] for row in curve])
-    of_curve = rate_distortion.rate_at(float(lost.mean()), config.rising_betas, log_z)
+    of_curve = rate_distortion.rate_at(float(lost.mean()), config.betas, log_z)
     return {
         "beta": "encoder",
         "rate": float(rate.mean()),
@@ -295,7 +280,7 @@ def _sides(key: PRNGKey, config: Config, trained: Trained) -> list[dict[str, Any
         gap = reverse.log_z[:, i] - forward.log_z[:, i]
         rows.append(
             {
-                "beta": f"{config.rising_betas[i]:g}",
+                "beta": f"{config.betas[i]:g}",
                 "forward_rate": float(forward.rate[:, i].mean()),
                 "reverse_rate": float(reverse.rate[:, i].mean()),
                 "forward_distortion": float(forward.distortion[:, i].mean()),

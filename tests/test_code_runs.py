@@ -58,14 +58,14 @@ def test_codes_train_and_every_command_says_what_a_point_mass_allows(tmp_path, c
     with pytest.raises(cli.UsageError, match="finite_scalar is a point mass"):
         measure.log_evidence(trained.model, num_samples=2)
     with pytest.raises(cli.UsageError, match=r"q\(z \| x\) is finite_scalar"):
-        evaluate.evaluate(dataclasses.replace(which, evidence="ais"))
+        evaluate.evaluate(dataclasses.replace(which, evidence=("ais",)))
     chains = completion.Config(
-        workdir=config.workdir, num_images=3, num_draws=5, methods="pseudo_gibbs"
+        workdir=config.workdir, num_images=3, num_draws=5, methods=("pseudo_gibbs",)
     )
     assert completion.main(chains) == 0
     assert completion.OF_POINT_MASSES in capsys.readouterr().out
     with pytest.raises(cli.UsageError, match=r"a point mass here .*=pseudo_gibbs$"):
-        completion.main(dataclasses.replace(chains, methods="importance"))
+        completion.main(dataclasses.replace(chains, methods=("importance",)))
     assert generate.main(generate.Config(workdir=config.workdir, num=4)) == 0
     assert reconstruct.main(reconstruct.Config(workdir=config.workdir, num=4)) == 0
 

@@ -99,7 +99,7 @@ def test_a_run_given_labels_is_evaluated_given_them(workdir, tmp_path):
     with pytest.raises(cli.UsageError, match="has no labels, and the run in"):
         evaluate.evaluate(none)
     with pytest.raises(cli.UsageError, match="--evidence=bdmc measures images that"):
-        evaluate.evaluate(dataclasses.replace(config, evidence="bdmc"))
+        evaluate.evaluate(dataclasses.replace(config, evidence=("bdmc",)))
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_reconstructions_and_completions_are_given_the_labels_of_their_rows(work
         expected = mean_observation(trained.params, jnp.asarray(z))
         np.testing.assert_allclose(mean, expected, rtol=1e-5)
     config = completion.Config(
-        methods="pseudo_gibbs",
+        methods=("pseudo_gibbs",),
         num_images=4,
         num_draws=2,
         num_warmup=1,

@@ -32,12 +32,12 @@ FEW: dict[str, Any] = {
 }
 
 
-def _few(workdir, methods, **flags):
+def _few(workdir, *methods, **flags):
     """An evaluation by these methods, with what they read of FEW."""
     read = {
         flag: value
         for flag, value in FEW.items()
-        if {*estimates.READERS.get(flag, ("is",))} & {"is", *methods.split(",")}
+        if {*estimates.READERS.get(flag, ("is",))} & {"is", *methods}
     }
     return evaluate.Config(workdir, evidence=methods, **(read | flags))
 
@@ -45,7 +45,7 @@ def _few(workdir, methods, **flags):
 def test_evaluate_puts_the_estimators_side_by_side(tmp_path, capsys):
     workdir = str(tmp_path / "run")
     assert train.main(dataclasses.replace(TINY, workdir=workdir)) == 0
-    config = _few(workdir, "is,ais,bdmc,hmc_density")
+    config = _few(workdir, "is", "ais", "bdmc", "hmc_density")
     assert evaluate.main(config) == 0
     result = json.loads(
         (tmp_path / "run" / "evaluation_test_3_images.json").read_text()
@@ -74,7 +74,7 @@ def test_binary_latents_are_annealed_by_gibbs_updates(tmp_path):
         TINY, workdir=workdir, posterior="bernoulli", estimator="vimco", num_samples=2
     )
     assert train.main(config) == 0
-    evidence = evaluate.evaluate(_few(workdir, "is,ais,bdmc"))["evidence"]
+    evidence = evaluate.evaluate(_few(workdir, "is", "ais", "bdmc"))["evidence"]
     assert abs(evidence["ais"]["above_is"]) < 2.0
     with pytest.raises(cli.UsageError, match="hmc_density needs latents that are any"):
         evaluate.evaluate(_few(workdir, "hmc_density"))

@@ -281,8 +281,8 @@ def test_a_chain_too_short_for_the_latents_is_one_line(workdir):
     ("flag", "message"),
     [
         ("--mask=west", "--mask=west is unknown; known: left"),
-        ("--methods=gibbs", "--methods=gibbs: name some of"),
-        ("--methods=", "--methods=: name some of"),
+        ("--methods=gibbs", "--methods=gibbs is unknown; known: pseudo_gibbs"),
+        ("--methods=", "--methods must hold at least one item"),
         ("--fraction=0.2", "--fraction has no effect with --mask=left"),
         ("--fraction=0", "--fraction must be positive"),
         ("--fraction=1.1", "--fraction must be at most 1"),

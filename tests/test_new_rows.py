@@ -149,7 +149,7 @@ def test_rows_of_a_file_are_completed(workdir, digits):
     config = completion.Config(
         workdir=workdir,
         input=str(digits),
-        methods="importance",
+        methods=("importance",),
         num_images=4,
         num_draws=2,
         importance_samples=5,

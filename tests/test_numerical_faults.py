@@ -131,7 +131,7 @@ def test_an_image_whose_weights_overflow_is_named(tmp_path, method):
         evaluate.main(
             evaluate.Config(
                 config.workdir,
-                evidence=method,
+                evidence=(method,),
                 eval_samples=2,
                 num_leapfrog=2,
                 **of_method[method],

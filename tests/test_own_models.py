@@ -171,7 +171,7 @@ def test_the_readmes_model_goes_through_every_command(folder, capsys):
         "importance_samples": 10,
         "num_temperatures": 3,
     }
-    evaluate.main(evaluate.Config(**on, **few, evidence="is,ais", num_chains=2))
+    evaluate.main(evaluate.Config(**on, **few, evidence=("is", "ais"), num_chains=2))
     result = read(folder / "run" / "evaluation_test_4_images.json")
     assert len(result["kl_per_latent"]) == 3
     assert set(result["evidence"]) == {"is", "ais"}

@@ -15,7 +15,7 @@ from tests.tiny import saved, tiny
 pytestmark = pytest.mark.uses_optax
 
 FLAGS: dict[str, Any] = {
-    "betas": "0.2,1,3",
+    "betas": (0.2, 1.0, 3.0),
     "num_images": 4,
     "num_chains": 4,
     "num_temperatures": 12,
@@ -87,7 +87,7 @@ def test_the_same_is_a_table_a_csv_file_and_a_picture(folder):
 @pytest.mark.parametrize(
     ("changes", "flags"),
     [
-        ({}, {"distortion": "squared_error", "betas": "0.5,5"}),
+        ({}, {"distortion": "squared_error", "betas": (0.5, 5.0)}),
         ({"posterior": "bernoulli", "estimator": "vimco", "num_samples": 2}, {}),
     ],
     ids=["squared_error", "bits"],
@@ -120,10 +120,9 @@ def test_what_has_no_log_p_or_no_rows_is_one_line(folder):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"betas": "1,two"}, "--betas=1,two must hold numbers"),
-        ({"betas": "1,0.5"}, "betas must be positive, finite and rising"),
+        ({"betas": (1.0, 0.5)}, "betas must be positive, finite and rising"),
         ({"num_temperatures": 3}, "=3 is below the number of betas, 9"),
-        ({"num_simulated": 2, "betas": "0.5"}, "--betas=0.5: the walk back starts at"),
+        ({"num_simulated": 2, "betas": (0.5,)}, "--betas=0.5: the walk back starts at"),
         ({"num_simulated": 2, "distortion": "squared_error"}, "images are drawn from"),
         ({"workdirs": ()}, "at least one"),
         ({"distortion": "nats"}, "known: likelihood, squared_error"),

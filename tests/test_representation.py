@@ -77,7 +77,7 @@ def test_codes_are_judged_beside_pixels_and_components_of_the_same_size(seeds, c
 
 @pytest.mark.slow
 def test_several_seeds_have_a_mean_and_a_spread(seeds, capsys):
-    folders = ",".join(map(str, seeds))
+    folders = tuple(map(str, seeds))
     config = dataclasses.replace(SMALL, workdirs=folders, few_labels=(10,))
     assert representation.main(config) == 0
     assert "mean ± spread of 2 runs" in capsys.readouterr().out
@@ -160,7 +160,7 @@ def test_runs_that_differ_in_more_than_their_seed_are_refused(tmp_path):
         (tmp_path / name).mkdir()
         config = tiny(tmp_path / name, hidden=hidden, seed=len(name))
         (tmp_path / name / "flags.txt").write_text(cli.write_flagfile(config))
-    folders = f"{tmp_path / 'a'},{tmp_path / 'b'}"
+    folders = (str(tmp_path / "a"), str(tmp_path / "b"))
     with pytest.raises(cli.UsageError, match=r"--hidden=\(8,\) and \(9,\)"):
         representation.main(dataclasses.replace(SMALL, workdirs=folders))
 

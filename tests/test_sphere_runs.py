@@ -38,7 +38,7 @@ def test_a_sphere_trains_and_what_moves_through_all_of_space_is_refused(
     result = json.loads(path.read_text())
     assert result["log_p"] > result["elbo"]
     for method in ("ais", "bdmc", "hmc_density"):
-        asked = dataclasses.replace(which, evidence=method)
+        asked = dataclasses.replace(which, evidence=(method,))
         with pytest.raises(cli.UsageError, match=r"is power_spherical: give is$"):
             evaluate.evaluate(asked)
     capsys.readouterr()

@@ -133,7 +133,7 @@ def test_samples_of_a_table_given_its_labels_name_them(tmp_path):
 def test_holes_are_filled_and_the_rest_stays(rooms, capsys):
     flags: dict[str, Any] = {
         "workdir": rooms.workdir,
-        "methods": "importance",
+        "methods": ("importance",),
         "proposal": "encoder",
         "importance_samples": 50,
         "num_draws": 20,

@@ -30,7 +30,9 @@ class Config(trained_runs.SplitFlags):
     )
     block: int = cli.flag(4, "Side of the hidden square (block).", least=1)
     num_images: int = cli.flag(50, "Rows, spread over the split; 0: all.", least=0)
-    methods: str = cli.flag(",".join(METHODS), "Comma-separated ways to complete.")
+    methods: tuple[str, ...] = cli.flag(
+        METHODS, "Ways to complete.", choices=METHODS, empty=False
+    )
     num_draws: int = cli.flag(100, "Completions per row and method.", least=1)
     num_warmup: int = cli.flag(50, "Pseudo-Gibbs steps at a chain's start.", least=0)
     num_burn_in: int = cli.flag(200, "Steps after those, before a draw.", least=0)
@@ -47,7 +49,7 @@ class Config(trained_runs.SplitFlags):
     seed: int = cli.flag(0, "Seed of the masks and draws.", least=0)
 
     def check(self) -> None:
-        """Refuses unknown masks and methods, and numbers that nothing reads."""
+        """Refuses unknown masks, and numbers that nothing reads."""
         super().check()
         if self.mask not in MASKS and not self.mask.startswith("npy:"):
             raise ValueError(
@@ -58,16 +60,6 @@ class Config(trained_runs.SplitFlags):
         of_masks = {"fraction": ("random",), "block": ("block",)}
         self.refuse_unread("mask", (self.mask,), of_masks)
         measure.check_importance_samples(self.importance_samples)
-        if not self.chosen or not set(self.chosen) <= set(METHODS):
-            raise ValueError(
-                f"--methods={self.methods}: name some of {', '.join(METHODS)}, "
-                "comma-separated"
-            )
-
-    @property
-    def chosen(self) -> tuple[str, ...]:
-        """The methods that are asked for."""
-        return tuple(n.strip() for n in self.methods.split(",") if n.strip())
 
     @property
     def mask_name(self) -> str:

@@ -45,16 +45,16 @@ def check(config: Config, trained: trained_runs.Trained) -> None:
     flags, by_chain = trained.config, config.proposal == "chain"
     models.check_masked(flags, trained.data.x_shape)
     if trained.has_point_mass:
-        if config.chosen != ("pseudo_gibbs",):
+        if config.methods != ("pseudo_gibbs",):
             raise ValueError(
-                f"--methods={config.methods} weighs draws of q(z | x), a point mass "
-                f"here ({trained.model.recognition.family.name}): give "
+                f"--methods={','.join(config.methods)} weighs draws of q(z | x), a "
+                f"point mass here ({trained.model.recognition.family.name}): give "
                 "--methods=pseudo_gibbs"
             )
         return
     num_latents = trained.num_latents
     if not ALGORITHMS[flags.algorithm].has_encoder and (
-        config.chosen != ("importance",) or not by_chain
+        config.methods != ("importance",) or not by_chain
     ):
         raise ValueError(
             f"--algorithm={flags.algorithm} has no encoder to step with: give "
@@ -84,7 +84,7 @@ def complete(
     Both chains take the same number of steps before and between their draws.
     """
     pairs, results = jnp.stack([partial, truth], axis=1), {}
-    for name in config.chosen:
+    for name in config.methods:
 
         def of_image(
             key: PRNGKey, params: Params, pair: Array, name: str = name

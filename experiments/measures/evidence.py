@@ -54,21 +54,6 @@ class Estimated(NamedTuple):
     log_p: np.ndarray | None
 
 
-def parse(names: str) -> tuple[str, ...]:
-    """The methods named in a comma-separated list, in that order.
-
-    Raises:
-        ValueError: if one is unknown.
-    """
-    chosen = tuple(name.strip() for name in names.split(",") if name.strip())
-    for name in chosen:
-        if name not in METHODS:
-            raise ValueError(
-                f"--evidence has no method {name!r}: choose from {', '.join(METHODS)}"
-            )
-    return chosen
-
-
 def check(trained: Trained, methods: tuple[str, ...]) -> None:
     """Refuses a method that the model's latents do not allow.
 

@@ -23,7 +23,7 @@ written to the first, as representation_seeds.json and .txt.
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -293,7 +293,7 @@ def _spread(values: list[float], *, digits: int = 3) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
-def check_seeds(folders: list[str]) -> None:
+def check_seeds(folders: Sequence[str]) -> None:
     """Refuses runs that differ in more than their seed.
 
     Raises:
@@ -313,7 +313,7 @@ def check_seeds(folders: list[str]) -> None:
 
 def main(config: Config) -> int:
     """Measures, prints, draws and writes."""
-    folders = config.folders
+    folders = config.workdirs or (config.workdir,)
     check_seeds(folders)
     results, paths = [], []
     for i, folder in enumerate(folders):

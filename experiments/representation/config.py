@@ -10,8 +10,8 @@ from experiments.runs import trained_runs
 class Config(trained_runs.InputFlags):
     """One set of measurements; every field is a flag."""
 
-    workdirs: str = cli.flag(
-        "", "Folders of runs that differ in their seed, instead: separated by commas."
+    workdirs: tuple[str, ...] = cli.flag(
+        (), "Folders of runs that differ in their seed, instead."
     )
     codes: str = cli.flag(
         "mean", "The mean of q(z | x), or one draw of it.", choices=("mean", "sample")
@@ -46,9 +46,3 @@ class Config(trained_runs.InputFlags):
         """Refuses a single test row, which has nothing to be compared with."""
         if self.num_test == 1:
             raise ValueError("--num_test must be 0, for all, or 2 or more, got 1")
-
-    @property
-    def folders(self) -> list[str]:
-        """The runs that are measured."""
-        several = [part.strip() for part in self.workdirs.split(",") if part.strip()]
-        return several or [self.workdir]
