@@ -4,12 +4,12 @@ r"""A sigmoid belief network trained by every estimator for binary latents.
     python -m experiments.discrete --dataset=binarized_mnist --data_dir=DIR \
         --layers=200 --num_epochs=20
 
-Every estimator starts from the same weights and spends the same number of decoder
-evaluations per image, `--num_samples` (a relaxed sample costs two: one decides the
-value and theta's gradient, one phi's). The curve is the 100-sample bound of the test
-split against training time, compilation and evaluation not counted; at the end log p(x)
-by importance sampling is given as well. Relaxed, straight-through and DisARM gradients
-need a factorial q and are left out where there is more than one layer.
+Every estimator starts from the same weights and takes as many samples per image as
+`--num_samples` decoder evaluations allow: a relaxed sample costs two (one decides the
+value and theta's gradient, one phi's), of REBAR and RELAX three. The curve is the
+100-sample bound of the test split against training time, compilation and evaluation not
+counted; at the end log p(x) by importance sampling is given as well. Estimators that
+need a factorial q are left out where there is more than one layer.
 Writes discrete.json and discrete.png.
 """
 
@@ -102,7 +102,7 @@ def fitting(layers: tuple[int, ...]) -> list[str]:
     return estimators.fitting(bits._replace(layered=len(layers) > 1))
 
 
-class Trained(NamedTuple):
+class Curve(NamedTuple):
     """The curve of one estimator, and log p(x) of the test split at its end."""
 
     name: str
@@ -113,7 +113,7 @@ class Trained(NamedTuple):
     log_p_standard_error: float
 
 
-def train(config: Config, name: str, data: protocol.Dataset) -> Trained:
+def train(config: Config, name: str, data: protocol.Dataset) -> Curve:
     """The curve of one estimator, and log p(x) of the test split at its end."""
     row = estimators.ESTIMATORS[name]
     with cli.user_errors():
@@ -177,7 +177,7 @@ def train(config: Config, name: str, data: protocol.Dataset) -> Trained:
     sampled = evidence(jax.random.clone(key_eval), state.inner.params, test)
     log_p = np.asarray(sampled.log_p, np.float64)
     error = measure.standard_error(log_p)
-    return Trained(name, **curve, log_p=float(log_p.mean()), log_p_standard_error=error)
+    return Curve(name, **curve, log_p=float(log_p.mean()), log_p_standard_error=error)
 
 
 def main(config: Config) -> int:

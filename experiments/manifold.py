@@ -47,7 +47,7 @@ class Config(comparison.ComparisonFlags):
 
         Raises:
             ValueError: naming the flag and its value.
-            UsageError: for --run_flagfile and --run_flags, as `comparison.base`.
+            UsageError: for --run_flagfile and --run_flags, as `ComparisonFlags.base`.
         """
         if PLANE not in self.latents:
             raise ValueError(
@@ -68,7 +68,7 @@ def train_configs(config: Config) -> list[TrainConfig]:
 
     Raises:
         ValueError: as `comparison.runs`.
-        UsageError: as `comparison.base`.
+        UsageError: as `ComparisonFlags.base`.
     """
     return comparison.runs(
         config.base(),

@@ -155,9 +155,10 @@ def test_one_layer_has_a_temperature_and_no_layers_that_stay(tmp_path):
         (["--temperature=0.5,-1"], "--temperature must not be negative"),
         (["--temperature=nan"], "--temperature"),
         (["--temperature=0.7", "--sampler=mixture"], "is of --sampler=prior"),
+        (["--by_layer", "--sampler=mixture"], "--by_layer is of --sampler=prior"),
     ],
 )
-def test_a_temperature_that_is_none_is_named(flags, message):
+def test_a_wrong_temperature_or_source_is_named(flags, message):
     with pytest.raises(cli.UsageError, match=message):
         cli.parse(generate.Config, ["generate", *flags])
 

@@ -12,7 +12,7 @@ from experiments import train
 from experiments.command import cli
 from experiments.measures import measure
 from experiments.representation import command as representation
-from experiments.runs import fit, trained_runs
+from experiments.runs import collapse, trained_runs
 from tests.tiny import tiny
 from vae_jax.training import journal
 
@@ -202,7 +202,7 @@ def test_a_collapsed_posterior_is_told_once_and_journaled(tmp_path, capsys):
     assert said.count("warning: posterior collapse at epoch") == 1
     rows = journal.read(config.workdir)
     assert [row["collapsed"] for row in rows] == [
-        float(row["valid_kl"] < fit.COLLAPSED or row["valid_active_units"] == 0.0)
+        float(row["valid_kl"] < collapse.COLLAPSED or row["valid_active_units"] == 0.0)
         for row in rows
     ]
     assert rows[-1]["collapsed"] == 1.0

@@ -28,6 +28,7 @@ discrepancy with a Gaussian kernel as wide as the median distance (Gretton et al
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, NamedTuple
@@ -40,7 +41,7 @@ from experiments.command import cli, report
 from experiments.generate import layers, paths, quality, rows, samplers
 from experiments.measures import pictures
 from experiments.runs import trained_runs
-from vae_jax.data import csv_tables
+from vae_jax.data import csv_tables, sources
 from vae_jax.types import PRNGKey
 
 DEFAULT_IMAGES = 10
@@ -81,7 +82,7 @@ class Config(trained_runs.WorkdirFlags):
     split: str = cli.flag(
         "",
         "Split of --images; empty: test, or train without one.",
-        choices=("", "train", "valid", "test"),
+        choices=("", *sources.SPLITS),
     )
     images: tuple[int, ...] = cli.flag(
         (),
@@ -111,6 +112,8 @@ class Config(trained_runs.WorkdirFlags):
             raise ValueError(
                 f"--temperature is of --sampler=prior, not of {self.sampler}"
             )
+        if self.by_layer and self.sampler != "prior":
+            raise ValueError(f"--by_layer is of --sampler=prior, not of {self.sampler}")
         if len(self.images) % 2:
             raise ValueError(
                 f"--images must be pairs of rows, got {len(self.images)} of them"
@@ -124,12 +127,25 @@ class Drawing(NamedTuple):
     draw: Callable[..., None]
 
 
+class Source(NamedTuple):
+    """Where the latents of samples come from.
+
+    Attributes:
+        sample_z: key -> z; None: the prior itself.
+        said: of it, in captions and tables.
+        part: of it, in the names of files.
+    """
+
+    sample_z: samplers.Sampler | None
+    said: str
+    part: str
+
+
 def main(config: Config) -> int:
     """Samples, draws and writes."""
-    trained = config.load()
+    trained, pairs = config.load(), None
     if trained.at_context is not None or config.label:
         _check_context(config, trained)
-        pairs = None
     else:
         pairs = images_to_join(config, trained)
     of_quality = {
@@ -138,54 +154,87 @@ def main(config: Config) -> int:
     }
     if config.quality:
         quality.check(trained, **of_quality)  # before anything is sampled
-    of_label = ""
     if config.label:
         trained = trained.at_label(config.label)
-        of_label = f"label_{trained.number_of(config.label)}"
     root = jax.random.key(config.seed)
     key_fit, key_samples, key_paths, key_quality = jax.random.split(root, 4)
-    sample_z, source, mixture = None, "the prior", ""
-    if config.sampler == "mixture":
-        sample_z = samplers.of_mixture(
-            key_fit,
-            trained,
-            num_components=config.num_components,
-            num_rows=config.num_fitted,
-        )
-        source, mixture = "a mixture fitted to codes", "mixture"
-    warmth = ""
-    if config.temperature:
-        sample_z = samplers.tempered(trained, config.temperature)
-        listed = [f"{number:g}" for number in config.temperature]
-        source = f"the prior at temperature {', '.join(listed)}"
-        warmth = "_".join(["temperature", *listed])
-    if config.label:
-        source += f", label {config.label}"
-    parts = "samples", mixture, warmth, of_label, config.part("num")
-    sample, draw = pictures.sampler(trained)
-    drawings = {
-        config.result_path(trained, *parts): Drawing(
-            sample(key_samples, trained, num=config.num, sample_z=sample_z),
-            partial(draw, source=source),
-        )
-    }
+    source = source_of(key_fit, config, trained)
+    drawings = draws(key_samples, config, trained, source)
     if config.by_layer:
         # A key of its own, so that all else draws what it drew.
-        of_layers = layers.sampled(
-            jax.random.fold_in(root, 4), trained, config.temperature
-        )
-        path = config.result_path(trained, "by_layer", warmth)
-        drawings[path] = Drawing(of_layers, partial(layers.draw, source=source))
-    if pictures.has_manifold(trained):
-        plane = pictures.manifold(trained, size=config.manifold_size)
-        path = config.result_path(trained, "manifold", of_label)
-        caption = f"label {config.label}" if config.label else ""
-        drawings[path] = Drawing(
-            plane, partial(pictures.draw_manifold, caption=caption)
-        )
+        key_layers = jax.random.fold_in(root, 4)
+        of_layers = layers.sampled(key_layers, trained, config.temperature)
+        draw_layers = partial(layers.draw, source=source.said)
+        path = config.result_path(trained, "by_layer", source.part)
+        drawings[path] = Drawing(of_layers, draw_layers)
     if pairs is not None:
         for name, drawing in explore(key_paths, config, trained, pairs).items():
             drawings[config.result_path(trained, name)] = drawing
+    write(config, trained, drawings)
+    if config.quality:
+        result = quality.measured(key_quality, trained, source.sample_z, **of_quality)
+        print(quality.table(result, source=source.said))
+        parts = "quality", source.part, config.part("quality_rows")
+        path = config.result_path(trained, *parts).with_suffix(".json")
+        report.write(path, config, result._asdict())
+    return 0
+
+
+def source_of(key: PRNGKey, config: Config, trained: trained_runs.Trained) -> Source:
+    """What --sampler and --temperature ask for.
+
+    Raises:
+        UsageError: as `samplers.of_mixture` and `samplers.tempered`.
+    """
+    of_label = f", label {config.label}" if config.label else ""
+    if config.sampler == "mixture":
+        sizes = {
+            "num_components": config.num_components,
+            "num_rows": config.num_fitted,
+        }
+        sample_z = samplers.of_mixture(key, trained, **sizes)
+        return Source(sample_z, "a mixture fitted to codes" + of_label, "mixture")
+    if not config.temperature:
+        return Source(None, "the prior" + of_label, "")
+    numbers = [f"{number:g}" for number in config.temperature]
+    return Source(
+        samplers.tempered(trained, config.temperature),
+        f"the prior at temperature {', '.join(numbers)}{of_label}",
+        "_".join(["temperature", *numbers]),
+    )
+
+
+def draws(
+    key: PRNGKey, config: Config, trained: trained_runs.Trained, source: Source
+) -> dict[pathlib.Path, Drawing]:
+    """Samples, and the manifold of two latents, by the paths that they go to."""
+    label = f"label_{trained.number_of(config.label)}" if config.label else ""
+    sample, draw = pictures.sampler(trained)
+    arrays = sample(key, trained, num=config.num, sample_z=source.sample_z)
+    path = config.result_path(
+        trained, "samples", source.part, label, config.part("num")
+    )
+    drawings = {path: Drawing(arrays, partial(draw, source=source.said))}
+    if pictures.has_manifold(trained):
+        plane = pictures.manifold(trained, size=config.manifold_size)
+        caption = f"label {config.label}" if config.label else ""
+        path = config.result_path(trained, "manifold", label)
+        drawings[path] = Drawing(
+            plane, partial(pictures.draw_manifold, caption=caption)
+        )
+    return drawings
+
+
+def write(
+    config: Config,
+    trained: trained_runs.Trained,
+    drawings: dict[pathlib.Path, Drawing],
+) -> None:
+    """Writes arrays, pictures of what are images, and the samples of a table as one.
+
+    Raises:
+        UsageError: for a folder that cannot be written to.
+    """
     drawable, limits = pictures.is_image(trained), pictures.limits(trained)
     with cli.user_errors():
         for path, (arrays, draw) in drawings.items():
@@ -202,13 +251,6 @@ def main(config: Config) -> int:
     print(
         f"written to {trained.config.directory()}: {names} ({kinds}); {trained.moment}"
     )
-    if config.quality:
-        result = quality.measured(key_quality, trained, sample_z, **of_quality)
-        print(quality.table(result, source=source))
-        parts = "quality", mixture, warmth, config.part("quality_rows")
-        path = config.result_path(trained, *parts).with_suffix(".json")
-        report.write(path, config, result._asdict())
-    return 0
 
 
 def _check_context(config: Config, trained: trained_runs.Trained) -> None:

@@ -59,7 +59,7 @@ def train_configs(config: Config) -> dict[str, TrainConfig]:
 
     Raises:
         ValueError: for flags that no run can have.
-        UsageError: for --run_flagfile and --run_flags, as `comparison.base`.
+        UsageError: for --run_flagfile and --run_flags, as `ComparisonFlags.base`.
     """
     taken = ("workdir", "data_dir", "posterior")
     shared = config.base(taken=taken)

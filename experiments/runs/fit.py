@@ -17,7 +17,7 @@ from experiments.choices.algorithms import ALGORITHMS
 from experiments.choices.config import Config
 from experiments.choices.estimators import ESTIMATORS
 from experiments.command import cli, report
-from experiments.runs import protocol, rundir, runs, starts
+from experiments.runs import collapse, protocol, rundir, runs, starts
 from experiments.runs.runs import Run, Saved
 from vae_jax import compilation
 from vae_jax.training import checkpoints, interrupts, journal, parallel
@@ -30,7 +30,6 @@ Best: TypeAlias = tuple[PyTree, Array, Array]
 """Parameters, their validation bound and their step."""
 
 WATCHED = {"elbo": "bound", "importance": "importance_bound"}
-COLLAPSED = 0.01  # nats per row: a mean KL below it
 MOST_SKIPPED = 100  # steps in a row, after which a run that skips them ends
 
 
@@ -176,43 +175,6 @@ def over_runs(name: str, values: np.ndarray) -> Row:
     return sweep.mean_and_std(name, values) | {f"each_{name}": values.tolist()}
 
 
-def collapse(run: Run, row: Row) -> Row:
-    """The share of the runs whose posterior has collapsed, after every validation.
-
-    It has when no latent is active (`representation.active_units`), or the mean KL is
-    below 0.01 nats: the KL is I(x; z) and more (Hoffman & Johnson 2016, ELBO surgery),
-    so that z tells at most that of x. Of the validation split, or the training rows' KL
-    alone where there is none; not during --kl_warmup.
-    """
-    kl = _each(row, "valid_kl") or _each(row, "kl")
-    if not kl or not _is_looked_at(run, row):
-        return {}
-    active = _each(row, "valid_active_units") or [1.0] * len(kl)
-    collapsed = [k < COLLAPSED or a < 1.0 for k, a in zip(kl, active, strict=True)]
-    return {"collapsed": float(np.mean(collapsed))}
-
-
-def dead_layers(run: Run, row: Row) -> dict[str, float] | None:
-    """Layers of a ladder that tell next to nothing of x, with their mean KL in nats.
-
-    Of the runs that train together, the least; looked at when `collapse` is, else None.
-    """
-    if not _is_looked_at(run, row):
-        return None
-    nats: dict[str, float] = {}
-    for i in range(1, len(run.model.lower) + 2):
-        of_runs = _each(row, f"valid_kl_z{i}") or _each(row, f"kl_z{i}")
-        if of_runs and min(of_runs) < COLLAPSED:
-            nats[f"z{i}"] = min(of_runs)
-    return nats
-
-
-def _is_looked_at(run: Run, row: Row) -> bool:
-    """Whether a validation is due there, and the KL no longer warms up."""
-    due = row["step"] % run.steps_per_validation == 0
-    return due and row["epoch"] > max(config.kl_warmup for config in run.configs)
-
-
 def _row(run: Run, first: int, info: NamedTuple, *, seconds: float) -> Row:
     """Means over the steps of one scan of whatever the algorithm reports.
 
@@ -329,21 +291,15 @@ def _diary(
         if run.config.progress:
             progress = journal.progress(total, initial=step, unit="step")
             opened.callback(progress.close)
-        reported, dead = 0.0, set()  # share of collapsed runs, and layers
+        changes = collapse.changes(run)
 
         def note(row: Row) -> None:
-            nonlocal reported, dead
-            row = row | collapse(run, row)
+            row = row | collapse.share(run, row)
             log.write(row | {"elapsed": time.monotonic() - started})
             if progress is not None:
                 progress.update(row["step"], **_watched(run, row))
-            share = row.get("collapsed", reported)
-            if share != reported:
-                print(_change_of_collapse(row, share), flush=True)
-            reported, layers = share, dead_layers(run, row)
-            if layers is not None and share < 1.0 and layers.keys() != dead:
-                print(_change_of_layers(row, layers), flush=True)
-                dead = set(layers)
+            for line in changes(row):
+                print(line, flush=True)
 
         yield note
 
@@ -357,41 +313,6 @@ def _watched(run: Run, row: Row) -> Row:
         for name in run.data.labeled(nats)
     ]
     return {n: row[n] for n in (*names, "total_skipped_steps") if n in row}
-
-
-def _change_of_collapse(row: Row, share: float) -> str:
-    """The line that says that posteriors collapse or come back."""
-    kl = min(_each(row, "valid_kl") or _each(row, "kl") or [float("nan")])
-    where = f"epoch {row['epoch']:g}: KL {kl:.4f} nats per row"
-    active = _each(row, "valid_active_units")
-    if active:
-        where += f", {min(active):.0f} active units"
-    if not share:
-        return f"no posterior collapse any more at {where}"
-    if share < 1.0:
-        where += f", in {100 * share:.0f}% of the runs"
-    return (
-        f"warning: posterior collapse at {where}; z tells next to nothing of x; "
-        "--kl_warmup, a smaller --beta or --estimator=free_bits may help"
-    )
-
-
-def _change_of_layers(row: Row, dead: dict[str, float]) -> str:
-    """The line that names the layers that are dead now."""
-    where = f"epoch {row['epoch']:g}"
-    if not dead:
-        return f"no dead layer any more at {where}"
-    nats = ", ".join(f"{kl:.4f}" for kl in dead.values())
-    return (
-        f"warning: dead layers at {where}: {', '.join(dead)}, KL {nats} nats per "
-        "row; --kl_warmup, --posterior_form=residual or --estimator=free_bits may "
-        "help"
-    )
-
-
-def _each(row: Row, name: str) -> Sequence[float]:
-    """A number of each run; nothing where it was not taken."""
-    return row.get(f"each_{name}", [row[name]] if name in row else [])
 
 
 def _save(run: Run, saved: Saved) -> None:
