@@ -11,6 +11,7 @@ Divergences here are sums of terms that are each non-negative as computed, multi
 exp(u) - 1 - u at u = log(p/q) or at twice the log ratio of the scales, which
 `_exp_less_linear` gives to full relative precision. So they keep their digits when q is
 close to p, where differences of logarithms cancel, and rounding makes none negative.
+`power_spherical_to_uniform_sphere` is the exception, below 1e-10 nats in float32.
 """
 
 import math
@@ -179,8 +180,8 @@ def categorical_to_categorical(
     $\sum_c(q_c\log(q_c/p_c) - q_c + p_c)$, whose terms are never negative and whose
     last two parts cancel because q and p each sum to one.
 
-    The value and its gradient are finite for any finite logits: 0 log 0 is 0, and
-    probabilities that underflow are never divided by. A logit of minus infinity
+    The value and its gradient are finite where differences of logits are: 0 log 0 is 0,
+    and probabilities that underflow are never divided by. A logit of minus infinity
     removes a class; the result is infinite where p removes a class that q keeps.
 
     Raises:

@@ -6,7 +6,7 @@ import pytest
 
 from tests import problems, testing
 from vae_jax import networks, posteriors, vae
-from vae_jax.estimators import importance, score_function
+from vae_jax.estimators import importance, ovis, score_function, wake_sleep
 from vae_jax.types import Generative, Params
 
 X = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
@@ -162,6 +162,47 @@ def test_vimco_is_finite_where_one_weight_dominates():
     expected = np.array([-300.0 + np.log1p(np.exp(-5.0) + np.exp(-10.0)), 0.0, 0.0])
     expected -= np.log(3.0)
     np.testing.assert_allclose(without, expected, rtol=1e-6)
+
+
+def test_a_zero_weight_is_replaced_and_zeros_alone_replace_nothing():
+    log_w = jnp.array([-jnp.inf, -1.0, -2.0, 0.5])
+    rest = np.array([-1.0, -2.0, 0.5])
+    without = jax.jit(score_function._without_each)(log_w)
+    expected = np.log((np.exp(rest).sum() + np.exp(rest.mean())) / 4.0)
+    np.testing.assert_allclose(without[0], expected, rtol=1e-6)
+    of_others = [np.log((np.exp(rest).sum() - np.exp(w)) / 4.0) for w in rest]
+    np.testing.assert_allclose(without[1:], of_others, rtol=1e-6)
+    alone = jnp.array([-jnp.inf, -jnp.inf, -1.0])
+    expected = [-1.0 - np.log(3.0), -1.0 - np.log(3.0), 0.0]
+    got = jax.jit(score_function._without_each)(alone)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        score_function.vimco,
+        ovis.ovis,
+        ovis.ovis_monte_carlo,
+        wake_sleep.reweighted_wake_sleep,
+    ],
+)
+def test_weights_of_zero_leave_finite_gradients(build):
+    """Of a model that rules out one of the two values of its first latent."""
+    problem, x = problems.binary_model(), jnp.asarray(X)
+    terms = problem.generative.log_likelihood_terms
+
+    def ruled_out(params, x, z):
+        return jnp.where(z[0] > 0.5, -jnp.inf, terms(params, x, z))
+
+    generative = problem.generative._replace(log_likelihood_terms=ruled_out)
+    objective = build(vae.model(generative, problem.recognition), num_samples=3)
+    both = jax.vmap(jax.value_and_grad(objective, argnums=1), (0, None, None))
+    keys = jax.random.split(jax.random.key(0), 200)
+    values, grads = jax.jit(both)(keys, problem.params, x)
+    is_finite = np.isfinite(values)
+    assert 20 < is_finite.sum() < 200
+    chex.assert_tree_all_finite(jax.tree.map(lambda leaf: leaf[is_finite], grads))
 
 
 @pytest.mark.slow

@@ -31,6 +31,16 @@ def test_the_marginal_bound_is_greatest_at_the_softmax_of_the_bounds(x64):
     np.testing.assert_allclose(certain, nats[0])
 
 
+def test_a_class_without_chance_and_without_likelihood_costs_nothing():
+    def marginal(logits):
+        nats = jnp.array([-1.0, -jnp.inf])
+        return semi_supervised.marginal(nats, jax.nn.log_softmax(logits))
+
+    value, slope = jax.value_and_grad(marginal)(jnp.array([0.0, -200.0]))
+    assert value == -1.0
+    np.testing.assert_array_equal(slope, 0.0)
+
+
 def _m2(classify, *, alpha=0.0, at=None):
     network = Network(lambda key: jnp.zeros(NUM_CLASSES), classify)
     at = semi_supervised.with_classifier(at or conditional_models.linear(), network)

@@ -68,3 +68,13 @@ def test_a_draw_reaches_terms_rarer_than_single_precisions_steps(monkeypatch):
     monkeypatch.setattr(jax.random, "bits", lambda *_: bits)
     draw = sumo.draws(problem.model, num_samples=1, max_terms=250)
     assert draw(jax.random.key(0), problem.params, x)[1] == 200
+
+
+def test_first_weights_of_zero_are_minus_infinity_and_later_ones_cost_nothing():
+    log_w, num_terms = jnp.array([-jnp.inf, -1.0, -2.0, -3.0]), jnp.asarray(2)
+    assert sumo.roulette(log_w, num_terms, num_samples=1) == -jnp.inf
+    got = sumo.roulette(log_w, num_terms, num_samples=2)
+    w = np.exp(log_w)
+    means = np.log([w[:k].mean() for k in (2, 3, 4)])
+    expected = means[0] + np.diff(means) @ (1.0 / sumo.survival(2))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)

@@ -123,6 +123,19 @@ def test_a_temperature_has_the_step_size_of_the_last_visit_at_or_below_it(num_pi
     assert sizes[8] < sizes[4]
 
 
+def test_chains_at_the_base_move_where_the_likelihood_is_zero():
+    path = annealing.Path(
+        lambda key: jax.random.normal(key, (1,)),
+        lambda z: -0.5 * (z**2).sum(),
+        lambda z: jnp.where(z[0] > 1.0, 0.0, -jnp.inf),
+    )
+    chains = annealing.chains(
+        temperatures=annealing.linear(3), num_chains=64, num_pilot=100
+    )
+    sizes = jax.jit(lambda key: chains.step_sizes(key, path))(jax.random.key(0))
+    assert sizes[0] > 0.5  # at the base, a standard normal
+
+
 def test_without_a_pilot_every_temperature_keeps_the_step_size_given():
     chains = annealing.chains(
         temperatures=annealing.linear(4),

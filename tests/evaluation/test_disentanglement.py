@@ -87,6 +87,14 @@ def test_information_is_that_of_a_table():
     assert disentanglement.mig_of_means(rows) == pytest.approx(0.75)
 
 
+def test_the_gap_is_of_factors_that_vary():
+    factors = np.array(list(itertools.product(range(4), range(2))))
+    codes = np.stack([factors[:, 0] % 2, factors[:, 1]], axis=1) * 1.0
+    constant = np.hstack([factors, np.zeros((8, 1), int)])
+    assert disentanglement.mig_of_means(Rows(codes, constant)) == pytest.approx(0.75)
+    assert math.isnan(disentanglement.mig_of_means(Rows(codes, constant[:, 2:])))
+
+
 def test_modularity_is_lost_by_the_squares_of_what_else_is_known():
     """A latent that knows two of three bits: 1 - (1 + 0) / 2."""
     factors = np.array(list(itertools.product(range(2), repeat=3)))

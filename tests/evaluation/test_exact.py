@@ -11,7 +11,7 @@ from vae_jax import flows, networks, posteriors, vae
 from vae_jax.estimators import enumerated
 from vae_jax.evaluation import exact, laplace, marginal
 from vae_jax.latent_models import ppca
-from vae_jax.types import Params
+from vae_jax.types import Params, log_joint
 
 GRID = {"num_latents": 2, "num_nodes": 100, "limit": 8.5}
 
@@ -379,3 +379,27 @@ def test_the_divergence_between_two_posteriors_is_that_of_the_normals_they_are(x
     assert got > 0.1
     np.testing.assert_allclose(got, _normal_to_normal(*normals), rtol=1e-9)
     assert jax.jit(divergence)(both[0], both[0], x) == 0.0
+
+
+def test_nodes_that_a_prior_rules_out_are_no_part_of_either_posterior(x64):
+    problem = ppca.generative(1, (3,))
+
+    def bounded(params, z):
+        return jnp.where(jnp.abs(z[0]) < 1.0, -jnp.log(2.0), -jnp.inf)
+
+    generative = problem._replace(log_prior=bounded)
+    params = [Params(problem.init(jax.random.key(seed)), ()) for seed in (0, 1)]
+    grid = {"num_latents": 1, "num_nodes": 400, "limit": 2.0}
+    x = jnp.array([0.4, -1.0, 0.7])
+    divergence = exact.divergence_between_posteriors(generative, **grid)
+    z = np.linspace(-1.0, 1.0, 20_001)[1:-1, None]
+    logs = [
+        jax.vmap(lambda one, theta=theta: log_joint(generative, theta, x, one))(
+            jnp.asarray(z)
+        )
+        for theta in params
+    ]
+    log_p, log_other = (np.asarray(jax.nn.log_softmax(each)) for each in logs)
+    expected = np.exp(log_p) @ (log_p - log_other)
+    got = jax.jit(divergence)(*params, x)
+    np.testing.assert_allclose(got, expected, rtol=0.02)

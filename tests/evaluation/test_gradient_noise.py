@@ -169,6 +169,13 @@ def test_the_bias_is_the_distance_in_units_of_what_is_expected():
     np.testing.assert_allclose(noise, np.sqrt(0.25 * 2 / 4) / np.sqrt(20.0))
 
 
+def test_the_bias_relative_to_nothing_is_infinite_or_not_a_number():
+    nothing = exact([0.0, 0.0], [0.0, 0.0], 10)
+    got = gradient_noise.bias(exact([3.0, 4.0], [1.0, 1.0], 1e12), [(1.0, nothing)])
+    assert got == (np.inf, np.inf)
+    assert np.isnan(gradient_noise.bias(nothing, [(1.0, nothing)])).all()
+
+
 def test_two_samples_of_one_distribution_have_no_bias_beyond_their_noise():
     results = [
         gradient_noise.bias(sampled(100, seed=i), [(1.0, sampled(100, seed=100 + i))])

@@ -112,6 +112,19 @@ def test_steps_to_where_the_density_is_no_number_are_not_taken():
     assert 0.0 < mean @ mean < 1e-4
 
 
+def test_a_step_without_bound_is_not_taken():
+    generative, _ = problems.bernoulli_vae()
+    kinked = generative._replace(
+        log_prior=lambda params, z: -10.0 * jnp.abs(z - 5.0).sum(),
+        log_likelihood_terms=lambda params, x, z: jnp.zeros(1),
+    )
+    start = jnp.array([1.0, 2.0])
+    q = laplace.posterior(kinked, num_latents=2, start=lambda params, x: start)
+    h = jax.jit(q.encode)(Params((), ()), jnp.zeros((2, 3)))
+    mean, _ = posteriors.mean_and_scale_tril(h, 2)
+    np.testing.assert_array_equal(mean, start)
+
+
 def test_numbers_that_cannot_be_are_refused():
     generative, _ = problems.bernoulli_vae()
     with pytest.raises(ValueError, match="num_steps must be positive, got 0"):

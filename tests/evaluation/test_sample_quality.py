@@ -197,6 +197,16 @@ def test_copies_of_training_rows_are_closer_than_data_and_have_no_bandwidth_alon
     assert np.isnan([got.mmd, got.mmd_of_train]).all()
 
 
+def test_rows_that_are_mostly_equal_have_no_median_distance():
+    # Of expanded squares rounding alone is left, which is no bandwidth.
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        rows = np.tile(random.normal(size=64), (50, 1))
+        rows[:10] = random.normal(size=(10, 64))
+        got = jax.jit(sample_quality.median_distance)(jnp.asarray(rows, jnp.float32))
+        assert got == 0.0
+
+
 def test_what_cannot_be_measured_is_refused():
     rows, other = jnp.ones((3, 2)), jnp.ones((3, 4))
     with pytest.raises(ValueError, match=r"\(3, 2\) and \(3, 4\)"):

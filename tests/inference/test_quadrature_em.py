@@ -112,3 +112,17 @@ def test_bad_settings_are_refused_when_built():
         quadrature_em.quadrature_em(
             generative, optax.sgd(0.1), num_latents=2, num_nodes=1
         )
+
+
+def test_nodes_that_the_prior_rules_out_are_in_no_bound():
+    generative, params, x = _model()
+    bounded = generative._replace(
+        log_prior=lambda params, z: jnp.where(
+            (jnp.abs(z) < 2.0).all(), -jnp.log(16.0), -jnp.inf
+        )
+    )
+    fit = quadrature_em.quadrature_em(bounded, optax.adam(0.03), **GRID)
+    state = fit.init(jax.random.key(0), params)
+    _, info = jax.jit(fit.step)(jax.random.key(0), state, _batch(x))
+    np.testing.assert_allclose(info.bound_after_e_step, info.log_p, rtol=1e-5)
+    assert info.bound_after_m_step > info.bound_after_e_step

@@ -151,4 +151,4 @@ def weighted_mean(values: Float[Array, "B *X"], weight: Float[Array, " B"]) -> A
     """The mean over rows that count as often as they weigh; 0 where none does."""
     total = weight.sum()
     total = jnp.where(total > 0.0, total, 1.0)
-    return jnp.tensordot(weight, values, axes=1) / total
+    return jnp.tensordot(weight, values, axes=1, precision="highest") / total

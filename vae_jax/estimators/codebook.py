@@ -107,7 +107,7 @@ def by_averages(
         chosen = jax.nn.one_hot(quantized.nearest, memory.number.shape[1])
         weighed = weight[:, None, None, None] * chosen.astype(nats.dtype)
         count = decay * memory.number + (1.0 - decay) * weighed.sum((0, 1))
-        total = jnp.einsum("bnrk,bnrw->rkw", weighed, vectors)
+        total = jnp.einsum("bnrk,bnrw->rkw", weighed, vectors, precision="highest")
         # Of the mean and not of the sum, which fades where a row is not used.
         share = (1.0 - decay) / jnp.where(count > 0.0, count, 1.0)
         moved = total - weighed.sum((0, 1))[..., None] * memory.row

@@ -59,8 +59,11 @@ def ovis(
     def signal(key: PRNGKey, params: Params, x: Array, log_w: Array) -> Array:
         del key, params, x
         v = jax.nn.softmax(log_w)
-        log_rest = numerics.log_sum_exp_without_each(log_w) - jax.nn.logsumexp(log_w)
-        return gamma * log_share - log_rest - (1.0 - gamma) * v
+        others = numerics.log_sum_exp_without_each(log_w)
+        log_rest = others - jax.nn.logsumexp(log_w)
+        signals = gamma * log_share - log_rest - (1.0 - gamma) * v
+        # Where the others are all zero c_k is minus infinity: any constant does.
+        return jnp.where(jnp.isneginf(others), bounds.iwae(log_w) - v, signals)
 
     return _of_signal(model, signal, num_samples=num_samples)
 
@@ -94,6 +97,8 @@ def ovis_monte_carlo(
         v = jax.nn.softmax(log_w)
         d = jax.nn.logsumexp(log_w) - v
         total = jnp.logaddexp(others[:, None], (log_p - log_q)[None])  # [K, S]
+        is_zero = jnp.isneginf(total)  # where any constant does
+        total = jnp.where(is_zero, 0.0, total)
         replaced = total - jnp.exp((log_p - log_q)[None] - total)
         return d - replaced.mean(1)
 

@@ -133,7 +133,8 @@ def vimco(model: Model, *, num_samples: int) -> ExampleObjective:
     r"""Score-function gradient of the K-sample bound with a baseline for each sample.
 
     Mnih & Rezende 2016 (arXiv:1602.06725): sample k's signal is the drawn bound less
-    what it would be with w_k replaced by the geometric mean of the other weights.
+    what it would be with w_k replaced by the geometric mean of the other weights; the
+    drawn bound alone, less a constant, where the others are all zero.
     Value: one draw of L_K (`bounds.iwae`). Gradient: unbiased for that of L_K, theta
     and phi alike. It is $\sum_k (\hat L - \hat L_{-k})\nabla\log q(z_k|x) +
     \sum_k\tilde w_k\nabla\log w_k$.
@@ -154,14 +155,20 @@ def vimco(model: Model, *, num_samples: int) -> ExampleObjective:
 
 
 def _without_each(log_w: Float[Array, " K"]) -> Float[Array, " K"]:
-    """The bound with w_k replaced by the geometric mean of the others, for each k."""
+    """The bound with w_k replaced by the geometric mean of the others, for each k.
+
+    0 where these are all zero: any constant is a baseline that reads them alone.
+    """
     num_samples = log_w.shape[0]
-    # (K m - w_k) / (K - 1) as a difference from w_k, which rounds on the scale of gaps.
-    replaced = log_w + (log_w.mean() - log_w) * (num_samples / (num_samples - 1))
+    # Summed without w_k, which may be zero, as differences, which round as gaps do.
+    top = jnp.where(jnp.isfinite(log_w.max()), log_w.max(), 0.0)
+    gaps = jnp.where(jnp.eye(num_samples, dtype=bool), 0.0, (log_w - top)[None])
+    replaced = top + gaps.sum(1) / (num_samples - 1)
     others = numerics.log_sum_exp_without_each(log_w)
-    return jnp.logaddexp(others, replaced) - jnp.log(
+    bound = jnp.logaddexp(others, replaced) - jnp.log(
         jnp.asarray(num_samples, log_w.dtype)
     )
+    return jnp.where(jnp.isneginf(others), 0.0, bound)
 
 
 def _of_elbo(model: Model, signal: Signal, *, num_samples: int) -> ExampleObjective:

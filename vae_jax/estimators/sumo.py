@@ -103,7 +103,9 @@ def roulette(
     runs = jnp.arange(1, max_terms + 1) <= num_terms
     inverse = jnp.asarray(1.0 / survival(max_terms), log_w.dtype)
     shares = jnp.where(runs, inverse, 0.0)
-    return means[0] + shares @ jnp.diff(means)
+    # Of m zero weights it is minus infinity whatever follows, and no difference of it.
+    steps = jnp.diff(jnp.where(jnp.isneginf(means[0]), 0.0, means))
+    return means[0] + (shares * steps).sum()
 
 
 def uniform(bits: UInt32[Array, "2"]) -> Scalar:

@@ -236,7 +236,7 @@ def chains(
         """A transition of every chain at one temperature, and its mean acceptance."""
 
         def log_density(z: Array) -> Scalar:
-            return path.log_base(z) + beta * path.log_ratio(z)
+            return path.log_base(z) + numerics.times_log(beta, path.log_ratio(z))
 
         keys = jax.random.split(key, num_chains)
         z, acceptance = jax.vmap(lambda k, z: move(k, log_density, z, step_size))(

@@ -36,7 +36,8 @@ class DCI(NamedTuple):
         disentanglement: how far each latent is important to one factor alone.
         completeness: how far one latent alone is important to each factor.
         informativeness: accuracy on the test rows, mean over factors.
-        importance: of each latent to each factor; a factor's sum to one.
+        importance: of each latent to each factor; a factor's sum to one, or to zero
+            where no latent tells of it.
     """
 
     disentanglement: float
@@ -138,7 +139,9 @@ def modularity(rows: Rows, *, num_bins: int = 20) -> float:
 
 
 def explicitness(train: Rows, test: Rows) -> float:
-    """How well a linear classifier of all latents ranks each value: mean AUC, 0.5 to 1.
+    """How well a linear classifier of all latents ranks each value: mean AUC.
+
+    1 is perfect, 0.5 chance, of which noise may fall short.
 
     Multinomial logistic regression for each factor, of standardized codes; the AUC of
     each value against the rest on the test rows (Ridgeway & Mozer 2018).
@@ -387,7 +390,10 @@ def _mean_gap(
 ) -> float:
     shares = [np.unique(column, return_counts=True)[1] for column in factors.T]
     entropy = [special.entr(counts / counts.sum()).sum() for counts in shares]
-    return float((_gap(information) / np.array(entropy)).mean())
+    varies = np.array([len(counts) > 1 for counts in shares])
+    if not varies.any():
+        return float("nan")
+    return float((_gap(information)[varies] / np.array(entropy)[varies]).mean())
 
 
 def _concentration(importance: Float[np.ndarray, "A B"]) -> float:

@@ -294,7 +294,8 @@ def divergence_between_posteriors(
             jax.nn.log_softmax(joint(generative, theta, x, z))
             for theta in (params, others)
         )
-        return jnp.exp(log_p) @ (log_p - log_other)
+        p = jnp.exp(log_p)
+        return (p * jnp.where(p > 0.0, log_p - log_other, 0.0)).sum()
 
     return divergence
 
@@ -308,7 +309,8 @@ def _expected_log_ratio(
     def ratio(params: Params, x: Array, h: Array) -> Scalar:
         z, log_weights, log_q = _placed(rule, *normal(params, h))
         joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
-        return jnp.exp(log_weights) @ (log_q - joint(model.generative, params, x, z))
+        log_ratio = log_q - joint(model.generative, params, x, z)
+        return (jnp.exp(log_weights) * log_ratio).sum()
 
     return ratio
 

@@ -50,6 +50,8 @@ class Estimate(NamedTuple):
 class Bias(NamedTuple):
     """How far a mean gradient is from the one expected, relative to the latter's norm.
 
+    Of an expected gradient of zero infinite, or NaN where there is no distance either.
+
     Attributes:
         value: the distance, corrected for the noise of both; 0 where that explains it.
         noise: the root mean square distance that noise alone gives.
@@ -229,8 +231,9 @@ def bias(moments: Moments, expected: Sequence[tuple[float, Moments]]) -> Bias:
         for weight, m in [(1.0, moments), *expected]
     )
     squared = ((_flat(moments.mean) - mean) ** 2).sum() - noise
-    size = np.sqrt((mean**2).sum())
-    return Bias(float(np.sqrt(max(0.0, squared)) / size), float(np.sqrt(noise) / size))
+    size = math.sqrt((mean**2).sum())
+    distance = math.sqrt(max(0.0, squared))
+    return Bias(_ratio(distance, size), _ratio(math.sqrt(noise), size))
 
 
 def noise(

@@ -61,10 +61,11 @@ def hmc_density(
     warm-up alone. Good below about five latents: past that the normal and the posterior
     part, and a few r_l carry the sum. The reciprocal weights have finite variance only
     where q's tails are no heavier than the square root of the posterior's. The standard
-    error, sqrt(((mean r^2) / (mean r)^2 - 1) / L), trusts the weights seen and takes
-    the draws as independent: it is too small where the chain mixes slowly, and where q
-    reaches beyond what the draws have visited (on a decoder of three latents and 784
-    pixels, at L = 50 and 500, it was half of the deviation from importance sampling).
+    error, sqrt(((mean r^2) / (mean r)^2 - 1) / (L - 1)), trusts the weights seen and
+    takes the draws as independent: it is too small where the chain mixes slowly, and
+    where q reaches beyond what the draws have visited (on a decoder of three latents
+    and 784 pixels, at L = 50 and 500, it was half of the deviation from importance
+    sampling).
     An effective sample size of a few is a sign, and so is a pareto_k above 0.7; an
     acceptance near 0 says that the draws did not move, and then nothing here holds.
 

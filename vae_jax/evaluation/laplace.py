@@ -62,7 +62,9 @@ def posterior(
         def climb(z: Array, _: None) -> tuple[Array, None]:
             values, vectors = curvature(z)
             step = vectors @ ((vectors.T @ jax.grad(height)(z)) / values)
-            tried = z[None] + jnp.asarray(sizes, z.dtype)[:, None] * step[None]
+            # A step may be infinite, and none at all of it is none.
+            moves = jnp.asarray(sizes, z.dtype)[:-1, None] * step[None]
+            tried = jnp.concatenate([z[None] + moves, z[None]])
             heights = jax.vmap(height)(tried)
             heights = jnp.where(jnp.isnan(heights), -jnp.inf, heights)
             return tried[jnp.argmax(heights)], None

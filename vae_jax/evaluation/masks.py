@@ -1,6 +1,7 @@
 """Which entries of one observation are hidden: key -> mask [*X], True where hidden.
 
-An image is [H, W] or [H, W, C]; all channels of a pixel are hidden together.
+An image is [H, W] or [H, W, C]; all channels of a pixel are hidden together, but for
+`random_fraction`, which draws entries.
 """
 
 from collections.abc import Callable

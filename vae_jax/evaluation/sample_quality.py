@@ -21,6 +21,7 @@ from vae_jax import compilation
 from vae_jax.types import Scalar
 
 _BATCH = 256  # rows of distances held at a time
+_ROUNDING = 16.0  # of expanded squares, in units of eps and of their terms
 _BANDWIDTH_ROWS = 500  # of data and of samples, whose distances are all held
 
 
@@ -205,6 +206,10 @@ def median_distance(rows: Float[Array, "N D"]) -> Scalar:
         raise ValueError(f"median_distance needs two rows or more, got {num_rows}")
     centered, _ = _centered(rows, rows)
     squared = jax.vmap(_squared_distances, (0, None))(centered, centered)
+    lengths = (centered**2).sum(axis=1)
+    rounding = _ROUNDING * jnp.finfo(rows.dtype).eps
+    is_apart = squared > rounding * (lengths[:, None] + lengths[None])
+    squared = jnp.where(is_apart, squared, 0.0)
     return jnp.sqrt(jnp.median(squared[jnp.triu_indices(num_rows, 1)]))
 
 
@@ -288,7 +293,7 @@ def _covered(rows: Array, others: Array, num_neighbors: int) -> Scalar:
     rows, others = _centered(rows, others)
     places = jnp.arange(others.shape[0])
     lengths = (others**2).sum(axis=1)
-    rounding = 16.0 * jnp.finfo(rows.dtype).eps
+    rounding = _ROUNDING * jnp.finfo(rows.dtype).eps
 
     def radius(pair: tuple[Array, Array]) -> Scalar:
         i, row = pair

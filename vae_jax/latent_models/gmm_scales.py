@@ -125,8 +125,9 @@ def variance_explained(theta: PyTree) -> Scalar:
     """1 - E[tr Cov(x | z)] / tr Cov(x): the share of the variance that z explains."""
     mixture = tables(theta)
     shares, mean = jax.nn.softmax(mixture.logits), mixture.mean
-    within = shares @ jnp.trace(covariances(theta), axis1=1, axis2=2)
-    between = shares @ ((mean - (shares @ mean)[None]) ** 2).sum(1)
+    center = (shares[:, None] * mean).sum(0)
+    within = (shares * jnp.trace(covariances(theta), axis1=1, axis2=2)).sum()
+    between = (shares * ((mean - center[None]) ** 2).sum(1)).sum()
     return between / (between + within)
 
 

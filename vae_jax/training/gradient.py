@@ -392,7 +392,7 @@ def adam(
         mu = jax.tree.map(lambda m, g: b1 * m + (1.0 - b1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: b2 * v + (1.0 - b2) * g**2, state.nu, updates)
         count = state.count + 1
-        # 1 - b^t without cancellation: expm1 keeps its digits at small t log b.
+        # 1 - b^t without its cancellation; b itself is rounded as the parameters are.
         steps = count.astype(jnp.result_type(float))
         correction = jnp.sqrt(-jnp.expm1(steps * jnp.log(b2)))
         scale = correction / -jnp.expm1(steps * jnp.log(b1))
