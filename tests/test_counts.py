@@ -305,3 +305,9 @@ def test_a_model_trained_on_counts_is_within_a_twentieth_of_a_nat_of_the_truth()
     learned = _log_p_of_factors(held_out, np.asarray(eta, float), learned_r)
     truth = _log_p_of_factors(held_out, base + nodes @ slopes, r)
     assert -0.01 < (truth - learned).mean() < 0.05
+
+
+def test_a_sample_of_any_rate_is_a_count_that_an_int32_holds():
+    observed = counts.poisson((3,))
+    x = observed.sample(jax.random.key(0), (), jnp.array([21.0, 25.0, 1e3]))
+    np.testing.assert_allclose(x, 1e9, rtol=1e-3)

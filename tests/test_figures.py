@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import signal
+import statistics
 import types
 from typing import Any
 
@@ -384,3 +385,14 @@ def test_the_curves_of_a_run_mark_the_epoch_that_early_stopping_took(
 )
 def test_the_curves_of_a_run_show_what_its_layers_hold(reported, panels):
     assert pictures._of_latents(reported) == panels
+
+
+def test_the_manifold_is_at_quantiles_and_the_second_latent_rises_upward():
+    generative = types.SimpleNamespace(mean_observation=lambda params, z: z)
+    trained: Any = types.SimpleNamespace(
+        model=types.SimpleNamespace(generative=generative), params=()
+    )
+    z = pictures.manifold(trained, size=4)["mean"]
+    quantiles = [statistics.NormalDist().inv_cdf((i + 0.5) / 4) for i in range(4)]
+    np.testing.assert_allclose(z[..., 0], [quantiles] * 4, rtol=1e-5)
+    np.testing.assert_allclose(z[..., 1].T, [quantiles[::-1]] * 4, rtol=1e-5)

@@ -179,3 +179,14 @@ def test_what_says_nothing_of_a_column_is_refused():
     for values in ([NAN, NAN], [3.0, 3.0, NAN]):
         with pytest.raises(ValueError, match=r"hold (nothing|only 3): leave it out"):
             tables.fit("normal", np.array(values))
+
+
+def test_a_column_of_normals_starts_at_its_least_std_where_that_is_wider(x64):
+    values = _rows()[:, 0]
+    table = tables.likelihood(
+        [tables.fit("normal", values)], **SETTINGS | {"min_std": 2.0}
+    )
+    params, h = table.init(jax.random.key(0)), jnp.zeros(table.width)
+    got = table.log_prob_terms(params, h, jnp.array([990.0]))
+    expected = stats.norm.logpdf(990.0, values.mean(), 2.0 * values.std())
+    np.testing.assert_allclose(got[0], expected, rtol=1e-9)

@@ -200,3 +200,11 @@ def test_no_rows_are_refused():
         bits_back.encode(codec, stack, np.zeros((0, 3), int))
     with pytest.raises(ValueError, match="num_rows must be positive, got 0"):
         bits_back.decode(codec, stack, num_rows=0)
+
+
+def test_batches_grow_by_a_quarter_as_files_that_are_there_were_written():
+    sizes = [at.stop - at.start for at in bits_back._batches(20, 4)]
+    assert sizes == [1, 1, 1, 1, 2, 2, 3, 3, 4, 2]
+    assert [at.start for at in bits_back._batches(20, 4)] == np.cumsum([0, *sizes])[
+        :-1
+    ].tolist()

@@ -446,3 +446,10 @@ def test_holes_depend_on_the_data_seed_and_the_row_and_not_on_the_rows_after():
 def test_a_rate_that_is_no_share_is_refused(rate):
     with pytest.raises(ValueError, match=f"missing_rate={rate} does not lie"):
         batches.prepare(source(noise(3, 2)), binarization="none", missing_rate=rate)
+
+
+def test_train_and_valid_have_holes_of_their_own():
+    rows = noise(50, 4)
+    made = source(rows, valid=rows, test=rows)
+    ready = batches.prepare(made, binarization="none", missing_rate=0.5)
+    assert (np.isnan(ready.train) != np.isnan(ready.valid)).any()

@@ -38,3 +38,7 @@ def test_a_number_is_written_in_the_fewest_digits_that_give_it_back():
     assert texts == ["0.1", "20230116", "1e-30", "-7", "0.33333334", "1.5e+16"]
     assert [np.float32(text) for text in texts] == [np.float32(v) for v in values]
     assert csv_cells.shortest(np.int64(2**60 + 1)) == str(2**60 + 1)
+
+
+def test_zero_is_written_as_zero():
+    assert csv_cells.shortest(np.float32(0.0)) == "0"

@@ -303,3 +303,28 @@ def test_arrays_of_numbers_are_tables_as_files_are(tmp_path):
             csv_tables.of_arrays("own", {"train": array}, said)
     with pytest.raises(ValueError, match="more row 0, column x2: '9' is none of its"):
         csv_tables.further_rows("more", train[:1] * 3, table.columns)
+
+
+@pytest.mark.parametrize(
+    ("cells", "family"),
+    [
+        ([0, 0, 1, 1, 1, 1, 1, 3], "negative_binomial"),  # mean 1, variance 3/4
+        ([0, 0, 1, 1, 1, 1, 2, 2], "negative_binomial"),  # 1/2 of the mean
+        ([0, 1, 1, 1, 1, 1, 1, 2], "normal"),  # 1/4 of it
+    ],
+)
+def test_counts_are_guessed_where_they_spread_as_counts_do(save, cells, family):
+    table = csv_tables.read(save("a\n" + "\n".join(map(str, cells)) + "\n"), {})
+    assert [c.family for c in table.columns] == [family]
+
+
+def test_fifty_levels_are_not_too_many(save):
+    text = "a\n" + "\n".join(f"level{i}" for i in range(csv_tables.MOST_LEVELS)) + "\n"
+    assert len(csv_tables.read(save(text), {}).columns[0].levels) == 50
+
+
+def test_each_row_has_one_level_of_a_context_of_many(save):
+    levels = [f"level{i:02d}" for i in range(csv_tables.MOST_LEVELS)]
+    lines = "".join(f"{i},{level}\n" for i, level in enumerate(levels))
+    table = csv_tables.read(save("a,b\n" + lines), {"b": "context"})
+    np.testing.assert_array_equal(table.contexts["train"], np.eye(50))

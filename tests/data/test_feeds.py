@@ -92,3 +92,18 @@ def test_runs_that_train_together_stream_the_rows_of_each():
         seen = np.asarray(data)[np.asarray(order)]
         np.testing.assert_array_equal(seen, np.asarray(whole)[np.asarray(wanted)])
     streamed.close()
+
+
+def test_behind_an_epochs_last_steps_the_next_epochs_first_are_fetched():
+    fetched = []
+
+    def place(rows):
+        fetched.append(np.asarray(rows))
+        return jax.numpy.asarray(rows)
+
+    feed = feeds.streamed(draw, ROWS, steps_per_epoch=STEPS, max_steps=2, place=place)
+    for step in (0, 2, 4, 5):
+        feed.at(step)
+    feed.close()
+    assert len(fetched) <= 5  # each once, and one that nobody asked for yet
+    np.testing.assert_array_equal(fetched[3], ROWS[np.asarray(draw(1)[:2]).reshape(-1)])

@@ -96,3 +96,9 @@ def test_no_predictions_have_no_figures():
         calibration.of_bits(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros((2, 2), bool))
     with pytest.raises(ValueError, match="no predictions have no calibration error"):
         calibration.expected_calibration_error([])
+
+
+def test_the_ends_of_an_interval_are_inside():
+    ends = np.array([1.0, 2.0]), np.array([1.0, 3.0])
+    for x in (np.array([1.0, 2.0]), np.array([1.0, 3.0])):
+        assert calibration.coverage(*ends, x) == calibration.Coverage(1.0, 0.5)

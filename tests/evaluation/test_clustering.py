@@ -66,3 +66,12 @@ def test_what_makes_no_clusters_is_refused(method):
 def test_clusters_of_other_rows_are_refused():
     with pytest.raises(ValueError, match=r"\(90,\) and \(3,\)"):
         clustering.agreement(LABELS, LABELS[:3])
+
+
+@pytest.mark.parametrize("method", [clustering.k_means, clustering.gaussian_mixture])
+def test_rows_of_one_cluster_are_of_one_wherever_the_origin_is(method):
+    far = ROWS + np.array([0.0, 3000.0])
+    results = method(far[:60], far[60:], num_clusters=3, random_state=0)
+    assert clustering.agreement(LABELS[60:], results)["accuracy"] == 1.0
+    alone = method(far[:60], far[60::3], num_clusters=3, random_state=0)
+    np.testing.assert_array_equal(alone, results[::3])

@@ -340,3 +340,14 @@ def test_the_log_likelihood_of_what_is_missing_is_paired_and_has_both_errors():
     alone = completion.log_likelihood(single, single)
     assert alone.largest_pareto_k is None
     assert np.isnan(alone.standard_error)
+
+
+@pytest.mark.slow
+def test_the_acceptance_of_a_chain_is_the_mean_over_all_its_draws():
+    _, exact, _ = _model()
+    method, steps = "metropolis_within_gibbs", STEPS | {"num_draws": 200}
+    model = vae.masked(vae.model(_model()[0], _wrong(exact)))
+    complete = getattr(completion, method)(model, **steps)
+    keys, params = jax.random.split(jax.random.key(3), 40), _model()[2]
+    run = jax.jit(jax.vmap(complete, in_axes=(0, None, None)))
+    assert run(keys, params, jnp.array(X)).acceptance.std() < 0.1

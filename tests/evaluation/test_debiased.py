@@ -6,7 +6,7 @@ from scipy import stats
 
 from tests import problems
 from vae_jax import vae
-from vae_jax.evaluation import debiased
+from vae_jax.evaluation import debiased, weights
 
 X = np.array([0.4, -1.0])
 
@@ -61,3 +61,10 @@ def test_numbers_that_give_no_estimate_are_refused(settings, message):
     model = problems.linear_gaussian().model
     with pytest.raises(ValueError, match=message):
         debiased.debiased(model, **{"num_draws": 5, "num_samples": 1} | settings)
+
+
+def test_the_index_is_of_as_many_distances_as_that_of_weights(x64):
+    draws = jnp.asarray(stats.t.rvs(2, size=500, random_state=0))
+    distances = jnp.log(jnp.abs(draws - draws.mean()))
+    got = debiased.of_draws(draws, jnp.arange(500)).tail_index
+    np.testing.assert_allclose(got, weights.of_all(distances).pareto_k, rtol=1e-9)

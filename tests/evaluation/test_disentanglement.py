@@ -215,3 +215,51 @@ def test_what_cannot_be_sampled_is_refused(changes, said):
 def test_a_quantile_outside_of_its_range_is_refused():
     with pytest.raises(ValueError, match=r"quantile must lie in \(0, 1\], got 0"):
         disentanglement.irs(EVERY, quantile=0.0)
+
+
+def test_a_bin_of_the_greatest_code_holds_what_is_near_it():
+    codes = np.array([[0.0], [0.0], [0.75], [1.0]])
+    rows = Rows(codes, np.array([[0], [1], [0], [1]]))
+    got = disentanglement.mutual_information(rows, num_bins=2)
+    np.testing.assert_allclose(got, 0.0, atol=1e-12)
+
+
+def test_what_was_fitted_is_judged_on_the_test_rows():
+    """A latent that is the factor in train, and its opposite in test."""
+    factors = np.array([[0], [1]] * 20)
+    train = Rows(factors * 2.0 - 1.0, factors)
+    turned = train._replace(factors=1 - factors)
+    for test, share in ((train, 1.0), (turned, 0.0)):
+        trees = disentanglement.dci(train, test, num_trees=5, random_state=0)
+        assert trees.informativeness == share
+        assert disentanglement.explicitness(train, test) == share
+        for is_ordered in (True, False):
+            got = disentanglement.sap(train, test, is_ordered=is_ordered)
+            assert got == pytest.approx(share)
+
+
+def test_test_codes_are_standardized_as_those_of_training():
+    """Values 0, 1 and 2, of which the test rows have the first two."""
+    known, asked = np.arange(60)[:, None] % 3, np.repeat([0, 1], [30, 10])[:, None]
+    train, test = Rows(known * 1.0, known), Rows(asked * 1.0, asked)
+    assert disentanglement.explicitness(train, test) == 1.0
+
+
+def test_robustness_weighs_values_by_their_rows_and_latents_by_their_variance():
+    factor = np.array([0, 0, 0, 0, 1, 1])
+    moved = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 3.0])  # by 1 in a third of the rows
+    rows = Rows(np.stack([moved, 10.0 * factor], axis=1), factor[:, None])
+    variance = rows.codes.var(axis=0)
+    scores = [1.0 - (1.0 / 3.0) / (3.0 - 2.0 / 3.0), 1.0]
+    got = disentanglement.irs(rows, quantile=1.0)
+    assert got == pytest.approx(np.average(scores, weights=variance), rel=1e-12)
+
+
+def test_the_unit_of_a_latent_changes_no_vote():
+    noise = np.random.default_rng(0).normal(size=(60, 3))
+    codes = EVERY.codes + 0.4 * noise
+    got = disentanglement.factor_vae_score(
+        codes * np.array([1.0, 64.0, 1.0 / 64.0]), min_std=0.0, **VOTES
+    )
+    assert got == disentanglement.factor_vae_score(codes, min_std=0.0, **VOTES)
+    assert got > 0.6

@@ -85,3 +85,13 @@ def test_values_span_the_width_of_the_prior_evenly(x64):
     np.testing.assert_allclose(np.diff(got, n=2), 0.0, atol=1e-9)
     with pytest.raises(ValueError, match="num_values must be positive, got 0"):
         interpolation.prior_values(problem.generative, num_values=0)
+
+
+def test_codes_that_are_nearly_opposite_have_no_arc(x64):
+    aside = np.cross(A, np.array([1.0, 0.0, 0.0]))
+    for tilt in (1e-4, -1e-4):
+        end = jnp.asarray(-A + tilt * aside / np.linalg.norm(aside))
+        ends = jnp.asarray(A), end, jnp.asarray(TIMES)
+        np.testing.assert_allclose(
+            interpolation.spherical(*ends), interpolation.linear(*ends), atol=1e-12
+        )

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn import linear_model
 
 from vae_jax.evaluation import probes
 
@@ -118,3 +119,32 @@ def test_a_curve_of_few_labels_leaves_out_what_not_every_class_has():
     assert [*curve] == [3, 30]
     alone = probes.few_labels(train, TEST, num_labels=3, num_draws=2, random_state=0)
     np.testing.assert_array_equal(curve[3], alone)
+
+
+def test_codes_are_standardized_as_all_training_rows_are():
+    alone = probes.Labeled(TEST.codes[::3], TEST.labels[::3])  # of one class
+    assert probes.linear_probe(TRAIN, alone).accuracy == 1.0
+    noise = np.random.default_rng(0).normal(size=(300, 2))
+    noisy = probes.Labeled(TRAIN.codes * [1.0, 0.1] + 3.0 * noise, TRAIN.labels)
+    got = probes.few_labels(noisy, TEST, num_labels=7, num_draws=9, random_state=1)
+    center, scale = noisy.codes.mean(0), noisy.codes.std(0)
+    for rows, accuracy in zip(
+        probes._stratified(noisy.labels, 7, 9, 1), got, strict=True
+    ):
+        judge = linear_model.LogisticRegression(max_iter=1000)
+        judge.fit((noisy.codes[rows] - center) / scale, noisy.labels[rows])
+        assert judge.score((TEST.codes - center) / scale, TEST.labels) == accuracy
+
+
+def test_every_class_may_have_the_label_that_is_left_over():
+    samples = probes._stratified(TRAIN.labels, 7, 20, 0)
+    most = {int(np.bincount(TRAIN.labels[rows]).argmax()) for rows in samples}
+    assert most == {0, 1, 2}
+
+
+@pytest.mark.parametrize("other", [1, 2])
+def test_there_are_as_many_clusters_as_labels_in_training(other):
+    is_there = np.isin(TEST.labels, [0, other])
+    test = probes.Labeled(TEST.codes[is_there], TEST.labels[is_there])
+    judged = probes.judge(TRAIN, test, num_neighbors=3, random_state=0)
+    assert judged.k_means_accuracy == judged.mixture_accuracy == 1.0

@@ -69,3 +69,14 @@ def test_a_single_sample_is_a_draw_of_the_posterior():
     np.testing.assert_array_equal(code(key, problem.params, x), z)
     with pytest.raises(ValueError, match="num_samples must be positive, got 0"):
         representation.sampled_mean(problem.recognition, num_samples=0)
+
+
+def test_the_sampled_mean_has_the_posteriors_variance_over_their_number(x64):
+    problem = problems.linear_gaussian()
+    x = jnp.array([0.4, -0.7])
+    code = representation.sampled_mean(problem.recognition, num_samples=25)
+    keys = jax.random.split(jax.random.key(1), 4000)
+    codes = jax.jit(jax.vmap(code, (0, None, None)))(keys, problem.params, x)
+    log_std = jnp.split(problem.recognition.encode(problem.params, x), 2)[1]
+    ratio = codes.var(axis=0, ddof=1) * 25.0 * jnp.exp(-2.0 * log_std)
+    np.testing.assert_allclose(ratio, 1.0, atol=5.0 * np.sqrt(2.0 / 4000))

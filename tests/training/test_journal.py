@@ -187,3 +187,17 @@ def test_a_terminal_gets_a_bar_with_the_bound_and_the_time_left():
     assert "5/10" in last
     assert "bound -98.30" in last
     assert "<" in last
+
+
+def test_the_time_left_is_that_of_the_updates_to_come(monkeypatch):
+    clock = iter([100.0, 110.0, 130.0])
+    monkeypatch.setattr(journal.time, "monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    shown = journal.progress(10, seconds=0.0, stream=stream)
+    for done in (2, 4, 8):
+        shown.update(done)
+    assert [line.rpartition(", ")[2] for line in stream.getvalue().splitlines()] == [
+        "epoch 2/10",
+        "0:00:30 left",  # six more at five seconds each
+        "0:00:10 left",
+    ]

@@ -99,3 +99,8 @@ def test_leaving_says_one_line_and_ends_the_process(monkeypatch, capsys):
     parallel.leave("the other\n  is gone")
     assert ended == [1]
     assert capsys.readouterr().err == "error: the other is gone\n"
+
+
+def test_rows_that_fill_the_devices_are_not_filled_up():
+    placed = parallel.place_rows(parallel.data_mesh(4), np.ones((8, 3)), sharded=True)
+    assert placed.shape == (8, 3)
