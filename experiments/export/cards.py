@@ -14,7 +14,7 @@ import jax
 from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.command import cli, report
-from experiments.runs import protocol, trained_runs
+from experiments.runs import scales, trained_runs
 from vae_jax import artifacts
 from vae_jax.data import csv_tables, sources
 from vae_jax.types import Model, Params
@@ -90,7 +90,7 @@ def observation(trained: trained_runs.Trained) -> dict[str, Any]:
         "holes": {"refuse": "none: NaN gives NaN", "nan": "NaN marks a missing entry"}[
             trained.config.missing
         ],
-        "value": protocol.reading(trained.config, source),
+        "value": scales.reading(trained.config, source),
         **(of_table if columns else {}),
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.choices import estimators
-from experiments.runs import protocol, trained_runs
+from experiments.runs import scales, trained_runs
 from vae_jax import compilation, conditional, writing
 from vae_jax.plots import curves, files, images, latents
 from vae_jax.training import journal
@@ -192,7 +192,7 @@ def limits(trained: trained_runs.Trained) -> Limits:
     """
     if trained.config.settled.binarization != "none":
         return 0.0, 1.0
-    ranges = protocol.value_ranges(trained.data.source).values()
+    ranges = scales.value_ranges(trained.data.source).values()
     return limits_of(np.asarray([*ranges]))
 
 

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.choices import models
 from experiments.choices.config import Config
 from experiments.command import cli
-from experiments.runs import contexts, protocol
+from experiments.runs import contexts, protocol, scales
 from vae_jax.data import batches, csv_tables, formats, npz_rows, sources
 
 WIDTHS = 10.0  # of the run's range, beyond which rows are on another scale
@@ -175,8 +176,8 @@ def _stored(
         source, binarization=binarization, data_seed=config.data_seed
     )
     rows, run = prepared.test, data.source
-    scales = (source.offset, source.divisor), (run.offset, run.divisor)
-    if binarization == "none" and scales[0] != scales[1]:
+    scale, of_run = (source.offset, source.divisor), (run.offset, run.divisor)
+    if binarization == "none" and scale != of_run:
         values = (rows.astype(np.float32) + source.offset) / source.divisor
         rows = (values * run.divisor - run.offset).astype(np.float32)
     labels = prepared.labels.get("test")
@@ -206,8 +207,8 @@ def _stored(
             rows = batches.packed(rows, of_rows)
     print(
         f"{place}: {len(rows)} rows of {source.test.dtype}, stored "
-        f"{protocol.stored_range(source)}; --binarization={binarization}: "
-        f"{protocol.reading(config, source)}",
+        f"{scales.stored_range(source)}; --binarization={binarization}: "
+        f"{scales.reading(config, source)}",
         flush=True,
     )
     return rows, labels
@@ -239,8 +240,8 @@ def _check(source: sources.Source, config: Config, data: protocol.Dataset) -> No
         f"--binarization={binarization}": binarization != "none",
         "--squash_mean": by_flags and config.squash_mean,
     }
-    low, high = protocol.value_ranges(source)["test"]
-    lows, highs = zip(*protocol.value_ranges(data.source).values(), strict=True)
+    low, high = scales.value_ranges(source)["test"]
+    lows, highs = zip(*scales.value_ranges(data.source).values(), strict=True)
     least, greatest = min(lows), max(highs)
     has = f"{source.name} has values from {low:g} to {high:g}"
     needed = [flag for flag, needs in unit_interval.items() if needs]
@@ -253,7 +254,7 @@ def _check(source: sources.Source, config: Config, data: protocol.Dataset) -> No
                 f"{source.name} has {numbers[0]} values that an entry may have, {run} "
                 f"{numbers[1]}: store the same"
             )
-    if binarization == "threshold" and 0.0 < high < 0.5:
+    if scales.are_zeros(config, source, "test"):
         raise ValueError(
             f"{has}, all zeros under --binarization=threshold of {run}, which is 1 "
             "from 1/2 on: scale them to [0, 1]"
@@ -271,7 +272,8 @@ def _check(source: sources.Source, config: Config, data: protocol.Dataset) -> No
             f"{source.divisor:g}, and {run} real values from {least:g} to "
             f"{greatest:g}: store floats"
         )
-    quantity = protocol.quantity(config, source)
+    of_rows = models.quantity(config, data.x_shape)
+    quantity = scales.quantity(config, source, of_rows)
     if quantity == "cross-entropy" != data.quantity:
         raise ValueError(
             f"{has}, of which its numbers would be a {quantity}, and {run} has values "

@@ -4,14 +4,14 @@ import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.choices import models
 from experiments.choices.config import Config
-from experiments.runs import column_tables, contexts
+from experiments.runs import column_tables, contexts, scales
 from vae_jax import conditional, numerics
 from vae_jax.data import batches, csv_tables, sources
 
@@ -39,7 +39,6 @@ _ARGUMENT = re.compile(
     rf"(?:(?<=[ (])|^)(?:{_NAMES})(?==)|(?<=\()(?:{_NAMES})(?=\))"
     rf"|(?<=leave )(?:{_NAMES})(?= out)"
 )
-OF_REALS = "take --likelihood=normal_per_pixel_std --binarization=none"
 
 
 class Bits(NamedTuple):
@@ -162,8 +161,8 @@ def load(config: Config) -> Dataset:
     if config.observed == "columns":
         columns = column_tables.fitted(config.columns, source.columns, prepared.train)
         config = dataclasses.replace(config.settled, columns=columns)
-    of_data = quantity(config, source)
-    _check_scale(config, source, of_data)
+    of_rows = models.quantity(config, source.train.shape[1:])
+    of_data = scales.check(config, source, of_rows)
     bits = _bits(config, source, of_data)
     context = ()
     if config.condition:
@@ -212,24 +211,6 @@ def mean_x(config: Config, data: Dataset) -> np.ndarray:
     return (stored + data.source.offset) / data.source.divisor
 
 
-def value_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
-    """Least and greatest value of each split that holds any."""
-    ranges = {}
-    for split, ends in _stored_ranges(source).items():
-        low, high = ((end + source.offset) / source.divisor for end in ends)
-        ranges[split] = low, high
-    return ranges
-
-
-def _stored_ranges(source: sources.Source) -> dict[str, tuple[float, float]]:
-    """As `value_ranges`, of what is stored."""
-    return {
-        split: (float(np.nanmin(rows)), float(np.nanmax(rows)))
-        for split, rows in ((s, getattr(source, s)) for s in sources.SPLITS)
-        if not sources.missing_entries(rows).all()
-    }
-
-
 def stamp(config: Config, data: Dataset) -> dict[str, Any]:
     """The protocol behind a result: data, split sizes, binarization, likelihood."""
     source = data.source
@@ -255,25 +236,6 @@ def _condition(config: Config) -> str:
     return config.condition + size
 
 
-def reading(config: Config, source: sources.Source) -> str:
-    """How x is made of what is stored."""
-    shifted = f"(stored + {source.offset:g})" if source.offset else "stored"
-    value = f"{shifted} / {source.divisor:g}"
-    top = batches.most_stored(source)
-    return {
-        "none": f"x = {value}",
-        "grid": f"x = stored / {top:g}",
-        "dequantized": f"x = (stored + u) / {top + 1:g}, u uniform in [0, 1)",
-        "threshold": f"x = 1 where {value} >= 0.5, else 0",
-    }.get(config.settled.binarization, f"x = 1 with probability {value}, else 0")
-
-
-def stored_range(source: sources.Source) -> str:
-    """Least and greatest entry of all splits, as they are stored."""
-    lows, highs = zip(*_stored_ranges(source).values(), strict=True)
-    return f"{min(lows):g} to {max(highs):g}"
-
-
 def opening(config: Config, data: Dataset) -> str:
     """The line that a run begins with: what was read, and what its numbers are."""
     source = data.source
@@ -294,81 +256,15 @@ def opening(config: Config, data: Dataset) -> str:
         beside = f", given its {_condition(config)} ({listed})"
     line = (
         f"{source.name}: {sizes} rows of {shape} {source.train.dtype}, stored "
-        f"{stored_range(source)}{holes}; --binarization={config.settled.binarization}: "
-        f"{reading(config, source)}; {config.observation}{values}: a row's number "
-        f"is a {data.quantity} in nats{beside}{bits}"
+        f"{scales.stored_range(source)}{holes}; "
+        f"--binarization={config.settled.binarization}: "
+        f"{scales.reading(config, source)}; {config.observation}{values}: a row's "
+        f"number is a {data.quantity} in nats{beside}{bits}"
     )
     of_columns = column_tables.lines(
         source.columns, data.prepared.train, by_family=config.observed == "columns"
     )
     return "\n".join([line, *of_columns])
-
-
-def quantity(config: Config, source: sources.Source) -> str:
-    """What log p(x | z) is on these data, as the model itself says.
-
-    Raises:
-        ValueError: for values that the model has no number for.
-    """
-    of_splits = set(_of_splits(config, source).values())
-    return "cross-entropy" if "cross-entropy" in of_splits else of_splits.pop()
-
-
-def _of_splits(config: Config, source: sources.Source) -> dict[str, str]:
-    """What it is on each split that holds any value."""
-    of_rows = models.quantity(config, source.train.shape[1:])
-    binarization = config.settled.binarization
-    if binarization == "dequantized":
-        return dict.fromkeys(sources.SPLITS, _of_noisy(config, of_rows))
-    if binarization not in ("none", "grid"):
-        return dict.fromkeys(sources.SPLITS, of_rows(np.array([0.0, 1.0])))
-    if binarization == "grid":  # where the values lie on another scale
-        divisor = float(batches.num_stored_values(source) - 1)
-        source = source._replace(offset=0.0, divisor=divisor)
-    of_splits = {}
-    for split, (low, high) in value_ranges(source).items():
-        values = _distinct(getattr(source, split))
-        try:
-            of_splits[split] = of_rows((values + source.offset) / source.divisor)
-        except ValueError as error:
-            raise ValueError(
-                f"{config.observation} cannot read the {split} split of {source.name}, "
-                f"which has [{low:g}, {high:g}]: {_fix(config, source)} "
-                f"({error})"
-            ) from error
-    return of_splits
-
-
-def _fix(config: Config, source: sources.Source) -> str:
-    """What makes values fit that a likelihood has no number for."""
-    if config.is_of_stored_values:
-        with contextlib.suppress(ValueError):
-            number = batches.num_stored_values(source)
-            if number == config.num_values:
-                return "take --binarization=grid"
-            return f"take --binarization=grid --num_values={number}"
-    if config.is_table:
-        return "take --likelihood=columns, by which every column has its own"
-    return f"scale it, or {OF_REALS}"
-
-
-def _of_noisy(config: Config, of_rows: Callable[[np.ndarray], str]) -> str:
-    """What it is on dequantized rows.
-
-    Raises:
-        ValueError: for anything but a density, as noise is for these alone.
-    """
-    try:
-        of_noise = of_rows(np.array([0.2, 0.4]))
-    except ValueError:
-        of_noise = ""
-    if of_noise != "log-density":
-        raise ValueError(
-            f"--binarization=dequantized adds noise for a density, and "
-            f"{config.observation} is none: take --binarization=grid for the stored "
-            "values, or a density such as --likelihood=normal_per_pixel_std"
-        )
-    return of_noise
 
 
 def how_files_are_read(config: Config) -> dict[str, Any]:
@@ -395,54 +291,6 @@ def _bits(config: Config, source: sources.Source, quantity: str) -> Bits | None:
     if config.settled.binarization == "dequantized":
         return Bits(num_entries, batches.num_stored_values(source))
     return None
-
-
-def _check_scale(config: Config, source: sources.Source, quantity: str) -> None:
-    """Refuses values that the flags do not fit, and what no flag has chosen.
-
-    Raises:
-        ValueError: naming the flag that reads them, or that has to choose.
-    """
-    binarization = config.settled.binarization
-    if config.squash_mean and not config.model:
-        _refuse_beyond(source, "--squash_mean", "leave --squash_mean out")
-    if binarization in ("grid", "dequantized"):
-        return
-    if binarization == "none":
-        if quantity == "cross-entropy" and config.binarization == "auto":
-            of_splits = _of_splits(config, source)
-            split = next(s for s in of_splits if of_splits[s] == quantity)
-            raise ValueError(
-                f"the {split} split of {source.name} has values between 0 and 1: give "
-                "--binarization=static or dynamic (1 with the value as probability) or "
-                "threshold (1 from 1/2 on), --likelihood=discretized_logistic_mixture "
-                "for stored bytes, --likelihood=normal_per_pixel_std for real values, "
-                "or --binarization=none for a cross-entropy"
-            )
-        return
-    if quantity == "log-density" and config.binarization == "auto":
-        raise ValueError(
-            f"{config.observation} of {source.name}: give --binarization=none for its "
-            f"values as they are, dequantized for a bound on the probability of those "
-            f"that are stored, or {binarization} for zeros and ones"
-        )
-    fix = "take --binarization=none" if quantity == "log-density" else OF_REALS
-    _refuse_beyond(source, f"--binarization={binarization}", fix)
-    low, high = value_ranges(source)["train"]
-    if binarization == "threshold" and 0.0 < high < 0.5:
-        raise ValueError(
-            f"--binarization=threshold is 1 from 1/2 on, and the train split of "
-            f"{source.name} has [{low:g}, {high:g}]: scale it to [0, 1]"
-        )
-
-
-def _distinct(rows: np.ndarray) -> np.ndarray:
-    """The values of bytes, of which there are few; all values of anything else."""
-    if rows.dtype != np.uint8:
-        return rows
-    flat, size = rows.reshape(-1), 1 << 18  # a piece: counting takes 8 bytes a byte
-    pieces = (flat[at : at + size] for at in range(0, flat.size, size))
-    return np.flatnonzero(sum(np.bincount(piece, minlength=256) for piece in pieces))
 
 
 def check_likelihood(config: Config, data: Dataset) -> None:
@@ -505,18 +353,3 @@ def _share_missing(data: Dataset, split: str) -> float:
     """Entries of a split that are missing, of all of them; zero where it is empty."""
     array = data.observed(getattr(data.prepared, split))
     return float(sources.missing_entries(array).mean()) if array.size else 0.0
-
-
-def _refuse_beyond(source: sources.Source, reader: str, fix: str) -> None:
-    """Refuses values outside [0, 1], naming what reads them and the split.
-
-    Raises:
-        ValueError: for the first such split.
-    """
-    for split, (low, high) in value_ranges(source).items():
-        if low < 0.0 or high > 1.0:
-            raise ValueError(
-                f"{reader} needs values in [0, 1], the {split} split of {source.name} "
-                f"has [{low:g}, {high:g}]: scale it, say its scale (--data_range), or "
-                f"{fix}"
-            )
