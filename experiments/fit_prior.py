@@ -62,9 +62,9 @@ class Config(trained_runs.WorkdirFlags):
         """
         measure.check_importance_samples(self.importance_samples)
         table = {name: PRIORS[name] for name in fitted_prior.FITTED}
-        changed = [n for n in OF_PRIOR if getattr(self, n) != self.default(n)]
-        if reason := rows.unread("prior", self.prior, table, changed):
-            raise ValueError(reason)
+        readers = rows.readers(table)
+        of_prior = {flag: readers[flag] for flag in OF_PRIOR}
+        self.refuse_unread("prior", (self.prior,), of_prior)
 
 
 def main(config: Config) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import compare_priors, discrete, gradient_snr, tighter_bounds
-from experiments.choices import algorithms, models
+from experiments.choices import algorithms, models, rows
 from experiments.choices.config import Config
 from experiments.choices.densities import POSTERIORS
 from experiments.choices.estimators import ESTIMATORS
@@ -154,6 +154,15 @@ def test_a_learned_prior_trains(tmp_path, changes, size):
 def test_what_does_not_fit_is_named_with_what_does(changes, message):
     with pytest.raises(ValueError, match=message):
         Config(**changes)
+
+
+def test_of_flags_that_nothing_reads_the_same_one_is_named_by_every_process():
+    table = {
+        "first": rows.Choice(dict, {"x": "zeta", "y": "alpha"}, reads=("mu",)),
+        "second": rows.Choice(dict, {"x": "alpha"}),
+    }
+    names = {"alpha": ["first", "second"], "mu": ["first"], "zeta": ["first"]}
+    assert [*rows.readers(table).items()] == [*names.items()]
 
 
 @pytest.mark.parametrize(

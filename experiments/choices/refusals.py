@@ -1,6 +1,5 @@
 """Combinations of flags that no training run can have."""
 
-import dataclasses
 from typing import Any
 
 from experiments.choices import estimators, ladders, rows
@@ -40,10 +39,7 @@ def check(config: Any) -> None:
 
 def _missing(config: Any) -> None:
     missing = "nan" if config.is_table else config.missing
-    if config.missing_rate and missing != "nan":
-        raise ValueError(
-            f"--missing_rate has no effect with --missing={missing}: it is read by nan"
-        )
+    config.refuse_unread("missing", (missing,), {"missing_rate": ("nan",)})
     if missing == "nan" and config.algorithm == "wake_sleep":
         raise ValueError(
             "--missing=nan does not go with --algorithm=wake_sleep, whose q is fitted "
@@ -265,11 +261,6 @@ def _choices(config: Any) -> None:
 
 def _readers(config: Any) -> None:
     """Refuses a flag that is not at its default and that nothing reads."""
-    changed = [
-        field.name
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != field.default
-    ]
     chosen = {
         "algorithm": (config.algorithm, ALGORITHMS),
         "estimator": (config.gradient, ESTIMATORS),
@@ -289,9 +280,7 @@ def _readers(config: Any) -> None:
     for chooser, (name, table) in chosen.items():
         if chooser == "estimator" and not config.has_encoder:
             chooser, name = "algorithm", config.algorithm  # it ascends none of them
-        reason = rows.unread(chooser, name, table, changed)
-        if reason:
-            raise ValueError(reason)
+        config.refuse_unread(chooser, (name,), rows.readers(table))
 
 
 def _estimator(config: Any) -> None:

@@ -4,7 +4,7 @@ A flag such as --estimator names a row; a row says what builds the choice, which
 flags feed it, and what it goes with. A new choice is one row beside its builder.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -88,15 +88,10 @@ def read_by(row: Row) -> set[str]:
     return {*row.flags.values(), *row.reads}
 
 
-def unread(
-    chooser: str, chosen: str, table: Mapping[str, Row], changed: Collection[str]
-) -> str:
-    """Why a flag that is not at its default is not read there; "" if all are."""
-    for flag in changed:
-        readers = [name for name, row in table.items() if flag in read_by(row)]
-        if readers and chosen not in readers:
-            return (
-                f"--{flag} has no effect with --{chooser}={chosen}: it is read by "
-                f"{', '.join(readers)}"
-            )
-    return ""
+def readers(table: Mapping[str, Row]) -> dict[str, list[str]]:
+    """Every flag that some row of a table reads, with the names of those that do."""
+    names: dict[str, list[str]] = {}
+    for name, row in table.items():
+        for flag in sorted(read_by(row)):
+            names.setdefault(flag, []).append(name)
+    return names

@@ -140,8 +140,7 @@ class Flags:
 
     def default(self, name: str) -> Any:
         """The default of a flag."""
-        fields = dataclasses.fields(cast(Any, self))
-        return next(field.default for field in fields if field.name == name)
+        return cast(Any, self).__dataclass_fields__[name].default
 
 
 def check_values(config_cls: Any, values: Mapping[str, Any]) -> None:
