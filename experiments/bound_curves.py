@@ -118,7 +118,7 @@ def main(config: Config) -> int:
     stated = about(config, configs[0])
     measurement = comparison.Measurement(
         CURVE,
-        {name: getattr(config, name) for name in ("eval_samples", "num_train_images")},
+        config.some(("eval_samples", "num_train_images")),
         lambda run, saved: _measured(config, run, saved),
         shown=("train_bound", "test_bound"),
     )

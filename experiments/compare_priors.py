@@ -83,13 +83,13 @@ def train_config(config: Config, prior: str) -> TrainConfig:
         estimator="sgvb_a",
         progress=False,
         **_of_prior(config, prior),
-        **{name: getattr(config, name) for name in OF_TRAIN},
+        **config.some(OF_TRAIN),
     )
 
 
 def _of_prior(config: Config, prior: str) -> dict[str, Any]:
     read = rows.read_by(PRIORS[prior])
-    return {"prior": prior} | {n: getattr(config, n) for n in OF_PRIOR if n in read}
+    return {"prior": prior} | config.some(n for n in OF_PRIOR if n in read)
 
 
 def measured(config: Config, prior: str) -> dict[str, Any]:
@@ -141,8 +141,7 @@ def _fitted(config: Config, trained: Trained) -> fitted_prior.Fit:
 def main(config: Config) -> int:
     """Trains, fits, measures, prints and writes."""
     folder = report.claim(config.workdir)
-    ignored = {"workdir", "data_dir", "priors"}
-    flags = {k: v for k, v in dataclasses.asdict(config).items() if k not in ignored}
+    flags = config.but("workdir", "data_dir", "priors")
     results = {
         prior: report.cached(
             folder / f"{prior}.json",

@@ -87,8 +87,7 @@ def points(config: Config) -> list[int]:
 def train_config(config: Config, **changes: Any) -> TrainConfig:
     """The flags of `experiments.train` that all methods share, and those of one."""
     shared = ("dataset", "data_dir", "hidden", "batch_size", "learning_rate", "seed")
-    flags = {name: getattr(config, name) for name in shared}
-    return TrainConfig(**flags, num_latents=NUM_LATENTS, **changes)
+    return TrainConfig(**config.some(shared), num_latents=NUM_LATENTS, **changes)
 
 
 def build(config: Config, method: str) -> tuple[runs.Run, Algorithm]:
@@ -181,8 +180,7 @@ def main(config: Config) -> int:
     with cli.user_errors():
         data = protocol.load(shared)
     print(protocol.opening(shared, data))
-    ignored = ("workdir", "methods", "data_dir")
-    flags = {k: v for k, v in dataclasses.asdict(config).items() if k not in ignored}
+    flags = config.but("workdir", "methods", "data_dir")
 
     def rows() -> Iterator[dict[str, Any]]:
         for name in config.methods:

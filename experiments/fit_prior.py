@@ -79,7 +79,7 @@ def main(config: Config) -> int:
     with cli.user_errors():
         fitted_prior.check(old, config.prior)
         protocol.check_likelihood(old.config, old.data)
-        of_prior = {name: getattr(config, name) for name in ("prior", *OF_PRIOR)}
+        of_prior = config.some(("prior", *OF_PRIOR))
         flags = fitted_prior.new_config(old.config, str(out), **of_prior)
     report.claim(out, flag="out")
     with cli.user_errors():

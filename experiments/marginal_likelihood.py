@@ -139,7 +139,7 @@ def main(config: Config) -> int:
     folder = report.claim(config.workdir)
     measurement = comparison.Measurement(
         CURVE,
-        {name: getattr(config, name) for name in SETTINGS},
+        config.some(SETTINGS),
         lambda run, saved: _measured(config, run, saved),
         shown=("train_hmc_density", "test_hmc_density", "test_importance"),
     )

@@ -72,7 +72,7 @@ def train_configs(config: Config, estimator: str, seed: int) -> list[TrainConfig
             watch="importance",
             seed=seed,
             progress=False,
-            **{name: getattr(config, name) for name in OF_TRAIN},
+            **config.some(OF_TRAIN),
         )
         for rate in config.learning_rates
     ]

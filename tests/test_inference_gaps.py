@@ -1,5 +1,6 @@
 """The script on the inference gaps, run in process with tiny configurations."""
 
+import dataclasses
 import json
 
 import jax
@@ -105,6 +106,28 @@ def test_on_a_linear_vae_the_best_q_and_log_p_are_the_closed_forms(tmp_path, cap
     assert inference_gaps.main(config) == 0, "read back, not measured again"
     assert (tmp_path / "diagonal.json").stat().st_mtime_ns == measured
     assert "approximation" in capsys.readouterr().out
+
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    config = dataclasses.replace(config, workdir=str(moved))
+    assert inference_gaps.main(config) == 0, "nor is it where its folder has moved"
+    assert (moved / "diagonal.json").stat().st_mtime_ns == measured
+
+
+def test_what_numbers_depend_on_is_neither_the_folder_nor_the_device():
+    def of(**changes):
+        config = inference_gaps.Config(models=("diagonal",), **changes)
+        run = inference_gaps.train_configs(config)["diagonal"]
+        return inference_gaps.made_with(config, run, "sha256")
+
+    assert of(workdir="a", data_dir="b") == of(run_flags="--num_devices=2") == of()
+    assert of(num_images=7) != of()
+    assert of(seed=1) != of()
+    assert of(run_flags="--seed=1") != of()
+    assert of() != {  # as it was written before: measured again, never read
+        "measurement": dataclasses.asdict(inference_gaps.Config()) | {"models": ""},
+        "run": dataclasses.asdict(Config().settled),
+        "sha256": "sha256",
+    }
 
 
 @pytest.mark.parametrize(

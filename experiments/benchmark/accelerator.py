@@ -98,10 +98,7 @@ def main(config: Config) -> int:
     """Measures what is left to be measured; prints and writes all."""
     started, folder = time.monotonic(), report.claim(config.workdir)
     device, rows, left = report.environment()["device"], [], 0
-    shared = {
-        name: getattr(config, name)
-        for name in ("seconds", "num_rows", "importance_samples", "num_images")
-    }
+    shared = config.some(("seconds", "num_rows", "importance_samples", "num_images"))
     print(device, report.heading(COLUMNS), sep="\n")
     for measurement in measurements(config):
         path = folder / f"{measurement.name}.json"

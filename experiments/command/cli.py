@@ -138,6 +138,15 @@ class Flags:
                     f"is read by {', '.join(choices)}"
                 )
 
+    def some(self, names: Iterable[str]) -> dict[str, Any]:
+        """The values of some flags by their names."""
+        return {name: getattr(self, name) for name in names}
+
+    def but(self, *names: str) -> dict[str, Any]:
+        """The values of all flags but some, by their names."""
+        flags = dataclasses.asdict(cast(Any, self))
+        return {name: value for name, value in flags.items() if name not in names}
+
     def default(self, name: str) -> Any:
         """The default of a flag."""
         return cast(Any, self).__dataclass_fields__[name].default

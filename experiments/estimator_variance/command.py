@@ -251,7 +251,7 @@ def run_all(config: Config) -> dict[str, Any]:
     with cli.user_errors():
         flags = TrainConfig(
             estimator=config.table.trained_by,
-            **{name: getattr(config, name) for name in OF_TRAIN},
+            **config.some(OF_TRAIN),
         )
     run = runs.build(flags)
     print(protocol.opening(run.config, run.data), flush=True)

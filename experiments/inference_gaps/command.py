@@ -27,13 +27,13 @@ same flags is read back) and inference_gaps.png; runs are in folders of their ow
 and an interrupted command continues.
 """
 
-import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from experiments.choices.config import Config as TrainConfig
 from experiments.command import cli, report
 from experiments.inference_gaps import local_q
 from experiments.inference_gaps.config import Config, train_configs
@@ -73,11 +73,7 @@ def main(config: Config) -> int:
         trained = trained_runs.of_run(*whole_run.train(run), checkpoint="auto")
         results[name] = report.cached(
             folder / f"{name}.json",
-            {
-                "measurement": dataclasses.asdict(config) | {"models": ""},
-                "run": dataclasses.asdict(run.settled),
-                "sha256": data.sha256,
-            },
+            made_with(config, run, data.sha256),
             partial(measure_run, config, trained),
         )
         print(table(name, results[name]), flush=True)
@@ -90,6 +86,17 @@ def main(config: Config) -> int:
     result, pictures = {"models": results}, {"inference_gaps": figure}
     report.write(folder / "inference_gaps.json", config, result, pictures)
     return 0
+
+
+def made_with(config: Config, run: TrainConfig, sha256: str) -> dict[str, Any]:
+    """What the numbers of a model depend on: not where it is, or on what device."""
+    of_run = ("data_dir", "run_flagfile", "run_flags")  # whose effect `run` has
+    elsewhere = ("workdir", "data_dir", *cli.display_flags(TrainConfig))
+    return {
+        "measurement": config.but("workdir", "models", *of_run),
+        "run": run.settled.but(*elsewhere),
+        "sha256": sha256,
+    }
 
 
 def measure_run(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:

@@ -25,7 +25,6 @@ with the same flags is read back, so an interrupted command continues), and a pi
 for each. All in float64.
 """
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -41,8 +40,7 @@ TOLERANCE = 1e-6  # nats, of log p - ELBO - KL in part "frozen"
 def main(config: Config) -> int:
     """Measures, prints, draws and writes; fails where exact numbers disagree."""
     folder, result = report.claim(config.workdir), {}
-    ignored = ("workdir", "parts")
-    flags = {k: v for k, v in dataclasses.asdict(config).items() if k not in ignored}
+    flags = config.but("workdir", "parts")
     for name in config.parts:
         part = PARTS[name]
         with jax.enable_x64(True):
