@@ -27,7 +27,7 @@ from experiments.measures import evidence, measure
 from experiments.runs import protocol, trained_runs
 from experiments.runs.trained_runs import Trained
 from vae_jax.data import sources
-from vae_jax.evaluation import annealed, rate_distortion
+from vae_jax.evaluation import rate_distortion
 from vae_jax.plots import files, rates
 from vae_jax.types import PRNGKey
 
@@ -299,18 +299,9 @@ def _rows(config: Config, trained: Trained) -> Any:
 
 
 def _checked(curve: rate_distortion.Curve) -> Any:
-    """The curves of images on the host, refused as `annealed` refuses its estimates.
-
-    Raises:
-        UsageError: for weights that overflowed, or chains that stood still.
-    """
-    curve = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), curve)
-    with cli.user_errors():
-        annealed.check_finite(np.asarray(curve.log_z)[:, -1])
-        annealed.check_accepted(
-            np.asarray(curve.acceptance), np.asarray(curve.step_size)
-        )
-    return curve
+    """The curves of images on the host, refused as `evidence.checked` refuses them."""
+    evidence.checked(curve.log_z[:, -1], curve)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), curve)
 
 
 def _picture(

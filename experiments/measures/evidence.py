@@ -185,7 +185,7 @@ def annealed_importance_sampling(
         UsageError: if the chains never accept, or weights overflow.
     """
     estimate = _annealed(annealed.ais, trained, chains)
-    log_p = measure.of_rows(
+    estimated = measure.of_rows(
         key,
         trained,
         estimate,
@@ -194,7 +194,7 @@ def annealed_importance_sampling(
         at_once=CHAINS_AT_ONCE,
         batches_a_block=1,
     )
-    return _summarized(_checked(log_p), doubts=[])
+    return _summarized(checked(estimated.log_p, estimated), doubts=[])
 
 
 def bidirectional(
@@ -223,7 +223,7 @@ def bidirectional(
         value=lambda index: index,
     )
     lower, upper = (
-        np.asarray(_checked(side).log_p, np.float64)
+        np.asarray(checked(side.log_p, side).log_p, np.float64)
         for side in (sides.lower, sides.upper)
     )
     figures = {
@@ -259,7 +259,7 @@ def posterior_density(
         num_warmup=num_samples,
         num_leapfrog=num_leapfrog,
     )
-    log_p = measure.of_rows(
+    estimated = measure.of_rows(
         key,
         trained,
         estimate,
@@ -274,7 +274,7 @@ def posterior_density(
             "appendix D is good below about five latents, and here are "
             f"{trained.num_latents}"
         )
-    return _summarized(_checked(log_p), doubts=doubts)
+    return _summarized(checked(estimated.log_p, estimated), doubts=doubts)
 
 
 def transitions(
@@ -285,6 +285,17 @@ def transitions(
         return annealing.gibbs_kernel(num_updates=trained.num_latents), 0
     kernel = annealing.hmc_kernel(num_leapfrog=num_leapfrog)
     return kernel, min(200, num_temperatures)
+
+
+def checked(log_p: Any, estimated: Any) -> Any:
+    """What chains have estimated, with its log p-hat of each image.
+
+    Raises:
+        UsageError: as `annealed.check`.
+    """
+    with cli.user_errors():
+        annealed.check(log_p, estimated.acceptance, estimated.step_size)
+    return estimated
 
 
 def _annealed(
@@ -304,16 +315,6 @@ def _annealed(
     )
     recognition = trained.model.recognition if chains.base == "q" else None
     return build(trained.model.generative, annealing_chains, recognition=recognition)
-
-
-def _checked(estimated: Any) -> Any:
-    """What chains have estimated, refused where it is not finite or none moved."""
-    with cli.user_errors():
-        annealed.check_finite(np.asarray(estimated.log_p))
-        annealed.check_accepted(
-            np.asarray(estimated.acceptance), np.asarray(estimated.step_size)
-        )
-    return estimated
 
 
 def _summarized(estimated: Any, *, doubts: list[str]) -> Estimated:

@@ -136,37 +136,36 @@ def bidirectional(
     return estimate
 
 
-def check_finite(log_p: np.ndarray) -> None:
-    """Refuses estimates whose log weights overflowed.
+def check(log_p: np.ndarray, acceptance: np.ndarray, step_size: np.ndarray) -> None:
+    """Refuses estimates whose log weights overflowed or whose chains stood still.
+
+    Chains that stand still bound log p(x) by nothing near.
 
     Args:
         log_p: of any number of examples.
-
-    Raises:
-        ValueError: if one is infinite or no number, saying how many and the first.
-    """
-    lost = ~np.isfinite(np.ravel(log_p))
-    if lost.any():
-        first = int(np.argmax(lost))
-        raise ValueError(
-            f"log p-hat is {np.ravel(log_p)[first]} for example {first}, and not "
-            f"finite in {lost.sum()} of {lost.size}: its log weights overflow "
-            f"{np.asarray(log_p).dtype}; look at that x, or at a standard deviation "
-            "of the model near zero"
-        )
-
-
-def check_accepted(acceptance: np.ndarray, step_size: np.ndarray) -> None:
-    """Refuses results of chains that stood still, which bound log p(x) by nothing near.
-
-    Args:
-        acceptance: of any number of examples, as in `annealing.AnnealedEvidence`.
+        acceptance: likewise, as in `annealing.AnnealedEvidence`.
         step_size: likewise.
 
     Raises:
-        ValueError: if a mean acceptance is below 0.01, naming the step size.
+        ValueError: if a log p-hat is infinite or no number, saying how many and the
+            first, or if a mean acceptance is below 0.01, naming the step size.
     """
-    acceptance, step_size = np.ravel(acceptance), np.ravel(step_size)
+    _check_finite(np.ravel(log_p))
+    _check_accepted(np.ravel(acceptance), np.ravel(step_size))
+
+
+def _check_finite(log_p: np.ndarray) -> None:
+    lost = ~np.isfinite(log_p)
+    if lost.any():
+        first = int(np.argmax(lost))
+        raise ValueError(
+            f"log p-hat is {log_p[first]} for example {first}, and not finite in "
+            f"{lost.sum()} of {lost.size}: its log weights overflow {log_p.dtype}; "
+            "look at that x, or at a standard deviation of the model near zero"
+        )
+
+
+def _check_accepted(acceptance: np.ndarray, step_size: np.ndarray) -> None:
     worst = int(np.argmin(acceptance))
     if not acceptance[worst] >= _LEAST_ACCEPTANCE:
         raise ValueError(
