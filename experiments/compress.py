@@ -156,7 +156,11 @@ def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, 
         *zip(OF_THE_FILE, (8.0 * size, _net(start, end)), strict=True),
         ("minus the bound, at the same bins of z", float(bits.sum())),
         *_evidence(config, trained, raw),
-        *_generic(rows.reshape(-1, *trained.data.x_shape), num_values),
+        *_generic(
+            rows.reshape(-1, *trained.data.x_shape),
+            num_values,
+            is_image=trained.is_image,
+        ),
     ]
     return {
         "table": [
@@ -347,7 +351,9 @@ def _of_floor(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _generic(rows: np.ndarray, num_values: int) -> list[tuple[str, float]]:
+def _generic(
+    rows: np.ndarray, num_values: int, *, is_image: bool
+) -> list[tuple[str, float]]:
     """What codecs that know no model make of the rows.
 
     Compressors see all rows at once, bits packed into bytes. Images are files of their
@@ -356,9 +362,9 @@ def _generic(rows: np.ndarray, num_values: int) -> list[tuple[str, float]]:
     stored = rows.astype(np.uint8 if num_values <= 256 else np.uint16)
     plain = (np.packbits(stored) if num_values == 2 else stored).tobytes()
     sizes = [(name, len(pack(plain))) for name, pack in GENERIC.items()]
-    is_color = rows.ndim == 4 and rows.shape[3] == 3
-    if num_values <= 256 and (rows.ndim == 3 or is_color):
-        images = stored.astype(bool) if num_values == 2 and not is_color else stored
+    if num_values <= 256 and is_image:
+        is_bilevel = num_values == 2 and rows.ndim == 3
+        images = stored.astype(bool) if is_bilevel else stored
         for name, said in IMAGES.items():
             sizes.append((said, int(codecs.sizes(images, name).sum())))
     return [(name, 8.0 * size) for name, size in sizes]

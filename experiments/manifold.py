@@ -88,7 +88,7 @@ def trained(run_config: TrainConfig) -> tuple[trained_runs.Trained, dict[str, An
     """
     run, saved = whole_run.train(run_config)
     model = trained_runs.of_run(run, saved, checkpoint="auto")
-    if not pictures.is_image(model):
+    if not model.is_image:
         raise cli.UsageError(
             f"observations of shape {model.data.x_shape} are no images to draw"
         )

@@ -39,7 +39,7 @@ def main(config: Config) -> int:
     with cli.user_errors():
         pictures.save_arrays(path.with_suffix(".npz"), arrays)
         picture = ""
-        if pictures.is_image(trained):
+        if trained.is_image:
             picture = f" and {path.name}.png"
             limits = pictures.limits(trained)
             pictures.draw_reconstructions(

@@ -86,7 +86,7 @@ def draw(
     figures = {"histograms": detection.histograms(panels, thresholds=thresholds)}
     if curves:
         figures["roc"] = detection.roc_curves(curves)
-    if pictures.is_image(trained):
+    if trained.is_image:
         values = {name: one.values for name, (one, _) in shown.items()}
         figures["images"] = _strangest(trained, rows, values)
     for name, figure in figures.items():

@@ -127,8 +127,7 @@ def _bits(key: PRNGKey, trained: Trained, rows: Rows, sizes: Sizes) -> np.ndarra
         )
     symbols = symbols.astype(np.uint8)
     shape = trained.data.x_shape
-    is_image = len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
-    images = symbols.reshape(len(symbols), *(shape if is_image else (1, -1)))
+    images = symbols.reshape(len(symbols), *(shape if trained.is_image else (1, -1)))
     return 8.0 * codecs.sizes(images, sizes.codec)
 
 

@@ -159,7 +159,7 @@ def main(config: Config) -> int:
     trained = config.load()
     result, arrays = complete(config, trained)
     text = scores.table(result, columns.table(result["columns"]))
-    drawable = pictures.is_image(trained)
+    drawable = trained.is_image
     path = result_path(config, trained)
     report.write_both(path, config, result, text)
     endings = [".json", ".txt", ".npz"]

@@ -235,7 +235,7 @@ def write(
     Raises:
         UsageError: for a folder that cannot be written to.
     """
-    drawable, limits = pictures.is_image(trained), pictures.limits(trained)
+    drawable, limits = trained.is_image, pictures.limits(trained)
     with cli.user_errors():
         for path, (arrays, draw) in drawings.items():
             pictures.save_arrays(path.with_suffix(".npz"), arrays)

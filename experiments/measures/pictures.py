@@ -351,8 +351,8 @@ def of_run(
 ) -> None:
     """The pictures that every training run ends with, under its result as a caption."""
     draw_curves(trained, workdir)
-    if not is_image(trained):
-        print(f"observations of shape {trained.data.x_shape} are no images: not drawn")
+    if not trained.is_image:
+        print(not_drawn(trained))
         return
     key_samples, key_reconstructions = jax.random.split(key)
     black_white = limits(trained)
@@ -368,14 +368,13 @@ def of_run(
         draw_manifold(arrays, workdir / "manifold.png", limits=black_white)
 
 
-def is_image(trained: trained_runs.Trained) -> bool:
-    """Whether an observation can be drawn: [H, W] or [H, W, 3]."""
-    shape = trained.data.x_shape
-    return len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+def not_drawn(trained: trained_runs.Trained) -> str:
+    """Why there are no pictures of x that is no image."""
+    return f"observations of shape {trained.data.x_shape} are no images: not drawn"
 
 
 def has_manifold(trained: trained_runs.Trained) -> bool:
     """Whether the latents are two with a normal prior, below an image."""
     normal = trained.model.generative.prior_family.name == "standard_normal"
     of_x = trained.at_context is None
-    return of_x and normal and trained.num_latents == 2 and is_image(trained)
+    return of_x and normal and trained.num_latents == 2 and trained.is_image

@@ -157,8 +157,8 @@ def draw(
         for kind in ("latents", "neighbors")
     )
     pictures.draw_latents(codes.test, rows.test_labels, latents, what=what)
-    if not pictures.is_image(trained):
-        print(f"observations of shape {trained.data.x_shape} are no images: not drawn")
+    if not trained.is_image:
+        print(pictures.not_drawn(trained))
         return
     num, value = min(config.num_queries, len(rows.test)), trained.data.prepared.value
     nearest = probes.nearest_rows(

@@ -88,6 +88,12 @@ class Trained(NamedTuple):
         c = jnp.asarray(of_label, jnp.float32)
         return self._replace(model=self.at_context(c), at_context=None)
 
+    @property
+    def is_image(self) -> bool:
+        """Whether an observation can be drawn: [H, W] or [H, W, 3]."""
+        shape = self.data.x_shape
+        return len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+
     def stored(self, split: str) -> np.ndarray:
         """All rows of a split as it is stored."""
         if split == INPUT and self.input is not None:

@@ -30,7 +30,7 @@ from jaxtyping import Int
 
 from experiments.command import cli, report
 from experiments.command.report import Column
-from experiments.measures import pictures, whole_run
+from experiments.measures import whole_run
 from experiments.runs import protocol, trained_runs
 from experiments.runs.trained_runs import Trained
 from experiments.semi_supervised import judging, labels, spaces, training
@@ -129,7 +129,7 @@ def main(config: Config) -> int:
         judge = judging.judge_of(nets, space, task.truth)
         judged[name] = []
         for params in training.trained(config, nets, space, draws, place / name):
-            if name == "M2" and not judged[name] and pictures.is_image(m1):
+            if name == "M2" and not judged[name] and m1.is_image:
                 title = f"test rows as every class; {draws[0].num_labels} labels"
                 shown = judging.analogies(nets, params, space.test)
                 figures["semi_supervised"] = images.groups(shown, title=title)
