@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 
 import vae_jax
 from experiments.command import cli
@@ -87,6 +88,14 @@ def numbers(figures: Mapping[str, float], form: str = ".4f") -> list[str]:
         Column("", lambda item: item[1], form, 13),
     )
     return [line(columns, item) for item in figures.items()]
+
+
+def mean_and_deviation(values: Sequence[float], *, digits: int = 3) -> str:
+    """A value, or the mean of several with their standard deviation."""
+    mean = f"{np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 def _cell(column: Column, row: Any) -> str:

@@ -96,10 +96,7 @@ def table(runs: list[dict[str, Any]]) -> str:
 
     def cell(metric: str, row: str) -> str:
         values = [run["scores"][metric] for run in runs if run["row"] == row]
-        mean = f"{np.mean(values):.3f}"
-        if len(values) == 1:
-            return mean
-        return f"{mean} ± {np.std(values, ddof=1):.3f}"
+        return report.mean_and_deviation(values)
 
     columns = [Column("", lambda metric: metric, width=16)]
     columns += [

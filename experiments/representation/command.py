@@ -204,7 +204,11 @@ def _by_features(
     sizes = results[0]["sizes"]
     columns = [Column("", lambda name: f"{name} ({sizes[name]})", width=13)]
     columns += [
-        Column(title, lambda name, key=key: _spread(values(name, key)), width=14)
+        Column(
+            title,
+            lambda name, key=key: report.mean_and_deviation(values(name, key)),
+            width=14,
+        )
         for key, title in titles.items()
     ]
     return report.table(columns, sizes)
@@ -245,7 +249,9 @@ def _few(config: Config, results: list[dict[str, Any]]) -> list[str]:
 
 def _latents(results: list[dict[str, Any]]) -> list[str]:
     def of(name: str) -> str:
-        return _spread([result["latents"][name] for result in results], digits=2)
+        return report.mean_and_deviation(
+            [result["latents"][name] for result in results], digits=2
+        )
 
     lines, first = [], results[0]["latents"]
     if "active_units" in first:
@@ -283,14 +289,6 @@ def _latents(results: list[dict[str, Any]]) -> list[str]:
                 "the data may be greater, KL(q(z) || p(z)) smaller"
             )
     return lines
-
-
-def _spread(values: list[float], *, digits: int = 3) -> str:
-    """A value, or the mean of several with their standard deviation."""
-    mean = f"{np.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 def check_seeds(folders: Sequence[str]) -> None:
