@@ -14,7 +14,7 @@ from experiments.runs import scales, trained_runs
 from vae_jax import compilation, conditional, writing
 from vae_jax.plots import curves, files, images, latents
 from vae_jax.training import journal
-from vae_jax.types import PRNGKey
+from vae_jax.types import Generative, Params, PRNGKey
 
 Arrays = dict[str, np.ndarray]
 MOST_LISTED = 12  # labels in a title
@@ -45,14 +45,21 @@ def samples(
 
     def sample(key: PRNGKey) -> dict[str, Array]:
         key_z, key_x = jax.random.split(key)
-        if sample_z is None:
-            z = generative.sample_prior(key_z, params)
-        else:
-            z = sample_z(key_z)
+        z = _sample_z(key_z, generative, params, sample_z)
         x = generative.sample_observation(key_x, params, z)
         return {"z": z, "mean": generative.mean_observation(params, z), "x": x}
 
     return _draws(sample, key, num)
+
+
+def _sample_z(
+    key: PRNGKey,
+    generative: Generative,
+    params: Params,
+    instead: Callable[[PRNGKey], Array] | None,
+) -> Array:
+    """z from the prior, or from what takes its place."""
+    return generative.sample_prior(key, params) if instead is None else instead(key)
 
 
 def samples_by_label(
@@ -72,10 +79,7 @@ def samples_by_label(
 
     def sample(key: PRNGKey) -> dict[str, Array]:
         key_z, key_x = jax.random.split(key)
-        if sample_z is None:
-            z = trained.model.generative.sample_prior(key_z, params)
-        else:
-            z = sample_z(key_z)
+        z = _sample_z(key_z, trained.model.generative, params, sample_z)
 
         def at(c: Array) -> dict[str, Array]:
             generative = at_context(c).generative
@@ -110,10 +114,7 @@ def samples_by_row(
         key_z, key_x = jax.random.split(key)
         value = trained.data.prepared.value(row)
         generative = trained.of_row(value)[1].generative
-        if sample_z is None:
-            z = generative.sample_prior(key_z, params)
-        else:
-            z = sample_z(key_z)
+        z = _sample_z(key_z, generative, params, sample_z)
         x = generative.sample_observation(key_x, params, z)
         c = conditional.parted(value, trained.data.x_shape)[1]
         mean = generative.mean_observation(params, z)
