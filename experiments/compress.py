@@ -399,13 +399,13 @@ def main(config: Config) -> int:
             f"decoded and compared in {result['decode_seconds']:.1f} s",
         ]
     )
-    report.write_both(path, config, result, text)
+    print(text)
     sizes_of = {row["name"]: row["bits_per_dimension"] for row in result["table"]}
     figure = sizes.dots(sizes_of, marked=OF_THE_FILE, x_label="bits per dimension")
     with cli.user_errors():
         report.write_text(path.with_suffix(".csv"), report.csv_text(result["table"]))
         plots.save(figure, path.with_suffix(".png"))
-    print(f"{text}\nwritten to {output}, {path}.json, .txt, .csv and .png")
+    report.write_both(path, config, result, text, ".csv", ".png", str(output))
     return 0
 
 

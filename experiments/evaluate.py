@@ -230,8 +230,8 @@ def main(config: Config) -> int:
     text = table(result)
     kind = "evaluation" if config.input else f"evaluation_{config.split}"
     path = config.result_path(first, kind, config.rows_part(first, "num_images"))
+    print(text)
     report.write_both(path, config, result, text)
-    print(f"{text}\nwritten to {path}.json and {path.name}.txt")
     return 0
 
 

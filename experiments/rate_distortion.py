@@ -136,11 +136,10 @@ def main(config: Config) -> int:
         "protocol": {n: run.stamp() for n, run in zip(names, runs, strict=True)},
     }
     path = folder / "rate_distortion"
-    report.write_both(path, config, result, text)
     with cli.user_errors():
         report.write_text(path.with_suffix(".csv"), report.csv_text(lines))
         files.save(_picture(config, names, lines), path.with_suffix(".png"))
-    print(f"written to {path}.json, .txt, .csv and .png")
+    report.write_both(path, config, result, text, ".csv", ".png")
     return 0
 
 

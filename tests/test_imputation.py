@@ -78,6 +78,7 @@ def test_every_method_fills_the_same_cells_of_a_table(tmp_path, capsys):
     )
     assert imputation.main(config) == 0
     said = capsys.readouterr().out
+    assert said.endswith("imputation.json, .txt\n")
     rows = json.loads((tmp_path / "imputation.json").read_text())["scores"]
     assert [row["method"] for row in rows] == [*imputation.METHODS, "VAE"]
     for row in rows:

@@ -39,6 +39,7 @@ def test_every_method_is_judged_on_the_same_draws_of_the_labels(tmp_path, capsys
     )
     assert command.main(config) == 0
     said = capsys.readouterr().out
+    assert said.endswith("semi_supervised.json, .txt, .png\n")
     result = json.loads((tmp_path / "semi_supervised.json").read_text())
     assert len(result["errors"]) == 6
     for each in map(np.array, result["errors"].values()):

@@ -101,11 +101,11 @@ def main(config: Config) -> int:
         "doubts": doubts,
         "protocol": first.stamp(),
     }
-    report.write_both(path, config, result, text)
+    print(text)
     with cli.user_errors():
         outputs.write_scores(path, scored, rows, rate=config.false_alarm_rate)
         figures = outputs.draw(path, first, scored, rows, results)
-    print(f"{text}\nwritten to {path}.json, .txt, .npz, .csv{figures}")
+    report.write_both(path, config, result, text, ".npz", ".csv", *figures)
     return 0
 
 

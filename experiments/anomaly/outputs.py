@@ -69,8 +69,8 @@ def draw(
     scored: Sequence[Scored],
     rows: Rows,
     results: Sequence[Mapping[str, Any]],
-) -> str:
-    """Draws each score of the first run, and says what was drawn."""
+) -> list[str]:
+    """Draws each score of the first run, and gives the endings of the pictures."""
     shown: dict[str, tuple[Scored, Mapping[str, Any]]] = {}
     for one, result in zip(scored, results, strict=True):
         shown.setdefault(one.name, (one, result))
@@ -89,9 +89,10 @@ def draw(
     if trained.is_image:
         values = {name: one.values for name, (one, _) in shown.items()}
         figures["images"] = _strangest(trained, rows, values)
-    for name, figure in figures.items():
-        files.save(figure, path.with_name(f"{path.name}_{name}.png"))
-    return "".join(f", _{name}.png" for name in figures)
+    endings = {f"_{name}.png": figure for name, figure in figures.items()}
+    for ending, figure in endings.items():
+        files.save(figure, path.with_name(path.name + ending))
+    return [*endings]
 
 
 def _strangest(trained: Trained, rows: Rows, values: Mapping[str, np.ndarray]) -> Any:

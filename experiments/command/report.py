@@ -180,16 +180,26 @@ def draw(folder: pathlib.Path, pictures: Mapping[str, Any]) -> None:
 
 
 def write_both(
-    path: pathlib.Path, config: Any, result: dict[str, Any], text: str
+    path: pathlib.Path, config: Any, result: dict[str, Any], text: str, *beside: str
 ) -> None:
     """Writes a result likewise as path.json, and its tables as path.txt.
+
+    Args:
+        path: of both, without an ending.
+        config: the flags.
+        result: as `write`.
+        text: the tables.
+        beside: names, or endings, of what the command has written before, to be named
+            after them.
 
     Raises:
         UsageError: if one cannot be written.
     """
+    first = path.with_suffix(".json")
     with cli.user_errors():
-        write_json(path.with_suffix(".json"), _with_origin(config, result))
+        write_json(first, _with_origin(config, result))
         write_text(path.with_suffix(".txt"), text + "\n")
+    print(f"written to {', '.join([str(first), '.txt', *beside])}")
 
 
 def _with_origin(config: Any, result: dict[str, Any]) -> dict[str, Any]:

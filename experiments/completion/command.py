@@ -159,10 +159,8 @@ def main(config: Config) -> int:
     trained = config.load()
     result, arrays = complete(config, trained)
     text = scores.table(result, columns.table(result["columns"]))
-    drawable = trained.is_image
-    path = result_path(config, trained)
-    report.write_both(path, config, result, text)
-    endings = [".json", ".txt", ".npz"]
+    print(text)
+    path, endings = result_path(config, trained), [".npz"]
     with cli.user_errors():
         pictures.save_arrays(path.with_suffix(".npz"), arrays)
         table = csv_tables.observed(trained.data.source.columns)
@@ -176,11 +174,10 @@ def main(config: Config) -> int:
                     figure = completions.intervals(panels)
                     files.save(figure, file.with_suffix(".png"))
                     endings.append(f"_{name}.png")
-        if drawable:
+        if trained.is_image:
             endings.append(".png")
             draw(arrays, path.with_suffix(".png"), num=config.num_shown)
-    print(text)
-    print(f"written to {path}{', '.join(endings)}")
+    report.write_both(path, config, result, text, *endings)
     return 0
 
 

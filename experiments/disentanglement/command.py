@@ -165,6 +165,5 @@ def main(config: Config) -> int:
         text += correlation_table(result["rank_correlations"])
     print(f"\n{text}")
     path = config.result_path(first, "disentanglement")
-    report.write_both(path, config, result, text)
-    print(f"written to {path}.json, .txt and {len(pictured)} pictures")
+    report.write_both(path, config, result, text, f"{len(pictured)} pictures")
     return 0

@@ -84,7 +84,7 @@ def of_layer(latents: dict[str, Any], number: int, entries: slice) -> dict[str, 
 def measured(
     config: Config, trained: trained_runs.Trained, folder: str, *, seed: int
 ) -> dict[str, Any]:
-    """All measurements of one run, drawn and written to it."""
+    """All measurements of one run, drawn in it."""
     rows = features.load_rows(config, trained)
     spaces = features.of_rows(config, trained, rows)
     num_test = len(rows.test)
@@ -128,8 +128,6 @@ def measured(
     result["protocol"] = trained.stamp()
     with cli.user_errors():
         draw(config, trained, rows, spaces["codes"])
-    path = result_path(config, trained, "representation")
-    report.write_both(path, config, result, table(config, [result]))
     return result
 
 
@@ -316,14 +314,18 @@ def main(config: Config) -> int:
     results, paths = [], []
     for i, folder in enumerate(folders):
         trained = config.load(folder)
-        results.append(measured(config, trained, folder, seed=config.seed + i))
+        result = measured(config, trained, folder, seed=config.seed + i)
+        results.append(result)
         paths.append(result_path(config, trained, "representation"))
+        text = table(config, [result])
         if len(folders) > 1:
             print(f"{folder} is measured ({i + 1} of {len(folders)})", flush=True)
-    text, path = table(config, results), paths[0]
-    print(text)
+        else:
+            print(text)
+        report.write_both(paths[-1], config, result, text, "pictures")
     if len(results) > 1:
-        path = path.with_name(path.name.replace("tation", "tation_seeds", 1))
+        text = table(config, results)
+        print(text)
+        path = paths[0].with_name(paths[0].name.replace("tation", "tation_seeds", 1))
         report.write_both(path, config, {"runs": results}, text)
-    print(f"written to {path}.json, .txt and pictures")
     return 0

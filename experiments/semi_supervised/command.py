@@ -147,8 +147,9 @@ def main(config: Config) -> int:
         table += f"\nexpected calibration error of {name}: {100 * np.mean(each):.2f} %"
     print(table)
     result = {"errors": errors, "calibration_error": misjudged}
-    report.write_both(folder / "semi_supervised", config, result, table)
     report.draw(folder, figures)
+    path = folder / "semi_supervised"
+    report.write_both(path, config, result, table, *([".png"] if figures else []))
     return 0
 
 
