@@ -72,7 +72,7 @@ class Config(cli.Flags):
     num_epochs: int = cli.flag(300, "Passes over the training split.", least=1)
     eval_every: int = cli.flag(20, "Epochs between two points of the curve.", least=1)
     importance_samples: int = cli.flag(1000, "Samples per image of log p(x).", least=1)
-    seed: int = cli.flag(0, "Seed of the weights, the order and the noise.")
+    seed: int = cli.flag(0, "Seed of the weights, the order and the noise.", least=0)
 
     def check(self) -> None:
         """Refuses numbers that cannot be trained."""

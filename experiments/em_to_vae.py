@@ -71,7 +71,7 @@ class Config(cli.Flags):
     check_nodes: int = cli.flag(64, "A side of the evaluation's grid.", least=2)
     eval_samples: int = cli.flag(100, "Samples per row of the bound.", least=1)
     num_images: int = cli.flag(200, "Images of each split to evaluate.", least=1)
-    seed: int = cli.flag(0, "Seed of the weights, the order and the noise.")
+    seed: int = cli.flag(0, "Seed of the weights, the order and the noise.", least=0)
 
     def check(self) -> None:
         """Refuses what `experiments.train` would refuse."""

@@ -99,7 +99,9 @@ class Config(cli.Flags):
     std: float = cli.flag(0.1, "Of the perturbation of mu and b.", above=0)
     num_samples: tuple[int, ...] = cli.flag((4, 16, 64, 256), "Values of K.", least=1)
     num_draws: int = cli.flag(20_000, "Gradients for each K.", least=2 * GROUPS)
-    seed: int = cli.flag(0, "Seed of the data, the perturbation and the noise.")
+    seed: int = cli.flag(
+        0, "Seed of the data, the perturbation and the noise.", least=0
+    )
 
     def check(self) -> None:
         """Refuses a single K, which has no slope."""

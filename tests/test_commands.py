@@ -92,10 +92,23 @@ def test_help_of_train_stands_under_the_headings_of_its_flags(monkeypatch, capsy
     assert max(map(len, flags.values())) < 25
 
 
+def _config(name: str):
+    """The dataclass of a command's flags."""
+    inside = ".command" if (listing.FOLDER / name.replace(".", "/")).is_dir() else ""
+    return importlib.import_module(f"experiments.{name}{inside}").Config
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *BENCHMARKS])
+def test_a_seed_is_not_negative(name):
+    config = _config(name)
+    names = [field.name for field in dataclasses.fields(config)]
+    seeds = [name for name in names if name.endswith("seed")]
+    assert not any(_taken(config, seed, "-1") for seed in seeds)
+
+
 @pytest.mark.parametrize("name", [*COMMANDS, *BENCHMARKS])
 def test_a_float_is_finite_at_the_flag(name):
-    inside = ".command" if (listing.FOLDER / name.replace(".", "/")).is_dir() else ""
-    config = importlib.import_module(f"experiments.{name}{inside}").Config
+    config = _config(name)
     floats = [f.name for f in dataclasses.fields(config) if f.type in (float, "float")]
     assert [f for f in floats if _taken(config, f, "inf")] in ([], ["skip_norm"])
     assert not any(_taken(config, flag, "nan") for flag in floats)

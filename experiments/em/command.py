@@ -73,7 +73,7 @@ class Config(cli.Flags):
     max_components: int = cli.flag(8, "Last K of log p(x) against K; 0: none.", least=0)
     num_starts: int = cli.flag(5, "Starts for each K.", least=1)
     decoder_steps: int = cli.flag(1000, "Steps of Adam, decoders; 0: none.", least=0)
-    seed: int = cli.flag(0, "Seed of the data and the starts.")
+    seed: int = cli.flag(0, "Seed of the data and the starts.", least=0)
 
 
 class SameStart(NamedTuple):

@@ -128,7 +128,7 @@ class Config(cli.Flags):
     reference_draws: int = cli.flag(4000, "Gradients behind each reference.", least=2)
     budget: int = cli.flag(100, "Decoder evaluations of a step, L x M.", least=1)
     seconds: float = cli.flag(5.0, "Training of each L x M; 0: none.", least=0)
-    seed: int = cli.flag(0, "Seed of the weights, the order and the noise.")
+    seed: int = cli.flag(0, "Seed of the weights, the order and the noise.", least=0)
 
     def check(self) -> None:
         """Refuses stops that do not rise, and unknown estimators."""

@@ -35,7 +35,7 @@ class Config(cli.Flags):
     )
     num_images: int = cli.flag(5, "Test images of the trained VAE.", least=1)
     bias_repeats: int = cli.flag(100_000, "Repeats of every K in `bias`.", least=2)
-    seed: int = cli.flag(0, "Seed of the estimates.")
+    seed: int = cli.flag(0, "Seed of the estimates.", least=0)
 
     def check(self) -> None:
         """Refuses samples that cannot be decoded a chunk at a time."""

@@ -94,7 +94,7 @@ class Config(trained_runs.WorkdirFlags):
     quality: bool = cli.flag(False, "Compare draws of x with test rows.")
     quality_rows: int = cli.flag(2000, "Draws and test rows compared.", least=1)
     num_neighbors: int = cli.flag(3, "Neighbors of precision and recall, k.", least=1)
-    seed: int = cli.flag(0, "Seed of the samples.")
+    seed: int = cli.flag(0, "Seed of the samples.", least=0)
 
     def check(self) -> None:
         """Refuses images that are no pairs, and numbers that nothing reads."""

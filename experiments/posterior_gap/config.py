@@ -16,7 +16,7 @@ class Config(cli.Flags):
     parts: tuple[str, ...] = cli.flag(
         PARTS, "What is measured.", choices=PARTS, empty=False
     )
-    seed: int = cli.flag(0, "The first seed, of truth, data, start and noise.")
+    seed: int = cli.flag(0, "The first seed, of truth, data, start and noise.", least=0)
     num_seeds: int = cli.flag(3, "Seeds of joint and lagging.", least=1)
     num_rows: int = cli.flag(500, "Training rows; a step sees them all.", least=1)
     num_test: int = cli.flag(
