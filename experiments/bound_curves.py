@@ -71,7 +71,7 @@ class Config(comparison.ComparisonFlags):
         0, "Training rows of the bound, from the start; 0 for all.", least=0
     )
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses runs that are none, or stop early."""
         for run in train_configs(self):
             if run.early_stopping:

@@ -68,7 +68,7 @@ class Config(cli.Flags):
     eval_samples: int = cli.flag(100, "Samples of the test ELBO.", least=1)
     importance_samples: int = cli.flag(5000, "Samples of the test log p(x).", least=1)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses what train would refuse of any run."""
         measure.check_importance_samples(self.importance_samples)
         for prior in self.priors:

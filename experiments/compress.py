@@ -98,9 +98,9 @@ class Config(trained_runs.SplitFlags):
     )
     seed: int = cli.flag(0, "Seed of the bits that a file starts from.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses more than one thing to do, and none."""
-        super().check()
+        super().refuse()
         measure.check_importance_samples(self.importance_samples)
         if self.decompress and self.verify:
             raise ValueError("--decompress and --verify: give one of the two")

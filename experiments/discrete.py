@@ -74,7 +74,7 @@ class Config(cli.Flags):
     importance_samples: int = cli.flag(1000, "Samples per image of log p(x).", least=1)
     seed: int = cli.flag(0, "Seed of the weights, the order and the noise.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses numbers that cannot be trained."""
         if self.num_epochs > self.eval_every and self.num_epochs % self.eval_every:
             raise ValueError(

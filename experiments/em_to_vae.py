@@ -73,7 +73,7 @@ class Config(cli.Flags):
     num_images: int = cli.flag(200, "Images of each split to evaluate.", least=1)
     seed: int = cli.flag(0, "Seed of the weights, the order and the noise.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses what `experiments.train` would refuse."""
         train_config(self)
 

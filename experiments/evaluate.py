@@ -82,9 +82,9 @@ class Config(trained_runs.SplitFlags):
     )
     seed: int = cli.flag(0, "Seed of the samples.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses numbers that no estimator reads."""
-        super().check()
+        super().refuse()
         measure.check_importance_samples(self.importance_samples)
         self.refuse_unread("evidence", self.evidence, estimates.READERS)
 

@@ -54,7 +54,7 @@ class Config(trained_runs.WorkdirFlags):
         least=0,
     )
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses samples that do not divide, and flags that the prior does not read.
 
         Raises:

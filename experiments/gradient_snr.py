@@ -103,7 +103,7 @@ class Config(cli.Flags):
         0, "Seed of the data, the perturbation and the noise.", least=0
     )
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses a single K, which has no slope."""
         if len(set(self.num_samples)) < 2:
             raise ValueError(

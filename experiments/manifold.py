@@ -42,7 +42,7 @@ class Config(comparison.ComparisonFlags):
     manifold_size: int = cli.flag(20, "Tiles a side of the manifold.", least=1)
     seed: int = cli.flag(0, "Seed of the samples.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses what no figure can be made of.
 
         Raises:

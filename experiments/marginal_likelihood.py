@@ -88,7 +88,7 @@ class Config(comparison.ComparisonFlags):
     )
     importance_samples: int = cli.flag(5000, "Importance samples per image.", least=1)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses chains too short to fit a normal to, and runs that are none."""
         if self.hmc_samples <= self.num_latents:
             raise ValueError(

@@ -87,7 +87,7 @@ class Config(trained_runs.WorkdirFlags):
     eval_samples: int = cli.flag(100, "Samples per image of the encoder.", least=1)
     seed: int = cli.flag(0, "Seed of chains and samples.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses betas that no walk passes, and two ends where there is one."""
         rate_distortion.schedule(self.betas, num_temperatures=self.num_temperatures)
         if not self.num_simulated:

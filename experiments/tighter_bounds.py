@@ -54,7 +54,7 @@ class Config(cli.Flags):
     valid_samples: int = cli.flag(100, "Samples of the validation bound.")
     importance_samples: int = cli.flag(5000, "Samples of the test log p(x).", least=1)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses what train would refuse of any run."""
         measure.check_importance_samples(self.importance_samples)
         for estimator in self.estimators:

@@ -87,7 +87,7 @@ def test_codes_train_and_every_command_says_what_a_point_mass_allows(tmp_path, c
 )
 def test_what_does_not_go_with_codes_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
-        Config(**CODES | flags).check()
+        Config(**CODES | flags).refuse()
 
 
 BOOKS: dict[str, Any] = {
@@ -167,7 +167,7 @@ def test_a_traversal_moves_one_symbol_among_those_in_use(name):
 )
 def test_what_does_not_go_with_codebooks_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
-        Config(**BOOKS | flags).check()
+        Config(**BOOKS | flags).refuse()
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_num_latents_are_whole_vectors_and_maps_whole_pixels(flags, message):
 
 def test_levels_are_of_codes_alone():
     with pytest.raises(ValueError, match="--num_levels has no effect with --posterior"):
-        Config(num_levels=3).check()
+        Config(num_levels=3).refuse()
 
 
 @pytest.mark.slow

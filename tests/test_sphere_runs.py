@@ -73,7 +73,7 @@ def test_a_sphere_trains_and_what_moves_through_all_of_space_is_refused(
 )
 def test_what_does_not_go_with_a_sphere_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
-        Config(**SPHERE | flags).check()
+        Config(**SPHERE | flags).refuse()
 
 
 def test_the_closed_kl_and_the_reparameterized_estimators_are_offered():

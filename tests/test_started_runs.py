@@ -147,4 +147,4 @@ def test_a_folder_without_a_trained_run_is_refused(tmp_path):
 def test_flags_of_fresh_parameters_are_refused(tmp_path, name, value, usual):
     config = tiny(tmp_path, start_from="runs/digits")
     with pytest.raises(ValueError, match=f"--{name}={value} is of .*--{name}={usual}$"):
-        dataclasses.replace(config, **{name: value}).check()
+        dataclasses.replace(config, **{name: value}).refuse()

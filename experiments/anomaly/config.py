@@ -61,9 +61,9 @@ class Config(trained_runs.InputFlags):
     )
     seed: int = cli.flag(0, "Seed of the samples.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses rows from two places, and a background that nothing reads."""
-        super().check()
+        super().refuse()
         if self.input and self.outlier_dataset:
             raise ValueError(
                 f"--input={self.input} and --outlier_dataset={self.outlier_dataset}: "

@@ -96,7 +96,7 @@ class Flags(cli.Flags):
     )
     contenders: tuple[str, ...] = flag(*DEFAULT)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses perceptrons that not all contenders have."""
         if self.network == "mlp" and self.activation != "tanh":
             raise ValueError(

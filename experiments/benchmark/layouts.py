@@ -38,7 +38,7 @@ class Config(rounds.Flags):
     stream_steps: int = cli.flag(500, "Steps whose rows the host sends.", least=1)
     num_steps: int = cli.flag(1000, "Steps per round.", least=1)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses a round that is not made of whole pieces."""
         if self.num_steps % self.stream_steps:
             raise ValueError(

@@ -35,7 +35,7 @@ class Config(contenders.Flags):
     contenders: tuple[str, ...] = contenders.flag("ours")
     output: str = cli.flag("", "NumPy archive of the weights to write; none if empty.")
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses more than one contender."""
         if len(self.contenders) > 1:
             raise ValueError(f"--contenders={','.join(self.contenders)}: one a process")

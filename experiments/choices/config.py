@@ -140,7 +140,7 @@ class Config(ObjectiveFlags, ModelFlags, DataFlags):  # fields in reverse order
     resume: bool = cli.flag(True, "Continue the run found in --workdir.", display=True)
     progress: bool = cli.flag(True, "Show the bound while training.", display=True)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses combinations that no run can have.
 
         Raises:

@@ -104,15 +104,15 @@ class Flags:
     GONE: ClassVar[Mapping[str, Gone]] = {}
 
     def __post_init__(self) -> None:
-        """Refuses what `check_values` does, then what `check` does.
+        """Refuses what `check_values` does, then what `refuse` does.
 
         Raises:
             ValueError: naming the flag, its value and what is allowed.
         """
         check_values(self, vars(self))
-        self.check()
+        self.refuse()
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses values that do not go together; nothing where all do."""
 
     def refuse_unread(

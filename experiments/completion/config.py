@@ -48,9 +48,9 @@ class Config(trained_runs.SplitFlags):
     num_shown: int = cli.flag(10, "Images in the picture, spread over those.", least=1)
     seed: int = cli.flag(0, "Seed of the masks and draws.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses unknown masks, and numbers that nothing reads."""
-        super().check()
+        super().refuse()
         if self.mask not in MASKS and not self.mask.startswith("npy:"):
             raise ValueError(
                 f"--mask={self.mask} is unknown; known: {', '.join(MASKS)}, npy:PATH"

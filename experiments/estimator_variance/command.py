@@ -130,7 +130,7 @@ class Config(cli.Flags):
     seconds: float = cli.flag(5.0, "Training of each L x M; 0: none.", least=0)
     seed: int = cli.flag(0, "Seed of the weights, the order and the noise.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses stops that do not rise, and unknown estimators."""
         if sorted(set(self.epochs)) != list(self.epochs):
             raise ValueError(f"--epochs must rise, got {self.epochs}")

@@ -37,7 +37,7 @@ class Config(cli.Flags):
     bias_repeats: int = cli.flag(100_000, "Repeats of every K in `bias`.", least=2)
     seed: int = cli.flag(0, "Seed of the estimates.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses samples that cannot be decoded a chunk at a time."""
         for k in self.samples:
             measure.check_importance_samples(k, "samples")

@@ -49,13 +49,9 @@ class Config(trained_runs.WorkdirFlags):
     out: str = cli.flag(
         "", "File to write; WHAT.safetensors or WHAT.stablehlo in the workdir if empty."
     )
-    check: str = cli.flag(  # pyright: ignore[reportIncompatibleMethodOverride]
+    check: str = cli.flag(
         "", "Instead of an export: a file written before, to check and to describe."
     )
-
-    def __post_init__(self) -> None:
-        """Refuses values outside of what their flags allow; `check` is a flag here."""
-        cli.check_values(self, vars(self))
 
 
 class Exported(NamedTuple):

@@ -96,7 +96,7 @@ class Config(trained_runs.WorkdirFlags):
     num_neighbors: int = cli.flag(3, "Neighbors of precision and recall, k.", least=1)
     seed: int = cli.flag(0, "Seed of the samples.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses images that are no pairs, and numbers that nothing reads."""
         self.refuse_unread(
             "sampler",

@@ -43,7 +43,7 @@ class Config(comparison.ComparisonFlags):
     tolerance: float = cli.flag(0.05, "Nats by which the last round moves.", above=0)
     seed: int = cli.flag(0, "Seed of every measurement.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses what no comparison can be made of, as `train_configs` does."""
         if self.eval_samples % self.local_samples:
             raise ValueError(

@@ -42,7 +42,7 @@ class Config(trained_runs.InputFlags):
     num_queries: int = cli.flag(10, "Test images whose neighbors are drawn.", least=1)
     seed: int = cli.flag(0, "Seed of the samples, starts and few labels.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses a single test row, which has nothing to be compared with."""
         if self.num_test == 1:
             raise ValueError("--num_test must be 0, for all, or 2 or more, got 1")

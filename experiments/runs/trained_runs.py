@@ -349,7 +349,7 @@ class SplitFlags(InputFlags):
 
     split: str = cli.flag("test", "Split of the run's data.", choices=sources.SPLITS)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses a split of a file of rows."""
         if self.input and self.split != "test":
             raise ValueError(

@@ -49,7 +49,7 @@ class Config(cli.Flags):
     )
     seed: int = cli.flag(0, "Seed of weights, order, noise and labels.", least=0)
 
-    def check(self) -> None:
+    def refuse(self) -> None:
         """Refuses what nothing would read."""
         if self.classifier == "conv" and "M2" not in self.methods:
             raise ValueError(
