@@ -28,7 +28,7 @@ and an interrupted command continues.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,26 +40,12 @@ from experiments.inference_gaps.config import Config, train_configs
 from experiments.measures import evidence, measure, whole_run
 from experiments.runs import protocol, trained_runs
 from vae_jax.estimators import sgvb
-from vae_jax.plots import gaps
+from vae_jax.evaluation import gaps
+from vae_jax.plots import gaps as gap_plots
 
 SPLITS = ("train", "test")
 AT_REST = 0.9  # of the searches, below which a gap is doubted
-
-
-class Gaps(NamedTuple):
-    """What is measured of each row, nats [N]; a result has mean and standard error."""
-
-    approximation: np.ndarray
-    amortization: np.ndarray
-    inference: np.ndarray
-    log_p: np.ndarray
-    best_bound: np.ndarray  # of the model's own family
-    bound: np.ndarray
-    best_diagonal: np.ndarray
-    best_flow: np.ndarray
-
-
-PARTS = Gaps._fields[:3]
+PARTS = ("approximation", "amortization", "inference")
 
 
 def main(config: Config) -> int:
@@ -82,7 +68,7 @@ def main(config: Config) -> int:
         for name, result in results.items()
         for split in SPLITS
     }
-    figure = gaps.stacked(bars, parts=PARTS[:2], x_label="nats per row")
+    figure = gap_plots.stacked(bars, parts=PARTS[:2], x_label="nats per row")
     result, pictures = {"models": results}, {"inference_gaps": figure}
     report.write(folder / "inference_gaps.json", config, result, pictures)
     return 0
@@ -102,7 +88,7 @@ def made_with(config: Config, run: TrainConfig, sha256: str) -> dict[str, Any]:
 def measure_run(config: Config, trained: trained_runs.Trained) -> dict[str, Any]:
     """What is measured of one trained model, by split."""
     result = {split: _measured(config, trained, split) for split in SPLITS}
-    names = Gaps._fields[:6]
+    names = *PARTS, *gaps.Gaps._fields
     less = {name: result["train"][name] - result["test"][name] for name in names}
     return {**result, "train_minus_test": less}
 
@@ -158,11 +144,12 @@ def _summary(
     by = max(log_ps, key=lambda name: log_ps[name].mean())
     bounds = {name: np.asarray(q.bound, np.float64) for name, q in local.items()}
     log_p, bound, best = log_ps[by], np.asarray(bound, np.float64), bounds[family]
-    measured = Gaps(
-        *(log_p - best, best - bound, log_p - bound),
-        *(log_p, best, bound),
+    of_gaps = gaps.Gaps(log_p, best, bound)
+    measured = {
+        **{part: getattr(of_gaps, part) for part in PARTS},
+        **of_gaps._asdict(),
         **{f"best_{name}": values for name, values in bounds.items()},
-    )._asdict()
+    }
     return {
         **{name: float(values.mean()) for name, values in measured.items()},
         **{

@@ -7,15 +7,15 @@ $$\log p(x) - L[q] = \underbrace{\log p(x) - L[q^*]}_{approximation} +
 \underbrace{L[q^*] - L[q]}_{amortization},$$
 
 the first as the family is too small, the second as the encoder is not good enough. All
-of one example, in nats. log p(x) comes as two numbers that it lies between, which are
-one where it is exact; so do the gaps that are measured from it.
+of one example, in nats.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vae_jax import bounds, numerics, vae
@@ -23,7 +23,6 @@ from vae_jax.estimators import importance
 from vae_jax.inference import variational_em
 from vae_jax.types import (
     Conditional,
-    ExampleObjective,
     Family,
     Generative,
     Params,
@@ -32,24 +31,6 @@ from vae_jax.types import (
     Scalar,
     conditional,
 )
-
-
-class Between(NamedTuple):
-    """A number known from both sides, in nats; the two are equal where it is exact.
-
-    Attributes:
-        lower: at most the number.
-        upper: at least the number.
-    """
-
-    lower: Scalar
-    upper: Scalar
-
-
-Evidence: TypeAlias = Callable[[PRNGKey, Params, Array], Between]
-"""(key, params, x) -> two numbers that log p(x) lies between, nats."""
-
-Start: TypeAlias = Callable[[Params, Array], Array]  # params, x -> h
 
 
 class LocalFit(NamedTuple):
@@ -74,62 +55,29 @@ class Gaps(NamedTuple):
     """log p(x) and two bounds on it, nats, of one example or stacked on many.
 
     Attributes:
-        log_p: log p(x).
+        log_p: log p(x), or an estimate of it.
         best_bound: L[q*], of the best q of the family for x.
         bound: L[q], of the q that the encoder gives.
     """
 
-    log_p: Between
-    best_bound: Scalar
-    bound: Scalar
+    log_p: Float[Array | np.ndarray, "..."]
+    best_bound: Float[Array | np.ndarray, "..."]
+    bound: Float[Array | np.ndarray, "..."]
 
     @property
-    def approximation(self) -> Between:
+    def approximation(self) -> Float[Array | np.ndarray, "..."]:
         """log p(x) - L[q*]: what the family cannot do."""
-        return _less(self.log_p, self.best_bound)
+        return self.log_p - self.best_bound
 
     @property
-    def amortization(self) -> Scalar:
+    def amortization(self) -> Float[Array | np.ndarray, "..."]:
         """L[q*] - L[q]: what the encoder does not do."""
         return self.best_bound - self.bound
 
     @property
-    def inference(self) -> Between:
+    def inference(self) -> Float[Array | np.ndarray, "..."]:
         """log p(x) - L[q], the sum of both: the posterior gap."""
-        return _less(self.log_p, self.bound)
-
-
-def exactly(log_p: Callable[[Params, Array], Scalar]) -> Evidence:
-    """The evidence of a model whose log p(x) is exact: both sides are the same."""
-
-    def evidence(key: PRNGKey, params: Params, x: Array) -> Between:
-        del key
-        value = log_p(params, x)
-        return Between(value, value)
-
-    return evidence
-
-
-def posterior_gap(
-    evidence: Evidence, bound: ExampleObjective
-) -> Callable[[PRNGKey, Params, Array], Between]:
-    """(key, params, x) -> log p(x) - L[q] = KL(q || p(z | x)), nats, from both sides.
-
-    Exact where both arguments are. Where the bound is a draw of few samples a gap below
-    zero is noise; where log p(x) is by quadrature it is an error of that.
-
-    Args:
-        evidence: of log p(x), such as `exactly(exact.grid_quadrature(...))`, or a
-            stochastic lower and upper bound (arXiv:1511.02543).
-        bound: (key, params, x) -> the ELBO of q, such as `sgvb.sgvb_b`.
-    """
-
-    def gap(key: PRNGKey, params: Params, x: Array) -> Between:
-        key_evidence, key_bound = jax.random.split(key)
-        value = bound(key_bound, params, x)
-        return _less(evidence(key_evidence, params, x), value)
-
-    return gap
+        return self.log_p - self.bound
 
 
 def fit_local(
@@ -291,50 +239,3 @@ def parameters_into_h(
     """The h of `with_parameters_in_h` at which it is the density of these two."""
     leaves = [leaf.reshape(-1) for leaf in jax.tree.leaves(posterior_params)]
     return jnp.concatenate([h, *leaves])
-
-
-def split(
-    evidence: Evidence,
-    bound: ExampleObjective,
-    fit: Callable[[PRNGKey, Params, Array, Array], LocalFit],
-    *,
-    start: Start,
-) -> Callable[[PRNGKey, Params, Array], tuple[Gaps, LocalFit]]:
-    """(key, params, x) -> the gap in its two parts, and the q* found.
-
-    Args:
-        evidence: of log p(x).
-        bound: L[q], of enough samples that its noise is below the gaps.
-        fit: of `fit_local`; the family need not be the encoder's own.
-        start: (params, x) -> the h that the search for q* starts from, such as
-            `recognition.encode`, from which q* is not below q but for noise.
-    """
-
-    def gaps(key: PRNGKey, params: Params, x: Array) -> tuple[Gaps, LocalFit]:
-        key_evidence, key_bound, key_fit = jax.random.split(key, 3)
-        best = fit(key_fit, params, x, start(params, x))
-        value = bound(key_bound, params, x)
-        return Gaps(evidence(key_evidence, params, x), best.bound, value), best
-
-    return gaps
-
-
-def mean(gaps: Gaps) -> Gaps:
-    """The means of gaps that are stacked on examples."""
-    return jax.tree.map(jnp.mean, gaps)
-
-
-def generalization(train: Gaps, test: Gaps) -> Gaps:
-    """Train less test of two means: what log p(x), each bound and each gap lose.
-
-    The amortization gap of the result is by how much the encoder is better on the rows
-    it was trained on, with the sign changed (arXiv:1801.03558).
-    """
-    log_p = Between(
-        train.log_p.lower - test.log_p.upper, train.log_p.upper - test.log_p.lower
-    )
-    return Gaps(log_p, train.best_bound - test.best_bound, train.bound - test.bound)
-
-
-def _less(number: Between, value: Scalar) -> Between:
-    return Between(number.lower - value, number.upper - value)
