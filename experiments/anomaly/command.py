@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.anomaly import outputs, scores
+from experiments.anomaly import measurements, outputs, scores
 from experiments.anomaly.config import Config
 from experiments.anomaly.rows import CALIBRATION, INLIERS, Rows, gathered
 from experiments.choices import sweep
@@ -67,17 +67,8 @@ def main(config: Config) -> int:
         )
         _check_rate(config, rows.size(CALIBRATION))  # before the work
         names = _run_names(runs)
-        sizes = scores.Sizes(
-            config.eval_samples,
-            config.importance_samples,
-            config.regret_steps,
-            config.regret_rounds,
-            config.regret_rate,
-            config.codec,
-            background,
-        )
-        scored, doubts = scores.of_rows(
-            jax.random.key(config.seed), runs, names, rows, config.scores, sizes
+        scored, doubts = measurements.of_rows(
+            jax.random.key(config.seed), runs, names, rows, config, background
         )
         results = [_judged(config, one, rows) for one in scored]
     table = [_over_runs(name, results) for name in config.scores]
@@ -144,7 +135,7 @@ def _run_names(runs: Sequence[Trained]) -> list[str]:
     return sweep.names(rundir.read_config(runs[0].config.directory()))
 
 
-def _judged(config: Config, scored: scores.Scored, rows: Rows) -> dict[str, Any]:
+def _judged(config: Config, scored: measurements.Scored, rows: Rows) -> dict[str, Any]:
     """What one score of one run gives."""
     parts = {name: scored.values[at] for name, at in rows.parts.items()}
     threshold = anomaly.alarm_threshold(

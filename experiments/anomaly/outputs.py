@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.anomaly.measurements import Scored
 from experiments.anomaly.rows import CALIBRATION, INLIERS, Rows
-from experiments.anomaly.scores import Scored
 from experiments.command import report
 from experiments.measures import pictures
 from experiments.runs.trained_runs import INPUT, Trained
