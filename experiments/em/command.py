@@ -33,11 +33,13 @@ from sklearn import decomposition, mixture
 
 from experiments.command import cli, report
 from experiments.em import densities
+from experiments.measures import mixtures
 from vae_jax import compilation, numerics
 from vae_jax.data import sources
 from vae_jax.evaluation import clustering
 from vae_jax.latent_models import gmm, gmm_scales
-from vae_jax.plots import curves, mixtures
+from vae_jax.plots import curves
+from vae_jax.plots import mixtures as mixture_plots
 from vae_jax.training import loop
 from vae_jax.types import Batch, Params, PyTree, sample_joint
 
@@ -192,7 +194,7 @@ def against_k(config: Config, data: Data) -> Iterator[Components]:
     """log p(x) of train and test rows for K = 1, 2, ..., the best of several starts."""
     key = jax.random.key(config.seed + 1)
     for num_components in range(1, config.max_components + 1):
-        best = densities.best_mixture(
+        best = mixtures.fitted(
             jax.random.fold_in(key, num_components),
             jnp.asarray(data.train),
             tolerance=1e-6,
@@ -237,7 +239,7 @@ def responsibilities(iterations: list[int], params: PyTree, x: np.ndarray) -> An
         shares = np.exp(compilation.program(encode)(now, jnp.asarray(x)))
         sigma = np.asarray(gmm_scales.covariances(now.generative))
         frames[f"iteration {t}"] = shares, mean[:, :2], sigma[:, :2, :2]
-    return mixtures.responsibilities(x[:, :2], frames)
+    return mixture_plots.responsibilities(x[:, :2], frames)
 
 
 def measure(

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.measures import mixtures
 from vae_jax import compilation, likelihoods, networks, priors, vae
 from vae_jax.evaluation import exact
 from vae_jax.latent_models import gmm
-from vae_jax.plots import mixtures
+from vae_jax.plots import mixtures as mixture_plots
 from vae_jax.training import gradient, loop
 from vae_jax.types import Network, Params, PRNGKey, per_example
 
@@ -47,7 +48,7 @@ def compare(
         name: _fitted_decoder(key, decoder, jnp.asarray(x), num_steps=num_steps)
         for key, (name, decoder) in zip(keys, decoders.items(), strict=True)
     }
-    best = best_mixture(
+    best = mixtures.fitted(
         key_mixture,
         jnp.asarray(x),
         tolerance=1e-7,
@@ -63,20 +64,7 @@ def compare(
         f"{name}\nlog p(x) {values[name]:.3f}": np.exp(log_p(grid)).reshape(GRID, GRID)
         for name, log_p in fitted.items()
     }
-    return mixtures.densities(x, panels, extent=(0.0, 1.0, 0.0, 1.0)), values
-
-
-def best_mixture(
-    key: PRNGKey, x: Array, *, tolerance: float, **settings: Any
-) -> Params:
-    """The best of several starts of EM, each until log p(x) changes by less (nats)."""
-    run = loop.until_converged(
-        gmm.em(min_variance=settings["min_variance"]),
-        value=lambda info: info.log_p,
-        tolerance=tolerance,
-        max_steps=500,
-    )
-    return gmm.fit(key, x, run=run, **settings).state.params
+    return mixture_plots.densities(x, panels, extent=(0.0, 1.0, 0.0, 1.0)), values
 
 
 def _fitted_decoder(

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments.command import cli
-from experiments.measures import measure
+from experiments.measures import measure, mixtures
 from experiments.runs import trained_runs
 from vae_jax.latent_models import gmm
-from vae_jax.training import loop
-from vae_jax.types import Params, PRNGKey
+from vae_jax.types import PRNGKey
 
 Sampler: TypeAlias = Callable[[PRNGKey], Array]
 """key -> z"""
@@ -50,20 +49,15 @@ def of_mixture(
     key_codes, key_fit = jax.random.split(key)
     data = trained_runs.rows(trained, split="train", num_images=num_rows)
     codes = jnp.asarray(measure.codes(key_codes, trained, data, sampled=True))
-    run = loop.until_converged(
-        gmm.em(min_variance=MIN_VARIANCE),
-        value=lambda info: info.log_p,
-        tolerance=1e-4,
-        max_steps=200,
-    )
-    fitted: Params = gmm.fit(
+    fitted = mixtures.fitted(
         key_fit,
         codes,
+        tolerance=1e-4,
+        max_steps=200,
         num_components=num_components,
-        run=run,
         num_starts=NUM_STARTS,
         min_variance=MIN_VARIANCE,
-    ).state.params
+    )
     mixture = gmm.generative(num_components, codes.shape[1])
 
     def sample(key: PRNGKey) -> Array:
