@@ -105,7 +105,7 @@ def test_a_number_that_is_none_is_named_with_its_flag(flag):
 
 
 def test_an_estimator_that_wants_more_samples_names_their_flag(tmp_path):
-    said = "^vimco of --num_samples=1: num_samples must be two or more"
+    said = "^vimco of --num_samples=1: num_samples must be 2 or more"
     with pytest.raises(cli.UsageError, match=said):
         train.main(tiny(tmp_path / "run", estimator="vimco"))
 

@@ -40,7 +40,7 @@ def test_what_makes_no_likelihood_is_refused():
     for parts in ([], [(normal, (0, 2))], [(normal, (0, 1)), (normal, (1, 2))]):
         with pytest.raises(ValueError, match="parts must have every column"):
             likelihood_transforms.columns(parts)
-    with pytest.raises(ValueError, match="scale must be positive and finite"):
+    with pytest.raises(ValueError, match=r"scale must lie in \(0, inf\), got 0"):
         likelihood_transforms.rescaled(normal, center=0.0, scale=[1.0, 0.0])
     scaled = likelihood_transforms.rescaled(
         likelihoods.bernoulli((2,)), center=0, scale=2

@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,44 @@ def test_bits_of_no_entries_or_no_values_are_refused(numbers):
         numerics.bits_per_dimension(
             jnp.zeros(()), num_entries=num_entries, num_values=num_values
         )
+
+
+# Checks of numbers
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside"),
+    [
+        ("[0, 1)", (0, 0.5, -0.0), (1, 1.0, -1e-9, np.inf)),
+        ("(0.5, 1]", (0.6, 1), (0.5, 0, 2)),
+        ("(0, inf)", (1e-300, np.float32(3.0), jnp.ones(())), (0, -1, np.inf)),
+        ("(0, inf]", (np.inf, np.array([1.0, np.inf])), (np.array([1.0, 0.0]),)),
+    ],
+)
+def test_an_interval_holds_the_ends_of_square_brackets(interval, inside, outside):
+    for number in inside:
+        numerics.check_in(interval, share=number)
+    for number in (*outside, np.nan, jnp.asarray(jnp.nan)):
+        said = f"share must lie in {interval}, got {np.ravel(number)[-1]}: why"
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+            numerics.check_in(interval, rate=inside[0], share=number, why=": why")
+
+
+def test_a_traced_number_passes_and_a_constant_beside_it_does_not():
+    def checked(traced, constant):
+        numerics.check_in("[0, 1]", traced=traced, constant=constant)
+        return traced
+
+    assert jax.jit(lambda x: checked(x, jnp.ones(())))(2.0) == 2.0
+    constant = jnp.asarray(3.0)
+    with pytest.raises(ValueError, match=r"constant must lie in \[0, 1\], got 3"):
+        jax.jit(lambda x: checked(x, constant))(2.0)
+
+
+def test_too_few_of_something_are_refused():
+    numerics.check_at_least(2, num_rows=2, num_samples=3)
+    with pytest.raises(ValueError, match=r"^num_rows must be 2 or more, got 1: why$"):
+        numerics.check_at_least(2, num_samples=2, num_rows=1, why=": why")
 
 
 # log_mean_exp

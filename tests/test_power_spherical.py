@@ -151,5 +151,5 @@ def test_no_direction_has_a_steep_or_a_missing_gradient():
     "build", [power_spherical.posterior, power_spherical.uniform_prior]
 )
 def test_a_sphere_has_two_dimensions_or_more(build):
-    with pytest.raises(ValueError, match="num_latents must be at least two"):
+    with pytest.raises(ValueError, match="num_latents must be 2 or more"):
         build(1)

@@ -35,6 +35,7 @@ MEASURED = re.compile(
     |-?fold|times\ as\ fast|times\ faster)\b""",
     re.VERBOSE,
 )
+RANGE = re.compile(r"must lie (?:in [(\[]|inside|between)|must be \S+ or more, got")
 ENTRY = re.compile(r"\*{0,2}\w+(, \*{0,2}\w+)*: \S")
 SECTIONS = re.compile(r"^(?:Args|Raises):\n((?:[ ]+\S.*(?:\n|$)|\n)+)", re.MULTILINE)
 FIRST_COLUMNS = re.compile(r"^ {4}(?=\S)(.*)$", re.MULTILINE)
@@ -131,6 +132,16 @@ def counts_checked_by_check_positive(path, tree):
                 yield f"line {node.lineno}: {name}"
 
 
+def ranges_checked_in_one_place(path, tree):
+    """`numerics.check_in` and `check_at_least` say what a number may be."""
+    if path.startswith(("vae_jax/training/", "vae_jax/data/", "vae_jax/plots/")):
+        return  # which may not import them
+    for node in sources.nodes(tree):
+        said = isinstance(node, ast.Raise) and RANGE.search(ast.unparse(node))
+        if said and path != "vae_jax/numerics.py":
+            yield f"line {node.lineno}: {said.group()}"
+
+
 def _docstrings(tree):
     for node in sources.nodes(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
@@ -152,6 +163,7 @@ def test_every_text_is_spelled_in_one_way():
         (arguments_in_one_form, CODE),
         (nothing_measured, CODE),
         (counts_checked_by_check_positive, LIBRARY),
+        (ranges_checked_in_one_place, LIBRARY),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -210,6 +222,14 @@ def test_words_that_only_look_like_them_pass(word):
             counts_checked_by_check_positive,
             "if a < 1:\n  raise ValueError(f'a must be positive, got {a}')",
         ),
+        (
+            ranges_checked_in_one_place,
+            "if a <= 0.0:\n  raise ValueError(f'a must lie in (0, 1], got {a}')",
+        ),
+        (
+            ranges_checked_in_one_place,
+            "if a < 2:\n  raise ValueError(f'a must be two or more, got {a}')",
+        ),
     ],
 )
 def test_a_rule_finds_what_breaks_it(rule, source):
@@ -234,5 +254,6 @@ def test_the_rules_let_good_code_pass(source):
         arguments_in_one_form,
         nothing_measured,
         counts_checked_by_check_positive,
+        ranges_checked_in_one_place,
     )
     assert [said for rule in rules for said in rule("vae_jax/a.py", tree)] == []

@@ -145,7 +145,7 @@ def test_a_decoder_reads_the_sum_over_levels():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_rows": 1}, "num_rows must be two or more, got 1"),
+        ({"num_rows": 1}, "num_rows must be 2 or more, got 1"),
         ({"width": 0}, "width must be positive"),
         ({"num_levels": 0}, "num_levels must be positive"),
     ],

@@ -94,8 +94,7 @@ def ciwae(log_w: Float[Array, " K"], *, beta: float | Scalar) -> Scalar:
     Raises:
         ValueError: if beta is a number outside [0, 1].
     """
-    if isinstance(beta, float | int) and not 0.0 <= beta <= 1.0:
-        raise ValueError(f"beta must lie in [0, 1], got {beta}")
+    numerics.check_in("[0, 1]", beta=beta)
     return numerics.times_log(beta, elbo(log_w)) + numerics.times_log(
         1.0 - beta, iwae(log_w)
     )

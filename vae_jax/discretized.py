@@ -407,8 +407,7 @@ def _log1m_exp_of_exp(log_t: Array) -> Array:
 
 
 def _check_num_values(num_values: int) -> None:
-    if num_values < 2:
-        raise ValueError(f"num_values must be at least two, got {num_values}")
+    numerics.check_at_least(2, num_values=num_values)
 
 
 def _quantity(num_values: int) -> Callable[[np.ndarray], str]:

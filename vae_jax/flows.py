@@ -9,7 +9,6 @@ example, or its own parameters, or both. Scales come as logarithms bounded by a 
 see `affine_coupling`.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -353,9 +352,5 @@ def _check_num_latents(num_latents: int) -> None:
 
 def _check_sizes(num_latents: int, context_width: int, max_log_scale: float) -> None:
     _check_num_latents(num_latents)
-    if context_width < 0:
-        raise ValueError(f"context_width must not be negative, got {context_width}")
-    if not 0.0 < max_log_scale < math.inf:
-        raise ValueError(
-            f"max_log_scale must be positive and finite, got {max_log_scale}"
-        )
+    numerics.check_not_negative(context_width=context_width)
+    numerics.check_in("(0, inf)", max_log_scale=max_log_scale)

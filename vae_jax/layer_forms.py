@@ -5,7 +5,6 @@ which has seen that and features of x, gives b for q(z_l | z_{>l}, x). z_l is a 
 or maps with channels last; a and b have more channels.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from vae_jax import divergences, likelihoods, posteriors, reparameterize
+from vae_jax import divergences, likelihoods, numerics, posteriors, reparameterize
 from vae_jax.types import PRNGKey, Scalar, Transport
 
 
@@ -150,8 +149,7 @@ def bernoulli(*, residual: bool = False) -> Form:
 
 
 def _bounded(max_log_std: float) -> Callable[[Array], tuple[Array, Array]]:
-    if not 0.0 < max_log_std < math.inf:
-        raise ValueError(f"max_log_std must be positive and finite, got {max_log_std}")
+    numerics.check_in("(0, inf)", max_log_std=max_log_std)
     return lambda h: posteriors.mean_and_log_std(h, max_log_std=max_log_std)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from vae_jax import likelihoods
+from vae_jax import likelihoods, numerics
 from vae_jax.types import Likelihood, PRNGKey, PyTree
 
 
@@ -28,8 +28,7 @@ def rescaled(observed: Likelihood, *, center: Any, scale: Any) -> Likelihood:
             is rescaled is no density.
     """
     scales = np.asarray(scale, np.float64)
-    if not np.all((scales > 0.0) & (scales < np.inf)):
-        raise ValueError(f"scale must be positive and finite, got {scale}")
+    numerics.check_in("(0, inf)", scale=scales)
     centers = np.asarray(center, np.float64)
 
     def forward(y: Array) -> Array:

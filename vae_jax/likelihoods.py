@@ -279,8 +279,7 @@ def student_t(
         ValueError: if min_scale is not positive and finite, or degrees not above one,
             where the mean that it reports exists.
     """
-    if not 1.0 < degrees < math.inf:
-        raise ValueError(f"degrees must be above one and finite, got {degrees}")
+    numerics.check_in("(1, inf)", degrees=degrees)
 
     def sample(key: PRNGKey, dtype: Any) -> Array:
         return jax.random.t(key, degrees, x_shape, dtype)

@@ -44,8 +44,7 @@ def normal(*, std: float) -> Initializer:
     Raises:
         ValueError: if std is not positive and finite.
     """
-    if not 0.0 < std < math.inf:
-        raise ValueError(f"std must be positive and finite, got {std}")
+    numerics.check_in("(0, inf)", std=std)
     draw = nn.initializers.normal(std)
     return Initializer(draw, draw)
 
@@ -357,8 +356,7 @@ def made(
     sizes = (num_inputs, *hidden, outputs_per_input)
     if min(sizes) < 1:
         raise ValueError(f"layer sizes must be positive, got {sizes}")
-    if num_context < 0:
-        raise ValueError(f"num_context must not be negative, got {num_context}")
+    numerics.check_not_negative(num_context=num_context)
     numerics.check_positive(width=width)
     start = initializer or glorot()
     least = 0 if num_context else min(1, num_inputs - 1)

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.lax import stop_gradient
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, UInt
 
 from vae_jax.types import PRNGKey, PyTree, Scalar
@@ -123,6 +124,48 @@ def check_not_negative(**numbers: float | Scalar) -> None:
             raise ValueError(f"{name} must not be negative, got {number}")
 
 
+def check_at_least(least: int, /, *, why: str = "", **numbers: int) -> None:
+    """Refuses counts below the least of which something is defined.
+
+    Args:
+        least: more than one, else `check_positive`.
+        why: the end of the error.
+        **numbers: counts, by the names that the error gives them.
+
+    Raises:
+        ValueError: if a number is below it.
+    """
+    for name, number in numbers.items():
+        if number < least:
+            raise ValueError(f"{name} must be {least} or more, got {number}{why}")
+
+
+def check_in(interval: str, /, *, why: str = "", **numbers: ArrayLike) -> None:
+    """Refuses numbers outside an interval, entries of arrays too, and NaN.
+
+    A traced one, which has no value yet, passes.
+
+    Args:
+        interval: such as "[0, 1)", whose brackets hold the ends.
+        why: the end of the error.
+        **numbers: by the names that the error gives them.
+
+    Raises:
+        ValueError: if a number is outside.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    is_above = np.greater_equal if interval[0] == "[" else np.greater
+    is_below = np.less_equal if interval[-1] == "]" else np.less
+    for name, number in numbers.items():
+        if isinstance(number, Tracer):
+            continue
+        entries = np.asarray(number)
+        inside = is_above(entries, low) & is_below(entries, high)
+        if not np.all(inside):
+            got = entries[~inside][0]
+            raise ValueError(f"{name} must lie in {interval}, got {got}{why}")
+
+
 def over_samples(
     key: PRNGKey, function: Callable[[PRNGKey], PyTree], *, num_samples: int
 ) -> PyTree:
@@ -231,8 +274,8 @@ def log_of(name: str, value: float) -> float:
     Raises:
         ValueError: if the value is not positive and finite.
     """
-    if not 0.0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
+    numbers: dict[str, Any] = {name: value}
+    check_in("(0, inf)", **numbers)
     return math.log(value)
 
 
@@ -480,10 +523,8 @@ def grid(num_dims: int, *, num_nodes: int, limit: float) -> tuple[np.ndarray, fl
     """
     if not 1 <= num_dims <= 3:
         raise ValueError(f"num_latents must be 1 to 3 for a grid, got {num_dims}")
-    if num_nodes < 2:
-        raise ValueError(f"num_nodes must be at least two, got {num_nodes}")
-    if not 0.0 < limit < math.inf:
-        raise ValueError(f"limit must be positive and finite, got {limit}")
+    check_at_least(2, num_nodes=num_nodes)
+    check_in("(0, inf)", limit=limit)
     axis, spacing = np.linspace(-limit, limit, num_nodes, retstep=True)
     axes = np.meshgrid(*[axis] * num_dims, indexing="ij")
     nodes = np.stack(axes, axis=-1).reshape(-1, num_dims)

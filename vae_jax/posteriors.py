@@ -33,8 +33,7 @@ def diag_normal(num_latents: int, *, max_log_std: float = math.inf) -> Condition
         ValueError: if num_latents is below one or max_log_std is not positive.
     """
     numerics.check_positive(num_latents=num_latents)
-    if not max_log_std > 0.0:
-        raise ValueError(f"max_log_std must be positive, got {max_log_std}")
+    numerics.check_in("(0, inf]", max_log_std=max_log_std)
 
     def sample(key: PRNGKey, params: PyTree, h: Float[Array, " H"]) -> Array:
         return reparameterize.location_scale(key, *parameters(params, h))
@@ -304,8 +303,7 @@ def categorical(num_latents: int, num_classes: int) -> Conditional:
         ValueError: if num_latents is below one or num_classes below two.
     """
     numerics.check_positive(num_latents=num_latents)
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least two, got {num_classes}")
+    numerics.check_at_least(2, num_classes=num_classes)
 
     def sample(key: PRNGKey, params: PyTree, h: Float[Array, " H"]) -> Array:
         del params

@@ -157,7 +157,4 @@ def _direction(v: Float[Array, " D"]) -> Float[Array, " D"]:
 
 
 def _check(num_latents: int) -> None:
-    if num_latents < 2:
-        raise ValueError(
-            f"num_latents must be at least two, as a sphere has it, got {num_latents}"
-        )
+    numerics.check_at_least(2, num_latents=num_latents, why=": a sphere has no fewer")

@@ -89,8 +89,7 @@ def categorical(num_latents: int, num_classes: int) -> Conditional:
         ValueError: if num_latents is below one or num_classes below two.
     """
     numerics.check_positive(num_latents=num_latents)
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least two, got {num_classes}")
+    numerics.check_at_least(2, num_classes=num_classes)
 
     def init(key: PRNGKey) -> PyTree:
         del key

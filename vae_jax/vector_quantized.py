@@ -77,8 +77,7 @@ def rows(
         ValueError: for a size below one, or a codebook of fewer than two rows.
     """
     numerics.check_positive(num_places=num_places, width=width, num_levels=num_levels)
-    if num_rows < 2:
-        raise ValueError(f"num_rows must be two or more, got {num_rows}")
+    numerics.check_at_least(2, num_rows=num_rows)
     shape = num_levels, num_rows, width
     levels = np.tile(np.arange(num_levels), num_places)
 

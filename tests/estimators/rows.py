@@ -69,7 +69,7 @@ LESS_DOUBLE = estimands.less(_double)
 
 
 NONE = (({"num_samples": 0}, "num_samples .*0"), ({"num_samples": -3}, "num_.*-3"))
-ONE = (({"num_samples": 1}, "num_samples .*two or more, got 1"),)
+ONE = (({"num_samples": 1}, "num_samples .*2 or more, got 1"),)
 OUTER = (*NONE, ({"num_outer": 0}, "num_outer .*0"))
 SCALES = (*NONE, ({"scale": 0.0}, r"scale .*0\.0"), ({"scale": -1.0}, r"scale .*-1\.0"))
 WARM = tuple(

@@ -108,8 +108,8 @@ def test_what_is_climbed_weighs_the_kl_less_and_the_mmd_more(x64):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"alpha": 1.5}, r"alpha must be at most 1, got 1\.5"),
-        ({"alpha": -0.5}, r"alpha must not be negative, got -0\.5"),
+        ({"alpha": 1.5}, r"alpha must lie in \[0, 1\], got 1\.5"),
+        ({"alpha": -0.5}, r"alpha must lie in \[0, 1\], got -0\.5"),
         ({"strength": 0.5}, r"strength must be at least 1 - alpha, got 0\.5"),
     ],
 )

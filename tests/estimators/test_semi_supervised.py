@@ -118,7 +118,7 @@ def test_a_labeled_rows_gradient_is_that_of_the_model_given_its_label(x64):
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({"num_classes": 1, "alpha": 1.0}, "num_classes must be at least two, got 1"),
+        ({"num_classes": 1, "alpha": 1.0}, "num_classes must be 2 or more, got 1"),
         ({"num_classes": 3, "alpha": -1.0}, "alpha must"),
     ],
 )

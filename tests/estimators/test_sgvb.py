@@ -255,7 +255,9 @@ def test_an_empty_data_set_and_a_negative_weight_decay_are_refused():
         sgvb.with_normal_prior_on_theta(objective, num_data=0)
     with pytest.raises(ValueError, match=r"weight_decay .*-1\.0"):
         sgvb.with_normal_prior_on_theta(objective, num_data=5, weight_decay=-1.0)
-    with pytest.raises(ValueError, match=r"weight_decay must be finite.* got nan"):
+    with pytest.raises(
+        ValueError, match=r"weight_decay must lie in \[0, inf\), got nan"
+    ):
         sgvb.with_normal_prior_on_theta(objective, num_data=5, weight_decay=np.nan)
 
 

@@ -140,7 +140,7 @@ def test_the_sampling_error_is_that_of_a_mean_over_strata(x64):
     terms = jnp.array([[1.0, 3.0], [10.0, 10.0]])
     # Variances 2 and 0 of two samples each: sqrt(2 / 2) / 2.
     np.testing.assert_allclose(aggregate.sampling_error(terms), 0.5, rtol=1e-9)
-    with pytest.raises(ValueError, match="at least two, got 1"):
+    with pytest.raises(ValueError, match="num_samples must be 2 or more, got 1"):
         aggregate.sampling_error(terms[:, :1])
 
 

@@ -230,16 +230,16 @@ def test_what_says_nothing_is_refused():
     for refused, message in (
         (lambda: anomaly.p_values(some, nan), "calibration of row 1 is NaN"),
         (lambda: anomaly.p_values(some, some[:0]), "calibration must be"),
-        (lambda: anomaly.alarm_threshold(some, rate=0.0), "rate must lie between"),
+        (lambda: anomaly.alarm_threshold(some, rate=0.0), r"rate must lie in \(0, 1\)"),
         (lambda: anomaly.alarm_threshold(some, rate=0.05), "give at least 19"),
         (lambda: anomaly.auroc(some[:1], some), "two outliers .* got 1 and 9"),
-        (lambda: anomaly.auroc(some, some, level=1.0), "level must lie between"),
+        (lambda: anomaly.auroc(some, some, level=1.0), r"level must lie in \(0, 1\)"),
         (lambda: anomaly.share(np.zeros(0, bool)), "num_rows must be positive"),
         (lambda: anomaly.waic(some[None]), r"two models, got \(1, 9\)"),
         (lambda: anomaly.false_positive_rate(some, nan), "inliers of row 1 is NaN"),
         (
             lambda: anomaly.false_positive_rate(some, some, true_positive_rate=0.0),
-            "true_positive_rate must lie",
+            r"true_positive_rate must lie in \(0, 1\], got 0\.0",
         ),
         (lambda: anomaly.normal_of_codes(np.ones((9, 2))), "9 codes of 2 latents"),
     ):

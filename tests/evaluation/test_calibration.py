@@ -69,12 +69,14 @@ def test_draws_that_are_missing_are_left_out():
 
 def test_what_is_no_probability_or_share_is_refused():
     for p in (-0.1, 1.1, np.nan):
-        with pytest.raises(ValueError, match=r"probabilities must lie in \[0, 1\]"):
+        with pytest.raises(
+            ValueError, match=r"probabilities must lie in \[0, 1\], got"
+        ):
             calibration.reliability(np.array([p]), np.zeros(1))
     with pytest.raises(ValueError, match=r"of one shape, got \(2,\) and \(3,\)"):
         calibration.reliability(np.zeros(2), np.zeros(3))
     for share in (0.0, 1.0):
-        with pytest.raises(ValueError, match="nominal must lie between 0 and 1, got"):
+        with pytest.raises(ValueError, match=r"nominal must lie in \(0, 1\), got"):
             calibration.intervals(np.zeros((2, 1)), nominal=share)
 
 

@@ -112,9 +112,9 @@ def test_a_grid_that_cannot_be_is_refused():
     generative, _ = problems.bernoulli_vae()
     with pytest.raises(ValueError, match="num_latents must be 1 to 3"):
         exact.grid_quadrature(generative, num_latents=4)
-    with pytest.raises(ValueError, match="num_nodes must be at least two"):
+    with pytest.raises(ValueError, match="num_nodes must be 2 or more"):
         exact.grid_quadrature(generative, num_latents=2, num_nodes=1)
-    with pytest.raises(ValueError, match="limit must be positive"):
+    with pytest.raises(ValueError, match=r"limit must lie in \(0, inf\)"):
         exact.grid_quadrature(generative, num_latents=2, limit=0.0)
     with pytest.raises(ValueError, match="num_latents must be 1 to 3"):
         exact.shifted_grid(generative, num_latents=4)
@@ -263,7 +263,7 @@ def test_nodes_that_cannot_be_placed_are_refused(numbers, message):
 
 def test_a_bound_or_divergence_without_nodes_is_refused():
     model = vae.model(*problems.bernoulli_vae())
-    with pytest.raises(ValueError, match="num_nodes must be at least two, got 1"):
+    with pytest.raises(ValueError, match="num_nodes must be 2 or more, got 1"):
         exact.elbo(model, num_latents=2, num_nodes=1)
     with pytest.raises(ValueError, match="num_latents must be 1 to 3"):
         exact.posterior_divergence(model, lambda params, x: x.sum(), num_latents=4)

@@ -143,8 +143,8 @@ def test_parameters_in_h_leave_the_density_as_it_is():
     [
         ({"num_samples": 0}, "num_samples must be positive, got 0"),
         ({"num_steps": 0}, "num_steps must be positive, got 0"),
-        ({"learning_rate": 0.0}, r"learning_rate must be positive, got 0\.0"),
-        ({"tolerance": 0.0}, r"tolerance must be positive, got 0\.0"),
+        ({"learning_rate": 0.0}, r"learning_rate must lie in \(0, inf\), got 0\.0"),
+        ({"tolerance": 0.0}, r"tolerance must lie in \(0, inf\], got 0\.0"),
         ({"max_rounds": 0}, "max_rounds must be positive, got 0"),
         ({"num_evaluated": 15}, "multiple of num_samples=10, got 15"),
         ({"num_evaluated": 0}, "multiple of num_samples=10, got 0"),

@@ -86,7 +86,7 @@ def test_what_cannot_be_probed_is_refused():
     one = probes.Labeled(TRAIN.codes, np.zeros(300, int))
     with pytest.raises(ValueError, match="two classes"):
         probes.linear_probe(one, TEST)
-    with pytest.raises(ValueError, match=r"got 0\.0 and 1000"):
+    with pytest.raises(ValueError, match=r"strength must lie in \(0, inf\], got 0\.0"):
         probes.linear_probe(TRAIN, TEST, strength=0.0)
     with pytest.raises(ValueError, match="1 to the 300 rows, got 301"):
         probes.nearest_neighbors(TRAIN, TEST, num_neighbors=301)

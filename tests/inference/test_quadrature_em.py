@@ -108,7 +108,7 @@ def test_bad_settings_are_refused_when_built():
         quadrature_em.quadrature_em(
             generative, optax.sgd(0.1), num_latents=2, num_updates=0
         )
-    with pytest.raises(ValueError, match="num_nodes must be at least two"):
+    with pytest.raises(ValueError, match="num_nodes must be 2 or more"):
         quadrature_em.quadrature_em(
             generative, optax.sgd(0.1), num_latents=2, num_nodes=1
         )

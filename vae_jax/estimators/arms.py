@@ -43,8 +43,7 @@ def arms(model: Model, *, num_samples: int) -> ExampleObjective:
     Raises:
         ValueError: unless num_samples is at least two and q Bernoulli.
     """
-    if num_samples < 2:
-        raise ValueError(f"num_samples must be two or more, got {num_samples}")
+    numerics.check_at_least(2, num_samples=num_samples)
     generative, recognition = model.generative, model.recognition
     logits_of = relaxed.logits(recognition, "bernoulli")
 

@@ -88,10 +88,7 @@ def by_averages(
     Raises:
         ValueError: for a number out of its range, or if q is of another family.
     """
-    if not 0.0 <= decay < 1.0:
-        raise ValueError(f"decay must lie in [0, 1), got {decay}")
-    if not 0.0 <= min_uses < 1.0:
-        raise ValueError(f"min_uses must lie in [0, 1), got {min_uses}")
+    numerics.check_in("[0, 1)", decay=decay, min_uses=min_uses)
     each = each_example(_quantized(model, commitment, learns=False))
 
     def init(params: Params) -> Uses:

@@ -240,8 +240,7 @@ def ciwae(
     Raises:
         ValueError: if num_samples is below one or beta is a number outside [0, 1].
     """
-    if isinstance(beta, float | int) and not 0.0 <= beta <= 1.0:
-        raise ValueError(f"beta must lie in [0, 1], got {beta}")
+    numerics.check_in("[0, 1]", beta=beta)
     return of_bound(
         model,
         lambda log_w: bounds.ciwae(log_w, beta=beta),

@@ -48,11 +48,10 @@ def mmd(
         ValueError: for other numbers, or as `batch_penalty.penalized`; when traced, for
             a batch of one row, as `unbiased`.
     """
-    numerics.check_not_negative(alpha=alpha, strength=strength)
-    is_number = isinstance(alpha, float | int), isinstance(strength, float | int)
-    if is_number[0] and not alpha <= 1.0:
-        raise ValueError(f"alpha must be at most 1, got {alpha}")
-    if all(is_number) and not strength >= 1.0 - alpha:
+    numerics.check_in("[0, 1]", alpha=alpha)
+    numerics.check_not_negative(strength=strength)
+    are_numbers = all(isinstance(n, float | int) for n in (alpha, strength))
+    if are_numbers and not strength >= 1.0 - alpha:
         raise ValueError(
             f"strength must be at least 1 - alpha, got {strength} at alpha={alpha}"
         )

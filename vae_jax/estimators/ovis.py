@@ -23,6 +23,8 @@ from vae_jax.types import ExampleObjective, Model, Params, PRNGKey, Scalar
 Signal = Callable[[PRNGKey, Params, Array, Array], Array]
 """key, params, x, log w [K] -> d_k - c_k [K]."""
 
+_WHY_TWO = ": a sample's baseline comes from the others"
+
 
 def ovis(
     model: Model, *, num_samples: int, gamma: float | Scalar = 0.0
@@ -51,9 +53,8 @@ def ovis(
     Raises:
         ValueError: if num_samples is below two, or gamma is a number outside [0, 1].
     """
-    _need_two(num_samples)
-    if isinstance(gamma, float | int) and not 0.0 <= gamma <= 1.0:
-        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
+    numerics.check_at_least(2, num_samples=num_samples, why=_WHY_TWO)
+    numerics.check_in("[0, 1]", gamma=gamma)
     log_share = math.log1p(-1.0 / num_samples)
 
     def signal(key: PRNGKey, params: Params, x: Array, log_w: Array) -> Array:
@@ -85,7 +86,7 @@ def ovis_monte_carlo(
     Raises:
         ValueError: if num_samples is below two or num_auxiliary below one.
     """
-    _need_two(num_samples)
+    numerics.check_at_least(2, num_samples=num_samples, why=_WHY_TWO)
     if num_auxiliary is None:
         num_auxiliary = num_samples
     numerics.check_positive(num_auxiliary=num_auxiliary)
@@ -120,11 +121,3 @@ def _of_signal(model: Model, signal: Signal, *, num_samples: int) -> ExampleObje
         return numerics.attach_gradient(bounds.iwae(log_w), surrogate)
 
     return objective
-
-
-def _need_two(num_samples: int) -> None:
-    if num_samples < 2:
-        raise ValueError(
-            f"num_samples must be two or more, got {num_samples}: the baseline of a "
-            "sample comes from the others"
-        )

@@ -7,7 +7,6 @@ relaxed model: the KL is that of the discrete densities. The bias is in phi alon
 because theta sees discrete samples only.
 """
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -154,8 +153,7 @@ def check_temperature(temperature: float | Scalar) -> None:
     Raises:
         ValueError: if it is not positive and finite.
     """
-    if isinstance(temperature, float | int) and not 0.0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    numerics.check_in("(0, inf)", temperature=temperature)
 
 
 def _kl(model: Model) -> Callable[[Params, PyTree], Scalar]:

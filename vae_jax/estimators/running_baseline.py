@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Int
 
+from vae_jax import numerics
 from vae_jax.types import Batch, Objective, Params, PRNGKey, Scalar
 
 
@@ -51,8 +52,7 @@ def running_baseline(
     Raises:
         ValueError: if decay does not lie in [0, 1).
     """
-    if not 0.0 <= decay < 1.0:
-        raise ValueError(f"decay must lie in [0, 1), got {decay}")
+    numerics.check_in("[0, 1)", decay=decay)
 
     def init(params: Params) -> Averages:
         del params

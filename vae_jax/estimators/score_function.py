@@ -27,6 +27,8 @@ from vae_jax.types import (
 
 Signal = Callable[[Params, Array, Array], Array]  # params, x, log w [K] -> [K]
 
+_WHY_TWO = ": a sample's baseline comes from the others; use score_function with one"
+
 
 def score_function(
     model: Model,
@@ -51,8 +53,7 @@ def score_function(
     Raises:
         ValueError: if num_samples is below one or scale is not a positive number.
     """
-    if isinstance(scale, float | int) and not scale > 0.0:
-        raise ValueError(f"scale must be positive, got {scale}")
+    numerics.check_in("(0, inf)", scale=scale)
 
     def signal(params: Params, x: Array, log_w: Array) -> Array:
         del params, x
@@ -72,7 +73,7 @@ def leave_one_out(model: Model, *, num_samples: int) -> ExampleObjective:
     Raises:
         ValueError: if num_samples is below two.
     """
-    _need_two(num_samples)
+    numerics.check_at_least(2, num_samples=num_samples, why=_WHY_TWO)
 
     def signal(params: Params, x: Array, log_w: Array) -> Array:
         del params, x
@@ -108,8 +109,7 @@ def nvil(
     Raises:
         ValueError: if num_samples is below one or scale is not a positive number.
     """
-    if isinstance(scale, float | int) and not scale > 0.0:
-        raise ValueError(f"scale must be positive, got {scale}")
+    numerics.check_in("(0, inf)", scale=scale)
 
     def predict(params: Params, x: Array) -> Scalar:
         seen = jnp.where(jnp.isnan(x), 0.0, x)
@@ -142,7 +142,7 @@ def vimco(model: Model, *, num_samples: int) -> ExampleObjective:
     Raises:
         ValueError: if num_samples is below two.
     """
-    _need_two(num_samples)
+    numerics.check_at_least(2, num_samples=num_samples, why=_WHY_TWO)
     draw = importance.log_densities(model, num_samples=num_samples)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:
@@ -183,11 +183,3 @@ def _of_elbo(model: Model, signal: Signal, *, num_samples: int) -> ExampleObject
         return numerics.attach_gradient(bounds.elbo(log_w), surrogate)
 
     return objective
-
-
-def _need_two(num_samples: int) -> None:
-    if num_samples < 2:
-        raise ValueError(
-            f"num_samples must be two or more, got {num_samples}: a sample's baseline "
-            "comes from the others; use score_function with one"
-        )

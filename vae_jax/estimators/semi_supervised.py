@@ -63,8 +63,7 @@ def m2(
     Raises:
         ValueError: if num_classes is below two or alpha is negative.
     """
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least two, got {num_classes}")
+    numerics.check_at_least(2, num_classes=num_classes)
     numerics.check_not_negative(alpha=alpha)
     of_pair = conditional.of_pairs(bound, at)
 

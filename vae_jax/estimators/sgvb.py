@@ -5,7 +5,6 @@ every objective here is an unbiased draw of the ELBO of one example, in nats, wh
 its gradient is weighted with.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -296,10 +295,7 @@ def add_log_prior_of_theta(
 
 def _check_prior(num_data: int, weight_decay: float) -> None:
     numerics.check_positive(num_data=num_data)
-    if not 0.0 <= weight_decay < math.inf:
-        raise ValueError(
-            f"weight_decay must be finite and not be negative, got {weight_decay}"
-        )
+    numerics.check_in("[0, inf)", weight_decay=weight_decay)
 
 
 def data_set_total(

@@ -53,8 +53,7 @@ def sumo(
     Raises:
         ValueError: if a count is below one or scale is not a positive number.
     """
-    if isinstance(scale, float | int) and not scale > 0.0:
-        raise ValueError(f"scale must be positive, got {scale}")
+    numerics.check_in("(0, inf)", scale=scale)
     draw = draws(model, num_samples=num_samples, max_terms=max_terms)
 
     def objective(key: PRNGKey, params: Params, x: Array) -> Scalar:

@@ -41,13 +41,8 @@ def thermodynamic(
             inside (0, 1).
     """
     numerics.check_positive(num_terms=num_terms)
-    if num_samples < 2:
-        raise ValueError(
-            f"num_samples must be two or more, got {num_samples}: a covariance needs "
-            "two"
-        )
-    if not 0.0 < first_beta < 1.0:
-        raise ValueError(f"first_beta must lie inside (0, 1), got {first_beta}")
+    numerics.check_at_least(2, num_samples=num_samples, why=": a covariance is of two")
+    numerics.check_in("(0, 1)", first_beta=first_beta)
     powers = np.arange(num_terms - 1, 0, -1) / max(num_terms - 1, 1)
     betas = np.concatenate([[0.0], first_beta**powers])
     draw = importance.log_densities(model, num_samples=num_samples)

@@ -135,8 +135,7 @@ def with_path(
     """
     numerics.check_positive(num_temperatures=num_temperatures)
     log_step_size = numerics.log_of("step_size", step_size)
-    if not 0.0 < eta < 1.0:
-        raise ValueError(f"eta must lie inside (0, 1), got {eta}")
+    numerics.check_in("(0, 1)", eta=eta)
 
     def init(key: PRNGKey) -> PyTree:
         del key

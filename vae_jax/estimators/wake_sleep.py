@@ -79,8 +79,7 @@ def reweighted_wake_sleep(
         ValueError: if num_samples is below one, or sleep_share is a number outside
             [0, 1].
     """
-    if isinstance(sleep_share, float | int) and not 0.0 <= sleep_share <= 1.0:
-        raise ValueError(f"sleep_share must lie in [0, 1], got {sleep_share}")
+    numerics.check_in("[0, 1]", sleep_share=sleep_share)
     draw = importance.log_densities(model, num_samples=num_samples, theta_moves_q=False)
     sleeps = not isinstance(sleep_share, float | int) or sleep_share > 0.0
 

@@ -159,8 +159,7 @@ def pruned(kl: Float[np.ndarray, " G"], *, num_points: int) -> Bool[np.ndarray, 
     Raises:
         ValueError: for fewer than two points.
     """
-    if num_points < 2:
-        raise ValueError(f"num_points must be 2 or more, got {num_points}")
+    numerics.check_at_least(2, num_points=num_points)
     places = np.argsort(np.argsort(kl, kind="stable"))
     size = min(num_points, len(kl) + 1)
     gone = np.linspace(0, len(kl), size).round().astype(int)

@@ -160,7 +160,6 @@ def sampling_error(terms: Float[Array, "N S"]) -> Scalar:
         ValueError: for fewer than two samples of each row.
     """
     num_rows, num_samples = terms.shape
-    if num_samples < 2:
-        raise ValueError(f"num_samples must be at least two, got {num_samples}")
+    numerics.check_at_least(2, num_samples=num_samples)
     variance = terms.var(axis=1, ddof=1).sum() / num_samples
     return jnp.sqrt(variance) / num_rows

@@ -120,8 +120,7 @@ def sigmoid(
         ValueError: if num_temperatures is below one or sharpness is not positive.
     """
     numerics.check_positive(num_temperatures=num_temperatures)
-    if not sharpness > 0.0:
-        raise ValueError(f"sharpness must be positive, got {sharpness}")
+    numerics.check_in("(0, inf)", sharpness=sharpness)
     s = np.tanh(0.5 * sharpness * np.linspace(-1.0, 1.0, num_temperatures + 1))
     return (s - s[0]) / (s[-1] - s[0])
 
@@ -140,8 +139,7 @@ def hmc_kernel(*, num_leapfrog: int = 10, jitter: float = 0.5) -> Kernel:
         ValueError: if num_leapfrog is below one or jitter does not lie in [0, 1).
     """
     numerics.check_positive(num_leapfrog=num_leapfrog)
-    if not 0.0 <= jitter < 1.0:
-        raise ValueError(f"jitter must lie in [0, 1), got {jitter}")
+    numerics.check_in("[0, 1)", jitter=jitter)
 
     def step(
         key: PRNGKey, log_density: hmc.LogDensity, z: Array, step_size: Scalar
@@ -224,8 +222,7 @@ def chains(
     if not rises or betas[0] != 0.0 or betas[-1] != 1.0:
         raise ValueError("temperatures must rise from 0 to 1, with no two equal")
     numerics.check_positive(num_chains=num_chains)
-    if num_pilot < 0:
-        raise ValueError(f"num_pilot must not be negative, got {num_pilot}")
+    numerics.check_not_negative(num_pilot=num_pilot)
     hmc.check_step_size(target_acceptance, initial_step_size, 0.0)
     move = hmc_kernel() if kernel is None else kernel
     num_temperatures = len(betas) - 1

@@ -273,8 +273,7 @@ def alarm_threshold(calibration: Float[np.ndarray, " M"], *, rate: float) -> flo
             1 / rate - 1 calibration rows, with which no row could ever be flagged.
     """
     ordered = np.sort(_checked("calibration", calibration))[::-1]
-    if not 0.0 < rate < 1.0:
-        raise ValueError(f"rate must lie between 0 and 1, got {rate}")
+    numerics.check_in("(0, 1)", rate=rate)
     possible = np.arange(1.0, len(ordered) + 1.0) / (len(ordered) + 1.0)
     allowed = int((possible <= rate).sum())  # 1 + #{calibration >= score} at most
     if not allowed:
@@ -298,7 +297,7 @@ def share(flagged: Bool[np.ndarray, " N"], *, level: float = 0.95) -> Share:
     """
     num_rows, number = len(flagged), int(np.sum(flagged))
     numerics.check_positive(num_rows=num_rows)
-    _check_level(level)
+    numerics.check_in("(0, 1)", level=level)
     tail, others = 0.5 * (1.0 - level), num_rows - number
     lower = special.betaincinv(number, others + 1.0, tail) if number else 0.0
     upper = special.betaincinv(number + 1.0, others, 1.0 - tail) if others else 1.0
@@ -324,7 +323,7 @@ def auroc(
             between 0 and 1.
     """
     outliers, inliers = _checked("outliers", outliers), _checked("inliers", inliers)
-    _check_level(level)
+    numerics.check_in("(0, 1)", level=level)
     sizes = num_outliers, num_inliers = len(outliers), len(inliers)
     if min(sizes) < 2:
         raise ValueError(
@@ -372,10 +371,7 @@ def false_positive_rate(
     Raises:
         ValueError: for NaN, no rows of a kind, or a rate outside (0, 1].
     """
-    if not 0.0 < true_positive_rate <= 1.0:
-        raise ValueError(
-            f"true_positive_rate must lie in (0, 1], got {true_positive_rate}"
-        )
+    numerics.check_in("(0, 1]", true_positive_rate=true_positive_rate)
     of_inliers, of_outliers = roc_curve(outliers, inliers)
     return float(of_inliers[np.argmax(of_outliers >= true_positive_rate)])
 
@@ -395,8 +391,3 @@ def _checked(name: str, scores: Float[np.ndarray, " N"]) -> Float[np.ndarray, " 
             f"{int(np.isnan(scores).sum())} of {len(scores)} are: no order holds them"
         )
     return scores
-
-
-def _check_level(level: float) -> None:
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from vae_jax import numerics
+
 
 class Bin(NamedTuple):
     """The predictions of P(x = 1) between two ends.
@@ -105,8 +107,7 @@ def reliability(
             f"probabilities and x must be of one shape, got {probabilities.shape} and "
             f"{x.shape}"
         )
-    if not ((probabilities >= 0.0) & (probabilities <= 1.0)).all():
-        raise ValueError("probabilities must lie in [0, 1]")
+    numerics.check_in("[0, 1]", probabilities=probabilities)
     which = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
     return [
         Bin(
@@ -146,8 +147,7 @@ def intervals(
     Raises:
         ValueError: for another share.
     """
-    if not 0.0 < nominal < 1.0:
-        raise ValueError(f"nominal must lie between 0 and 1, got {nominal}")
+    numerics.check_in("(0, 1)", nominal=nominal)
     tails = [(1.0 - nominal) / 2.0, (1.0 + nominal) / 2.0]
     low, high = np.nanquantile(draws, tails, axis=0)
     return low, high

@@ -433,6 +433,4 @@ def _completions(
 
 def _check_steps(*, num_draws: int, thin: int, **before: int) -> None:
     numerics.check_positive(num_draws=num_draws, thin=thin)
-    for name, number in before.items():
-        if number < 0:
-            raise ValueError(f"{name} must not be negative, got {number}")
+    numerics.check_not_negative(**before)

@@ -51,8 +51,7 @@ def debiased(
     Raises:
         ValueError: if num_draws is below two or another number below one.
     """
-    if num_draws < 2:
-        raise ValueError(f"num_draws must be two or more, got {num_draws}")
+    numerics.check_at_least(2, num_draws=num_draws)
     numerics.check_positive(num_samples=num_samples, max_terms=max_terms)
     draw = sumo.draws(model, num_samples=num_samples, max_terms=max_terms)
 

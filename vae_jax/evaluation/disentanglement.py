@@ -234,8 +234,7 @@ def irs(rows: Rows, *, quantile: float = 0.99) -> float:
     Raises:
         ValueError: if quantile is not in (0, 1].
     """
-    if not 0.0 < quantile <= 1.0:
-        raise ValueError(f"quantile must lie in (0, 1], got {quantile}")
+    numerics.check_in("(0, 1]", quantile=quantile)
     codes = rows.codes
     variance = codes.var(axis=0)
     moves = variance > 0.0

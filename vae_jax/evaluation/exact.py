@@ -164,8 +164,7 @@ def all_completions(
     Raises:
         ValueError: if num_missing is negative or above 24, or chunk_size is below one.
     """
-    if num_missing < 0:
-        raise ValueError(f"num_missing must not be negative, got {num_missing}")
+    numerics.check_not_negative(num_missing=num_missing)
     if num_missing:
         numerics.check_binary_terms(num_bits=num_missing, max_terms=2**24)
     numerics.check_positive(chunk_size=chunk_size)

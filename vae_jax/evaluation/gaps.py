@@ -123,8 +123,7 @@ def fit_local(
     """
     model = vae.model(generative, variational_em.free(posterior))
     draw = importance.log_weights(model, num_samples=num_samples)
-    if not tolerance > 0.0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}")
+    numerics.check_in("(0, inf]", tolerance=tolerance)
     numerics.check_positive(max_rounds=max_rounds)
     if num_evaluated < 1 or num_evaluated % num_samples:
         raise ValueError(

@@ -133,8 +133,8 @@ def uniform_sampling(
             limit is not positive and finite.
     """
     chunk = _chunk(num_samples, chunk_size)
-    if limit is not None and not 0.0 < limit < float("inf"):
-        raise ValueError(f"limit must be positive and finite, or None, got {limit}")
+    if limit is not None:
+        numerics.check_in("(0, inf)", limit=limit, why="; None is for bits")
 
     def log_weights(params: Params, x: Array) -> Callable[[PRNGKey], Array]:
         like = generative.latents(params)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from vae_jax import numerics
 from vae_jax.types import PRNGKey
 
 Mask: TypeAlias = Callable[[PRNGKey], Bool[Array, "*X"]]
@@ -80,8 +81,7 @@ def random_fraction(x_shape: tuple[int, ...], *, fraction: float) -> Mask:
     Raises:
         ValueError: if fraction does not lie in [0, 1].
     """
-    if not 0.0 <= fraction <= 1.0:
-        raise ValueError(f"fraction must lie in [0, 1], got {fraction}")
+    numerics.check_in("[0, 1]", fraction=fraction)
 
     def mask(key: PRNGKey) -> Bool[Array, "*X"]:
         # A uniform draw may be 0 and is never 1.

@@ -244,10 +244,8 @@ def _probe(
 ) -> Probe:
     if len(np.unique(train.labels)) < 2:
         raise ValueError("labels must have two classes or more to be told apart")
-    if not strength > 0.0 or max_steps < 1:
-        raise ValueError(
-            f"strength and max_steps must be positive, got {strength} and {max_steps}"
-        )
+    numerics.check_in("(0, inf]", strength=strength)
+    numerics.check_positive(max_steps=max_steps)
     scaler = preprocessing.StandardScaler().fit(scaled_on)
     classifier = linear_model.LogisticRegression(C=strength, max_iter=max_steps)
     with warnings.catch_warnings(record=True) as caught:

@@ -34,8 +34,7 @@ def active_units(
     Raises:
         ValueError: if there are fewer than two rows to take a variance of.
     """
-    if means.shape[0] < 2:
-        raise ValueError(f"active_units needs two rows or more, got {means.shape[0]}")
+    numerics.check_at_least(2, num_rows=means.shape[0], why=": a variance is of two")
     return (means.var(axis=0) > threshold).sum()
 
 

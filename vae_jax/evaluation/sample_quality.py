@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vae_jax import compilation
+from vae_jax import compilation, numerics
 from vae_jax.types import Scalar
 
 _BATCH = 256  # rows of distances held at a time
@@ -166,8 +166,7 @@ def mmd(x: Float[Array, "N D"], y: Float[Array, "M D"], *, bandwidth: float) -> 
         raise ValueError(
             f"mmd needs two rows or more of each, got {x.shape[0]} and {y.shape[0]}"
         )
-    if not bandwidth > 0.0:
-        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
+    numerics.check_in("(0, inf)", bandwidth=bandwidth)
     rate = -0.5 / bandwidth**2
 
     def means(rows: Array, others: Array) -> Array:
@@ -202,8 +201,7 @@ def median_distance(rows: Float[Array, "N D"]) -> Scalar:
         ValueError: for fewer than two rows.
     """
     num_rows = rows.shape[0]
-    if num_rows < 2:
-        raise ValueError(f"median_distance needs two rows or more, got {num_rows}")
+    numerics.check_at_least(2, num_rows=rows.shape[0], why=": a distance is of two")
     centered, _ = _centered(rows, rows)
     squared = jax.vmap(_squared_distances, (0, None))(centered, centered)
     lengths = (centered**2).sum(axis=1)

@@ -53,8 +53,7 @@ def full_vb(
             has a `project`.
     """
     numerics.check_positive(num_data=num_data)
-    if not 0.0 < prior_std < math.inf:
-        raise ValueError(f"prior_std must be positive and finite, got {prior_std}")
+    numerics.check_in("(0, inf)", prior_std=prior_std)
     if objective.project is not Objective._field_defaults["project"]:
         raise ValueError(
             "q(theta) is of parameters that are climbed, but the objective makes some "
@@ -86,8 +85,7 @@ def at_mean(model: Model, *, initial_std: float = 0.01) -> Model:
     Raises:
         ValueError: if initial_std is not positive and finite.
     """
-    if not 0.0 < initial_std < math.inf:
-        raise ValueError(f"initial_std must be positive and finite, got {initial_std}")
+    numerics.check_in("(0, inf)", initial_std=initial_std)
     generative, recognition, draw, kl, hierarchy = model
 
     def init(key: PRNGKey) -> PyTree:

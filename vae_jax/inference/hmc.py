@@ -172,8 +172,7 @@ def samples(
             or jitter does not lie in [0, 1).
     """
     numerics.check_positive(num_samples=num_samples, num_leapfrog=num_leapfrog)
-    if num_warmup < 0:
-        raise ValueError(f"num_warmup must not be negative, got {num_warmup}")
+    numerics.check_not_negative(num_warmup=num_warmup)
     check_step_size(target_acceptance, initial_step_size, jitter)
 
     def run(
@@ -275,10 +274,8 @@ def normal_fit(
         raise ValueError(
             f"num_samples={num_samples} draws do not span num_latents={num_latents}"
         )
-    if not 0.0 < shrinkage < 1.0:
-        raise ValueError(f"shrinkage must lie in (0, 1), got {shrinkage}")
-    if not inflation > 0.0:
-        raise ValueError(f"inflation must be positive, got {inflation}")
+    numerics.check_in("(0, 1)", shrinkage=shrinkage)
+    numerics.check_in("(0, inf)", inflation=inflation)
 
     def fit(draws: Float[Array, "S D"]) -> Float[Array, " H"]:
         mean = draws.mean(0)
@@ -303,14 +300,9 @@ def check_step_size(
         ValueError: if target_acceptance does not lie in (0, 1), initial_step_size is
             not positive or jitter does not lie in [0, 1).
     """
-    if not 0.0 < target_acceptance < 1.0:
-        raise ValueError(
-            f"target_acceptance must lie in (0, 1), got {target_acceptance}"
-        )
-    if not initial_step_size > 0.0:
-        raise ValueError(f"initial_step_size must be positive, got {initial_step_size}")
-    if not 0.0 <= jitter < 1.0:
-        raise ValueError(f"jitter must lie in [0, 1), got {jitter}")
+    numerics.check_in("(0, 1)", target_acceptance=target_acceptance)
+    numerics.check_in("(0, inf)", initial_step_size=initial_step_size)
+    numerics.check_in("[0, 1)", jitter=jitter)
 
 
 def _kernel() -> ModuleType:

@@ -115,8 +115,7 @@ def mcem(
     )
     hmc.check_step_size(target_acceptance, initial_step_size, jitter)
     numerics.check_not_negative(weight_decay=weight_decay)
-    if not adaptation_gain > 0.0:
-        raise ValueError(f"adaptation_gain must be positive, got {adaptation_gain}")
+    numerics.check_in("(0, inf)", adaptation_gain=adaptation_gain)
 
     def init(key: PRNGKey, start: Params) -> MCEMState:
         keys = jax.random.split(key, num_data)

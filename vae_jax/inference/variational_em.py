@@ -213,8 +213,7 @@ def search(
         ValueError: if a number is not positive.
     """
     numerics.check_positive(num_steps=num_steps)
-    if not learning_rate > 0.0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+    numerics.check_in("(0, inf)", learning_rate=learning_rate)
     draw = importance.log_weights(model, num_samples=num_samples, with_score=False)
     adam = gradient.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 

@@ -160,10 +160,8 @@ def stepwise(
     Raises:
         ValueError: if delay is below one or power not in (0.5, 1].
     """
-    if not 1.0 <= delay < math.inf:
-        raise ValueError(f"delay must be at least 1 and finite, got {delay}")
-    if not 0.5 < power <= 1.0:
-        raise ValueError(f"power must lie in (0.5, 1], got {power}")
+    numerics.check_in("[1, inf)", delay=delay)
+    numerics.check_in("(0.5, 1]", power=power)
     return lambda step: (step.astype(float) + delay) ** -power
 
 
@@ -174,14 +172,8 @@ def check_variances(*, min_variance: float, added_variance: float) -> None:
         ValueError: if min_variance is not positive and finite, or added_variance is
             negative or not finite.
     """
-    if not 0.0 < min_variance < math.inf:
-        raise ValueError(
-            f"min_variance must be positive and finite, got {min_variance}"
-        )
-    if not 0.0 <= added_variance < math.inf:
-        raise ValueError(
-            f"added_variance must be finite and not negative, got {added_variance}"
-        )
+    numerics.check_in("(0, inf)", min_variance=min_variance)
+    numerics.check_in("[0, inf)", added_variance=added_variance)
 
 
 def _maximize(

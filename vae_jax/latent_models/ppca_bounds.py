@@ -103,8 +103,7 @@ def rate_distortion(
     Raises:
         ValueError: if beta is not positive and finite, or as `bound`.
     """
-    if not 0.0 < beta < math.inf:
-        raise ValueError(f"beta must be positive and finite, got {beta}")
+    numerics.check_in("(0, inf)", beta=beta)
     w, mu, log_std = ppca.read(params, numerics.log_of("min_std", min_std))
     num_latents = w.shape[1]
     shift = 0.5 * math.log(beta)
