@@ -91,7 +91,7 @@ class Config(trained_runs.SplitFlags):
         12,
         "log2 of the bins of a real latent, of equal mass under p(z).",
         least=1,
-        below=MAX_LATENT_BITS + 1,
+        most=MAX_LATENT_BITS,
     )
     importance_samples: int = cli.flag(
         500, "Samples per row of log p(x); 0 leaves it out.", least=0

@@ -135,7 +135,7 @@ def test_fewer_rows_than_components_is_a_one_line_error(tmp_path):
         (em, {"num_components": 0}, "--num_components must be positive, got 0"),
         (em, {"max_components": -1}, "--max_components must not be negative"),
         (em, {"num_features": 1}, "--num_features must be 2 or more, got 1"),
-        (em, {"num_features": 65}, "--num_features must be below 65, got 65"),
+        (em, {"num_features": 65}, "--num_features must be at most 64, got 65"),
         (em, {"min_variance": 0.0}, "--min_variance must be positive, got 0.0"),
         (benchmark, {"num_rounds": 0}, "--num_rounds must be positive, got 0"),
     ],

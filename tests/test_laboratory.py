@@ -113,6 +113,8 @@ def test_a_learned_prior_trains(tmp_path, changes, size):
         ({"posterior": "iaf", "estimator": "sgvb_b"}, r"what fits: sgvb_a, iwae"),
         ({"estimator": "disarm"}, r"does not fit --posterior=diag_normal"),
         ({"temperature": 0.0}, r"--temperature must be positive"),
+        ({"ovis_gamma": 1.5}, r"--ovis_gamma must be at most 1, got 1\.5"),
+        ({"sleep_share": 1.1}, r"--sleep_share must be at most 1, got 1\.1"),
         ({"estimator": "ciwae"}, r"--beta below 1"),
         ({"estimator": "iwea"}, r"iwea is unknown; known: sgvb_a"),
         ({"flow_layers": 2}, r"--flow_layers has no effect with --posterior=diag"),
@@ -170,7 +172,6 @@ def test_of_flags_that_nothing_reads_the_same_one_is_named_by_every_process():
     [
         {"estimator": "leave_one_out", "num_samples": 1},
         {"estimator": "jackknife", "num_samples": 1},
-        {"estimator": "ovis", "num_samples": 2, "ovis_gamma": 1.5},
     ],
 )
 def test_numbers_that_an_estimator_refuses_are_one_line_errors(tmp_path, changes):

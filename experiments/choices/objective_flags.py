@@ -45,10 +45,13 @@ class ObjectiveFlags(cli.Flags):
         0.03, "Power of the first of them after 0 (thermodynamic).", above=0, below=1
     )
     ovis_gamma: float = cli.flag(
-        0.0, "Share of the limit of many weights; biased above 0 (ovis).", least=0
+        0.0,
+        "Share of the limit of many weights; biased above 0 (ovis).",
+        least=0,
+        most=1,
     )
     jackknife_order: int = cli.flag(
-        1, "Order of the jackknife bound: 0, 1 or 2.", least=0, below=3
+        1, "Order of the jackknife bound: 0, 1 or 2.", least=0, most=2
     )
     free_nats: float = cli.flag(
         0.1,
@@ -61,7 +64,7 @@ class ObjectiveFlags(cli.Flags):
         0.5, "Of relaxed bits (binary_concrete, rebar; relax starts there).", above=0
     )
     sleep_share: float = cli.flag(
-        0.0, "Share of the sleep phase in phi's gradient (rws).", least=0
+        0.0, "Share of the sleep phase in phi's gradient (rws).", least=0, most=1
     )
     num_leapfrog: int = cli.flag(10, "Leapfrog steps of each E-step (mcem).", least=1)
     target_acceptance: float = cli.flag(
@@ -123,7 +126,7 @@ class ObjectiveFlags(cli.Flags):
         choices=aggregate_density.SAMPLING,
     )
     info_alpha: float = cli.flag(
-        0.0, "1 less the KL's weight; 1 is WAE-MMD (mmd).", least=0
+        0.0, "1 less the KL's weight; 1 is WAE-MMD (mmd).", least=0, most=1
     )
     kernel: str = cli.flag(
         "imq", "Inverse quadratic, or Gaussian (mmd).", choices=KERNELS

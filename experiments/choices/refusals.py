@@ -296,8 +296,6 @@ def _estimator(config: Any) -> None:
             f"--estimator=ciwae mixes bounds at a --beta below 1 (at 1 it is the "
             f"ELBO alone), got {config.beta}"
         )
-    if config.estimator == "mmd" and not config.info_alpha <= 1.0:
-        raise ValueError(f"--info_alpha must be at most 1, got {config.info_alpha}")
     if config.estimator == "mmd" and config.penalty < 1.0 - config.info_alpha:
         raise ValueError(
             f"--penalty={config.penalty} must be at least 1 - info_alpha = "

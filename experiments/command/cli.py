@@ -45,6 +45,7 @@ def flag(
     least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    most: float | None = None,
     multiple: int = 1,
     empty: bool = True,
     infinite: bool = False,
@@ -62,6 +63,7 @@ def flag(
         least: the least value allowed, of a list of each item.
         above: what the value must be above.
         below: what the value must be below.
+        most: the greatest value allowed.
         multiple: what an integer must be a multiple of.
         empty: whether a list may be so.
         infinite: whether a float may be so, within its bounds; NaN is in none.
@@ -72,7 +74,7 @@ def flag(
     metadata = {
         "help": text,
         "choices": None if choices is None else tuple(choices),
-        "bounds": (least, above, below),
+        "bounds": (least, above, below, most),
         "multiple": multiple,
         "empty": empty,
         "infinite": infinite,
@@ -193,7 +195,11 @@ def _meant(name: str, known: Iterable[str], form: str = "") -> str:
 
 
 def _out_of_bounds(
-    value: Any, least: float | None, above: float | None, below: float | None
+    value: Any,
+    least: float | None,
+    above: float | None,
+    below: float | None,
+    most: float | None,
 ) -> str:
     """What a value, or every item of a list, must be and is not; "" if it is."""
     items = value if isinstance(value, tuple) else (value,)
@@ -213,6 +219,8 @@ def _out_of_bounds(
         if least == 1 and isinstance(least, int):
             return "hold positive sizes" if isinstance(value, tuple) else "be positive"
         return "not be negative" if least == 0 else f"{hold} {least:g} or more"
+    if most is not None and not all(item <= most for item in items):
+        return f"{hold} at most {most:g}"
     return ""
 
 

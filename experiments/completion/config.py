@@ -26,7 +26,7 @@ class Config(trained_runs.SplitFlags):
         "row or of all.",
     )
     fraction: float = cli.flag(
-        0.5, "Share of entries hidden (random); 1: all.", above=0
+        0.5, "Share of entries hidden (random); 1: all.", above=0, most=1
     )
     block: int = cli.flag(4, "Side of the hidden square (block).", least=1)
     num_images: int = cli.flag(50, "Rows, spread over the split; 0: all.", least=0)
@@ -55,8 +55,6 @@ class Config(trained_runs.SplitFlags):
             raise ValueError(
                 f"--mask={self.mask} is unknown; known: {', '.join(MASKS)}, npy:PATH"
             )
-        if self.fraction > 1.0:
-            raise ValueError(f"--fraction must be at most 1, got {self.fraction}")
         of_masks = {"fraction": ("random",), "block": ("block",)}
         self.refuse_unread("mask", (self.mask,), of_masks)
         measure.check_importance_samples(self.importance_samples)

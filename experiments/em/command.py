@@ -66,7 +66,7 @@ class Config(cli.Flags):
     dataset: str = cli.flag("clusters", "Data.", choices=("clusters", "digits"))
     num_rows: int = cli.flag(600, "Rows of clusters, and of their test.", least=1)
     num_features: int = cli.flag(
-        10, "Principal components of digits, 2 to 64.", least=2, below=65
+        10, "Principal components of digits, 2 to 64.", least=2, most=64
     )
     num_components: int = cli.flag(4, "Components of the mixture, K.", least=1)
     covariance: str = cli.flag("full", "Its type.", choices=gmm_scales.COVARIANCES)
