@@ -127,12 +127,7 @@ def jackknife(log_w: Float[Array, " K"], *, order: int) -> Scalar:
     """
     _check(log_w)
     num_samples = log_w.shape[0]
-    if order not in (0, 1, 2):
-        raise ValueError(f"order must be 0, 1 or 2, got {order}")
-    if num_samples <= order:
-        raise ValueError(
-            f"order {order} needs more than {order} samples, got {num_samples}"
-        )
+    check_order(order, num_samples)
     top = _finite(log_w.max())  # the factors sum to one: it comes back whole
     means = [_mean_without(log_w - top, left_out) for left_out in range(order + 1)]
     total = jnp.zeros((), log_w.dtype)
@@ -142,6 +137,18 @@ def jackknife(log_w: Float[Array, " K"], *, order: int) -> Scalar:
         total += factor * mean
     # The smallest subsets are the first to have no weight.
     return jnp.where(jnp.isneginf(means[-1]), -jnp.inf, top + total)
+
+
+def check_order(order: int, num_samples: int) -> None:
+    """Refuses an order of the jackknife that there is not, or not of so few samples.
+
+    Raises:
+        ValueError: if order is not 0, 1 or 2, or num_samples is not above it.
+    """
+    if order not in (0, 1, 2):
+        raise ValueError(f"order must be 0, 1 or 2, got {order}")
+    if num_samples <= order:
+        raise ValueError(f"num_samples must be above order {order}, got {num_samples}")
 
 
 def _mean_without(log_w: Float[Array, " K"], left_out: int) -> Scalar:

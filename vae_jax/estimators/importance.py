@@ -287,10 +287,7 @@ def jackknife(
     Raises:
         ValueError: if num_samples is not above order, or order is not 0, 1 or 2.
     """
-    if order not in (0, 1, 2):
-        raise ValueError(f"order must be 0, 1 or 2, got {order}")
-    if num_samples <= order:
-        raise ValueError(f"num_samples must be above order {order}, got {num_samples}")
+    bounds.check_order(order, num_samples)
     return of_bound(
         model,
         lambda log_w: bounds.jackknife(log_w, order=order),
