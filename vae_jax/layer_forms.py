@@ -166,7 +166,7 @@ def _of_normals(
 
     def log_prob(parameters: tuple[Array, ...], z: Array) -> Scalar:
         mean, log_std = parameters
-        return posteriors.diag_normal_log_prob(z, mean, log_std)
+        return likelihoods.normal_terms(mean, log_std, z).sum()
 
     def from_noise(parameters: tuple[Array, ...], eps: Array) -> Array:
         mean, log_std = parameters

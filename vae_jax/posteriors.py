@@ -39,7 +39,7 @@ def diag_normal(num_latents: int, *, max_log_std: float = math.inf) -> Condition
         return reparameterize.location_scale(key, *parameters(params, h))
 
     def log_prob(params: PyTree, h: Float[Array, " H"], z: Array) -> Scalar:
-        return diag_normal_log_prob(z, *parameters(params, h))
+        return likelihoods.normal_terms(*parameters(params, h), z).sum()
 
     def parameters(params: PyTree, h: Float[Array, " H"]) -> tuple[Array, Array]:
         del params
@@ -99,14 +99,6 @@ def full_normal_h(num_latents: int, *, std: float) -> Float[Array, " H"]:
     packed = jnp.zeros(num_latents * (num_latents + 1) // 2)
     packed = packed.at[row * (row + 3) // 2].set(log_std)  # the diagonal's places
     return jnp.concatenate([jnp.zeros(num_latents), packed])
-
-
-def diag_normal_log_prob(
-    z: Float[Array, " D"], mean: Float[Array, " D"], log_std: Float[Array, " D"]
-) -> Scalar:
-    """log N(z; mean, diag(std^2)) in nats; the scale stays a logarithm throughout."""
-    eps = (z - mean) * jnp.exp(-log_std)
-    return -(0.5 * eps**2 + log_std + 0.5 * jnp.log(2.0 * jnp.pi)).sum()
 
 
 def full_normal(num_latents: int) -> Conditional:
