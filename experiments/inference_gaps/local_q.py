@@ -13,7 +13,7 @@ from experiments.inference_gaps.config import Config
 from experiments.measures import measure
 from experiments.runs import trained_runs
 from vae_jax import flows, networks, posteriors, vae
-from vae_jax.evaluation import gaps, marginal
+from vae_jax.evaluation import gaps
 from vae_jax.types import Conditional, Params, PRNGKey
 
 ROWS_AT_ONCE = 20
@@ -106,10 +106,9 @@ def _search(
     ) -> tuple[Array, LocalQ]:
         key_search, key_evidence = jax.random.split(key)
         best = search(key_search, params, x, start)
-        evidence = marginal.importance_sampling(
+        evidence = measure.log_evidence(
             vae.model(generative, vae.recognition(lambda params, x: best.h, family)),
             num_samples=config.importance_samples,
-            chunk_size=min(measure.IMPORTANCE_CHUNK, config.importance_samples),
         )(key_evidence, params, x)
         return best.h, LocalQ(best.bound, evidence.log_p, best.converged)
 

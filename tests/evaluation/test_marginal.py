@@ -220,8 +220,8 @@ def test_jit_and_vmap_agree_with_a_loop():
 @pytest.mark.parametrize(
     ("num_samples", "chunk_size", "message"),
     [
-        (0, 5, "num_samples .* 0 and 5"),
-        (5, 0, "chunk_size .* 5 and 0"),
+        (0, 5, "num_samples must be positive, got 0"),
+        (5, 0, "chunk_size must be positive, got 0"),
         (10, 4, "num_samples=10 .* chunk_size=4"),
     ],
 )
@@ -348,7 +348,7 @@ def test_an_encoder_of_other_latents_is_refused_in_one_line(num_samples):
 )
 def test_no_samples_of_the_prior_or_a_box_are_refused(build):
     generative = problems.linear_gaussian().generative
-    with pytest.raises(ValueError, match=r"num_samples .* 0 and 500"):
+    with pytest.raises(ValueError, match="num_samples must be positive, got 0"):
         build(generative, num_samples=0)
     with pytest.raises(ValueError, match=r"num_samples=10 .* chunk_size=4"):
         build(generative, num_samples=10, chunk_size=4)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vae_jax import numerics, vae
-from vae_jax.evaluation import weights
+from vae_jax.evaluation import marginal, weights
 from vae_jax.types import (
     Generative,
     Model,
@@ -190,15 +190,8 @@ def importance(
         ValueError: if a number is below one or K is no multiple of the chunk size; when
             traced, if q's z has not the shape of the model's.
     """
-    numerics.check_positive(
-        num_samples=num_samples, num_draws=num_draws, chunk_size=chunk_size
-    )
-    chunk = min(chunk_size, num_samples)
-    if num_samples % chunk:
-        raise ValueError(
-            f"num_samples={num_samples} is not a multiple of chunk_size={chunk}"
-        )
-
+    numerics.check_positive(num_draws=num_draws)
+    chunk = marginal.chunk_of(num_samples, chunk_size)
     generative = model.generative
 
     def samples(key: PRNGKey, params: Params, x: Array) -> tuple[Array, Array, Array]:

@@ -67,7 +67,7 @@ def importance_sampling(
         >>> bool(jnp.abs(found.log_p - exact) < 1e-4)
         True
     """
-    chunk = _chunk(num_samples, chunk_size)
+    chunk = chunk_of(num_samples, chunk_size)
     draw = importance.log_weights(model, num_samples=chunk)
 
     def log_weights(params: Params, x: Array) -> Callable[[PRNGKey], Array]:
@@ -95,7 +95,7 @@ def prior_sampling(
     Raises:
         ValueError: if a number is below one or k is no multiple of the chunk size.
     """
-    chunk = _chunk(num_samples, chunk_size)
+    chunk = chunk_of(num_samples, chunk_size)
 
     def log_weights(params: Params, x: Array) -> Callable[[PRNGKey], Array]:
         def log_weight(key: PRNGKey) -> Scalar:
@@ -132,7 +132,7 @@ def uniform_sampling(
         ValueError: if a number is below one, k is no multiple of the chunk size, or
             limit is not positive and finite.
     """
-    chunk = _chunk(num_samples, chunk_size)
+    chunk = chunk_of(num_samples, chunk_size)
     if limit is not None:
         numerics.check_in("(0, inf)", limit=limit, why="; None is for bits")
 
@@ -154,13 +154,14 @@ def uniform_sampling(
     return _streamed(log_weights, num_samples=num_samples, chunk=chunk)
 
 
-def _chunk(num_samples: int, chunk_size: int) -> int:
-    """How many samples are drawn at a time."""
-    if num_samples < 1 or chunk_size < 1:
-        raise ValueError(
-            f"num_samples and chunk_size must be positive, got {num_samples} and "
-            f"{chunk_size}"
-        )
+def chunk_of(num_samples: int, chunk_size: int) -> int:
+    """How many samples are drawn at a time.
+
+    Raises:
+        ValueError: if a number is below one, or num_samples is above the chunk size
+            and no multiple of it.
+    """
+    numerics.check_positive(num_samples=num_samples, chunk_size=chunk_size)
     chunk = min(chunk_size, num_samples)
     if num_samples % chunk:
         raise ValueError(
