@@ -533,6 +533,5 @@ def _mean(
 
 
 def _size(x_shape: tuple[int, ...]) -> int:
-    if min(x_shape, default=1) < 1:
-        raise ValueError(f"x_shape must have positive sizes, got {x_shape}")
+    numerics.check_sizes(x_shape=x_shape)
     return int(np.prod(x_shape))

@@ -113,6 +113,17 @@ def check_positive(**numbers: int) -> None:
             raise ValueError(f"{name} must be positive, got {number}")
 
 
+def check_sizes(**shapes: tuple[int, ...]) -> None:
+    """Refuses shapes with a size below one.
+
+    Raises:
+        ValueError: if there is such a shape.
+    """
+    for name, shape in shapes.items():
+        if min(shape, default=1) < 1:
+            raise ValueError(f"{name} must have positive sizes, got {shape}")
+
+
 def check_not_negative(**numbers: float | Scalar) -> None:
     """Refuses negative numbers and NaN; a traced one passes.
 

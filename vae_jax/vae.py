@@ -449,8 +449,7 @@ def with_vamp_prior(
         ValueError: if num_components is below one or x_shape has a size below one.
     """
     numerics.check_positive(num_components=num_components)
-    if min(x_shape, default=1) < 1:
-        raise ValueError(f"x_shape must have positive sizes, got {x_shape}")
+    numerics.check_sizes(x_shape=x_shape)
     mixture = priors.equal_mixture(posterior)
 
     def init(key: PRNGKey) -> PyTree:

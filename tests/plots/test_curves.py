@@ -176,7 +176,7 @@ def test_a_single_place_has_one_tick():
 
 
 def test_series_without_panels_are_refused():
-    with pytest.raises(ValueError, match="at least one panel"):
+    with pytest.raises(ValueError, match="must hold at least one"):
         curves.series({}, x_label="K", y_label="SNR")
 
 
@@ -225,7 +225,7 @@ def test_a_start_far_below_leaves_no_room_above_the_end():
 
 
 def test_train_and_test_without_panels_or_values():
-    with pytest.raises(ValueError, match="at least one panel"):
+    with pytest.raises(ValueError, match="must hold at least one"):
         curves.train_and_test({}, x_label="x", y_label="y")
     empty = ([1.0], [np.nan], [np.inf])
     curves.train_and_test({"": {"a": empty}}, x_label="x", y_label="y").canvas.draw()

@@ -82,7 +82,7 @@ def test_figures_do_not_touch_the_global_state_of_matplotlib():
 
 def test_what_cannot_be_drawn_is_refused():
     for draw in (gaps.sandwich, gaps.seeds, gaps.optima):
-        with pytest.raises(ValueError, match="at least one panel"):
+        with pytest.raises(ValueError, match="must hold at least one"):
             draw({}, x_label="x", y_label="y")
     with pytest.raises(ValueError, match=r"log names no panel.*b"):
         gaps.seeds({"a": {"k": (X, X[None])}}, x_label="x", y_label="y", log=("b",))

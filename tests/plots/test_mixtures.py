@@ -56,7 +56,7 @@ def test_points_that_are_not_of_the_plane_are_refused(x):
 
 
 def test_a_figure_without_panels_is_refused():
-    with pytest.raises(ValueError, match="at least one panel"):
+    with pytest.raises(ValueError, match="must hold at least one"):
         mixtures.responsibilities(X, {})
-    with pytest.raises(ValueError, match="at least one panel"):
+    with pytest.raises(ValueError, match="must hold at least one"):
         mixtures.densities(X, {}, extent=(0, 1, 0, 1))

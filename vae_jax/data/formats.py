@@ -75,8 +75,7 @@ def read_idx(path: PathLike, *, sha256: str | None = None) -> np.ndarray:
             f"{path}: truncated: header promises {_axes(shape)} = {promised} bytes, "
             f"file holds {len(content)}"
         )
-    if promised > LIMIT:
-        raise ValueError(f"{path}: holds more than the {LIMIT} bytes that are read")
+    _check_size(path, promised)
     if len(content) > promised:
         raise ValueError(
             f"{path}: too long: header promises {_axes(shape)} = {promised} bytes, "
@@ -98,10 +97,7 @@ def read_amat(path: PathLike, *, sha256: str | None = None) -> np.ndarray:
         ValueError: another layout or another digit (with its line), unequal rows, or
             another sha256 (of the unpacked text) than the one given.
     """
-    with _unpacked(path) as stream:
-        content = read_up_to(stream, LIMIT + 1)
-    if len(content) > LIMIT:
-        raise ValueError(f"{path}: holds more than the {LIMIT} bytes that are read")
+    content = _whole(path)
     _check_text(path, content)
     _check_sha256(path, sha256, content)
     if not content.endswith(b"\n"):
@@ -135,10 +131,7 @@ def read_mat(path: PathLike, variable: str, *, sha256: str | None = None) -> np.
         ValueError: not such a file, no such variable, not numeric, or another sha256
             (of the array) than the one given.
     """
-    with _unpacked(path) as stream:
-        content = read_up_to(stream, LIMIT + 1)
-    if len(content) > LIMIT:
-        raise ValueError(f"{path}: holds more than the {LIMIT} bytes that are read")
+    content = _whole(path)
     try:
         array = matlab.read(content, variable, limit=LIMIT)
     except (ValueError, zlib.error) as error:
@@ -229,6 +222,19 @@ def _unpacked(path: PathLike) -> Iterator[IO[bytes]]:
             raise ValueError(
                 f"{path}: truncated or damaged gzip file ({error})"
             ) from error
+
+
+def _whole(path: PathLike) -> bytearray:
+    """All that a file holds, unpacked."""
+    with _unpacked(path) as stream:
+        content = read_up_to(stream, LIMIT + 1)
+    _check_size(path, len(content))
+    return content
+
+
+def _check_size(path: PathLike, num_bytes: int) -> None:
+    if num_bytes > LIMIT:
+        raise ValueError(f"{path}: holds more than the {LIMIT} bytes that are read")
 
 
 def _check_text(path: PathLike, content: bytearray) -> None:

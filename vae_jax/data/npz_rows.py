@@ -20,9 +20,7 @@ def load(path: str | os.PathLike[str], *, data_range: str = "auto") -> sources.S
         ValueError: as `sources.load`; no rows, or several arrays and none named test.
         FileNotFoundError: there is no such file.
     """
-    path = Path(path).expanduser()
-    stored = sources.arrays_of(path)
-    name = _name_of_rows(path, stored)
+    path, stored, name = _file_of(path)
     splits = {split: stored[split] for split in sources.SPLITS if split in stored}
     arrays, divisor = ranges.understand(
         str(path), splits | {name: stored[name]}, data_range=data_range
@@ -56,9 +54,7 @@ def load_table(
         ValueError: as `load` and `csv_tables.further_rows`.
         FileNotFoundError: there is no such file.
     """
-    path = Path(path).expanduser()
-    stored = sources.arrays_of(path)
-    name = _name_of_rows(path, stored)
+    path, stored, name = _file_of(path)
     table = csv_tables.further_rows(f"{path}: {name}", stored[name], columns)
     labels, contexts = stored.get(f"{name}_labels"), stored.get(f"{name}_context")
     if labels is not None and not table.labels:
@@ -69,11 +65,16 @@ def load_table(
     return table
 
 
-def _name_of_rows(path: Path, stored: Mapping[str, np.ndarray]) -> str:
+def _file_of(
+    path: str | os.PathLike[str],
+) -> tuple[Path, Mapping[str, np.ndarray], str]:
+    """Where a file lies, its arrays, and the name of the one that holds the rows."""
+    path = Path(path).expanduser()
+    stored = sources.arrays_of(path)
     names = [n for n in stored if not n.endswith(("_labels", "_context"))]
     if "test" not in names and len(names) != 1:
         raise ValueError(
             f"{path}: it holds {', '.join(sorted(names)) or 'no rows'}: name the array "
             "of rows test, or save it alone"
         )
-    return "test" if "test" in names else names[0]
+    return path, stored, "test" if "test" in names else names[0]

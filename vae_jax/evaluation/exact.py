@@ -31,6 +31,8 @@ from vae_jax.types import (
 Exact: TypeAlias = Callable[[Params, Array], Scalar]
 """(params, x) -> nats."""
 
+_joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))  # of several z
+
 
 def grid_quadrature(
     generative: Generative,
@@ -60,8 +62,7 @@ def grid_quadrature(
 
     def log_p(params: Params, x: Array) -> Scalar:
         z = jnp.asarray(nodes, x.dtype)
-        joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
-        return jax.nn.logsumexp(joint(generative, params, x, z)) + log_weight
+        return jax.nn.logsumexp(_joint(generative, params, x, z)) + log_weight
 
     return log_p
 
@@ -97,8 +98,7 @@ def shifted_grid(
     def log_p(key: PRNGKey, params: Params, x: Array) -> Scalar:
         shift = jax.random.uniform(key, (num_latents,), x.dtype, -0.5, 0.5)
         z = jnp.asarray(nodes, x.dtype) + (cell * shift)[None]
-        joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
-        return jax.nn.logsumexp(joint(generative, params, x, z)) + log_weight
+        return jax.nn.logsumexp(_joint(generative, params, x, z)) + log_weight
 
     return log_p
 
@@ -138,9 +138,8 @@ def gauss_hermite(
         vae.check_latents(model, params, x)
         h = stop_gradient(model.recognition.encode(params, x))
         z, log_weights, log_normal = _placed(rule, *normal(stop_gradient(params), h))
-        joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
         return jax.nn.logsumexp(
-            joint(model.generative, params, x, z) - log_normal + log_weights
+            _joint(model.generative, params, x, z) - log_normal + log_weights
         )
 
     return log_p
@@ -288,9 +287,8 @@ def divergence_between_posteriors(
 
     def divergence(params: Params, others: Params, x: Array) -> Scalar:
         z = jnp.asarray(nodes, x.dtype)
-        joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
         log_p, log_other = (
-            jax.nn.log_softmax(joint(generative, theta, x, z))
+            jax.nn.log_softmax(_joint(generative, theta, x, z))
             for theta in (params, others)
         )
         p = jnp.exp(log_p)
@@ -307,8 +305,7 @@ def _expected_log_ratio(
 
     def ratio(params: Params, x: Array, h: Array) -> Scalar:
         z, log_weights, log_q = _placed(rule, *normal(params, h))
-        joint = jax.vmap(log_joint, in_axes=(None, None, None, 0))
-        log_ratio = log_q - joint(model.generative, params, x, z)
+        log_ratio = log_q - _joint(model.generative, params, x, z)
         return (jnp.exp(log_weights) * log_ratio).sum()
 
     return ratio

@@ -15,6 +15,7 @@ With $d = -\log p(x | z)$, the default, $R(1) + D(1) = -\log p(x)$; the slope dR
 is the curve of all of them together.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -204,8 +205,13 @@ def annealed_curve(
     """
     walk, measure = schedule(betas, num_temperatures=num_temperatures), distortion
     measure = negative_log_likelihood(generative) if measure is None else measure
-    largest, settings = walk.temperatures[-1], (num_chains, kernel, num_pilot)
-    chains = _chains(walk.temperatures / largest, *settings)
+    largest = walk.temperatures[-1]
+    chains = annealing.chains(
+        temperatures=walk.temperatures / largest,
+        num_chains=num_chains,
+        kernel=kernel,
+        num_pilot=num_pilot,
+    )
 
     def estimate(key: PRNGKey, params: Params, x: Array) -> Curve:
         path = _path(generative, measure, params, x, largest)
@@ -250,11 +256,14 @@ def simulated_curves(
             f"betas must hold 1, at which a simulated x has a known z, got {betas}"
         )
     walk = schedule(betas, num_temperatures=num_temperatures)
-    largest, settings = walk.temperatures[-1], (num_chains, kernel, num_pilot)
-    up = _chains(walk.temperatures / largest, *settings)
+    largest = walk.temperatures[-1]
+    chains = functools.partial(
+        annealing.chains, num_chains=num_chains, kernel=kernel, num_pilot=num_pilot
+    )
+    up = chains(temperatures=walk.temperatures / largest)
     num_below = list(betas).index(1.0) + 1
     end = int(walk.places[num_below - 1])
-    down = _chains(walk.temperatures[: end + 1], *settings)
+    down = chains(temperatures=walk.temperatures[: end + 1])
     measure = negative_log_likelihood(generative)
 
     def estimate(key: PRNGKey, params: Params) -> Sides:
@@ -295,20 +304,6 @@ def rate_at(
     """
     tangents = -np.asarray(log_z, np.float64) - np.asarray(betas) * distortion
     return float(max(tangents.max(), 0.0))  # at beta = 0 both terms are zero
-
-
-def _chains(
-    temperatures: Float[np.ndarray, " T+1"],
-    num_chains: int,
-    kernel: annealing.Kernel | None,
-    num_pilot: int,
-) -> annealing.Chains:
-    return annealing.chains(
-        temperatures=temperatures,
-        num_chains=num_chains,
-        kernel=kernel,
-        num_pilot=num_pilot,
-    )
 
 
 def _path(

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vae_jax.plots import scales
+from vae_jax.plots import contents, scales
 
 _MAX_COLUMNS = 3
 _MARKERS = "os^vDPX*<>"
@@ -41,8 +41,7 @@ def training_curves(
     Raises:
         ValueError: no panels.
     """
-    if not panels:
-        raise ValueError("panels must name at least one panel")
+    contents.check_some(panels=panels)
     columns = min(_MAX_COLUMNS, len(panels))
     if len(panels) == 4:
         columns = 2  # two lines without an empty cell
@@ -87,8 +86,7 @@ def series(
     Raises:
         ValueError: no panels.
     """
-    if not panels:
-        raise ValueError("panels must name at least one panel")
+    contents.check_some(panels=panels)
     figure = Figure(
         figsize=(2.2 + 4.4 * len(panels), 4.0), dpi=120, layout="constrained"
     )
@@ -146,8 +144,7 @@ def train_and_test(
     Raises:
         ValueError: no panels.
     """
-    if not panels:
-        raise ValueError("panels must name at least one panel")
+    contents.check_some(panels=panels)
     figure = Figure(
         figsize=(2.2 + 3.2 * len(panels), 3.8), dpi=120, layout="constrained"
     )

@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vae_jax.plots import contents
+
 _MAX_COLUMNS = 4
 _NUM_BINS = 50
 _TAIL = 0.5  # percent of the rows on either side that the bins need not reach
@@ -23,7 +25,7 @@ def roc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     Raises:
         ValueError: no curves.
     """
-    _check("curves", curves)
+    contents.check_some(curves=curves)
     figure = Figure(figsize=(6.4, 4.4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0.0, 1.0], [0.0, 1.0], color="0.7", linewidth=1.0)
@@ -59,7 +61,7 @@ def histograms(
     Raises:
         ValueError: no panels.
     """
-    _check("panels", panels)
+    contents.check_some(panels=panels)
     columns = min(_MAX_COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(
@@ -125,8 +127,3 @@ def _tell_beyond(axes: Axes, threshold: float, *, above: bool) -> None:
         fontsize="x-small",
         color="0.3",
     )
-
-
-def _check(name: str, mapping: Mapping) -> None:
-    if not mapping:
-        raise ValueError(f"{name} must hold at least one")

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vae_jax.plots import scales
+from vae_jax.plots import contents, scales
 
 _MARKERS = "os^vDPX*<>"
 
@@ -32,7 +32,7 @@ def sandwich(
     Raises:
         ValueError: no panels.
     """
-    _check(panels)
+    contents.check_some(panels=panels)
     figure = Figure(
         figsize=(1.8 + 3.6 * len(panels), 5.6), dpi=120, layout="constrained"
     )
@@ -80,7 +80,7 @@ def seeds(
     Raises:
         ValueError: no panels, or a title in `log` that is none of them.
     """
-    _check(panels)
+    contents.check_some(panels=panels)
     if not set(log) <= set(panels):
         raise ValueError(f"log names no panel: {sorted(set(log) - set(panels))}")
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
@@ -129,7 +129,7 @@ def optima(
     Raises:
         ValueError: no curves.
     """
-    _check(curves)
+    contents.check_some(curves=curves)
     figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlabel=x_label, ylabel=y_label)
@@ -156,7 +156,7 @@ def stacked(
     Raises:
         ValueError: no bars, or one with another number of parts.
     """
-    _check(bars)
+    contents.check_some(bars=bars)
     if any(len(values) != len(parts) for values in bars.values()):
         raise ValueError(f"each bar needs {len(parts)} parts, as many as names")
     figure = Figure(
@@ -180,11 +180,6 @@ def stacked(
     axes.set_xlabel(x_label)
     figure.legend(loc="outside upper center", ncols=len(parts), frameon=False)
     return figure
-
-
-def _check(panels: Mapping) -> None:
-    if not panels:
-        raise ValueError("panels must name at least one panel")
 
 
 def _steps(axes: Axes, x: np.ndarray) -> None:

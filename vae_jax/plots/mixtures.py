@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vae_jax.plots import contents
+
 _WIDTH = 3.2  # of a panel, inches
 
 
@@ -25,7 +27,8 @@ def responsibilities(
     Raises:
         ValueError: no frames, or points that are not [N, 2].
     """
-    _check(x, frames)
+    contents.check_some(frames=frames)
+    _check(x)
     figure = Figure(
         figsize=(_WIDTH * len(frames), _WIDTH + 0.3), dpi=120, layout="constrained"
     )
@@ -64,7 +67,8 @@ def densities(
     Raises:
         ValueError: no panels, or points that are not [N, 2].
     """
-    _check(x, panels)
+    contents.check_some(panels=panels)
+    _check(x)
     figure = Figure(
         figsize=(_WIDTH * len(panels) + 0.8, _WIDTH + 0.4),
         dpi=120,
@@ -85,9 +89,7 @@ def densities(
     return figure
 
 
-def _check(x: np.ndarray, panels: Mapping) -> None:
-    if not panels:
-        raise ValueError("there must be at least one panel")
+def _check(x: np.ndarray) -> None:
     if x.ndim != 2 or x.shape[1] != 2:
         raise ValueError(f"points must be [N, 2], got {x.shape}")
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from vae_jax.plots import contents
+
 _MARKERS = "os^vDP"
 
 
@@ -27,8 +29,7 @@ def curves(
     Raises:
         ValueError: no models.
     """
-    if not models:
-        raise ValueError("models must hold at least one")
+    contents.check_some(models=models)
     figure = Figure(figsize=(7.4, 4.4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     point: dict[str, Any] = {"linestyle": "", "markersize": 11.0, "zorder": 3.0}
