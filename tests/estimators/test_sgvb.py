@@ -1,5 +1,3 @@
-import itertools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ from scipy import stats
 
 from tests import problems, testing
 from vae_jax.estimators import sgvb
-from vae_jax.types import Params, log_joint
+from vae_jax.types import Params, each_example, log_joint
 
 X = np.array([0.4, -1.0])
 NUM_DRAWS = 20_000
@@ -181,14 +179,14 @@ def test_the_decayed_gradients_of_a_data_set_add_up_to_one_log_prior(x64):
     objective = sgvb.with_normal_prior_on_theta(
         lambda key, params, x: jnp.zeros(()), num_data=7
     )
-    total = sgvb.data_set_total(objective, num_data=7)
-    got = jax.grad(total, 1)(jax.random.key(0), params, jnp.zeros((7, 2)))
+    each = jax.grad(objective, 1)(jax.random.key(0), params, jnp.zeros(2))
 
     def log_prior(params):
         return jax.scipy.stats.norm.logpdf(params.generative["w"]).sum()
 
     expected = jax.grad(log_prior)(params)
-    np.testing.assert_allclose(got.generative["w"], expected.generative["w"], rtol=1e-9)
+    total = 7.0 * each.generative["w"]
+    np.testing.assert_allclose(total, expected.generative["w"], rtol=1e-9)
 
 
 def test_no_weight_decay_changes_nothing(x64):
@@ -201,38 +199,17 @@ def test_no_weight_decay_changes_nothing(x64):
     chex.assert_trees_all_close(got, expected, rtol=1e-12)
 
 
-@pytest.mark.slow
-def test_data_set_total_averaged_over_all_minibatches_is_the_total(x64):
-    problem = problems.linear_gaussian()
-    rows = jax.random.normal(jax.random.key(5), (6, 2))
-    total = sgvb.data_set_total(
-        lambda key, params, x: problem.elbo(params, x), num_data=6
-    )
-    exact = jax.vmap(problem.elbo, in_axes=(None, 0))(problem.params, rows).sum()
-    for size in (1, 4, 6):
-        minibatches = jnp.array(list(itertools.combinations(range(6), size)))
-        keys = jax.random.split(jax.random.key(6), len(minibatches))
-        estimates = jax.jit(jax.vmap(total, in_axes=(0, None, 0)))(
-            keys, problem.params, rows[minibatches]
-        )
-        np.testing.assert_allclose(estimates.mean(), exact, rtol=1e-9)
-
-
-def test_data_set_total_draws_fresh_noise_for_every_example():
-    total = sgvb.data_set_total(
-        lambda key, params, x: jax.random.normal(key), num_data=2
-    )
-    sums = _draws(total, (), np.zeros((2, 1)))
-    testing.assert_mean_equals(sums**2, 2.0)  # 4 if the two shared a key
-
-
 # Transformation and edge
 
 
 @pytest.mark.slow
 def test_sharding_the_batch_over_four_devices_changes_nothing():
     problem = problems.linear_gaussian()
-    total = sgvb.data_set_total(_estimators(problem, 2)["b"], num_data=8)
+    each = each_example(_estimators(problem, 2)["b"])
+
+    def total(key, params, xs):
+        return each(key, params, xs).sum()
+
     compiled = jax.jit(jax.value_and_grad(total, argnums=1))
     xs, key = jax.random.normal(jax.random.key(1), (8, 2)), jax.random.key(0)
     expected = compiled(jax.random.clone(key), problem.params, xs)
@@ -249,8 +226,6 @@ def test_sharding_the_batch_over_four_devices_changes_nothing():
 
 def test_an_empty_data_set_and_a_negative_weight_decay_are_refused():
     objective = _estimators(problems.linear_gaussian(), 1)["a"]
-    with pytest.raises(ValueError, match=r"num_data .*0"):
-        sgvb.data_set_total(objective, num_data=0)
     with pytest.raises(ValueError, match=r"num_data .*0"):
         sgvb.with_normal_prior_on_theta(objective, num_data=0)
     with pytest.raises(ValueError, match=r"weight_decay .*-1\.0"):

@@ -2,38 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from tests import problems, testing
-from vae_jax import divergences
 from vae_jax.evaluation import representation
-
-KL = divergences.diag_normal_to_standard_normal
-MEAN, LOG_STD = np.array([0.3, -1.2, 0.0]), np.array([-0.5, 0.7, 0.0])
-H = np.concatenate([MEAN, LOG_STD])
-
-
-def test_kl_per_latent_matches_the_closed_form_of_each_latent(x64):
-    got = representation.kl_per_latent(jnp.asarray(H), kl=KL)
-    expected = 0.5 * (MEAN**2 + np.exp(2 * LOG_STD) - 1.0 - 2 * LOG_STD)
-    np.testing.assert_allclose(got, expected, rtol=1e-9)
-
-
-def test_kl_per_latent_is_never_negative_zero_at_the_prior_and_sums_to_the_kl(x64):
-    hs = jax.random.normal(jax.random.key(0), (50, 6))
-    parts = jax.jit(jax.vmap(lambda h: representation.kl_per_latent(h, kl=KL)))(hs)
-    assert (parts > 0.0).all()
-    whole = jax.vmap(KL)(hs[:, :3], hs[:, 3:])
-    np.testing.assert_allclose(parts.sum(1), whole, rtol=1e-9)
-    at_prior = representation.kl_per_latent(jnp.zeros(6), kl=KL)
-    np.testing.assert_array_equal(at_prior, np.zeros(3))
-
-
-def test_kl_per_latent_gradients_agree_with_finite_differences(x64):
-    def function(h):
-        return representation.kl_per_latent(h, kl=KL)
-
-    check_grads(jax.jit(function), (jnp.asarray(H),), order=2, modes=("rev",))
 
 
 def test_active_units_counts_the_latents_whose_mean_varies_beyond_the_threshold(x64):

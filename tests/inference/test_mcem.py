@@ -248,7 +248,6 @@ def test_a_fit_repeats_itself_and_stops_gradients():
         ("num_data", 0),
         ("num_leapfrog", 0),
         ("num_updates", 0),
-        ("adaptation_gain", 0.0),
         ("target_acceptance", 1.5),
         ("initial_step_size", -1.0),
         ("jitter", 1.0),

@@ -40,30 +40,6 @@ def _linear(key, params, x):
     return (params.generative * x).sum()
 
 
-# over_batch
-
-
-@pytest.mark.slow
-def test_over_batch_is_the_mean_over_examples_with_a_key_for_each():
-    problem, batch, key = problems.linear_gaussian(), _batch(4), jax.random.key(0)
-    objective = _objective(problem)
-    lifted = jax.jit(gradient.over_batch(objective))
-    got = lifted(jax.random.clone(key), problem.params, batch.x)
-    keys = jax.random.split(key, 4)
-    single = jax.jit(objective)
-    each = [single(k, problem.params, x) for k, x in zip(keys, batch.x, strict=True)]
-    np.testing.assert_allclose(got, np.mean(each), rtol=1e-5)
-
-
-def test_over_batch_means_every_leaf_of_a_tree():
-    lifted = gradient.over_batch(
-        lambda key, params, x: {"x": x, "u": jax.random.uniform(key)}
-    )
-    got = lifted(jax.random.key(0), Params((), ()), jnp.array([[1.0, 2.0], [3.0, 6.0]]))
-    np.testing.assert_allclose(got["x"], [2.0, 4.0])
-    assert got["u"].shape == ()
-
-
 # Without noise
 
 

@@ -298,27 +298,6 @@ def _check_prior(num_data: int, weight_decay: float) -> None:
     numerics.check_in("[0, inf)", weight_decay=weight_decay)
 
 
-def data_set_total(
-    objective: ExampleObjective, *, num_data: int
-) -> Callable[[PRNGKey, Params, Array], Scalar]:
-    """(key, params, x [M, *X]) -> nats of the whole data set: N/M times the sum.
-
-    AEVB equation 8, unbiased for the sum over all N examples when the minibatch is
-    drawn uniformly. Training uses nats per example instead, 1/N of this.
-
-    Raises:
-        ValueError: if num_data is below one.
-    """
-    numerics.check_positive(num_data=num_data)
-
-    def total(key: PRNGKey, params: Params, x: Array) -> Scalar:
-        keys = jax.random.split(key, x.shape[0])
-        nats = jax.vmap(objective, in_axes=(0, None, 0))(keys, params, x)
-        return num_data / x.shape[0] * nats.sum()
-
-    return total
-
-
 def _penalized(draws: Draws, penalty: Penalty) -> ExampleObjective:
     """The ELBO, with the gradient of the reconstruction less the penalty."""
 

@@ -1,27 +1,11 @@
-"""What the latents carry: codes, posterior moments, KL per latent, active units."""
+"""What the latents carry: codes of any q, and how many of them vary."""
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vae_jax import numerics
-from vae_jax.types import Params, PRNGKey, Recognition, Scalar
-
-
-def kl_per_latent(
-    h: Float[Array, " H"], *, kl: Callable[[Array, Array], Scalar]
-) -> Float[Array, " D"]:
-    """KL of each latent of a factorized normal q, in nats; they sum to the KL.
-
-    Args:
-        h: [mean, log_std], each of length D.
-        kl: closed form from (mean, log_std), for a prior that factorizes alike, such as
-            `divergences.diag_normal_to_standard_normal`.
-    """
-    mean, log_std = jnp.split(h[:, None], 2)
-    return jax.vmap(kl)(mean, log_std)
+from vae_jax.types import Params, PRNGKey, Recognition
 
 
 def active_units(

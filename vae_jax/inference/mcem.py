@@ -24,6 +24,8 @@ from vae_jax.types import (
     log_joint,
 )
 
+GAIN = 0.5  # nats of log step size for one of acceptance error
+
 
 class MCEMState(NamedTuple):
     """Parameters, a chain for every example, and the step size that all share.
@@ -70,7 +72,6 @@ def mcem(
     target_acceptance: float = 0.9,
     num_updates: int = 5,
     initial_step_size: float = 0.1,
-    adaptation_gain: float = 0.5,
     jitter: float = 0.2,
     weight_decay: float = 0.0,
 ) -> Algorithm:
@@ -101,21 +102,19 @@ def mcem(
         target_acceptance: mean acceptance probability to adapt to.
         num_updates: of theta in each step.
         initial_step_size: of the integrator at the first step.
-        adaptation_gain: nats of log step size for one of acceptance error.
         jitter: relative half width of the step sizes drawn for the rows (`hmc`).
         weight_decay: theta's prior is N(0, I / weight_decay) (`sgvb`); 0 for maximum
             likelihood.
 
     Raises:
-        ValueError: if a count is below one, adaptation_gain is not positive,
-            weight_decay is negative, or as `hmc.samples` for the step size.
+        ValueError: if a count is below one, weight_decay is negative, or as
+            `hmc.samples` for the step size.
     """
     numerics.check_positive(
         num_data=num_data, num_leapfrog=num_leapfrog, num_updates=num_updates
     )
     hmc.check_step_size(target_acceptance, initial_step_size, jitter)
     numerics.check_not_negative(weight_decay=weight_decay)
-    numerics.check_in("(0, inf)", adaptation_gain=adaptation_gain)
 
     def init(key: PRNGKey, start: Params) -> MCEMState:
         keys = jax.random.split(key, num_data)
@@ -170,7 +169,7 @@ def mcem(
             state.log_step_size,
             acceptance,
             target=target_acceptance,
-            gain=adaptation_gain,
+            gain=GAIN,
         )
         # A batch without weight has no acceptance to learn from.
         weighs = batch.weight.sum() > 0.0

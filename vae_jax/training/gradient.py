@@ -75,18 +75,6 @@ class AscentInfo(NamedTuple):
     skips: PyTree = ()
 
 
-def over_batch(
-    function: Callable[[PRNGKey, Params, Array], PyTree],
-) -> Callable[[PRNGKey, Params, Array], PyTree]:
-    """Lifts a function of one example to its mean over x [B, *X], a key per example."""
-    each = each_example(function)
-
-    def lifted(key: PRNGKey, params: Params, x: Float[Array, "B *X"]) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf.mean(0), each(key, params, x))
-
-    return lifted
-
-
 def ascent(
     objective: Objective,
     optimizer: optax.GradientTransformation,
