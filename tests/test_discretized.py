@@ -104,6 +104,14 @@ def test_bins_of_a_wide_density_are_as_wide_as_one_over_its_scale_in_float32(log
     np.testing.assert_allclose(slopes[1], -1.0, rtol=2e-3)
 
 
+def test_a_bin_as_wide_as_its_scale_has_its_whole_gradient():
+    slope = jax.grad(functools.partial(discretized.logistic_terms, num_values=3), 1)
+    got = slope(jnp.float32(0.0), jnp.float32(0.0), jnp.float32(0.5))
+    # Of 2 sigmoid(w / 2s) - 1, in log s.
+    p, half = 2 * special.expit(0.5) - 1, special.expit(0.5) * special.expit(-0.5)
+    np.testing.assert_allclose(got, -half / p, rtol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("log_scale", [-7.0, -4.0, 0.0, 5.0])
 def test_bins_sum_to_one_in_float32(log_scale):

@@ -396,13 +396,14 @@ def _mean_on_grid(mean: Array, log_scale: Array, num_values: int) -> Array:
 def _log1m_exp_of_exp(log_t: Array) -> Array:
     """log(1 - exp(-t)) at t = exp(log_t) > 0, for any finite log_t."""
     is_small = log_t < 0.0
-    t = jnp.exp(jnp.minimum(log_t, 0.0))
+    # Each branch reads log_t as it is: of a tie, at 0, `minimum` and `clip` pass half.
+    t = jnp.exp(jnp.where(is_small, log_t, 0.0))
     # A quotient of two small numbers has no derivative where its square underflows.
     is_tiny = t < 1e-2
     series = t * (-0.5 + t * (1.0 / 24.0 - t**2 / 2880.0))
     safe = jnp.where(is_tiny, 1.0, t)
     small = jnp.where(is_tiny, series, jnp.log(-jnp.expm1(-safe) / safe))
-    large = jnp.exp(jnp.clip(log_t, 0.0, 5.0))
+    large = jnp.exp(jnp.where(is_small, 0.0, jnp.minimum(log_t, 5.0)))
     return jnp.where(is_small, log_t + small, jnp.log1p(-jnp.exp(-large)))
 
 
