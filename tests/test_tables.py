@@ -190,3 +190,11 @@ def test_a_column_of_normals_starts_at_its_least_std_where_that_is_wider(x64):
     got = table.log_prob_terms(params, h, jnp.array([990.0]))
     expected = stats.norm.logpdf(990.0, values.mean(), 2.0 * values.std())
     np.testing.assert_allclose(got[0], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("family", "values"), [("log_normal", [0.0, 1.0]), ("normal", [1.0, np.inf])]
+)
+def test_what_has_no_finite_fit_is_refused(family, values):
+    with pytest.raises(ValueError, match=f"have no finite fit of {family}"):
+        tables.fit(family, np.array(values))

@@ -54,14 +54,22 @@ def fit(family: str, values: Float[np.ndarray, " R"], *, num_levels: int = 0) ->
         num_levels: K of a column of levels.
 
     Raises:
-        ValueError: if the values tell nothing of a scale: none is there, or all equal.
+        ValueError: if the values tell nothing of a scale: none is there, or all equal;
+            if a number of the fit is not finite.
     """
     there = np.asarray(values, np.float64)
     there = there[~np.isnan(there)]
     if not there.size or there.min() == there.max():
         said = f"only {there[0]:g}" if there.size else "nothing"
         raise ValueError(f"its training rows hold {said}: leave it out")
-    return Column(family, FAMILIES[family].fit(there, num_levels))
+    with np.errstate(all="ignore"):
+        numbers = FAMILIES[family].fit(there, num_levels)
+    if not np.all(np.isfinite(numbers)):
+        raise ValueError(
+            f"its training rows, {there.min():g} to {there.max():g}, have no finite "
+            f"fit of {family}: choose another family"
+        )
+    return Column(family, numbers)
 
 
 def likelihood(columns: Sequence[Column], **settings: Any) -> Likelihood:

@@ -137,6 +137,16 @@ REFUSED = {
         {"income": "log_normal"},
         "line 3, column income: -3 is no positive number, which log_normal needs",
     ),
+    "a logarithm of what float32 makes 0": (
+        TEXT.replace("-3", "1e-50"),
+        {"income": "log_normal"},
+        "line 3, column income: 1e-50 is less than float32 holds: scale the column",
+    ),
+    "a logarithm of what the device makes 0": (
+        TEXT.replace("-3", "1e-40"),
+        {"income": "log_normal"},
+        "line 3, column income: 1e-40 is less than float32 holds: scale the column",
+    ),
     "infinity": (
         TEXT.replace("-3", "inf"),
         {},

@@ -514,6 +514,12 @@ def _check(
             f"{place}, column {name}: {values[int(bad.argmax())]:g} is no "
             f"{_NOUNS[kind]}, which {family} needs: mend it or leave it empty{instead}"
         )
+    if kind == "positive" and (are_tiny := values < np.finfo(np.float32).tiny).any():
+        raise ValueError(
+            f"{_first(places, are_tiny)}, column {name}: "
+            f"{values[int(are_tiny.argmax())]:g} is less than float32 holds: "
+            "scale the column"
+        )
     if kind == "count" and (are_large := values > _MOST_COUNT).any():
         raise ValueError(
             f"{_first(places, are_large)}, column {name}: "
