@@ -115,6 +115,25 @@ def test_in_single_precision_a_count_costs_its_nats_to_a_few_digits():
     assert np.all(np.abs(got - exact) <= 3e-6 * (1 + np.abs(exact) + slope))
 
 
+def test_in_single_precision_counts_of_millions_lose_no_nats_to_two_logarithms():
+    rng = np.random.default_rng(0)
+    log_mean = np.append(17.330709, rng.uniform(14, 17, 400)).astype(np.float32)
+    log_r = np.append(19.0, rng.uniform(14, 17, 400)).astype(np.float32)
+    mean, r = np.exp(np.float64(log_mean)), np.exp(np.float64(log_r))
+    x = np.float32(np.append(24210464, rng.uniform(0.4, 2.5, 400).round(1) * 1e7))
+    x64 = np.float64(x)
+    log_mean, log_r, x = map(jnp.asarray, (log_mean, log_r, x))
+    for got, exact, slope in (
+        (POISSON(log_mean, x), stats.poisson.logpmf(x64, mean), x64 - mean),
+        (
+            NEGATIVE(log_mean, log_r, x),
+            stats.nbinom.logpmf(x64, r, r / (r + mean)),
+            (x64 - mean) * r / (r + mean),
+        ),
+    ):
+        assert np.all(np.abs(got - exact) <= 1e-6 * (1 + np.abs(exact) + np.abs(slope)))
+
+
 @pytest.mark.slow
 def test_gradients_are_finite_and_right_over_the_whole_range():
     grid, _ = _everywhere()
