@@ -54,6 +54,19 @@ def test_a_context_lies_behind_x_and_changes_nothing_of_it(binarization):
     np.testing.assert_array_equal(both.value(jnp.asarray(both.test[1])), value[1])
 
 
+def test_bytes_beside_a_context_are_on_by_the_same_random_bits(monkeypatch):
+    raw = np.arange(256, dtype=np.uint8)[None]
+    at_threshold = batches._thresholds(jnp.asarray(raw), 0.0, 255.0)
+    monkeypatch.setattr(batches, "_bits", lambda key, shape: at_threshold)
+    plain = batches.prepare(source(raw), binarization="dynamic")
+    contexts = {"train": np.ones((1, 1), np.float32), "valid": np.zeros((0, 1))}
+    both = batches.with_context(plain, contexts | {"test": contexts["valid"]})
+    for prepared in (plain, both):
+        train, index = jnp.asarray(prepared.train), jnp.arange(1)
+        x = prepared.take(jax.random.key(0), train, index).x[:, :256]
+        np.testing.assert_array_equal(x, 0.0)
+
+
 def test_contexts_of_other_rows_are_refused():
     with pytest.raises(ValueError, match="3 contexts are not those of 4 rows"):
         batches.packed(np.zeros((4, 2)), np.zeros((3, 1)))

@@ -171,6 +171,8 @@ def with_context(prepared: Prepared, contexts: Mapping[str, np.ndarray]) -> Prep
     x_shape = prepared.train.shape[1:]
     size = int(np.prod(x_shape))
     splits = {s: packed(getattr(prepared, s), contexts[s]) for s in sources.SPLITS}
+    # Bytes are compared as integers, and beside contexts they are stored as float32.
+    dtype = jax.dtypes.canonicalize_dtype(prepared.train.dtype)
 
     def beside(x: Array, raw: Array) -> Array:
         context = raw[..., size:].astype(x.dtype)
@@ -178,7 +180,7 @@ def with_context(prepared: Prepared, contexts: Mapping[str, np.ndarray]) -> Prep
 
     def take_rows(key: PRNGKey, data: Array, index: Int[Array, " B"]) -> Batch:
         raw = data[index]
-        x = raw[:, :size].reshape(-1, *x_shape)
+        x = raw[:, :size].reshape(-1, *x_shape).astype(dtype)
         batch = prepared.take(key, x, jnp.arange(len(index)))
         return batch._replace(x=beside(batch.x, raw), index=index)
 
@@ -256,9 +258,10 @@ def take(*, offset: float = 0.0, divisor: float = 1.0, dynamic: bool = False) ->
 
     With `dynamic`, an entry is 1 with probability its value and else 0, independently
     in each batch: 16 random bits are compared with t = round(65536 value), so that a
-    value of 0 is never on, 1 always, and no probability is off by more than 2^-17.
-    For uint8 data t is computed in integers. The key is not used otherwise. NaN stays
-    NaN. All weights are one.
+    value of 0 is never on, 1 always, and no probability is off by more than 2^-17 from
+    the value: exactly so for uint8 data, whose t is computed in integers, else but for
+    what float32 rounds of the value. The key is not used otherwise. NaN stays NaN. All
+    weights are one.
 
     Raises:
         ValueError: a divisor that is not positive.
