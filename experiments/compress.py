@@ -8,13 +8,14 @@ r"""Compresses rows without loss with a trained model, by bits-back coding.
 
 Townsend et al. 2019 (arXiv:1901.04866). The rows of a split, or of --input, become a
 file that this model alone decodes, bit for bit; they are decoded once before it is
-written. The table says what the file costs in bits per dimension: with and without the
-random bits that it starts from, which come back; what the bound says at the same bins
-of z; importance sampling's log p(x), which exact inference would cost; and what generic
-compressors make of the same rows, and codecs of images of each. It is written to the
-workdir too (compressed*.json, .txt, .csv and .png). Of counts, all above the largest of
-the rows is one more symbol, so that their tables end. Of codes, whose q is a point
-mass, no bits have to come back, and the bound is all that is known of log p(x).
+written. The table says what the file costs in bits per dimension: whole, its header,
+the random bits that it starts from, which come back, and what is left without these;
+what the bound says at the same bins of z; importance sampling's log p(x), which exact
+inference would cost; and what generic compressors make of the same rows, and codecs of
+images of each. It is written to the workdir too (compressed*.json, .txt, .csv and
+.png). Of counts, all above the largest of the rows is one more symbol, so that their
+tables end. Of codes, whose q is a point mass, no bits have to come back, and the bound
+is all that is known of log p(x).
 
 Decoding computes the same probabilities to the last bit, so it needs the same
 parameters, versions, device and batch size: the file says which.
@@ -53,10 +54,8 @@ GENERIC: dict[str, Callable[[bytes], bytes]] = {
     "lzma": lzma.compress,
 }
 IMAGES = {"png": "PNG, a file of each", "webp": "WebP without loss, a file of each"}
-OF_THE_FILE = (
-    "the file, all that it holds",
-    "without its first bits, which come back",
-)
+WHOLE, NET = "the file, all that it holds", "without its header and first bits"
+HEADER, FIRST_BITS = "its header", "its first bits, which {do}"
 SHORTER = 0.01  # by more than that share than minus the bound is worth a line
 MAX_ROWS = 10**7  # of a file: more is a header believed
 MAX_VALUES = 2**16  # of an entry: the numbers of a word, or as many counts
@@ -108,6 +107,10 @@ class Config(trained_runs.SplitFlags):
             raise ValueError(f"--output={self.output}: --verify writes nothing")
         if self.decompress and self.output and not self.output.endswith(".npz"):
             raise ValueError(f"--output={self.output}: rows are written as .npz")
+        of_model = [f.name for f in dataclasses.fields(trained_runs.WorkdirFlags)]
+        for flag in ("verify", "decompress"):
+            if getattr(self, flag):
+                self.refuse_others(flag, (*of_model, "output"))
 
 
 def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, Any]:
@@ -153,7 +156,7 @@ def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, 
         rans.to_words(end),
     )
     table = [
-        *zip(OF_THE_FILE, (8.0 * size, _net(start, end)), strict=True),
+        *_of_file(size, start, end, pops=not trained.has_point_mass),
         ("minus the bound, at the same bins of z", float(bits.sum())),
         *_evidence(config, trained, raw),
         *_generic(
@@ -187,6 +190,8 @@ def decompress(path: str, trained: Trained) -> np.ndarray:
             device wrote.
         OSError: the file cannot be read.
     """
+    if pathlib.Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: name a file of bits")
     header, words = files.read(path)
     mine = {**_decoder(trained), "shape": list(trained.data.x_shape)}
     number = stored_values.num_values(trained)
@@ -324,8 +329,22 @@ def _digest(rows: np.ndarray) -> str:
     return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
 
 
-def _net(start: rans.Stack, end: rans.Stack) -> float:
-    return rans.num_bits(end) - rans.num_bits(start)
+def _of_file(
+    size: int, start: rans.Stack, end: rans.Stack, *, pops: bool
+) -> list[tuple[str, float]]:
+    """What the file costs, and the three parts of that; first bits in whole words.
+
+    Where q is a point mass nothing is popped, and the first bits stand for nothing.
+    """
+    net = rans.num_bits(end) - rans.num_bits(start)
+    stack = 32.0 * len(rans.to_words(end))
+    first_bits = FIRST_BITS.format(do="come back" if pops else "hold nothing")
+    return [
+        (WHOLE, 8.0 * size),
+        (HEADER, 8.0 * size - stack),
+        (first_bits, stack - net),
+        (NET, net),
+    ]
 
 
 def _evidence(config: Config, trained: Trained, raw: Any) -> list[tuple[str, float]]:
@@ -341,7 +360,7 @@ def _evidence(config: Config, trained: Trained, raw: Any) -> list[tuple[str, flo
 
 def _of_floor(result: dict[str, Any]) -> list[str]:
     """Why a file is much shorter than minus the bound, where it is."""
-    _, net, bound = (row["bytes"] for row in result["table"][:3])
+    net, bound = (row["bytes"] for row in result["table"][3:5])
     if net > (1.0 - SHORTER) * bound:
         return []
     precision = result["header"]["quantization"]["precision"]
@@ -400,8 +419,9 @@ def main(config: Config) -> int:
         ]
     )
     print(text)
-    sizes_of = {row["name"]: row["bits_per_dimension"] for row in result["table"]}
-    figure = sizes.dots(sizes_of, marked=OF_THE_FILE, x_label="bits per dimension")
+    ways = [row for i, row in enumerate(result["table"]) if i not in (1, 2)]  # no parts
+    sizes_of = {row["name"]: row["bits_per_dimension"] for row in ways}
+    figure = sizes.dots(sizes_of, marked=(WHOLE, NET), x_label="bits per dimension")
     with cli.user_errors():
         report.write_text(path.with_suffix(".csv"), report.csv_text(result["table"]))
         plots.save(figure, path.with_suffix(".png"))

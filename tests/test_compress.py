@@ -58,7 +58,9 @@ def _rows(path):
 @pytest.mark.slow
 def test_the_rows_come_back_as_they_are_stored(workdir):
     output = workdir / "rows.npz"
-    config = _config(workdir, decompress=str(workdir / "test.bits"), output=str(output))
+    config = compress.Config(
+        workdir=str(workdir), decompress=str(workdir / "test.bits"), output=str(output)
+    )
     assert compress.main(config) == 0
     np.testing.assert_array_equal(np.load(output)["test"], _rows(workdir))
 
@@ -66,9 +68,14 @@ def test_the_rows_come_back_as_they_are_stored(workdir):
 @pytest.mark.slow
 def test_the_table_is_of_the_file(workdir):
     result = json.loads((workdir / "compressed_250_images.json").read_text())
-    whole, net, bound, evidence, *generic = result["table"]
+    whole, header, first_bits, net, bound, evidence, *generic = result["table"]
     assert whole["bytes"] == (workdir / "test.bits").stat().st_size
-    assert net["bytes"] < whole["bytes"]
+    assert header["bytes"] == whole["bytes"] - 4 * len(
+        files.read(workdir / "test.bits")[1]
+    )
+    parts = header["bytes"] + first_bits["bytes"] + net["bytes"]
+    np.testing.assert_allclose(parts, whole["bytes"])
+    assert first_bits["name"] == "its first bits, which come back"
     np.testing.assert_allclose(net["bytes"], bound["bytes"], rtol=0.005)
     assert 0.9 * bound["bytes"] < evidence["bytes"] < bound["bytes"]
     names = [*compress.GENERIC, *compress.IMAGES.values()]
@@ -163,7 +170,9 @@ def test_a_damaged_file_is_one_line_and_nothing_is_written(
 ):
     (tmp_path / "a.bits").write_bytes(damage((workdir / "test.bits").read_bytes()))
     output = tmp_path / "rows.npz"
-    config = _config(workdir, decompress=str(tmp_path / "a.bits"), output=str(output))
+    config = compress.Config(
+        workdir=str(workdir), decompress=str(tmp_path / "a.bits"), output=str(output)
+    )
     with pytest.raises(cli.UsageError, match=said):
         compress.main(config)
     assert not output.exists()
@@ -171,8 +180,15 @@ def test_a_damaged_file_is_one_line_and_nothing_is_written(
 
 @pytest.mark.slow
 def test_a_file_that_is_not_there_is_named(workdir, tmp_path):
-    config = _config(workdir, output="", verify=str(tmp_path / "a.bits"))
+    config = compress.Config(workdir=str(workdir), verify=str(tmp_path / "a.bits"))
     with pytest.raises(cli.UsageError, match=r"a\.bits"):
+        compress.main(config)
+
+
+@pytest.mark.slow
+def test_a_folder_is_no_file_of_bits(workdir, tmp_path):
+    config = compress.Config(workdir=str(workdir), decompress=str(tmp_path))
+    with pytest.raises(cli.UsageError, match=f"^{tmp_path} is a folder"):
         compress.main(config)
 
 
@@ -212,7 +228,10 @@ def test_values_and_latents_of_other_kinds_come_back(tmp_path, flags):
     path = _trained(tmp_path / "run", num_epochs=1, **flags)
     output = tmp_path / "a.bits"
     assert compress.main(_config(path, output=str(output), num_images=30)) == 0
-    assert compress.main(_config(path, output="", verify=str(output))) == 0
+    assert compress.main(compress.Config(workdir=str(path), verify=str(output))) == 0
+    text = (path / "compressed_30_images.txt").read_text()
+    is_point_mass = flags.get("posterior") in ("finite_scalar", "vector_quantized")
+    assert ("come back" in text) != is_point_mass
 
 
 @pytest.mark.slow
@@ -232,7 +251,7 @@ def test_counts_come_back_and_cost_minus_their_bound(tmp_path, flags):
     trained = trained_runs.load(workdir, checkpoint="auto")[0]
     result = compress.compress(config, trained, tmp_path / "a.bits")
     assert result["header"]["num_values"] == 1 + rows[300:].max()
-    _, net, bound, *_ = (row["bytes"] for row in result["table"])
+    net, bound = (row["bytes"] for row in result["table"][3:5])
     np.testing.assert_allclose(net, bound, rtol=0.01)
     assert compress._of_floor(result) == []
     decoded = compress.decompress(str(tmp_path / "a.bits"), trained)
@@ -285,6 +304,11 @@ def test_columns_of_a_table_are_refused(tmp_path):
         ({"verify": "b", "decompress": "c"}, "one of the two"),
         ({"output": "a", "decompress": "b"}, "written as .npz"),
         ({"output": "a", "importance_samples": 501}, "multiple"),
+        ({"verify": "b", "num_images": 3, "seed": 1}, "^--num_images, --seed: not rea"),
+        (
+            {"decompress": "b", "latent_bits": 3},
+            "^--latent_bits: not .* --decompress=b",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(flags, said):

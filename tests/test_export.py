@@ -279,6 +279,18 @@ def test_a_model_of_another_version_is_one_line(tmp_path):
         export.main(export.Config(check=str(tmp_path / "none.stablehlo")))
 
 
+def test_a_check_refuses_what_it_does_not_read():
+    with pytest.raises(ValueError, match=r"^--member, --out, --what: not read with"):
+        export.Config(check="a.safetensors", what="encoder", out="b", member=1)
+
+
+def test_a_folder_is_no_file_to_check(tmp_path):
+    (tmp_path / "a.stablehlo").mkdir()
+    for path in (tmp_path, tmp_path / "a.stablehlo"):
+        with pytest.raises(cli.UsageError, match=f"^--check={path} is a folder: name"):
+            export.main(export.Config(check=str(path)))
+
+
 def test_a_folder_without_a_run_or_a_checkpoint_is_one_line(workdir, tmp_path):
     with pytest.raises(cli.UsageError, match=r"holds no run \(flags"):
         export.main(export.Config(workdir=str(tmp_path)))

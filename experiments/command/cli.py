@@ -140,6 +140,24 @@ class Flags:
                     f"is read by {', '.join(choices)}"
                 )
 
+    def refuse_others(self, flag: str, read: Collection[str] = ()) -> None:
+        """Refuses flags that are set beside one that leaves them unread.
+
+        Args:
+            flag: the one.
+            read: those that are read beside it.
+
+        Raises:
+            ValueError: naming all of them.
+        """
+        others = {f.name for f in dataclasses.fields(cast(Any, self))} - {flag, *read}
+        unread = sorted(n for n in others if getattr(self, n) != self.default(n))
+        if unread:
+            raise ValueError(
+                f"{', '.join(f'--{name}' for name in unread)}: not read with --{flag}="
+                f"{getattr(self, flag)}: leave out one or the other"
+            )
+
     def some(self, names: Iterable[str]) -> dict[str, Any]:
         """The values of some flags by their names."""
         return {name: getattr(self, name) for name in names}

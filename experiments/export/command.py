@@ -53,6 +53,12 @@ class Config(trained_runs.WorkdirFlags):
         "", "Instead of an export: a file written before, to check and to describe."
     )
 
+    def refuse(self) -> None:
+        """Refuses flags beside --check, which reads its file alone."""
+        super().refuse()
+        if self.check:
+            self.refuse_others("check")
+
 
 class Exported(NamedTuple):
     """A function of one example, its inputs by name, and what it returns in words."""
@@ -167,6 +173,8 @@ def described(path: str) -> str:
         UsageError: if it is damaged, or of another version.
     """
     with cli.user_errors():
+        if pathlib.Path(path).is_dir():
+            raise ValueError(f"--check={path} is a folder: name a file")
         if path.endswith(".stablehlo") or pathlib.Path(f"{path}.json").is_file():
             return json.dumps(artifacts.load_function(path).card, indent=2)
         cards.load_model(path)
