@@ -64,6 +64,8 @@ def test_codes_train_and_every_command_says_what_a_point_mass_allows(tmp_path, c
     )
     assert completion.main(chains) == 0
     assert completion.OF_POINT_MASSES in capsys.readouterr().out
+    with pytest.raises(cli.UsageError, match="--chain has no effect with --methods=ps"):
+        completion.main(dataclasses.replace(chains, chain=5))
     with pytest.raises(cli.UsageError, match=r"a point mass here .*=pseudo_gibbs$"):
         completion.main(dataclasses.replace(chains, methods=("importance",)))
     assert generate.main(generate.Config(workdir=config.workdir, num=4)) == 0

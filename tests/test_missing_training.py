@@ -202,8 +202,9 @@ def test_completions_of_binary_images_report_what_they_promise(workdir, capsys):
 
 @pytest.mark.slow
 def test_where_everything_is_hidden_the_prior_answers_and_the_report_says_so(workdir):
+    steps: dict[str, Any] = {n: x for n, x in STEPS.items() if n != "chain"}
     config = completion.Config(
-        workdir=str(workdir), mask="random", fraction=1.0, proposal="encoder", **STEPS
+        workdir=str(workdir), mask="random", fraction=1.0, proposal="encoder", **steps
     )
     result, arrays = completion.complete(config, config.load())
     assert "Nothing is observed of 3 of 3 rows" in result["notes"][0]
@@ -267,6 +268,28 @@ def test_a_term_of_several_entries_is_refused_before_any_draw(tmp_path):
     config = completion.Config(workdir=str(saved(joint)), **STEPS)
     with pytest.raises(cli.UsageError, match=NO_TERM_AN_ENTRY):
         completion.complete(config, config.load())
+
+
+def test_a_block_beyond_the_image_names_its_flag():
+    config = completion.Config(mask="block", block=20)
+    with pytest.raises(ValueError, match=r"^--block=20: a block of .* 8 x 8"):
+        completion.hidden_entries(config, jnp.zeros((3, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--methods=importance", "--thin=3"], "--thin has no effect with --methods"),
+        (["--proposal=encoder", "--chain=5"], "--chain has no effect with --proposal"),
+        (
+            ["--mask=none", "--methods=pseudo_gibbs", "--proposal=encoder"],
+            "--proposal has no effect with --methods=pseudo_gibbs",
+        ),
+    ],
+)
+def test_a_flag_that_no_method_reads_is_named(flags, message):
+    with pytest.raises(cli.UsageError, match=message):
+        cli.parse(completion.Config, ["completion", *flags])
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -143,6 +144,7 @@ def test_holes_are_filled_and_the_rest_stays(rooms, capsys):
     assert completion.main(CompletionConfig(**flags, mask="none")) == 0
     said = capsys.readouterr().out
     assert "empty cells are filled" in said
+    assert re.search(r"^mask none: [1-9]\S*% missing, no more hidden$", said, re.M)
     assert "_importance.csv\n" in said
     folder = pathlib.Path(rooms.workdir)
     (path,) = folder.glob("completion_none*_importance.csv")

@@ -68,7 +68,10 @@ def hidden_entries(config: Config, x: Array) -> np.ndarray:
             f"shape {shape}: take --mask=random, or none where cells are missing"
         )
     elif config.mask == "block":
-        mask = masks.block(shape, height=config.block, width=config.block)
+        try:
+            mask = masks.block(shape, height=config.block, width=config.block)
+        except ValueError as error:
+            raise ValueError(f"--block={config.block}: {error}") from error
     else:
         mask = masks.half(shape, side=config.mask)
     return np.asarray(masks.of_images(key, mask, num_images=len(x)))
@@ -106,8 +109,7 @@ def complete(
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 2)
     results = methods.complete(keys[0], config, trained, partial, rows)
     truth, quantity, log_p_truth = np.asarray(x), trained.data.quantity, {}
-    has_weights = quantity != "cross-entropy" and not trained.has_point_mass
-    if has_weights and hidden.any():
+    if methods.has_weights(trained) and hidden.any():
         log_p_truth = methods.log_likelihood(
             keys[1], config, trained, partial, rows, results
         )._asdict()
@@ -128,6 +130,7 @@ def complete(
     result = {
         "mask": config.mask,
         "share_hidden": float(hidden.mean()),
+        "share_missing": float(np.isnan(truth).mean()),
         "notes": [
             *_notes(hidden, quantity, int(np.isnan(truth).sum())),
             *([OF_TABLES] if table and hidden.any() else []),

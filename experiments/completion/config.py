@@ -57,7 +57,22 @@ class Config(trained_runs.SplitFlags):
             )
         of_masks = {"fraction": ("random",), "block": ("block",)}
         self.refuse_unread("mask", (self.mask,), of_masks)
+        steps = dict.fromkeys(("num_warmup", "num_burn_in", "thin"), METHODS[:2])
+        self.refuse_unread("methods", self.methods, steps)
+        self.refuse_unread("proposal", (self.proposal,), {"chain": ("chain",)})
+        if self.mask == "none":
+            self.refuse_unweighed()
         measure.check_importance_samples(self.importance_samples)
+
+    def refuse_unweighed(self) -> None:
+        """Refuses flags of weights where log p(x_mis | x_obs) is not estimated by them.
+
+        Raises:
+            ValueError: naming the flag, if no method reads it either.
+        """
+        of_weights = ("importance_samples", "proposal", "chain")
+        readers = dict.fromkeys(of_weights, ("importance",))
+        self.refuse_unread("methods", self.methods, readers)
 
     @property
     def mask_name(self) -> str:

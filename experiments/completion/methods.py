@@ -34,15 +34,23 @@ class Completed(NamedTuple):
     log_p_of_truth: Any
 
 
+def has_weights(trained: trained_runs.Trained) -> bool:
+    """Whether importance weights tell log p(x_mis | x_obs)."""
+    return trained.data.quantity != "cross-entropy" and not trained.has_point_mass
+
+
 def check(config: Config, trained: trained_runs.Trained) -> None:
     """Refuses methods for which the model has not what they need.
 
     Raises:
         ValueError: as `models.check_masked`; for weights of draws of a q that is a
-            point mass, steps of a model without an encoder, or a fitted normal of
-            latents that are not real or of fewer draws than latents.
+            point mass, steps of a model without an encoder, a fitted normal of latents
+            that are not real or of fewer draws than latents, or flags of weights where
+            nothing reads them.
     """
     flags, by_chain = trained.config, config.proposal == "chain"
+    if not has_weights(trained):
+        config.refuse_unweighed()
     models.check_masked(flags, trained.data.x_shape)
     if trained.has_point_mass:
         if config.methods != ("pseudo_gibbs",):

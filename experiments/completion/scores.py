@@ -148,10 +148,12 @@ def _mean(name: str, values: Any) -> dict[str, float]:
 
 def table(result: dict[str, Any], of_columns: list[str]) -> str:
     """The report as lines of text, with those of a table's columns."""
-    methods = result["methods"]
+    methods, share = result["methods"], f"{result['share_hidden']:.1%} hidden"
+    if result["mask"] == "none":
+        share = f"{result['share_missing']:.1%} missing, no more hidden"
     lines = [
         *trained_runs.heading(result),
-        f"mask {result['mask']}: {result['share_hidden']:.1%} hidden",
+        f"mask {result['mask']}: {share}",
         *result["notes"],
         "",
     ]
