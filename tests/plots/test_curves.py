@@ -117,6 +117,14 @@ def test_a_curve_without_a_steep_start_is_shown_whole():
     assert axes.get_title(loc="right") == ""
 
 
+@pytest.mark.parametrize("counts", [[16.0, 15.0, 16.0], [8.0, 8.0, 8.0]])
+def test_counts_have_whole_ticks_at_their_side(counts):
+    rows = [{"epoch": e, "units": count} for e, count in enumerate(counts)]
+    axes = curves.training_curves(rows, panels={"units": ["units"]}).axes[0]
+    ticks = axes.get_yticks()
+    np.testing.assert_array_equal(ticks, np.round(ticks))
+
+
 def test_no_panels_is_an_error():
     with pytest.raises(ValueError, match="panels"):
         curves.training_curves(make_rows(3), panels={})

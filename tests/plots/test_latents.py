@@ -30,6 +30,19 @@ def test_points_have_the_color_that_the_legend_gives_their_label():
     figure.canvas.draw()
 
 
+def test_points_at_one_place_lie_side_by_side_around_it():
+    codes = np.repeat([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]], (30, 9, 1), axis=0)
+    (axes,) = latents.scatter(codes, np.arange(40) % 4, **NAMES, title="codes").axes
+    points = np.asarray(axes.collections[0].get_offsets())
+    apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    assert apart[~np.eye(40, dtype=bool)].min() > 0.005
+    assert (
+        np.linalg.norm(points[:, None] - codes[None], axis=-1).min(axis=1).max() < 0.1
+    )
+    assert (points == [1.0, 0.0]).all(1).any()
+    assert axes.get_title() == "codes; those at one place lie around it"
+
+
 def test_many_labels_are_a_color_bar_and_none_one_color():
     figure = latents.scatter(CODES, np.arange(40), **NAMES)
     assert [axes.get_ylabel() for axes in figure.axes] == ["z_2", "label"]

@@ -24,6 +24,15 @@ def test_each_way_has_a_dot_at_its_size_from_the_top_down():
     assert axes.get_xscale() == "log"
 
 
+@pytest.mark.parametrize("greatest", [9.0, 600.0])
+def test_the_scale_has_plain_numbers(greatest):
+    figure = sizes.dots({"a": 3.5, "b": greatest}, x_label="b")
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    said = [text.get_text() for text in axes.get_xticklabels(which="both")]
+    assert len([text for text in said if float(text or 0.0)]) >= 2
+
+
 @pytest.mark.parametrize("wrong", [{}, {"a": 0.0}, {"a": 1.0, "b": float("nan")}])
 def test_what_is_no_size_is_refused(wrong):
     with pytest.raises(ValueError, match="sizes must be positive"):

@@ -214,6 +214,9 @@ def _panel(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
         axes.locator_params(axis="x", integer=True)
     else:
         axes.set_xticks(places)
+    values = np.concatenate([points[:, 1] for points in series_drawn.values()])
+    if np.array_equal(values, np.round(values)):
+        axes.locator_params(axis="y", integer=True, min_n_ticks=1)  # counts
     axes.ticklabel_format(useOffset=False)
     if len(axes.lines) > 1:
         axes.legend(fontsize="small", frameon=False)

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 _PALETTES = "tab10", "tab20"  # of up to ten and up to twenty labels
 _MAX_NAMED = 20
+_STEP, _WIDEST = 0.008, 0.05  # between points at one place, and around it: of the span
 
 
 def scatter(
@@ -20,7 +21,8 @@ def scatter(
     """Codes as points of a plane, each in the color of its label.
 
     Both axes have one scale. Up to twenty labels are named in a legend, more are read
-    from a color bar. Points are drawn in random order, so that no label hides another.
+    from a color bar. Points are drawn in random order, so that no label hides another;
+    those at one place lie side by side around it, and the title says so.
 
     Args:
         codes: [N, 2].
@@ -41,7 +43,9 @@ def scatter(
     size = float(np.clip(2e4 / len(codes), 4.0, 16.0))  # square points
     style = {"s": size, "alpha": 0.7, "linewidths": 0.0}
     order = np.random.default_rng(0).permutation(len(codes))
-    points = codes[order]
+    points = _side_by_side(codes[order])
+    if not np.array_equal(points, codes[order]):
+        title = "; ".join(filter(None, (title, "those at one place lie around it")))
     if labels is None:
         axes.scatter(*points.T, color="C0", **style)
     elif len(classes := np.unique(labels)) <= _MAX_NAMED:
@@ -105,6 +109,22 @@ def histogram(
     if title:
         axes.set_title(title, fontsize="medium")
     return figure
+
+
+def _side_by_side(points: np.ndarray) -> np.ndarray:
+    """Points [N, 2], those at one place spread over a disk of area as their number."""
+    span = float(np.ptp(points, axis=0).max()) or 1.0
+    _, place, counts = np.unique(
+        np.round(points / span, 5), axis=0, return_inverse=True, return_counts=True
+    )
+    place = place.ravel()
+    order = np.argsort(place, kind="stable")
+    rank = np.empty(len(points))  # of each among those at its place
+    rank[order] = np.arange(len(points)) - np.repeat(np.cumsum(counts) - counts, counts)
+    step = span * min(_STEP, _WIDEST / np.sqrt(counts.max()))
+    angle = rank * np.pi * (3.0 - np.sqrt(5.0))  # a sunflower's seeds: evenly apart
+    radius = step * np.sqrt(rank)
+    return points + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def _check_labels(codes: np.ndarray, labels: np.ndarray | None) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping
 
 from matplotlib.figure import Figure
 
+from vae_jax.plots import scales
+
 
 def dots(
     sizes: Mapping[str, float], *, marked: Collection[str] = (), x_label: str
@@ -41,5 +43,7 @@ def dots(
     axes.set_ylim(len(sizes) - 0.5, -0.5)
     axes.set(xscale="log", xlabel=x_label)
     axes.set_xlim(0.8 * min(sizes.values()), 2.0 * max(sizes.values()))
+    scales.logarithmic(axes, x=True)
+    axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
     axes.grid(axis="x", which="both", alpha=0.25)
     return figure
