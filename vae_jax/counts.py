@@ -3,11 +3,11 @@ r"""Observation models of counts, x = 0, 1, 2, ...
 A log-probability of counts in the thousands is a difference of numbers in the millions,
 which float32 does not hold. Here it is a sum of parts that are small where it is, the
 deviance and the errors of Stirling's formula (Loader 2000, "Fast and accurate
-computation of binomial probabilities"), so that what float32 rounds off is some units in
-the last place of the log-probability and of its slope in the log mean, and a negative
-binomial of dispersion 1e8 is the Poisson to as much. Gradients are those at a mean that
-is off in its last place; in a great dispersion's logarithm they have fewer digits
-(`negative_binomial_terms`).
+computation of binomial probabilities"), so that what float32 rounds off is some units
+in the last place of the log-probability and of its slope in the log mean, and a
+negative binomial of dispersion 1e8 is the Poisson to as much. Gradients are those at a
+mean that is off in its last place; in a great dispersion's logarithm they have fewer
+digits (`negative_binomial_terms`).
 """
 
 import math
