@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from experiments import evaluate, reconstruct, tighter_bounds, train
 from experiments.choices.config import Config
 from experiments.command import cli, report
-from experiments.runs import rundir
+from experiments.runs import contexts, rundir
 from tests.tiny import saved, tiny
+from vae_jax.data import sources
 
 pytestmark = pytest.mark.uses_optax
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(cli.__file__)))
@@ -49,6 +51,13 @@ def test_an_empty_split_is_named_and_no_number_that_nobody_gave(workdir):
         with pytest.raises(cli.UsageError, match=said) as error:
             main(config)
         assert "--num" not in str(error.value)
+
+
+def test_a_file_in_the_place_of_a_run_is_named(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,b")
+    with pytest.raises(cli.UsageError, match=f"^--workdir={path} is a file: name"):
+        evaluate.main(evaluate.Config(workdir=str(path)))
 
 
 def test_more_rows_than_there_are_name_the_flag_of_the_command(workdir):
@@ -102,6 +111,31 @@ def test_a_flag_file_on_the_command_line_is_named_where_it_is_at_fault(tmp_path)
 def test_a_number_that_is_none_is_named_with_its_flag(flag):
     with pytest.raises(cli.UsageError, match=rf"--{flag}=fast"):
         cli.parse(Config, ["train", f"--{flag}=fast"])
+
+
+def test_a_number_that_is_not_whole_is_named_with_its_flag():
+    with pytest.raises(
+        cli.UsageError, match=r"--num_latents=1\.5: must be a whole number"
+    ):
+        cli.parse(Config, ["train", "--num_latents=1.5"])
+
+
+def test_images_without_labels_are_told_where_these_come_from():
+    images = sources.load("digits")._replace(name="images:gray", labels={})
+    with pytest.raises(ValueError, match="no labels: put images into a folder a class"):
+        contexts.of_labels(images)
+
+
+def test_a_warning_is_one_line(monkeypatch, capsys):
+    def main(config):
+        del config
+        warnings.simplefilter("always")
+        warnings.warn("files are\nleft out", stacklevel=1)
+
+    monkeypatch.setattr(sys, "argv", ["l"])
+    with pytest.raises(SystemExit):
+        cli.run(Lists, main)
+    assert capsys.readouterr().err == "warning: files are left out\n"
 
 
 def test_an_estimator_that_wants_more_samples_names_their_flag(tmp_path):

@@ -44,6 +44,7 @@ def test_generate_writes_arrays_and_pictures_of_all(workdir, capsys):
     )  # fmt: skip
     assert generate.main(config) == 0
     said = capsys.readouterr().out
+    assert "of interpolation _linear.png and _spherical.png" in said
     assert "50 draws of x with z from a mixture fitted to codes" in said
     between = np.load(workdir / "interpolation.npz")
     assert between["linear_z"].shape == (1, 5, 3)

@@ -4,9 +4,11 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import signal
 import sys
 import typing
+import warnings
 from collections.abc import (
     Callable,
     Collection,
@@ -300,11 +302,14 @@ def run(config_cls: type[C], main: Callable[[C], int | None]) -> None:
 
     A `UsageError` is printed as one line, with exit status 1 (2 for bad flags), and so
     are a file that cannot be read or written and Ctrl-C (130): no bugs of the program.
+    A warning is one line as well.
     Where nobody reads what is printed any more, as after `| head`, it ends without a
     word (141, as a shell has it).
     """
     try:
-        _run(config_cls, main)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            _run(config_cls, main)
     except BrokenPipeError:
         # Python flushes what is left at exit, and would complain of it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -381,6 +386,11 @@ def _read(config_cls: Any, argv: Sequence[str]) -> dict[str, Any]:
         names += [f"no{f.name}" for f in fields if types[f.name] is bool]
         meant = _meant(error.flagname, names, "--")
         raise ValueError(f"--{error.flagname} is no flag{meant}") from error
+    except flags.IllegalFlagValueError as error:
+        said = re.sub(
+            r"invalid literal for int.*", "must be a whole number", str(error)
+        )
+        raise ValueError(said) from error
     if leftover:
         raise ValueError(f"unexpected arguments: {' '.join(leftover)}")
     read = without_gone(config_cls, {name: values[name].value for name in values})
@@ -433,6 +443,19 @@ def _help(config_cls: Any, module: str) -> str:
         lines.append(f"  {line}\n      {f.metadata['help']}{options}")
     lines.append("\n  --flagfile=PATH\n      A file of flags; a flag given later wins.")
     return "\n".join(lines)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: typing.TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """What shows a warning: without the place in the source that Python prints."""
+    del category, filename, lineno, line
+    print(f"warning: {' '.join(str(message).split())}", file=file or sys.stderr)
 
 
 def _fail(error: Exception, status: int) -> typing.NoReturn:

@@ -57,7 +57,8 @@ class Config(trained_runs.SplitFlags):
             )
         of_masks = {"fraction": ("random",), "block": ("block",)}
         self.refuse_unread("mask", (self.mask,), of_masks)
-        steps = dict.fromkeys(("num_warmup", "num_burn_in", "thin"), METHODS[:2])
+        chains = METHODS[:2]
+        steps = {"num_warmup": chains, "num_burn_in": chains, "thin": chains}
         self.refuse_unread("methods", self.methods, steps)
         self.refuse_unread("proposal", (self.proposal,), {"chain": ("chain",)})
         if self.mask == "none":
@@ -70,9 +71,9 @@ class Config(trained_runs.SplitFlags):
         Raises:
             ValueError: naming the flag, if no method reads it either.
         """
-        of_weights = ("importance_samples", "proposal", "chain")
-        readers = dict.fromkeys(of_weights, ("importance",))
-        self.refuse_unread("methods", self.methods, readers)
+        weighing = ("importance",)
+        readers = {"importance_samples": weighing, "proposal": weighing}
+        self.refuse_unread("methods", self.methods, readers | {"chain": weighing})
 
     @property
     def mask_name(self) -> str:

@@ -29,7 +29,7 @@ discrepancy with a Gaussian kernel as wide as the median distance (Gretton et al
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import ClassVar, NamedTuple
 
@@ -121,10 +121,17 @@ class Config(trained_runs.WorkdirFlags):
 
 
 class Drawing(NamedTuple):
-    """Arrays, and the function (arrays, path, limits=) that draws them."""
+    """Arrays, and the function (arrays, path, limits=) that draws them.
+
+    Attributes:
+        arrays: what is drawn.
+        draw: the function.
+        parts: what the names of several pictures end in.
+    """
 
     arrays: pictures.Arrays
     draw: Callable[..., None]
+    parts: Collection[str] = ()
 
 
 class Source(NamedTuple):
@@ -237,17 +244,21 @@ def write(
     """
     drawable, limits = trained.is_image, pictures.limits(trained)
     with cli.user_errors():
-        for path, (arrays, draw) in drawings.items():
+        for path, (arrays, draw, _) in drawings.items():
             pictures.save_arrays(path.with_suffix(".npz"), arrays)
             if drawable:
                 draw(arrays, path.with_suffix(".png"), limits=limits)
         if csv_tables.observed(trained.data.source.columns):
-            path, (arrays, _) = next(iter(drawings.items()))
+            path, (arrays, _, _) = next(iter(drawings.items()))
             columns, cells = rows.of_table(trained, arrays, label=config.label)
             csv_tables.write(path.with_suffix(".csv"), columns, cells)
             print(f"written to {path}.csv: the draws of x as rows of the table")
     kinds = ".npz and .png" if drawable else ".npz: no images, not drawn"
     names = ", ".join(path.name for path in drawings)
+    for path, drawing in drawings.items():
+        if drawable and drawing.parts:
+            endings = " and ".join(f"_{part}.png" for part in drawing.parts)
+            kinds += f", of {path.name} {endings}"
     print(
         f"written to {trained.config.directory()}: {names} ({kinds}); {trained.moment}"
     )
@@ -302,4 +313,6 @@ def explore(
         print("codes that are not real have nothing between them: no interpolation")
         return drawings
     between = paths.between(key_between, trained, pairs, num_steps=num_steps)
-    return drawings | {"interpolation": Drawing(between, paths.draw_between)}
+    return drawings | {
+        "interpolation": Drawing(between, paths.draw_between, paths.KINDS)
+    }

@@ -154,6 +154,8 @@ def _giving_labels(source: sources.Source, split: str) -> str:
         return ": name the column that holds them (--columns=NAME:label)"
     if source.name.startswith("npz:"):
         return f": store {split}_labels, an integer a row"
+    if source.name.startswith("images:"):
+        return ": put images into a folder a class"
     return ""
 
 

@@ -126,6 +126,8 @@ def read_config(workdir: pathlib.Path) -> Config:
         UsageError: if there is no run, or its flag file does not parse.
     """
     path = workdir / FLAGS
+    if workdir.is_file():
+        raise cli.UsageError(f"--workdir={workdir} is a file: name the folder of a run")
     if not path.is_file():
         raise cli.UsageError(
             f"{workdir} holds no run ({FLAGS} is missing): name the folder of one, or "

@@ -161,8 +161,8 @@ def test_nan_is_a_missing_entry_where_that_is_said_and_infinity_never_is(save):
         ({"train": images(5), "test": np.zeros((5, 4, 3))}, "test is float32, train"),
         ({"train": np.full((5, 2), 256)}, "integers from 256 to 256: scale"),
         ({"train": np.full((5, 2), -1)}, "integers from -1 to -1: scale"),
-        ({"train": np.full((5, 2), "a")}, "store bool, float, or integers"),
-        ({"train": np.zeros((5, 2), complex)}, "store bool, float, or integers"),
+        ({"train": np.full((5, 2), "a")}, "store bool, float, integers .*16-bit words"),
+        ({"train": np.zeros((5, 2), complex)}, "store bool, float, integers in 0..255"),
         (
             {"train": images(5), "train_labels": np.arange(4)},
             "one integer for each of the 5 rows",
@@ -190,6 +190,8 @@ def test_unfit_arrays_are_refused_with_the_fix(save, arrays, message):
 def test_an_npz_file_that_is_not_there_or_holds_pickles_is_refused(save, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.npz"):
         sources.load(f"npz:{tmp_path / 'none.npz'}")
+    with pytest.raises(IsADirectoryError, match=rf"^{tmp_path} is a folder: name a"):
+        sources.load(f"npz:{tmp_path}")
     said = r"own\.npz: train is an array of Python objects, .*: make it one of numbers"
     with pytest.raises(ValueError, match=said):
         sources.load(save(train=np.array([{}, {}], object)))

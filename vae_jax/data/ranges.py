@@ -53,7 +53,8 @@ def stored(where: str, array: np.ndarray) -> np.ndarray:
     kind = array.dtype.kind
     if kind not in "buif":
         raise ValueError(
-            f"{where} is {array.dtype}: store bool, float, or integers in 0..255"
+            f"{where} is {array.dtype}: store bool, float, integers in 0..255 or "
+            "16-bit words"
         )
     if array.ndim < 2:
         raise ValueError(

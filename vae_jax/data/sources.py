@@ -415,7 +415,10 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ValueError: as `formats.read_npz`.
         FileNotFoundError: there is no such file.
+        IsADirectoryError: it is a folder.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     return formats.read_npz(path)
