@@ -18,7 +18,7 @@ hides no more.
 """
 
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,10 +85,29 @@ def _behind(hidden: np.ndarray, rows: Array) -> np.ndarray:
     return np.pad(flat, ((0, 0), (0, rows.shape[1] - flat.shape[1])))
 
 
-def complete(
-    config: Config, trained: trained_runs.Trained
-) -> tuple[dict[str, Any], pictures.Arrays]:
-    """All that is reported, and the arrays behind the picture."""
+class Hidden(NamedTuple):
+    """Rows with holes, and what is in them.
+
+    Attributes:
+        rows: as the model takes them, contexts behind x.
+        partial: the same, NaN where hidden or missing.
+        truth: x alone; NaN where nobody knows.
+        mask: of x, true where hidden.
+    """
+
+    rows: Array
+    partial: Array
+    truth: np.ndarray
+    mask: np.ndarray
+
+
+def hidden_rows(config: Config, trained: trained_runs.Trained) -> Hidden:
+    """The rows that are completed.
+
+    Raises:
+        UsageError: as `methods.check` and `hidden_entries`; where nothing is hidden
+            that could be compared, or nothing is missing that could be filled.
+    """
     split = config.measured_split(trained)
     with cli.user_errors():
         methods.check(config, trained)
@@ -96,65 +115,94 @@ def complete(
         rows = trained_runs.spread_rows(trained, split=split, num_images=num_images)
         rows = trained.data.prepared.value(rows)
         x = trained.data.observed(rows)
-        hidden = hidden_entries(config, x)
+        mask = hidden_entries(config, x)
         if config.mask == "none" and not np.isnan(x).any():
             raise ValueError("--mask=none, and nothing is missing in these rows")
-        if config.mask != "none" and not (hidden & ~np.isnan(x)).any():
+        if config.mask != "none" and not (mask & ~np.isnan(x)).any():
             raise ValueError(
                 f"--mask={config.mask} hides no entry of these {len(x)} rows whose "
                 "value is known: there is nothing to compare a completion with"
             )
-        hide = jax.vmap(masks.hide)
-        partial = hide(rows, jnp.asarray(_behind(hidden, rows)))
+        partial = jax.vmap(masks.hide)(rows, jnp.asarray(_behind(mask, rows)))
+    return Hidden(rows, partial, np.asarray(x), mask)
+
+
+def complete(
+    config: Config, trained: trained_runs.Trained
+) -> tuple[dict[str, Any], pictures.Arrays]:
+    """All that is reported, and the arrays behind the picture."""
+    holes = hidden_rows(config, trained)
+    both = holes.partial, holes.rows
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 2)
-    results = methods.complete(keys[0], config, trained, partial, rows)
-    truth, quantity, log_p_truth = np.asarray(x), trained.data.quantity, {}
-    if methods.has_weights(trained) and hidden.any():
+    results = methods.complete(keys[0], config, trained, *both)
+    log_p_truth = {}
+    if methods.has_weights(trained) and holes.mask.any():
         log_p_truth = methods.log_likelihood(
-            keys[1], config, trained, partial, rows, results
+            keys[1], config, trained, *both, results
         )._asdict()
-    training = scores.training_values(trained)
+    is_missing = np.isnan(holes.truth)
     table = csv_tables.observed(trained.data.source.columns)
-    scored: dict[str, Any] = {"methods": {}, "differences": {}, "columns": []}
-    if hidden.any():
-        parts = truth, hidden, results, training
-        kinds: dict[str, Any] = {"are_counts": stored_values.are_counts(trained)}
-        if table:
-            kinds["units"] = columns.units(training)
-            kinds["are_numbers"] = columns.are_numbers(table)
-        scored["methods"] = scores.scores(*parts, quantity, **kinds)
-        if table:
-            scored["columns"] = columns.scores(table, *parts)
-        else:
-            scored["differences"] = scores.differences(truth, hidden, results)
     result = {
         "mask": config.mask,
-        "share_hidden": float(hidden.mean()),
-        "share_missing": float(np.isnan(truth).mean()),
+        "share_hidden": float(holes.mask.mean()),
+        "share_missing": float(is_missing.mean()),
         "notes": [
-            *_notes(hidden, quantity, int(np.isnan(truth).sum())),
-            *([OF_TABLES] if table and hidden.any() else []),
+            *_notes(holes.mask, trained.data.quantity, int(is_missing.sum())),
+            *([OF_TABLES] if table and holes.mask.any() else []),
             *([OF_POINT_MASSES] if trained.has_point_mass else []),
         ],
-        **scored,
+        **_scored(trained, holes, results),
         "log_p_truth": log_p_truth,
-        "split": split,
-        "num_images": num_images,
+        "split": config.measured_split(trained),
+        "num_images": config.num_rows(trained, "num_images"),
         "checkpoint": config.checkpoint,
         "step": trained.step,
         "seed": config.seed,
         "protocol": trained.stamp(),
     }
-    arrays = {"x": truth, "hidden": hidden}
+    return result, _arrays(trained, holes, results)
+
+
+def _scored(
+    trained: trained_runs.Trained,
+    holes: Hidden,
+    results: dict[str, methods.Completed],
+) -> dict[str, Any]:
+    """What completions are worth, beside what is hidden; of a table by column too."""
+    scored: dict[str, Any] = {"methods": {}, "differences": {}, "columns": []}
+    if not holes.mask.any():
+        return scored
+    training = scores.training_values(trained)
+    table = csv_tables.observed(trained.data.source.columns)
+    parts = holes.truth, holes.mask, results, training
+    kinds: dict[str, Any] = {"are_counts": stored_values.are_counts(trained)}
     if table:
-        observed = np.asarray(trained.data.observed(partial))
+        kinds["units"] = columns.units(training)
+        kinds["are_numbers"] = columns.are_numbers(table)
+        scored["columns"] = columns.scores(table, *parts)
+    else:
+        scored["differences"] = scores.differences(holes.truth, holes.mask, results)
+    scored["methods"] = scores.scores(*parts, trained.data.quantity, **kinds)
+    return scored
+
+
+def _arrays(
+    trained: trained_runs.Trained,
+    holes: Hidden,
+    results: dict[str, methods.Completed],
+) -> pictures.Arrays:
+    """What is written: the truth, the mask and the completions of each method."""
+    arrays = {"x": holes.truth, "hidden": holes.mask}
+    table = csv_tables.observed(trained.data.source.columns)
+    if table:
+        observed = np.asarray(trained.data.observed(holes.partial))
         for name, completed in results.items():
             filled = columns.imputed(table, observed, completed)
             arrays |= {f"{name}_imputed{end}": rows for end, rows in filled.items()}
     for name, (draws, _) in results.items():
         arrays[f"{name}_mean"] = np.asarray(draws.mean)
         arrays[f"{name}_x"] = np.asarray(draws.x[:, :10])
-    return result, arrays
+    return arrays
 
 
 def main(config: Config) -> int:
