@@ -13,7 +13,7 @@ from experiments import evaluate, train
 from experiments.command import cli
 from tests import problems
 from tests.tiny import metrics, tiny
-from vae_jax import vae
+from vae_jax import likelihoods, vae
 from vae_jax.estimators import importance, score_function, sgvb, wake_sleep
 
 pytestmark = pytest.mark.uses_optax
@@ -138,3 +138,22 @@ def test_an_image_whose_weights_overflow_is_named(tmp_path, method):
             )
         )
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-23])
+def test_a_continuous_bernoulli_draws_no_end_that_it_has_no_mass_at(
+    uniform, monkeypatch
+):
+    monkeypatch.setattr(
+        jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, uniform, dtype)
+    )
+    logits = np.array([60.0, -60.0, 30.0, -30.0, 0.0])
+    sample = likelihoods.continuous_bernoulli(logits.shape).sample
+    x = np.asarray(sample(jax.random.key(0), (), jnp.asarray(logits)), np.float64)
+    p, size = uniform + 2.0**-24, np.abs(logits[:4])
+    np.testing.assert_allclose(x[4], p)
+    # From the end of little mass: P(X < x), or its mirror for negative logits.
+    from_far = np.where(logits[:4] > 0.0, x[:4], 1.0 - x[:4])
+    of_far = np.where(logits[:4] > 0.0, p, 1.0 - p)
+    exact = 1.0 + np.log(of_far + (1.0 - of_far) * np.exp(-size)) / size
+    np.testing.assert_allclose(from_far, exact, atol=1e-5)

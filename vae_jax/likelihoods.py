@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vae_jax import numerics
+from vae_jax import numerics, reparameterize
 from vae_jax.types import Likelihood, PRNGKey, PyTree
 
 
@@ -225,7 +225,8 @@ def continuous_bernoulli(x_shape: tuple[int, ...]) -> Likelihood:
 
     def sample(key: PRNGKey, params: PyTree, h: Array) -> Array:
         del params
-        p = jax.random.uniform(key, h.shape, h.dtype)
+        # Open: at a logit of 60 a p of 0 would be an x of 0, of no mass to speak of.
+        p = reparameterize.open_uniform(key, h.shape, h.dtype)
         return _inverse_cdf(h, p).reshape(x_shape)
 
     def mean(params: PyTree, h: Array) -> Array:
