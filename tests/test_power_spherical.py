@@ -147,6 +147,24 @@ def test_no_direction_has_a_steep_or_a_missing_gradient():
         np.testing.assert_allclose(z, (0.6, -0.8, 0.0), atol=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("log_kappa", [-200.0, 200.0])
+def test_no_concentration_leaves_a_nan(log_kappa):
+    q, h = power_spherical.posterior(3), jnp.asarray([0.6, -0.8, 0.0, log_kappa])
+
+    def measured(h):
+        z, nats = q.sample_and_log_prob(jax.random.key(0), (), h)
+        kl = divergences.power_spherical_to_uniform_sphere(*q.family.parameters((), h))
+        return z, nats, q.log_prob((), h, z), kl, q.moments((), h)
+
+    values, slopes = measured(h), jax.jacobian(measured)(h)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((values, slopes)))
+    if log_kappa > 0.0:
+        np.testing.assert_allclose(values[0], (0.6, -0.8, 0.0), atol=1e-5)
+    else:
+        np.testing.assert_allclose(values[1], -power_spherical.log_area(3), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "build", [power_spherical.posterior, power_spherical.uniform_prior]
 )

@@ -31,12 +31,15 @@ from vae_jax.types import (
     conditional,
 )
 
+_MOST_LOG_KAPPA = 30.0  # beyond it, and below its negative, h has no gradient
+
 
 def posterior(num_latents: int) -> Conditional:
     r"""q(z | h) around a direction; h = [direction, log kappa], D entries and one.
 
     The first D entries count by their direction alone; where all are zero, it is that
-    of e_1, the first axis.
+    of e_1, the first axis. log kappa is cut off at -30, where q is uniform, and at 30,
+    where z leaves mu by no more than the last digits of float32.
 
     De Cao & Aziz draw $t = \mu^T z$ as 2 B - 1, B ~ Beta((D - 1) / 2 + kappa,
     (D - 1) / 2), and the rest uniformly around mu. The same draw here is
@@ -54,7 +57,7 @@ def posterior(num_latents: int) -> Conditional:
 
     def parameters(params: PyTree, h: Float[Array, " H"]) -> tuple[Array, Array]:
         del params
-        return _direction(h[:-1]), h[-1]
+        return _direction(h[:-1]), jnp.clip(h[-1], -_MOST_LOG_KAPPA, _MOST_LOG_KAPPA)
 
     def sample_and_log_prob(
         key: PRNGKey, params: PyTree, h: Float[Array, " H"]
