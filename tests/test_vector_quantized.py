@@ -30,6 +30,15 @@ def test_each_level_takes_the_nearest_row_to_what_is_left(x64):
             vector = vector - codebook[distance.argmin()]
 
 
+def test_the_nearest_row_is_so_far_from_zero_too():
+    rows = np.array([1000.0, 1000.02, 1000.04], np.float32)
+    codebooks = jnp.asarray(rows).reshape(1, 3, 1)
+    h = np.array([1000.041, 1000.019, 999.0], np.float32)
+    exact = np.abs(h.astype(np.float64)[:, None] - rows).argmin(axis=1)
+    nearest = vector_quantized.quantize(codebooks, jnp.asarray(h)).nearest
+    np.testing.assert_array_equal(nearest[:, 0], exact)
+
+
 @pytest.mark.slow
 def test_symbols_and_values_are_one_to_one():
     values, codebooks = _codebooks(num_rows=3)

@@ -55,8 +55,12 @@ def quantize(codebooks: Codebooks, h: Float[Array, " N*W"]) -> Quantized:
 def _nearest(
     codebook: Float[Array, "K W"], vectors: Float[Array, "N W"]
 ) -> Int[Array, " N"]:
+    # Around the codebook's mean: far from 0 the differences are what cancels.
+    center = codebook.mean(axis=0, keepdims=True)
+    codebook, vectors = codebook - center, vectors - center
     half_squares = 0.5 * (codebook**2).sum(axis=1)[None]
-    return jnp.argmax(vectors @ codebook.T - half_squares, axis=1)
+    products = jnp.matmul(vectors, codebook.T, precision="highest")
+    return jnp.argmax(products - half_squares, axis=1)
 
 
 def rows(
