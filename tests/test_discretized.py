@@ -317,6 +317,15 @@ def test_its_number_is_a_log_likelihood_on_the_grid_and_none_beside_it(name):
             likelihood.quantity(wrong)
 
 
+def test_sixteen_bits_of_float32_lie_on_their_grid():
+    likelihood = discretized.logistic((1 << 16,), num_values=1 << 16)
+    k = np.arange(1 << 16, dtype=np.float32)
+    for x in (k / np.float32(65535), np.nextafter(k / np.float32(65535), 0.5)):
+        assert likelihood.quantity(x) == "log-likelihood"
+    with pytest.raises(ValueError, match="65536 values needs"):
+        likelihood.quantity((k[:-1] + np.float32(0.1)) / np.float32(65535))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

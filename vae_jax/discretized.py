@@ -3,7 +3,8 @@
 What they give is a log-probability of the stored values themselves
 (`numerics.bits_per_dimension`). Inside, a density lives on u = 2x - 1
 in [-1, 1] and value k owns the bin between its edges; the first and the last bin reach
-to infinity, so that every model sums to one over its K values at any parameters.
+to infinity, so that every model sums to one over its K values at any parameters, to
+float32's rounding.
 """
 
 import math
@@ -412,9 +413,11 @@ def _check_num_values(num_values: int) -> None:
 
 
 def _quantity(num_values: int) -> Callable[[np.ndarray], str]:
+    most_off = max(1e-3, 2.0 * num_values * float(np.finfo(np.float32).eps))
+
     def quantity(x: np.ndarray) -> str:
-        k = x * (num_values - 1)
-        if not np.all((x >= 0.0) & (x <= 1.0) & (np.abs(k - np.round(k)) < 1e-3)):
+        k = np.asarray(x, np.float64) * (num_values - 1)
+        if not np.all((x >= 0.0) & (x <= 1.0) & (np.abs(k - np.round(k)) < most_off)):
             raise ValueError(
                 f"a likelihood of {num_values} values needs x = k / {num_values - 1} "
                 f"for whole k, got values from {x.min()} to {x.max()} beside the grid"
