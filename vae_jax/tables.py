@@ -73,7 +73,13 @@ def fit(family: str, values: Float[np.ndarray, " R"], *, num_levels: int = 0) ->
 
 
 def likelihood(columns: Sequence[Column], **settings: Any) -> Likelihood:
-    """p(x | h) of rows of a table, independent given h; h = 0 is each column's own law.
+    """p(x | h) of rows of a table, independent given h.
+
+    At h = 0 a column is around its training rows: a normal has their mean and standard
+    deviation, levels their shares, counts their mean, with a dispersion of 1 where they
+    have one. A Student's t has their mean, and their standard deviation times
+    1 + min_std as its scale; a log-normal the mean of their logarithms, and as its
+    spread theirs plus min_std, which is in units of log x and not of that spread.
 
     Args:
         columns: of the table, in order.

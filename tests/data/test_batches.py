@@ -67,6 +67,17 @@ def test_bytes_beside_a_context_are_on_by_the_same_random_bits(monkeypatch):
         np.testing.assert_array_equal(x, 0.0)
 
 
+def test_noise_never_rounds_up_to_one(monkeypatch):
+    monkeypatch.setattr(
+        batches, "_bits", lambda key, shape: jnp.full(shape, 65535, jnp.uint32)
+    )
+    for number in (2, 17, 221, 240, 255, 256):
+        data = jnp.full((1, 1), number - 1, jnp.uint8)
+        take = jax.jit(batches.dequantize(number))
+        batch = take(jax.random.key(0), data, jnp.arange(1))
+        assert 1.0 - 1.0 / number < float(batch.x[0, 0]) < 1.0
+
+
 def test_contexts_of_other_rows_are_refused():
     with pytest.raises(ValueError, match="3 contexts are not those of 4 rows"):
         batches.packed(np.zeros((4, 2)), np.zeros((3, 1)))

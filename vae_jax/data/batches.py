@@ -28,6 +28,7 @@ Value: TypeAlias = Callable[[Array], Array]
 
 _FULL = 1 << 16  # 16 bits are drawn an entry
 _MOST_VALUES = 256  # that float32 tells apart with 16 bits of noise each
+_MOST_BELOW_ONE = 1.0 - 2.0**-24
 _ROWS = 1000  # rows that are drawn at once on the host
 _OF_HOLES, _OF_NOISE = 1, 3  # keep their streams apart from those of binarization
 
@@ -284,8 +285,9 @@ def dequantize(num_values: int) -> Take:
     """The function that gathers rows of stored k and makes them y = (k + u) / K.
 
     u is fresh at each call, uniform over the 2^15 midpoints of equal parts of [0, 1],
-    so that float32 holds y exactly, inside k's own bin. NaN stays NaN. All weights are
-    one.
+    so that float32 holds k + u exactly: y too, inside k's own bin, where K is a power
+    of two. Elsewhere y is rounded, at the rim of a bin perhaps across it, and stays
+    below 1. NaN stays NaN. All weights are one.
 
     Args:
         num_values: K, at most 256.
@@ -295,6 +297,7 @@ def dequantize(num_values: int) -> Take:
         raw = data[index]
         parts = (_bits(key, raw.shape) >> 1).astype(jnp.float32)
         x = (raw.astype(jnp.float32) + (parts + 0.5) / (_FULL // 2)) / num_values
+        x = jnp.minimum(x, _MOST_BELOW_ONE)  # a division may be by a reciprocal
         return Batch(x=x, index=index, weight=jnp.ones(index.shape, jnp.float32))
 
     return take_rows
