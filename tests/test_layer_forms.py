@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from tests import ladders, testing
-from vae_jax import layer_forms
+from vae_jax import layer_forms, posteriors, priors
 
 EVERY_NORMAL = pytest.mark.parametrize(
     "make", ladders.NORMAL.values(), ids=[*ladders.NORMAL]
@@ -103,3 +103,19 @@ def test_the_merged_form_is_the_product_of_two_normals(x64):
 def test_a_bound_that_is_none_is_refused(make, number):
     with pytest.raises(ValueError, match=f"max_log_std .* got {number}"):
         make(max_log_std=number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sample",
+    [
+        lambda key, h: layer_forms.bernoulli().sample(key, (h,)),
+        lambda key, h: posteriors.bernoulli(h.size).sample(key, (), h),
+        lambda key, h: priors.bernoulli(h.size).sample(key, {"logits": h}, h[:0]),
+    ],
+    ids=["layer", "posterior", "prior"],
+)
+def test_bits_of_a_probability_below_23_bits_are_as_rare_as_it_says(sample):
+    # By 23 bits it would be 2^-23, and four ones be expected, for all of log q = -25.
+    draw = jax.jit(lambda key: sample(key, jnp.full(1 << 22, -25.0)).sum())
+    assert sum(float(draw(k)) for k in jax.random.split(jax.random.key(0), 8)) == 0.0
