@@ -151,11 +151,14 @@ def test_no_direction_has_a_steep_or_a_missing_gradient():
 @pytest.mark.parametrize("log_kappa", [-200.0, 200.0])
 def test_no_concentration_leaves_a_nan(log_kappa):
     q, h = power_spherical.posterior(3), jnp.asarray([0.6, -0.8, 0.0, log_kappa])
+    parameters, moments = q.family.parameters, q.moments
+    assert parameters is not None
+    assert moments is not None
 
     def measured(h):
         z, nats = q.sample_and_log_prob(jax.random.key(0), (), h)
-        kl = divergences.power_spherical_to_uniform_sphere(*q.family.parameters((), h))
-        return z, nats, q.log_prob((), h, z), kl, q.moments((), h)
+        kl = divergences.power_spherical_to_uniform_sphere(*parameters((), h))
+        return z, nats, q.log_prob((), h, z), kl, moments((), h)
 
     values, slopes = measured(h), jax.jacobian(measured)(h)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((values, slopes)))
