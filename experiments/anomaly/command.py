@@ -67,8 +67,9 @@ def main(config: Config) -> int:
         )
         _check_rate(config, rows.size(CALIBRATION))  # before the work
         names = _run_names(runs)
+        asked = measurements.Asked(rows, config, background)
         scored, doubts = measurements.of_rows(
-            jax.random.key(config.seed), runs, names, rows, config, background
+            jax.random.key(config.seed), runs, names, asked
         )
         results = [_judged(config, one, rows) for one in scored]
     table = [_over_runs(name, results) for name in config.scores]

@@ -23,8 +23,23 @@ NORMAL = {"diag_normal": posteriors.diag_normal, "full_normal": posteriors.full_
 ROWS_AT_ONCE = 20  # of the search for the best q
 SEARCH_SAMPLES = 10  # of a step of that search
 
-Measurement: TypeAlias = Callable[[PRNGKey, Trained, Rows, Config, Trained | None], Any]
-"""(key, run, rows, flags, what --scores=ratio compares with) -> what is measured"""
+
+class Asked(NamedTuple):
+    """What is scored, and how.
+
+    Attributes:
+        rows: those of reference first.
+        config: the command's flags.
+        background: what --scores=ratio compares with.
+    """
+
+    rows: Rows
+    config: Config
+    background: Trained | None
+
+
+Measurement: TypeAlias = Callable[[PRNGKey, Trained, Asked], Any]
+"""(key, run, what is asked) -> what is measured"""
 
 
 class Scored(NamedTuple):
@@ -43,44 +58,25 @@ class Scored(NamedTuple):
     seconds: float
 
 
-def _bound(
-    key: PRNGKey,
-    trained: Trained,
-    rows: Rows,
-    config: Config,
-    background: Trained | None,
-) -> Any:
-    del background
-    number = config.eval_samples
+def _bound(key: PRNGKey, trained: Trained, asked: Asked) -> Any:
+    number = asked.config.eval_samples
     estimate = anomaly.bound_scores(trained.model, num_samples=number)
-    return measure.of_rows(key, trained, estimate, rows.raw, num_decoded=number)
+    return measure.of_rows(key, trained, estimate, asked.rows.raw, num_decoded=number)
 
 
-def _log_p(
-    key: PRNGKey,
-    trained: Trained,
-    rows: Rows,
-    config: Config,
-    background: Trained | None,
-) -> Any:
-    del background
-    number = config.importance_samples
+def _log_p(key: PRNGKey, trained: Trained, asked: Asked) -> Any:
+    number = asked.config.importance_samples
     estimate = measure.log_evidence(trained.model, num_samples=number)
-    return measure.of_rows(key, trained, estimate, rows.raw, num_decoded=number)
+    return measure.of_rows(key, trained, estimate, asked.rows.raw, num_decoded=number)
 
 
-def _background(
-    key: PRNGKey,
-    trained: Trained,
-    rows: Rows,
-    config: Config,
-    background: Trained | None,
-) -> Any:
+def _background(key: PRNGKey, trained: Trained, asked: Asked) -> Any:
     """log p(x) under the background model, which reads x as the trained one does.
 
     Raises:
         ValueError: if there is none, or its x is another.
     """
+    background = asked.background
     if background is None:
         raise ValueError("--scores=ratio needs a model to compare with: --background")
     wanted, there = (
@@ -94,19 +90,13 @@ def _background(
             f"{wanted[0]}, {wanted[1]}, a {wanted[2]}"
         )
     read = background._replace(data=trained.data)
-    return _log_p(key, read, rows, config, None)
+    return _log_p(key, read, asked)
 
 
-def _bits(
-    key: PRNGKey,
-    trained: Trained,
-    rows: Rows,
-    config: Config,
-    background: Trained | None,
-) -> np.ndarray:
+def _bits(key: PRNGKey, trained: Trained, asked: Asked) -> np.ndarray:
     """Bits of each row as a file of its own."""
-    del key, background
-    symbols = stored_values.symbols(trained, rows.raw)
+    del key
+    symbols = stored_values.symbols(trained, asked.rows.raw)
     largest = symbols.max(initial=0)
     if largest > np.iinfo(np.uint8).max:
         raise ValueError(
@@ -116,33 +106,19 @@ def _bits(
     symbols = symbols.astype(np.uint8)
     shape = trained.data.x_shape
     images = symbols.reshape(len(symbols), *(shape if trained.is_image else (1, -1)))
-    return 8.0 * codecs.sizes(images, config.codec)
+    return 8.0 * codecs.sizes(images, asked.config.codec)
 
 
-def _codes(
-    key: PRNGKey,
-    trained: Trained,
-    rows: Rows,
-    config: Config,
-    background: Trained | None,
-) -> np.ndarray:
-    del config, background
-    return measure.codes(key, trained, rows.raw)
+def _codes(key: PRNGKey, trained: Trained, asked: Asked) -> np.ndarray:
+    return measure.codes(key, trained, asked.rows.raw)
 
 
-def _regret(
-    key: PRNGKey,
-    trained: Trained,
-    rows: Rows,
-    config: Config,
-    background: Trained | None,
-) -> Array:
+def _regret(key: PRNGKey, trained: Trained, asked: Asked) -> Array:
     """The amortization gap of each row but those of reference, which are NaN.
 
     Raises:
         ValueError: for a q that is no normal.
     """
-    del background
     family = trained.model.recognition.family.name
     if family not in NORMAL:
         raise ValueError(
@@ -152,20 +128,20 @@ def _regret(
         trained.model.generative,
         NORMAL[family](trained.num_latents),
         num_samples=SEARCH_SAMPLES,
-        num_steps=config.regret_steps,
-        learning_rate=config.regret_rate,
-        max_rounds=config.regret_rounds,
-        num_evaluated=-(-config.eval_samples // SEARCH_SAMPLES) * SEARCH_SAMPLES,
+        num_steps=asked.config.regret_steps,
+        learning_rate=asked.config.regret_rate,
+        max_rounds=asked.config.regret_rounds,
+        num_evaluated=-(-asked.config.eval_samples // SEARCH_SAMPLES) * SEARCH_SAMPLES,
     )
     estimate = anomaly.likelihood_regret(
-        trained.model, fit, num_samples=config.eval_samples
+        trained.model, fit, num_samples=asked.config.eval_samples
     )
-    start = rows.parts[REFERENCE].stop  # the reference rows are the first
+    start = asked.rows.parts[REFERENCE].stop  # the reference rows are the first
     regret = measure.of_rows(
         key,
         trained,
         estimate,
-        rows.raw[start:],
+        asked.rows.raw[start:],
         num_decoded=1,
         at_once=ROWS_AT_ONCE,
     )
@@ -188,9 +164,7 @@ def of_rows(
     key: PRNGKey,
     runs: Sequence[Trained],
     run_names: Sequence[str],
-    rows: Rows,
-    config: Config,
-    background: Trained | None,
+    asked: Asked,
 ) -> tuple[list[Scored], list[str]]:
     """Every score of every run, and what speaks against log p-hat.
 
@@ -200,7 +174,7 @@ def of_rows(
     Raises:
         ValueError: for a score that these rows do not have.
     """
-    table = [scores.SCORES[name] for name in config.scores]
+    table = [scores.SCORES[name] for name in asked.config.scores]
     needed = [m for m in MEASUREMENTS if any(m in score.needs for score in table)]
     keys = dict(
         zip(MEASUREMENTS, jax.random.split(key, len(MEASUREMENTS)), strict=True)
@@ -215,12 +189,12 @@ def of_rows(
                 continue
             started = time.perf_counter()
             one_key = jax.random.clone(keys[NOISE_OF.get(name, name)])
-            results = MEASUREMENTS[name](one_key, run, rows, config, background)
+            results = MEASUREMENTS[name](one_key, run, asked)
             of_run[name] = jax.tree.map(np.asarray, results)
             seconds[name] += time.perf_counter() - started
         measured.append(of_run)
-    reference, scored = rows.parts[REFERENCE], []
-    for name, score in zip(config.scores, table, strict=True):
+    reference, scored = asked.rows.parts[REFERENCE], []
+    for name, score in zip(asked.config.scores, table, strict=True):
         took = sum(seconds[m] for m in score.needs)
         if score.together:
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *measured)
