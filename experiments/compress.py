@@ -55,7 +55,13 @@ GENERIC: dict[str, Callable[[bytes], bytes]] = {
 }
 IMAGES = {"png": "PNG, a file of each", "webp": "WebP without loss, a file of each"}
 WHOLE, NET = "the file, all that it holds", "without its header and first bits"
-HEADER, FIRST_BITS = "its header", "its first bits, which {do}"
+HEADER = "its header"
+FIRST_BITS = {  # whether bits are popped
+    True: "its first bits, which come back",
+    False: "its first bits, which hold nothing",
+}
+PARTS = (HEADER, *FIRST_BITS.values())
+BOUND = "minus the bound, at the same bins of z"
 SHORTER = 0.01  # by more than that share than minus the bound is worth a line
 MAX_ROWS = 10**7  # of a file: more is a header believed
 MAX_VALUES = 2**16  # of an entry: the numbers of a word, or as many counts
@@ -157,7 +163,7 @@ def compress(config: Config, trained: Trained, path: pathlib.Path) -> dict[str, 
     )
     table = [
         *_of_file(size, start, end, pops=not trained.has_point_mass),
-        ("minus the bound, at the same bins of z", float(bits.sum())),
+        (BOUND, float(bits.sum())),
         *_evidence(config, trained, raw),
         *_generic(
             rows.reshape(-1, *trained.data.x_shape),
@@ -338,11 +344,10 @@ def _of_file(
     """
     net = rans.num_bits(end) - rans.num_bits(start)
     stack = 32.0 * len(rans.to_words(end))
-    first_bits = FIRST_BITS.format(do="come back" if pops else "hold nothing")
     return [
         (WHOLE, 8.0 * size),
         (HEADER, 8.0 * size - stack),
-        (first_bits, stack - net),
+        (FIRST_BITS[pops], stack - net),
         (NET, net),
     ]
 
@@ -360,7 +365,8 @@ def _evidence(config: Config, trained: Trained, raw: Any) -> list[tuple[str, flo
 
 def _of_floor(result: dict[str, Any]) -> list[str]:
     """Why a file is much shorter than minus the bound, where it is."""
-    net, bound = (row["bytes"] for row in result["table"][3:5])
+    bytes_of = {row["name"]: row["bytes"] for row in result["table"]}
+    net, bound = bytes_of[NET], bytes_of[BOUND]
     if net > (1.0 - SHORTER) * bound:
         return []
     precision = result["header"]["quantization"]["precision"]
@@ -419,7 +425,7 @@ def main(config: Config) -> int:
         ]
     )
     print(text)
-    ways = [row for i, row in enumerate(result["table"]) if i not in (1, 2)]  # no parts
+    ways = [row for row in result["table"] if row["name"] not in PARTS]
     sizes_of = {row["name"]: row["bits_per_dimension"] for row in ways}
     figure = sizes.dots(sizes_of, marked=(WHOLE, NET), x_label="bits per dimension")
     with cli.user_errors():

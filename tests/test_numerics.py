@@ -479,3 +479,12 @@ def test_the_best_rotation_is_found_to_a_degree(x64, degrees, flip):
     rotation, got = numerics.best_rotation(cost)
     np.testing.assert_allclose(rotation, wanted, atol=1e-12)
     assert got == flip * degrees
+
+
+def test_what_has_no_weight_adds_nothing_whatever_its_value_is():
+    weight = jnp.array([0.0, 0.0, 0.0, 0.5])
+    value = jnp.array([jnp.nan, jnp.inf, -jnp.inf, 3.0])
+    both = jax.value_and_grad(lambda v: numerics.weighed(weight, v).sum())
+    total, slope = both(value)
+    assert total == 1.5
+    np.testing.assert_array_equal(slope, weight)

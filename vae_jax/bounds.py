@@ -15,7 +15,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 from vae_jax import numerics
@@ -66,7 +65,7 @@ def renyi(log_w: Float[Array, " K"], *, alpha: float) -> Scalar:
     # power no other weight counts.
     limit = float(jnp.finfo(log_w.dtype).max) ** 0.5
     power = min(max(1.0 - alpha, -limit), limit)
-    chief = _finite(log_w.max() if power > 0.0 else log_w.min())
+    chief = numerics.pivot(log_w.max() if power > 0.0 else log_w.min())
     powers = power * (log_w - chief)
     # Near alpha = 1 what is divided by 1 - alpha is as small, and must keep its digits.
     is_near = jnp.all(jnp.abs(powers) < 0.5)
@@ -128,7 +127,7 @@ def jackknife(log_w: Float[Array, " K"], *, order: int) -> Scalar:
     _check(log_w)
     num_samples = log_w.shape[0]
     check_order(order, num_samples)
-    top = _finite(log_w.max())  # the factors sum to one: it comes back whole
+    top = numerics.pivot(log_w.max())  # the factors sum to one: it comes back whole
     means = [_mean_without(log_w - top, left_out) for left_out in range(order + 1)]
     total = jnp.zeros((), log_w.dtype)
     for left_out, mean in enumerate(means):
@@ -161,12 +160,6 @@ def _mean_without(log_w: Float[Array, " K"], left_out: int) -> Scalar:
     rows = jnp.broadcast_to(log_w, included.shape)
     log_sums = jax.nn.logsumexp(rows, axis=1, where=included)
     return log_sums.mean() - math.log(num_samples - left_out)
-
-
-def _finite(log_w: Scalar) -> Scalar:
-    """A log weight as a constant, zero where it is infinite."""
-    log_w = stop_gradient(log_w)
-    return jnp.where(jnp.isfinite(log_w), log_w, jnp.zeros_like(log_w))
 
 
 def _check(log_w: Float[Array, " K"]) -> None:

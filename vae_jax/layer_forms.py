@@ -129,9 +129,7 @@ def bernoulli(*, residual: bool = False) -> Form:
 
     def sample(key: PRNGKey, parameters: tuple[Array, ...]) -> Array:
         (logits,) = parameters
-        # Not by 23 bits, which turn every smaller probability into 2^-23.
-        bits = jax.random.bernoulli(key, jax.nn.sigmoid(logits), mode="high")
-        return bits.astype(logits.dtype)
+        return numerics.bits(key, logits)
 
     def log_prob(parameters: tuple[Array, ...], z: Array) -> Scalar:
         (logits,) = parameters

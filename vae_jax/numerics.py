@@ -92,6 +92,31 @@ def times_log(
     return weight * jnp.where(nothing, 0.0, log_p)
 
 
+def weighed(
+    weight: Float[Array, "*X"], value: Float[Array, "*X"]
+) -> Float[Array, "*X"]:
+    """weight * value, and 0 where the weight is, also of what is infinite or NaN there.
+
+    For terms of an expectation: what has no probability adds nothing, and no gradient.
+    """
+    return weight * jnp.where(weight > 0.0, value, 0.0)
+
+
+def pivot(log_w: Scalar) -> Scalar:
+    """A log weight, as a constant that others are less by; 0 where it is infinite."""
+    log_w = stop_gradient(log_w)
+    return jnp.where(jnp.isfinite(log_w), log_w, jnp.zeros_like(log_w))
+
+
+def bits(key: PRNGKey, logits: Float[Array, "*X"]) -> Float[Array, "*X"]:
+    """Bernoulli draws, 0. or 1., 1 with probability sigmoid(logits).
+
+    Not by JAX's usual 23 bits, which turn every smaller probability into 2^-23.
+    """
+    draws = jax.random.bernoulli(key, jax.nn.sigmoid(logits), mode="high")
+    return draws.astype(logits.dtype)
+
+
 def log_sum_exp_without_each(log_w: Float[Array, " K"]) -> Float[Array, " K"]:
     """Entry k is log sum_{j != k} exp(log_w_j), from K - 1 terms and no difference.
 

@@ -265,9 +265,7 @@ def bernoulli(num_latents: int) -> Conditional:
 
     def sample(key: PRNGKey, params: PyTree, h: Float[Array, " D"]) -> Array:
         del params
-        # Not by 23 bits, which turn every smaller probability into 2^-23.
-        bits = jax.random.bernoulli(key, jax.nn.sigmoid(h), mode="high")
-        return bits.astype(h.dtype)
+        return numerics.bits(key, h)
 
     def log_prob(params: PyTree, h: Float[Array, " D"], z: Array) -> Scalar:
         del params

@@ -63,9 +63,7 @@ def bernoulli(num_latents: int) -> Conditional:
 
     def sample(key: PRNGKey, params: PyTree, h: Array) -> Float[Array, " D"]:
         del h
-        p = jax.nn.sigmoid(params["logits"])
-        # Not by 23 bits, which turn every smaller probability into 2^-23.
-        return jax.random.bernoulli(key, p, mode="high").astype(p.dtype)
+        return numerics.bits(key, params["logits"])
 
     def log_prob(params: PyTree, h: Array, z: Float[Array, " D"]) -> Scalar:
         del h

@@ -302,9 +302,8 @@ def run(config_cls: type[C], main: Callable[[C], int | None]) -> None:
 
     A `UsageError` is printed as one line, with exit status 1 (2 for bad flags), and so
     are a file that cannot be read or written and Ctrl-C (130): no bugs of the program.
-    A warning is one line as well.
-    Where nobody reads what is printed any more, as after `| head`, it ends without a
-    word (141, as a shell has it).
+    A warning is one line as well. Where nobody reads what is printed any more, as after
+    `| head`, it ends without a word (141, as a shell has it).
     """
     try:
         with warnings.catch_warnings():

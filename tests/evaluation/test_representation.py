@@ -21,14 +21,19 @@ def test_the_variance_of_a_single_row_is_refused():
         representation.active_units(jnp.zeros((1, 3)))
 
 
-def test_the_sampled_mean_comes_to_the_mean_of_the_posterior(x64):
+def _codes(num_keys, *, num_samples, seed):
+    """Sampled means of q for one x, a key each; its mean and log std."""
     problem = problems.linear_gaussian()
     x = jnp.array([0.4, -0.7])
-    code = representation.sampled_mean(problem.recognition, num_samples=25)
-    keys = jax.random.split(jax.random.key(0), 1000)
+    code = representation.sampled_mean(problem.recognition, num_samples=num_samples)
+    keys = jax.random.split(jax.random.key(seed), num_keys)
     codes = jax.jit(jax.vmap(code, (0, None, None)))(keys, problem.params, x)
-    exact = jnp.split(problem.recognition.encode(problem.params, x), 2)[0]
-    testing.assert_mean_equals(codes, exact)
+    return codes, *jnp.split(problem.recognition.encode(problem.params, x), 2)
+
+
+def test_the_sampled_mean_comes_to_the_mean_of_the_posterior(x64):
+    codes, mean, _ = _codes(1000, num_samples=25, seed=0)
+    testing.assert_mean_equals(codes, mean)
 
 
 def test_a_single_sample_is_a_draw_of_the_posterior():
@@ -43,11 +48,6 @@ def test_a_single_sample_is_a_draw_of_the_posterior():
 
 
 def test_the_sampled_mean_has_the_posteriors_variance_over_their_number(x64):
-    problem = problems.linear_gaussian()
-    x = jnp.array([0.4, -0.7])
-    code = representation.sampled_mean(problem.recognition, num_samples=25)
-    keys = jax.random.split(jax.random.key(1), 4000)
-    codes = jax.jit(jax.vmap(code, (0, None, None)))(keys, problem.params, x)
-    log_std = jnp.split(problem.recognition.encode(problem.params, x), 2)[1]
+    codes, _, log_std = _codes(4000, num_samples=25, seed=1)
     ratio = codes.var(axis=0, ddof=1) * 25.0 * jnp.exp(-2.0 * log_std)
     np.testing.assert_allclose(ratio, 1.0, atol=5.0 * np.sqrt(2.0 / 4000))

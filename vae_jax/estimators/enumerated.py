@@ -62,9 +62,8 @@ def elbo(
 
         def term(z: Array) -> Scalar:
             log_q = recognition.log_prob(params, h, z)
-            q = jnp.exp(log_q)
             log_w = log_joint(model.generative, params, x, z) - log_q
-            return q * jnp.where(q > 0.0, log_w, 0.0)
+            return numerics.weighed(jnp.exp(log_q), log_w)
 
         return numerics.sum_over_binary(
             term,

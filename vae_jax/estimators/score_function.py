@@ -161,7 +161,7 @@ def _without_each(log_w: Float[Array, " K"]) -> Float[Array, " K"]:
     """
     num_samples = log_w.shape[0]
     # Summed without w_k, which may be zero, as differences, which round as gaps do.
-    top = jnp.where(jnp.isfinite(log_w.max()), log_w.max(), 0.0)
+    top = numerics.pivot(log_w.max())
     gaps = jnp.where(jnp.eye(num_samples, dtype=bool), 0.0, (log_w - top)[None])
     replaced = top + gaps.sum(1) / (num_samples - 1)
     others = numerics.log_sum_exp_without_each(log_w)

@@ -87,8 +87,7 @@ def m2(
 
 def marginal(nats: Float[Array, " C"], log_q: Float[Array, " C"]) -> Scalar:
     """U = sum_y q(y) (L(y) - log q(y)): at most logsumexp(L), at q = softmax(L)."""
-    q = jnp.exp(log_q)
-    return (q * jnp.where(q > 0.0, nats - log_q, 0.0)).sum()
+    return numerics.weighed(jnp.exp(log_q), nats - log_q).sum()
 
 
 def log_classes(network: Network, params: Params, x: Array) -> Float[Array, " C"]:

@@ -291,8 +291,7 @@ def divergence_between_posteriors(
             jax.nn.log_softmax(_joint(generative, theta, x, z))
             for theta in (params, others)
         )
-        p = jnp.exp(log_p)
-        return (p * jnp.where(p > 0.0, log_p - log_other, 0.0)).sum()
+        return numerics.weighed(jnp.exp(log_p), log_p - log_other).sum()
 
     return divergence
 

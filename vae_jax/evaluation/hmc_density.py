@@ -65,9 +65,9 @@ def hmc_density(
     takes the draws as independent: it is too small where the chain mixes slowly, and
     where q reaches beyond what the draws have visited (on a decoder of three latents
     and 784 pixels, at L = 50 and 500, it was half of the deviation from importance
-    sampling).
-    An effective sample size of a few is a sign, and so is a pareto_k above 0.7; an
-    acceptance near 0 says that the draws did not move, and then nothing here holds.
+    sampling). An effective sample size of a few is a sign, and so is a pareto_k above
+    0.7; an acceptance near 0 says that the draws did not move, and then nothing here
+    holds.
 
     Args:
         generative: the joint p(x, z), with z [D] of real numbers.

@@ -46,7 +46,7 @@ def posterior(
     """
     density = posteriors.full_normal(num_latents)
     numerics.check_positive(num_steps=num_steps)
-    sizes = np.append(0.5 ** np.arange(HALVINGS), 0.0)
+    sizes = 0.5 ** np.arange(HALVINGS)
 
     def encode(params: Params, x: Array) -> Array:
         def height(z: Array) -> Scalar:
@@ -62,8 +62,7 @@ def posterior(
         def climb(z: Array, _: None) -> tuple[Array, None]:
             values, vectors = curvature(z)
             step = vectors @ ((vectors.T @ jax.grad(height)(z)) / values)
-            # A step may be infinite, and none at all of it is none.
-            moves = jnp.asarray(sizes, z.dtype)[:-1, None] * step[None]
+            moves = jnp.asarray(sizes, z.dtype)[:, None] * step[None]
             tried = jnp.concatenate([z[None] + moves, z[None]])
             heights = jax.vmap(height)(tried)
             heights = jnp.where(jnp.isnan(heights), -jnp.inf, heights)

@@ -201,7 +201,7 @@ def median_distance(rows: Float[Array, "N D"]) -> Scalar:
         ValueError: for fewer than two rows.
     """
     num_rows = rows.shape[0]
-    numerics.check_at_least(2, num_rows=rows.shape[0], why=": a distance is of two")
+    numerics.check_at_least(2, num_rows=num_rows, why=": a distance is of two")
     centered, _ = _centered(rows, rows)
     squared = jax.vmap(_squared_distances, (0, None))(centered, centered)
     lengths = (centered**2).sum(axis=1)

@@ -81,9 +81,8 @@ def quadrature_em(
 
     def bound(params: Params, x: Array, r: Array) -> Scalar:
         """sum_q r_q (log w_q p(x, z_q) - log r_q), where r_q = 0 adds nothing."""
-        is_some = r > 0.0
-        log_r = jnp.log(jnp.where(is_some, r, 1.0))
-        return (r * jnp.where(is_some, log_terms(params, x) - log_r, 0.0)).sum()
+        log_r = jnp.log(jnp.where(r > 0.0, r, 1.0))
+        return numerics.weighed(r, log_terms(params, x) - log_r).sum()
 
     def of_batch(params: Params, batch: Batch, r: Array) -> Scalar:
         nats = jax.vmap(bound, in_axes=(None, 0, 0))(params, batch.x, r)
